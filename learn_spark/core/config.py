@@ -1,0 +1,159 @@
+"""One YAML file plus at most one that it extends, `--set` on top, checked as a whole before any work."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.settings import (
+    CvrSettings,
+    EmbeddingSettings,
+    EvaluationSettings,
+    FeatureSettings,
+    IngestSettings,
+    LakeSettings,
+    MlflowSettings,
+    OutputSettings,
+    SampleSettings,
+    Section,
+    SequenceSettings,
+    SparkSettings,
+    StreamSettings,
+    TowersSettings,
+    WindowSettings,
+)
+
+PATH_KEYS = ("lake.root", "output.dir", "ingest.path")
+PACKAGE_PREFIX = "package:"
+
+
+class Config(Section):
+    """The whole config of a run."""
+
+    lake: LakeSettings
+    output: OutputSettings
+    spark: SparkSettings
+    ingest: IngestSettings
+    windows: WindowSettings
+    sequences: SequenceSettings
+    samples: SampleSettings
+    embedding: EmbeddingSettings
+    stream: StreamSettings
+    towers: TowersSettings
+    cvr: CvrSettings
+    features: FeatureSettings
+    evaluation: EvaluationSettings
+    mlflow: MlflowSettings
+
+    @model_validator(mode="after")
+    def _event_types_exist(self) -> Self:
+        known = set(self.ingest.event_types)
+        asked = {*self.sequences.history_events, *self.sequences.target_events}
+        if asked - known:
+            raise ValueError(
+                f"sequences names event types {sorted(asked - known)}; ingest.event_types has {sorted(known)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Self:
+        if self.ingest.start >= self.windows.first_as_of:
+            raise ValueError(
+                f"windows.first_as_of ({self.windows.first_as_of}) must come after ingest.start ({self.ingest.start})"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, overlays and checks a config.
+
+    Relative paths in a file are taken from that file's folder; in `overrides`, from the working directory.
+
+    Args:
+        path: the YAML file; its `extends: other.yaml` names one file of defaults beside it.
+        overrides: `section.key=value` strings, the value in YAML.
+
+    Raises:
+        ConfigError: with one line that names the key, the file and the reason.
+    """
+    file = Path(path)
+    values = _read_yaml(file)
+    parent = values.pop("extends", None)
+    values = _absolute_paths(values, file.parent)
+    if parent is not None:
+        base_file = file.parent / str(parent)
+        base = _read_yaml(base_file)
+        if "extends" in base:
+            raise ConfigError(f"{base_file}: `extends` goes one level deep; {file} extends it already")
+        if "mapping" in values.get("ingest", {}):
+            base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
+        values = _overlay(_absolute_paths(base, base_file.parent), values)
+    for text in overrides:
+        values = _overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {_first_problems(error)}") from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {file} does not exist (working directory {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {file} must hold a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: write section.key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _overlay(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for dotted in PATH_KEYS:
+        section, key = dotted.split(".")
+        if isinstance(values.get(section), dict) and isinstance(values[section].get(key), str):
+            path = (folder.absolute() / values[section][key]).resolve()
+            values = _overlay(values, {section: {key: str(path)}})
+    return values
+
+
+def _first_problems(error: ValidationError) -> str:
+    """Pydantic's findings in one line: key, reason, and the value where it helps."""
+    lines = []
+    for problem in error.errors()[:5]:
+        key = ".".join(str(part) for part in problem["loc"]) or "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key `{key}`")
+        elif problem["type"] == "missing":
+            lines.append(f"key `{key}` is missing")
+        elif problem["type"] == "value_error":
+            lines.append(f"`{key}`: {problem['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"`{key}`: {problem['msg']}, not {problem['input']!r:.80}")
+    return "; ".join(lines)

@@ -1,0 +1,28 @@
+"""The errors that a job reports, each with the exit code a scheduler acts on."""
+
+
+class LearnError(Exception):
+    """Base of everything a job raises on purpose; `exit_code` tells the scheduler what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(LearnError):
+    """A wrong config, argument or input layout; retrying cannot help."""
+
+    exit_code = 2
+
+
+class QualityError(LearnError):
+    """A data-quality gate stopped the job before anything was published."""
+
+    exit_code = 3
+
+
+class TemporaryError(LearnError):
+    """Something outside is busy or full; the same command may work later."""
+
+    exit_code = 75
+
+
+NOTHING_TO_DO = 99

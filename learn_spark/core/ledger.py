@@ -1,0 +1,102 @@
+"""What has been done: one row a step and day, with the fingerprint of everything that it was made from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from learn_spark.core.days import days_predicate
+from learn_spark.core.schemas import INTERVALS
+from learn_spark.core.tables import Tables
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        rows_in, rows_out: rows read and written.
+        reads, writes: tables, whose versions go into the ledger.
+        details: the step's own figures for summary and report; JSON values.
+    """
+
+    rows_in: int
+    rows_out: int
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A row of the ledger."""
+
+    step: str
+    day: date
+    fingerprint: str
+    run_id: str
+    rows_in: int
+    rows_out: int
+    seconds: float
+    details: dict[str, Any]
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits of anything that JSON can hold (other values by their text)."""
+    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Ledger:
+    """The `intervals` table."""
+
+    def __init__(self, spark: SparkSession, tables: Tables) -> None:
+        self._spark = spark
+        self._tables = tables
+
+    def recorded(self) -> dict[tuple[str, date], Recorded]:
+        """All rows by step and day; they grow with steps and days, never with users or items."""
+        rows = self._tables.read(INTERVALS.name).collect()
+        return {
+            (r.step, r.day): Recorded(
+                r.step, r.day, r.fingerprint, r.run_id, r.rows_in, r.rows_out, r.seconds, json.loads(r.details)
+            )
+            for r in rows
+        }
+
+    def record(
+        self,
+        step: str,
+        fingerprints: Mapping[date, str],
+        run_id: str,
+        result: StepResult,
+        input_versions: Mapping[str, int],
+        seconds: float,
+    ) -> None:
+        """Marks days of a step as done, in place of what was recorded for them."""
+        common = (
+            "done",
+            run_id,
+            dict(input_versions),
+            self._tables.versions(result.writes),
+            result.rows_in,
+            result.rows_out,
+            seconds,
+            json.dumps(result.details, default=str),
+            datetime.now(UTC),
+        )
+        rows = [(step, day, mark, *common) for day, mark in fingerprints.items()]
+        schema = ", ".join(f"{c.name} {c.type}" for c in INTERVALS.columns)
+        self._tables.overwrite_where(
+            INTERVALS.name,
+            self._spark.createDataFrame(rows, schema).coalesce(1),
+            _rows_of(step, fingerprints),
+        )
+
+
+def _rows_of(step: str, days: Iterable[date]) -> str:
+    return f"step = '{step}' AND ({days_predicate('day', days)})"

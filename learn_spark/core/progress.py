@@ -1,0 +1,62 @@
+"""Progress lines on stderr: each step's begin and end, and a sign of life with Spark's task counts between."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from pyspark.sql import SparkSession
+
+TERMINAL_SECONDS = 10
+PLAIN_SECONDS = 60
+
+
+class Progress:
+    """Prints what runs; as a context manager it also says every so often that it still runs."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._tracker = spark.sparkContext.statusTracker()
+        self._started = time.monotonic()
+        self._current = ""
+        self._quiet_until = time.monotonic()
+        self._stop = threading.Event()
+        self._period = TERMINAL_SECONDS if sys.stderr.isatty() else PLAIN_SECONDS
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="progress")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def begin(self, what: str, detail: str) -> None:
+        self._current = what
+        self.say(f"{what}: {detail}")
+
+    def end(self, detail: str) -> None:
+        self.say(f"{self._current} done: {detail}")
+        self._current = ""
+
+    def say(self, text: str) -> None:
+        elapsed = int(time.monotonic() - self._started)
+        print(f"{elapsed // 60:3d}:{elapsed % 60:02d}  {text}", file=sys.stderr, flush=True)
+        self._quiet_until = time.monotonic() + self._period
+
+    def _beat(self) -> None:
+        while not self._stop.wait(1.0):
+            if self._current and time.monotonic() >= self._quiet_until:
+                self.say(f"{self._current} still works{self._tasks()}")
+
+    def _tasks(self) -> str:
+        done = total = 0
+        for stage_id in self._tracker.getActiveStageIds():
+            stage = self._tracker.getStageInfo(stage_id)
+            if stage is not None:
+                done += stage.numCompletedTasks
+                total += stage.numTasks
+        return f": {done} of {total} Spark tasks" if total else ""

@@ -1,0 +1,107 @@
+"""The only Delta input and output: every table is created, read, written and versioned here."""
+
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from learn_spark.core.days import days_predicate
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.schemas import TABLES, TableSpec
+
+ARTIFACTS = "_artifacts"
+
+
+class Tables:
+    """The lake under one root: tables by the names of `core.schemas`, artifacts beside them."""
+
+    def __init__(self, spark: SparkSession, root: Path) -> None:
+        self._spark = spark
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Where a table lies."""
+        return str(self.root / _spec(name).name)
+
+    def artifact(self, *parts: str) -> Path:
+        """Where a matrix, snapshot or model lies: on the lake, so that every executor sees it."""
+        return self.root.joinpath(ARTIFACTS, *parts)
+
+    def create_all(self) -> None:
+        """Creates what does not exist yet, with constraints; leaves the rest alone."""
+        for spec in TABLES.values():
+            if not self.exists(spec.name):
+                self._spark.sql(_create_statement(spec, self.path(spec.name)))
+
+    def exists(self, name: str) -> bool:
+        return DeltaTable.isDeltaTable(self._spark, self.path(name))
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """A table, as of `version` or the newest.
+
+        Raises:
+            ConfigError: if the table or the version does not exist.
+        """
+        reader = self._spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        try:
+            return reader.load(self.path(name))
+        except AnalysisException as error:
+            wanted = "" if version is None else f" at version {version}"
+            raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
+
+    def version(self, name: str) -> int:
+        """The newest Delta version."""
+        last = DeltaTable.forPath(self._spark, self.path(name)).history(1).select("version").first()
+        return int(last["version"])
+
+    def versions(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: self.version(name) for name in names}
+
+    def append(self, name: str, df: DataFrame) -> None:
+        """Adds rows; for tables whose keys the caller knows to be new."""
+        self._shaped(name, df).write.format("delta").mode("append").save(self.path(name))
+
+    def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> None:
+        """Replaces exactly these days of a table that is partitioned by day."""
+        (day_column,) = _spec(name).partition
+        self.overwrite_where(name, df, days_predicate(day_column, days))
+
+    def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> None:
+        """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error of Delta's."""
+        writer = self._shaped(name, df).write.format("delta").mode("overwrite")
+        writer.option("replaceWhere", predicate).save(self.path(name))
+
+    def overwrite(self, name: str, df: DataFrame) -> None:
+        """Replaces the whole table."""
+        self._shaped(name, df).write.format("delta").mode("overwrite").save(self.path(name))
+
+    def _shaped(self, name: str, df: DataFrame) -> DataFrame:
+        """The contract's columns in order and type; clustered by partition, so that a day is few files."""
+        spec = _spec(name)
+        missing = [column for column in spec.names if column not in df.columns]
+        if missing:
+            raise ValueError(f"{name} lacks {missing}; the frame has {df.columns}")
+        shaped = df.select(*(F.col(c.name).cast(c.type).alias(c.name) for c in spec.columns))
+        return shaped.repartition(*spec.partition) if spec.partition else shaped
+
+
+def _spec(name: str) -> TableSpec:
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}; there are {sorted(TABLES)}")
+    return TABLES[name]
+
+
+def _create_statement(spec: TableSpec, path: str) -> str:
+    partition = f" PARTITIONED BY ({', '.join(spec.partition)})" if spec.partition else ""
+    checks = ", ".join(f'"delta.constraints.{name}" = "{check}"' for name, check in spec.checks.items())
+    properties = f" TBLPROPERTIES ({checks})" if checks else ""
+    return (
+        f"CREATE TABLE delta.`{path}` ({spec.ddl}) USING delta{partition}"
+        f' COMMENT "{spec.doc}"{properties}'
+    )

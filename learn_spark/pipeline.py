@@ -1,0 +1,131 @@
+"""The whole DAG: which step makes which days from what."""
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+from learn_spark.core.config import Config
+from learn_spark.core.days import ONE_DAY, DayRange
+from learn_spark.core.steps import Plan, Step
+from learn_spark.embedding.job import embed_items
+from learn_spark.evaluation.job import evaluate_features
+from learn_spark.features.job import write_features
+from learn_spark.ingest.files import source_identity
+from learn_spark.ingest.job import ingest_events
+from learn_spark.sequences.job import build_sequences
+from learn_spark.sequences.windows import as_of_dates, sample_windows
+from learn_spark.training.job import train_cvr, train_towers
+
+
+def _ingested_before(config: Config, end: date) -> list[tuple[str, date]]:
+    return [("ingest_events", day) for day in DayRange(config.ingest.start, end)]
+
+
+def _content_day(config: Config, day: date) -> date:
+    """The embedding run that a feature day stands on: training covers all items up to the windows' end."""
+    return max(day, config.windows.end)
+
+
+def _sequences_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
+    reach = timedelta(days=config.sequences.target_days) if day in as_of_dates(config) else timedelta()
+    return _ingested_before(config, day + reach)
+
+
+def _towers_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
+    yield ("embed_items", config.windows.end)
+    for as_of in as_of_dates(config):
+        yield ("build_sequences", as_of)
+
+
+def _cvr_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
+    yield ("train_towers", config.windows.towers_end)
+    for feature_day in DayRange(config.windows.towers_end, day + ONE_DAY):
+        yield ("build_sequences", feature_day)
+
+
+def _features_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
+    yield ("train_towers", config.windows.towers_end)
+    yield ("train_cvr", config.windows.cvr_end)
+    yield ("embed_items", _content_day(config, day))
+    yield ("build_sequences", day)
+
+
+def _evaluation_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
+    for feature_day in feature_days(config):
+        yield ("write_features", feature_day)
+
+
+def feature_days(config: Config) -> list[date]:
+    """Every day from the towers' last target on: what CVR and ranker join on, and the newest for production."""
+    return list(DayRange(config.windows.towers_end, config.windows.end + ONE_DAY))
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("ingest_events", ingest_events, ("ingest",), lambda config, day: (), source=source_identity),
+        Step(
+            "build_sequences",
+            build_sequences,
+            ("windows", "sequences", "samples"),
+            _sequences_need,
+            reads=("interactions", "item_index"),
+        ),
+        Step(
+            "embed_items",
+            embed_items,
+            ("windows", "embedding"),
+            lambda config, day: _ingested_before(config, day),
+            reads=("items", "item_index"),
+        ),
+        Step("train_towers", train_towers, ("towers", "stream"), _towers_need, reads=("sequences", "item_index")),
+        Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history")),
+        Step(
+            "write_features",
+            write_features,
+            ("features",),
+            _features_need,
+            reads=("samples", "user_history", "item_index"),
+        ),
+        Step(
+            "evaluate_features",
+            evaluate_features,
+            ("evaluation",),
+            _evaluation_needs,
+            reads=("samples", "interactions", "user_features", "item_features", "pair_features"),
+        ),
+    )
+}
+
+
+def pipeline_days(config: Config) -> dict[str, list[date]]:
+    """What the whole journey makes, step by step."""
+    windows = config.windows
+    sequence_days = {*as_of_dates(config), *feature_days(config), *(w.end for w in sample_windows(config))}
+    return {
+        "ingest_events": list(DayRange(config.ingest.start, windows.end)),
+        "build_sequences": sorted(sequence_days),
+        "embed_items": [windows.end],
+        "train_towers": [windows.towers_end],
+        "train_cvr": [windows.cvr_end],
+        "write_features": feature_days(config),
+        "evaluate_features": [windows.end],
+    }
+
+
+def backfill_days(config: Config, days: DayRange) -> dict[str, list[date]]:
+    """What a nightly run makes: a day's events, and the features that hold from the next midnight on.
+
+    Training is not in it: the features come from the models of the config's windows.
+    """
+    following = [day + ONE_DAY for day in days if day + ONE_DAY >= config.windows.towers_end]
+    return {
+        "ingest_events": list(days),
+        "build_sequences": following,
+        "embed_items": sorted({_content_day(config, day) for day in following}),
+        "write_features": following,
+    }
+
+
+def as_plan(days: dict[str, list[date]], only: str | None = None) -> Plan:
+    """Steps in the DAG's order with their days; `only` keeps one step."""
+    return [(STEPS[name], days[name]) for name in STEPS if days.get(name) and only in (None, name)]
