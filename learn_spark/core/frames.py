@@ -1,0 +1,33 @@
+"""Frame transforms that several stages share."""
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+BUCKETS = 256
+
+
+def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int) -> DataFrame:
+    """Numbers rows first, first + 1, … without gaps, equal for equal rows, in parallel.
+
+    Rows are numbered within hash buckets of the key; a bucket begins where the ones before it end. Only the
+    buckets' sizes pass through one task.
+
+    Args:
+        df: rows with a unique key.
+        key: its columns.
+        name: the new int column.
+        first: the first number.
+    """
+    bucketed = df.withColumn("_bucket", F.pmod(F.xxhash64(*key), F.lit(BUCKETS)))
+    before = Window.orderBy("_bucket").rowsBetween(Window.unboundedPreceding, -1)
+    starts = (
+        bucketed.groupBy("_bucket")
+        .count()
+        .withColumn("_start", F.coalesce(F.sum("count").over(before), F.lit(0)))
+        .drop("count")
+    )
+    within = F.row_number().over(Window.partitionBy("_bucket").orderBy(*key))
+    numbered = bucketed.join(F.broadcast(starts), on="_bucket", how="inner")
+    return numbered.withColumn(name, (F.col("_start") + within + (first - 1)).cast("int")).drop("_bucket", "_start")
