@@ -18,6 +18,7 @@ from learn_spark.core.settings import (
     MlflowSettings,
     OutputSettings,
     SampleSettings,
+    ScaleSettings,
     Section,
     SequenceSettings,
     SparkSettings,
@@ -47,6 +48,7 @@ class Config(Section):
     features: FeatureSettings
     evaluation: EvaluationSettings
     mlflow: MlflowSettings
+    scale: ScaleSettings
 
     @model_validator(mode="after")
     def _event_types_exist(self) -> Self:

@@ -192,6 +192,18 @@ class EvaluationSettings(Section):
     seed: int
 
 
+class ScaleSettings(Section):
+    """Expected sizes, for the estimates of a dry run."""
+
+    users: Annotated[int, Field(ge=1)]
+    items: Annotated[int, Field(ge=1)]
+    events_per_day: Annotated[int, Field(ge=1)]
+    content_dim: Annotated[int, Field(ge=1)]
+    tokens_per_item: Annotated[int, Field(ge=1)]
+    encoder_parameters: Annotated[int, Field(ge=1)]
+    device_tflops: Annotated[float, Field(gt=0)]
+
+
 class MlflowSettings(Section):
     tracking_uri: str | None
     experiment: str

@@ -91,18 +91,19 @@ class Context:
     progress: Progress
 
 
-def missing(plan: Plan, context: Context, restate: bool) -> Plan:
+def missing(
+    plan: Plan, config: Config, mark: Marks, recorded: Mapping[tuple[str, date], Recorded], restate: bool = False
+) -> Plan:
     """The part of a plan that the ledger does not have.
 
     Raises:
         ConfigError: where a day was done from other code, config or input and `restate` is off, or where it
             needs what is neither done nor in the plan.
     """
-    recorded = context.ledger.recorded()
     todo: Plan = []
     planned: set[tuple[str, date]] = set()
     for step, days in plan:
-        stale = [d for d in days if _is_stale(recorded.get((step.name, d)), context.mark(step.name, d))]
+        stale = [d for d in days if _is_stale(recorded.get((step.name, d)), mark(step.name, d))]
         if stale and not restate:
             spans = ", ".join(str(span) for span in contiguous(stale))
             raise ConfigError(
@@ -112,7 +113,7 @@ def missing(plan: Plan, context: Context, restate: bool) -> Plan:
         wanted = [d for d in days if (step.name, d) not in recorded or d in set(stale)]
         planned.update((step.name, d) for d in wanted)
         for day in wanted:
-            _check_needs(step, day, context, recorded, planned)
+            _check_needs(step, day, config, mark, recorded, planned)
         if wanted:
             todo.append((step, wanted))
     return todo
@@ -125,13 +126,14 @@ def _is_stale(row: Recorded | None, mark: str) -> bool:
 def _check_needs(
     step: Step,
     day: date,
-    context: Context,
+    config: Config,
+    mark: Marks,
     recorded: Mapping[tuple[str, date], Recorded],
     planned: set[tuple[str, date]],
 ) -> None:
-    for need in step.needs(context.config, day):
+    for need in step.needs(config, day):
         row = recorded.get(need)
-        if need not in planned and (row is None or _is_stale(row, context.mark(*need))):
+        if need not in planned and (row is None or _is_stale(row, mark(*need))):
             state = "is not done" if row is None else "was made from other code, config or input"
             raise ConfigError(f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first")
 

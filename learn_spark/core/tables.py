@@ -63,23 +63,26 @@ class Tables:
     def versions(self, names: Iterable[str]) -> dict[str, int]:
         return {name: self.version(name) for name in names}
 
-    def append(self, name: str, df: DataFrame) -> None:
-        """Adds rows; for tables whose keys the caller knows to be new."""
+    def append(self, name: str, df: DataFrame) -> int:
+        """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
         self._shaped(name, df).write.format("delta").mode("append").save(self.path(name))
+        return self._rows_written(name)
 
-    def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> None:
-        """Replaces exactly these days of a table that is partitioned by day."""
+    def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
+        """Replaces exactly these days of a table that is partitioned by day; returns the rows written."""
         (day_column,) = _spec(name).partition
-        self.overwrite_where(name, df, days_predicate(day_column, days))
+        return self.overwrite_where(name, df, days_predicate(day_column, days))
 
-    def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> None:
+    def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error of Delta's."""
         writer = self._shaped(name, df).write.format("delta").mode("overwrite")
         writer.option("replaceWhere", predicate).save(self.path(name))
+        return self._rows_written(name)
 
-    def overwrite(self, name: str, df: DataFrame) -> None:
-        """Replaces the whole table."""
-        self._shaped(name, df).write.format("delta").mode("overwrite").save(self.path(name))
+    def _rows_written(self, name: str) -> int:
+        """What Delta's newest commit says that it wrote."""
+        last = DeltaTable.forPath(self._spark, self.path(name)).history(1).select("operationMetrics").first()
+        return int(last["operationMetrics"].get("numOutputRows", 0))
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
         """The contract's columns in order and type; clustered by partition, so that a day is few files."""
