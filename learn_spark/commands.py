@@ -1,4 +1,4 @@
-"""What every job reads, writes and returns, and how one is run: config, plan, lock, session, steps, exit code."""
+"""What every job reads, writes and returns, and how one runs: from the config to the exit code."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ class Job:
     def help(self) -> str:
         return (
             f"{self.does}\n\nreads    {self.reads}\nwrites   {self.writes}\n"
-            "returns  0 done, 99 nothing to do, 2 wrong config or arguments, 3 stopped by a data-quality gate,\n"
+            "returns  0 done, 99 nothing to do, 2 wrong config or arguments, 3 stopped by a quality gate,\n"
             "         75 try again later, 1 anything else"
         )
 
@@ -56,7 +56,7 @@ JOBS = {
         ),
         Job(
             "build_sequences",
-            "Builds histories and targets by as-of date, and the samples of the staggered windows; audits leakage.",
+            "Builds histories and targets by as-of date, and the samples of all windows; audits leakage.",
             "interactions, item_index",
             "sequences, user_history, samples",
             "optional",
@@ -117,7 +117,9 @@ def run_job(name: str, args: Namespace) -> int:
     except LearnError as error:
         code = _report_error(name, error, error.exit_code, summary)
     except KeyboardInterrupt:
-        code = _report_error(name, ValueError("interrupted; the same command goes on where it stopped"), 130, summary)
+        code = _report_error(
+            name, ValueError("interrupted; the same command goes on where it stopped"), 130, summary
+        )
     except Exception as error:
         known = _known_trouble(error)
         if known is None:
@@ -218,7 +220,9 @@ def _known_trouble(error: Exception) -> LearnError | None:
     """Troubles of the machine rather than of the job."""
     text = str(error)
     if getattr(error, "errno", None) == 28 or "No space left on device" in text:
-        return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
+        return TemporaryError(
+            f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}"
+        )
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
     return None

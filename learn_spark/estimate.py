@@ -1,4 +1,4 @@
-"""What a run at the config's `scale` will cost: rows, bytes and hours, from sizes that are known beforehand."""
+"""What a run at the config's `scale` will cost: rows, bytes, hours, from sizes that are known beforehand."""
 
 from learn_spark.core.config import Config
 from learn_spark.sequences.windows import as_of_dates, sample_windows
@@ -12,9 +12,11 @@ _FLOP_PER_PARAMETER_AND_TOKEN = 2
 
 def estimate_lines(config: Config) -> list[str]:
     """Lines for a dry run; upper bounds where a size is not known beforehand."""
-    return ["estimated sizes (from the config's `scale`; upper bounds):"] + [
-        f"  {name:<28} {rows:>18,} rows {_size(size):>10}" for name, rows, size in _tables(config)
-    ] + [f"  {_encoder_line(config)}"]
+    return (
+        ["estimated sizes (from the config's `scale`; upper bounds):"]
+        + [f"  {name:<28} {rows:>18,} rows {_size(size):>10}" for name, rows, size in _tables(config)]
+        + [f"  {_encoder_line(config)}"]
+    )
 
 
 def _tables(config: Config) -> list[tuple[str, int, float]]:
@@ -45,7 +47,10 @@ def _encoder_line(config: Config) -> str:
     tokens = scale.items * min(scale.tokens_per_item, config.embedding.max_tokens)
     flop = _FLOP_PER_PARAMETER_AND_TOKEN * scale.encoder_parameters * tokens
     hours = flop / (scale.device_tflops * 1e12) / 3600
-    return f"encoder: {scale.items:,} texts, {tokens:,} tokens, {hours:,.2f} device hours at {scale.device_tflops:g} TFLOP/s"
+    return (
+        f"encoder: {scale.items:,} texts, {tokens:,} tokens,"
+        f" {hours:,.2f} device hours at {scale.device_tflops:g} TFLOP/s"
+    )
 
 
 def _size(size: float) -> str:

@@ -55,7 +55,7 @@ def _evaluation_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
 
 
 def feature_days(config: Config) -> list[date]:
-    """Every day from the towers' last target on: what CVR and ranker join on, and the newest for production."""
+    """Every day from the towers' last target on: CVR and ranker join on them, production on the newest."""
     return list(DayRange(config.windows.towers_end, config.windows.end + ONE_DAY))
 
 
@@ -77,7 +77,13 @@ STEPS = {
             lambda config, day: _ingested_before(config, day),
             reads=("items", "item_index"),
         ),
-        Step("train_towers", train_towers, ("towers", "stream"), _towers_need, reads=("sequences", "item_index")),
+        Step(
+            "train_towers",
+            train_towers,
+            ("towers", "stream"),
+            _towers_need,
+            reads=("sequences", "item_index"),
+        ),
         Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history")),
         Step(
             "write_features",

@@ -64,7 +64,8 @@ class Config(Section):
     def _training_fits(self) -> Self:
         if self.ingest.start >= self.windows.first_as_of:
             raise ValueError(
-                f"windows.first_as_of ({self.windows.first_as_of}) must come after ingest.start ({self.ingest.start})"
+                f"windows.first_as_of ({self.windows.first_as_of}) must come after"
+                f" ingest.start ({self.ingest.start})"
             )
         return self
 

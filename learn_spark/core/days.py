@@ -50,7 +50,5 @@ def contiguous(days: Iterable[date]) -> list[DayRange]:
 
 def days_predicate(column: str, days: Iterable[date]) -> str:
     """SQL that is true for exactly these days."""
-    parts = [
-        f"({column} >= DATE'{span.start}' AND {column} < DATE'{span.end}')" for span in contiguous(days)
-    ]
+    parts = [f"({column} >= DATE'{span.start}' AND {column} < DATE'{span.end}')" for span in contiguous(days)]
     return " OR ".join(parts) if parts else "FALSE"

@@ -63,7 +63,14 @@ class Ledger:
         rows = self._tables.read(INTERVALS.name).collect()
         return {
             (r.step, r.day): Recorded(
-                r.step, r.day, r.fingerprint, r.run_id, r.rows_in, r.rows_out, r.seconds, json.loads(r.details)
+                r.step,
+                r.day,
+                r.fingerprint,
+                r.run_id,
+                r.rows_in,
+                r.rows_out,
+                r.seconds,
+                json.loads(r.details),
             )
             for r in rows
         }

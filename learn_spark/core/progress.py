@@ -1,4 +1,4 @@
-"""Progress lines on stderr: each step's begin and end, and a sign of life with Spark's task counts between."""
+"""Progress lines on stderr: a step's begin and end, between them a sign of life with Spark's task counts."""
 
 import sys
 import threading

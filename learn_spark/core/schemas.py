@@ -57,7 +57,10 @@ INTERACTIONS = TableSpec(
     ),
     key=("event_id",),
     partition=("ds",),
-    checks={"ids_not_empty": "user_id <> '' AND item_id <> ''", "ds_is_event_day": "ds = CAST(event_ts AS DATE)"},
+    checks={
+        "ids_not_empty": "user_id <> '' AND item_id <> ''",
+        "ds_is_event_day": "ds = CAST(event_ts AS DATE)",
+    },
 )
 
 REJECTS = TableSpec(
@@ -171,7 +174,10 @@ SAMPLES = TableSpec(
     ),
     key=("user_id", "item_id", "event_ts"),
     partition=("ds",),
-    checks={"binary_label": "label IN (0, 1)", "known_stage": "stage IN ('cvr', 'ranker_train', 'ranker_test')"},
+    checks={
+        "binary_label": "label IN (0, 1)",
+        "known_stage": "stage IN ('cvr', 'ranker_train', 'ranker_test')",
+    },
 )
 
 USER_FEATURES = TableSpec(

@@ -30,7 +30,9 @@ def build_session(config: Config, app_name: str) -> SparkSession:
     if not _is_submitted():
         if config.spark.master:
             builder = builder.master(config.spark.master)
-        builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
+        builder = configure_spark_with_delta_pip(
+            builder.config("spark.driver.memory", config.spark.driver_memory)
+        )
     try:
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
@@ -67,7 +69,8 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, PySparkRuntimeError) and "JAVA_GATEWAY_EXITED" in text:
         return (
-            "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME (`make setup` does both on Debian);"
+            "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME"
+            " (`make setup` does both on Debian);"
             f" JAVA_HOME is {os.environ.get('JAVA_HOME', 'not set')}"
         )
     if "DeltaSparkSessionExtension" in text or "ClassNotFoundException" in text:
@@ -76,5 +79,6 @@ def _explain(error: Exception) -> str:
             "--packages io.delta:delta-spark_2.13:<version> to spark-submit"
         )
     if "BindException" in text or "Address already in use" in text:
-        return f"Spark found no free port on {socket.gethostname()}: set spark.port.maxRetries or free one ({text[:200]})"
+        host = socket.gethostname()
+        return f"Spark found no free port on {host}: set spark.port.maxRetries or free one ({text[:200]})"
     return f"Spark did not start: {' '.join(text.split())[:500]}"

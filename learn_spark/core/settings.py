@@ -36,8 +36,9 @@ class SparkSettings(Section):
 class FieldMapping(Section):
     """How one column of the contract is read from the source.
 
-    `column` names the source column; `constant` replaces it. `format` is Spark's datetime pattern. `strip_suffix`
-    is cut from the end. `by_prefix` maps the beginning of the raw value to a result, else `default` holds.
+    `column` names the source column; `constant` replaces it. `format` is Spark's datetime pattern.
+    `strip_suffix` is cut from the end. `by_prefix` maps the beginning of the raw value to a result, else
+    `default` holds.
     """
 
     column: str | None = None

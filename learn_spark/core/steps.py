@@ -55,7 +55,7 @@ Plan = list[tuple[Step, list[date]]]
 
 
 class Marks:
-    """Expected fingerprints: code version, config sections, outside input and the marks of what a day needs."""
+    """Expected fingerprints: code version, config sections, outside input, and the marks of a day's needs."""
 
     def __init__(self, config: Config, steps: Mapping[str, Step]) -> None:
         self._config = config
@@ -92,7 +92,11 @@ class Context:
 
 
 def missing(
-    plan: Plan, config: Config, mark: Marks, recorded: Mapping[tuple[str, date], Recorded], restate: bool = False
+    plan: Plan,
+    config: Config,
+    mark: Marks,
+    recorded: Mapping[tuple[str, date], Recorded],
+    restate: bool = False,
 ) -> Plan:
     """The part of a plan that the ledger does not have.
 
@@ -135,7 +139,9 @@ def _check_needs(
         row = recorded.get(need)
         if need not in planned and (row is None or _is_stale(row, mark(*need))):
             state = "is not done" if row is None else "was made from other code, config or input"
-            raise ConfigError(f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first")
+            raise ConfigError(
+                f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
+            )
 
 
 def run_plan(todo: Plan, context: Context) -> str:
@@ -170,5 +176,7 @@ def lake_lock(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TemporaryError(f"another run works on the lake {root}; try again when it has ended") from None
+            raise TemporaryError(
+                f"another run works on the lake {root}; try again when it has ended"
+            ) from None
         yield

@@ -74,7 +74,7 @@ class Tables:
         return self.overwrite_where(name, df, days_predicate(day_column, days))
 
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
-        """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error of Delta's."""
+        """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
         writer = self._shaped(name, df).write.format("delta").mode("overwrite")
         writer.option("replaceWhere", predicate).save(self.path(name))
         return self._rows_written(name)
@@ -104,7 +104,4 @@ def _create_statement(spec: TableSpec, path: str) -> str:
     partition = f" PARTITIONED BY ({', '.join(spec.partition)})" if spec.partition else ""
     checks = ", ".join(f'"delta.constraints.{name}" = "{check}"' for name, check in spec.checks.items())
     properties = f" TBLPROPERTIES ({checks})" if checks else ""
-    return (
-        f"CREATE TABLE delta.`{path}` ({spec.ddl}) USING delta{partition}"
-        f' COMMENT "{spec.doc}"{properties}'
-    )
+    return f'CREATE TABLE delta.`{path}` ({spec.ddl}) USING delta{partition} COMMENT "{spec.doc}"{properties}'

@@ -24,22 +24,34 @@ class AuditFigure:
 
 
 def audit_sequences(tables: Tables, config: Config, days: Sequence[date]) -> list[AuditFigure]:
-    """Audits what was written for these days: histories, targets, samples, and that the windows are disjoint."""
+    """Audits what was written for these days: histories, targets, samples, disjoint windows."""
     return [
         _count(
-            tables, "sequences", days_predicate("as_of", days), "history < as_of <= target < as_of + target_days",
+            tables,
+            "sequences",
+            days_predicate("as_of", days),
+            "history < as_of <= target < as_of + target_days",
             ~_sequence_in_order(config),
         ),
         _count(
-            tables, "sequences", days_predicate("as_of", days), "towers learn from targets before towers_end",
+            tables,
+            "sequences",
+            days_predicate("as_of", days),
+            "towers learn from targets before towers_end",
             (F.col("split") != "test") & (F.array_max("tar_ts") >= _seconds(config.windows.towers_end)),
         ),
         _count(
-            tables, "sequences", days_predicate("as_of", days), "train targets end before validation begins",
+            tables,
+            "sequences",
+            days_predicate("as_of", days),
+            "train targets end before validation begins",
             (F.col("split") == "train") & (F.array_max("tar_ts") >= _seconds(_validation_start(config))),
         ),
         _count(
-            tables, "user_history", days_predicate("ds", days), "user_history < ds",
+            tables,
+            "user_history",
+            days_predicate("ds", days),
+            "user_history < ds",
             F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp")),
         ),
         _count(tables, "samples", "TRUE", "samples lie in their stage's window", ~_sample_in_window(config)),
@@ -60,8 +72,10 @@ def require_no_leak(figures: Sequence[AuditFigure]) -> list[dict[str, object]]:
 
 
 def _count(tables: Tables, table: str, rows: str, rule: str, leak: Column) -> AuditFigure:
-    counted = tables.read(table).where(rows).agg(
-        F.count(F.lit(1)).alias("rows"), F.coalesce(F.count_if(leak), F.lit(0)).alias("leaks")
+    counted = (
+        tables.read(table)
+        .where(rows)
+        .agg(F.count(F.lit(1)).alias("rows"), F.coalesce(F.count_if(leak), F.lit(0)).alias("leaks"))
     )
     return AuditFigure(rule, **counted.first().asDict())
 

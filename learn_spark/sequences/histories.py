@@ -1,7 +1,7 @@
 """Histories and targets around as-of dates: frame in, frame out.
 
-What it costs at 12 M users and 10 months: one shuffle of the capped events by user (about 24 bytes an event), then
-one pass over each user's list an as-of date. A user's list never holds more than (H + T) events a day.
+What it costs at 12 M users and 10 months: one shuffle of the capped events by user (about 24 bytes an event),
+then one pass over each user's list an as-of date. A user's list never holds more than H + T events a day.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,19 @@ def indexed_events(interactions: DataFrame, item_index: DataFrame, settings: Seq
     is_history = F.col("event_type").isin(settings.history_events)
     is_target = F.col("event_type").isin(settings.target_events)
     sided = interactions.select(
-        "user_id", "item_id", "event_ts", "event_id", "ds", is_history.alias("is_history"), is_target.alias("is_target")
+        "user_id",
+        "item_id",
+        "event_ts",
+        "event_id",
+        "ds",
+        is_history.alias("is_history"),
+        is_target.alias("is_target"),
     ).where("is_history OR is_target")
     return sided.join(item_index, on="item_id", how="inner").drop("item_id")
 
 
 def capped(events: DataFrame, settings: SequenceSettings) -> DataFrame:
-    """Drops what no sequence can hold: as-of dates are midnights, so a day gives its last H and its first T at most."""
+    """Drops what no sequence can hold: as-of dates are midnights, so a day gives at most its last H, first T."""
     newest_first = [F.desc(name) for name in _ORDER]
     newest = F.row_number().over(Window.partitionBy("user_id", "ds", "is_history").orderBy(*newest_first))
     oldest = F.row_number().over(Window.partitionBy("user_id", "ds", "is_target").orderBy(*_ORDER))
@@ -47,16 +53,19 @@ def user_histories(events: DataFrame, as_of: DataFrame, settings: SequenceSettin
     pairs = by_user(events).join(as_of, on="user_id", how="inner")
     history = pairs.select("user_id", "ds", _history(F.col("ds"), settings).alias("history"))
     return history.where(F.size("history") > 0).select(
-        "user_id", "ds", _items(F.col("history")).alias("item_idx"), _seconds(F.col("history")).alias("event_ts")
+        "user_id",
+        "ds",
+        _items(F.col("history")).alias("item_idx"),
+        _seconds(F.col("history")).alias("event_ts"),
     )
 
 
 def changed_users(events: DataFrame, days: DataFrame, first_day: date) -> DataFrame:
-    """(user_id, ds) pairs to compute: on the first day all users seen before it, later those with events the day before."""
-    last_event_day = events.where("is_history").select("user_id", F.col("ds").alias("event_day")).distinct()
+    """(user_id, ds) pairs to compute: first all users seen before the day, later those active the day before."""
+    active = events.where("is_history").select("user_id", F.col("ds").alias("event_day")).distinct()
     is_first = F.col("ds") == F.lit(first_day)
     is_due = (is_first & (F.col("event_day") < F.col("ds"))) | (F.col("event_day") == F.date_sub("ds", 1))
-    return last_event_day.join(F.broadcast(days), on=is_due, how="inner").select("user_id", "ds").distinct()
+    return active.join(F.broadcast(days), on=is_due, how="inner").select("user_id", "ds").distinct()
 
 
 def sequences(events: DataFrame, splits: DataFrame, settings: SequenceSettings) -> DataFrame:
@@ -67,8 +76,10 @@ def sequences(events: DataFrame, splits: DataFrame, settings: SequenceSettings) 
         splits: (as_of, split).
         settings: lengths and windows.
     """
-    pairs = by_user(events).crossJoin(F.broadcast(splits)).select(
-        "user_id", "as_of", "split", "events", _targets(F.col("as_of"), settings).alias("targets")
+    pairs = (
+        by_user(events)
+        .crossJoin(F.broadcast(splits))
+        .select("user_id", "as_of", "split", "events", _targets(F.col("as_of"), settings).alias("targets"))
     )
     both = pairs.where(F.size("targets") > 0).select(
         "user_id", "as_of", "split", "targets", _history(F.col("as_of"), settings).alias("history")
@@ -87,7 +98,9 @@ def sequences(events: DataFrame, splits: DataFrame, settings: SequenceSettings) 
     )
 
 
-def days_frame(spark: SparkSession, days: Mapping[date, str] | None, name: str, plain: list[date]) -> DataFrame:
+def days_frame(
+    spark: SparkSession, days: Mapping[date, str] | None, name: str, plain: list[date]
+) -> DataFrame:
     """A small frame of days, with their splits where given."""
     if days is None:
         return spark.createDataFrame([(day,) for day in plain], f"{name} date")
@@ -97,10 +110,10 @@ def days_frame(spark: SparkSession, days: Mapping[date, str] | None, name: str, 
 def _history(as_of: Column, settings: SequenceSettings) -> Column:
     cut = as_of.cast("timestamp")
     oldest = cut - F.lit(timedelta(days=settings.history_days))
-    before = F.filter(
-        "events", lambda e: e["is_history"] & (e["event_ts"] < cut) & (e["event_ts"] >= oldest)
+    before = F.filter("events", lambda e: e["is_history"] & (e["event_ts"] < cut) & (e["event_ts"] >= oldest))
+    return F.slice(
+        before, F.greatest(F.size(before) - settings.history_length + 1, F.lit(1)), settings.history_length
     )
-    return F.slice(before, F.greatest(F.size(before) - settings.history_length + 1, F.lit(1)), settings.history_length)
 
 
 def _targets(as_of: Column, settings: SequenceSettings) -> Column:

@@ -6,7 +6,6 @@ from functools import reduce
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from learn_spark.core.days import DayRange
 from learn_spark.core.ledger import StepResult
@@ -27,8 +26,8 @@ from learn_spark.sequences.windows import as_of_dates, sample_windows
 def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
     """Writes what each day stands for.
 
-    An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`. The end of a window: its
-    `samples`. Then audits what it wrote.
+    An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`. The end of a window:
+    its `samples`. Then audits what it wrote.
     """
     config, tables = context.config, context.tables
     interactions = tables.read("interactions")
@@ -78,7 +77,8 @@ def _write_samples(context: Context, interactions: DataFrame, days: Sequence[dat
     if not windows:
         return 0
     frames = [
-        window_samples(interactions, window, config.samples, config.sequences.target_events) for window in windows
+        window_samples(interactions, window, config.samples, config.sequences.target_events)
+        for window in windows
     ]
     covered = [day for window in windows for day in DayRange(window.start, window.end)]
     return context.tables.overwrite_days("samples", reduce(DataFrame.unionByName, frames), covered)

@@ -8,13 +8,15 @@ from learn_spark.core.settings import SampleSettings
 from learn_spark.sequences.windows import SampleWindow
 
 
-def window_samples(interactions: DataFrame, window: SampleWindow, settings: SampleSettings, events: list[str]) -> DataFrame:
+def window_samples(
+    interactions: DataFrame, window: SampleWindow, settings: SampleSettings, events: list[str]
+) -> DataFrame:
     """`samples` rows of one window.
 
-    A negative is the item of a purchase line drawn evenly from the window's lines, so items come by popularity.
-    Draws are hashes of the positive, its number and the seed: a rerun draws the same. What the user bought in the
-    window is dropped, so a positive has at most `negatives` of them; equal draws become one row with their count as
-    weight.
+    A negative is the item of a purchase line drawn evenly from the window's lines, so items come by
+    popularity. Draws are hashes of the positive, its number and the seed: a rerun draws the same. What the
+    user bought in the window is dropped, so a positive has at most `negatives` of them; equal draws become one row
+    with their count as weight.
 
     Args:
         interactions: the table.
@@ -44,7 +46,9 @@ def _draws(positives: DataFrame, lines: DataFrame, settings: SampleSettings) -> 
         .select(
             "user_id",
             "event_ts",
-            F.pmod(F.xxhash64("user_id", "item_id", "event_ts", "draw", seed), F.col("pool_size")).cast("int").alias("line"),
+            F.pmod(F.xxhash64("user_id", "item_id", "event_ts", "draw", seed), F.col("pool_size"))
+            .cast("int")
+            .alias("line"),
         )
     )
     return drawn.join(pool, on="line", how="inner").drop("line")
