@@ -2,9 +2,13 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"learn_spark", "models", "jobs"}
@@ -56,3 +60,21 @@ def test_all_days_of_the_demo_data_are_there() -> None:
     days = sorted(path.name for path in (ROOT / "data" / "online_retail").glob("*.csv.gz"))
     assert len(days) == 305
     assert (days[0], days[-1]) == ("2010-12-01.csv.gz", "2011-12-09.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [("17.0.15", True), ("21", True), ("25.0.1", False), ("1.8.0_402", False)]
+)
+def test_java_home_is_taken_if_spark_runs_on_it(tmp_path: Path, version: str, is_taken: bool) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "java").chmod(0o755)
+    (tmp_path / "release").write_text(f'IMPLEMENTOR="x"\nJAVA_VERSION="{version}"\n')
+    found = subprocess.run(
+        [ROOT / "scripts" / "java.sh", "home"],
+        env={**os.environ, "JAVA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.stdout.strip() == str(tmp_path)) is is_taken
