@@ -32,7 +32,7 @@ def indexed_events(interactions: DataFrame, item_index: DataFrame, settings: Seq
 
 
 def capped(events: DataFrame, settings: SequenceSettings) -> DataFrame:
-    """Drops what no sequence can hold: as-of dates are midnights, so a day gives at most its last H, first T."""
+    """Drops what no sequence can hold: as-of dates are midnights, a day gives its last H, first T."""
     newest_first = [F.desc(name) for name in _ORDER]
     newest = F.row_number().over(Window.partitionBy("user_id", "ds", "is_history").orderBy(*newest_first))
     oldest = F.row_number().over(Window.partitionBy("user_id", "ds", "is_target").orderBy(*_ORDER))
@@ -61,7 +61,7 @@ def user_histories(events: DataFrame, as_of: DataFrame, settings: SequenceSettin
 
 
 def changed_users(events: DataFrame, days: DataFrame, first_day: date) -> DataFrame:
-    """(user_id, ds) pairs to compute: first all users seen before the day, later those active the day before."""
+    """(user_id, ds) pairs to compute: first all users seen before it, later those active the day before."""
     active = events.where("is_history").select("user_id", F.col("ds").alias("event_day")).distinct()
     is_first = F.col("ds") == F.lit(first_day)
     is_due = (is_first & (F.col("event_day") < F.col("ds"))) | (F.col("event_day") == F.date_sub("ds", 1))

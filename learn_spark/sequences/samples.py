@@ -15,8 +15,8 @@ def window_samples(
 
     A negative is the item of a purchase line drawn evenly from the window's lines, so items come by
     popularity. Draws are hashes of the positive, its number and the seed: a rerun draws the same. What the
-    user bought in the window is dropped, so a positive has at most `negatives` of them; equal draws become one row
-    with their count as weight.
+    user bought in the window is dropped, so a positive has at most `negatives` of them; equal draws become
+    one row with their count as weight.
 
     Args:
         interactions: the table.

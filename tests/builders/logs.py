@@ -1,0 +1,33 @@
+"""Small log files in the real format of the shipped logs."""
+
+import csv
+import gzip
+from pathlib import Path
+
+HEADER = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
+
+
+def line(**changes: str) -> dict[str, str]:
+    """A usable invoice line, with changes."""
+    usable = {
+        "InvoiceNo": "536365",
+        "StockCode": "85123A",
+        "Description": "WHITE HANGING HEART",
+        "Quantity": "6",
+        "InvoiceDate": "2011-11-01 08:26:00",
+        "UnitPrice": "2.55",
+        "CustomerID": "17850.0",
+        "Country": "United Kingdom",
+    }
+    return usable | changes
+
+
+def write_day(folder: Path, day: str, lines: list[dict[str, str]], header: list[str] = HEADER) -> Path:
+    """Writes `<day>.csv.gz`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{day}.csv.gz"
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, header, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    return path

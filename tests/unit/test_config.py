@@ -1,0 +1,92 @@
+"""What a wrong config gets: one line that names the key, before any work."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from learn_spark.core.config import Config, load_config
+from learn_spark.core.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "kuaishou"])
+def test_shipped_configs_are_valid(name):
+    assert isinstance(load_config(CONF / f"{name}.yaml"), Config)
+
+
+def test_base_names_every_key():
+    def keys(model):
+        return {
+            name: keys(field.annotation) if hasattr(field.annotation, "model_fields") else None
+            for name, field in model.model_fields.items()
+        }
+
+    base = yaml.safe_load((CONF / "base.yaml").read_text())
+    for section, wanted in keys(Config).items():
+        assert section in base
+        missing = set(wanted or ()) - set(base[section])
+        assert not missing, f"{section} lacks {missing}"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("towers.trian.seed=3", "unknown key `towers.trian`"),
+        ("nonsense.key=1", "unknown key `nonsense`"),
+        ("towers.train.seed=x", "`towers.train.seed`"),
+        ("windows.end=2011-01-01", "must come after"),
+        ("windows.end=yesterday", "`windows.end`"),
+        ("sequences.target_events=[view]", "['view']"),
+        ("ingest.files=all.csv", "{day}"),
+        ("ingest.encoding=klingon", "`ingest.encoding`"),
+        ("lake.root", "section.key=value"),
+        ("lake.root=[", "not YAML"),
+        ("spark.shuffle_partitions=0", "`spark.shuffle_partitions`"),
+    ],
+)
+def test_a_wrong_value_is_named(override, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONF / "demo.yaml", [override])
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_extends_goes_one_level(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: c.yaml\n")
+    with pytest.raises(ConfigError, match="one level"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_relative_paths_are_taken_from_the_files_folder(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    own = tmp_path / "conf" / "own.yaml"
+    own.write_text((CONF / "base.yaml").read_text())
+    monkeypatch.chdir("/")
+    config = load_config(own, ["output.dir=here"])
+    assert config.lake.root == tmp_path / "build" / "lake"
+    assert config.output.dir == Path("/here")
+
+
+def test_a_mapping_inherits_no_columns(tmp_path):
+    base = yaml.safe_load((CONF / "base.yaml").read_text())
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    own = {"extends": "base.yaml", "ingest": {"mapping": {"user_id": {"column": "u"}}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    with pytest.raises(ConfigError, match=r"`ingest\.mapping\.item_id` is missing"):
+        load_config(tmp_path / "own.yaml")
+
+
+def test_set_overrides_a_nested_key():
+    config = load_config(CONF / "demo.yaml", ["towers.train.seed=11", "spark.master=null"])
+    assert config.towers.train.seed == 11
+    assert config.spark.master is None
