@@ -8,6 +8,7 @@ INSTALL_REQUIRES = [
     "delta-spark>=4.0,<4.1",
     "torch>=2.10",
     "transformers>=5.3",
+    "huggingface-hub",
     "safetensors",
     "petastorm==0.13.1",
     "pyarrow==14.0.2",
