@@ -1,0 +1,46 @@
+"""The torch side's own process: `python -m models <command> --spec spec.json`.
+
+Commands read one JSON spec and write the spec's out_dir; progress and errors go to stderr, nothing to stdout.
+Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved).
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+# command: (module with `run(spec)`, its spec class, help); the module is imported when it is asked for.
+COMMANDS = {
+    "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
+    "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
+}
+BAD_INPUT, LOSS_NOT_FINITE = 2, 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m models", description="The torch side of learn-spark.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (_, _, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--spec", type=Path, required=True, help="JSON file with paths and settings")
+    args = parser.parse_args(argv)
+    module_name, spec_name, _ = COMMANDS[args.command]
+
+    from models.spec import load_spec
+    from models.trainer import LossNotFiniteError
+
+    module = importlib.import_module(module_name)
+    try:
+        module.run(load_spec(args.spec, getattr(module, spec_name)))
+    except ValueError as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except LossNotFiniteError as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return LOSS_NOT_FINITE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

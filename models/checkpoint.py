@@ -1,0 +1,87 @@
+"""Models on disk: `model.safetensors` for the weights, `config.json` for the rest. Nothing is unpickled."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.cvr import CVRConfig, CVRModel
+from models.spec import parse_settings
+from models.towers import Towers, TowersConfig
+
+FORMAT_VERSION = 1
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
+    """Write the towers into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"content_dim": model.content_dim}
+    _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None = None) -> None:
+    """Write the CVR model into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
+    _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def load_towers(path: Path | str) -> Towers:
+    """The towers in folder `path`, ready for scoring.
+
+    Raises:
+        ValueError: the folder holds no such model, or its files do not fit together.
+    """
+    sizes, settings, state = _load(Path(path), "towers", ("content_dim",))
+    config = parse_settings(TowersConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), Towers(config, **sizes), state)
+
+
+def load_cvr(path: Path | str) -> CVRModel:
+    """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"))
+    config = parse_settings(CVRConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), CVRModel(config, **sizes), state)
+
+
+def _save(
+    path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]
+) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(weights, path / "model.safetensors.tmp")
+    (path / "model.safetensors.tmp").replace(path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _load(
+    path: Path, kind: str, size_names: tuple[str, ...]
+) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
+    try:
+        about = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        state = load_file(path / "model.safetensors")
+    except OSError as error:
+        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
+    if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"model {path}: config.json is not of format version {FORMAT_VERSION}")
+    if about.get("kind") != kind:
+        raise ValueError(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
+    sizes = about.get("sizes")
+    if not isinstance(sizes, dict) or set(sizes) != set(size_names):
+        raise ValueError(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
+    return sizes, about.get("config"), state
+
+
+def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}"
+        ) from None
+    return model.eval()

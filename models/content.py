@@ -1,0 +1,89 @@
+"""The content embeddings of all items: a memory-mapped fp16 matrix, row = item_idx, row 0 = padding (zeros).
+
+Shapes: C content width, U unique items asked for.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+META_KEYS = {"rows", "dim", "dtype", "encoder_id"}
+
+
+class ContentMatrix:
+    """Reader of a matrix folder (`meta.json`, `vectors.f16`); resident memory does not grow with the items.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        rows: number of rows, the padding row included; valid item_idx are 0 .. rows - 1.
+        dim: content width C.
+        encoder_id: name of the encoder that made the vectors.
+
+    Raises:
+        ValueError: the folder, its meta.json or the vectors' size is not what it should be.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        meta = _read_meta(self.path / "meta.json")
+        self.rows, self.dim, self.encoder_id = int(meta["rows"]), int(meta["dim"]), str(meta["encoder_id"])
+        vectors = self.path / "vectors.f16"
+        if not vectors.is_file():
+            raise ValueError(f"content matrix {self.path}: vectors.f16 is missing")
+        want, have = self.rows * self.dim * 2, vectors.stat().st_size
+        if want != have:
+            raise ValueError(f"{vectors}: {have} bytes, but {self.rows} x {self.dim} fp16 need {want}")
+        self._matrix = np.memmap(vectors, dtype="<f2", mode="r", shape=(self.rows, self.dim))
+
+    def gather(self, idx: Tensor | np.ndarray) -> Tensor:
+        """Vectors of items: every row is read once, in file order.
+
+        Args:
+            idx: item_idx, integers of any shape S.
+
+        Returns:
+            float32 [*S, C].
+        """
+        rows_UC, inverse = self.unique(idx)
+        return rows_UC[inverse]
+
+    def unique(self, *idx: Tensor | np.ndarray) -> tuple[Tensor, ...]:
+        """Vectors of the distinct items of several index arrays, and the arrays rewritten to point at them.
+
+        Args:
+            idx: item_idx arrays, each of any shape.
+
+        Returns:
+            float32 [U, C], sorted by item_idx, then one int64 tensor for each argument, of its shape.
+
+        Raises:
+            ValueError: an index is outside the matrix.
+        """
+        arrays = [np.asarray(one) for one in idx]
+        unique_U, inverse = np.unique(np.concatenate([a.ravel() for a in arrays]), return_inverse=True)
+        if unique_U.size and not 0 <= unique_U[0] <= unique_U[-1] < self.rows:
+            bad = unique_U[0] if unique_U[0] < 0 else unique_U[-1]
+            raise ValueError(f"item_idx {bad} is outside the content matrix {self.path} of {self.rows} rows")
+        rows_UC = torch.from_numpy(self._matrix[unique_U].astype(np.float32))
+        parts = np.split(inverse.ravel(), np.cumsum([a.size for a in arrays])[:-1])
+        shaped = (torch.from_numpy(p.reshape(a.shape)) for p, a in zip(parts, arrays, strict=True))
+        return rows_UC, *shaped
+
+
+def _read_meta(path: Path) -> dict:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"content matrix: cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"content matrix: {path} is not JSON: {error}") from None
+    if not isinstance(meta, dict) or not meta.keys() >= META_KEYS:
+        raise ValueError(f"content matrix: {path} must hold {', '.join(sorted(META_KEYS))}")
+    if meta["dtype"] != "float16":
+        raise ValueError(f"content matrix: {path}: dtype {meta['dtype']!r}; only float16 is read")
+    return meta

@@ -1,0 +1,226 @@
+"""Batches of tensors out of a Parquet snapshot, by Petastorm or by a small reader over pyarrow.
+
+Nothing else imports Petastorm. Shapes: B rows of a batch, L length of a list column.
+"""
+
+import re
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.snapshot import Snapshot
+from models.spec import Settings
+
+Chunk = dict[str, np.ndarray]
+
+
+class StreamConfig(Settings):
+    """How a snapshot is read.
+
+    Attributes:
+        reader: `petastorm`, or `arrow` (the same interface over pyarrow alone).
+        shuffle_rows: rows held for shuffling across row groups.
+        verify_sha256: check the files against the manifest's hashes before training.
+    """
+
+    reader: Literal["petastorm", "arrow"] = "petastorm"
+    shuffle_rows: int = Field(65536, gt=0)
+    verify_sha256: bool = True
+
+
+class ArrowReader:
+    """Reads a snapshot once per iteration, row group by row group, as batches of tensors.
+
+    Args:
+        snapshot: what `open_snapshot` returned.
+        columns: column names. Numbers give [B], lists of equal length [B, L]; strings give a 64-bit hash
+            of each, equal for equal strings in every run.
+        batch_size: rows of a batch, B.
+        seed: None reads in file order; a number shuffles row groups and, through a buffer, rows.
+            The same seed repeats the order.
+        drop_last: leave out the last batch if it is smaller than `batch_size`.
+        config: the shuffle buffer's size.
+
+    Raises:
+        ValueError: a column that the snapshot lacks (while iterating: nulls, lists of unequal length).
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        columns: list[str],
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        config: StreamConfig | None = None,
+    ) -> None:
+        unknown = [name for name in columns if name not in snapshot.schema]
+        if unknown:
+            have = ", ".join(snapshot.schema)
+            raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(unknown)}; it has: {have}")
+        self.snapshot, self.columns, self.batch_size = snapshot, list(columns), batch_size
+        self.seed, self.drop_last, self.config = seed, drop_last, config or StreamConfig()
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        chunks = self._chunks() if self.snapshot.rows else iter(())
+        if self.seed is not None:
+            chunks = _shuffled(chunks, self.config.shuffle_rows, np.random.default_rng(self.seed))
+        for chunk in _exact_batches(chunks, self.batch_size, self.drop_last):
+            yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        full, rest = divmod(self.snapshot.rows, self.batch_size)
+        return full + (0 if self.drop_last or not rest else 1)
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        groups = [(f, g) for f in self.snapshot.files for g in range(pq.read_metadata(f).num_row_groups)]
+        if self.seed is not None:
+            np.random.default_rng(self.seed).shuffle(groups)
+        for file, group in groups:
+            with pq.ParquetFile(file) as parquet:
+                table = parquet.read_row_group(group, columns=self.columns)
+            if table.num_rows:
+                yield {n: _column_array(n, table.column(n).combine_chunks()) for n in self.columns}
+
+
+class PetastormReader(ArrowReader):
+    """The same batches through Petastorm, whose thread reads ahead while the model trains.
+
+    Petastorm 0.13.1 ends an epoch too early when its last row groups are handed out between two of its checks
+    (a third of the runs over small row groups lost some), and with several workers the order depends on
+    timing. So it is asked for endless epochs by one worker, and the manifest's number of rows ends the epoch.
+    """
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        # Petastorm uses names that pyarrow and numpy have deprecated; the versions are pinned. Its threads
+        # warn as well, so a filter for a while (`catch_warnings`) would not reach them all.
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"petastorm\b")
+        from petastorm import make_batch_reader
+
+        reader = make_batch_reader(
+            [file.resolve().as_uri() for file in self.snapshot.files],
+            schema_fields=[f"^{re.escape(name)}$" for name in self.columns],
+            reader_pool_type="thread",
+            workers_count=1,
+            shuffle_row_groups=self.seed is not None,
+            # Petastorm takes 0 for "no seed".
+            seed=None if self.seed is None else self.seed + 1,
+            num_epochs=None,
+            convert_early_to_numpy=True,
+        )
+        num_left = self.snapshot.rows
+        try:
+            while num_left > 0:
+                chunk = self._next_chunk(reader)
+                num_left -= _num_rows(chunk)
+                yield chunk
+        finally:
+            reader.stop()
+            reader.join()
+        if num_left:
+            raise ValueError(
+                f"snapshot {self.snapshot.path} holds {-num_left} rows more than its manifest says"
+            )
+
+    def _next_chunk(self, reader: Iterator[tuple]) -> Chunk:
+        try:
+            rows = next(reader)
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+            names = ", ".join(self.columns)
+            raise ValueError(
+                f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}"
+            ) from error
+        return {name: _checked_array(name, getattr(rows, name)) for name in self.columns}
+
+
+def open_reader(
+    snapshot: Snapshot,
+    columns: list[str],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    drop_last: bool = False,
+    config: StreamConfig,
+) -> ArrowReader:
+    """The reader that `config.reader` names; arguments as for `ArrowReader`."""
+    cls = PetastormReader if config.reader == "petastorm" else ArrowReader
+    return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config)
+
+
+def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
+    """One whole column: [rows], or [rows, L] for lists."""
+    reader = ArrowReader(snapshot, [column], batch_size=max(snapshot.rows, 1))
+    return next(iter(reader))[column].numpy()
+
+
+def _column_array(name: str, column: pa.Array) -> np.ndarray:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = np.diff(column.offsets.to_numpy())
+        if column.null_count or (lengths != lengths[0]).any():
+            raise ValueError(f"column {name}: lists must be present and of equal length")
+        return _checked_array(name, column.flatten().to_numpy(zero_copy_only=False).reshape(len(lengths), -1))
+    if column.null_count:
+        raise ValueError(f"column {name} holds nulls")
+    return _checked_array(name, column.to_numpy(zero_copy_only=False))
+
+
+def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "UO":
+        values = pd.util.hash_array(values.astype(object), categorize=False).view(np.int64)
+    if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
+        raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
+    return values
+
+
+def _shuffled(chunks: Iterator[Chunk], capacity: int, rng: np.random.Generator) -> Iterator[Chunk]:
+    """Pass rows through a buffer of `capacity`: whenever it overflows, a random part of it leaves."""
+    held: list[Chunk] = []
+    num_held = 0
+    for chunk in chunks:
+        held.append(chunk)
+        num_held += _num_rows(chunk)
+        if num_held > 2 * capacity:
+            pool = _take(_concat(held), rng.permutation(num_held))
+            yield _take(pool, slice(capacity, None))
+            held, num_held = [_take(pool, slice(capacity))], capacity
+    if num_held:
+        yield _take(_concat(held), rng.permutation(num_held))
+
+
+def _exact_batches(chunks: Iterator[Chunk], batch_size: int, drop_last: bool) -> Iterator[Chunk]:
+    held: list[Chunk] = []
+    num_held = 0
+    for chunk in chunks:
+        held.append(chunk)
+        num_held += _num_rows(chunk)
+        if num_held < batch_size:
+            continue
+        pool, whole = _concat(held), num_held - num_held % batch_size
+        for start in range(0, whole, batch_size):
+            yield _take(pool, slice(start, start + batch_size))
+        held, num_held = [_take(pool, slice(whole, None))], num_held - whole
+    if num_held and not drop_last:
+        yield _concat(held)
+
+
+def _num_rows(chunk: Chunk) -> int:
+    return len(next(iter(chunk.values())))
+
+
+def _concat(chunks: list[Chunk]) -> Chunk:
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _take(chunk: Chunk, rows: slice | np.ndarray) -> Chunk:
+    return {name: values[rows] for name, values in chunk.items()}

@@ -1,0 +1,95 @@
+"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+
+from models.checkpoint import save_cvr
+from models.cvr import CVRConfig, CVRModel
+from models.snapshot import Snapshot, open_snapshot
+from models.spec import Settings, require_folder
+from models.stream import StreamConfig, open_reader, read_column
+from models.trainer import TrainConfig, Trainer, TrainResult
+
+COLUMNS = ["user_emb", "item_emb", "label", "weight"]
+
+
+class CVRSpec(Settings):
+    """The spec of `train-cvr`.
+
+    Attributes:
+        train_snapshot, val_snapshot: snapshot folders with the columns user_emb, item_emb (lists of floats),
+            label (0 or 1), weight; validation samples are later than training samples.
+        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
+        cvr, train, stream: settings, all with defaults.
+    """
+
+    train_snapshot: Path
+    val_snapshot: Path
+    out_dir: Path
+    cvr: CVRConfig = CVRConfig()
+    train: TrainConfig = TrainConfig(batch_size=512)
+    stream: StreamConfig = StreamConfig()
+
+
+class CVRTask:
+    """Weighted cross-entropy; validated by AUC and log loss."""
+
+    metric = "auc"
+
+    def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot) -> None:
+        self.spec, self.train_snapshot = spec, train
+        self.val = {name: read_column(val, name) for name in COLUMNS}
+        if set(np.unique(self.val["label"])) != {0, 1}:
+            raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
+        widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
+        self.model = CVRModel(spec.cvr, *widths)
+
+    def steps_per_epoch(self) -> int:
+        return len(self._reader(epoch=0))
+
+    def batches(self, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+        for batch in self._reader(epoch):
+            yield {name: value.float() for name, value in batch.items()}, len(batch["label"])
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
+        loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
+        return (loss_B * batch["weight"]).sum() / batch["weight"].sum()
+
+    def evaluate(self) -> dict[str, float]:
+        _, probability_B = self.model.score(self.val["user_emb"], self.val["item_emb"])
+        label_B, weight_B = self.val["label"], self.val["weight"]
+        return {
+            "auc": float(roc_auc_score(label_B, probability_B, sample_weight=weight_B)),
+            "log_loss": float(log_loss(label_B, probability_B.astype(np.float64), sample_weight=weight_B)),
+        }
+
+    def save(self, path: Path, state: dict[str, Tensor]) -> None:
+        save_cvr(path, self.model, state)
+
+    def _reader(self, epoch: int) -> object:
+        train = self.spec.train
+        seed = train.seed * 1_000_003 + epoch
+        return open_reader(
+            self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
+        )
+
+
+def run(spec: CVRSpec) -> TrainResult:
+    """Train the conversion model as the spec says; errors as of `Trainer.run`, ValueError for bad input."""
+    for key in ("train_snapshot", "val_snapshot"):
+        require_folder(getattr(spec, key), key)
+    if spec.train.threads:
+        torch.set_num_threads(spec.train.threads)
+    torch.manual_seed(spec.train.seed)
+    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
+    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
+    if not val.rows:
+        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
+    return Trainer(CVRTask(spec, train, val), spec.train, spec.out_dir).run()

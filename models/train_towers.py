@@ -1,0 +1,210 @@
+"""Training of the towers out of snapshots.
+
+Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.checkpoint import save_towers
+from models.content import ContentMatrix
+from models.losses import LossConfig, all_action_info_nce, sample_positions
+from models.snapshot import Snapshot, open_snapshot
+from models.spec import Settings, require_folder
+from models.stream import StreamConfig, open_reader, read_column
+from models.towers import Towers, TowersConfig
+from models.trainer import TrainConfig, Trainer, TrainResult
+
+COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
+DAY_SECONDS = 86400
+
+
+class ValidationConfig(Settings):
+    """Retrieval over all items, on the validation snapshot.
+
+    Attributes:
+        k: cut-off of recall and NDCG.
+        prior_weight: weight of log popularity added to the logit when ranking; in-batch negatives teach
+            lift over popularity, not probability, so 1 is right without the log-Q correction and 0 with it.
+        prior_days: popularity is counted over the last so many days of the validation histories.
+    """
+
+    k: int = Field(50, gt=0)
+    prior_weight: float = Field(0.0, ge=0)
+    prior_days: int = Field(28, gt=0)
+
+
+class TowersSpec(Settings):
+    """The spec of `train-towers`.
+
+    Attributes:
+        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns user_id, hist_items, hist_len,
+            tar_items, tar_len; hist_ts in the validation snapshot).
+        content_matrix: folder of the content matrix.
+        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
+        towers, loss, train, stream, validation: settings, all with defaults.
+    """
+
+    train_snapshot: Path
+    val_snapshot: Path
+    content_matrix: Path
+    out_dir: Path
+    towers: TowersConfig = TowersConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    stream: StreamConfig = StreamConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+
+class TowersTask:
+    """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
+
+    def __init__(self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix) -> None:
+        self.spec, self.train_snapshot, self.content = spec, train, content
+        self.metric = f"recall_at_{spec.validation.k}"
+        self.model = Towers(spec.towers, content.dim)
+        self.generator = torch.Generator().manual_seed(spec.train.seed)
+        self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
+        self.val = {name: read_column(val, name) for name in COLUMNS[1:]}
+        self.log_prior_I = _recent_log_popularity(val, content.rows, spec.validation.prior_days)
+
+    def steps_per_epoch(self) -> int:
+        return len(self._reader(epoch=0))
+
+    def batches(self, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+        for batch in self._reader(epoch):
+            yield self._prepare(batch), len(batch["hist_len"])
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        anchor_BN, is_anchor_BN, target_BS = batch["anchors"], batch["is_anchor"], batch["targets"]
+        user_BHK = self.model.users(batch["content"], batch["hist"])
+        item_BTK = self.model.items(batch["content"], batch["tar"])
+        config = self.spec.loss
+        item_BS = batch["tar_items"].gather(1, target_BS)
+        return all_action_info_nce(
+            _at(user_BHK, anchor_BN),
+            _at(item_BTK, target_BS),
+            is_anchor_BN,
+            batch["is_target"],
+            self.model.scale,
+            user_B=batch["user_id"],
+            item_BT=item_BS if config.mask_false_negatives else None,
+            log_q_BT=None if self.log_q_I is None else self.log_q_I[item_BS],
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        user_BK = self.model.embed_users(self.val["hist_items"], self.val["hist_len"], self.content)
+        item_IK = self.model.embed_items(np.arange(1, self.content.rows), self.content)
+        prior_I = self.spec.validation.prior_weight * self.log_prior_I[1:]
+        return recall_and_ndcg(
+            user_BK, item_IK, prior_I, self.val["hist_len"], self.val["tar_items"], self.spec.validation.k
+        )
+
+    def save(self, path: Path, state: dict[str, Tensor]) -> None:
+        save_towers(path, self.model, state)
+
+    def _reader(self, epoch: int) -> object:
+        train = self.spec.train
+        seed = train.seed * 1_000_003 + epoch
+        return open_reader(
+            self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
+        )
+
+    def _prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sample positions, cut what no sampled position sees, and fetch the content."""
+        hist_len_B, tar_len_B, config = batch["hist_len"].long(), batch["tar_len"].long(), self.spec.loss
+        longest_hist, longest_tar = int(hist_len_B.max().clamp(min=1)), int(tar_len_B.max().clamp(min=1))
+        anchor_BN, is_anchor_BN = sample_positions(
+            hist_len_B, longest_hist, config.num_hist, config, self.generator
+        )
+        target_BS, is_target_BS = sample_positions(
+            tar_len_B, longest_tar, config.num_targets, config, self.generator
+        )
+        tar_items_BT = batch["tar_items"][:, :longest_tar].long()
+        content_UC, hist_BH, tar_BT = self.content.unique(batch["hist_items"][:, :longest_hist], tar_items_BT)
+        return {
+            "content": content_UC,
+            "hist": hist_BH,
+            "tar": tar_BT,
+            "tar_items": tar_items_BT,
+            "anchors": anchor_BN,
+            "is_anchor": is_anchor_BN,
+            "targets": target_BS,
+            "is_target": is_target_BS,
+            "user_id": batch["user_id"],
+        }
+
+
+def run(spec: TowersSpec) -> TrainResult:
+    """Train towers as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
+    for key in ("train_snapshot", "val_snapshot", "content_matrix"):
+        require_folder(getattr(spec, key), key)
+    if spec.train.threads:
+        torch.set_num_threads(spec.train.threads)
+    torch.manual_seed(spec.train.seed)
+    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
+    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
+    if not val.rows:
+        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
+    task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix))
+    return Trainer(task, spec.train, spec.out_dir).run()
+
+
+def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
+    """Log of every item's share of all targets, with one added to each count: float32 [I]."""
+    count_I = _count_items(read_column(snapshot, "tar_items"), num_rows)
+    return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
+
+
+def recall_and_ndcg(
+    user_BK: np.ndarray,
+    item_IK: np.ndarray,
+    prior_I: np.ndarray,
+    hist_len_B: np.ndarray,
+    tar_items_BT: np.ndarray,
+    k: int,
+) -> dict[str, float]:
+    """Mean recall and NDCG at k over users with a history and a target; item i is row i - 1 of `item_IK`.
+
+    Returns:
+        recall_at_<k>, ndcg_at_<k>, users.
+    """
+    rows = np.flatnonzero((hist_len_B > 0) & (tar_items_BT > 0).any(1))
+    discount_k = 1 / np.log2(np.arange(k) + 2)
+    k = min(k, len(item_IK))
+    recalls, ndcgs = [], []
+    for start in range(0, len(rows), 1024):
+        part = rows[start : start + 1024]
+        score_BI = torch.from_numpy(user_BK[part] @ item_IK.T + prior_I)
+        top_Bk = score_BI.topk(k, dim=1).indices.numpy() + 1
+        for top, targets in zip(top_Bk, tar_items_BT[part], strict=True):
+            wanted = np.unique(targets[targets > 0])
+            is_hit = np.isin(top, wanted)
+            recalls.append(is_hit.sum() / len(wanted))
+            ndcgs.append((is_hit * discount_k[:k]).sum() / discount_k[: len(wanted)].sum())
+    if not rows.size:
+        raise ValueError("validation snapshot: no row has both a history and a target")
+    return {
+        f"recall_at_{k}": float(np.mean(recalls)),
+        f"ndcg_at_{k}": float(np.mean(ndcgs)),
+        "users": len(rows),
+    }
+
+
+def _recent_log_popularity(val: Snapshot, num_rows: int, days: int) -> np.ndarray:
+    items, event_ts = read_column(val, "hist_items"), read_column(val, "hist_ts")
+    is_recent = (items > 0) & (event_ts > event_ts.max() - days * DAY_SECONDS)
+    return np.log(_count_items(items[is_recent], num_rows) + 1).astype(np.float32)
+
+
+def _count_items(items: np.ndarray, num_rows: int) -> np.ndarray:
+    return np.bincount(items[items > 0].ravel(), minlength=num_rows)
+
+
+def _at(x_BLK: Tensor, position_BN: Tensor) -> Tensor:
+    return x_BLK.gather(1, position_BN[:, :, None].expand(-1, -1, x_BLK.shape[2]))

@@ -1,0 +1,89 @@
+"""Small snapshots, content matrices and specs for tests of the torch side; written by pyarrow, no Spark."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write_snapshot(folder: Path, table: pa.Table, *, files: int = 2, row_group_size: int = 7) -> Path:
+    """A snapshot folder with its manifest, the rows spread evenly over `files` Parquet files."""
+    folder.mkdir(parents=True)
+    entries = []
+    bounds = np.linspace(0, table.num_rows, files + 1).astype(int)
+    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        path = folder / f"part-{number:05d}.parquet"
+        pq.write_table(table.slice(start, stop - start), path, row_group_size=row_group_size)
+        entries.append(
+            {
+                "path": path.name,
+                "rows": int(stop - start),
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        )
+    manifest = {
+        "source_table": "test",
+        "source_version": 3,
+        "schema": {field.name: str(field.type) for field in table.schema},
+        "rows": table.num_rows,
+        "files": entries,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 4, seed: int = 0) -> pa.Table:
+    """Rows as of the table `sequences`: users buy items near those they bought before."""
+    rng = np.random.default_rng(seed)
+    hist_len = rng.integers(1, hist + 1, num_rows)
+    tar_len = rng.integers(1, tar + 1, num_rows)
+    taste = rng.integers(0, num_items, num_rows)[:, None]
+    items = (taste + rng.integers(0, max(2, num_items // 10), (num_rows, hist + tar))) % num_items + 1
+    hist_items = np.where(np.arange(hist) < hist_len[:, None], items[:, :hist], 0)
+    tar_items = np.where(np.arange(tar) < tar_len[:, None], items[:, hist:], 0)
+    hist_ts = np.where(hist_items > 0, 1_300_000_000 + 3600 * np.arange(hist), 0)
+    return pa.table(
+        {
+            "user_id": [f"u{row % max(1, num_rows // 2)}" for row in range(num_rows)],
+            "hist_items": pa.array(list(hist_items.astype(np.int32)), pa.list_(pa.int32())),
+            "hist_ts": pa.array(list(hist_ts), pa.list_(pa.int64())),
+            "hist_len": pa.array(hist_len, pa.int32()),
+            "tar_items": pa.array(list(tar_items.astype(np.int32)), pa.list_(pa.int32())),
+            "tar_len": pa.array(tar_len, pa.int32()),
+        }
+    )
+
+
+def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:
+    """Rows as of the CVR snapshot: the label leans on the inner product of the two embeddings."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.normal(size=(2, num_rows, width)).astype(np.float32)
+    label = ((user * item).sum(1) + rng.normal(size=num_rows) > 0).astype(np.int32)
+    return pa.table(
+        {
+            "user_emb": pa.array(list(user), pa.list_(pa.float32())),
+            "item_emb": pa.array(list(item), pa.list_(pa.float32())),
+            "label": label,
+            "weight": pa.array(np.where(label == 1, 1.0, 4.0), pa.float64()),
+        }
+    )
+
+
+def write_matrix(folder: Path, vectors: np.ndarray) -> Path:
+    """A content matrix folder out of float [rows, dim]; row 0 should be zeros."""
+    folder.mkdir(parents=True)
+    vectors.astype("<f2").tofile(folder / "vectors.f16")
+    meta = {"rows": len(vectors), "dim": vectors.shape[1], "dtype": "float16", "encoder_id": "test-encoder"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def random_vectors(num_items: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    """Content vectors that say nothing about which items go together: [num_items + 1, dim], row 0 zeros."""
+    vectors = np.random.default_rng(seed).normal(size=(num_items + 1, dim))
+    vectors[0] = 0
+    return vectors

@@ -1,0 +1,51 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import load_cvr, load_towers, save_cvr, save_towers
+from models.cvr import CVRConfig, CVRModel
+from models.towers import Towers, TowersConfig
+
+
+@pytest.fixture
+def towers():
+    torch.manual_seed(0)
+    return Towers(TowersConfig(d_model=16, heads=2, learned_scale=True), 6)
+
+
+def test_models_come_back_bit_for_bit(tmp_path, towers):
+    save_towers(tmp_path / "t", towers)
+    loaded = load_towers(tmp_path / "t")
+    assert loaded.config == towers.config and not loaded.training
+    for name, value in towers.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+    model = CVRModel(CVRConfig(hidden=(7, 5)), 4, 3)
+    save_cvr(tmp_path / "c", model)
+    pair = np.ones((1, 4)), np.ones((1, 3))
+    np.testing.assert_array_equal(load_cvr(tmp_path / "c").score(*pair)[0], model.score(*pair)[0])
+
+
+def test_anything_else_is_refused(tmp_path, towers):
+    with pytest.raises(ValueError, match="cannot read .*config.json"):
+        load_towers(tmp_path / "t")
+    save_towers(tmp_path / "t", towers)
+    with pytest.raises(ValueError, match="is of kind 'towers', wanted 'cvr'"):
+        load_cvr(tmp_path / "t")
+    config, weights = tmp_path / "t" / "config.json", tmp_path / "t" / "model.safetensors"
+    good = json.loads(config.read_text())
+    for change, message in [
+        ({"format_version": 2}, "format version 1"),
+        ({"sizes": {}}, "content_dim"),
+        ({"config": good["config"] | {"layer": 1}}, "unknown key 'layer'"),
+        ({"config": good["config"] | {"layers": 1}}, "do not fit"),
+    ]:
+        config.write_text(json.dumps(good | change))
+        with pytest.raises(ValueError, match=message):
+            load_towers(tmp_path / "t")
+    config.write_text(json.dumps(good))
+    weights.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="damaged or foreign"):
+        load_towers(tmp_path / "t")

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+import torch
+
+from models.cvr import CVRConfig, CVRModel
+
+
+@pytest.mark.parametrize("fusion", ["concat", "concat+product"])
+def test_scores_equal_the_forward_pass_and_ignore_the_batching(fusion):
+    torch.manual_seed(0)
+    model = CVRModel(CVRConfig(fusion=fusion, mid_dim=6), 5, 5)
+    user, item = np.random.default_rng(0).normal(size=(2, 11, 5)).astype(np.float32)
+    mid, probability = model.score(user, item, batch_size=4)
+    assert mid.shape == (11, 6) and mid.dtype == probability.dtype == np.float32
+    with torch.inference_mode():
+        mid_all, logit = model.eval()(torch.tensor(user), torch.tensor(item))
+        np.testing.assert_allclose(mid, mid_all.numpy(), atol=1e-6)
+        np.testing.assert_allclose(probability, logit.sigmoid().numpy(), atol=1e-6)
+        # mid_emb is all that the output sees.
+        np.testing.assert_allclose(model.output(torch.tensor(mid))[:, 0].numpy(), logit.numpy(), atol=1e-5)
+
+
+def test_no_pairs_give_no_scores():
+    mid, probability = CVRModel(CVRConfig(), 4, 4).score(np.zeros((0, 4)), np.zeros((0, 4)))
+    assert mid.shape == (0, 32) and probability.shape == (0,)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 4\), \(3, 4\)"):
+        CVRModel(CVRConfig(), 4, 4).score(np.zeros((2, 4)), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="equal widths"):
+        CVRModel(CVRConfig(fusion="concat+product"), 4, 5)

@@ -1,0 +1,146 @@
+"""Figures of merit against scikit-learn and naive reference implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from models import metrics
+
+
+def naive_auc(rows):
+    """rows: (label, score, weight)."""
+    won = total = 0.0
+    for label_i, score_i, weight_i in rows:
+        for label_j, score_j, weight_j in rows:
+            if label_i == 1 and label_j == 0:
+                total += weight_i * weight_j
+                won += (
+                    weight_i * weight_j * (1.0 if score_i > score_j else 0.5 if score_i == score_j else 0.0)
+                )
+    return won / total if total else None
+
+
+def naive_users(label, score, user, weight):
+    values = []
+    for one in sorted(set(user)):
+        rows = [(a, s, w) for a, s, u, w in zip(label, score, user, weight, strict=True) if u == one]
+        value = naive_auc(rows)
+        if value is not None:
+            values.append((value, sum(w for _, _, w in rows)))
+    return values
+
+
+def naive_retrieval(scores, targets, hidden, num_targets, k):
+    """scores: users x items; the target's rank counts every item that is not worse."""
+    recalls, ndcgs = [], []
+    for user, row in enumerate(scores):
+        hits = gain = 0
+        for target in targets[user]:
+            rank = 1 + sum(
+                1 for i, s in enumerate(row) if i != target and i not in hidden[user] and s >= row[target]
+            )
+            if rank <= k:
+                hits, gain = hits + 1, gain + 1 / math.log2(rank + 1)
+        ideal = sum(1 / math.log2(r + 1) for r in range(1, min(num_targets[user], k) + 1))
+        recalls.append(hits / num_targets[user])
+        ndcgs.append(gain / ideal)
+    return sum(recalls) / len(recalls), sum(ndcgs) / len(ndcgs)
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(3)
+    n = 400
+    return {
+        "label": generator.integers(0, 2, n),
+        "score": generator.integers(0, 25, n) / 7.0,  # many ties
+        "user": generator.integers(0, 40, n),
+        "weight": generator.integers(1, 4, n).astype(np.float32),
+    }
+
+
+def test_auc_equals_scikit_learn(rows):
+    want = roc_auc_score(rows["label"], rows["score"], sample_weight=rows["weight"])
+    assert metrics.auc(rows["label"], rows["score"], rows["weight"]) == pytest.approx(want, abs=1e-12)
+    want = roc_auc_score(rows["label"], rows["score"])
+    assert metrics.auc(rows["label"], rows["score"]) == pytest.approx(want, abs=1e-12)
+
+
+def test_auc_of_one_class_is_nan():
+    assert math.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
+    assert math.isnan(metrics.uauc(np.ones(3), np.arange(3.0), np.zeros(3, int)))
+    assert math.isnan(metrics.wuauc(np.empty(0), np.empty(0), np.empty(0, int)))
+
+
+def test_user_aucs_equal_the_naive_ones(rows):
+    values = naive_users(rows["label"], rows["score"], rows["user"], rows["weight"])
+    args = (rows["label"], rows["score"], rows["user"], rows["weight"])
+    assert metrics.uauc(*args) == pytest.approx(sum(v for v, _ in values) / len(values), abs=1e-12)
+    weighted = sum(v * w for v, w in values) / sum(w for _, w in values)
+    assert metrics.wuauc(*args) == pytest.approx(weighted, abs=1e-6)
+
+
+def test_users_with_one_label_are_left_out():
+    label, user = np.array([1, 0, 1, 1]), np.array([5, 5, 9, 9])
+    value_U, weight_U = metrics.user_aucs(label, np.array([0.9, 0.1, 0.3, 0.2]), user)
+    assert value_U.tolist() == [1.0]
+    assert weight_U.tolist() == [2.0]
+
+
+def test_a_resample_is_the_auc_of_the_repeated_rows(rows):
+    times_U = np.random.default_rng(1).integers(0, 4, 40).astype(float)
+    scored = metrics.Scored.of(rows["label"], rows["score"], rows["weight"], rows["user"])
+    repeat = times_U[rows["user"]].astype(int)
+    want = roc_auc_score(
+        np.repeat(rows["label"], repeat),
+        np.repeat(rows["score"], repeat),
+        sample_weight=np.repeat(rows["weight"], repeat),
+    )
+    assert scored.auc(times_U) == pytest.approx(want, abs=1e-12)
+
+
+def test_gain_interval_holds_the_gain_and_repeats_with_its_seed():
+    generator = np.random.default_rng(0)
+    user, label = generator.integers(0, 200, 4000), generator.integers(0, 2, 4000)
+    weak = label + generator.normal(0, 3, 4000)
+    strong = label + generator.normal(0, 1, 4000)
+    ones = np.ones(4000)
+    with_, without = (metrics.Scored.of(label, score, ones, user) for score in (strong, weak))
+    low, high = metrics.gain_interval(with_, without, 200, 200, seed=4)
+    assert 0 < low < with_.auc() - without.auc() < high
+    assert (low, high) == metrics.gain_interval(with_, without, 200, 200, seed=4)
+    low, high = metrics.gain_interval(without, without, 200, 50, seed=4)
+    assert low == high == 0
+
+
+@pytest.mark.parametrize("tile_scores", [1, 60, 10_000])
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_recall_and_ndcg_equal_the_naive_ones(tile_scores, k):
+    generator = np.random.default_rng(8)
+    # Small integers: sums are exact, so ties are real ties in every tile.
+    user, item = generator.integers(-2, 3, (17, 4)), generator.integers(-2, 3, (30, 4))
+    bias = generator.integers(0, 3, 30)
+    targets = [sorted(generator.choice(30, generator.integers(0, 6), replace=False)) for _ in range(17)]
+    hidden = [set(generator.choice(30, 5, replace=False)) - set(own) for own in targets]
+    num_targets = np.array([len(own) + 1 for own in targets])  # one target each is no candidate
+    pairs = np.array([(u, i) for u, own in enumerate(targets) for i in own])
+    hidden_pairs = np.array([(u, i) for u, own in enumerate(hidden) for i in own])
+    rank_P = metrics.target_ranks(
+        torch.tensor(user, dtype=torch.float32),
+        torch.tensor(item, dtype=torch.float32),
+        torch.tensor(bias, dtype=torch.float32),
+        pairs,
+        hidden_pairs,
+        tile_scores,
+    )
+    want = naive_retrieval(user @ item.T + bias, targets, hidden, num_targets, k)
+    assert metrics.recall_ndcg(rank_P, pairs[:, 0], num_targets, k) == pytest.approx(want, abs=1e-12)
+
+
+def test_equal_scores_rank_last():
+    zeros = torch.zeros(1, 1)
+    rank_P = metrics.target_ranks(zeros, torch.zeros(10, 1), torch.zeros(10), np.array([[0, 3]]))
+    assert rank_P.tolist() == [10]
