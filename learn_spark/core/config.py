@@ -1,6 +1,7 @@
 """One YAML file plus at most one that it extends, `--set` on top, checked as a whole before any work."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,6 +67,17 @@ class Config(Section):
             raise ValueError(
                 f"windows.first_as_of ({self.windows.first_as_of}) must come after"
                 f" ingest.start ({self.ingest.start})"
+            )
+        reach = timedelta(days=self.sequences.target_days)
+        if self.windows.towers_end - 2 * reach < self.windows.first_as_of:
+            raise ValueError(
+                f"windows.towers_end ({self.windows.towers_end}) leaves no training as-of date: it must lie at least"
+                f" twice sequences.target_days ({reach.days}) after first_as_of ({self.windows.first_as_of})"
+            )
+        if self.windows.towers_end + reach > self.windows.end:
+            raise ValueError(
+                f"windows.end ({self.windows.end}) must lie at least sequences.target_days ({reach.days})"
+                f" after towers_end ({self.windows.towers_end}): retrieval is tested there"
             )
         return self
 

@@ -22,6 +22,7 @@ class Tables:
     def __init__(self, spark: SparkSession, root: Path) -> None:
         self._spark = spark
         self.root = root
+        self._known: set[str] = set()
 
     def path(self, name: str) -> str:
         """Where a table lies."""
@@ -33,9 +34,8 @@ class Tables:
 
     def create_all(self) -> None:
         """Creates what does not exist yet, with constraints; leaves the rest alone."""
-        for spec in TABLES.values():
-            if not self.exists(spec.name):
-                self._spark.sql(_create_statement(spec, self.path(spec.name)))
+        for name in TABLES:
+            self._created(name)
 
     def exists(self, name: str) -> bool:
         return DeltaTable.isDeltaTable(self._spark, self.path(name))
@@ -50,14 +50,14 @@ class Tables:
         if version is not None:
             reader = reader.option("versionAsOf", version)
         try:
-            return reader.load(self.path(name))
+            return reader.load(self._created(name))
         except AnalysisException as error:
             wanted = "" if version is None else f" at version {version}"
             raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
 
     def version(self, name: str) -> int:
         """The newest Delta version."""
-        last = DeltaTable.forPath(self._spark, self.path(name)).history(1).select("version").first()
+        last = DeltaTable.forPath(self._spark, self._created(name)).history(1).select("version").first()
         return int(last["version"])
 
     def versions(self, names: Iterable[str]) -> dict[str, int]:
@@ -65,7 +65,7 @@ class Tables:
 
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        self._shaped(name, df).write.format("delta").mode("append").save(self.path(name))
+        self._shaped(name, df).write.format("delta").mode("append").save(self._created(name))
         return self._rows_written(name)
 
     def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
@@ -76,8 +76,17 @@ class Tables:
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
         writer = self._shaped(name, df).write.format("delta").mode("overwrite")
-        writer.option("replaceWhere", predicate).save(self.path(name))
+        writer.option("replaceWhere", predicate).save(self._created(name))
         return self._rows_written(name)
+
+    def _created(self, name: str) -> str:
+        """The path of a table that is there: made now, with its constraints, if it was not."""
+        path = self.path(name)
+        if name not in self._known:
+            if not self.exists(name):
+                self._spark.sql(_create_statement(_spec(name), path))
+            self._known.add(name)
+        return path
 
     def _rows_written(self, name: str) -> int:
         """What Delta's newest commit says that it wrote."""

@@ -42,17 +42,16 @@ def read_lines(spark: SparkSession, settings: IngestSettings, files: Sequence[Lo
     frames = []
     for header, paths in by_header.items():
         schema = ", ".join(f"`{name}` string" for name in [*_columns(header, settings), CORRUPT])
-        lines = spark.read.csv(
-            paths,
-            schema=schema,
+        reader = spark.read.schema(schema).options(
             header=True,
             sep=settings.delimiter,
             encoding=settings.encoding,
             escape='"',
             mode="PERMISSIVE",
             columnNameOfCorruptRecord=CORRUPT,
-            enforceSchema=True,
+            columnPruning=False,  # a pruned parser does not notice lines with too few columns
         )
+        lines = reader.csv(paths)
         named = lines.withColumn("source_file", F.col("_metadata.file_name")).withColumn(
             "file_day", F.to_date(F.regexp_extract("_metadata.file_path", day_pattern(settings), 1))
         )

@@ -41,6 +41,8 @@ def test_base_names_every_key():
         ("sequences.target_events=[view]", "['view']"),
         ("ingest.files=all.csv", "{day}"),
         ("ingest.encoding=klingon", "`ingest.encoding`"),
+        ("windows.first_as_of=2011-10-01", "no training as-of date"),
+        ("sequences.target_days=100", "retrieval is tested there"),
         ("lake.root", "section.key=value"),
         ("lake.root=[", "not YAML"),
         ("spark.shuffle_partitions=0", "`spark.shuffle_partitions`"),

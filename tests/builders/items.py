@@ -1,0 +1,53 @@
+"""Items straight into the tables, and a context to run a step in."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from learn_spark.core.config import Config
+from learn_spark.core.ledger import Ledger
+from learn_spark.core.progress import Progress
+from learn_spark.core.schemas import ITEM_INDEX, ITEMS
+from learn_spark.core.steps import Context, Marks
+from learn_spark.core.tables import Tables
+
+ITEM_COLUMNS = (
+    "item_id string, valid_from timestamp, title string, category string, brand string, price double, \
+keywords string, attributes map<string,string>"
+)
+
+
+def step_context(spark: SparkSession, config: Config) -> Context:
+    """A context over a fresh lake; tables come into being when they are first read or written."""
+    tables = Tables(spark, config.lake.root)
+    return Context(config, spark, tables, Ledger(spark, tables), Marks(config, {}), Progress(spark))
+
+
+def with_embedding(config: Config, **changes: object) -> Config:
+    """The config with other embedding settings."""
+    return config.model_copy(update={"embedding": config.embedding.model_copy(update=changes)})
+
+
+def item_row(item_id: str, day: str, title: str, **fields: object) -> tuple:
+    """A row of `items`; what is not given is null."""
+    names = ("category", "brand", "price", "keywords", "attributes")
+    return (item_id, datetime.fromisoformat(f"{day}T09:00:00+00:00"), title, *(fields.get(n) for n in names))
+
+
+def add_items(context: Context, rows: Sequence[tuple]) -> None:
+    """Appends item versions and numbers items that have no number yet, in the rows' order."""
+    context.tables.append(ITEMS.name, context.spark.createDataFrame(rows, ITEM_COLUMNS).coalesce(1))
+    known = {row.item_id: row.item_idx for row in context.tables.read(ITEM_INDEX.name).collect()}
+    fresh = [item_id for item_id in dict.fromkeys(row[0] for row in rows) if item_id not in known]
+    if fresh:
+        first = max(known.values(), default=0) + 1
+        numbered = [(item_id, first + place) for place, item_id in enumerate(fresh)]
+        index_df = context.spark.createDataFrame(numbered, "item_id string, item_idx int")
+        context.tables.append(ITEM_INDEX.name, index_df.coalesce(1))
+
+
+def matrix_bytes(folder: Path) -> bytes:
+    """The vectors' file as it lies."""
+    return (folder / "vectors.f16").read_bytes()

@@ -1,0 +1,145 @@
+"""A tiny lake with everything that training and feature writing read, and small models with random weights."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from learn_spark.core.config import Config
+from learn_spark.core.days import DayRange
+from learn_spark.core.ledger import Ledger, fingerprint
+from learn_spark.core.progress import Progress
+from learn_spark.core.steps import Context
+from learn_spark.core.tables import Tables
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.training.launch import cvr_path, towers_path
+
+USERS, ITEMS, CONTENT_DIM = 40, 30, 16
+NEW_ITEM = 30  # first sold on the second feature day
+NO_CONTENT_ITEM = 7
+
+
+def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context:
+    """A context whose marks depend on step, day and `salt` alone; its tables exist and are empty."""
+    tables = Tables(spark, config.lake.root)
+    tables.create_all()
+
+    def mark(step: str, day: date) -> str:
+        return fingerprint(step, day, salt)
+
+    return Context(config, spark, tables, Ledger(spark, tables), mark, Progress(spark))
+
+
+def item_id(number: int) -> str:
+    return f"item{number:02d}"
+
+
+def fill_lake(context: Context, seed: int = 5) -> None:
+    """Events, items, histories and samples of the config's windows, consistent with one another."""
+    rng = np.random.default_rng(seed)
+    events = _events(context.config, rng)
+    _append(context, "interactions", events)
+    _append(
+        context,
+        "items",
+        [(item_id(i), events[0][4], f"title {i}", None, None, 1.0, None, None) for i in range(1, ITEMS + 1)],
+    )
+    _append(context, "item_index", [(item_id(i), i) for i in range(1, ITEMS + 1)])
+    _append(context, "user_history", _histories(context.config, events))
+    _append(context, "sequences", _sequences(context.config, rng))
+    _append(context, "samples", _samples(context.config, events, rng))
+    save_matrix(matrix_path(context), rng)
+
+
+def save_matrix(folder: Path, rng: np.random.Generator) -> None:
+    vectors = rng.normal(size=(ITEMS + 1, CONTENT_DIM)).astype("<f2")
+    vectors[[0, NO_CONTENT_ITEM]] = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vectors.f16").write_bytes(vectors.tobytes())
+    meta = {"rows": ITEMS + 1, "dim": CONTENT_DIM, "dtype": "float16", "encoder_id": "test"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def save_models(context: Context) -> None:
+    """Untrained towers and conversion model, where the context looks for them."""
+    import torch
+
+    from models.checkpoint import save_cvr, save_towers
+    from models.cvr import CVRConfig, CVRModel
+    from models.towers import Towers, TowersConfig
+
+    torch.manual_seed(3)
+    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), CONTENT_DIM)
+    save_towers(towers_path(context), towers)
+    save_cvr(cvr_path(context), CVRModel(CVRConfig(hidden=(8,), mid_dim=4), 8, 8))
+
+
+def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
+    frame = context.tables.read(table)
+    context.tables.append(table, context.spark.createDataFrame(list(rows), frame.schema))
+
+
+def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
+    """Five purchases a day; the new item is first sold on the second feature day."""
+    events = []
+    for day in DayRange(config.windows.first_as_of, config.windows.end):
+        for number in range(5):
+            user, item = rng.integers(USERS), rng.integers(1, ITEMS)
+            if day == config.windows.towers_end + timedelta(days=1) and number == 0:
+                item = NEW_ITEM
+            at = datetime(day.year, day.month, day.day, 9 + number, tzinfo=UTC)
+            name = f"{day}-{number}"
+            events.append((name, f"user{user:02d}", item_id(item), "purchase", at, 1.0, "f", at, day))
+    return events
+
+
+def _histories(config: Config, events: list[tuple]) -> list[tuple]:
+    rows = []
+    for day in DayRange(config.windows.towers_end, config.windows.end + timedelta(days=1)):
+        by_user: dict[str, list[tuple]] = {}
+        for event in events:
+            if event[8] < day:
+                by_user.setdefault(event[1], []).append(event)
+        for user, past in by_user.items():
+            if day == config.windows.towers_end or past[-1][8] == day - timedelta(days=1):
+                kept = past[-config.sequences.history_length :]
+                items, times = [int(e[2][4:]) for e in kept], [int(e[4].timestamp()) for e in kept]
+                rows.append((user, day, items, times))
+    return rows
+
+
+def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
+    from learn_spark.sequences.windows import as_of_dates
+
+    length, targets = config.sequences.history_length, config.sequences.target_length
+    rows = []
+    for as_of, split in as_of_dates(config).items():
+        end = int(datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC).timestamp())
+        for user in range(USERS):
+            hist_len, tar_len = int(rng.integers(1, length + 1)), int(rng.integers(1, targets + 1))
+            hist, hist_ts = rng.integers(1, ITEMS, hist_len), end - 10 + np.arange(hist_len) * 0
+            tar, tar_ts = rng.integers(1, ITEMS, tar_len), end + np.arange(tar_len)
+            sides = [*_padded(hist, hist_ts, length), hist_len, *_padded(tar, tar_ts, targets), tar_len]
+            rows.append((f"user{user:02d}", as_of, *sides, split))
+    return rows
+
+
+def _padded(items: np.ndarray, times: np.ndarray, length: int) -> tuple[list[int], list[int]]:
+    rest = [0] * (length - len(items))
+    return [*items.tolist(), *rest], [*times.tolist(), *rest]
+
+
+def _samples(config: Config, events: list[tuple], rng: np.random.Generator) -> list[tuple]:
+    from learn_spark.sequences.windows import sample_windows
+
+    rows = []
+    for window in sample_windows(config):
+        for _, user, item, _, at, _, _, _, day in events:
+            if window.start <= day < window.end:
+                rows.append((user, item, at, 1, 1.0, window.stage, day))
+                for other in {item_id(i) for i in rng.integers(1, ITEMS, 3)} - {item}:
+                    rows.append((user, other, at, 0, 1.0, window.stage, day))
+    return rows

@@ -1,0 +1,162 @@
+"""Every line of a log ends in interactions, in rejects with a reason, or as a counted duplicate."""
+
+import gzip
+import json
+
+import pytest
+
+from learn_spark.core.config import load_config
+from learn_spark.core.errors import ConfigError, QualityError
+from learn_spark.ingest.job import ingest_events
+from tests.builders.contexts import make_context
+from tests.builders.logs import HEADER, line, write_day
+from tests.conftest import CONF
+
+pytestmark = pytest.mark.spark
+
+DAY = "2011-11-01"
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return tmp_path / "logs"
+
+
+@pytest.fixture
+def context(spark, tmp_path, logs):
+    config = load_config(
+        CONF / "test.yaml",
+        [f"lake.root={tmp_path}/lake", f"output.dir={tmp_path}/out", f"ingest.path={logs}"],
+    )
+    return make_context(spark, config)
+
+
+def days_of(*texts):
+    from datetime import date
+
+    return [date.fromisoformat(text) for text in texts]
+
+
+def test_every_bad_line_gets_its_reason(context, logs):
+    good = line()
+    bad = {
+        "missing user": line(CustomerID="", StockCode="b1"),
+        "missing item": line(StockCode=" "),
+        "unparsable time": line(InvoiceDate="yesterday"),
+        "time out of range": line(InvoiceDate="1970-01-01 00:00:00"),
+        "time outside the file's day": line(InvoiceDate="2011-11-02 08:26:00"),
+        "empty description": line(Description="  "),
+        "unparsable value": line(Quantity="six"),
+        "bytes that are not utf-8": line(Description="caf\ufffd"),
+    }
+    cancelled = line(InvoiceNo="C536365", CustomerID="00042.0")
+    write_day(logs, DAY, [good, good, cancelled, *bad.values()])
+    result = ingest_events(context, days_of(DAY))
+    assert result.details["rejects"] == dict.fromkeys(bad, 1)
+    assert (result.rows_in, result.rows_out, result.details["duplicates"]) == (len(bad) + 3, 2, 1)
+    events = {r.event_type: r for r in context.tables.read("interactions").collect()}
+    assert set(events) == {"purchase", "cancel"}
+    assert events["purchase"].user_id == "17850"
+    assert events["cancel"].user_id == "00042"
+    assert str(events["purchase"].ds) == DAY
+    assert events["purchase"].value == 6.0
+    rejects = {r.reason: r for r in context.tables.read("rejects").collect()}
+    assert set(rejects) == set(bad)
+    assert "yesterday" in rejects["unparsable time"].raw
+    assert rejects["missing user"].source_file == f"{DAY}.csv.gz"
+
+
+def test_malformed_lines_and_wrong_bytes_are_kept_as_rejects(context, logs):
+    logs.mkdir()
+    first = ",".join(HEADER)
+    right = "1,a,A THING,1,2011-11-01 10:00:00,1.0,7.0,UK"
+    with gzip.open(logs / f"{DAY}.csv.gz", "wb") as stream:
+        stream.write(f"{first}\n{right}\n1,a,too few\n".encode())
+        stream.write(b"2,b,CAF\xe9,1,2011-11-01 10:00:00,1.0,7.0,UK\n")
+    result = ingest_events(context, days_of(DAY))
+    assert result.details["rejects"] == {"malformed line": 1, "bytes that are not utf-8": 1}
+    assert result.rows_out == 1
+
+
+def test_columns_in_another_order_are_read_by_name(context, logs):
+    write_day(logs, DAY, [line()])
+    write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")], header=[*reversed(HEADER), "New"])
+    result = ingest_events(context, days_of(DAY, "2011-11-02"))
+    assert result.rows_out == 2
+    assert result.details["unmapped_columns"] == ["Country", "New"]
+    assert {r.item_id for r in context.tables.read("interactions").collect()} == {"85123A"}
+
+
+def test_a_missing_column_stops_before_any_work(context, logs):
+    write_day(logs, DAY, [line()], header=[name for name in HEADER if name != "CustomerID"])
+    with pytest.raises(ConfigError, match=r"2011-11-01\.csv\.gz has no column CustomerID.*it has InvoiceNo"):
+        ingest_events(context, days_of(DAY))
+    assert context.tables.version("interactions") == 0
+
+
+def test_no_file_names_the_pattern(context, logs):
+    with pytest.raises(ConfigError, match=r"no file matches .*\{day\}\.csv\.gz for 2011-11-01"):
+        ingest_events(context, days_of(DAY))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "crc", "empty", "not gzip"])
+def test_a_damaged_file_is_named_and_stops_the_job(context, logs, damage):
+    lines = [line(StockCode=str(n), Description=f"THING {n * 7919}") for n in range(500)]
+    path = write_day(logs, DAY, lines)
+    write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")])
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "crc": whole[:-8] + bytes(8),
+            "empty": b"",
+            "not gzip": b"plain text",
+        }[damage]
+    )
+    with pytest.raises(QualityError, match=rf"1 unreadable files.*{DAY}\.csv\.gz"):
+        ingest_events(context, days_of(DAY, "2011-11-02"))
+    assert context.tables.read("interactions").count() == 0
+    (reject,) = context.tables.read("rejects").collect()
+    assert reject.source_file == f"{DAY}.csv.gz"
+    assert str(reject.ds) == DAY
+
+
+def test_damaged_files_below_the_limit_are_left_out_and_counted(spark, context, logs):
+    write_day(logs, DAY, [line()]).write_bytes(b"")
+    write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")])
+    settings = context.config.ingest.model_copy(update={"max_bad_files": 1})
+    tolerant = make_context(spark, context.config.model_copy(update={"ingest": settings}))
+    result = ingest_events(tolerant, days_of(DAY, "2011-11-02"))
+    assert result.rows_out == 1
+    assert json.dumps(result.details["bad_files"]).count("2011-11-01.csv.gz") == 1
+
+
+def test_too_many_rejects_publish_nothing(context, logs):
+    write_day(logs, DAY, [line(CustomerID="", StockCode=str(n)) for n in range(10)])
+    with pytest.raises(QualityError, match=r"10 of 10 lines of 2011-11-01 .*`missing user`"):
+        ingest_events(context, days_of(DAY))
+    assert context.tables.read("interactions").count() == 0
+    assert context.tables.read("rejects").count() == 10
+
+
+def test_items_get_versions_and_stable_numbers(context, logs):
+    write_day(logs, DAY, [line(StockCode="a", Description="OLD"), line(StockCode="b")])
+    write_day(logs, "2011-11-03", [line(StockCode="a", Description="OLD", InvoiceDate="2011-11-03 09:00:00")])
+    write_day(
+        logs,
+        "2011-11-02",
+        [
+            line(StockCode="a", Description="NEW", InvoiceDate="2011-11-02 09:00:00"),
+            line(StockCode="c", InvoiceDate="2011-11-02 09:00:00"),
+        ],
+    )
+    ingest_events(context, days_of(DAY))
+    numbers = {r.item_id: r.item_idx for r in context.tables.read("item_index").collect()}
+    assert sorted(numbers.values()) == [1, 2]
+    ingest_events(context, days_of("2011-11-02", "2011-11-03"))
+    ingest_events(context, days_of("2011-11-02", "2011-11-03"))
+    versions = context.tables.read("items").orderBy("item_id", "valid_from").collect()
+    assert [(v.item_id, v.title) for v in versions if v.item_id == "a"] == [("a", "OLD"), ("a", "NEW"), ("a", "OLD")]
+    after = {r.item_id: r.item_idx for r in context.tables.read("item_index").collect()}
+    assert after == numbers | {"c": 3}
+    assert context.tables.read("interactions").count() == 5

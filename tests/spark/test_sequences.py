@@ -1,0 +1,155 @@
+"""Sequences, histories and samples agree row by row with naive loops on generated logs."""
+
+import random
+from collections import Counter, defaultdict
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from pyspark.sql import functions as F
+
+from learn_spark.core.days import DayRange
+from learn_spark.core.errors import QualityError
+from learn_spark.sequences.audit import audit_sequences, require_no_leak
+from learn_spark.sequences.job import build_sequences
+from learn_spark.sequences.windows import as_of_dates, sample_windows
+from tests.builders.contexts import make_context
+from tests.oracles.sequences import naive_history, naive_is_due, naive_targets
+
+pytestmark = pytest.mark.spark
+
+USERS = ["17850", "0042", "user ü", "ユーザー", "one event", "whale"]
+ITEMS = [f"item {n}" for n in range(30)]
+
+
+def generated_log(config, seed):
+    """Rows of interactions: ties, a whale, users of one event, cancellations that are no history."""
+    rng = random.Random(seed)
+    days = list(DayRange(config.ingest.start, config.windows.end))
+    rows = []
+    for user in USERS:
+        for _ in range({"one event": 1, "whale": 600}.get(user, rng.randint(20, 80))):
+            day = rng.choice(days)
+            ts = datetime(day.year, day.month, day.day, rng.choice([0, 9, 23]), rng.choice([0, 59]))
+            kind = "cancel" if rng.random() < 0.1 else "purchase"
+            rows.append((f"{rng.getrandbits(64):016x}", user, rng.choice(ITEMS), kind, ts, day))
+    return rows
+
+
+@pytest.fixture
+def built(spark, config, request):
+    context = make_context(spark, config)
+    log = generated_log(config, seed=3)
+    frame = spark.createDataFrame(
+        [(*row[:4], row[4].replace(tzinfo=UTC), 1.0, "file", datetime.now(UTC), row[5]) for row in log],
+        "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, value double,"
+        " source_file string, ingested_at timestamp, ds date",
+    )
+    context.tables.append("interactions", frame)
+    index = spark.createDataFrame([(item, n + 1) for n, item in enumerate(ITEMS)], "item_id string, item_idx int")
+    context.tables.append("item_index", index)
+    days = sorted({*as_of_dates(config), *DayRange(config.windows.towers_end, config.windows.end + timedelta(days=1))})
+    result = build_sequences(context, days)
+    purchases = defaultdict(list)
+    for event_id, user, item, kind, ts, _ in log:
+        if kind == "purchase":
+            purchases[user].append((ts, event_id, ITEMS.index(item) + 1))
+    return context, purchases, days, log, result
+
+
+def seconds(ts):
+    return int(ts.replace(tzinfo=UTC).timestamp())
+
+
+def test_everything_agrees_with_naive_loops(built):
+    context, purchases, days, log, result = built
+    _check_sequences(context, purchases)
+    _check_histories(context, purchases, days)
+    _check_samples(context, log)
+    assert result.rows_out == sum(result.details["rows"].values())
+    assert all(figure["leaks"] == 0 for figure in result.details["audit"])
+    _check_rerun_is_equal(context, days)
+    _check_audit_sees_leaks(context, days)
+
+
+def _check_sequences(context, purchases):
+    settings = context.config.sequences
+    expected = {}
+    for as_of, split in as_of_dates(context.config).items():
+        for user, events in purchases.items():
+            history = naive_history(events, as_of, settings.history_length, settings.history_days)
+            targets = naive_targets(events, as_of, settings.target_length, settings.target_days)
+            if history and targets:
+                expected[user, as_of] = (history, targets, split)
+    rows = {(r.user_id, r.as_of): r for r in context.tables.read("sequences").collect()}
+    assert set(rows) == set(expected)
+    assert len(expected) > 10
+    for key, (history, targets, split) in expected.items():
+        row = rows[key]
+        assert row.split == split
+        assert (row.hist_len, row.tar_len) == (len(history), len(targets))
+        assert row.hist_items[: row.hist_len] == [item for _, _, item in history]
+        assert row.hist_ts[: row.hist_len] == [seconds(ts) for ts, _, _ in history]
+        assert row.tar_items[: row.tar_len] == [item for _, _, item in targets]
+        assert row.tar_ts[: row.tar_len] == [seconds(ts) for ts, _, _ in targets]
+        assert len(row.hist_items) == len(row.hist_ts) == settings.history_length
+        assert len(row.tar_items) == len(row.tar_ts) == settings.target_length
+        assert not any(row.hist_items[row.hist_len :]) and not any(row.tar_items[row.tar_len :])
+
+
+def _check_histories(context, purchases, days):
+    settings, first = context.config.sequences, context.config.windows.towers_end
+    expected = {}
+    for day in days:
+        for user, events in purchases.items():
+            if day >= first and naive_is_due(events, day, first):
+                expected[user, day] = naive_history(events, day, settings.history_length, settings.history_days)
+    rows = {(r.user_id, r.ds): r for r in context.tables.read("user_history").collect()}
+    assert set(rows) == set(expected)
+    for key, history in expected.items():
+        assert rows[key].item_idx == [item for _, _, item in history]
+        assert rows[key].event_ts == [seconds(ts) for ts, _, _ in history]
+
+
+def _check_samples(context, log):
+    rows = context.tables.read("samples").collect()
+    for window in sample_windows(context.config):
+        inside = [e for e in log if e[3] == "purchase" and window.start <= e[5] < window.end]
+        bought = {(user, item) for _, user, item, _, _, _ in inside}
+        lines = Counter((user, item, ts) for _, user, item, _, ts, _ in inside)
+        own = [r for r in rows if r.stage == window.stage]
+        positives = {(r.user_id, r.item_id, r.event_ts): r.weight for r in own if r.label == 1}
+        assert positives == lines
+        negatives = [r for r in own if r.label == 0]
+        assert negatives
+        assert not {(r.user_id, r.item_id) for r in negatives} & bought
+        assert {r.item_id for r in negatives} <= {item for _, item in bought}
+        drawn = Counter()
+        for row in negatives:
+            drawn[row.user_id, row.event_ts] += row.weight
+        for (user, ts), draws in drawn.items():
+            positives_then = sum(1 for key in lines if key[0] == user and key[2] == ts)
+            assert draws <= positives_then * context.config.samples.negatives
+
+
+def _check_rerun_is_equal(context, days):
+    names = ("sequences", "user_history", "samples")
+    before = {name: context.tables.read(name).collect() for name in names}
+    build_sequences(context, days)
+    for name in names:
+        again = context.tables.read(name).collect()
+        assert sorted(map(str, before[name])) == sorted(map(str, again)), name
+
+
+def _check_audit_sees_leaks(context, days):
+    late = context.tables.read("user_history").where(F.col("ds") == days[-1]).limit(1)
+    leaky = late.withColumn("ds", F.lit(context.config.windows.towers_end)).withColumn("user_id", F.lit("leaky"))
+    context.tables.append("user_history", leaky.withColumn("event_ts", F.transform("event_ts", lambda t: t + 10**8)))
+    figures = audit_sequences(context.tables, context.config, days)
+    assert sum(figure.leaks for figure in figures) == 1
+    with pytest.raises(QualityError, match="user_history < ds: 1 of"):
+        require_no_leak(figures)
+
+
+def test_as_of_is_exclusive_midnight():
+    assert naive_history([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30) == []
+    assert len(naive_targets([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30)) == 1
