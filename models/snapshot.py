@@ -5,6 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 # Petastorm unpickles what it finds in these.
 FORBIDDEN = ("_common_metadata", "_metadata")
 
@@ -15,7 +18,7 @@ class Snapshot:
 
     Attributes:
         path: its folder.
-        files: the Parquet files, in the manifest's order; nothing else of the folder is ever read.
+        files: the Parquet files that hold rows, in the manifest's order; nothing else is ever read.
         rows: rows of all files together.
         schema: column name to type, as the exporter wrote it.
     """
@@ -27,7 +30,7 @@ class Snapshot:
 
 
 def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
-    """Read a snapshot's manifest and check every file that it lists: existence, size, and content hash.
+    """Read a snapshot's manifest and check every file that it lists: existence, size, rows, content hash.
 
     Args:
         path: the folder.
@@ -41,11 +44,11 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
     for name in FORBIDDEN:
         if (path / name).exists():
             raise ValueError(f"snapshot {path} holds {name}, which could run code when it is read; remove it")
-    files = tuple(_checked_file(path, entry, verify_sha256) for entry in manifest["files"])
-    listed = sum(entry["rows"] for entry in manifest["files"])
+    files = [(_checked_file(path, entry, verify_sha256), entry["rows"]) for entry in manifest["files"]]
+    listed = sum(rows for _, rows in files)
     if listed != manifest["rows"]:
         raise ValueError(f"snapshot {path}: files hold {listed} rows, the manifest says {manifest['rows']}")
-    return Snapshot(path, files, int(manifest["rows"]), dict(manifest["schema"]))
+    return Snapshot(path, tuple(file for file, rows in files if rows), listed, dict(manifest["schema"]))
 
 
 def _read_manifest(path: Path) -> dict:
@@ -76,4 +79,10 @@ def _checked_file(folder: Path, entry: dict, verify_sha256: bool) -> Path:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         if digest != entry["sha256"]:
             raise ValueError(f"snapshot {folder}: {entry['path']} has changed (SHA-256 differs)")
+    try:
+        rows = pq.read_metadata(file).num_rows
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"snapshot {folder}: {entry['path']} is no Parquet file: {error}") from None
+    if rows != entry["rows"]:
+        raise ValueError(f"snapshot {folder}: {entry['path']} has {rows} rows, listed {entry['rows']}")
     return file

@@ -6,6 +6,7 @@ Nothing else imports Petastorm. Shapes: B rows of a batch, L length of a list co
 import re
 import warnings
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -109,7 +110,7 @@ class PetastormReader(ArrowReader):
         from petastorm import make_batch_reader
 
         reader = make_batch_reader(
-            [file.resolve().as_uri() for file in self.snapshot.files],
+            [_petastorm_url(file) for file in self.snapshot.files],
             schema_fields=[f"^{re.escape(name)}$" for name in self.columns],
             reader_pool_type="thread",
             workers_count=1,
@@ -128,10 +129,6 @@ class PetastormReader(ArrowReader):
         finally:
             reader.stop()
             reader.join()
-        if num_left:
-            raise ValueError(
-                f"snapshot {self.snapshot.path} holds {-num_left} rows more than its manifest says"
-            )
 
     def _next_chunk(self, reader: Iterator[tuple]) -> Chunk:
         try:
@@ -162,6 +159,14 @@ def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
     """One whole column: [rows], or [rows, L] for lists."""
     reader = ArrowReader(snapshot, [column], batch_size=max(snapshot.rows, 1))
     return next(iter(reader))[column].numpy()
+
+
+def _petastorm_url(file: Path) -> str:
+    # Petastorm takes a URL's path as it stands, without decoding: `as_uri` would break names with spaces.
+    path = file.resolve().as_posix()
+    if "?" in path or "#" in path:
+        raise ValueError(f"Petastorm cannot read paths with ? or #: {path}; choose stream.reader: arrow")
+    return f"file://{path}"
 
 
 def _column_array(name: str, column: pa.Array) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.losses import LossConfig, all_action_info_nce, sample_positions
+from models.metrics import recall_ndcg, target_ranks
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
 from models.stream import StreamConfig, open_reader, read_column
@@ -71,6 +72,9 @@ class TowersTask:
         self.generator = torch.Generator().manual_seed(spec.train.seed)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
         self.val = {name: read_column(val, name) for name in COLUMNS[1:]}
+        self.target_P2 = _distinct_targets(self.val["hist_len"], self.val["tar_items"])
+        if not len(self.target_P2):
+            raise ValueError(f"val_snapshot: no row of {val.path} has both a history and a target")
         self.log_prior_I = _recent_log_popularity(val, content.rows, spec.validation.prior_days)
 
     def steps_per_epoch(self) -> int:
@@ -99,11 +103,15 @@ class TowersTask:
 
     def evaluate(self) -> dict[str, float]:
         user_BK = self.model.embed_users(self.val["hist_items"], self.val["hist_len"], self.content)
-        item_IK = self.model.embed_items(np.arange(1, self.content.rows), self.content)
-        prior_I = self.spec.validation.prior_weight * self.log_prior_I[1:]
-        return recall_and_ndcg(
-            user_BK, item_IK, prior_I, self.val["hist_len"], self.val["tar_items"], self.spec.validation.k
+        item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
+        k, prior_I = self.spec.validation.k, self.spec.validation.prior_weight * self.log_prior_I
+        prior_I[0] = -np.inf  # padding is no candidate
+        rank_P = target_ranks(
+            torch.from_numpy(user_BK), torch.from_numpy(item_IK), torch.from_numpy(prior_I), self.target_P2
         )
+        users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
+        recall, ndcg = recall_ndcg(rank_P, row_P, count_B, k)
+        return {f"recall_at_{k}": recall, f"ndcg_at_{k}": ndcg, "users": len(users_B)}
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)
@@ -161,39 +169,10 @@ def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
     return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
 
 
-def recall_and_ndcg(
-    user_BK: np.ndarray,
-    item_IK: np.ndarray,
-    prior_I: np.ndarray,
-    hist_len_B: np.ndarray,
-    tar_items_BT: np.ndarray,
-    k: int,
-) -> dict[str, float]:
-    """Mean recall and NDCG at k over users with a history and a target; item i is row i - 1 of `item_IK`.
-
-    Returns:
-        recall_at_<k>, ndcg_at_<k>, users.
-    """
-    rows = np.flatnonzero((hist_len_B > 0) & (tar_items_BT > 0).any(1))
-    discount_k = 1 / np.log2(np.arange(k) + 2)
-    k = min(k, len(item_IK))
-    recalls, ndcgs = [], []
-    for start in range(0, len(rows), 1024):
-        part = rows[start : start + 1024]
-        score_BI = torch.from_numpy(user_BK[part] @ item_IK.T + prior_I)
-        top_Bk = score_BI.topk(k, dim=1).indices.numpy() + 1
-        for top, targets in zip(top_Bk, tar_items_BT[part], strict=True):
-            wanted = np.unique(targets[targets > 0])
-            is_hit = np.isin(top, wanted)
-            recalls.append(is_hit.sum() / len(wanted))
-            ndcgs.append((is_hit * discount_k[:k]).sum() / discount_k[: len(wanted)].sum())
-    if not rows.size:
-        raise ValueError("validation snapshot: no row has both a history and a target")
-    return {
-        f"recall_at_{k}": float(np.mean(recalls)),
-        f"ndcg_at_{k}": float(np.mean(ndcgs)),
-        "users": len(rows),
-    }
+def _distinct_targets(hist_len_B: np.ndarray, tar_items_BT: np.ndarray) -> np.ndarray:
+    """(row, item_idx) of every distinct target of rows with a history, sorted: int64 [P, 2]."""
+    rows, columns = np.nonzero((tar_items_BT > 0) & (hist_len_B > 0)[:, None])
+    return np.unique(np.stack([rows, tar_items_BT[rows, columns]], axis=1).astype(np.int64), axis=0)
 
 
 def _recent_log_popularity(val: Snapshot, num_rows: int, days: int) -> np.ndarray:

@@ -49,6 +49,7 @@ def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 
     return pa.table(
         {
             "user_id": [f"u{row % max(1, num_rows // 2)}" for row in range(num_rows)],
+            "as_of": pa.array([15_000] * num_rows, pa.date32()),
             "hist_items": pa.array(list(hist_items.astype(np.int32)), pa.list_(pa.int32())),
             "hist_ts": pa.array(list(hist_ts), pa.list_(pa.int64())),
             "hist_len": pa.array(hist_len, pa.int32()),
@@ -65,6 +66,7 @@ def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:
     label = ((user * item).sum(1) + rng.normal(size=num_rows) > 0).astype(np.int32)
     return pa.table(
         {
+            "event_ts": pa.array([1_300_000_000_000_000] * num_rows, pa.timestamp("us", "UTC")),
             "user_emb": pa.array(list(user), pa.list_(pa.float32())),
             "item_emb": pa.array(list(item), pa.list_(pa.float32())),
             "label": label,

@@ -18,7 +18,7 @@ COLUMNS = ["user_id", "hist_items", "hist_ts", "hist_len"]
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("snapshots") / "sequences"
+    folder = tmp_path_factory.mktemp("snapshots") / "ds=1" / "with a space"
     return open_snapshot(write_snapshot(folder, sequences_table(100, 30), files=3))
 
 
@@ -131,8 +131,14 @@ def test_an_empty_snapshot_gives_nothing(tmp_path, reader):
     assert list(reader(open_snapshot(folder), ["row"], 8)) == []
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_files_without_rows_do_no_harm(tmp_path, reader):
+    folder = write_snapshot(tmp_path / "s", sequences_table(2, 9), files=4)
+    assert [len(batch["hist_items"]) for batch in reader(open_snapshot(folder), ["hist_items"], 8)] == [2]
+
+
 def test_unknown_columns_are_named(snapshot):
-    with pytest.raises(ValueError, match="no column hist_item; it has: user_id, hist_items"):
+    with pytest.raises(ValueError, match="no column hist_item; it has: user_id, as_of, hist_items"):
         ArrowReader(snapshot, ["hist_item"], 8)
 
 
@@ -160,6 +166,11 @@ def test_missing_changed_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"part-00000\.parquet is missing"):
         open_snapshot(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
+    rows = manifest["files"].pop(0)["rows"]
+    manifest["files"][0]["rows"] += rows
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"part-00001\.parquet has 25 rows, listed 50"):
+        open_snapshot(folder)
     manifest["files"][0]["path"] = "../elsewhere.parquet"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="leads out of the folder"):
