@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "red blue green lamp mug holder heart lantern of the white t light . - , 1 2 3 4".split()
+WORDS = ("red", "blue", "green", "lamp", "mug", "holder", "heart", "lantern", "white", ".", "0", "1", "2")
 
 
 def save_tiny_llama(folder: Path, scale: float = 1.0) -> Path:

@@ -1,0 +1,48 @@
+"""Which encoder the config asks for: where its folder is and what its vectors are called."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from learn_spark.core.config import PACKAGE_PREFIX, Config
+from learn_spark.core.errors import ConfigError
+
+
+def encoder_id(config: Config) -> str:
+    """The name under which this config's vectors are stored; equal content, equal id, on any machine.
+
+    Raises:
+        ConfigError: where the model cannot be found or lacks a part.
+    """
+    from models import model_folder
+
+    settings = config.embedding
+    try:
+        folder = model_folder.locate(model_source(settings.model), settings.revision)
+        return model_folder.encoder_id(
+            folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype
+        )
+    except ValueError as error:
+        raise ConfigError(f"embedding.model: {error}") from error
+
+
+def model_source(model: str) -> str:
+    """A folder or hub name as it is; `package:NAME/FOLDER` as the folder in that installed package.
+
+    The package is found, not imported.
+
+    Raises:
+        ConfigError: where the package or the folder is not there.
+    """
+    if not model.startswith(PACKAGE_PREFIX):
+        return model
+    package, _, inner = model.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"embedding.model {model}: package {package} is not installed;"
+            f" run pip install {package.replace('_', '-')}"
+        )
+    folder = Path(spec.submodule_search_locations[0], inner)
+    if not folder.is_dir():
+        raise ConfigError(f"embedding.model {model}: package {package} holds no folder {inner!r}")
+    return str(folder)

@@ -1,0 +1,138 @@
+"""A Hugging Face model on disk: found, checked before it is loaded, named by its content. Needs no torch."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+TOKENIZER_SIDE_FILES = (
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def locate(model: str, revision: str | None) -> Path:
+    """The checked folder of a model: a local one, or a hub's, fetched into the hub's local cache.
+
+    Args:
+        model: a folder, or a hub name `owner/name`.
+        revision: for a hub name the commit, 40 hex digits; branches and tags move and are refused.
+
+    Raises:
+        ValueError: where nothing is found, the revision is no commit, or the folder lacks a part.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or not _HUB_NAME.fullmatch(model):
+            raise ValueError(f"model folder {model} does not exist")
+        folder = _fetch(model, revision)
+    check_folder(folder)
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that lacks config, tokenizer or safetensors weights, naming all that it lacks.
+
+    Raises:
+        ValueError: with the folder and what is missing; pickled weights are never an answer.
+    """
+    lacks = []
+    if not (folder / "config.json").is_file():
+        lacks.append("config.json")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        lacks.append(f"a tokenizer ({', '.join(TOKENIZER_FILES)})")
+    lacks += _missing_weights(folder)
+    if not lacks:
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    hint = ""
+    if pickles and not any(folder.glob("*.safetensors")):
+        hint = f"; pickled weights ({', '.join(pickles)}) are refused: convert them to safetensors"
+    raise ValueError(f"model folder {folder} lacks {' and '.join(lacks)}{hint}")
+
+
+def encoder_id(folder: Path, revision: str | None, pooling: str, max_tokens: int, dtype: str) -> str:
+    """A readable name and 12 hex digits over all that a vector depends on, wherever the folder lies.
+
+    Raises:
+        ValueError: where config.json cannot be read.
+    """
+    config = _read_json(folder / "config.json")
+    shape = "x".join(str(config[key]) for key in ("num_hidden_layers", "hidden_size") if key in config)
+    name = re.sub(r"[^\w-]", "", f"{config.get('model_type', 'model')}-{shape}".rstrip("-"))
+    parts = (content_digest(folder), revision, pooling, max_tokens, dtype)
+    return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+
+
+def content_digest(folder: Path) -> str:
+    """sha256 over names and bytes of weights, config and tokenizer; an unchanged file is read only once."""
+    whole = hashlib.sha256()
+    for path in _identity_files(folder):
+        stat = path.stat()
+        whole.update(f"{path.name} {_file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return whole.hexdigest()
+
+
+def _identity_files(folder: Path) -> Iterable[Path]:
+    names = {"config.json", *TOKENIZER_FILES, *TOKENIZER_SIDE_FILES}
+    named = [folder / name for name in names if (folder / name).is_file()]
+    return sorted([*named, *folder.glob("*.safetensors")])
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        return sorted(name for name in shards if not (folder / name).is_file()) or (
+            [] if shards else ["any weights"]
+        )
+    return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ValueError(
+            f"model {name} is no local folder; a hub name needs a revision that is a commit"
+            f" (40 hex digits), not {revision!r}"
+        )
+    wanted = ["*.safetensors", WEIGHTS_INDEX, "config.json", *TOKENIZER_FILES, *TOKENIZER_SIDE_FILES]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"model {name} at {revision} cannot be fetched: {reason}") from None

