@@ -1,0 +1,77 @@
+"""Releases: what a release is made of, which rows belong to it, and the one row that publishes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.core.ledger import fingerprint
+from learn_spark.core.schemas import RELEASES
+from learn_spark.core.steps import Context
+from learn_spark.embedding.encoders import encoder_id
+from learn_spark.features.gates import Gate
+from learn_spark.training.launch import cvr_mark, towers_mark
+
+FEATURE_TABLES = ("user_features", "item_features", "pair_features")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release before it is published.
+
+    Attributes:
+        release_id: the last day and a hash of what all its days are made from: the same days from the same
+            models, config and input have the same id.
+        days: its feature days, oldest first.
+        models: fingerprints of `towers` and `cvr`.
+    """
+
+    release_id: str
+    days: tuple[date, ...]
+    models: dict[str, str]
+
+
+def plan_release(context: Context, days: Sequence[date]) -> Release:
+    """The release of these feature days."""
+    ordered = tuple(sorted(set(days)))
+    marks = [context.mark("write_features", day) for day in ordered]
+    models = {"towers": towers_mark(context), "cvr": cvr_mark(context)}
+    return Release(f"{ordered[-1]:%Y%m%d}-{fingerprint(marks)[:8]}", ordered, models)
+
+
+def visible(context: Context, release: Release, table: str) -> DataFrame:
+    """Rows that go together: this release's and those of releases published by the same models."""
+    published = context.tables.read(RELEASES.name)
+    for name, mark in release.models.items():
+        published = published.where(F.col("model_versions")[name] == mark)
+    own = context.spark.createDataFrame([(release.release_id,)], "release_id string")
+    ids = published.select("release_id").union(own).distinct()
+    return context.tables.read(table).join(F.broadcast(ids), on="release_id", how="left_semi")
+
+
+def publish(context: Context, release: Release, gates: Sequence[Gate]) -> None:
+    """Writes the release's row; everything before it is invisible without it. A rerun replaces the row."""
+    row = (
+        release.release_id,
+        {**release.models, **_registered(context)},
+        context.tables.versions(FEATURE_TABLES),
+        encoder_id(context.config),
+        [gate.as_row() for gate in gates],
+        "published",
+        datetime.now(UTC),
+        list(release.days),
+    )
+    schema = ", ".join(f"{column.name} {column.type}" for column in RELEASES.columns)
+    frame = context.spark.createDataFrame([row], schema).coalesce(1)
+    context.tables.overwrite_where(RELEASES.name, frame, f"release_id = '{release.release_id}'")
+
+
+def _registered(context: Context) -> dict[str, str]:
+    """MLflow's registered versions, as the ledger has them; empty where MLflow was away."""
+    recorded = context.ledger.recorded()
+    windows = context.config.windows
+    steps = [("train_towers", windows.towers_end), ("train_cvr", windows.cvr_end)]
+    details = [recorded[step].details for step in steps if step in recorded]
+    return {d["registered_model"]: str(d["model_version"]) for d in details if "model_version" in d}

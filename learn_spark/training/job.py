@@ -1,0 +1,151 @@
+"""Training of towers and conversion model: pinned snapshots, a trainer process, MLflow."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.core.days import DayRange, days_predicate
+from learn_spark.core.ledger import StepResult
+from learn_spark.core.settings import TrainSettings
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.features.join import latest_before
+from learn_spark.features.scoring import score_items, score_users
+from learn_spark.sequences.windows import as_of_dates
+from learn_spark.training.launch import cvr_mark, cvr_path, run_trainer, towers_mark, towers_path
+from learn_spark.training.snapshot import export, read_manifest
+from learn_spark.training.tracking import Training, log_training, loss_curve
+
+_TOWER_COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
+_PAIR_KEY = ("user_id", "item_id", "event_ts")
+
+
+def train_towers(context: Context, days: Sequence[date]) -> StepResult:
+    """Trains user and item towers on the as-of dates before `windows.towers_end`; `days` is that one day."""
+    config, mark = context.config, towers_mark(context)
+    version = context.tables.version("sequences")
+    snapshots = {split: _sequence_snapshot(context, split, version, mark) for split in ("train", "val")}
+    rows = _rows(snapshots)
+    longest = max(config.sequences.history_length, config.sequences.target_length)
+    spec = {
+        "train_snapshot": snapshots["train"],
+        "val_snapshot": snapshots["val"],
+        "content_matrix": matrix_path(context),
+        "towers": {"max_len": longest, **config.towers.model},
+        "loss": config.towers.loss,
+        "validation": {
+            "prior_weight": config.evaluation.popularity_weight,
+            "prior_days": config.evaluation.popularity_days,
+        },
+        "train": _train_spec(config.towers.train, rows["train"]),
+        "stream": _stream_spec(context),
+    }
+    training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
+    return _trained(context, "train-towers", training, ("sequences", "item_index"))
+
+
+def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
+    """Trains the conversion model on the samples before `windows.cvr_end`; `days` is that one day."""
+    config, mark = context.config, cvr_mark(context)
+    version = context.tables.version("samples")
+    validation = config.windows.cvr_end - timedelta(days=config.cvr.validation_days)
+    spans = {
+        "train": DayRange(config.windows.towers_end, validation),
+        "val": DayRange(validation, config.windows.cvr_end),
+    }
+    snapshots = {role: _pair_snapshot(context, role, span, version, mark) for role, span in spans.items()}
+    rows = _rows(snapshots)
+    spec = {
+        "train_snapshot": snapshots["train"],
+        "val_snapshot": snapshots["val"],
+        "cvr": config.cvr.model,
+        "train": _train_spec(config.cvr.train, rows["train"]),
+        "stream": _stream_spec(context),
+    }
+    training = Training("learn-cvr", mark, cvr_path(context), spec, snapshots)
+    return _trained(context, "train-cvr", training, ("samples", "user_history"))
+
+
+def _trained(context: Context, command: str, training: Training, reads: tuple[str, ...]) -> StepResult:
+    context.progress.say(f"{command}: snapshots of {_rows(training.snapshots)} rows; training starts")
+    result = run_trainer(command, training.spec, training.folder)
+    details = {
+        "model": str(training.folder),
+        "fingerprint": training.fingerprint,
+        "snapshots": {role: str(path) for role, path in training.snapshots.items()},
+        "rows": _rows(training.snapshots),
+        "result": result,
+        "curve": loss_curve(training.folder),
+        "registered_model": training.model,
+        **log_training(context.config, training),
+    }
+    rows = sum(_rows(training.snapshots).values())
+    return StepResult(rows_in=rows, rows_out=rows, reads=reads, details=details)
+
+
+def _sequence_snapshot(context: Context, split: str, version: int, mark: str) -> Path:
+    dates = [day for day, name in as_of_dates(context.config).items() if name == split]
+    is_ours = F.expr(days_predicate("as_of", dates)) & (F.col("split") == split)
+    rows = context.tables.read("sequences", version).where(is_ours).select(*_TOWER_COLUMNS)
+    seed = context.config.towers.train.seed
+    return export(context, rows, f"towers-{split}-{mark}", ("user_id", "as_of"), "sequences", version, seed)
+
+
+def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, mark: str) -> Path:
+    samples = context.tables.read("samples", version).where(
+        F.expr(days_predicate("ds", span)) & (F.col("stage") == "cvr")
+    )
+    pairs = with_embeddings(context, samples).select(*_PAIR_KEY, "user_emb", "item_emb", "label", "weight")
+    return export(
+        context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, context.config.cvr.train.seed
+    )
+
+
+def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
+    """Adds `user_emb` (newest history with ds <= the sample's day; zeros for new users) and `item_emb`.
+
+    Every (user, history day) and every item is scored once.
+    """
+    tables, towers, matrix = context.tables, towers_path(context), matrix_path(context)
+    batch_rows = context.config.features.batch_rows
+    is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
+    histories = tables.read("user_history").where(is_feature_day)
+    dated = latest_before(
+        samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id"
+    )
+    wanted = (
+        dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
+    )
+    due = histories.select("user_id", "ds", "item_idx").join(wanted, on=["user_id", "ds"], how="left_semi")
+    users = score_users(due.repartition("user_id", "ds"), towers, matrix, batch_rows)
+    users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
+    sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
+    items = score_items(sold.repartition("item_id"), towers, matrix, batch_rows).select("item_id", "item_emb")
+    joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(
+        items, on="item_id", how="inner"
+    )
+    unknown = F.transform("item_emb", lambda _: F.lit(0.0).cast("float"))
+    return joined.withColumn("user_emb", F.coalesce("user_emb", unknown))
+
+
+def _train_spec(settings: TrainSettings, rows: int) -> dict[str, object]:
+    """`models.trainer.TrainConfig`: the warm-up counted in steps of this snapshot."""
+    steps = settings.epochs * (rows // settings.batch_size)
+    values = settings.model_dump(exclude={"learning_rate", "warmup_share", "evaluate_every"})
+    return values | {
+        "lr": settings.learning_rate,
+        "warmup_steps": round(steps * settings.warmup_share),
+        "eval_every": settings.evaluate_every,
+    }
+
+
+def _stream_spec(context: Context) -> dict[str, object]:
+    stream = context.config.stream
+    return {"reader": stream.reader, "verify_sha256": stream.verify}
+
+
+def _rows(snapshots: Mapping[str, Path]) -> dict[str, int]:
+    return {role: int(read_manifest(path)["rows"]) for role, path in snapshots.items()}

@@ -1,0 +1,227 @@
+"""What a training did, in MLflow: parameters, metrics by step, snapshots, the registered model."""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn_spark.core.config import Config
+from learn_spark.training.launch import RESULT
+from learn_spark.training.snapshot import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+FINGERPRINT = "fingerprint"
+METRICS = "metrics.jsonl"
+_METRICS_A_BATCH = 1000
+_NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry", "urllib3")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        model: registered model name.
+        fingerprint: of everything that it was made from.
+        folder: the model's folder, with metrics.jsonl and result.json.
+        spec: what the trainer was told.
+        snapshots: its data by role (train, val).
+    """
+
+    model: str
+    fingerprint: str
+    folder: Path
+    spec: Mapping[str, object]
+    snapshots: Mapping[str, Path]
+
+
+def log_training(config: Config, training: Training) -> dict[str, str]:
+    """Logs a training, or finds it logged already by its fingerprint.
+
+    Returns:
+        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI); or, where MLflow cannot be used,
+        only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures.
+    """
+    _keep_quiet()
+    try:
+        client = _client(config)
+        experiment = _experiment(client, config)
+        run_id = _finished_run(client, experiment, training) or _new_run(client, experiment, training)
+        version = _registered(client, training, run_id)
+    except Exception as error:  # whatever MLflow, its database or the network raise
+        reason = f"unreachable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(f"warning: MLflow is {reason}; training goes on without it", file=sys.stderr, flush=True)
+        return {"mlflow": reason}
+    return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
+
+
+def tracking_uri(config: Config) -> str:
+    """The configured tracking server, or SQLite in the output folder."""
+    return config.mlflow.tracking_uri or f"sqlite:///{config.output.dir}/mlflow.db"
+
+
+def loss_curve(folder: Path, points: int = 200) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, the losses thinned evenly to about `points`; all evaluations stay."""
+    lines = list(_metric_lines(folder))
+    steps = [line for line in lines if "loss" in line]
+    stride = max(1, -(-len(steps) // max(1, points)))
+    kept = {id(line) for line in [*steps[::stride], *steps[-1:]]}
+    return [line for line in lines if id(line) in kept or "loss" not in line]
+
+
+def _metric_lines(folder: Path) -> Iterator[dict[str, float]]:
+    file = folder / METRICS
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _keep_quiet() -> None:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _client(config: Config) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    if config.mlflow.tracking_uri is None:
+        config.output.dir.mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(config)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _experiment(client: "MlflowClient", config: Config) -> str:
+    name = config.mlflow.experiment
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return known.experiment_id
+    is_local = config.mlflow.tracking_uri is None
+    return client.create_experiment(name, (config.output.dir / "mlartifacts").as_uri() if is_local else None)
+
+
+def _finished_run(client: "MlflowClient", experiment: str, training: Training) -> str | None:
+    wanted = f"tags.{FINGERPRINT} = '{training.fingerprint}' AND tags.model = '{training.model}'"
+    runs = client.search_runs([experiment], f"{wanted} AND attributes.status = 'FINISHED'", max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str:
+    tags = {FINGERPRINT: training.fingerprint, "model": training.model, **_git_tags()}
+    name = f"{training.model}-{training.fingerprint[:8]}"
+    run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    try:
+        _log_parameters(client, run_id, training)
+        _log_metrics(client, run_id, training.folder)
+        for role, snapshot in training.snapshots.items():
+            _log_snapshot(client, run_id, role, snapshot)
+        client.log_artifacts(run_id, str(training.folder), "model")
+    except Exception:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _log_parameters(client: "MlflowClient", run_id: str, training: Training) -> None:
+    from mlflow.entities import Param
+
+    flat = dict(_flattened(training.spec))
+    client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in flat.items()])
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
+    from mlflow.entities import Metric
+
+    metrics = list(_step_metrics(folder))
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    started = int((folder / RESULT).stat().st_mtime * 1000)
+    metrics += [
+        Metric(f"result.{key}", float(value), started, 0)
+        for key, value in _flattened(result)
+        if isinstance(value, int | float)
+    ]
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+
+
+def _step_metrics(folder: Path) -> Iterator["Metric"]:
+    from mlflow.entities import Metric
+
+    began = (folder / "spec.json").stat().st_mtime if (folder / "spec.json").is_file() else 0.0
+    for line in _metric_lines(folder):
+        time_ms = int((began + line.get("seconds", 0.0)) * 1000)
+        for key, value in line.items():
+            if key not in ("step", "seconds") and isinstance(value, int | float):
+                yield Metric(key, float(value), time_ms, int(line["step"]))
+
+
+def _log_snapshot(client: "MlflowClient", run_id: str, role: str, snapshot: Path) -> None:
+    """The manifest as an artifact and as the run's dataset; its hash stands for every byte of the data."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    manifest = read_manifest(snapshot)
+    digest = hashlib.sha256((snapshot / MANIFEST).read_bytes()).hexdigest()[:16]
+    source = {"table": manifest["source_table"], "version": manifest["source_version"]}
+    dataset = Dataset(
+        name=snapshot.name,
+        digest=digest,
+        source_type="delta",
+        source=json.dumps(source),
+        schema=json.dumps(manifest["schema"]),
+        profile=json.dumps({"rows": manifest["rows"], "files": len(manifest["files"])}),
+    )
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", role)])])
+    client.log_artifact(run_id, str(snapshot / MANIFEST), f"snapshots/{role}")
+    client.set_tag(run_id, f"dataset.{role}", f"{source['table']}@{source['version']} {digest}")
+
+
+def _registered(client: "MlflowClient", training: Training, run_id: str) -> str:
+    """The run's version of the registered model, made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(training.model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{training.model}' AND run_id = '{run_id}'")
+    if known:
+        return str(known[0].version)
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    tags = {FINGERPRINT: training.fingerprint}
+    return str(client.create_model_version(training.model, source, run_id=run_id, tags=tags).version)
+
+
+def _git_tags() -> dict[str, str]:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}
+
+
+def _flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
