@@ -13,8 +13,8 @@ from models.checkpoint import save_cvr
 from models.cvr import CVRConfig, CVRModel
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import StreamConfig, open_reader, read_column
-from models.trainer import TrainConfig, Trainer, TrainResult
+from models.stream import ArrowReader, StreamConfig, open_reader, read_column
+from models.trainer import Batch, TrainConfig, Trainer, TrainResult
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 
@@ -53,11 +53,11 @@ class CVRTask:
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
 
-    def batches(self, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
         for batch in self._reader(epoch):
             yield {name: value.float() for name, value in batch.items()}, len(batch["label"])
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
         loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
         return (loss_B * batch["weight"]).sum() / batch["weight"].sum()
@@ -73,7 +73,7 @@ class CVRTask:
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_cvr(path, self.model, state)
 
-    def _reader(self, epoch: int) -> object:
+    def _reader(self, epoch: int) -> ArrowReader:
         train = self.spec.train
         seed = train.seed * 1_000_003 + epoch
         return open_reader(

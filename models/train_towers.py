@@ -17,9 +17,9 @@ from models.losses import LossConfig, all_action_info_nce, sample_positions
 from models.metrics import recall_ndcg, target_ranks
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import StreamConfig, open_reader, read_column
+from models.stream import ArrowReader, StreamConfig, open_reader, read_column
 from models.towers import Towers, TowersConfig
-from models.trainer import TrainConfig, Trainer, TrainResult
+from models.trainer import Batch, TrainConfig, Trainer, TrainResult
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 DAY_SECONDS = 86400
@@ -80,11 +80,11 @@ class TowersTask:
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
 
-    def batches(self, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
         for batch in self._reader(epoch):
             yield self._prepare(batch), len(batch["hist_len"])
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         anchor_BN, is_anchor_BN, target_BS = batch["anchors"], batch["is_anchor"], batch["targets"]
         user_BHK = self.model.users(batch["content"], batch["hist"])
         item_BTK = self.model.items(batch["content"], batch["tar"])
@@ -116,15 +116,15 @@ class TowersTask:
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)
 
-    def _reader(self, epoch: int) -> object:
+    def _reader(self, epoch: int) -> ArrowReader:
         train = self.spec.train
         seed = train.seed * 1_000_003 + epoch
         return open_reader(
             self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
         )
 
-    def _prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sample positions, cut what no sampled position sees, and fetch the content."""
+    def _prepare(self, batch: Batch) -> Batch:
+        """Sample positions, cut the padding that all rows share, and fetch the content."""
         hist_len_B, tar_len_B, config = batch["hist_len"].long(), batch["tar_len"].long(), self.spec.loss
         longest_hist, longest_tar = int(hist_len_B.max().clamp(min=1)), int(tar_len_B.max().clamp(min=1))
         anchor_BN, is_anchor_BN = sample_positions(

@@ -2,21 +2,21 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from models.progress import Progress
 from models.spec import Settings
 
-PLAIN_PROGRESS_SECONDS = 10.0
+Batch = dict[str, Tensor]
+RESULT = "result.json"
 
 
 class LossNotFiniteError(ArithmeticError):
@@ -68,11 +68,11 @@ class Task(Protocol):
         """Number of batches of an epoch."""
         ...
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, int]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
         """Prepared batches of an epoch, in that epoch's order, each with its number of rows."""
         ...
 
-    def loss(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def loss(self, batch: Batch) -> Tensor:
         """Scalar loss of a prepared batch, the model in training mode."""
         ...
 
@@ -121,6 +121,7 @@ class Trainer:
             raise ValueError("the training snapshot is smaller than one batch")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._lr_factor)
         self.best: dict[str, float] = {}
+        self.last_evaluated = -1
         self.best_step = self.step = self.samples = self.misses = 0
         self.window = [0.0, 0.0, 0]  # seconds, of them waiting for data, samples since the last line
 
@@ -131,10 +132,11 @@ class Trainer:
             LossNotFiniteError: the model folder then holds the best state so far.
         """
         self.out_dir.mkdir(parents=True, exist_ok=True)
+        (self.out_dir / RESULT).unlink(missing_ok=True)
         self.started = time.monotonic()
         with (
             (self.out_dir / "metrics.jsonl").open("w", encoding="utf-8") as log,
-            self._progress() as progress,
+            Progress(self.total_steps, self.config.max_seconds) as progress,
         ):
             self.log = log
             self._evaluate()
@@ -144,9 +146,8 @@ class Trainer:
         count = sum(p.numel() for p in self.parameters)
         seconds = time.monotonic() - self.started
         result = TrainResult(self.best, self.best_step, self.step, self.samples, seconds, count, stopped)
-        (self.out_dir / "result.json").write_text(
-            json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(asdict(result), indent=2) + "\n"
+        (self.out_dir / RESULT).write_text(text, encoding="utf-8")
         return result
 
     def _loop(self, progress: Callable[[str], None]) -> str:
@@ -169,7 +170,7 @@ class Trainer:
                 waited_from = time.monotonic()
         return "epochs"
 
-    def _train_step(self, batch: Any) -> float:  # noqa: ANN401
+    def _train_step(self, batch: Batch) -> float:
         self.task.model.train()
         loss = self.task.loss(batch)
         value = loss.item()
@@ -211,7 +212,7 @@ class Trainer:
         best = f"{self.task.metric} {self.best[self.task.metric]:.4f}"
         return f"loss {loss:.4f}, best {best} at {self.best_step}, {rows / max(seconds, 1e-9):.0f} samples/s"
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, float | str]) -> None:
         self.log.write(json.dumps(line | {"seconds": round(time.monotonic() - self.started, 3)}) + "\n")
         self.log.flush()
 
@@ -220,38 +221,3 @@ class Trainer:
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))
-
-    def _progress(self) -> "_Progress":
-        return _Progress(self.total_steps, self.config.max_seconds)
-
-
-class _Progress:
-    """A tqdm bar on a terminal, otherwise a plain line every ten seconds; both on stderr."""
-
-    def __init__(self, total: int, max_seconds: float | None) -> None:
-        self.total, self.max_seconds, self.step = total, max_seconds, 0
-        self.started = self.printed = time.monotonic()
-        self.bar = tqdm(total=total, unit="step", file=sys.stderr) if sys.stderr.isatty() else None
-
-    def __enter__(self) -> Callable[[str], None]:
-        return self._advance
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def _advance(self, text: str) -> None:
-        self.step += 1
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update()
-            return
-        now = time.monotonic()
-        if now - self.printed < PLAIN_PROGRESS_SECONDS and self.step < self.total:
-            return
-        self.printed = now
-        used = now - self.started
-        left = used / self.step * (self.total - self.step)
-        if self.max_seconds:
-            left = min(left, max(0.0, self.max_seconds - used))
-        print(f"step {self.step}/{self.total}, {text}, about {left:.0f} s left", file=sys.stderr, flush=True)
