@@ -13,6 +13,8 @@ from pathlib import Path
 COMMANDS = {
     "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
     "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
+    "evaluate-retrieval": ("models.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
+    "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),
 }
 BAD_INPUT, LOSS_NOT_FINITE = 2, 3
 

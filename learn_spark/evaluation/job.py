@@ -1,0 +1,85 @@
+"""Retrieval and ranker figures of the published features: Spark exports rows, another process computes."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+
+from learn_spark.core.days import ONE_DAY, DayRange
+from learn_spark.core.ledger import StepResult
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.evaluation.ranking import BASE_COLUMNS, CATEGORICAL, PAIR_KEY, ranker_rows, tail_events
+from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.features.release import Release, plan_release, visible
+from learn_spark.training.launch import run_trainer
+from learn_spark.training.snapshot import export, read_manifest
+
+READS = ("samples", "interactions", "sequences", "items", "user_features", "item_features", "pair_features")
+
+
+def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
+    """Measures the features of all feature days; `days` is the day on which the windows end.
+
+    Returns:
+        `details`: `retrieval` and `ranker`, as `models.evaluate_retrieval` and `models.evaluate_ranker` name
+        their figures.
+    """
+    windows = context.config.windows
+    release = plan_release(context, list(DayRange(windows.towers_end, windows.end + ONE_DAY)))
+    mark = context.mark("evaluate_features", windows.end)
+    retrieval, retrieval_rows = _retrieval(context, release, mark)
+    ranker, ranker_rows_ = _ranker(context, release, mark)
+    details = {"retrieval": retrieval, "ranker": ranker}
+    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, reads=READS, details=details)
+
+
+def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
+    settings = context.config.evaluation
+    users = visible(context, release, "user_features")
+    items = visible(context, release, "item_features")
+    snapshots = {
+        "users": _export(context, retrieval_users(context, users), "users", mark, ["user_id"]),
+        "items": _export(context, retrieval_items(context, items), "items", mark, ["item_idx"]),
+        "pairs": _export(context, retrieval_pairs(context), "pairs", mark, ["user_id", "item_id"]),
+    }
+    spec = {
+        **snapshots,
+        "content_matrix": matrix_path(context),
+        "popularity_weight": settings.popularity_weight,
+        "threads": settings.threads,
+    }
+    context.progress.say("evaluate-retrieval: towers, popularity, mean content")
+    figures = run_trainer(
+        "evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}")
+    )
+    return figures, sum(_rows(path) for path in snapshots.values())
+
+
+def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
+    settings = context.config.evaluation
+    rows = _export(context, ranker_rows(context, release), "ranker", mark, PAIR_KEY)
+    spec = {
+        "rows": rows,
+        "base": BASE_COLUMNS,
+        "categorical": CATEGORICAL,
+        "cold_events": settings.cold_events,
+        "tail_events": tail_events(context),
+        "bootstrap": settings.bootstrap,
+        "seed": settings.seed,
+        "threads": settings.threads,
+    }
+    context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
+    figures = run_trainer("evaluate-ranker", spec, context.tables.artifact("evaluation", f"ranker-{mark}"))
+    return figures, _rows(rows)
+
+
+def _export(context: Context, df: DataFrame, name: str, mark: str, key: Sequence[str]) -> Path:
+    version = context.tables.version("interactions")
+    seed = context.config.evaluation.seed
+    return export(context, df, f"evaluation-{name}-{mark}", key, "interactions", version, seed)
+
+
+def _rows(snapshot: Path) -> int:
+    return int(read_manifest(snapshot)["rows"])

@@ -1,0 +1,159 @@
+"""The ranker's rows: what a production ranker knows before a sample's day, and the embeddings beside it.
+
+Base features are sums over days. A window over a key's days, ordered by day number, sees at each asked day
+the days strictly before it, so no event is ever joined to a sample.
+"""
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from learn_spark.core.settings import EvaluationSettings
+from learn_spark.core.steps import Context
+from learn_spark.evaluation.retrieval import with_zeros
+from learn_spark.features.join import latest_before
+from learn_spark.features.release import Release, visible
+
+SPANS = {"7d": 7, "28d": 28}
+BUCKETS = 60
+CATEGORICAL = ("user_bucket", "item_bucket")
+BASE_COLUMNS = (
+    *(f"{who}_events{span}" for who in ("user", "item", "pair") for span in ("", "_7d", "_28d")),
+    *(f"{who}_days_since" for who in ("user", "item", "pair")),
+    *("price", "user_mean_price", "hour", "weekday"),
+    *CATEGORICAL,
+)
+PAIR_KEY = ("user_id", "item_id", "event_ts")
+NEVER = -1
+
+
+def ranker_rows(context: Context, release: Release) -> DataFrame:
+    """The rows of `evaluate-ranker`: keys, label, weight, is_test, day, base features and embeddings.
+
+    A user or item without a feature row so far has zeros.
+    """
+    tables = context.tables
+    stages = ("ranker_train", "ranker_test")
+    samples = tables.read("samples").where(F.col("stage").isin(*stages))
+    samples = thinned(samples, context.config.evaluation)
+    rows = with_base_features(context, samples)
+    users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
+    items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
+    pairs = visible(context, release, "pair_features").select(*PAIR_KEY, "mid_emb", "cvr_score")
+    rows = latest_before(rows, users, "user_id").drop("feature_ds")
+    rows = latest_before(rows, items, "item_id").drop("feature_ds")
+    rows = rows.join(pairs, on=list(PAIR_KEY), how="left").withColumn(
+        "cvr_score", F.coalesce("cvr_score", F.lit(0.0).cast("float"))
+    )
+    for column, frame in (("user_emb", users), ("item_emb", items), ("mid_emb", pairs)):
+        rows = with_zeros(rows, frame, column)
+    return rows.select(
+        *PAIR_KEY,
+        "label",
+        "weight",
+        (F.col("stage") == "ranker_test").cast("int").alias("is_test"),
+        F.unix_date("ds").alias("day"),
+        *(F.col(name).cast("float").alias(name) for name in BASE_COLUMNS),
+        *("user_emb", "item_emb", "mid_emb", "cvr_score"),
+    )
+
+
+def thinned(samples: DataFrame, settings: EvaluationSettings) -> DataFrame:
+    """At most about `max_samples` rows a stage: whole users leave by a hash, so that lists stay whole."""
+    counts = samples.groupBy("stage").agg(F.count(F.lit(1)).alias("_rows"))
+    share = F.least(F.lit(1.0), F.lit(settings.max_samples) / F.col("_rows"))
+    draw = F.pmod(F.xxhash64(F.lit(settings.seed), "user_id"), F.lit(1_000_000)) / F.lit(1_000_000)
+    kept = samples.join(F.broadcast(counts), on="stage", how="inner").where(draw < share)
+    return kept.drop("_rows")
+
+
+def with_base_features(context: Context, samples: DataFrame) -> DataFrame:
+    """Samples with BASE_COLUMNS; history events strictly before the sample's day count, -1 is never."""
+    config, tables = context.config, context.tables
+    is_history = F.col("event_type").isin(config.sequences.history_events)
+    before_end = F.col("ds") < F.lit(config.windows.end)
+    events = tables.read("interactions").where(is_history & before_end).select("user_id", "item_id", "ds")
+    versions = tables.read("items").select("item_id", "price", F.to_date("valid_from").alias("valid_ds"))
+    first_price = versions.groupBy("item_id").agg(F.min_by("price", "valid_ds").alias("price"))
+    priced = events.join(first_price, on="item_id", how="left")
+    rows = samples
+    for who, key in (("user", ["user_id"]), ("item", ["item_id"]), ("pair", ["user_id", "item_id"])):
+        asked = samples.select(*key, "ds").distinct()
+        history = history_before(priced, asked, key, who)
+        if who != "user":
+            history = history.drop(f"{who}_mean_price")
+        rows = rows.join(history, on=[*key, "ds"], how="inner")
+    return with_context(rows.join(newest_price(samples, versions), on=["item_id", "ds"], how="left"))
+
+
+def with_context(rows: DataFrame) -> DataFrame:
+    """Adds what needs no history: time of day and week, ids in buckets; and -1 for an unknown price."""
+    columns = {
+        "hour": F.hour("event_ts"),
+        "weekday": F.weekday("event_ts"),
+        "user_bucket": F.pmod(F.xxhash64("user_id"), F.lit(BUCKETS)),
+        "item_bucket": F.pmod(F.xxhash64("item_id"), F.lit(BUCKETS)),
+        "price": F.coalesce("price", F.lit(float(NEVER))),
+    }
+    return rows.withColumns(columns)
+
+
+def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who: str) -> DataFrame:
+    """What is known of a key before each asked day.
+
+    Args:
+        events: `key`, `ds`, `price`; a row an event.
+        asked: `key` and `ds`, distinct.
+        key: columns.
+        who: prefix of the new columns.
+
+    Returns:
+        `key`, `ds`, {who}_events, {who}_events_7d, {who}_events_28d, {who}_days_since, {who}_mean_price.
+    """
+    wanted = events.join(asked.select(*key).distinct(), on=list(key), how="left_semi")
+    daily = wanted.groupBy(*key, "ds").agg(
+        F.count(F.lit(1)).alias("n"), F.sum("price").alias("price_sum"), F.count("price").alias("price_n")
+    )
+    nothing = [F.lit(None).alias(name) for name in ("n", "price_sum", "price_n")]
+    days = daily.withColumn("is_asked", F.lit(False)).unionByName(
+        asked.select(*key, "ds", *nothing, F.lit(True).alias("is_asked"))
+    )
+    days = days.withColumn("day", F.unix_date("ds"))
+    by_day = Window.partitionBy(*key).orderBy("day")
+    ever = by_day.rangeBetween(Window.unboundedPreceding, -1)
+    last_day = F.max(F.when(F.col("n").isNotNull(), F.col("day"))).over(ever)
+    never = F.lit(NEVER)
+    known = {
+        f"{who}_events": F.coalesce(F.sum("n").over(ever), F.lit(0)),
+        f"{who}_days_since": F.coalesce(F.col("day") - last_day, never),
+        f"{who}_mean_price": F.coalesce(
+            F.try_divide(F.sum("price_sum").over(ever), F.sum("price_n").over(ever)), never
+        ),
+    }
+    for span, length in SPANS.items():
+        within = by_day.rangeBetween(-length, -1)
+        known[f"{who}_events_{span}"] = F.coalesce(F.sum("n").over(within), F.lit(0))
+    return days.withColumns(known).where("is_asked").select(*key, "ds", *known)
+
+
+def newest_price(samples: DataFrame, versions: DataFrame) -> DataFrame:
+    """item_id, ds, price: of the newest version of the item that was known before the sample's day."""
+    asked = samples.select("item_id", "ds").distinct()
+    known = asked.join(versions, on="item_id", how="inner").where(F.col("valid_ds") < F.col("ds"))
+    return known.groupBy("item_id", "ds").agg(F.max_by("price", "valid_ds").alias("price"))
+
+
+def tail_events(context: Context) -> int:
+    """Items with at most so many events, before the ranker's test window, hold `tail_share` of all events."""
+    config = context.config
+    is_history = F.col("event_type").isin(config.sequences.history_events)
+    is_before = F.col("ds") < F.lit(config.windows.ranker_train_end)
+    counts = context.tables.read("interactions").where(is_history & is_before).groupBy("item_id").count()
+    sizes = counts.groupBy(F.col("count").alias("events")).agg(F.sum("count").alias("held"))
+    up_to = Window.orderBy("events").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    total = sizes.agg(F.sum("held").alias("total"))
+    shares = sizes.withColumn("so_far", F.sum("held").over(up_to)).crossJoin(F.broadcast(total))
+    is_tail = F.col("so_far") <= config.evaluation.tail_share * F.col("total")
+    found = shares.where(is_tail).agg(F.max("events").alias("events")).first()
+    return int(found["events"] or 0)

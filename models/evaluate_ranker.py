@@ -1,0 +1,202 @@
+"""What the embeddings bring a ranker: the same trees with and without, on samples that no model has seen.
+
+Shapes: N rows, F features, K, E embedding widths.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from threadpoolctl import threadpool_limits
+
+from models.metrics import Scored, gain_interval, uauc, wuauc
+from models.ranker import Ranker, RankerConfig
+from models.snapshot import Snapshot, open_snapshot
+from models.spec import Settings
+from models.stream import read_column
+
+EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
+
+
+class RankerSpec(Settings):
+    """The spec of `evaluate-ranker`.
+
+    Attributes:
+        rows: snapshot with user_id, label, weight, is_test (0 or 1), day (any day number), the columns of
+            `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
+        base: the base features; `categorical` names those among them that hold categories.
+        user_events, item_events: the base features by which users and items are called cold.
+        cold_events: fewer events are cold.
+        tail_events: items with at most so many events are the long tail.
+        validation_share: the last days of the training window, for early stopping.
+        ranker, bootstrap, seed, threads: settings.
+        out_dir: gets result.json.
+    """
+
+    rows: Path
+    out_dir: Path
+    base: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
+    user_events: str = "user_events"
+    item_events: str = "item_events"
+    cold_events: int = Field(10, ge=0)
+    tail_events: int = Field(0, ge=0)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    ranker: RankerConfig = RankerConfig()
+    bootstrap: int = Field(200, ge=10)
+    seed: int = Field(7, ge=0)
+    threads: int = Field(2, gt=0)
+
+
+class RankerTask:
+    """The rows, split into training, validation (its last days) and test; and the trees over any features."""
+
+    def __init__(self, spec: RankerSpec, rows: Snapshot) -> None:
+        self.spec = spec
+        label_N, self.weight_N = read_column(rows, "label"), read_column(rows, "weight")
+        is_test_N, day_N = read_column(rows, "is_test") > 0, read_column(rows, "day")
+        self.label_N = label_N.astype(np.int64)
+        self.user_N = np.unique(read_column(rows, "user_id"), return_inverse=True)[1]
+        first_valid_day = _first_validation_day(day_N[~is_test_N], spec.validation_share)
+        self.test = np.flatnonzero(is_test_N)
+        self.train = np.flatnonzero(~is_test_N & (day_N < first_valid_day))
+        self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
+        if not 0 < self.label_N[self.test].sum() < len(self.test):
+            raise ValueError(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
+
+    def fit(self, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
+        """Trains on these features; returns the test rows' scores."""
+        categorical = [self.spec.base.index(name) for name in self.spec.categorical]
+        train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
+        return Ranker(config, self.spec.seed).fit(train, valid, categorical).predict(X_NF[self.test])
+
+    def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
+        """Test scores, all or a segment of them, ready for AUC."""
+        chosen = slice(None) if is_in_T is None else is_in_T
+        rows = self.test[chosen]
+        return Scored.of(self.label_N[rows], score_T[chosen], self.weight_N[rows], self.user_N[rows])
+
+    def gain(self, with_T: np.ndarray, without_T: np.ndarray, is_in_T: np.ndarray | None = None) -> dict:
+        """AUC with and without, the gain and its 90% bootstrap interval over users."""
+        with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
+        users = int(self.user_N.max()) + 1
+        low, high = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
+        figures = {"auc_without": without.auc(), "auc_with": with_.auc()}
+        return figures | {"auc_gain": with_.auc() - without.auc(), "auc_gain_ci90": [low, high]}
+
+
+def run(spec: RankerSpec) -> dict[str, object]:
+    """The ranker's figures; written to result.json.
+
+    Returns:
+        rows, users, auc_…, uauc_…, wuauc_… without and with; auc_gain, auc_gain_ci90; `segments` by name, and
+        `alone` (each embedding by itself, and `shuffled`: all three of other rows, which must bring nothing).
+
+    Raises:
+        ValueError: columns are missing, or a window has one label only.
+    """
+    with threadpool_limits(spec.threads):
+        rows = open_snapshot(spec.rows)
+        task = RankerTask(spec, rows)
+        base_NF, blocks = _features(rows, spec)
+        result = _main_figures(task, base_NF, blocks)
+    spec.out_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_without_nan(result), indent=2)
+    (spec.out_dir / "result.json").write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndarray) -> dict[str, np.ndarray]:
+    """Test rows by what was known of their user and item before the sample's day: name -> bool [T]."""
+    is_cold_user, is_cold_item = user_events_T < spec.cold_events, item_events_T < spec.cold_events
+    is_tail = item_events_T <= spec.tail_events
+    return {
+        "cold_users": is_cold_user,
+        "other_users": ~is_cold_user,
+        "cold_items": is_cold_item,
+        "long_tail_items": is_tail,
+        "other_items": ~is_cold_item & ~is_tail,
+    }
+
+
+def _main_figures(
+    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray]
+) -> dict[str, object]:
+    spec, test = task.spec, task.test
+    without_T = _timed(task, "without embeddings", base_NF, spec.ranker)
+    with_T = _timed(task, "with embeddings", _joined(base_NF, blocks.values()), spec.ranker)
+    label_T, user_T, weight_T = task.label_N[test], task.user_N[test], task.weight_N[test]
+    result: dict[str, object] = {
+        "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(test)},
+        "users": len(np.unique(user_T)),
+        "features": {"without": base_NF.shape[1], "with": base_NF.shape[1] + _width(blocks.values())},
+        **task.gain(with_T, without_T),
+    }
+    for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
+        for side, score_T in (("without", without_T), ("with", with_T)):
+            result[f"{name}_{side}"] = metric(label_T, score_T, user_T, weight_T)
+    events = {name: base_NF[test, spec.base.index(name)] for name in (spec.user_events, spec.item_events)}
+    result["segments"] = {
+        name: {"rows": int(is_in_T.sum()), "users": len(np.unique(user_T[is_in_T]))}
+        | task.gain(with_T, without_T, is_in_T)
+        for name, is_in_T in segments(spec, *events.values()).items()
+    }
+    return result | {"alone": _alone(task, base_NF, blocks)}
+
+
+def _alone(task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """Each embedding by itself, and all of them shuffled over the rows; one seed each, and so the base."""
+    config = task.spec.ranker.model_copy(update={"num_seeds": 1})
+    shuffle = np.random.default_rng(task.spec.seed).permutation(len(base_NF))
+    trials = {name: [blocks[name]] for name in EMBEDDINGS}
+    trials["shuffled"] = [block[shuffle] for block in blocks.values()]
+    base_T = _timed(task, "without embeddings, one seed", base_NF, config)
+    return {
+        name: task.gain(_timed(task, f"{name} alone", _joined(base_NF, parts), config), base_T)
+        for name, parts in trials.items()
+    }
+
+
+def _timed(task: RankerTask, what: str, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
+    started = time.monotonic()
+    score_T = task.fit(X_NF, config)
+    line = f"ranker {what}: {X_NF.shape[1]} features, AUC {task.scored(score_T).auc():.4f}"
+    print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+    return score_T
+
+
+def _features(rows: Snapshot, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The base features [N, F], and the blocks of columns on top: the embeddings and their scores."""
+    base_NF = np.stack([read_column(rows, name).astype(np.float32) for name in spec.base], axis=1)
+    blocks = {name: read_column(rows, name) for name in EMBEDDINGS}
+    inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
+    scores_N2 = np.stack([inner_N, read_column(rows, "cvr_score")], axis=1)
+    return base_NF, blocks | {"scores": scores_N2.astype(np.float32)}
+
+
+def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:
+    return np.concatenate([base_NF, *parts], axis=1)
+
+
+def _width(parts: object) -> int:
+    return sum(part.shape[1] for part in parts)
+
+
+def _first_validation_day(day_N: np.ndarray, share: float) -> int:
+    days = np.unique(day_N)
+    if len(days) < 2:
+        raise ValueError("the ranker's training window needs at least two days with samples")
+    return int(days[-max(1, round(share * len(days)))])
+
+
+def _without_nan(values: object) -> object:
+    """NaN is no JSON: null stands for a figure that a segment cannot have."""
+    if isinstance(values, dict):
+        return {name: _without_nan(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and not np.isfinite(values) else values

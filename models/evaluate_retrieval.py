@@ -1,0 +1,151 @@
+"""Retrieval of the next window's purchases, beside popularity and the mean of the history's content.
+
+Shapes: B users, I candidate items, K embedding width, H history length, P (user, target) pairs,
+Q (user, item) pairs bought before.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.baselines.mean_content import item_vectors, user_means
+from models.baselines.popularity import log_popularity
+from models.content import ContentMatrix
+from models.metrics import recall_ndcg, target_ranks
+from models.snapshot import open_snapshot
+from models.spec import Settings
+from models.stream import read_column
+
+POPULARITIES = ("popularity_recent", "popularity_all")
+
+
+class RetrievalSpec(Settings):
+    """The spec of `evaluate-retrieval`.
+
+    Attributes:
+        users: snapshot of user_id, user_emb, hist_items; a row a user.
+        items: snapshot of item_idx, item_emb, popularity_recent, popularity_all; the candidates.
+        pairs: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases in the target
+            window, and before it. item_idx 0 is an item that was not known yet: a miss for every scorer.
+        content_matrix: folder of the content matrix.
+        popularity_weight: weight of log(1 + recent purchases) beside the inner product.
+        ks: lengths of the lists.
+        threads: torch threads.
+        out_dir: gets result.json.
+    """
+
+    users: Path
+    items: Path
+    pairs: Path
+    content_matrix: Path
+    out_dir: Path
+    popularity_weight: float = Field(1.0, ge=0)
+    ks: tuple[int, ...] = (10, 50)
+    threads: int = Field(2, gt=0)
+
+
+class RetrievalTask:
+    """Users, candidates and targets as arrays, and the figures of any scorer over them."""
+
+    def __init__(self, spec: RetrievalSpec) -> None:
+        users, items, pairs = (open_snapshot(path) for path in (spec.users, spec.items, spec.pairs))
+        self.content = ContentMatrix(spec.content_matrix)
+        self.ks = spec.ks
+        self.user_BK = torch.from_numpy(read_column(users, "user_emb"))
+        self.hist_BH = torch.from_numpy(read_column(users, "hist_items")).long()
+        self.item_IK = torch.from_numpy(read_column(items, "item_emb"))
+        self.item_idx_I = torch.from_numpy(read_column(items, "item_idx")).long()
+        self.popularity = {name: log_popularity(read_column(items, name)) for name in POPULARITIES}
+        pair_2 = self._pair_rows(read_column(users, "user_id"), pairs)
+        is_target, is_seen = (read_column(pairs, name) > 0 for name in ("is_target", "is_seen"))
+        self.target_P2, self.is_new_P = _sorted(pair_2[is_target], ~is_seen[is_target])
+        seen_Q2 = pair_2[is_seen & (pair_2[:, 1] >= 0)]
+        self.seen_Q2, _ = _sorted(seen_Q2, np.ones(len(seen_Q2), bool))
+
+    def _pair_rows(self, user_id_B: np.ndarray, pairs: object) -> np.ndarray:
+        """(user row, item row) of every pair; item row -1 where the item is no candidate."""
+        order_B = np.argsort(user_id_B)
+        user_id = read_column(pairs, "user_id")
+        place = np.searchsorted(user_id_B, user_id, sorter=order_B).clip(max=len(order_B) - 1)
+        user_row = order_B[place]
+        if (user_id_B[user_row] != user_id).any():
+            raise ValueError(f"snapshot {pairs.path} holds users that the users' snapshot lacks")
+        item_idx = read_column(pairs, "item_idx")
+        row_of = np.full(max(int(self.item_idx_I.max()), int(item_idx.max())) + 1, -1, np.int64)
+        row_of[self.item_idx_I.numpy()] = np.arange(len(self.item_idx_I))
+        return np.stack([user_row, row_of[item_idx]], axis=1)
+
+    def figures(self, user_BK: Tensor, item_IK: Tensor, bias_I: np.ndarray | None = None) -> dict[str, float]:
+        """recall_at_k and ndcg_at_k over all purchases and (`new_…`) over those that are new to the user.
+
+        Where only new items count, items bought before are no candidates.
+        """
+        bias_I = torch.zeros(len(item_IK)) if bias_I is None else torch.from_numpy(bias_I)
+        found = {}
+        for prefix, is_task_P, hidden_Q2 in (
+            ("", np.ones(len(self.target_P2), bool), None),
+            ("new_", self.is_new_P, self.seen_Q2),
+        ):
+            task_P2 = self.target_P2[is_task_P]
+            if not len(task_P2):
+                continue
+            users_B, row_P = np.unique(task_P2[:, 0], return_inverse=True)
+            num_targets_B = np.bincount(row_P)
+            is_candidate_P = task_P2[:, 1] >= 0
+            ranked_P2, row_P = task_P2[is_candidate_P], row_P[is_candidate_P]
+            rank_P = target_ranks(user_BK, item_IK, bias_I, ranked_P2, hidden_Q2)
+            for k in self.ks:
+                recall, ndcg = recall_ndcg(rank_P, row_P, num_targets_B, k)
+                found |= {f"{prefix}recall_at_{k}": recall, f"{prefix}ndcg_at_{k}": ndcg}
+        return found
+
+
+def run(spec: RetrievalSpec) -> dict[str, float]:
+    """Figures of the towers and both baselines; written to result.json.
+
+    Returns:
+        users, items, targets, of them targets_not_known and targets_new; `recall_at_50`, … of the towers,
+        `without_prior_…`, `popularity_…` (the better of two windows), `mean_content_…`; each also `new_…`.
+
+    Raises:
+        ValueError: snapshots or matrix do not fit together.
+    """
+    torch.set_num_threads(spec.threads)
+    task = RetrievalTask(spec)
+    prior_I = spec.popularity_weight * task.popularity["popularity_recent"]
+    result: dict[str, float] = {
+        "users": len(task.user_BK),
+        "items": len(task.item_IK),
+        "targets": len(task.target_P2),
+        "targets_not_known": int((task.target_P2[:, 1] < 0).sum()),
+        "targets_new": int(task.is_new_P.sum()),
+    }
+    result |= task.figures(task.user_BK, task.item_IK, prior_I)
+    result |= _named("without_prior", task.figures(task.user_BK, task.item_IK))
+    result |= _named("popularity", _best_popularity(task))
+    means_BC = user_means(task.hist_BH, task.content)
+    result |= _named("mean_content", task.figures(means_BC, item_vectors(task.item_idx_I, task.content)))
+    spec.out_dir.mkdir(parents=True, exist_ok=True)
+    (spec.out_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _best_popularity(task: RetrievalTask) -> dict[str, float]:
+    """Of the two windows the better one, figure by figure: the baseline gets the benefit of the doubt."""
+    none_BK, none_IK = torch.zeros(len(task.user_BK), 1), torch.zeros(len(task.item_IK), 1)
+    both = [task.figures(none_BK, none_IK, count_I) for count_I in task.popularity.values()]
+    return {name: max(figures[name] for figures in both) for name in both[0]}
+
+
+def _named(scorer: str, figures: dict[str, float]) -> dict[str, float]:
+    """`recall_at_50` -> `popularity_recall_at_50`, `new_recall_at_50` -> `popularity_new_recall_at_50`."""
+    return {f"{scorer}_{name}": value for name, value in figures.items()}
+
+
+def _sorted(pair_2: np.ndarray, flag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((pair_2[:, 1], pair_2[:, 0]))
+    return pair_2[order], flag[order]

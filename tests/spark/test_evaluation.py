@@ -1,0 +1,150 @@
+"""What the evaluation exports, against naive references; and the whole step on a tiny lake."""
+
+from collections import Counter
+from datetime import date, timedelta
+
+import pytest
+from pyspark.sql import functions as F
+
+from learn_spark.core.schemas import TABLES
+from learn_spark.core.settings import EvaluationSettings
+from learn_spark.evaluation.job import evaluate_features
+from learn_spark.evaluation.ranking import BASE_COLUMNS, tail_events, thinned, with_base_features
+from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.features.job import write_features
+from learn_spark.pipeline import feature_days
+from tests.builders.lake import USERS, fill_lake, save_models, tiny_context
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture
+def context(spark, config):
+    context = tiny_context(spark, config)
+    fill_lake(context)
+    return context
+
+
+def naive_history(events, day, key):
+    """events: (user, item, day, price); key: which of them must match."""
+    past = [
+        (d, p)
+        for *who, d, p in events
+        if d < day and all(k in (None, w) for k, w in zip(key, who, strict=True))
+    ]
+    days = [(day - d).days for d, _ in past]
+    return {
+        "events": len(past),
+        "events_7d": sum(d <= 7 for d in days),
+        "events_28d": sum(d <= 28 for d in days),
+        "days_since": min(days, default=-1),
+        "mean_price": sum(p for _, p in past) / len(past) if past else -1,
+    }
+
+
+def test_base_features_equal_the_naive_ones(context):
+    samples = context.tables.read("samples").where("stage LIKE 'ranker%'")
+    rows = with_base_features(context, samples).collect()
+    events = [(r.user_id, r.item_id, r.ds, 1.0) for r in context.tables.read("interactions").collect()]
+    assert len(rows) == samples.count() > 20
+    assert {*BASE_COLUMNS} <= {*rows[0].asDict()}
+    for row in rows:
+        keys = {"user": (row.user_id, None), "item": (None, row.item_id), "pair": (row.user_id, row.item_id)}
+        for who, key in keys.items():
+            for name, want in naive_history(events, row.ds, key).items():
+                if name != "mean_price" or who == "user":
+                    assert row[f"{who}_{name}"] == want, (who, name, row)
+        assert (row.hour, row.weekday) == (row.event_ts.hour, row.ds.weekday())
+        assert 0 <= row.user_bucket < 60
+
+
+def test_a_price_counts_from_the_day_after_it_was_seen(context):
+    sample = context.tables.read("samples").where("stage = 'ranker_test'").limit(1)
+    row = sample.first()
+    version = context.tables.read("items").where(F.col("item_id") == row.item_id)
+    for price, valid_from in ((2.0, "date_sub(ds, 1)"), (3.0, "ds")):
+        valid = F.expr(valid_from.replace("ds", f"DATE'{row.ds}'")).cast("timestamp")
+        context.tables.append(
+            "items", version.limit(1).withColumns({"price": F.lit(price), "valid_from": valid})
+        )
+    assert with_base_features(context, sample).first().price == 2.0
+
+
+def test_thinning_keeps_whole_users(context):
+    samples = context.tables.read("samples")
+    settings = context.config.evaluation
+    assert thinned(samples, settings).count() == samples.count()
+    few: EvaluationSettings = settings.model_copy(update={"max_samples": 40})
+    kept = thinned(samples, few).collect()
+    full = Counter((r.stage, r.user_id) for r in samples.collect())
+    assert 0 < len(kept) < sum(full.values())
+    assert all(count == full[key] for key, count in Counter((r.stage, r.user_id) for r in kept).items())
+
+
+def test_tail_events_equal_the_naive_threshold(context):
+    end = context.config.windows.ranker_train_end
+    counts = Counter(r.item_id for r in context.tables.read("interactions").collect() if r.ds < end)
+    tail, held = 0, 0
+    for size in sorted(set(counts.values())):
+        held += size * sum(count == size for count in counts.values())
+        if held <= 0.2 * sum(counts.values()):
+            tail = size
+    assert tail_events(context) == tail
+
+
+def test_pairs_are_all_purchases_of_the_test_users(context):
+    as_of, span = context.config.windows.towers_end, context.config.sequences.target_days
+    events = context.tables.read("interactions").collect()
+    known = {r.item_id for r in events if r.ds < as_of}
+    rows = {(r.user_id, r.item_id): r for r in retrieval_pairs(context).collect()}
+    window = {(r.user_id, r.item_id) for r in events if as_of <= r.ds < as_of + timedelta(days=span)}
+    assert {key for key, row in rows.items() if row.is_target} == window
+    assert {key for key, row in rows.items() if row.is_seen} == {
+        (r.user_id, r.item_id) for r in events if r.ds < as_of
+    }
+    assert all((row.item_idx > 0) == (row.item_id in known) for row in rows.values())
+
+
+def test_candidates_are_what_was_known(context):
+    as_of: date = context.config.windows.towers_end
+    features = context.spark.createDataFrame(
+        [("item01", as_of, [1.0, 2.0])], "item_id string, ds date, item_emb array<float>"
+    )
+    rows = {r.item_idx: r for r in retrieval_items(context, features).collect()}
+    events = [r for r in context.tables.read("interactions").collect() if r.ds < as_of]
+    assert set(rows) == {int(r.item_id[4:]) for r in events}
+    assert all(
+        row.popularity_all == Counter(r.item_id for r in events)[f"item{i:02d}"] for i, row in rows.items()
+    )
+    assert rows[1].item_emb == [1.0, 2.0]
+    assert all(row.item_emb == [0.0, 0.0] for i, row in rows.items() if i != 1)
+
+
+def test_users_without_features_stay(context):
+    as_of = context.config.windows.towers_end
+    features = context.spark.createDataFrame(
+        [("user01", as_of, [1.0, 2.0]), ("user02", as_of + timedelta(days=1), [5.0, 5.0])],
+        "user_id string, ds date, user_emb array<float>",
+    )
+    rows = {r.user_id: r.user_emb for r in retrieval_users(context, features).collect()}
+    assert len(rows) == USERS
+    assert rows["user01"] == [1.0, 2.0]
+    assert rows["user02"] == [0.0, 0.0]
+
+
+def test_the_step_measures_both(context):
+    save_models(context)
+    write_features(context, feature_days(context.config))
+    before = context.tables.versions(TABLES)
+    result = evaluate_features(context, [context.config.windows.end])
+    assert context.tables.versions(TABLES) == before
+    retrieval, ranker = result.details["retrieval"], result.details["ranker"]
+    assert retrieval["users"] == USERS
+    assert 0 <= retrieval["recall_at_50"] <= 1
+    assert {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_with", "segments", "alone"} <= set(
+        ranker
+    )
+    stages = ("ranker_train", "ranker_test")
+    samples = context.tables.read("samples").where(F.col("stage").isin(*stages)).count()
+    assert sum(ranker["rows"].values()) == samples
+    assert result.rows_in > samples

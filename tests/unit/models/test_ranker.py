@@ -1,0 +1,127 @@
+"""The ranker with and without embeddings, on made-up rows whose truth is known."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.evaluate_ranker import RankerSpec, RankerTask, run, segments
+from models.ranker import Ranker, RankerConfig
+from models.snapshot import open_snapshot
+from tests.builders.tensors import write_snapshot
+
+SMALL = RankerConfig(max_iter=40, min_samples_leaf=20, num_seeds=1)
+
+
+def rows_table(n=6000, seed=0):
+    """Labels follow user_events and the first number of mid_emb; the other embeddings are noise."""
+    generator = np.random.default_rng(seed)
+    events, mid = generator.integers(0, 40, n), generator.normal(size=(n, 4))
+    label = generator.random(n) < 1 / (1 + np.exp(1.5 - 0.03 * events - mid[:, 0]))
+    lists = {
+        "user_emb": generator.normal(size=(n, 8)),
+        "item_emb": generator.normal(size=(n, 8)),
+        "mid_emb": mid,
+    }
+    columns = {
+        "user_id": pa.array([f"u{i}" for i in generator.integers(0, 300, n)]),
+        "label": pa.array(label.astype(np.int32)),
+        "weight": pa.array(generator.integers(1, 3, n).astype(np.float32)),
+        "day": pa.array(np.sort(generator.integers(0, 20, n)).astype(np.int32)),
+        "user_events": pa.array(events.astype(np.float32)),
+        "item_events": pa.array(generator.integers(0, 60, n).astype(np.float32)),
+        "item_bucket": pa.array(generator.integers(0, 60, n).astype(np.float32)),
+        "cvr_score": pa.array(generator.random(n).astype(np.float32)),
+    }
+    columns["is_test"] = pa.array((columns["day"].to_numpy() >= 14).astype(np.int32))
+    for name, values in lists.items():
+        flat = pa.array(values.astype(np.float32).ravel())
+        columns[name] = pa.ListArray.from_arrays(
+            pa.array(np.arange(n + 1) * values.shape[1], pa.int32()), flat
+        )
+    return pa.table(columns)
+
+
+def spec_for(folder, table, **changes):
+    settings = {
+        "rows": write_snapshot(folder / "rows", table, row_group_size=10_000),
+        "out_dir": folder / "out",
+        "base": ("user_events", "item_events", "item_bucket"),
+        "categorical": ("item_bucket",),
+        "tail_events": 15,
+        "bootstrap": 40,
+        "threads": 1,
+        "ranker": SMALL,
+    }
+    return RankerSpec(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    spec = spec_for(tmp_path_factory.mktemp("ranker"), rows_table())
+    return run(spec), json.loads((spec.out_dir / "result.json").read_text())
+
+
+def test_embeddings_that_say_something_help(found):
+    result, written = found
+    low, high = result["auc_gain_ci90"]
+    assert 0.03 < low < result["auc_gain"] < high
+    assert result["auc_gain"] == result["auc_with"] - result["auc_without"]
+    assert result["uauc_with"] > result["uauc_without"]
+    assert result["wuauc_with"] > result["wuauc_without"]
+    assert written == json.loads(json.dumps(result))
+
+
+def test_noise_and_shuffled_embeddings_bring_nothing(found):
+    alone = found[0]["alone"]
+    assert alone["mid_emb"]["auc_gain_ci90"][0] > 0.03
+    for name in ("user_emb", "item_emb", "shuffled"):
+        assert alone[name]["auc_gain"] < 0.1 * alone["mid_emb"]["auc_gain"]
+        assert alone[name]["auc_gain_ci90"][0] < 0.005
+
+
+def test_segments_cover_the_test_rows(found):
+    parts, rows = found[0]["segments"], found[0]["rows"]["test"]
+    assert parts["cold_users"]["rows"] + parts["other_users"]["rows"] == rows
+    assert set(parts) == {"cold_users", "other_users", "cold_items", "long_tail_items", "other_items"}
+    assert all(
+        part["auc_gain_ci90"][0] <= part["auc_gain"] <= part["auc_gain_ci90"][1] for part in parts.values()
+    )
+
+
+def test_segments_by_events_before_the_sample(tmp_path):
+    spec = spec_for(tmp_path, rows_table(60), cold_events=10, tail_events=12)
+    found = segments(spec, np.array([0, 9, 10, 99]), np.array([5, 12, 13, 10]))
+    assert found["cold_users"].tolist() == [True, True, False, False]
+    assert found["cold_items"].tolist() == [True, False, False, False]
+    assert found["long_tail_items"].tolist() == [True, True, False, True]
+    assert found["other_items"].tolist() == [False, False, True, False]
+
+
+def test_validation_is_the_end_of_the_training_window(tmp_path):
+    table = rows_table(400)
+    task = RankerTask(spec_for(tmp_path, table), open_snapshot(tmp_path / "rows"))
+    day = table.column("day").to_numpy()
+    assert day[task.train].max() < day[task.valid].min() <= day[task.valid].max() < day[task.test].min()
+    assert len(task.train) + len(task.valid) + len(task.test) == 400
+
+
+def test_one_label_is_an_error_that_says_so(tmp_path):
+    table = rows_table(400)
+    ones = table.set_column(table.schema.get_field_index("label"), "label", pa.array(np.ones(400, np.int32)))
+    with pytest.raises(ValueError, match="test rows hold one label only"):
+        run(spec_for(tmp_path, ones))
+    X_NF, label_N = np.zeros((4, 1), np.float32), np.ones(4)
+    part = (X_NF, label_N, label_N)
+    with pytest.raises(ValueError, match="training rows hold one label only"):
+        Ranker(SMALL, 0).fit(part, part, [])
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no column pair_events"):
+        run(
+            spec_for(
+                tmp_path, rows_table(400), base=("user_events", "item_events", "pair_events"), categorical=()
+            )
+        )
