@@ -1,4 +1,4 @@
-"""A tiny lake with everything that training and feature writing read, and small models with random weights."""
+"""A tiny lake with everything that training and feature writing read; small models with random weights."""
 
 import json
 from collections.abc import Iterable

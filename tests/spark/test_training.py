@@ -1,0 +1,99 @@
+"""Both trainings on a tiny lake: snapshots, the trainer's process through Petastorm, the ledger's details."""
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from learn_spark.core.config import load_config
+from learn_spark.core.ledger import StepResult
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.training.job import train_cvr, train_towers
+from learn_spark.training.launch import cvr_path, towers_path
+from tests.builders.lake import fill_lake, tiny_context
+
+pytestmark = pytest.mark.spark
+CONF = Path(__file__).parents[2] / "conf"
+SMALL = "towers.model={d_model: 16, layers: 1, heads: 2, out_dim: 8}"
+
+
+@pytest.fixture(scope="module")
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("training")
+    settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output", SMALL, "stream.rows_per_file=50"]
+    context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
+    fill_lake(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def towers(lake: Context) -> StepResult:
+    return train_towers(lake, [lake.config.windows.towers_end])
+
+
+@pytest.fixture(scope="module")
+def cvr(lake: Context, towers: StepResult) -> StepResult:
+    return train_cvr(lake, [lake.config.windows.cvr_end])
+
+
+def test_towers_learn_from_train_and_val_sequences(lake: Context, towers: StepResult) -> None:
+    split = {
+        row.split: row["count"] for row in lake.tables.read("sequences").groupBy("split").count().collect()
+    }
+    assert towers.details["rows"] == {"train": split["train"], "val": split["val"]}
+    assert towers.details["result"]["steps"] == split["train"] // 32
+    assert towers.details["model"] == str(towers_path(lake))
+    assert {"model.safetensors", "config.json", "result.json"} <= {
+        p.name for p in towers_path(lake).iterdir()
+    }
+    assert towers.details["curve"][-1]["step"] == towers.details["result"]["steps"]
+    assert towers.details["model_version"] == "1"
+
+
+def test_cvr_pairs_hold_what_was_known_on_their_day(lake: Context, cvr: StepResult) -> None:
+    from models.checkpoint import load_towers
+    from models.content import ContentMatrix
+
+    model, content = load_towers(towers_path(lake)), ContentMatrix(matrix_path(lake))
+    histories = lake.tables.read("user_history").collect()
+    pairs = {}
+    for folder in cvr.details["snapshots"].values():
+        for file in Path(folder).glob("*.parquet"):
+            for row in pq.read_table(file).to_pylist():
+                pairs[row["user_id"], row["item_id"], row["event_ts"]] = row
+    samples = [row for row in lake.tables.read("samples").collect() if row.stage == "cvr"]
+    assert len(pairs) == len(samples) == cvr.rows_in
+    by_time = {(user, item, at.replace(tzinfo=None)): row for (user, item, at), row in pairs.items()}
+    for sample in samples:
+        pair = by_time[sample.user_id, sample.item_id, sample.event_ts]
+        known = [row for row in histories if row.user_id == sample.user_id and row.ds <= sample.ds]
+        expected = np.zeros(8)
+        if known:
+            items = np.array([max(known, key=lambda row: row.ds).item_idx])
+            expected = model.embed_users(items, np.array([items.shape[1]]), content)[0]
+        np.testing.assert_allclose(pair["user_emb"], expected, atol=2e-6)
+        item = model.embed_items(np.array([int(sample.item_id[4:])]), content)[0]
+        np.testing.assert_allclose(pair["item_emb"], item, atol=2e-6)
+        assert (pair["label"], pair["weight"]) == (sample.label, sample.weight)
+
+
+def test_cvr_is_validated_on_its_last_days(lake: Context, cvr: StepResult) -> None:
+    first = lake.config.windows.cvr_end - timedelta(days=lake.config.cvr.validation_days)
+    days: dict[str, set[date]] = {}
+    for role, folder in cvr.details["snapshots"].items():
+        table = pq.read_table(next(Path(folder).glob("*.parquet")))
+        days[role] = {at.date() for at in table["event_ts"].to_pylist()}
+    assert max(days["train"]) < first <= min(days["val"])
+    assert cvr_path(lake).is_dir()
+    assert 0 <= cvr.details["result"]["best"]["auc"] <= 1
+
+
+def test_a_second_run_trains_nothing(lake: Context, towers: StepResult, cvr: StepResult) -> None:
+    before = {path: path.stat().st_mtime_ns for path in lake.tables.artifact().rglob("*") if path.is_file()}
+    assert train_towers(lake, [lake.config.windows.towers_end]) == towers
+    assert train_cvr(lake, [lake.config.windows.cvr_end]) == cvr
+    assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -1,0 +1,85 @@
+"""Tracking with the real MLflow on SQLite, and with a server that is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from learn_spark.core.config import Config
+from learn_spark.training.tracking import Training, log_training, loss_curve, tracking_uri
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    """A finished training as the trainer leaves it: 2,500 losses, three evaluations."""
+    folder, snapshot = tmp_path / "towers-abc", tmp_path / "towers-train-abc"
+    folder.mkdir()
+    snapshot.mkdir()
+    lines = []
+    for step in range(2500):
+        if step % 1000 == 0:
+            lines.append({"step": step, "recall_at_50": step / 1e4, "seconds": step / 10})
+        lines.append({"step": step, "loss": 5.0 - step / 1e3, "lr": 1e-3, "seconds": step / 10})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "result.json").write_text('{"best": {"recall_at_50": 0.2}, "steps": 2500, "stopped": "epochs"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    manifest = {
+        "source_table": "sequences",
+        "source_version": 4,
+        "schema": {"a": "int"},
+        "rows": 9,
+        "files": [],
+    }
+    (snapshot / "manifest.json").write_text(json.dumps(manifest))
+    return Training("learn-towers", "abc123", folder, {"train": {"lr": 0.001}}, {"train": snapshot})
+
+
+def test_everything_is_logged_once(
+    config: Config, training: Training, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    logged = log_training(config, training)
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+    assert logged["model_version"] == "1"
+    assert log_training(config, training) == logged
+    client = MlflowClient(tracking_uri(config), tracking_uri(config))
+    run = client.get_run(logged["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.lr"] == "0.001"
+    assert run.data.metrics["result.best.recall_at_50"] == 0.2
+    assert run.data.tags["fingerprint"] == "abc123"
+    assert run.data.tags["dataset.train"].startswith("sequences@4 ")
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 2500
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "recall_at_50")] == [0, 1000, 2000]
+    (used,) = run.inputs.dataset_inputs
+    assert json.loads(used.dataset.source) == {"table": "sequences", "version": 4}
+    artifacts = {
+        a.path
+        for folder in ("model", "snapshots/train")
+        for a in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert {"model/model.safetensors", "snapshots/train/manifest.json"} <= artifacts
+    (version,) = client.search_model_versions("name = 'learn-towers'")
+    assert version.run_id == run.info.run_id
+    assert (config.output.dir / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/no/such/mlflow.db"])
+def test_an_unreachable_server_is_a_warning(
+    config: Config, training: Training, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    away = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"tracking_uri": uri})})
+    logged = log_training(away, training)
+    assert list(logged) == ["mlflow"]
+    assert logged["mlflow"].startswith("unreachable: ")
+    assert "training goes on" in capsys.readouterr().err
+
+
+def test_a_loss_curve_is_thinned_and_keeps_the_evaluations(training: Training) -> None:
+    curve = loss_curve(training.folder)
+    losses = [line for line in curve if "loss" in line]
+    assert 190 <= len(losses) <= 201
+    assert (losses[0]["step"], losses[-1]["step"]) == (0, 2499)
+    assert [line["step"] for line in curve if "recall_at_50" in line] == [0, 1000, 2000]
