@@ -1,0 +1,46 @@
+"""Prints docs/tables.md from the contracts in learn_spark/core/schemas.py."""
+
+from learn_spark.core.schemas import TABLES, TableSpec
+
+INTRO = """# Tables
+
+Every table is a Delta table under `lake.root`, named as below. Ids are strings, times are UTC, `ds` is the event
+day. NOT NULL and CHECK constraints are enforced by Delta at every write. A writer replaces exactly the days that it
+computed, so a rerun leaves equal rows. This page is made from `learn_spark/core/schemas.py` by
+`python scripts/tables_doc.py > docs/tables.md`; a test holds the two together.
+
+Beside the tables, under `lake.root/_artifacts`:
+
+| folder | holds |
+|---|---|
+| `matrix/<key>/` | the content vectors by item number: `vectors.f16` (float16, little-endian, row 0 zeros), `meta.json` |
+| `snapshots/<name>/` | what a training run read: even Parquet files and `manifest.json` (rows, sha256, source version) |
+| `models/<towers or cvr>-<fingerprint>/` | `model.safetensors`, `config.json`, `metrics.jsonl`, `result.json` |
+"""
+
+
+def table_section(spec: TableSpec) -> str:
+    """One table as Markdown."""
+    facts = []
+    if spec.key:
+        facts.append(f"Key: {', '.join(f'`{name}`' for name in spec.key)}.")
+    if spec.partition:
+        facts.append(f"Partitioned by {', '.join(f'`{name}`' for name in spec.partition)}.")
+    checks = [f"`{check}`" for check in spec.checks.values()]
+    if checks:
+        facts.append(f"Checks: {'; '.join(checks)}.")
+    rows = [
+        f"| `{column.name}` | `{column.type}` | {'yes' if column.nullable else 'no'} | {column.doc} |"
+        for column in spec.columns
+    ]
+    head = ["| column | type | null | meaning |", "|---|---|---|---|"]
+    return "\n".join([f"## {spec.name}", "", f"{spec.doc}. {' '.join(facts)}", "", *head, *rows])
+
+
+def tables_markdown() -> str:
+    """The whole page."""
+    return "\n\n".join([INTRO.strip(), *(table_section(spec) for spec in TABLES.values())]) + "\n"
+
+
+if __name__ == "__main__":
+    print(tables_markdown(), end="")
