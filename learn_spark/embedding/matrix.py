@@ -95,9 +95,11 @@ def extend_matrix(context: Context, chosen: Template, encoder: str) -> MatrixMet
 
 
 def read_meta(folder: Path) -> MatrixMeta | None:
-    """The meta of a matrix, or None where there is no matrix yet."""
-    file = folder / META
-    return MatrixMeta(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    """The meta of a matrix, or None where there is none that can be extended."""
+    try:
+        return MatrixMeta(**json.loads((folder / META).read_text(encoding="utf-8")))
+    except (FileNotFoundError, TypeError, ValueError):
+        return None
 
 
 def _write_rows(new_df: DataFrame, vectors_df: DataFrame, file: Path, dim: int) -> None:

@@ -100,6 +100,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     new_df = texts_df.join(known_df, on="text_hash", how="left_anti").persist()
     new = new_df.count()
     if not new:
+        new_df.unpersist()
         return Encoded(0, 0)
     context.progress.say(f"{new:,} new texts for encoder {encoder_id}")
     tokens_read = context.spark.sparkContext.accumulator(0)
