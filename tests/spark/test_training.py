@@ -25,6 +25,7 @@ SMALL = "towers.model={d_model: 16, layers: 1, heads: 2, out_dim: 8}"
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("training")
     settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output", SMALL, "stream.rows_per_file=50"]
+    settings.append("cvr.train={batch_size: 16}")
     context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
     fill_lake(context)
     return context
