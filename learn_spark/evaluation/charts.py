@@ -1,0 +1,104 @@
+"""The report's drawings: inline SVG with the page's own font and colours, light or dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for CSS variables of the page.
+INK, MUTED, LINE = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606")
+_CSS = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    **{c: f"--c{i}" for i, c in enumerate(SERIES, start=1)},
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+Line = Sequence[tuple[float, float]]
+
+
+def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = "") -> str:
+    """Line chart: name -> (x, y) points."""
+    figure, axes = _figure(3.0)
+    for (name, points), colour in zip(lines.items(), SERIES, strict=False):
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    return _svg(figure, repr((lines, x_label, y_label)))
+
+
+def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: str) -> str:
+    """Grouped bars with their values on top."""
+    figure, axes = _figure(3.2)
+    width = 0.8 / len(series)
+    for number, ((name, values), colour) in enumerate(zip(series.items(), SERIES, strict=False)):
+        places = [group + (number - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        drawn = axes.bar(places, values, width * 0.92, color=colour, label=name)
+        axes.bar_label(drawn, fmt="%.3f", fontsize=9, padding=2)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(y_label)
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.18)
+    axes.legend(frameon=False, ncols=len(series), loc="upper center")
+    return _svg(figure, repr((groups, series, y_label)))
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
+    """One dot and its interval a row: (name, value, low, high); a line marks zero."""
+    figure, axes = _figure(0.9 + 0.38 * len(rows))
+    for place, (_, value, low, high) in enumerate(reversed(rows)):
+        colour = SERIES[0] if low > 0 else SERIES[2] if high < 0 else MUTED
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+        axes.plot([value], [place], "o", color=colour, markersize=6)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x_label)
+    return _svg(figure, repr((rows, x_label)))
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.6, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The drawing without a size, so that the page scales it; `salt` keeps drawings' ids apart."""
+    target = io.StringIO()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = target.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in _CSS.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own font
+    opening, rest = text.split(">", 1)
+    return re.sub(r' (?:width|height)="[^"]*"', "", opening) + ">" + rest

@@ -1,0 +1,183 @@
+"""The report: one HTML file that explains the run, and summary.json beside it. Neither touches the lake."""
+
+from collections.abc import Mapping
+from importlib import resources
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from pyspark.sql import functions as F
+
+from learn_spark.core.ledger import Recorded
+from learn_spark.core.schemas import RELEASES, TABLES
+from learn_spark.core.steps import Context
+from learn_spark.evaluation import charts
+from learn_spark.evaluation.summary import REPORT, SUMMARY, build_summary, newest_details, write_json
+from learn_spark.evaluation.tracking import log_report
+
+STAGES = {
+    "ingest_events": "Raw log files become events; a line that cannot be used is rejected with its reason.",
+    "build_sequences": "Users' histories and targets around as-of dates, and the samples for CVR and ranker.",
+    "embed_items": "A frozen language model reads every distinct item text once.",
+    "train_towers": "User and item tower learn which items follow which histories.",
+    "train_cvr": "A small network learns conversion from both embeddings; its middle layer is a feature.",
+    "write_features": "All users, items and pairs are scored, checked by gates and published as one release.",
+    "evaluate_features": "Retrieval, and a ranker with and without the features, on data no model has seen.",
+}
+SEGMENTS = {
+    "cold_users": "Cold users",
+    "other_users": "Other users",
+    "cold_items": "Cold items",
+    "long_tail_items": "Long-tail items",
+    "other_items": "Other items",
+}
+TRIALS = {
+    "user_emb": "Base + user_emb",
+    "item_emb": "Base + item_emb",
+    "mid_emb": "Base + mid_emb",
+    "shuffled": "Base + all three, shuffled",
+}
+SCORERS = {"": "Towers", "popularity_": "Popularity", "mean_content_": "Mean content"}
+
+
+def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
+    """Writes `output.dir/summary.json` and the report, and logs both to MLflow; returns the summary."""
+    output, windows = context.config.output.dir, context.config.windows
+    summary = build_summary(context) | {"peak_rss_mb": int(peak_rss_mb)}
+    recorded = list(context.ledger.recorded().values())
+    page = render(summary, recorded, _newest_release(context), _config_text(context))
+    write_json(output / SUMMARY, summary)
+    target = output / REPORT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.tmp")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    mark = context.mark("evaluate_features", windows.end)
+    log_report(context.config, mark, [target, output / SUMMARY], summary)
+    return summary
+
+
+def render(
+    summary: Mapping[str, object],
+    recorded: list[Recorded],
+    release: Mapping[str, object] | None,
+    config_text: str,
+) -> str:
+    """The page. What has not run yet is left out.
+
+    Args:
+        summary: of `build_summary`, with `peak_rss_mb`.
+        recorded: the ledger's rows; the stages' details are drawn.
+        release: the newest row of `releases`, or None.
+        config_text: the config as YAML.
+    """
+    details = {stage: newest_details(recorded, stage) for stage in STAGES}
+    source = resources.files("learn_spark.evaluation").joinpath("templates/report.html.jinja")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    return environment.from_string(source.read_text(encoding="utf-8")).render(
+        summary=summary,
+        stages=STAGES,
+        segments=SEGMENTS,
+        trials=TRIALS,
+        scorers=SCORERS,
+        details=details,
+        release=release,
+        health=details["write_features"],
+        charts=_charts(summary, details),
+        tables={name: (TABLES[name].doc, values) for name, values in summary["tables"].items()},
+        runs=_runs(recorded),
+        seconds=sum(stage["seconds"] for stage in summary["stages"].values()),
+        config_text=config_text,
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """1,234 · 0.123 · – for what is unknown."""
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign."""
+    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+
+
+def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[str, str]:
+    """The drawings that there are figures for."""
+    drawn = {}
+    for stage, quality in (("train_towers", ("recall_at_50", "ndcg_at_50")), ("train_cvr", ("auc",))):
+        curve = details[stage].get("curve", [])
+        loss = {"loss": _points(curve, "loss")}
+        evaluations = {name: _points(curve, name) for name in quality}
+        for name, lines, label, marker in (
+            (f"{stage}_loss", loss, "training loss", ""),
+            (f"{stage}_quality", evaluations, "validation", "o"),
+        ):
+            there = {line: points for line, points in lines.items() if points}
+            if there:
+                drawn[name] = charts.curves(there, "step", label, marker)
+    if summary["retrieval"]:
+        drawn["retrieval"] = _retrieval_chart(summary["retrieval"])
+    if summary["ranker"]:
+        drawn["segments"] = charts.intervals(_gains(summary["ranker"]), "AUC gain, 90% interval over users")
+    return drawn
+
+
+def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[name]) for line in curve if isinstance(line.get(name), int | float)]
+
+
+def _retrieval_chart(found: Mapping[str, float]) -> str:
+    groups = {"": "All purchases", "new_": "New to the user"}
+    there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
+    series = {
+        title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there]
+        for scorer, title in SCORERS.items()
+    }
+    return charts.bars([groups[prefix] for prefix in there], series, "recall@50")
+
+
+def _gains(ranker: Mapping[str, object]) -> list[tuple[str, float, float, float]]:
+    """The rows of the chart of gains; a segment without an interval is left out."""
+    parts = [("All test samples", ranker)]
+    parts += [(SEGMENTS.get(name, name), part) for name, part in ranker["segments"].items()]
+    parts += [(TRIALS.get(name, name), part) for name, part in ranker.get("alone", {}).items()]
+    return [
+        (name, part["auc_gain"], *part["auc_gain_ci90"])
+        for name, part in parts
+        if None not in (part["auc_gain"], *part["auc_gain_ci90"])
+    ]
+
+
+def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
+    """One line a run of a step, in the order of the journey."""
+    by_run: dict[tuple[str, str], list[Recorded]] = {}
+    for row in recorded:
+        by_run.setdefault((row.step, row.run_id), []).append(row)
+    lines = [
+        {
+            "step": step,
+            "run_id": run_id,
+            "first": min(row.day for row in rows),
+            "last": max(row.day for row in rows),
+            "days": len(rows),
+            "rows_in": rows[0].rows_in,
+            "rows_out": rows[0].rows_out,
+            "seconds": rows[0].seconds,
+        }
+        for (step, run_id), rows in by_run.items()
+    ]
+    order = list(STAGES)
+    return sorted(lines, key=lambda line: (order.index(line["step"]), line["last"]))
+
+
+def _newest_release(context: Context) -> dict[str, object] | None:
+    row = context.tables.read(RELEASES.name).orderBy(F.desc("published_at")).first()
+    return row.asDict(recursive=True) if row else None
+
+
+def _config_text(context: Context) -> str:
+    return yaml.safe_dump(context.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,120 @@
+"""`summary.json`: what the lake holds and how good it is, out of the ledger and the tables."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from learn_spark.core.config import Config
+from learn_spark.core.ledger import Recorded
+from learn_spark.core.schemas import RELEASES, TABLES
+from learn_spark.core.steps import Context
+
+SUMMARY = "summary.json"
+REPORT = "report/index.html"
+
+
+def build_summary(context: Context) -> dict[str, object]:
+    """The summary but for `peak_rss_mb`, which only the caller knows.
+
+    Returns:
+        stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over the runs whose days the ledger has;
+        tables.<name>.{path, version, rows}; rejects by reason; release_id; retrieval and ranker (null before
+        `evaluate_features` has run).
+    """
+    recorded = list(context.ledger.recorded().values())
+    evaluation = newest_details(recorded, "evaluate_features")
+    return {
+        "stages": _stages(recorded),
+        "retrieval": evaluation.get("retrieval"),
+        "ranker": evaluation.get("ranker"),
+        "rejects": _rejects(context),
+        "tables": _tables(context),
+        "release_id": _release_id(context),
+    }
+
+
+def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
+    """The figures of the step's newest day; empty where it has not run."""
+    rows = [row for row in recorded if row.step == step]
+    return max(rows, key=lambda row: row.day).details if rows else {}
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def headline(config: Config) -> str:
+    """The lines that end a run: figures, tables, report; out of summary.json."""
+    values = json.loads((config.output.dir / SUMMARY).read_text(encoding="utf-8"))
+    lines = []
+    if values["retrieval"]:
+        found = values["retrieval"]
+        lines.append(
+            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users), popularity "
+            f"{found['popularity_recall_at_50']:.3f}, mean content {found['mean_content_recall_at_50']:.3f}"
+        )
+    if values["ranker"]:
+        found = values["ranker"]
+        low, high = found["auc_gain_ci90"]
+        lines.append(
+            f"ranker     AUC {found['auc_without']:.4f} -> {found['auc_with']:.4f} with the features: "
+            f"{found['auc_gain']:+.4f}, 90% interval {_signed(low)} .. {_signed(high)}"
+        )
+    seconds = sum(stage["seconds"] for stage in values["stages"].values())
+    lines += [
+        f"effort     {seconds:,.0f} s in the stages, peak memory {values['peak_rss_mb']:,} MiB",
+        f"release    {values['release_id'] or 'none yet'}",
+        f"tables     {config.lake.root}",
+        f"summary    {config.output.dir / SUMMARY}",
+        f"report     {config.output.dir / REPORT}",
+    ]
+    return "\n".join(lines)
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.4f}"
+
+
+def _stages(recorded: list[Recorded]) -> dict[str, dict[str, object]]:
+    """A run's figures stand in every row of its days: each run counts once."""
+    runs = {(row.step, row.run_id): row for row in recorded}
+    stages: dict[str, dict[str, object]] = {}
+    for row in runs.values():
+        stage = stages.setdefault(
+            row.step, {"seconds": 0.0, "rows_in": 0, "rows_out": 0, "days": 0, "runs": 0}
+        )
+        stage["seconds"] = round(stage["seconds"] + row.seconds, 2)
+        stage["rows_in"] += row.rows_in
+        stage["rows_out"] += row.rows_out
+        stage["runs"] += 1
+    for row in recorded:
+        stages[row.step]["days"] += 1
+    return stages
+
+
+def _rejects(context: Context) -> dict[str, int]:
+    counts = context.tables.read("rejects").groupBy("reason").count().orderBy(F.desc("count"), "reason")
+    return {row["reason"]: row["count"] for row in counts.collect()}
+
+
+def _tables(context: Context) -> dict[str, dict[str, object]]:
+    tables = context.tables
+    return {
+        name: {
+            "path": tables.path(name),
+            "version": tables.version(name),
+            "rows": tables.read(name).count(),
+        }
+        for name in TABLES
+    }
+
+
+def _release_id(context: Context) -> str | None:
+    newest = context.tables.read(RELEASES.name).orderBy(F.desc("published_at")).select("release_id").first()
+    return newest["release_id"] if newest else None

@@ -1,0 +1,118 @@
+"""The report's page and the summary's headline, on made-up figures."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from learn_spark.core.config import load_config
+from learn_spark.evaluation import charts
+from learn_spark.evaluation.memory import PeakMemory
+from learn_spark.evaluation.report import number, render, signed
+from learn_spark.evaluation.summary import SUMMARY, headline, write_json
+from tests.builders import figures
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render(figures.summary(), figures.recorded(), figures.RELEASE, "lake: {root: /lake}\n")
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    assert "<script" not in page
+    assert not re.findall(r"<(?:link|img|iframe|object)\b|@import|url\((?!#)", page)
+    addresses = {re.sub(r"^https?://", "", a) for a in re.findall(r"https?://[^\"'\s<>)]+", page)}
+    assert addresses <= {"www.w3.org/1999/xlink", "www.w3.org/2000/svg"}
+
+
+def test_the_page_shows_all_that_ran(page):
+    for text in (
+        "+0.0112",
+        "0.7185 → 0.7297",
+        "1.36 times the better baseline",
+        "135,080",
+        "learn-towers version 1",
+        "Long-tail items",
+        "Base + all three, shuffled",
+        "WHITE HANGING HEART T-LIGHT HOLDER",
+        "Effective rank",
+        "item effective rank",
+        "20111210-ab12cd34",
+        "run000000001",
+        "lake: {root: /lake}",
+        "4.2 GiB",
+    ):
+        assert text in page, text
+    assert page.count("<svg") == 6
+    assert all(f"<code>{name}</code>" in page for name in figures.summary()["tables"])
+
+
+def test_text_from_the_data_is_escaped(page):
+    assert "title is &lt;missing&gt;" in page
+
+
+def test_unknown_figures_are_dashes_and_not_drawn(page):
+    row = re.search(r"<tr><td>Cold items</td>.*</tr>", page).group()
+    assert row.count("–") == 5
+    drawn = re.search(r'<div class="scroll">', page).start()
+    assert "Cold items" not in page[page.index("Ranking: do") : drawn]
+
+
+def test_a_page_of_ingest_alone():
+    summary = figures.summary() | {"retrieval": None, "ranker": None, "rejects": {}, "release_id": None}
+    summary["stages"] = {"ingest_events": summary["stages"]["ingest_events"]}
+    page = render(summary, figures.recorded()[:2], None, "")
+    assert "Nothing has been published yet" in page
+    assert "No line was rejected" in page
+    assert "<svg" not in page
+
+
+def test_drawings_are_well_formed_and_take_the_pages_colours():
+    for drawing in (
+        charts.curves({"a": [(0, 1.0), (5, 0.5)], "b": [(0, 0.2)]}, "step", "loss", "o"),
+        charts.bars(["x", "y"], {"ours": [0.1, 0.2], "theirs": [0.3, 0.0]}, "recall"),
+        charts.intervals(
+            [("up", 0.02, 0.01, 0.03), ("down", -0.02, -0.03, -0.01), ("none", 0, -1, 1)], "gain"
+        ),
+    ):
+        ET.fromstring(drawing)
+        assert "var(--c1)" in drawing
+        assert not re.findall(r"#[0-9a-f]{6}\b", drawing)
+    same = [charts.intervals([("up", 0.02, 0.01, 0.03)], "gain") for _ in range(2)]
+    assert same[0] == same[1]
+
+
+def test_headline_names_figures_and_places(tmp_path):
+    config = load_config("conf/test.yaml", [f"output.dir={tmp_path}", f"lake.root={tmp_path}/lake"])
+    write_json(tmp_path / SUMMARY, figures.summary())
+    text = headline(config)
+    for part in (
+        "0.300",
+        "0.180",
+        "0.220",
+        "0.7185 -> 0.7297",
+        "+0.0112",
+        "4,312 MiB",
+        f"{tmp_path}/lake",
+        "index.html",
+    ):
+        assert part in text
+    write_json(
+        tmp_path / SUMMARY, figures.summary() | {"retrieval": None, "ranker": None, "release_id": None}
+    )
+    assert "none yet" in headline(config)
+
+
+def test_numbers_for_readers():
+    assert [number(1234), number(0.12345), number(None), number(2.0, 0)] == ["1,234", "0.123", "–", "2"]
+    assert [signed(0.01), signed(-0.01), signed(None)] == ["+0.0100", "−0.0100", "–"]
+
+
+def test_peak_memory_sees_what_is_gone():
+    with PeakMemory(sample_seconds=0.01) as memory:
+        before = memory.peak_mb
+        block = bytearray(b"x") * (200 << 20)
+        high = memory.peak_mb
+        del block
+    assert high > before + 150
+    assert memory.peak_mb >= high
