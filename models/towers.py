@@ -184,7 +184,8 @@ class Towers(nn.Module):
 
 
 def _normalised(content_UC: Tensor) -> Tensor:
-    # Encoders differ by orders of magnitude in norm; unit root mean square suits the adaptor's initial scale.
+    # Encoders differ by orders of magnitude in norm; unit root mean square suits the adaptor's initial scale,
+    # and lets the content residual lead the first steps (of unit vectors, it learned more slowly).
     return F.normalize(content_UC, dim=-1) * math.sqrt(content_UC.shape[-1])
 
 
