@@ -1,6 +1,7 @@
 """Strict settings: every unknown key, wrong type or missing file is one line that names it."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,7 +64,7 @@ def _explain(cls: type[BaseModel], item: dict) -> str:
     if item["type"] == "missing":
         return f"missing key {key!r}"
     message = " ".join(item["msg"].split()).removeprefix("Value error, ")
-    return f"{key}: {message} (got {item['input']!r})"
+    return f"{key}: {message} (got {reprlib.repr(item['input'])})"
 
 
 def _known_keys(cls: type[BaseModel], loc: tuple) -> list[str]:
