@@ -39,25 +39,24 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     """
     release = plan_release(context, days)
     life = item_life(context.tables.read("interactions"), context.config)
-    users = _write_users(context, release)
-    items = _write_items(context, release, life)
-    pairs = _write_pairs(context, release)
+    _write_users(context, release)
+    _write_items(context, release, life)
+    _write_pairs(context, release)
     # Whatever must hold for a release is checked between here and `publish`.
     gates, figures = _checked(context, release)
     require(gates)
     publish(context, release, gates)
+    rows = sum(figures["rows"].values())
     details = {
         "release_id": release.release_id,
-        "users": users,
-        "items": items,
-        "pairs": pairs,
+        **figures.pop("rows"),
         "gates": [gate.as_json() for gate in gates],
         "neighbours": _neighbours(context, release, life),
         **figures,
     }
     return StepResult(
-        rows_in=users + items + pairs,
-        rows_out=users + items + pairs,
+        rows_in=rows,
+        rows_out=rows,
         reads=("samples", "user_history", "item_index", "interactions", "items"),
         writes=(*FEATURE_TABLES, "releases"),
         details=details,
@@ -102,7 +101,7 @@ def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFra
     return dated.where(days_predicate("ds", days)).select("item_id", "ds", is_cold.alias("is_cold"))
 
 
-def _write_users(context: Context, release: Release) -> int:
+def _write_users(context: Context, release: Release) -> None:
     config = context.config
     histories = context.tables.read("user_history").where(days_predicate("ds", release.days))
     enough = min(config.evaluation.cold_events, config.sequences.history_length)
@@ -114,10 +113,10 @@ def _write_users(context: Context, release: Release) -> int:
         config.features.batch_rows,
     )
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    return context.tables.overwrite_days("user_features", rows, release.days)
+    context.tables.overwrite_days("user_features", rows, release.days)
 
 
-def _write_items(context: Context, release: Release, life: DataFrame) -> int:
+def _write_items(context: Context, release: Release, life: DataFrame) -> None:
     config = context.config
     due = due_items(life, release.days, config.windows.towers_end)
     numbered = due.join(context.tables.read("item_index"), on="item_id", how="inner")
@@ -128,10 +127,10 @@ def _write_items(context: Context, release: Release, life: DataFrame) -> int:
         config.features.batch_rows,
     )
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    return context.tables.overwrite_days("item_features", rows, release.days)
+    context.tables.overwrite_days("item_features", rows, release.days)
 
 
-def _write_pairs(context: Context, release: Release) -> int:
+def _write_pairs(context: Context, release: Release) -> None:
     """The ranker's samples of these days; what was unknown on a sample's day is scored as zeros."""
     is_due = F.expr(days_predicate("ds", release.days)) & F.col("stage").isin(*_RANKER_STAGES)
     samples = context.tables.read("samples").where(is_due).select(*_PAIR)
@@ -141,7 +140,7 @@ def _write_pairs(context: Context, release: Release) -> int:
     pairs = latest_before(with_user, items, "item_id").drop("feature_ds")
     scored = score_pairs(pairs, cvr_path(context), context.config.features.batch_rows)
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    return context.tables.overwrite_days("pair_features", rows, release.days)
+    context.tables.overwrite_days("pair_features", rows, release.days)
 
 
 def _checked(context: Context, release: Release) -> tuple[list[Gate], dict[str, object]]:
@@ -173,8 +172,13 @@ def _checked(context: Context, release: Release) -> tuple[list[Gate], dict[str, 
         for name in ("user", "item")
         if found[f"{name}_emb"].rows
     ]
+    rows = {
+        "users": found["user_emb"].rows,
+        "items": items.where(is_ours).count(),
+        "pairs": found["mid_emb"].rows,
+    }
     norms = {name: {"mean": f.mean, "p5": f.p5, "p95": f.p95} for name, f in found.items()}
-    return gates, {"norms": norms, "effective_rank": rank, "mean_cosine": cosine}
+    return gates, {"rows": rows, "norms": norms, "effective_rank": rank, "mean_cosine": cosine}
 
 
 def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:

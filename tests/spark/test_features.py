@@ -158,24 +158,6 @@ def test_a_rerun_leaves_equal_rows_and_one_release(
     assert lake.tables.read("releases").count() == 1
 
 
-def test_a_failed_gate_publishes_nothing_and_names_itself(
-    lake: Context, written: StepResult, days: list[date]
-) -> None:
-    features = lake.config.features.model_copy(update={"min_users": 10_000, "min_effective_rank": 99.0})
-    strict = Context(
-        lake.config.model_copy(update={"features": features}),
-        *(lake.spark, lake.tables, lake.ledger, lambda step, day: "other" * 4 + step, lake.progress),
-    )
-    for path, other in ((towers_path(lake), towers_path(strict)), (cvr_path(lake), cvr_path(strict))):
-        other.symlink_to(path)
-    with pytest.raises(
-        QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"
-    ):
-        write_features(strict, days[:2])
-    assert lake.tables.read("releases").count() == 1
-    assert write_features(lake, days).details == written.details
-
-
 def test_one_days_release_adds_to_the_published_ones(
     lake: Context, written: StepResult, days: list[date]
 ) -> None:
@@ -187,6 +169,33 @@ def test_one_days_release_adds_to_the_published_ones(
     pairs = lake.tables.read("pair_features").where(F.col("ds") == day)
     assert pairs.count() == nightly.details["pairs"] > 0
     assert pairs.select("release_id").distinct().collect()[0].release_id == nightly.details["release_id"]
+
+
+def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Context, days: list[date]) -> None:
+    last = write_features(lake, days[-1:])
+    assert last.details["pairs"] == 0
+    assert last.details["users"] == lake.tables.read("user_history").where(F.col("ds") == days[-1]).count()
+    found = lake.tables.read("item_features").where(F.col("ds") == days[-1]).count()
+    assert last.details["items"] == found
+
+
+def test_a_failed_gate_publishes_nothing_and_names_itself(
+    lake: Context, written: StepResult, days: list[date]
+) -> None:
+    features = lake.config.features.model_copy(update={"min_users": 10_000, "min_effective_rank": 99.0})
+    strict = Context(
+        lake.config.model_copy(update={"features": features}),
+        *(lake.spark, lake.tables, lake.ledger, lambda step, day: "other" * 4 + step, lake.progress),
+    )
+    for path, other in ((towers_path(lake), towers_path(strict)), (cvr_path(lake), cvr_path(strict))):
+        other.symlink_to(path)
+    published = lake.tables.read("releases").count()
+    with pytest.raises(
+        QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"
+    ):
+        write_features(strict, days[:2])
+    assert lake.tables.read("releases").count() == published
+    assert not lake.tables.read("pair_features").where(F.col("ds") == days[0]).count()
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
