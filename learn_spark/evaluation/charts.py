@@ -34,27 +34,31 @@ _STYLE = {
     "ytick.color": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "legend.frameon": False,
 }
 
+WIDE = 8.4
 Line = Sequence[tuple[float, float]]
 
 
+@mpl.rc_context(_STYLE)
 def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = "") -> str:
     """Line chart: name -> (x, y) points."""
-    figure, axes = _figure(3.0)
+    figure, axes = _figure(4.8, 2.7)
     for (name, points), colour in zip(lines.items(), SERIES, strict=False):
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(lines) > 1:
-        axes.legend(frameon=False)
+        axes.legend()
     return _svg(figure, repr((lines, x_label, y_label)))
 
 
+@mpl.rc_context(_STYLE)
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: str) -> str:
     """Grouped bars with their values on top."""
-    figure, axes = _figure(3.2)
+    figure, axes = _figure(WIDE, 3.0)
     width = 0.8 / len(series)
     for number, ((name, values), colour) in enumerate(zip(series.items(), SERIES, strict=False)):
         places = [group + (number - (len(series) - 1) / 2) * width for group in range(len(groups))]
@@ -64,13 +68,14 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: 
     axes.set_ylabel(y_label)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.18)
-    axes.legend(frameon=False, ncols=len(series), loc="upper center")
+    axes.legend(ncols=len(series), loc="upper center")
     return _svg(figure, repr((groups, series, y_label)))
 
 
+@mpl.rc_context(_STYLE)
 def intervals(rows: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
     """One dot and its interval a row: (name, value, low, high); a line marks zero."""
-    figure, axes = _figure(0.9 + 0.38 * len(rows))
+    figure, axes = _figure(WIDE, 0.9 + 0.32 * len(rows))
     for place, (_, value, low, high) in enumerate(reversed(rows)):
         colour = SERIES[0] if low > 0 else SERIES[2] if high < 0 else MUTED
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
@@ -84,16 +89,15 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], x_label: str) -> 
     return _svg(figure, repr((rows, x_label)))
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.6, height), layout="constrained")
-        return figure, figure.add_subplot()
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, salt: str) -> str:
     """The drawing without a size, so that the page scales it; `salt` keeps drawings' ids apart."""
     target = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

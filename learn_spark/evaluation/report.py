@@ -75,7 +75,7 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "signed": signed}
+    environment.filters |= {"number": number, "plain": plain, "signed": signed}
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         summary=summary,
         stages=STAGES,
@@ -98,6 +98,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def plain(value: float | None) -> str:
+    """As `number`, whole numbers without digits behind the point."""
+    return number(int(value) if value is not None and float(value).is_integer() else value)
 
 
 def signed(value: float | None) -> str:

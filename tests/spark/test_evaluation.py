@@ -1,26 +1,36 @@
 """What the evaluation exports, against naive references; and the whole step on a tiny lake."""
 
+import json
 from collections import Counter
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
 
+from learn_spark.core.config import load_config
 from learn_spark.core.schemas import TABLES
 from learn_spark.core.settings import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.evaluation.ranking import BASE_COLUMNS, tail_events, thinned, with_base_features
+from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.evaluation.summary import headline
 from learn_spark.features.job import write_features
 from learn_spark.pipeline import feature_days
+from learn_spark.training.tracking import tracking_uri
 from tests.builders.lake import USERS, fill_lake, save_models, tiny_context
 
 pytestmark = pytest.mark.spark
+CONF = Path(__file__).parents[2] / "conf"
 
 
-@pytest.fixture
-def context(spark, config):
-    context = tiny_context(spark, config)
+@pytest.fixture(scope="module")
+def context(spark, tmp_path_factory):
+    """A lake that the tests read together."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output"]
+    context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
     fill_lake(context)
     return context
 
@@ -132,12 +142,19 @@ def test_users_without_features_stay(context):
     assert rows["user02"] == [0.0, 0.0]
 
 
-def test_the_step_measures_both(context):
+@pytest.fixture(scope="module")
+def result(context):
     save_models(context)
-    write_features(context, feature_days(context.config))
+    days = feature_days(context.config)
+    features = write_features(context, days)
+    context.ledger.record("write_features", dict.fromkeys(days, "f"), "run1", features, {}, 2.5)
     before = context.tables.versions(TABLES)
     result = evaluate_features(context, [context.config.windows.end])
     assert context.tables.versions(TABLES) == before
+    return result
+
+
+def test_the_step_measures_both(context, result):
     retrieval, ranker = result.details["retrieval"], result.details["ranker"]
     assert retrieval["users"] == USERS
     assert 0 <= retrieval["recall_at_50"] <= 1
@@ -148,3 +165,36 @@ def test_the_step_measures_both(context):
     samples = context.tables.read("samples").where(F.col("stage").isin(*stages)).count()
     assert sum(ranker["rows"].values()) == samples
     assert result.rows_in > samples
+
+
+def test_summary_and_report_come_from_ledger_and_tables(context, result):
+    end, output = context.config.windows.end, context.config.output.dir
+    context.ledger.record("evaluate_features", {end: "f"}, "run1", result, {}, 4.0)
+    before = context.tables.versions(TABLES)
+    summary = publish_report(context, peak_rss_mb=1234)
+    assert context.tables.versions(TABLES) == before
+    written = json.loads((output / "summary.json").read_text())
+    assert written == json.loads(json.dumps(summary))
+    assert written["peak_rss_mb"] == 1234
+    features = written["stages"]["write_features"]
+    assert (features["seconds"], features["runs"]) == (2.5, 1)
+    assert features["days"] == len(feature_days(context.config))
+    assert written["tables"]["sequences"]["rows"] == context.tables.read("sequences").count()
+    assert set(written["tables"]) == set(TABLES)
+    assert written["release_id"] == context.tables.read("releases").first().release_id
+    assert written["ranker"]["segments"]["other_items"]["rows"] >= 0
+    page = (output / "report" / "index.html").read_text()
+    assert written["release_id"] in page
+    assert f"{output}/report/index.html" in headline(context.config)
+
+
+def test_the_report_is_an_artifact_of_the_experiment(context, result):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri(context.config))
+    experiment = client.create_experiment(context.config.mlflow.experiment)
+    publish_report(context, peak_rss_mb=1)
+    publish_report(context, peak_rss_mb=1)
+    (run,) = client.search_runs([experiment])
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"index.html", "summary.json"}
+    assert run.data.metrics["ranker.auc_with"] == result.details["ranker"]["auc_with"]

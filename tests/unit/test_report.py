@@ -8,7 +8,7 @@ import pytest
 from learn_spark.core.config import load_config
 from learn_spark.evaluation import charts
 from learn_spark.evaluation.memory import PeakMemory
-from learn_spark.evaluation.report import number, render, signed
+from learn_spark.evaluation.report import number, plain, render, signed
 from learn_spark.evaluation.summary import SUMMARY, headline, write_json
 from tests.builders import figures
 
@@ -105,6 +105,7 @@ def test_headline_names_figures_and_places(tmp_path):
 
 def test_numbers_for_readers():
     assert [number(1234), number(0.12345), number(None), number(2.0, 0)] == ["1,234", "0.123", "–", "2"]
+    assert [plain(3480.0), plain(0.5), plain(None)] == ["3,480", "0.500", "–"]
     assert [signed(0.01), signed(-0.01), signed(None)] == ["+0.0100", "−0.0100", "–"]
 
 
