@@ -29,10 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     module_name, spec_name, _ = COMMANDS[args.command]
 
+    module = importlib.import_module(module_name)  # first: the ranker's must come before torch
+
     from models.spec import load_spec
     from models.trainer import LossNotFiniteError
 
-    module = importlib.import_module(module_name)
     try:
         module.run(load_spec(args.spec, getattr(module, spec_name)))
     except ValueError as error:

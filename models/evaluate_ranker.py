@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from models.metrics import Scored, gain_interval, uauc, wuauc
-from models.ranker import Ranker, RankerConfig
+from models.ranker import Ranker, RankerConfig, binned
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings
-from models.stream import read_column
 
+KEYS = ("user_id", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
 
 
@@ -55,12 +57,12 @@ class RankerSpec(Settings):
 class RankerTask:
     """The rows, split into training, validation (its last days) and test; and the trees over any features."""
 
-    def __init__(self, spec: RankerSpec, rows: Snapshot) -> None:
+    def __init__(self, spec: RankerSpec, rows: pa.Table) -> None:
         self.spec = spec
-        label_N, self.weight_N = read_column(rows, "label"), read_column(rows, "weight")
-        is_test_N, day_N = read_column(rows, "is_test") > 0, read_column(rows, "day")
+        label_N, self.weight_N = _values(rows, "label"), _values(rows, "weight")
+        is_test_N, day_N = _values(rows, "is_test") > 0, _values(rows, "day")
         self.label_N = label_N.astype(np.int64)
-        self.user_N = np.unique(read_column(rows, "user_id"), return_inverse=True)[1]
+        self.user_N = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
         first_valid_day = _first_validation_day(day_N[~is_test_N], spec.validation_share)
         self.test = np.flatnonzero(is_test_N)
         self.train = np.flatnonzero(~is_test_N & (day_N < first_valid_day))
@@ -100,10 +102,16 @@ def run(spec: RankerSpec) -> dict[str, object]:
         ValueError: columns are missing, or a window has one label only.
     """
     with threadpool_limits(spec.threads):
-        rows = open_snapshot(spec.rows)
+        rows = read_rows(spec, open_snapshot(spec.rows))
         task = RankerTask(spec, rows)
         base_NF, blocks = _features(rows, spec)
-        result = _main_figures(task, base_NF, blocks)
+        del rows
+        events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
+        is_in = segments(spec, *events)
+        categorical = [spec.base.index(name) for name in spec.categorical]
+        base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
+        blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
+        result = _main_figures(task, base_NF, blocks, is_in)
     spec.out_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_without_nan(result), indent=2)
     (spec.out_dir / "result.json").write_text(text + "\n", encoding="utf-8")
@@ -124,7 +132,7 @@ def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndar
 
 
 def _main_figures(
-    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray]
+    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], is_in: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
     spec, test = task.spec, task.test
     without_T = _timed(task, "without embeddings", base_NF, spec.ranker)
@@ -139,11 +147,10 @@ def _main_figures(
     for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
         for side, score_T in (("without", without_T), ("with", with_T)):
             result[f"{name}_{side}"] = metric(label_T, score_T, user_T, weight_T)
-    events = {name: base_NF[test, spec.base.index(name)] for name in (spec.user_events, spec.item_events)}
     result["segments"] = {
         name: {"rows": int(is_in_T.sum()), "users": len(np.unique(user_T[is_in_T]))}
         | task.gain(with_T, without_T, is_in_T)
-        for name, is_in_T in segments(spec, *events.values()).items()
+        for name, is_in_T in is_in.items()
     }
     return result | {"alone": _alone(task, base_NF, blocks)}
 
@@ -169,13 +176,42 @@ def _timed(task: RankerTask, what: str, X_NF: np.ndarray, config: RankerConfig) 
     return score_T
 
 
-def _features(rows: Snapshot, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
+    """The columns that the spec names, of all rows.
+
+    Raises:
+        ValueError: names the columns that the snapshot lacks.
+    """
+    columns = [*KEYS, *spec.base, *EMBEDDINGS, "cvr_score"]
+    lacking = [name for name in columns if name not in snapshot.schema]
+    if lacking:
+        have = ", ".join(snapshot.schema)
+        raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(lacking)}; it has: {have}")
+    files = [str(file) for file in snapshot.files]
+    return pyarrow.dataset.dataset(files, format="parquet").to_table(columns=columns)
+
+
+def _features(rows: pa.Table, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The base features [N, F], and the blocks of columns on top: the embeddings and their scores."""
-    base_NF = np.stack([read_column(rows, name).astype(np.float32) for name in spec.base], axis=1)
-    blocks = {name: read_column(rows, name) for name in EMBEDDINGS}
+    base_NF = np.stack([_values(rows, name).astype(np.float32) for name in spec.base], axis=1)
+    blocks = {name: _vectors(rows, name) for name in EMBEDDINGS}
     inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
-    scores_N2 = np.stack([inner_N, read_column(rows, "cvr_score")], axis=1)
+    scores_N2 = np.stack([inner_N, _values(rows, "cvr_score")], axis=1)
     return base_NF, blocks | {"scores": scores_N2.astype(np.float32)}
+
+
+def _values(rows: pa.Table, name: str) -> np.ndarray:
+    if rows[name].null_count:
+        raise ValueError(f"column {name} holds nulls")
+    return rows[name].to_numpy()
+
+
+def _vectors(rows: pa.Table, name: str) -> np.ndarray:
+    lists = rows[name].combine_chunks()
+    length_N = np.diff(lists.offsets.to_numpy())
+    if lists.null_count or (length_N != length_N[0]).any():
+        raise ValueError(f"column {name}: lists must be present and of equal length")
+    return lists.flatten().to_numpy().reshape(len(length_N), -1)
 
 
 def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:

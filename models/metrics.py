@@ -6,10 +6,12 @@ K embedding width, P (user, target) pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch is imported where it is needed: the ranker's process stays free of it
+    from torch import Tensor
 
 TILE_SCORES = 1 << 24
 
@@ -32,9 +34,7 @@ class Scored:
     upto: np.ndarray
 
     @classmethod
-    def of(
-        cls, label_N: np.ndarray, score_N: np.ndarray, weight_N: np.ndarray, user_N: np.ndarray
-    ) -> "Scored":
+    def of(cls, label_N: np.ndarray, score_N: np.ndarray, weight_N: np.ndarray, user_N: np.ndarray) -> "Scored":
         """Sorts the negatives and finds every positive's place among them."""
         is_positive_N = label_N > 0
         negatives = np.flatnonzero(~is_positive_N)
@@ -102,17 +102,13 @@ def user_aucs(
     return won[has_both] / (total_pos * total_neg)[has_both], (total_pos + total_neg)[has_both]
 
 
-def uauc(
-    label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None
-) -> float:
+def uauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None) -> float:
     """The plain mean of the AUCs within users that have both labels; NaN if there is none."""
     value_U, _ = user_aucs(label_N, score_N, user_N, weight_N)
     return float(value_U.mean()) if len(value_U) else float("nan")
 
 
-def wuauc(
-    label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None
-) -> float:
+def wuauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None) -> float:
     """As `uauc`, each user counted by the weight of his or her rows (impressions)."""
     value_U, weight_U = user_aucs(label_N, score_N, user_N, weight_N)
     return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
@@ -142,11 +138,10 @@ def gain_interval(
     return float(low), float(high)
 
 
-@torch.inference_mode()
 def target_ranks(
-    user_BK: Tensor,
-    item_IK: Tensor,
-    bias_I: Tensor,
+    user_BK: "Tensor",
+    item_IK: "Tensor",
+    bias_I: "Tensor",
     target_P2: np.ndarray,
     hidden_Q2: np.ndarray | None = None,
     tile_scores: int = TILE_SCORES,
@@ -165,6 +160,8 @@ def target_ranks(
     Returns:
         int64 [P], the best rank is 1.
     """
+    import torch
+
     rank_P = np.zeros(len(target_P2), np.int64)
     hidden_Q2 = np.empty((0, 2), np.int64) if hidden_Q2 is None else hidden_Q2
     step = max(1, tile_scores // max(1, len(item_IK)))
@@ -182,9 +179,7 @@ def target_ranks(
     return rank_P
 
 
-def recall_ndcg(
-    rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarray, k: int
-) -> tuple[float, float]:
+def recall_ndcg(rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarray, k: int) -> tuple[float, float]:
     """Mean recall@k and NDCG@k over users, all targets equally relevant.
 
     Args:
@@ -206,8 +201,10 @@ def _rows_between(pairs_P2: np.ndarray, start: int, stop: int) -> slice:
     return slice(*np.searchsorted(pairs_P2[:, 0], [start, stop]))
 
 
-def _count_at_least(score_bI: Tensor, row_p: Tensor, target_p: Tensor) -> Tensor:
+def _count_at_least(score_bI: "Tensor", row_p: "Tensor", target_p: "Tensor") -> "Tensor":
     """Scores of a pair's own row that are not below the pair's score."""
+    import torch
+
     sorted_bI = score_bI.sort(dim=1).values
     per_row_b = torch.bincount(row_p, minlength=len(score_bI))
     place_p = torch.arange(len(row_p)) - (per_row_b.cumsum(0) - per_row_b)[row_p]

@@ -1,15 +1,18 @@
 """A plain production-like ranker: gradient-boosted trees. Shapes: N rows, F features, S seeds."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
 
 from models.spec import Settings
 
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingClassifier
+# Trees are thousands of short parallel loops; threads that spin while they wait starve each other as soon as
+# the cores are shared. OpenMP reads this once, when scikit-learn is imported, and only if torch was not first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
 
 
 class RankerConfig(Settings):
@@ -60,11 +63,6 @@ class Ranker:
         Raises:
             ValueError: a part lacks one of the two labels.
         """
-        # Trees have thousands of short parallel loops: threads that spin while they wait starve each other as
-        # soon as the cores are shared (30 times slower). OpenMP reads this when scikit-learn is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from sklearn.ensemble import HistGradientBoostingClassifier
-
         for name, (_, label_N, _) in (("training", train), ("validation", valid)):
             if not 0 < label_N.sum() < len(label_N):
                 raise ValueError(
@@ -87,3 +85,25 @@ class Ranker:
     def predict(self, X_NF: np.ndarray) -> np.ndarray:
         """Probability of a purchase: float64 [N], the mean of the members."""
         return np.mean([trees.predict_proba(X_NF)[:, 1] for trees in self.members], axis=0)
+
+
+def binned(X_NF: np.ndarray, train: np.ndarray, max_bins: int, categorical: Sequence[int] = ()) -> np.ndarray:
+    """Features as bin numbers between quantiles of the training rows: uint8 [N, F].
+
+    The trees would bin by themselves, but for every fit anew, and with weights several times slower than they grow.
+
+    Args:
+        X_NF: features.
+        train: the training rows' numbers.
+        max_bins: at most so many bins.
+        categorical: columns whose values are bin numbers already.
+    """
+    shares = np.linspace(0, 1, max_bins + 1)[1:-1]
+    bins_NF = np.empty(X_NF.shape, np.uint8)
+    for column, values_N in enumerate(X_NF.T):
+        if column in categorical:
+            bins_NF[:, column] = values_N
+        else:
+            edges = np.unique(np.quantile(values_N[train], shares))
+            bins_NF[:, column] = np.searchsorted(edges, values_N, side="left")
+    return bins_NF

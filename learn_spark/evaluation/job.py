@@ -16,7 +16,16 @@ from learn_spark.features.release import Release, plan_release, visible
 from learn_spark.training.launch import run_trainer
 from learn_spark.training.snapshot import export, read_manifest
 
-READS = ("samples", "interactions", "sequences", "items", "user_features", "item_features", "pair_features")
+READS = (
+    "samples",
+    "interactions",
+    "sequences",
+    "items",
+    "item_index",
+    "user_features",
+    "item_features",
+    "pair_features",
+)
 
 
 def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
@@ -47,13 +56,11 @@ def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str,
     spec = {
         **snapshots,
         "content_matrix": matrix_path(context),
-        "popularity_weight": settings.popularity_weight,
+        "popularity_weight": context.config.retrieval.popularity_weight,
         "threads": settings.threads,
     }
     context.progress.say("evaluate-retrieval: towers, popularity, mean content")
-    figures = run_trainer(
-        "evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}")
-    )
+    figures = run_trainer("evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}"))
     return figures, sum(_rows(path) for path in snapshots.values())
 
 
@@ -64,7 +71,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
         "rows": rows,
         "base": BASE_COLUMNS,
         "categorical": CATEGORICAL,
-        "cold_events": settings.cold_events,
+        "cold_events": context.config.features.cold_events,
         "tail_events": tail_events(context),
         "bootstrap": settings.bootstrap,
         "seed": settings.seed,

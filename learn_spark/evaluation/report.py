@@ -72,9 +72,7 @@ def render(
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
     source = resources.files("learn_spark.evaluation").joinpath("templates/report.html.jinja")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "plain": plain, "signed": signed}
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         summary=summary,
@@ -138,10 +136,7 @@ def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float
 def _retrieval_chart(found: Mapping[str, float]) -> str:
     groups = {"": "All purchases", "new_": "New to the user"}
     there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
-    series = {
-        title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there]
-        for scorer, title in SCORERS.items()
-    }
+    series = {title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there] for scorer, title in SCORERS.items()}
     return charts.bars([groups[prefix] for prefix in there], series, "recall@50")
 
 

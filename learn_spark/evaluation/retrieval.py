@@ -25,7 +25,7 @@ def retrieval_items(context: Context, item_features: DataFrame) -> DataFrame:
     """item_idx, item_emb, popularity_recent, popularity_all of all items seen before `towers_end`."""
     config, tables = context.config, context.tables
     as_of = config.windows.towers_end
-    recent = DayRange(as_of - timedelta(days=config.evaluation.popularity_days), as_of)
+    recent = DayRange(as_of - timedelta(days=config.retrieval.popularity_days), as_of)
     is_recent = is_within(recent) & F.col("event_type").isin(config.sequences.target_events)
     is_target = F.col("event_type").isin(config.sequences.target_events)
     known = (

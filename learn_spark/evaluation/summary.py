@@ -86,9 +86,7 @@ def _stages(recorded: list[Recorded]) -> dict[str, dict[str, object]]:
     runs = {(row.step, row.run_id): row for row in recorded}
     stages: dict[str, dict[str, object]] = {}
     for row in runs.values():
-        stage = stages.setdefault(
-            row.step, {"seconds": 0.0, "rows_in": 0, "rows_out": 0, "days": 0, "runs": 0}
-        )
+        stage = stages.setdefault(row.step, {"seconds": 0.0, "rows_in": 0, "rows_out": 0, "days": 0, "runs": 0})
         stage["seconds"] = round(stage["seconds"] + row.seconds, 2)
         stage["rows_in"] += row.rows_in
         stage["rows_out"] += row.rows_out

@@ -79,8 +79,7 @@ def details() -> dict[str, dict[str, object]]:
     steps = np.arange(10, 900, 10)
     curve = [{"step": int(s), "loss": float(1.2 + 4 * np.exp(-s / 150))} for s in steps]
     towers = [
-        {"step": s, "recall_at_50": 0.1 + 0.2 * s / 900, "ndcg_at_50": 0.05 + s / 9000}
-        for s in range(0, 900, 150)
+        {"step": s, "recall_at_50": 0.1 + 0.2 * s / 900, "ndcg_at_50": 0.05 + s / 9000} for s in range(0, 900, 150)
     ]
     result = {"steps": 900, "parameters": 512_345, "best_step": 750, "best": {}}
     neighbours = [
@@ -115,9 +114,7 @@ def details() -> dict[str, dict[str, object]]:
 def recorded() -> list[Recorded]:
     """A ledger: one run of every stage, ingest over two days."""
     rows = [
-        Recorded(
-            step, date(2011, 12, 10), "f" * 16, "run000000001", 541_909, 392_692, 31.5 + 9 * number, figures
-        )
+        Recorded(step, date(2011, 12, 10), "f" * 16, "run000000001", 541_909, 392_692, 31.5 + 9 * number, figures)
         for number, (step, figures) in enumerate(details().items())
     ]
     first = rows[0]

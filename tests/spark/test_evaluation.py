@@ -37,11 +37,7 @@ def context(spark, tmp_path_factory):
 
 def naive_history(events, day, key):
     """events: (user, item, day, price); key: which of them must match."""
-    past = [
-        (d, p)
-        for *who, d, p in events
-        if d < day and all(k in (None, w) for k, w in zip(key, who, strict=True))
-    ]
+    past = [(d, p) for *who, d, p in events if d < day and all(k in (None, w) for k, w in zip(key, who, strict=True))]
     days = [(day - d).days for d, _ in past]
     return {
         "events": len(past),
@@ -74,9 +70,7 @@ def test_a_price_counts_from_the_day_after_it_was_seen(context):
     version = context.tables.read("items").where(F.col("item_id") == row.item_id)
     for price, valid_from in ((2.0, "date_sub(ds, 1)"), (3.0, "ds")):
         valid = F.expr(valid_from.replace("ds", f"DATE'{row.ds}'")).cast("timestamp")
-        context.tables.append(
-            "items", version.limit(1).withColumns({"price": F.lit(price), "valid_from": valid})
-        )
+        context.tables.append("items", version.limit(1).withColumns({"price": F.lit(price), "valid_from": valid}))
     assert with_base_features(context, sample).first().price == 2.0
 
 
@@ -109,9 +103,7 @@ def test_pairs_are_all_purchases_of_the_test_users(context):
     rows = {(r.user_id, r.item_id): r for r in retrieval_pairs(context).collect()}
     window = {(r.user_id, r.item_id) for r in events if as_of <= r.ds < as_of + timedelta(days=span)}
     assert {key for key, row in rows.items() if row.is_target} == window
-    assert {key for key, row in rows.items() if row.is_seen} == {
-        (r.user_id, r.item_id) for r in events if r.ds < as_of
-    }
+    assert {key for key, row in rows.items() if row.is_seen} == {(r.user_id, r.item_id) for r in events if r.ds < as_of}
     assert all((row.item_idx > 0) == (row.item_id in known) for row in rows.values())
 
 
@@ -123,9 +115,7 @@ def test_candidates_are_what_was_known(context):
     rows = {r.item_idx: r for r in retrieval_items(context, features).collect()}
     events = [r for r in context.tables.read("interactions").collect() if r.ds < as_of]
     assert set(rows) == {int(r.item_id[4:]) for r in events}
-    assert all(
-        row.popularity_all == Counter(r.item_id for r in events)[f"item{i:02d}"] for i, row in rows.items()
-    )
+    assert all(row.popularity_all == Counter(r.item_id for r in events)[f"item{i:02d}"] for i, row in rows.items())
     assert rows[1].item_emb == [1.0, 2.0]
     assert all(row.item_emb == [0.0, 0.0] for i, row in rows.items() if i != 1)
 
@@ -158,9 +148,7 @@ def test_the_step_measures_both(context, result):
     retrieval, ranker = result.details["retrieval"], result.details["ranker"]
     assert retrieval["users"] == USERS
     assert 0 <= retrieval["recall_at_50"] <= 1
-    assert {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_with", "segments", "alone"} <= set(
-        ranker
-    )
+    assert {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_with", "segments", "alone"} <= set(ranker)
     stages = ("ranker_train", "ranker_test")
     samples = context.tables.read("samples").where(F.col("stage").isin(*stages)).count()
     assert sum(ranker["rows"].values()) == samples

@@ -71,9 +71,7 @@ def test_drawings_are_well_formed_and_take_the_pages_colours():
     for drawing in (
         charts.curves({"a": [(0, 1.0), (5, 0.5)], "b": [(0, 0.2)]}, "step", "loss", "o"),
         charts.bars(["x", "y"], {"ours": [0.1, 0.2], "theirs": [0.3, 0.0]}, "recall"),
-        charts.intervals(
-            [("up", 0.02, 0.01, 0.03), ("down", -0.02, -0.03, -0.01), ("none", 0, -1, 1)], "gain"
-        ),
+        charts.intervals([("up", 0.02, 0.01, 0.03), ("down", -0.02, -0.03, -0.01), ("none", 0, -1, 1)], "gain"),
     ):
         ET.fromstring(drawing)
         assert "var(--c1)" in drawing
@@ -97,9 +95,7 @@ def test_headline_names_figures_and_places(tmp_path):
         "index.html",
     ):
         assert part in text
-    write_json(
-        tmp_path / SUMMARY, figures.summary() | {"retrieval": None, "ranker": None, "release_id": None}
-    )
+    write_json(tmp_path / SUMMARY, figures.summary() | {"retrieval": None, "ranker": None, "release_id": None})
     assert "none yet" in headline(config)
 
 

@@ -17,9 +17,7 @@ def naive_auc(rows):
         for label_j, score_j, weight_j in rows:
             if label_i == 1 and label_j == 0:
                 total += weight_i * weight_j
-                won += (
-                    weight_i * weight_j * (1.0 if score_i > score_j else 0.5 if score_i == score_j else 0.0)
-                )
+                won += weight_i * weight_j * (1.0 if score_i > score_j else 0.5 if score_i == score_j else 0.0)
     return won / total if total else None
 
 
@@ -39,9 +37,7 @@ def naive_retrieval(scores, targets, hidden, num_targets, k):
     for user, row in enumerate(scores):
         hits = gain = 0
         for target in targets[user]:
-            rank = 1 + sum(
-                1 for i, s in enumerate(row) if i != target and i not in hidden[user] and s >= row[target]
-            )
+            rank = 1 + sum(1 for i, s in enumerate(row) if i != target and i not in hidden[user] and s >= row[target])
             if rank <= k:
                 hits, gain = hits + 1, gain + 1 / math.log2(rank + 1)
         ideal = sum(1 / math.log2(r + 1) for r in range(1, min(num_targets[user], k) + 1))

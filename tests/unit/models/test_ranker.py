@@ -1,14 +1,15 @@
 """The ranker with and without embeddings, on made-up rows whose truth is known."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from models.evaluate_ranker import RankerSpec, RankerTask, run, segments
-from models.ranker import Ranker, RankerConfig
-from models.snapshot import open_snapshot
+from models.ranker import Ranker, RankerConfig, binned
 from tests.builders.tensors import write_snapshot
 
 SMALL = RankerConfig(max_iter=40, min_samples_leaf=20, num_seeds=1)
@@ -37,9 +38,7 @@ def rows_table(n=6000, seed=0):
     columns["is_test"] = pa.array((columns["day"].to_numpy() >= 14).astype(np.int32))
     for name, values in lists.items():
         flat = pa.array(values.astype(np.float32).ravel())
-        columns[name] = pa.ListArray.from_arrays(
-            pa.array(np.arange(n + 1) * values.shape[1], pa.int32()), flat
-        )
+        columns[name] = pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * values.shape[1], pa.int32()), flat)
     return pa.table(columns)
 
 
@@ -85,9 +84,7 @@ def test_segments_cover_the_test_rows(found):
     parts, rows = found[0]["segments"], found[0]["rows"]["test"]
     assert parts["cold_users"]["rows"] + parts["other_users"]["rows"] == rows
     assert set(parts) == {"cold_users", "other_users", "cold_items", "long_tail_items", "other_items"}
-    assert all(
-        part["auc_gain_ci90"][0] <= part["auc_gain"] <= part["auc_gain_ci90"][1] for part in parts.values()
-    )
+    assert all(part["auc_gain_ci90"][0] <= part["auc_gain"] <= part["auc_gain_ci90"][1] for part in parts.values())
 
 
 def test_segments_by_events_before_the_sample(tmp_path):
@@ -101,7 +98,7 @@ def test_segments_by_events_before_the_sample(tmp_path):
 
 def test_validation_is_the_end_of_the_training_window(tmp_path):
     table = rows_table(400)
-    task = RankerTask(spec_for(tmp_path, table), open_snapshot(tmp_path / "rows"))
+    task = RankerTask(spec_for(tmp_path, table), table)
     day = table.column("day").to_numpy()
     assert day[task.train].max() < day[task.valid].min() <= day[task.valid].max() < day[task.test].min()
     assert len(task.train) + len(task.valid) + len(task.test) == 400
@@ -118,10 +115,22 @@ def test_one_label_is_an_error_that_says_so(tmp_path):
         Ranker(SMALL, 0).fit(part, part, [])
 
 
+def test_bins_are_quantiles_of_the_training_rows():
+    values = np.stack([np.arange(100.0), np.repeat([0.0, 5.0], 50), np.arange(100) % 7], axis=1)
+    bins = binned(values, np.arange(80), 4, categorical=[2])
+    # Of 0 .. 79 the quartiles are 19.75, 39.5, 59.25; an edge belongs to the bin below it.
+    assert bins[[0, 19, 20, 39, 40, 59, 60, 99], 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(set(bins[:50, 1])) == len(set(bins[50:, 1])) == 1
+    assert bins[0, 1] < bins[99, 1]
+    assert (bins[:, 2] == np.arange(100) % 7).all()
+
+
 def test_a_missing_column_is_named(tmp_path):
     with pytest.raises(ValueError, match="no column pair_events"):
-        run(
-            spec_for(
-                tmp_path, rows_table(400), base=("user_events", "item_events", "pair_events"), categorical=()
-            )
-        )
+        run(spec_for(tmp_path, rows_table(400), base=("user_events", "item_events", "pair_events"), categorical=()))
+
+
+def test_the_ranker_needs_no_torch():
+    """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
+    code = "import sys, models.evaluate_ranker; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
