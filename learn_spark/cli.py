@@ -11,9 +11,7 @@ from learn_spark.commands import JOBS, Job, run_job
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs the job; returns the exit code."""
-    parser = ArgumentParser(
-        prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables."
-    )
+    parser = ArgumentParser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="job", required=True, metavar="<job>")
     for job in JOBS.values():
@@ -32,22 +30,14 @@ def run_from_job_file(name: str, argv: Sequence[str] | None) -> int:
 
 def _add_arguments(command: ArgumentParser, job: Job) -> None:
     command.add_argument("--config", required=True, metavar="FILE", help="YAML, as conf/demo.yaml")
-    command.add_argument(
-        "--set", action="append", metavar="KEY=VALUE", help="overrides one key, as spark.ui=true"
-    )
-    command.add_argument(
-        "--restate", action="store_true", help="make anew what other code, config or input made"
-    )
+    command.add_argument("--set", action="append", metavar="KEY=VALUE", help="overrides one key, as spark.ui=true")
+    command.add_argument("--restate", action="store_true", help="make anew what other code, config or input made")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     command.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
     if job.days != "none":
         required = job.days == "required"
-        command.add_argument(
-            "--start", type=_day, required=required, metavar="DAY", help="first day, as 2011-12-01"
-        )
-        command.add_argument(
-            "--end", type=_day, required=required, metavar="DAY", help="the day after the last"
-        )
+        command.add_argument("--start", type=_day, required=required, metavar="DAY", help="first day, as 2011-12-01")
+        command.add_argument("--end", type=_day, required=required, metavar="DAY", help="the day after the last")
 
 
 def _day(text: str) -> date:

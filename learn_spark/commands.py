@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from learn_spark.core.config import Config, load_config
-from learn_spark.core.days import DayRange, contiguous
+from learn_spark.core.days import DayRange, contiguous, spans
 from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, TemporaryError
 from learn_spark.core.ledger import Ledger
 from learn_spark.core.progress import Progress
@@ -117,9 +117,7 @@ def run_job(name: str, args: Namespace) -> int:
     except LearnError as error:
         code = _report_error(name, error, error.exit_code, summary)
     except KeyboardInterrupt:
-        code = _report_error(
-            name, ValueError("interrupted; the same command goes on where it stopped"), 130, summary
-        )
+        code = _report_error(name, ValueError("interrupted; the same command goes on where it stopped"), 130, summary)
     except Exception as error:
         known = _known_trouble(error)
         if known is None:
@@ -202,8 +200,7 @@ def _asked_days(name: str, args: Namespace, config: Config) -> dict[str, list[da
 def _print_plan(plan: Plan, config: Config, mark: Marks, why: str, summary: dict[str, object]) -> int:
     lines = [f"plan ({why}):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
-        spans = ", ".join(str(span) for span in contiguous(days))
-        lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans}")
+        lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
     print("\n".join([*lines, *estimate_lines(config)]), flush=True)
     summary["plan"] = {step.name: {str(day): mark(step.name, day) for day in days} for step, days in plan}
     return 0 if plan else NOTHING_TO_DO
@@ -220,9 +217,7 @@ def _known_trouble(error: Exception) -> LearnError | None:
     """Troubles of the machine rather than of the job."""
     text = str(error)
     if getattr(error, "errno", None) == 28 or "No space left on device" in text:
-        return TemporaryError(
-            f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}"
-        )
+        return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
     return None

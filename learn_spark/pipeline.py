@@ -47,6 +47,9 @@ def _features_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
     yield ("train_cvr", config.windows.cvr_end)
     yield ("embed_items", _content_day(config, day))
     yield ("build_sequences", day)
+    for window in sample_windows(config):
+        if window.stage != "cvr" and window.start <= day < window.end:
+            yield ("build_sequences", window.end)
 
 
 def _evaluation_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
@@ -80,9 +83,9 @@ STEPS = {
         Step(
             "train_towers",
             train_towers,
-            ("towers", "stream"),
+            ("towers", "stream", "retrieval"),
             _towers_need,
-            reads=("sequences", "item_index"),
+            reads=("sequences",),
         ),
         Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history")),
         Step(
@@ -90,12 +93,12 @@ STEPS = {
             write_features,
             ("features",),
             _features_need,
-            reads=("samples", "user_history", "item_index"),
+            reads=("interactions", "items", "item_index", "user_history", "samples"),
         ),
         Step(
             "evaluate_features",
             evaluate_features,
-            ("evaluation",),
+            ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=("samples", "interactions", "user_features", "item_features", "pair_features"),
         ),

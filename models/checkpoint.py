@@ -8,9 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.cvr import CVRConfig, CVRModel
+from models.cvr import CVRModel
+from models.settings import CVRConfig, TowersConfig
 from models.spec import parse_settings
-from models.towers import Towers, TowersConfig
+from models.towers import Towers
 
 FORMAT_VERSION = 1
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -46,9 +47,7 @@ def load_cvr(path: Path | str) -> CVRModel:
     return _filled(Path(path), CVRModel(config, **sizes), state)
 
 
-def _save(
-    path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]
-) -> None:
+def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
@@ -57,9 +56,7 @@ def _save(
     (path / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _load(
-    path: Path, kind: str, size_names: tuple[str, ...]
-) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
+def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
     try:
         about = json.loads((path / "config.json").read_text(encoding="utf-8"))
         state = load_file(path / "model.safetensors")
@@ -81,7 +78,5 @@ def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}") from None
     return model.eval()

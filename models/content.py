@@ -36,7 +36,7 @@ class ContentMatrix:
         if not vectors.is_file():
             raise ValueError(f"content matrix {self.path}: vectors.f16 is missing")
         want, have = self.rows * self.dim * 2, vectors.stat().st_size
-        if want != have:
+        if have < want:  # longer: a run is extending it, or was killed while it did
             raise ValueError(f"{vectors}: {have} bytes, but {self.rows} x {self.dim} fp16 need {want}")
         self._matrix = np.memmap(vectors, dtype="<f2", mode="r", shape=(self.rows, self.dim))
 

@@ -3,30 +3,11 @@
 Shapes: B pairs, K width of an embedding, E width of mid_emb.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from models.spec import Settings
-
-
-class CVRConfig(Settings):
-    """Size and switches of the conversion model.
-
-    Attributes:
-        hidden: widths of the hidden layers before mid_emb.
-        mid_dim: width of mid_emb.
-        fusion: `concat` (the paper's), or `concat+product`: the elementwise product joins in.
-        dropout: on every hidden layer before mid_emb.
-    """
-
-    hidden: tuple[int, ...] = (128,)
-    mid_dim: int = Field(32, gt=0)
-    fusion: Literal["concat", "concat+product"] = "concat"
-    dropout: float = Field(0.1, ge=0, lt=1)
+from models.settings import CVRConfig
 
 
 class CVRModel(nn.Module):
@@ -75,9 +56,7 @@ class CVRModel(nn.Module):
         user_BK, item_BK = (np.asarray(x, dtype=np.float32) for x in (user_emb_BK, item_emb_BK))
         want = ((len(user_BK), self.user_dim), (len(user_BK), self.item_dim))
         if (user_BK.shape, item_BK.shape) != want:
-            raise ValueError(
-                f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}"
-            )
+            raise ValueError(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
         mid_BE = np.empty((len(user_BK), self.config.mid_dim), np.float32)
         probability_B = np.empty(len(user_BK), np.float32)
         for start in range(0, len(user_BK), batch_size):

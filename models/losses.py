@@ -8,30 +8,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from models.spec import Settings
-
-
-class LossConfig(Settings):
-    """Settings of the all-action loss; the defaults are the paper's.
-
-    Attributes:
-        num_hist: sampled history positions (anchors) of a user.
-        num_targets: sampled targets of a user.
-        alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n.
-        mask_false_negatives: another user's target leaves an anchor's denominator if the item is also
-            among the anchor's own user's sampled targets. Beyond the paper.
-        log_q: subtract log popularity (as target) from every candidate's logit. Beyond the paper.
-    """
-
-    num_hist: int = Field(10, gt=0)
-    num_targets: int = Field(10, gt=0)
-    alpha: float = Field(10.0, gt=1)
-    beta: float = Field(10000.0, gt=1)
-    mask_false_negatives: bool = False
-    log_q: bool = False
+from models.settings import LossConfig
 
 
 def recency_weights(length_B: Tensor, max_len: int, alpha: float, beta: float) -> Tensor:

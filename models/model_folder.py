@@ -105,9 +105,7 @@ def _missing_weights(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
         shards = set(_read_json(index).get("weight_map", {}).values())
-        return sorted(name for name in shards if not (folder / name).is_file()) or (
-            [] if shards else ["any weights"]
-        )
+        return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
     return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
 
 

@@ -7,34 +7,18 @@ import re
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from models.settings import StreamConfig
 from models.snapshot import Snapshot
-from models.spec import Settings
 
 Chunk = dict[str, np.ndarray]
-
-
-class StreamConfig(Settings):
-    """How a snapshot is read.
-
-    Attributes:
-        reader: `petastorm`, or `arrow` (the same interface over pyarrow alone).
-        shuffle_rows: rows held for shuffling across row groups.
-        verify_sha256: check the files against the manifest's hashes before training.
-    """
-
-    reader: Literal["petastorm", "arrow"] = "petastorm"
-    shuffle_rows: int = Field(65536, gt=0)
-    verify_sha256: bool = True
 
 
 class ArrowReader:
@@ -135,9 +119,7 @@ class PetastormReader(ArrowReader):
             rows = next(reader)
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             names = ", ".join(self.columns)
-            raise ValueError(
-                f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}"
-            ) from error
+            raise ValueError(f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}") from error
         return {name: _checked_array(name, getattr(rows, name)) for name in self.columns}
 
 

@@ -5,56 +5,17 @@ D model width, K output width.
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.content import ContentMatrix
-from models.spec import Settings
+from models.settings import TowersConfig
 from models.transformer import CausalTransformer
 
 MAX_SCALE = 100.0
-
-
-class TowersConfig(Settings):
-    """Size and switches of the towers; the defaults follow the paper where it speaks.
-
-    Attributes:
-        d_model, layers, heads, dropout: the transformer's.
-        out_dim: width of user_emb and item_emb.
-        max_len: longest sequence (histories and targets).
-        item_tower: `shared_causal` (the user tower's weights, causal over the target sequence),
-            `shared_self` (the same weights, each item sees only itself), `mlp` (own weights),
-            `content` (the projected content embedding itself).
-        pooling: `last`, a position's own output; `mean`, the mean of the outputs up to it.
-        content_residual: add an orthogonally initialised projection of the content, shared by both
-            towers (users: its mean over the history so far), to the transformer's output, which then
-            starts at zero. Beyond the paper.
-        temperature: the inner product of the unit vectors is divided by it.
-        learned_scale: train 1 / temperature as well (at most 100).
-    """
-
-    d_model: int = Field(128, gt=0)
-    layers: int = Field(2, ge=0)
-    heads: int = Field(4, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    out_dim: int = Field(64, gt=0)
-    max_len: int = Field(100, gt=0)
-    item_tower: Literal["shared_causal", "shared_self", "mlp", "content"] = "shared_causal"
-    pooling: Literal["last", "mean"] = "last"
-    content_residual: bool = False
-    temperature: float = Field(0.07, gt=0)
-    learned_scale: bool = False
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> "TowersConfig":
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
-        return self
 
 
 class Towers(nn.Module):
@@ -83,9 +44,7 @@ class Towers(nn.Module):
             for last in [self.head] + ([self.item_mlp[-1]] if config.item_tower == "mlp" else []):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
-        self.log_scale = nn.Parameter(
-            torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale
-        )
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
 
     @property
     def scale(self) -> Tensor:
@@ -163,9 +122,7 @@ class Towers(nn.Module):
         return out_BK
 
     @torch.inference_mode()
-    def embed_items(
-        self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096
-    ) -> np.ndarray:
+    def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
         """Item embeddings for batch scoring, each item alone: float32 [N, K], see `embed_users`."""
         self.eval()
         item_idx_N = np.asarray(item_idx_N)

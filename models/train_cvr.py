@@ -10,11 +10,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from models.checkpoint import save_cvr
-from models.cvr import CVRConfig, CVRModel
+from models.cvr import CVRModel
+from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, StreamConfig, open_reader, read_column
-from models.trainer import Batch, TrainConfig, Trainer, TrainResult
+from models.stream import ArrowReader, open_reader, read_column
+from models.trainer import Batch, Trainer, TrainResult
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 

@@ -8,36 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
-from models.losses import LossConfig, all_action_info_nce, sample_positions
+from models.losses import all_action_info_nce, sample_positions
 from models.metrics import recall_ndcg, target_ranks
+from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, StreamConfig, open_reader, read_column
-from models.towers import Towers, TowersConfig
-from models.trainer import Batch, TrainConfig, Trainer, TrainResult
+from models.stream import ArrowReader, open_reader, read_column
+from models.towers import Towers
+from models.trainer import Batch, Trainer, TrainResult
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 DAY_SECONDS = 86400
-
-
-class ValidationConfig(Settings):
-    """Retrieval over all items, on the validation snapshot.
-
-    Attributes:
-        k: cut-off of recall and NDCG.
-        prior_weight: weight of log popularity added to the logit when ranking; in-batch negatives teach
-            lift over popularity, not probability, so 1 is right without the log-Q correction and 0 with it.
-        prior_days: popularity is counted over the last so many days of the validation histories.
-    """
-
-    k: int = Field(50, gt=0)
-    prior_weight: float = Field(0.0, ge=0)
-    prior_days: int = Field(28, gt=0)
 
 
 class TowersSpec(Settings):
@@ -127,12 +112,8 @@ class TowersTask:
         """Sample positions, cut the padding that all rows share, and fetch the content."""
         hist_len_B, tar_len_B, config = batch["hist_len"].long(), batch["tar_len"].long(), self.spec.loss
         longest_hist, longest_tar = int(hist_len_B.max().clamp(min=1)), int(tar_len_B.max().clamp(min=1))
-        anchor_BN, is_anchor_BN = sample_positions(
-            hist_len_B, longest_hist, config.num_hist, config, self.generator
-        )
-        target_BS, is_target_BS = sample_positions(
-            tar_len_B, longest_tar, config.num_targets, config, self.generator
-        )
+        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_hist, config, self.generator)
+        target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
         tar_items_BT = batch["tar_items"][:, :longest_tar].long()
         content_UC, hist_BH, tar_BT = self.content.unique(batch["hist_items"][:, :longest_hist], tar_items_BT)
         return {

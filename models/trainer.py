@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from models.progress import Progress
-from models.spec import Settings
+from models.settings import TrainConfig
 
 Batch = dict[str, Tensor]
 RESULT = "result.json"
@@ -21,36 +20,6 @@ RESULT = "result.json"
 
 class LossNotFiniteError(ArithmeticError):
     """The loss became NaN or infinite; the last good checkpoint has been saved."""
-
-
-class TrainConfig(Settings):
-    """Settings of the loop.
-
-    Attributes:
-        batch_size: rows of a step.
-        epochs: passes over the training snapshot; the learning rate's cosine ends with the last one.
-        max_seconds: stop after this time, whatever the epochs (evaluation included).
-        lr, weight_decay, clip_norm: AdamW and the gradients' largest norm.
-        warmup_steps: linear warm-up before the cosine.
-        eval_every: steps between evaluations; by default once an epoch.
-        patience: stop after so many evaluations without a better metric.
-        log_every: steps between lines of metrics.jsonl.
-        seed: of the initial weights, the order of the data and all sampling.
-        threads: torch threads; by default torch's own choice.
-    """
-
-    batch_size: int = Field(128, gt=1)
-    epochs: int = Field(10, gt=0)
-    max_seconds: float | None = Field(None, gt=0)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    warmup_steps: int = Field(50, ge=0)
-    eval_every: int | None = Field(None, gt=0)
-    patience: int = Field(3, gt=0)
-    log_every: int = Field(10, gt=0)
-    seed: int = Field(1, ge=0)
-    threads: int | None = Field(None, gt=0)
 
 
 class Task(Protocol):
@@ -114,7 +83,7 @@ class Trainer:
     def __init__(self, task: Task, config: TrainConfig, out_dir: Path) -> None:
         self.task, self.config, self.out_dir = task, config, out_dir
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.steps_per_epoch = task.steps_per_epoch()
         self.total_steps = config.epochs * self.steps_per_epoch
         if not self.total_steps:
@@ -147,11 +116,13 @@ class Trainer:
         seconds = time.monotonic() - self.started
         result = TrainResult(self.best, self.best_step, self.step, self.samples, seconds, count, stopped)
         text = json.dumps(asdict(result), indent=2) + "\n"
-        (self.out_dir / RESULT).write_text(text, encoding="utf-8")
+        partial = self.out_dir / f".{RESULT}"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(self.out_dir / RESULT)  # its existence says that the training is finished
         return result
 
     def _loop(self, progress: Callable[[str], None]) -> str:
-        eval_every = self.config.eval_every or self.steps_per_epoch
+        eval_every = self.config.evaluate_every or self.steps_per_epoch
         for epoch in range(self.config.epochs):
             waited_from = time.monotonic()
             for batch, num_rows in self.task.batches(epoch):
@@ -217,7 +188,7 @@ class Trainer:
         self.log.flush()
 
     def _lr_factor(self, step: int) -> float:
-        warmup = min(self.config.warmup_steps, self.total_steps)
+        warmup = round(self.config.warmup_share * self.total_steps)
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))

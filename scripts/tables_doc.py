@@ -13,8 +13,8 @@ Beside the tables, under `lake.root/_artifacts`:
 
 | folder | holds |
 |---|---|
-| `matrix/<key>/` | the content vectors by item number: `vectors.f16` (float16, little-endian, row 0 zeros), `meta.json` |
-| `snapshots/<name>/` | what a training run read: even Parquet files and `manifest.json` (rows, sha256, source version) |
+| `matrix/<key>/` | content vectors by item number: `vectors.f16` (little-endian float16, row 0 zeros), `meta.json` |
+| `snapshots/<name>/` | what a training run read: even Parquet files, `manifest.json` (rows, sha256, source) |
 | `models/<towers or cvr>-<fingerprint>/` | `model.safetensors`, `config.json`, `metrics.jsonl`, `result.json` |
 """
 

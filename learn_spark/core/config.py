@@ -18,6 +18,7 @@ from learn_spark.core.settings import (
     LakeSettings,
     MlflowSettings,
     OutputSettings,
+    RetrievalSettings,
     SampleSettings,
     ScaleSettings,
     Section,
@@ -46,6 +47,7 @@ class Config(Section):
     stream: StreamSettings
     towers: TowersSettings
     cvr: CvrSettings
+    retrieval: RetrievalSettings
     features: FeatureSettings
     evaluation: EvaluationSettings
     mlflow: MlflowSettings
@@ -65,8 +67,7 @@ class Config(Section):
     def _training_fits(self) -> Self:
         if self.ingest.start >= self.windows.first_as_of:
             raise ValueError(
-                f"windows.first_as_of ({self.windows.first_as_of}) must come after"
-                f" ingest.start ({self.ingest.start})"
+                f"windows.first_as_of ({self.windows.first_as_of}) must come after ingest.start ({self.ingest.start})"
             )
         reach = timedelta(days=self.sequences.target_days)
         if self.windows.towers_end - 2 * reach < self.windows.first_as_of:
@@ -79,6 +80,9 @@ class Config(Section):
                 f"windows.end ({self.windows.end}) must lie at least sequences.target_days ({reach.days})"
                 f" after towers_end ({self.windows.towers_end}): retrieval is tested there"
             )
+        longest = max(self.sequences.history_length, self.sequences.target_length)
+        if self.towers.model.max_len < longest:
+            raise ValueError(f"towers.model.max_len ({self.towers.model.max_len}) is below the sequences' {longest}")
         return self
 
 

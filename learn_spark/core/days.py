@@ -48,6 +48,14 @@ def contiguous(days: Iterable[date]) -> list[DayRange]:
     return ranges
 
 
+def spans(days: Iterable[date], most: int = 4) -> str:
+    """Days in words: their ranges, or the outermost days and the number where there are many ranges."""
+    ranges = contiguous(days)
+    if len(ranges) <= most:
+        return ", ".join(str(span) for span in ranges)
+    return f"{sum(map(len, ranges))} days from {ranges[0].start} to {ranges[-1].end - ONE_DAY}"
+
+
 def days_predicate(column: str, days: Iterable[date]) -> str:
     """SQL that is true for exactly these days."""
     parts = [f"({column} >= DATE'{span.start}' AND {column} < DATE'{span.end}')" for span in contiguous(days)]

@@ -30,6 +30,4 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int) 
     )
     within = F.row_number().over(Window.partitionBy("_bucket").orderBy(*key))
     numbered = bucketed.join(F.broadcast(starts), on="_bucket", how="inner")
-    return numbered.withColumn(name, (F.col("_start") + within + (first - 1)).cast("int")).drop(
-        "_bucket", "_start"
-    )
+    return numbered.withColumn(name, (F.col("_start") + within + (first - 1)).cast("int")).drop("_bucket", "_start")

@@ -30,9 +30,7 @@ def build_session(config: Config, app_name: str) -> SparkSession:
     if not _is_submitted():
         if config.spark.master:
             builder = builder.master(config.spark.master)
-        builder = configure_spark_with_delta_pip(
-            builder.config("spark.driver.memory", config.spark.driver_memory)
-        )
+        builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
     try:
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -140,7 +142,7 @@ class SampleSettings(Section):
 class EmbeddingSettings(Section):
     model: str
     revision: str | None
-    template: str
+    template: Literal["title", "industrial"]
     pooling: Literal["mean", "last", "cls"]
     max_tokens: Annotated[int, Field(ge=8)]
     batch_tokens: Annotated[int, Field(ge=8)]
@@ -150,28 +152,22 @@ class EmbeddingSettings(Section):
     workers: Annotated[int, Field(ge=1)]
 
 
-class TrainSettings(Section):
-    """Settings that every trainer shares; handed to `models.trainer` as they are."""
+class StreamSettings(StreamConfig):
+    """The training snapshot's files, and how they are read."""
 
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    epochs: Annotated[int, Field(ge=1)]
-    max_seconds: Annotated[float, Field(gt=0)] | None
-    warmup_share: Share
-    clip_norm: Annotated[float, Field(gt=0)]
-    patience: Annotated[int, Field(ge=1)]
-    evaluate_every: Annotated[int, Field(ge=1)]
-    threads: Annotated[int, Field(ge=1)]
-    seed: int
-
-
-class StreamSettings(Section):
-    """The training snapshot and its reader."""
-
-    reader: Literal["petastorm", "arrow"]
     rows_per_file: Annotated[int, Field(ge=1)]
-    verify: bool
+
+
+class TowersSettings(Section):
+    model: TowersConfig
+    loss: LossConfig
+    train: TrainConfig
+
+
+class CvrSettings(Section):
+    model: CVRConfig
+    train: TrainConfig
+    validation_days: Annotated[int, Field(ge=1)]
 
 
 class FeatureSettings(Section):
@@ -180,14 +176,19 @@ class FeatureSettings(Section):
     min_content_coverage: Share
     min_effective_rank: Annotated[float, Field(ge=1)]
     max_mean_cosine: Share
+    cold_events: Annotated[int, Field(ge=0)]
+
+
+class RetrievalSettings(Section):
+    """How the towers' inner product becomes a ranking of all items."""
+
+    popularity_days: Annotated[int, Field(ge=1)]
+    popularity_weight: Annotated[float, Field(ge=0)]
 
 
 class EvaluationSettings(Section):
-    popularity_days: Annotated[int, Field(ge=1)]
-    popularity_weight: Annotated[float, Field(ge=0)]
     max_samples: Annotated[int, Field(ge=1)]
     bootstrap: Annotated[int, Field(ge=10)]
-    cold_events: Annotated[int, Field(ge=0)]
     tail_share: Share
     threads: Annotated[int, Field(ge=1)]
     seed: int
@@ -208,15 +209,3 @@ class ScaleSettings(Section):
 class MlflowSettings(Section):
     tracking_uri: str | None
     experiment: str
-
-
-class TowersSettings(Section):
-    model: dict[str, object]
-    loss: dict[str, object]
-    train: TrainSettings
-
-
-class CvrSettings(Section):
-    model: dict[str, object]
-    train: TrainSettings
-    validation_days: Annotated[int, Field(ge=1)]

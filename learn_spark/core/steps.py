@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark import __version__
 from learn_spark.core.config import Config
-from learn_spark.core.days import contiguous
+from learn_spark.core.days import spans
 from learn_spark.core.errors import ConfigError, TemporaryError
 from learn_spark.core.ledger import Ledger, Recorded, StepResult, fingerprint
 from learn_spark.core.progress import Progress
@@ -25,6 +25,7 @@ _NOT_IDENTITY = {
     "embedding": {"threads", "workers", "device", "batch_tokens"},
     "towers": {"train": {"threads"}},
     "cvr": {"train": {"threads"}},
+    "stream": {"verify_sha256"},
     "features": {"batch_rows"},
     "evaluation": {"threads"},
 }
@@ -109,9 +110,8 @@ def missing(
     for step, days in plan:
         stale = [d for d in days if _is_stale(recorded.get((step.name, d)), mark(step.name, d))]
         if stale and not restate:
-            spans = ", ".join(str(span) for span in contiguous(stale))
             raise ConfigError(
-                f"{step.name} of {spans} was made from other code, config or input than now;"
+                f"{step.name} of {spans(stale)} was made from other code, config or input than now;"
                 f" add --restate to make it anew, or use another lake.root"
             )
         wanted = [d for d in days if (step.name, d) not in recorded or d in set(stale)]
@@ -139,17 +139,14 @@ def _check_needs(
         row = recorded.get(need)
         if need not in planned and (row is None or _is_stale(row, mark(*need))):
             state = "is not done" if row is None else "was made from other code, config or input"
-            raise ConfigError(
-                f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
-            )
+            raise ConfigError(f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first")
 
 
 def run_plan(todo: Plan, context: Context) -> str:
     """Runs the steps in order, each recorded when done; returns the run id."""
     run_id = uuid.uuid4().hex[:12]
     for number, (step, days) in enumerate(todo, start=1):
-        spans = ", ".join(str(span) for span in contiguous(days))
-        context.progress.begin(f"[{number}/{len(todo)}] {step.name}", spans)
+        context.progress.begin(f"[{number}/{len(todo)}] {step.name}", spans(days))
         started = time.monotonic()
         input_versions = context.tables.versions(step.reads)
         result = step.run(context, days)
@@ -176,7 +173,5 @@ def lake_lock(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TemporaryError(
-                f"another run works on the lake {root}; try again when it has ended"
-            ) from None
+            raise TemporaryError(f"another run works on the lake {root}; try again when it has ended") from None
         yield

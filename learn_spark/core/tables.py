@@ -65,8 +65,9 @@ class Tables:
 
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        self._shaped(name, df).write.format("delta").mode("append").save(self._created(name))
-        return self._rows_written(name)
+        before = self.version(name)
+        self._shaped(name, df).write.format("delta").mode("append").save(self.path(name))
+        return self._rows_written(name, before)
 
     def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
         """Replaces exactly these days of a table that is partitioned by day; returns the rows written."""
@@ -75,9 +76,10 @@ class Tables:
 
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
+        before = self.version(name)
         writer = self._shaped(name, df).write.format("delta").mode("overwrite")
-        writer.option("replaceWhere", predicate).save(self._created(name))
-        return self._rows_written(name)
+        writer.option("replaceWhere", predicate).save(self.path(name))
+        return self._rows_written(name, before)
 
     def _created(self, name: str) -> str:
         """The path of a table that is there: made now, with its constraints, if it was not."""
@@ -88,19 +90,19 @@ class Tables:
             self._known.add(name)
         return path
 
-    def _rows_written(self, name: str) -> int:
-        """What Delta's newest commit says that it wrote."""
-        last = DeltaTable.forPath(self._spark, self.path(name)).history(1).select("operationMetrics").first()
-        return int(last["operationMetrics"].get("numOutputRows", 0))
+    def _rows_written(self, name: str, before: int) -> int:
+        """What Delta's newest commit says that it wrote; nothing to write or replace makes no commit."""
+        last = DeltaTable.forPath(self._spark, self.path(name)).history(1).first()
+        return int(last["operationMetrics"].get("numOutputRows", 0)) if last["version"] > before else 0
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
-        """The contract's columns in order and type; clustered by partition, so that a day is few files."""
+        """The contract's columns in order and type; gathered by partition, so that a day is few files."""
         spec = _spec(name)
         missing = [column for column in spec.names if column not in df.columns]
         if missing:
             raise ValueError(f"{name} lacks {missing}; the frame has {df.columns}")
         shaped = df.select(*(F.col(c.name).cast(c.type).alias(c.name) for c in spec.columns))
-        return shaped.repartition(*spec.partition) if spec.partition else shaped
+        return shaped.hint("rebalance", *spec.partition) if spec.partition else shaped
 
 
 def _spec(name: str) -> TableSpec:

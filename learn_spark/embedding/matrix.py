@@ -114,9 +114,7 @@ def _write_rows(new_df: DataFrame, vectors_df: DataFrame, file: Path, dim: int) 
         .first()[0]
     )
     if written != wanted:
-        raise QualityError(
-            f"content matrix {file}: {wanted} items have a text, but {written or 0} have a vector"
-        )
+        raise QualityError(f"content matrix {file}: {wanted} items have a text, but {written or 0} have a vector")
 
 
 def _row_writer(file: str, dim: int) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:

@@ -36,9 +36,7 @@ def template(name: str) -> Template:
         ConfigError: if there is none, naming those that there are.
     """
     if name not in TEMPLATES:
-        raise ConfigError(
-            f"embedding.template: unknown template {name!r}; there are {', '.join(sorted(TEMPLATES))}"
-        )
+        raise ConfigError(f"embedding.template: unknown template {name!r}; there are {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
 
 

@@ -61,9 +61,7 @@ def write_item_text(context: Context, template: Template, before: date) -> ItemT
     known_df = tables.read(ITEM_TEXT.name)
     texts_df = (
         versions_df.join(tables.read(ITEM_INDEX.name).select("item_id"), on="item_id", how="left_semi")
-        .select(
-            "item_id", template.render().alias("prompt"), F.lit(template.version).alias("template_version")
-        )
+        .select("item_id", template.render().alias("prompt"), F.lit(template.version).alias("template_version"))
         .withColumn("text_hash", text_hash(template.version, F.col("prompt")))
         .join(known_df.select("item_id", F.col("text_hash").alias("known_hash")), on="item_id", how="left")
         .persist()
@@ -94,9 +92,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     """
     tables, settings = context.tables, context.config.embedding
     texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
-    known_df = (
-        tables.read(CONTENT_EMBEDDINGS.name).where(F.col("encoder_id") == encoder_id).select("text_hash")
-    )
+    known_df = tables.read(CONTENT_EMBEDDINGS.name).where(F.col("encoder_id") == encoder_id).select("text_hash")
     new_df = texts_df.join(known_df, on="text_hash", how="left_anti").persist()
     new = new_df.count()
     if not new:

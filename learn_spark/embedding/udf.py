@@ -144,8 +144,6 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
 
     torch.set_num_threads(spec.threads)
     try:
-        return Encoder.load(
-            model_source(spec.model), spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device
-        )
+        return Encoder.load(model_source(spec.model), spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device)
     except (ConfigError, ValueError) as error:
         raise ValueError(f"{BAD_MODEL}{error}") from error

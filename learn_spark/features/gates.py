@@ -94,9 +94,7 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
         .collect()
     )
     figures = {
-        row.of: VectorFigures(
-            row.rows, row.not_finite, row["mean"], *(row.tails or (None, None)), row.coverage
-        )
+        row.of: VectorFigures(row.rows, row.not_finite, row["mean"], *(row.tails or (None, None)), row.coverage)
         for row in found
     }
     return {name: figures.get(name, VectorFigures(0, 0, None, None, None, None)) for name in frames}
@@ -104,11 +102,7 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
 
 def effective_rank(vectors_NK: np.ndarray) -> float:
     """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 is one direction."""
-    singular = (
-        np.linalg.svd(np.asarray(vectors_NK, np.float64), compute_uv=False)
-        if len(vectors_NK)
-        else np.zeros(1)
-    )
+    singular = np.linalg.svd(np.asarray(vectors_NK, np.float64), compute_uv=False) if len(vectors_NK) else np.zeros(1)
     if not singular.sum():
         return 0.0
     share = singular[singular > 0] / singular.sum()
@@ -141,9 +135,7 @@ def _norms(df: DataFrame, column: str) -> DataFrame:
             values_BK, _ = padded(batch.column(0))
             norm_B = np.sqrt(np.square(values_BK, dtype=np.float64).sum(1))
             norm_B[~np.isfinite(norm_B)] = np.nan
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(norm_B), batch.column(1)], ["norm", "content_coverage"]
-            )
+            yield pa.RecordBatch.from_arrays([pa.array(norm_B), batch.column(1)], ["norm", "content_coverage"])
 
     narrow = df.select(column, coverage.alias("content_coverage"))
     return narrow.mapInArrow(norms, "norm double, content_coverage float")

@@ -68,15 +68,13 @@ def item_life(interactions: DataFrame, config: Config) -> DataFrame:
 
     Returns:
         item_id, first_ds (day of its first event of any type), warm_ds (day on which its history events reach
-        `evaluation.cold_events`; null if never), events (history events in all).
+        `features.cold_events`; null if never), events (history events in all).
     """
     is_history = F.col("event_type").isin(config.sequences.history_events)
     daily = interactions.groupBy("item_id", "ds").agg(F.count_if(is_history).alias("events"))
-    so_far = (
-        Window.partitionBy("item_id").orderBy("ds").rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    )
+    so_far = Window.partitionBy("item_id").orderBy("ds").rowsBetween(Window.unboundedPreceding, Window.currentRow)
     counted = daily.withColumn("total", F.sum("events").over(so_far))
-    is_warm = F.col("total") >= config.evaluation.cold_events
+    is_warm = F.col("total") >= config.features.cold_events
     return counted.groupBy("item_id").agg(
         F.min("ds").alias("first_ds"),
         F.min(F.when(is_warm, F.col("ds"))).alias("warm_ds"),
@@ -90,9 +88,7 @@ def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFra
     On the first feature day every item seen before it; on a later day the items that were first seen, or
     stopped being cold, on the day before.
     """
-    known = F.when(F.col("first_ds") < F.lit(first_day), F.lit(first_day)).otherwise(
-        F.date_add("first_ds", 1)
-    )
+    known = F.when(F.col("first_ds") < F.lit(first_day), F.lit(first_day)).otherwise(F.date_add("first_ds", 1))
     warmed = F.when(F.col("warm_ds") >= F.lit(first_day), F.date_add("warm_ds", 1))
     dated = life.select(
         "item_id", "warm_ds", F.explode(F.array_distinct(F.array_compact(F.array(known, warmed)))).alias("ds")
@@ -104,7 +100,7 @@ def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFra
 def _write_users(context: Context, release: Release) -> None:
     config = context.config
     histories = context.tables.read("user_history").where(days_predicate("ds", release.days))
-    enough = min(config.evaluation.cold_events, config.sequences.history_length)
+    enough = min(config.features.cold_events, config.sequences.history_length)
     due = histories.select("user_id", "ds", "item_idx", (F.size("item_idx") < enough).alias("is_cold"))
     scored = score_users(
         due.repartition("user_id", "ds"),
@@ -113,7 +109,7 @@ def _write_users(context: Context, release: Release) -> None:
         config.features.batch_rows,
     )
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    context.tables.overwrite_days("user_features", rows, release.days)
+    context.tables.overwrite_where("user_features", rows, release.rows)
 
 
 def _write_items(context: Context, release: Release, life: DataFrame) -> None:
@@ -127,7 +123,7 @@ def _write_items(context: Context, release: Release, life: DataFrame) -> None:
         config.features.batch_rows,
     )
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    context.tables.overwrite_days("item_features", rows, release.days)
+    context.tables.overwrite_where("item_features", rows, release.rows)
 
 
 def _write_pairs(context: Context, release: Release) -> None:
@@ -140,7 +136,7 @@ def _write_pairs(context: Context, release: Release) -> None:
     pairs = latest_before(with_user, items, "item_id").drop("feature_ds")
     scored = score_pairs(pairs, cvr_path(context), context.config.features.batch_rows)
     rows = scored.withColumn("release_id", F.lit(release.release_id))
-    context.tables.overwrite_days("pair_features", rows, release.days)
+    context.tables.overwrite_where("pair_features", rows, release.rows)
 
 
 def _checked(context: Context, release: Release) -> tuple[list[Gate], dict[str, object]]:
@@ -195,8 +191,6 @@ def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
 
 
 def _neighbours(context: Context, release: Release, life: DataFrame) -> list[dict[str, object]]:
-    titles = (
-        context.tables.read("items").groupBy("item_id").agg(F.max_by("title", "valid_from").alias("title"))
-    )
+    titles = context.tables.read("items").groupBy("item_id").agg(F.max_by("title", "valid_from").alias("title"))
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     return neighbours_in_words(items, titles, life.select("item_id", "events"))

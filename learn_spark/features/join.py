@@ -27,13 +27,9 @@ def latest_before(samples: DataFrame, features: DataFrame, key: str) -> DataFram
 def _newest_days(wanted: DataFrame, known: DataFrame, key: str) -> DataFrame:
     """(key, ds, feature_ds): a running maximum over both kinds of days, merged in order of time."""
     so_far = (
-        Window.partitionBy(key)
-        .orderBy("ds", "is_wanted")
-        .rowsBetween(Window.unboundedPreceding, Window.currentRow)
+        Window.partitionBy(key).orderBy("ds", "is_wanted").rowsBetween(Window.unboundedPreceding, Window.currentRow)
     )
-    merged = known.select(
-        key, "ds", F.lit(False).alias("is_wanted"), F.col("ds").alias("known_ds")
-    ).unionByName(
+    merged = known.select(key, "ds", F.lit(False).alias("is_wanted"), F.col("ds").alias("known_ds")).unionByName(
         wanted.select(key, "ds", F.lit(True).alias("is_wanted"), F.lit(None).cast("date").alias("known_ds"))
     )
     return (

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.core.days import days_predicate
 from learn_spark.core.ledger import fingerprint
 from learn_spark.core.schemas import RELEASES
 from learn_spark.core.steps import Context
@@ -32,6 +33,11 @@ class Release:
     days: tuple[date, ...]
     models: dict[str, str]
 
+    @property
+    def rows(self) -> str:
+        """SQL that names exactly this release's rows of a feature table: other releases stay as they are."""
+        return f"({days_predicate('ds', self.days)}) AND release_id = '{self.release_id}'"
+
 
 def plan_release(context: Context, days: Sequence[date]) -> Release:
     """The release of these feature days."""
@@ -42,13 +48,17 @@ def plan_release(context: Context, days: Sequence[date]) -> Release:
 
 
 def visible(context: Context, release: Release, table: str) -> DataFrame:
-    """Rows that go together: this release's and those of releases published by the same models."""
+    """Rows that go together: a day's newest release by the same models; this release's own days before all."""
     published = context.tables.read(RELEASES.name)
     for name, mark in release.models.items():
         published = published.where(F.col("model_versions")[name] == mark)
-    own = context.spark.createDataFrame([(release.release_id,)], "release_id string")
-    ids = published.select("release_id").union(own).distinct()
-    return context.tables.read(table).join(F.broadcast(ids), on="release_id", how="left_semi")
+    dated = published.select("release_id", "published_at", F.explode("days").alias("ds"))
+    own = context.spark.createDataFrame(
+        [(release.release_id, datetime.max, day) for day in release.days],
+        "release_id string, published_at timestamp, ds date",
+    )
+    newest = dated.unionByName(own).groupBy("ds").agg(F.max_by("release_id", "published_at").alias("release_id"))
+    return context.tables.read(table).join(F.broadcast(newest), on=["ds", "release_id"], how="left_semi")
 
 
 def publish(context: Context, release: Release, gates: Sequence[Gate]) -> None:

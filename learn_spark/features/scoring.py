@@ -42,13 +42,9 @@ def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
         for batch in batches:
             hist_BH, hist_len_B = padded(batch.column("item_idx"))
             hist_BH = scorer.known(hist_BH)
-            user_emb_BK = scorer.towers.embed_users(
-                hist_BH, hist_len_B, scorer.content, batch_size=batch_rows
-            )
+            user_emb_BK = scorer.towers.embed_users(hist_BH, hist_len_B, scorer.content, batch_size=batch_rows)
             covered_B = scorer.has_content(hist_BH).sum(1) / np.maximum(hist_len_B, 1)
-            yield _extended(
-                batch, ["item_idx"], user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B)
-            )
+            yield _extended(batch, ["item_idx"], user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B))
 
     return _mapped(df, score, ["item_idx"], {"user_emb": _VECTOR, "content_coverage": FloatType()})
 
@@ -70,9 +66,7 @@ def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
             item_B = scorer.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
             item_emb_BK = scorer.towers.embed_items(item_B, scorer.content, batch_size=batch_rows)
             covered_B = scorer.has_content(item_B)
-            yield _extended(
-                batch, ["item_idx"], item_emb=vectors(item_emb_BK), content_coverage=_floats(covered_B)
-            )
+            yield _extended(batch, ["item_idx"], item_emb=vectors(item_emb_BK), content_coverage=_floats(covered_B))
 
     return _mapped(df, score, ["item_idx"], {"item_emb": _VECTOR, "content_coverage": FloatType()})
 

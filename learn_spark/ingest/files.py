@@ -58,9 +58,7 @@ def check_files(spark: SparkSession, settings: IngestSettings, paths: Sequence[P
 
     names = spark.createDataFrame([(str(path),) for path in paths], "path string")
     slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
-    result = names.repartition(slices).mapInPandas(
-        check, "path string, bytes bigint, header string, problem string"
-    )
+    result = names.repartition(slices).mapInPandas(check, "path string, bytes bigint, header string, problem string")
     return sorted((LogFile(**row.asDict()) for row in result.collect()), key=lambda file: file.path)
 
 

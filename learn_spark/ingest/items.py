@@ -30,11 +30,7 @@ def changed_items(described: DataFrame) -> DataFrame:
     before = Window.partitionBy("item_id").orderBy("valid_from")
     identity = F.struct(*IDENTITY)
     previous = F.lag(identity).over(before)
-    return (
-        described.withColumn("previous", previous)
-        .where(~identity.eqNullSafe(F.col("previous")))
-        .drop("previous")
-    )
+    return described.withColumn("previous", previous).where(~identity.eqNullSafe(F.col("previous"))).drop("previous")
 
 
 def write_items(tables: Tables, events: DataFrame, days: Sequence[date]) -> None:

@@ -68,9 +68,7 @@ def _write_events(context: Context, events: DataFrame, days: Sequence[date]) -> 
     write_items(context.tables, usable, days)
 
 
-def _result(
-    counts: list[Row], files: list[LogFile], bad: list[LogFile], new_columns: list[str]
-) -> StepResult:
+def _result(counts: list[Row], files: list[LogFile], bad: list[LogFile], new_columns: list[str]) -> StepResult:
     by_reason: dict[str, int] = defaultdict(int)
     for row in counts:
         by_reason[row["reason"] or "usable"] += row["count"]

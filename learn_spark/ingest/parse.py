@@ -64,19 +64,13 @@ def _mapped(field: FieldMapping) -> Column:
     text = F.trim(_quoted(field.column))
     if field.strip_suffix:
         length = len(field.strip_suffix)
-        text = F.when(
-            text.endswith(field.strip_suffix), text.substr(F.lit(1), F.length(text) - length)
-        ).otherwise(text)
+        text = F.when(text.endswith(field.strip_suffix), text.substr(F.lit(1), F.length(text) - length)).otherwise(text)
     text = F.when(text != "", text)
     if not field.by_prefix:
         return F.coalesce(text, F.lit(field.default)) if field.default else text
     otherwise = F.when(text.isNotNull(), F.lit(field.default))
-    branches = sorted(
-        field.by_prefix.items(), key=lambda pair: len(pair[0])
-    )  # the longest prefix is asked first
-    return reduce(
-        lambda rest, pair: F.when(text.startswith(pair[0]), pair[1]).otherwise(rest), branches, otherwise
-    )
+    branches = sorted(field.by_prefix.items(), key=lambda pair: len(pair[0]))  # the longest prefix is asked first
+    return reduce(lambda rest, pair: F.when(text.startswith(pair[0]), pair[1]).otherwise(rest), branches, otherwise)
 
 
 def _time(text: Column, field: FieldMapping) -> Column:

@@ -26,8 +26,7 @@ def check_headers(files: Sequence[LogFile], settings: IngestSettings) -> list[st
         lacking = [name for name in wanted if name not in there]
         if lacking:
             raise ConfigError(
-                f"{file.path} has no column {', '.join(lacking)}, which ingest.mapping names;"
-                f" it has {', '.join(there)}"
+                f"{file.path} has no column {', '.join(lacking)}, which ingest.mapping names; it has {', '.join(there)}"
             )
         unmapped.update(dict.fromkeys(name for name in there if name not in wanted))
     return list(unmapped)

@@ -98,9 +98,7 @@ def sequences(events: DataFrame, splits: DataFrame, settings: SequenceSettings) 
     )
 
 
-def days_frame(
-    spark: SparkSession, days: Mapping[date, str] | None, name: str, plain: list[date]
-) -> DataFrame:
+def days_frame(spark: SparkSession, days: Mapping[date, str] | None, name: str, plain: list[date]) -> DataFrame:
     """A small frame of days, with their splits where given."""
     if days is None:
         return spark.createDataFrame([(day,) for day in plain], f"{name} date")
@@ -111,9 +109,7 @@ def _history(as_of: Column, settings: SequenceSettings) -> Column:
     cut = as_of.cast("timestamp")
     oldest = cut - F.lit(timedelta(days=settings.history_days))
     before = F.filter("events", lambda e: e["is_history"] & (e["event_ts"] < cut) & (e["event_ts"] >= oldest))
-    return F.slice(
-        before, F.greatest(F.size(before) - settings.history_length + 1, F.lit(1)), settings.history_length
-    )
+    return F.slice(before, F.greatest(F.size(before) - settings.history_length + 1, F.lit(1)), settings.history_length)
 
 
 def _targets(as_of: Column, settings: SequenceSettings) -> Column:

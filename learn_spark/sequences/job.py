@@ -77,8 +77,7 @@ def _write_samples(context: Context, interactions: DataFrame, days: Sequence[dat
     if not windows:
         return 0
     frames = [
-        window_samples(interactions, window, config.samples, config.sequences.target_events)
-        for window in windows
+        window_samples(interactions, window, config.samples, config.sequences.target_events) for window in windows
     ]
     covered = [day for window in windows for day in DayRange(window.start, window.end)]
     return context.tables.overwrite_days("samples", reduce(DataFrame.unionByName, frames), covered)

@@ -9,7 +9,6 @@ from pyspark.sql import functions as F
 
 from learn_spark.core.days import DayRange, days_predicate
 from learn_spark.core.ledger import StepResult
-from learn_spark.core.settings import TrainSettings
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.join import latest_before
@@ -28,20 +27,18 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
     config, mark = context.config, towers_mark(context)
     version = context.tables.version("sequences")
     snapshots = {split: _sequence_snapshot(context, split, version, mark) for split in ("train", "val")}
-    rows = _rows(snapshots)
-    longest = max(config.sequences.history_length, config.sequences.target_length)
     spec = {
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
         "content_matrix": matrix_path(context),
-        "towers": {"max_len": longest, **config.towers.model},
-        "loss": config.towers.loss,
+        "towers": config.towers.model.model_dump(),
+        "loss": config.towers.loss.model_dump(),
         "validation": {
-            "prior_weight": config.evaluation.popularity_weight,
-            "prior_days": config.evaluation.popularity_days,
+            "prior_weight": config.retrieval.popularity_weight,
+            "prior_days": config.retrieval.popularity_days,
         },
-        "train": _train_spec(config.towers.train, rows["train"]),
-        "stream": _stream_spec(context),
+        "train": config.towers.train.model_dump(),
+        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
     training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
     return _trained(context, "train-towers", training, ("sequences", "item_index"))
@@ -57,13 +54,12 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         "val": DayRange(validation, config.windows.cvr_end),
     }
     snapshots = {role: _pair_snapshot(context, role, span, version, mark) for role, span in spans.items()}
-    rows = _rows(snapshots)
     spec = {
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
-        "cvr": config.cvr.model,
-        "train": _train_spec(config.cvr.train, rows["train"]),
-        "stream": _stream_spec(context),
+        "cvr": config.cvr.model.model_dump(),
+        "train": config.cvr.train.model_dump(),
+        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
     training = Training("learn-cvr", mark, cvr_path(context), spec, snapshots)
     return _trained(context, "train-cvr", training, ("samples", "user_history"))
@@ -99,9 +95,7 @@ def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, ma
         F.expr(days_predicate("ds", span)) & (F.col("stage") == "cvr")
     )
     pairs = with_embeddings(context, samples).select(*_PAIR_KEY, "user_emb", "item_emb", "label", "weight")
-    return export(
-        context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, context.config.cvr.train.seed
-    )
+    return export(context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, context.config.cvr.train.seed)
 
 
 def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
@@ -113,38 +107,16 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     batch_rows = context.config.features.batch_rows
     is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
     histories = tables.read("user_history").where(is_feature_day)
-    dated = latest_before(
-        samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id"
-    )
-    wanted = (
-        dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
-    )
+    dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")
+    wanted = dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
     due = histories.select("user_id", "ds", "item_idx").join(wanted, on=["user_id", "ds"], how="left_semi")
     users = score_users(due.repartition("user_id", "ds"), towers, matrix, batch_rows)
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
     items = score_items(sold.repartition("item_id"), towers, matrix, batch_rows).select("item_id", "item_emb")
-    joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(
-        items, on="item_id", how="inner"
-    )
+    joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(items, on="item_id", how="inner")
     unknown = F.transform("item_emb", lambda _: F.lit(0.0).cast("float"))
     return joined.withColumn("user_emb", F.coalesce("user_emb", unknown))
-
-
-def _train_spec(settings: TrainSettings, rows: int) -> dict[str, object]:
-    """`models.trainer.TrainConfig`: the warm-up counted in steps of this snapshot."""
-    steps = settings.epochs * (rows // settings.batch_size)
-    values = settings.model_dump(exclude={"learning_rate", "warmup_share", "evaluate_every"})
-    return values | {
-        "lr": settings.learning_rate,
-        "warmup_steps": round(steps * settings.warmup_share),
-        "eval_every": settings.evaluate_every,
-    }
-
-
-def _stream_spec(context: Context) -> dict[str, object]:
-    stream = context.config.stream
-    return {"reader": stream.reader, "verify_sha256": stream.verify}
 
 
 def _rows(snapshots: Mapping[str, Path]) -> dict[str, int]:

@@ -74,9 +74,7 @@ def package_root() -> str:
     """
     found = importlib.util.find_spec("models")
     if found is None or found.origin is None:
-        raise ConfigError(
-            "the package `models` is not installed beside learn_spark: ship both (`make package`)"
-        )
+        raise ConfigError("the package `models` is not installed beside learn_spark: ship both (`make package`)")
     return str(Path(found.origin).parent.parent)
 
 

@@ -61,9 +61,7 @@ def export(
     files = _write_files(df, folder, key, seed, context.config.stream.rows_per_file)
     if not files:
         shutil.rmtree(folder)
-        raise ConfigError(
-            f"{source_table} has no rows for the snapshot {name}: check windows, sequences and samples"
-        )
+        raise ConfigError(f"{source_table} has no rows for the snapshot {name}: check windows, sequences and samples")
     manifest = {
         "source_table": source_table,
         "source_version": source_version,
@@ -94,9 +92,7 @@ def _write_files(
         numbered = with_dense_number(ordered, ["_order", *key], "_row", 0)
         # Sizes that differ by one row at most: file f holds the rows with floor(row * files / total) = f.
         file = F.floor(F.col("_row").cast("bigint") * num_files / F.lit(total)).cast("int")
-        parts = (
-            numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(folder), _FILE_SCHEMA)
-        )
+        parts = numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(folder), _FILE_SCHEMA)
         return [row.asDict() for row in parts.orderBy("path").collect()]
     finally:
         rows.unpersist()

@@ -21,9 +21,7 @@ def save_tiny_llama(folder: Path, scale: float = 1.0) -> Path:
     vocabulary = {word: place for place, word in enumerate(["<unk>", "</s>", *WORDS])}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(vocabulary),

@@ -13,10 +13,8 @@ from learn_spark.core.schemas import ITEM_INDEX, ITEMS
 from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables
 
-ITEM_COLUMNS = (
-    "item_id string, valid_from timestamp, title string, category string, brand string, price double, \
+ITEM_COLUMNS = "item_id string, valid_from timestamp, title string, category string, brand string, price double, \
 keywords string, attributes map<string,string>"
-)
 
 
 def step_context(spark: SparkSession, config: Config) -> Context:

@@ -68,8 +68,9 @@ def save_models(context: Context) -> None:
     import torch
 
     from models.checkpoint import save_cvr, save_towers
-    from models.cvr import CVRConfig, CVRModel
-    from models.towers import Towers, TowersConfig
+    from models.cvr import CVRModel
+    from models.settings import CVRConfig, TowersConfig
+    from models.towers import Towers
 
     torch.manual_seed(3)
     towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), CONTENT_DIM)

@@ -240,9 +240,7 @@ def test_vector_beyond_fp16_writes_nothing(empty: Context, tmp_path: Path) -> No
     folder = save_tiny_llama(tmp_path / "loud", scale=1e6)
     loud = replace(empty, config=with_embedding(empty.config, model=str(folder)))
     add_items(loud, ITEMS)
-    with pytest.raises(
-        QualityError, match=r"^embed_items: \d of \d texts got NaN, infinity or more"
-    ) as error:
+    with pytest.raises(QualityError, match=r"^embed_items: \d of \d texts got NaN, infinity or more") as error:
         embed_items(loud, [END])
     assert "\n" not in str(error.value)
     assert loud.tables.read("content_embeddings").count() == 0

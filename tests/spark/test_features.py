@@ -36,7 +36,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("features")
     settings = [
-        *(f"lake.root={folder}/lake", f"output.dir={folder}/output", "evaluation.cold_events=3"),
+        *(f"lake.root={folder}/lake", f"output.dir={folder}/output", "features.cold_events=3"),
         *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
         *("windows.ranker_train_end=2011-11-24", "windows.end=2011-11-26"),
     ]
@@ -58,8 +58,7 @@ def written(lake: Context, days: list[date]) -> StepResult:
 
 def rows_of(lake: Context, table: str, *key: str) -> dict[tuple, dict]:
     return {
-        tuple(row[name] for name in key): row.asDict()
-        for row in lake.tables.read(table).drop("release_id").collect()
+        tuple(row[name] for name in key): row.asDict() for row in lake.tables.read(table).drop("release_id").collect()
     }
 
 
@@ -72,9 +71,7 @@ def test_a_release_row_names_what_was_published(lake: Context, written: StepResu
     assert release.model_versions["cvr"] in cvr_path(lake).name
     assert release.table_versions == lake.tables.versions(("user_features", "item_features", "pair_features"))
     assert all(gate.passed for gate in release.gates)
-    assert {"user_emb_not_finite", "item_effective_rank", "item_mean_cosine"} <= {
-        g.name for g in release.gates
-    }
+    assert {"user_emb_not_finite", "item_effective_rank", "item_mean_cosine"} <= {g.name for g in release.gates}
 
 
 def test_users_have_a_row_wherever_their_history_changed(lake: Context, written: StepResult) -> None:
@@ -102,8 +99,7 @@ def test_items_have_a_row_when_known_and_when_no_longer_cold(
     for item in {row.item_id for row in events}:
         for day in days:
             count, before = (
-                sum(row.item_id == item and row.ds < last for row in events)
-                for last in (day, day - timedelta(days=1))
+                sum(row.item_id == item and row.ds < last for row in events) for last in (day, day - timedelta(days=1))
             )
             if count and (day == days[0] or not before or (before < 3 <= count)):
                 expected[item, day] = count < 3
@@ -146,9 +142,7 @@ def test_details_tell_the_report_about_health(written: StepResult) -> None:
     assert 1 <= written.details["effective_rank"] <= 8
 
 
-def test_a_rerun_leaves_equal_rows_and_one_release(
-    lake: Context, written: StepResult, days: list[date]
-) -> None:
+def test_a_rerun_leaves_equal_rows_and_one_release(lake: Context, written: StepResult, days: list[date]) -> None:
     tables = ("user_features", "item_features", "pair_features")
     before = {name: lake.tables.read(name).collect() for name in tables}
     again = write_features(lake, days)
@@ -158,9 +152,7 @@ def test_a_rerun_leaves_equal_rows_and_one_release(
     assert lake.tables.read("releases").count() == 1
 
 
-def test_one_days_release_adds_to_the_published_ones(
-    lake: Context, written: StepResult, days: list[date]
-) -> None:
+def test_one_days_release_adds_to_the_published_ones(lake: Context, written: StepResult, days: list[date]) -> None:
     """A nightly run: the last day alone finds its users' older vectors in the release before."""
     day = days[-2]
     nightly = write_features(lake, [day])
@@ -179,9 +171,7 @@ def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Conte
     assert last.details["items"] == found
 
 
-def test_a_failed_gate_publishes_nothing_and_names_itself(
-    lake: Context, written: StepResult, days: list[date]
-) -> None:
+def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written: StepResult, days: list[date]) -> None:
     features = lake.config.features.model_copy(update={"min_users": 10_000, "min_effective_rank": 99.0})
     strict = Context(
         lake.config.model_copy(update={"features": features}),
@@ -190,9 +180,7 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(
     for path, other in ((towers_path(lake), towers_path(strict)), (cvr_path(lake), cvr_path(strict))):
         other.symlink_to(path)
     published = lake.tables.read("releases").count()
-    with pytest.raises(
-        QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"
-    ):
+    with pytest.raises(QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"):
         write_features(strict, days[:2])
     assert lake.tables.read("releases").count() == published
     assert not lake.tables.read("pair_features").where(F.col("ds") == days[0]).count()
@@ -201,9 +189,7 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
     rows = [("empty", []), ("new item", [ITEMS + 5]), ("null", None), ("known", [1, 2])]
     frame = lake.spark.createDataFrame(rows, "user_id string, item_idx array<int>")
-    found = {
-        row.user_id: row for row in score_users(frame, towers_path(lake), matrix_path(lake), 2).collect()
-    }
+    found = {row.user_id: row for row in score_users(frame, towers_path(lake), matrix_path(lake), 2).collect()}
     assert found["empty"].user_emb == found["null"].user_emb == [0.0] * 8
     assert np.linalg.norm(found["new item"].user_emb) > 1
     assert [found[user].content_coverage for user in ("empty", "new item", "known")] == [0.0, 0.0, 1.0]

@@ -17,12 +17,9 @@ def generated(seed: int) -> tuple[list[tuple], list[tuple]]:
     """Samples (number, key, ds) and features (key, ds, vector) over a few keys and days."""
     rng = random.Random(seed)
     keys = [f"u{i}" for i in range(12)]
-    features = {
-        (rng.choice(keys[:10]), FIRST + timedelta(days=rng.randrange(20))): [rng.random()] for _ in range(60)
-    }
+    features = {(rng.choice(keys[:10]), FIRST + timedelta(days=rng.randrange(20))): [rng.random()] for _ in range(60)}
     samples = [
-        (number, rng.choice([*keys, None]), FIRST + timedelta(days=rng.randrange(-3, 23)))
-        for number in range(300)
+        (number, rng.choice([*keys, None]), FIRST + timedelta(days=rng.randrange(-3, 23))) for number in range(300)
     ]
     return samples, [(key, ds, vector) for (key, ds), vector in features.items()]
 

@@ -13,9 +13,7 @@ pytestmark = pytest.mark.spark
 
 
 def evaluated(spark: SparkSession, texts: list[str | None], column: Column) -> list[str | None]:
-    frame = spark.createDataFrame(
-        [(place, text) for place, text in enumerate(texts)], "place int, text string"
-    )
+    frame = spark.createDataFrame([(place, text) for place, text in enumerate(texts)], "place int, text string")
     return [row[0] for row in frame.orderBy("place").select(column).collect()]
 
 

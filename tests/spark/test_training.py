@@ -42,15 +42,11 @@ def cvr(lake: Context, towers: StepResult) -> StepResult:
 
 
 def test_towers_learn_from_train_and_val_sequences(lake: Context, towers: StepResult) -> None:
-    split = {
-        row.split: row["count"] for row in lake.tables.read("sequences").groupBy("split").count().collect()
-    }
+    split = {row.split: row["count"] for row in lake.tables.read("sequences").groupBy("split").count().collect()}
     assert towers.details["rows"] == {"train": split["train"], "val": split["val"]}
     assert towers.details["result"]["steps"] == split["train"] // 32
     assert towers.details["model"] == str(towers_path(lake))
-    assert {"model.safetensors", "config.json", "result.json"} <= {
-        p.name for p in towers_path(lake).iterdir()
-    }
+    assert {"model.safetensors", "config.json", "result.json"} <= {p.name for p in towers_path(lake).iterdir()}
     assert towers.details["curve"][-1]["step"] == towers.details["result"]["steps"]
     assert towers.details["model_version"] == "1"
 

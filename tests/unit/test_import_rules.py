@@ -59,9 +59,7 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes that run when the module is imported: nothing inside functions."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_type_checkers(
-            child
-        ):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_type_checkers(child):
             continue
         yield child
         yield from run_at_import(child)
@@ -69,9 +67,7 @@ def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def banned_imports(nodes: Iterator[ast.AST], banned: set[str]) -> list[str]:
     """`line: name` of every import of a banned module among the nodes."""
-    return [
-        f"{node.lineno}: imports {name}" for node in nodes for name in imported(node) if belongs(name, banned)
-    ]
+    return [f"{node.lineno}: imports {name}" for node in nodes for name in imported(node) if belongs(name, banned)]
 
 
 def broken_rules(module: str, source: str) -> list[str]:
@@ -89,9 +85,7 @@ def broken_rules(module: str, source: str) -> list[str]:
     chained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
-        if (
-            name in {"read", "write"} and id(node) not in chained
-        ):  # file.write("x"), unlike frame.write.format(...)
+        if name in {"read", "write"} and id(node) not in chained:  # file.write("x"), unlike frame.write.format(...)
             continue
         if name in BUILDERS and not belongs(module, SESSION):
             found.append(f"{node.lineno}: builds a session ({name})")

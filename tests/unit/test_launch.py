@@ -15,9 +15,7 @@ from learn_spark.training.launch import package_root, run_trainer
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_bad_spec_is_a_config_error_that_names_the_key(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="train_snapshot"):
         run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr")
     shown = capsys.readouterr()
@@ -63,9 +61,7 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
         "try:\n    run_trainer('train-cvr', {}, Path('out'))\n"
         "except ConfigError as error:\n    print(json.dumps([package_root(), str(error)]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     root, error = json.loads(done.stdout)
     assert root == str(archive)

@@ -34,9 +34,7 @@ def training(tmp_path: Path) -> Training:
     return Training("learn-towers", "abc123", folder, {"train": {"lr": 0.001}}, {"train": snapshot})
 
 
-def test_everything_is_logged_once(
-    config: Config, training: Training, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_everything_is_logged_once(config: Config, training: Training, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
     logged = log_training(config, training)
@@ -56,9 +54,7 @@ def test_everything_is_logged_once(
     (used,) = run.inputs.dataset_inputs
     assert json.loads(used.dataset.source) == {"table": "sequences", "version": 4}
     artifacts = {
-        a.path
-        for folder in ("model", "snapshots/train")
-        for a in client.list_artifacts(run.info.run_id, folder)
+        a.path for folder in ("model", "snapshots/train") for a in client.list_artifacts(run.info.run_id, folder)
     }
     assert {"model/model.safetensors", "snapshots/train/manifest.json"} <= artifacts
     (version,) = client.search_model_versions("name = 'learn-towers'")

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from models.checkpoint import load_cvr, load_towers, save_cvr, save_towers
-from models.cvr import CVRConfig, CVRModel
-from models.towers import Towers, TowersConfig
+from models.cvr import CVRModel
+from models.settings import CVRConfig, TowersConfig
+from models.towers import Towers
 
 
 @pytest.fixture

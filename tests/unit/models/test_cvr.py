@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.cvr import CVRConfig, CVRModel
+from models.cvr import CVRModel
+from models.settings import CVRConfig
 
 
 @pytest.mark.parametrize("fusion", ["concat", "concat+product"])

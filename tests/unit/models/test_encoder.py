@@ -106,9 +106,7 @@ def test_pack_by_length_keeps_the_budget_and_loses_nobody() -> None:
 
 
 def test_folder_without_anything_names_all_that_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"lacks config.json and a tokenizer .* and weights \(\*.safetensors\)"
-    ):
+    with pytest.raises(ValueError, match=r"lacks config.json and a tokenizer .* and weights \(\*.safetensors\)"):
         check_folder(tmp_path)
 
 

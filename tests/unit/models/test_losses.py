@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from models.losses import LossConfig, all_action_info_nce, recency_weights, sample_positions
+from models.losses import all_action_info_nce, recency_weights, sample_positions
+from models.settings import LossConfig
 
 
 def brute_force(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None):

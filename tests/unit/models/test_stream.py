@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.settings import StreamConfig
 from models.snapshot import open_snapshot
-from models.stream import ArrowReader, PetastormReader, StreamConfig, read_column
+from models.stream import ArrowReader, PetastormReader, read_column
 from tests.builders.tensors import pairs_table, sequences_table, write_snapshot
 
 READERS = [ArrowReader, PetastormReader]
@@ -64,9 +65,7 @@ def test_both_readers_give_the_same_rows(snapshot):
 @pytest.mark.parametrize("seed", [0, 5])
 def test_a_seed_repeats_its_order(snapshot, reader, seed):
     config = StreamConfig(shuffle_rows=20)
-    first, again, other = (
-        rows_of(reader(snapshot, COLUMNS, 16, seed=s, config=config)) for s in (seed, seed, 9)
-    )
+    first, again, other = (rows_of(reader(snapshot, COLUMNS, 16, seed=s, config=config)) for s in (seed, seed, 9))
     assert first == again != other
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.content import ContentMatrix
-from models.towers import Towers, TowersConfig
+from models.settings import TowersConfig
+from models.towers import Towers
 from tests.builders.tensors import write_matrix
 
 ITEM_TOWERS = ["shared_causal", "shared_self", "mlp", "content"]
@@ -98,9 +99,7 @@ def test_the_residual_tower_starts_as_mean_content(content):
     users = model.users(rows_UC, torch.tensor([[0, 1, 2]]))
     mean = torch.nn.functional.normalize(projected.mean(0), dim=-1)
     torch.testing.assert_close(users[0, 2], mean)
-    torch.testing.assert_close(
-        model.residual.weight.T @ model.residual.weight, torch.eye(DIM), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(model.residual.weight.T @ model.residual.weight, torch.eye(DIM), atol=1e-5, rtol=0)
 
 
 def test_too_long_a_history_is_an_error(content):

@@ -39,7 +39,14 @@ def towers_spec(data, tmp_path):
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "towers"),
         "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6, "dropout": 0.0},
-        "train": {"batch_size": 32, "epochs": 6, "lr": 0.01, "warmup_steps": 5, "log_every": 5, "threads": 1},
+        "train": {
+            "batch_size": 32,
+            "epochs": 6,
+            "learning_rate": 0.01,
+            "warmup_share": 0.1,
+            "log_every": 5,
+            "threads": 1,
+        },
         "validation": {"k": 5},
     }
 
@@ -51,7 +58,7 @@ def cvr_spec(data, tmp_path):
         "val_snapshot": str(data / "pairs_val"),
         "out_dir": str(tmp_path / "cvr"),
         "cvr": {"fusion": "concat+product", "mid_dim": 4},
-        "train": {"batch_size": 32, "epochs": 4, "lr": 0.01, "threads": 1},
+        "train": {"batch_size": 32, "epochs": 4, "learning_rate": 0.01, "threads": 1},
     }
 
 
@@ -123,7 +130,7 @@ def test_cvr_learns_and_comes_back(data, tmp_path, cvr_spec):
 
 
 def test_early_stopping_and_the_time_budget(tmp_path, cvr_spec):
-    cvr_spec["train"] |= {"epochs": 500, "eval_every": 1, "patience": 2, "lr": 1e-9}
+    cvr_spec["train"] |= {"epochs": 500, "evaluate_every": 1, "patience": 2, "learning_rate": 1e-9}
     assert run(tmp_path, "train-cvr", cvr_spec) == 0
     result = json.loads((tmp_path / "cvr" / "result.json").read_text())
     assert result["stopped"] == "patience" and result["steps"] < 100
@@ -156,9 +163,9 @@ def bad(spec, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train__learning_rate": 1}, "unknown key 'train.learning_rate'; known: batch_size, clip_norm"),
+        ({"train__learn_rate": 1}, "unknown key 'train.learn_rate'; known: batch_size, clip_norm"),
         ({"tower": {}}, "unknown key 'tower'; known: content_matrix"),
-        ({"train__lr": "fast"}, "train.lr: .*'fast'"),
+        ({"train__learning_rate": "fast"}, "train.learning_rate: .*'fast'"),
         ({"towers__item_tower": "none"}, "towers.item_tower"),
         ({"content_matrix": "/nowhere"}, "content_matrix: no such folder: /nowhere"),
         ({"train__batch_size": 100_000}, "smaller than one batch"),

@@ -1,0 +1,139 @@
+"""Settings of models and training, without torch: who writes a spec can check it before anything starts."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.spec import Settings
+
+
+class TowersConfig(Settings):
+    """Size and switches of the towers; the defaults follow the paper where it speaks.
+
+    Attributes:
+        d_model, layers, heads, dropout: the transformer's.
+        out_dim: width of user_emb and item_emb.
+        max_len: longest sequence (histories and targets).
+        item_tower: `shared_causal` (the user tower's weights, causal over the target sequence),
+            `shared_self` (the same weights, each item sees only itself), `mlp` (own weights),
+            `content` (the projected content embedding itself).
+        pooling: `last`, a position's own output; `mean`, the mean of the outputs up to it.
+        content_residual: add an orthogonally initialised projection of the content, shared by both
+            towers (users: its mean over the history so far), to the transformer's output, which then
+            starts at zero. Beyond the paper.
+        temperature: the inner product of the unit vectors is divided by it.
+        learned_scale: train 1 / temperature as well (at most 100).
+    """
+
+    d_model: int = Field(128, gt=0)
+    layers: int = Field(2, ge=0)
+    heads: int = Field(4, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    out_dim: int = Field(64, gt=0)
+    max_len: int = Field(100, gt=0)
+    item_tower: Literal["shared_causal", "shared_self", "mlp", "content"] = "shared_causal"
+    pooling: Literal["last", "mean"] = "last"
+    content_residual: bool = False
+    temperature: float = Field(0.07, gt=0)
+    learned_scale: bool = False
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "TowersConfig":
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LossConfig(Settings):
+    """Settings of the all-action loss; the defaults are the paper's.
+
+    Attributes:
+        num_hist: sampled history positions (anchors) of a user.
+        num_targets: sampled targets of a user.
+        alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n.
+        mask_false_negatives: another user's target leaves an anchor's denominator if the item is also
+            among the anchor's own user's sampled targets. Beyond the paper.
+        log_q: subtract log popularity (as target) from every candidate's logit. Beyond the paper.
+    """
+
+    num_hist: int = Field(10, gt=0)
+    num_targets: int = Field(10, gt=0)
+    alpha: float = Field(10.0, gt=1)
+    beta: float = Field(10000.0, gt=1)
+    mask_false_negatives: bool = False
+    log_q: bool = False
+
+
+class ValidationConfig(Settings):
+    """Retrieval over all items, on the validation snapshot.
+
+    Attributes:
+        k: cut-off of recall and NDCG.
+        prior_weight: weight of log popularity added to the logit when ranking; in-batch negatives teach
+            lift over popularity, not probability, so 1 is right without the log-Q correction and 0 with it.
+        prior_days: popularity is counted over the last so many days of the validation histories.
+    """
+
+    k: int = Field(50, gt=0)
+    prior_weight: float = Field(0.0, ge=0)
+    prior_days: int = Field(28, gt=0)
+
+
+class CVRConfig(Settings):
+    """Size and switches of the conversion model.
+
+    Attributes:
+        hidden: widths of the hidden layers before mid_emb.
+        mid_dim: width of mid_emb.
+        fusion: `concat` (the paper's), or `concat+product`: the elementwise product joins in.
+        dropout: on every hidden layer before mid_emb.
+    """
+
+    hidden: tuple[int, ...] = (128,)
+    mid_dim: int = Field(32, gt=0)
+    fusion: Literal["concat", "concat+product"] = "concat"
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class StreamConfig(Settings):
+    """How a snapshot is read.
+
+    Attributes:
+        reader: `petastorm`, or `arrow` (the same interface over pyarrow alone).
+        shuffle_rows: rows held for shuffling across row groups.
+        verify_sha256: check the files against the manifest's hashes before training.
+    """
+
+    reader: Literal["petastorm", "arrow"] = "petastorm"
+    shuffle_rows: int = Field(65536, gt=0)
+    verify_sha256: bool = True
+
+
+class TrainConfig(Settings):
+    """Settings of the loop.
+
+    Attributes:
+        batch_size: rows of a step.
+        epochs: passes over the training snapshot; the learning rate's cosine ends with the last one.
+        max_seconds: stop after this time, whatever the epochs (evaluation included).
+        learning_rate, weight_decay, clip_norm: AdamW and the gradients' largest norm.
+        warmup_share: share of all steps that is linear warm-up before the cosine.
+        evaluate_every: steps between evaluations; by default once an epoch.
+        patience: stop after so many evaluations without a better metric.
+        log_every: steps between lines of metrics.jsonl.
+        seed: of the initial weights, the order of the data and all sampling.
+        threads: torch threads; by default torch's own choice.
+    """
+
+    batch_size: int = Field(128, gt=1)
+    epochs: int = Field(10, gt=0)
+    max_seconds: float | None = Field(None, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    warmup_share: float = Field(0.05, ge=0, le=1)
+    evaluate_every: int | None = Field(None, gt=0)
+    patience: int = Field(3, gt=0)
+    log_every: int = Field(10, gt=0)
+    seed: int = Field(1, ge=0)
+    threads: int | None = Field(None, gt=0)
