@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "jinja2",
     "matplotlib",
     "psutil",
+    "threadpoolctl>=3",
     "tqdm",
 ]
 

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_SIDE = {"pyspark", "delta", "mlflow", "learn_spark"}
-TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm", "models"}
+TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm"}
+TORCH_FREE = {"models.settings"}  # what a config may be checked against
 SESSION = {"learn_spark.core.session"}
 TABLES = {"learn_spark.core.tables", "learn_spark.training.snapshot"}
 DELTA = TABLES | SESSION
@@ -80,6 +81,8 @@ def broken_rules(module: str, source: str) -> list[str]:
             found += banned_imports(ast.walk(tree), {"petastorm"})
         return found
     found += banned_imports(run_at_import(tree), TORCH_SIDE)
+    inner = (node for node in run_at_import(tree) if not all(belongs(name, TORCH_FREE) for name in imported(node)))
+    found += banned_imports(inner, {"models"})
     if not belongs(module, DELTA):
         found += banned_imports(ast.walk(tree), {"delta"})
     chained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
