@@ -15,7 +15,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26,<2",
     "pandas>=2.2,<2.3",
     "mlflow>=3.13",
-    "scikit-learn",
+    "scikit-learn>=1.7",
     "pydantic>=2",
     "pyyaml",
     "jinja2",

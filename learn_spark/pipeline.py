@@ -9,6 +9,7 @@ from learn_spark.core.steps import Plan, Step
 from learn_spark.embedding.job import embed_items
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.features.job import write_features
+from learn_spark.features.release import FEATURE_TABLES
 from learn_spark.ingest.files import source_identity
 from learn_spark.ingest.job import ingest_events
 from learn_spark.sequences.job import build_sequences
@@ -100,7 +101,7 @@ STEPS = {
             evaluate_features,
             ("evaluation", "retrieval"),
             _evaluation_needs,
-            reads=("samples", "interactions", "user_features", "item_features", "pair_features"),
+            reads=(*FEATURE_TABLES, "samples", "sequences", "interactions", "items", "item_index"),
         ),
     )
 }

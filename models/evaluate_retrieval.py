@@ -109,7 +109,8 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
 
     Returns:
         users, items, targets, of them targets_not_known and targets_new; `recall_at_50`, … of the towers,
-        `without_prior_…`, `popularity_…` (the better of two windows), `mean_content_…`; each also `new_…`.
+        `without_prior_…`, `popularity_…` (the better of two windows), `mean_content_…`,
+        `mean_content_with_prior_…` (what the untrained content does with the towers' prior); each also `new_…`.
 
     Raises:
         ValueError: snapshots or matrix do not fit together.
@@ -127,8 +128,10 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
     result |= task.figures(task.user_BK, task.item_IK, prior_I)
     result |= _named("without_prior", task.figures(task.user_BK, task.item_IK))
     result |= _named("popularity", _best_popularity(task))
-    means_BC = user_means(task.hist_BH, task.content)
-    result |= _named("mean_content", task.figures(means_BC, item_vectors(task.item_idx_I, task.content)))
+    means_BC, content_IC = user_means(task.hist_BH, task.content), item_vectors(task.item_idx_I, task.content)
+    result |= _named("mean_content", task.figures(means_BC, content_IC))
+    scale = task.item_IK.square().sum(-1).mean()  # the towers' own: their vectors are unit ones times its root
+    result |= _named("mean_content_with_prior", task.figures(scale * means_BC, content_IC, prior_I))
     spec.out_dir.mkdir(parents=True, exist_ok=True)
     (spec.out_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

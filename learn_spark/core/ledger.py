@@ -20,13 +20,12 @@ class StepResult:
 
     Attributes:
         rows_in, rows_out: rows read and written.
-        reads, writes: tables, whose versions go into the ledger.
+        writes: tables, whose versions go into the ledger.
         details: the step's own figures for summary and report; JSON values.
     """
 
     rows_in: int
     rows_out: int
-    reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -41,7 +41,7 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     retrieval, retrieval_rows = _retrieval(context, release, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)
     details = {"retrieval": retrieval, "ranker": ranker}
-    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, reads=READS, details=details)
+    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details)
 
 
 def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:

@@ -36,7 +36,12 @@ TRIALS = {
     "mid_emb": "Base + mid_emb",
     "shuffled": "Base + all three, shuffled",
 }
-SCORERS = {"": "Towers", "popularity_": "Popularity", "mean_content_": "Mean content"}
+SCORERS = {
+    "": "Towers",
+    "popularity_": "Popularity",
+    "mean_content_": "Mean content",
+    "mean_content_with_prior_": "Mean content + popularity",
+}
 
 
 def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:

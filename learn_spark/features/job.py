@@ -57,7 +57,6 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     return StepResult(
         rows_in=rows,
         rows_out=rows,
-        reads=("samples", "user_history", "item_index", "interactions", "items"),
         writes=(*FEATURE_TABLES, "releases"),
         details=details,
     )

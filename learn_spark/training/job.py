@@ -41,7 +41,7 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
         "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
     training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
-    return _trained(context, "train-towers", training, ("sequences", "item_index"))
+    return _trained(context, "train-towers", training)
 
 
 def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
@@ -62,10 +62,10 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
     training = Training("learn-cvr", mark, cvr_path(context), spec, snapshots)
-    return _trained(context, "train-cvr", training, ("samples", "user_history"))
+    return _trained(context, "train-cvr", training)
 
 
-def _trained(context: Context, command: str, training: Training, reads: tuple[str, ...]) -> StepResult:
+def _trained(context: Context, command: str, training: Training) -> StepResult:
     context.progress.say(f"{command}: snapshots of {_rows(training.snapshots)} rows; training starts")
     result = run_trainer(command, training.spec, training.folder)
     details = {
@@ -79,7 +79,7 @@ def _trained(context: Context, command: str, training: Training, reads: tuple[st
         **log_training(context.config, training),
     }
     rows = sum(_rows(training.snapshots).values())
-    return StepResult(rows_in=rows, rows_out=rows, reads=reads, details=details)
+    return StepResult(rows_in=rows, rows_out=rows, details=details)
 
 
 def _sequence_snapshot(context: Context, split: str, version: int, mark: str) -> Path:

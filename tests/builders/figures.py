@@ -20,6 +20,7 @@ RETRIEVAL = {
             ("without_prior_", 0.2),
             ("popularity_", 0.18),
             ("mean_content_", 0.22),
+            ("mean_content_with_prior_", 0.24),
         )
         for new in ("", "new_")
         for metric in ("recall", "ndcg")
