@@ -1,0 +1,111 @@
+"""The whole journey on real logs: what it leaves, that a rerun changes nothing, that nightly runs follow it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from learn_spark.core.schemas import TABLES
+from tests.builders.commands import Done, run_job
+from tests.builders.reading import relation, versions
+
+pytestmark = pytest.mark.e2e
+
+Journey = tuple[Path, Done]
+GOLD = ("user_features", "item_features", "pair_features", "releases")
+
+
+def test_it_leaves_tables_summary_and_report(journey: Journey) -> None:
+    folder, done = journey
+    summary = json.loads((folder / "output" / "summary.json").read_text())
+    assert set(summary["tables"]) == set(TABLES)
+    assert all(table["rows"] > 0 and Path(table["path"]).is_dir() for table in summary["tables"].values())
+    for stage in ("ingest_events", "build_sequences", "embed_items", "train_towers", "train_cvr", "write_features"):
+        assert summary["stages"][stage]["rows_in"] > 0
+        assert summary["stages"][stage]["rows_out"] > 0
+        assert summary["stages"][stage]["seconds"] > 0
+    assert summary["stages"]["evaluate_features"]["rows_in"] > 0
+    wanted = {"users", "recall_at_50", "ndcg_at_50", "popularity_recall_at_50", "mean_content_recall_at_50"}
+    assert wanted <= set(summary["retrieval"])
+    wanted = {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_without", "uauc_with", "segments"}
+    assert wanted <= set(summary["ranker"])
+    assert summary["peak_rss_mb"] > 500
+    assert summary["release_id"] in done.out
+    page = (folder / "output" / "report" / "index.html").read_text()
+    assert summary["release_id"] in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "the report must be self-contained"
+
+
+def test_no_line_of_the_log_is_lost(journey: Journey) -> None:
+    folder, done = journey
+    lake, figures = folder / "lake", done.summary["steps"]["ingest_events"]
+    events = relation(lake, "interactions").count("*").fetchone()[0]
+    rejects = relation(lake, "rejects").count("*").fetchone()[0]
+    assert figures["rows_in"] == events + rejects + figures["duplicates"]
+    assert events == figures["rows_out"]
+
+
+def test_a_second_run_recomputes_nothing(journey: Journey) -> None:
+    folder, _ = journey
+    before = versions(folder / "lake")
+    again = run_job(folder, "run_pipeline")
+    assert again.code == 99, again.err[-3000:]
+    assert "nothing is missing, nothing was recomputed" in again.err
+    assert "recall@50" in again.out
+    assert versions(folder / "lake") == before
+
+
+def test_gold_tables_join_to_samples_without_spark(journey: Journey) -> None:
+    folder, _ = journey
+    for name in (*GOLD, "samples"):
+        relation(folder / "lake", name).create_view(name, replace=True)
+    joined = duckdb.sql(
+        """
+        SELECT count(*), count(DISTINCT s.user_id), min(len(p.mid_emb)), min(len(i.item_emb)), bool_and(u.ds <= s.ds)
+        FROM samples s
+        JOIN pair_features p USING (user_id, item_id, event_ts)
+        JOIN releases r ON r.release_id = p.release_id
+        ASOF LEFT JOIN user_features u ON u.user_id = s.user_id AND u.ds <= s.ds
+        ASOF LEFT JOIN item_features i ON i.item_id = s.item_id AND i.ds <= s.ds
+        WHERE s.stage <> 'cvr'
+        """
+    )
+    rows, users, mid_width, item_width, no_leak = joined.fetchone()
+    expected = duckdb.sql("SELECT count(*) FROM samples WHERE stage <> 'cvr'").fetchone()[0]
+    assert rows == expected > 1000
+    assert users > 50
+    assert (mid_width, item_width) == (32, 64)
+    assert no_leak
+
+
+def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
+    days = ("--start", "2011-11-27", "--end", "2011-11-29")
+    plan = run_job(folder, "run_backfill", *days, "--dry-run")
+    assert plan.code == 0
+    assert re.search(r"1\. ingest_events +2 days +2011-11-27 \.\. 2011-11-28", plan.out)
+    assert "train_towers" not in plan.out
+    done = run_job(folder, "run_backfill", *days)
+    assert done.code == 0, done.err[-5000:]
+    lake = folder / "lake"
+    news = relation(lake, "user_features").filter("ds >= '2011-11-28'")
+    active = relation(lake, "interactions").filter("ds >= '2011-11-27' AND event_type = 'purchase'")
+    active_days = set(active.project("user_id, ds + 1").distinct().fetchall())
+    assert set(news.project("user_id, ds").fetchall()) == active_days
+    releases = relation(lake, "releases").project("release_id, len(days)").fetchall()
+    assert sorted(count for _, count in releases)[0] == 2
+    before = versions(lake)
+    assert run_job(folder, "run_backfill", *days).code == 99
+    assert versions(lake) == before
+
+
+def test_other_config_is_refused_without_restate(journey: Journey) -> None:
+    folder, _ = journey
+    before = versions(folder / "lake")
+    done = run_job(folder, "train_cvr", "--set", "cvr.train.epochs=3")
+    assert done.code == 2
+    assert re.search(r"train_cvr of 2011-11-20 was made from other code, config or input.*--restate", done.err)
+    assert versions(folder / "lake") == before
