@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 # Colours that stand for CSS variables of the page.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
-SERIES = ("#040404", "#050505", "#060606")
+SERIES = ("#040404", "#050505", "#060606", "#070707")
 _CSS = {
     INK: "--ink",
     MUTED: "--muted",
@@ -60,7 +60,7 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: 
     """Grouped bars with their values on top."""
     figure, axes = _figure(WIDE, 3.0)
     width = 0.8 / len(series)
-    for number, ((name, values), colour) in enumerate(zip(series.items(), SERIES, strict=False)):
+    for number, ((name, values), colour) in enumerate(zip(series.items(), SERIES[: len(series)], strict=True)):
         places = [group + (number - (len(series) - 1) / 2) * width for group in range(len(groups))]
         drawn = axes.bar(places, values, width * 0.92, color=colour, label=name)
         axes.bar_label(drawn, fmt="%.3f", fontsize=9, padding=2)

@@ -1,4 +1,4 @@
-"""The same slice by `spark-submit` from another folder, on a cluster of two worker processes, out of the shipped zip."""
+"""The same slice by `spark-submit` from another folder, on two worker processes, from the shipped zip."""
 
 import subprocess
 import sys
