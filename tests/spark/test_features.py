@@ -15,6 +15,7 @@ from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.job import write_features
+from learn_spark.features.release import plan_release, visible
 from learn_spark.features.scoring import padded, score_users
 from learn_spark.training.launch import cvr_path, towers_path
 from tests.builders.lake import (
@@ -159,15 +160,19 @@ def test_one_days_release_adds_to_the_published_ones(lake: Context, written: Ste
     assert lake.tables.read("releases").count() == 2
     assert nightly.details["users"] == lake.tables.read("user_history").where(F.col("ds") == day).count()
     pairs = lake.tables.read("pair_features").where(F.col("ds") == day)
-    assert pairs.count() == nightly.details["pairs"] > 0
-    assert pairs.select("release_id").distinct().collect()[0].release_id == nightly.details["release_id"]
+    by_release = {row.release_id: row["count"] for row in pairs.groupBy("release_id").count().collect()}
+    old, new = written.details["release_id"], nightly.details["release_id"]
+    assert by_release == {old: nightly.details["pairs"], new: nightly.details["pairs"]}
+    seen = visible(lake, plan_release(lake, [day]), "pair_features").where(F.col("ds") == day)
+    assert {row.release_id for row in seen.collect()} == {new}
 
 
 def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Context, days: list[date]) -> None:
     last = write_features(lake, days[-1:])
     assert last.details["pairs"] == 0
     assert last.details["users"] == lake.tables.read("user_history").where(F.col("ds") == days[-1]).count()
-    found = lake.tables.read("item_features").where(F.col("ds") == days[-1]).count()
+    is_ours = F.col("release_id") == last.details["release_id"]
+    found = lake.tables.read("item_features").where((F.col("ds") == days[-1]) & is_ours).count()
     assert last.details["items"] == found
 
 
@@ -180,10 +185,12 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
     for path, other in ((towers_path(lake), towers_path(strict)), (cvr_path(lake), cvr_path(strict))):
         other.symlink_to(path)
     published = lake.tables.read("releases").count()
+    is_published = F.col("release_id") == written.details["release_id"]
+    before = lake.tables.read("user_features").where(is_published).count()
     with pytest.raises(QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"):
         write_features(strict, days[:2])
     assert lake.tables.read("releases").count() == published
-    assert not lake.tables.read("pair_features").where(F.col("ds") == days[0]).count()
+    assert lake.tables.read("user_features").where(is_published).count() == before > 0
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
