@@ -56,8 +56,10 @@ def headline(config: Config) -> str:
     if values["retrieval"]:
         found = values["retrieval"]
         lines.append(
-            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users), popularity "
-            f"{found['popularity_recall_at_50']:.3f}, mean content {found['mean_content_recall_at_50']:.3f}"
+            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users);"
+            f" popularity {found['popularity_recall_at_50']:.3f},"
+            f" mean content {found['mean_content_recall_at_50']:.3f},"
+            f" both together {found['mean_content_with_prior_recall_at_50']:.3f}"
         )
     if values["ranker"]:
         found = values["ranker"]

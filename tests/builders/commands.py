@@ -47,5 +47,6 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
 
 
 def environment() -> dict[str, str]:
-    """This one, with the commands of this Python's environment first on the path."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """This one, with the commands of this Python's environment first on the path, and Spark on the loopback."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "SPARK_LOCAL_IP": "127.0.0.1"}
