@@ -42,8 +42,8 @@ def test_it_leaves_tables_summary_and_report(journey: Journey) -> None:
 def test_no_line_of_the_log_is_lost(journey: Journey) -> None:
     folder, done = journey
     lake, figures = folder / "lake", done.summary["steps"]["ingest_events"]
-    events = relation(lake, "interactions").count("*").fetchone()[0]
-    rejects = relation(lake, "rejects").count("*").fetchone()[0]
+    events = relation(lake, "interactions").count("*").fetchall()[0][0]
+    rejects = relation(lake, "rejects").count("*").fetchall()[0][0]
     assert figures["rows_in"] == events + rejects + figures["duplicates"]
     assert events == figures["rows_out"]
 
@@ -73,8 +73,8 @@ def test_gold_tables_join_to_samples_without_spark(journey: Journey) -> None:
         WHERE s.stage <> 'cvr'
         """
     )
-    rows, users, mid_width, item_width, no_leak = joined.fetchone()
-    expected = duckdb.sql("SELECT count(*) FROM samples WHERE stage <> 'cvr'").fetchone()[0]
+    rows, users, mid_width, item_width, no_leak = joined.fetchall()[0]
+    expected = duckdb.sql("SELECT count(*) FROM samples WHERE stage <> 'cvr'").fetchall()[0][0]
     assert rows == expected > 1000
     assert users > 50
     assert (mid_width, item_width) == (32, 64)
