@@ -23,9 +23,9 @@ from learn_spark.features.gates import (
 )
 from learn_spark.features.health import item_sample, neighbours_in_words
 from learn_spark.features.join import latest_before
+from learn_spark.features.models import cvr_path, towers_path
 from learn_spark.features.release import FEATURE_TABLES, Release, plan_release, publish, visible
 from learn_spark.features.scoring import score_items, score_pairs, score_users
-from learn_spark.training.launch import cvr_path, towers_path
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
 _PAIR = ("user_id", "item_id", "event_ts", "ds")

@@ -13,7 +13,7 @@ from learn_spark.core.schemas import RELEASES
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.features.gates import Gate
-from learn_spark.training.launch import cvr_mark, towers_mark
+from learn_spark.features.models import cvr_mark, towers_mark
 
 FEATURE_TABLES = ("user_features", "item_features", "pair_features")
 

@@ -12,9 +12,10 @@ from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.join import latest_before
+from learn_spark.features.models import cvr_mark, cvr_path, towers_mark, towers_path
 from learn_spark.features.scoring import score_items, score_users
 from learn_spark.sequences.windows import as_of_dates
-from learn_spark.training.launch import cvr_mark, cvr_path, run_trainer, towers_mark, towers_path
+from learn_spark.training.launch import run_trainer
 from learn_spark.training.snapshot import export, read_manifest
 from learn_spark.training.tracking import Training, log_training, loss_curve
 

@@ -1,4 +1,4 @@
-"""Training runs as a process of its own: `python -m models <command> --spec F`; and where its models lie."""
+"""Training runs as a process of its own: `python -m models <command> --spec F`."""
 
 import importlib.util
 import json
@@ -10,31 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from learn_spark.core.errors import ConfigError, LearnError, QualityError
-from learn_spark.core.steps import Context
 
 RESULT = "result.json"
 _ERRORS: dict[int, type[LearnError]] = {2: ConfigError, 3: QualityError}
 _LOG_LINES = 20
-
-
-def towers_path(context: Context) -> Path:
-    """The folder of the towers that this config trains."""
-    return context.tables.artifact("models", f"towers-{towers_mark(context)}")
-
-
-def cvr_path(context: Context) -> Path:
-    """The folder of the conversion model that this config trains."""
-    return context.tables.artifact("models", f"cvr-{cvr_mark(context)}")
-
-
-def towers_mark(context: Context) -> str:
-    """The fingerprint of the towers."""
-    return context.mark("train_towers", context.config.windows.towers_end)
-
-
-def cvr_mark(context: Context) -> str:
-    """The fingerprint of the conversion model."""
-    return context.mark("train_cvr", context.config.windows.cvr_end)
 
 
 def run_trainer(command: str, spec: Mapping[str, object], out_dir: Path) -> dict[str, object]:

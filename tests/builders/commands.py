@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +34,8 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
     """
     summary = folder / "json-out.json"
     summary.unlink(missing_ok=True)
-    config = [] if "--config" in arguments else ["--config", str(CONFIG)]
-    places = ["--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
     done = subprocess.run(
-        [*launcher, *arguments, *config, *places, "--json-out", str(summary)],
+        [*launcher, *arguments, *_settings(folder, arguments), "--json-out", str(summary)],
         cwd=cwd,
         env=environment(),
         capture_output=True,
@@ -44,6 +44,27 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
     )
     values = json.loads(summary.read_text()) if summary.exists() else {}
     return Done(done.returncode, done.stdout, done.stderr, values)
+
+
+def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 300) -> None:
+    """Starts a job as `run_job` does and kills it, JVM and all, as soon as a file matches `when` in `folder`."""
+    command = ["learn-spark", *arguments, *_settings(folder, arguments)]
+    with (folder / "killed.log").open("wb") as log:
+        job = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + seconds
+    while not any(folder.glob(when)):
+        if job.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(
+                f"the job ended before {when} was there: {(folder / 'killed.log').read_text()[-2000:]}"
+            )
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+
+def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
+    config = [] if "--config" in arguments else ["--config", str(CONFIG)]
+    return [*config, "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
 
 
 def environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from learn_spark.core.progress import Progress
 from learn_spark.core.steps import Context
 from learn_spark.core.tables import Tables
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.training.launch import cvr_path, towers_path
+from learn_spark.features.models import cvr_path, towers_path
 
 USERS, ITEMS, CONTENT_DIM = 40, 30, 16
 NEW_ITEM = 30  # first sold on the second feature day

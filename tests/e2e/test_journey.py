@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from learn_spark.core.schemas import TABLES
-from tests.builders.commands import Done, run_job
-from tests.builders.reading import relation, versions
+from tests.builders.commands import Done, kill_job, run_job
+from tests.builders.reading import relation, rows, versions
 
 pytestmark = pytest.mark.e2e
 
@@ -73,9 +73,9 @@ def test_gold_tables_join_to_samples_without_spark(journey: Journey) -> None:
         WHERE s.stage <> 'cvr'
         """
     )
-    rows, users, mid_width, item_width, no_leak = joined.fetchall()[0]
+    joined_rows, users, mid_width, item_width, no_leak = joined.fetchall()[0]
     expected = duckdb.sql("SELECT count(*) FROM samples WHERE stage <> 'cvr'").fetchall()[0][0]
-    assert rows == expected > 1000
+    assert joined_rows == expected > 1000
     assert users > 50
     assert (mid_width, item_width) == (32, 64)
     assert no_leak
@@ -100,6 +100,16 @@ def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
     before = versions(lake)
     assert run_job(folder, "run_backfill", *days).code == 99
     assert versions(lake) == before
+
+
+def test_a_killed_run_is_finished_by_the_same_command(journey: Journey, tmp_path: Path) -> None:
+    """Killed between data files and commit: what was written is never read."""
+    kill_job(tmp_path, "ingest_events", when="lake/interactions/ds=*/*.parquet")
+    assert versions(tmp_path / "lake")["intervals"] == 0
+    done = run_job(tmp_path, "ingest_events")
+    assert done.code == 0, done.err[-3000:]
+    for name in ("interactions", "rejects", "items", "item_index"):
+        assert rows(tmp_path / "lake", name) == rows(journey[0] / "lake", name), name
 
 
 def test_other_config_is_refused_without_restate(journey: Journey) -> None:

@@ -15,9 +15,9 @@ from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.job import write_features
+from learn_spark.features.models import cvr_path, towers_path
 from learn_spark.features.release import plan_release, visible
 from learn_spark.features.scoring import padded, score_users
-from learn_spark.training.launch import cvr_path, towers_path
 from tests.builders.lake import (
     ITEMS,
     NEW_ITEM,

@@ -12,8 +12,8 @@ from learn_spark.core.config import load_config
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.features.models import cvr_path, towers_path
 from learn_spark.training.job import train_cvr, train_towers
-from learn_spark.training.launch import cvr_path, towers_path
 from tests.builders.lake import fill_lake, tiny_context
 
 pytestmark = pytest.mark.spark
