@@ -52,6 +52,7 @@ def _settings(config: Config) -> dict[str, str]:
     return {
         "spark.sql.extensions": DELTA_EXTENSION,
         "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
+        "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "true",
         "spark.sql.shuffle.partitions": partitions,

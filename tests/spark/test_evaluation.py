@@ -180,7 +180,8 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking_uri(context.config))
-    experiment = client.create_experiment(context.config.mlflow.experiment)
+    artifacts = (context.config.output.dir / "mlartifacts").as_uri()
+    experiment = client.create_experiment(context.config.mlflow.experiment, artifacts)
     publish_report(context, peak_rss_mb=1)
     publish_report(context, peak_rss_mb=1)
     (run,) = client.search_runs([experiment])
