@@ -12,6 +12,7 @@ from learn_spark.core.session import build_session
 CONF = Path(__file__).parent.parent / "conf"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay whole in parallel runs; all end-to-end tests share one journey and stay together."""
     for item in items:
