@@ -17,7 +17,7 @@ demo: setup ## run the whole journey on data/online_retail and print the headlin
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
 test: setup ## run all tests
-	@$(IN_VENV) python -m pytest -q -n 2 --dist loadgroup
+	@$(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style, format and the import rules
 	@$(VENV)/ruff check .

@@ -12,14 +12,6 @@ from learn_spark.core.session import build_session
 CONF = Path(__file__).parent.parent / "conf"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole in parallel runs; all end-to-end tests share one journey and stay together."""
-    for item in items:
-        is_e2e = item.get_closest_marker("e2e") is not None
-        item.add_marker(pytest.mark.xdist_group("e2e" if is_e2e else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     session = build_session(load_config(CONF / "test.yaml"), "tests")

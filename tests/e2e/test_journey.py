@@ -1,21 +1,35 @@
-"""The whole journey on real logs: what it leaves, that a rerun changes nothing, that nightly runs follow it."""
+"""The whole journey on real logs, run once as a user would: what it leaves, reruns, nightly runs, a cluster, readers."""
 
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
+from pyspark.sql import SparkSession
 
 from learn_spark.core.schemas import TABLES
-from tests.builders.commands import Done, kill_job, run_job
+from tests.builders.commands import ROOT, Done, environment, kill_job, run_job
 from tests.builders.reading import relation, rows, versions
 
 pytestmark = pytest.mark.e2e
 
 Journey = tuple[Path, Done]
+VECTORS = {"content_embeddings": {"embedding", "norm"}}  # the last bits differ with the batches
+LEARNED = ("user_features", "item_features", "pair_features")
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 GOLD = ("user_features", "item_features", "pair_features", "releases")
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    folder = tmp_path_factory.mktemp("journey")
+    done = run_job(folder, "run_pipeline")
+    assert done.code == 0, done.err[-5000:]
+    return folder, done
 
 
 def test_it_leaves_tables_summary_and_report(journey: Journey) -> None:
@@ -119,3 +133,46 @@ def test_other_config_is_refused_without_restate(journey: Journey) -> None:
     assert done.code == 2
     assert re.search(r"train_cvr of 2011-11-20 was made from other code, config or input.*--restate", done.err)
     assert versions(folder / "lake") == before
+
+
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make package` builds, without a checkout around it."""
+    folder = tmp_path_factory.mktemp("package")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True, env=environment(), capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel.rename(folder / "learn_spark.zip")
+
+
+def test_cluster_and_local_run_make_equal_tables(journey: Journey, zipped: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    launcher = ("spark-submit", "--master", "local-cluster[2,1,1024]", "--py-files", str(zipped))
+    done = run_job(tmp_path, str(ROOT / "jobs" / "run_pipeline.py"), launcher=launcher, cwd=elsewhere)
+    assert done.code == 0, done.err[-5000:]
+    ours, theirs = journey[0] / "lake", tmp_path / "lake"
+    for name in sorted(set(TABLES) - set(LEARNED) - {"releases", "intervals"}):
+        without = frozenset(VECTORS.get(name, ()))
+        assert rows(theirs, name, without) == rows(ours, name, without), name
+    for name in LEARNED:
+        assert relation(theirs, name).count("*").fetchall() == relation(ours, name).count("*").fetchall(), name
+
+
+def test_the_readme_has_a_snippet_for_each_reader() -> None:
+    assert [next(w for w in ("spark.read", "duckdb", "polars") if w in text) for text in SNIPPETS] == [
+        "spark.read",
+        "duckdb",
+        "polars",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Sortedness of columns")
+def test_all_snippets_find_the_same_rows(journey: Journey, spark: SparkSession) -> None:
+    counts = []
+    for text in SNIPPETS:
+        names = {"spark": spark}
+        exec(text.replace("build/demo/lake", str(journey[0] / "lake")), names)
+        rows = names["rows"]
+        counts.append(rows.count() if "spark.read" in text else len(rows))
+    assert counts[0] == counts[1] == counts[2] > 1000
