@@ -1,4 +1,4 @@
-"""The whole journey on real logs, run once as a user would: what it leaves, reruns, nightly runs, a cluster, readers."""
+"""The whole journey on real logs, run once as a user would: its tables, reruns, nightly runs, a cluster, readers."""
 
 import json
 import re
