@@ -1,38 +1,26 @@
 """Progress lines on stderr: a step's begin and end, between them a sign of life with Spark's task counts."""
 
 import sys
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
 from pyspark.sql import SparkSession
+
+from learn_spark.core.periodic import Periodic
 
 TERMINAL_SECONDS = 10
 PLAIN_SECONDS = 60
 
 
-class Progress:
+class Progress(Periodic):
     """Prints what runs; as a context manager it also says every so often that it still runs."""
 
     def __init__(self, spark: SparkSession) -> None:
+        super().__init__(seconds=1.0)
         self._tracker = spark.sparkContext.statusTracker()
         self._started = time.monotonic()
         self._current = ""
         self._quiet_until = time.monotonic()
-        self._stop = threading.Event()
         self._period = TERMINAL_SECONDS if sys.stderr.isatty() else PLAIN_SECONDS
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="progress")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def begin(self, what: str, detail: str) -> None:
         self._current = what
@@ -47,10 +35,10 @@ class Progress:
         print(f"{elapsed // 60:3d}:{elapsed % 60:02d}  {text}", file=sys.stderr, flush=True)
         self._quiet_until = time.monotonic() + self._period
 
-    def _beat(self) -> None:
-        while not self._stop.wait(1.0):
-            if self._current and time.monotonic() >= self._quiet_until:
-                self.say(f"{self._current} still works{self._tasks()}")
+    def tick(self) -> None:
+        """Says that the step still works, where nothing else was said for a while."""
+        if self._current and time.monotonic() >= self._quiet_until:
+            self.say(f"{self._current} still works{self._tasks()}")
 
     def _tasks(self) -> str:
         done = total = 0

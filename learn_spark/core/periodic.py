@@ -1,0 +1,32 @@
+"""Something small, over and over, beside the work."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Periodic:
+    """As a context manager, calls `tick` every `seconds` in a thread of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=type(self).__name__)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def tick(self) -> None:
+        """What is done; runs in the thread."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self.tick()
