@@ -148,7 +148,9 @@ def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cluster_and_local_run_make_equal_tables(journey: Journey, zipped: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    launcher = ("spark-submit", "--master", "local-cluster[2,1,1024]", "--py-files", str(zipped))
+    quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    cluster = ("--master", "local-cluster[2,1,1024]", "--driver-java-options", quick)
+    launcher = ("spark-submit", *cluster, "--py-files", str(zipped))
     done = run_job(tmp_path, str(ROOT / "jobs" / "run_pipeline.py"), launcher=launcher, cwd=elsewhere)
     assert done.code == 0, done.err[-5000:]
     ours, theirs = journey[0] / "lake", tmp_path / "lake"
