@@ -123,6 +123,7 @@ class WindowSettings(Section):
 
 
 class SequenceSettings(Section):
+    protocol: Literal["time", "leave_one_out"]
     history_length: Annotated[int, Field(ge=1)]
     target_length: Annotated[int, Field(ge=1)]
     history_days: Annotated[int, Field(ge=1)]
@@ -130,6 +131,11 @@ class SequenceSettings(Section):
     stride_days: Annotated[int, Field(ge=1)]
     history_events: list[str]
     target_events: list[str]
+    min_history: Annotated[int, Field(ge=1)]
+    min_targets: Annotated[int, Field(ge=1)]
+    sampling: Literal["recent", "random"]
+    seed: int | None
+    min_core: Annotated[int, Field(ge=1)]
 
 
 class SampleSettings(Section):
