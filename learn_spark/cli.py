@@ -34,6 +34,15 @@ def _add_arguments(command: ArgumentParser, job: Job) -> None:
     command.add_argument("--restate", action="store_true", help="make anew what other code, config or input made")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     command.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
+    if job.is_run:
+        command.add_argument("--steps", metavar="A,B", help="only these steps")
+        command.add_argument("--step-days", type=_count, metavar="N", help="days of a step at once (all)")
+        command.add_argument(
+            "--max-parallel", type=_count, default=1, metavar="N", help="runs of ingest at once, with --step-days (1)"
+        )
+        command.add_argument(
+            "--keep-going", action="store_true", help="after a failure do what does not need the failed days"
+        )
     if job.days != "none":
         required = job.days == "required"
         command.add_argument("--start", type=_day, required=required, metavar="DAY", help="first day, as 2011-12-01")
@@ -45,6 +54,12 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a day; write 2011-12-01") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,18 @@ from learn_spark.core.days import DayRange, contiguous, spans
 from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, TemporaryError
 from learn_spark.core.ledger import Ledger
 from learn_spark.core.progress import Progress
+from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
 from learn_spark.core.session import build_session
-from learn_spark.core.steps import Context, Marks, Plan, lake_lock, missing, run_plan
+from learn_spark.core.steps import Context, Marks, Plan, Rows, missing, with_stale_days
 from learn_spark.core.tables import Tables
-from learn_spark.estimate import estimate_lines
+from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import headline
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
+from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
-PIPELINE, BACKFILL = "run_pipeline", "run_backfill"
+PIPELINE, BACKFILL, EVALUATION, AUDIT = "run_pipeline", "run_backfill", "evaluate_features", "audit_leakage"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Job:
     reads: str
     writes: str
     days: str = "none"  # none, optional or required
+    is_run: bool = False  # goes through several steps
 
     @property
     def help(self) -> str:
@@ -57,7 +60,7 @@ JOBS = {
         Job(
             "build_sequences",
             "Builds histories and targets by as-of date, and the samples of all windows; audits leakage.",
-            "interactions, item_index",
+            "interactions",
             "sequences, user_history, samples",
             "optional",
         ),
@@ -87,7 +90,13 @@ JOBS = {
             "optional",
         ),
         Job(
-            "evaluate_features",
+            AUDIT,
+            "Audits every sequence, history and sample of the lake for leakage from later days.",
+            "sequences, user_history, samples",
+            "nothing; prints the figures, exit code 3 where a rule is broken",
+        ),
+        Job(
+            EVALUATION,
             "Measures retrieval, and a ranker with and without the features; writes report and summary.",
             "the feature tables, samples, interactions, item_index",
             "output.dir/report/index.html, output.dir/summary.json, an MLflow artifact",
@@ -97,6 +106,7 @@ JOBS = {
             "Runs the whole journey: whatever of it the ledger does not have yet.",
             "the files of ingest.path",
             "every table, both models, report and summary",
+            is_run=True,
         ),
         Job(
             BACKFILL,
@@ -104,6 +114,7 @@ JOBS = {
             "the files of ingest.path, both models",
             "the days' rows of every table, a release",
             "required",
+            is_run=True,
         ),
     )
 }
@@ -131,43 +142,84 @@ def run_job(name: str, args: Namespace) -> int:
 
 def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
     config = load_config(args.config, args.set or ())
-    plan = as_plan(_asked_days(name, args, config), only=name if name in STEPS else None)
-    if args.dry_run and not (config.lake.root / "intervals").exists():
-        return _print_plan(plan, config, Marks(config, STEPS), "the lake is empty", summary)
     mark = Marks(config, STEPS)
+    plan = as_plan(_asked_days(name, args, config), only=_asked_steps(name, args))
+    if args.dry_run and not (config.lake.root / "intervals").exists():
+        return _print_plan(plan, config, {}, summary)
     with lake_lock(config.lake.root), PeakMemory() as memory:
         spark = build_session(config, name)
         try:
             tables = Tables(spark, config.lake.root)
             tables.create_all()
             ledger = Ledger(spark, tables)
-            todo = missing(plan, config, mark, ledger.recorded(), args.restate)
-            if args.dry_run:
-                return _print_plan(todo, config, mark, "missing in the ledger", summary)
             with Progress(spark) as progress:
                 context = Context(config, spark, tables, ledger, mark, progress)
-                return _execute(name, todo, context, memory, summary)
+                if name == AUDIT:
+                    return _audit(context, summary)
+                recorded = ledger.recorded()
+                followed = with_stale_days(plan, recorded) if name == BACKFILL else plan
+                todo = missing(followed, config, mark, recorded, args.restate)
+                if args.dry_run:
+                    return _print_plan(todo, config, recorded, summary)
+                return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
 
 
-def _execute(name: str, todo: Plan, context: Context, memory: PeakMemory, summary: dict[str, object]) -> int:
+def _options(name: str, args: Namespace) -> RunOptions:
+    given = {key: getattr(args, key) for key in ("step_days", "max_parallel", "keep_going") if hasattr(args, key)}
+    return RunOptions(restate=args.restate, follow_late=name == BACKFILL, **given)
+
+
+def _execute(
+    name: str,
+    plan: Plan,
+    todo: Plan,
+    context: Context,
+    options: RunOptions,
+    memory: PeakMemory,
+    summary: dict[str, object],
+) -> int:
+    """Runs what is missing; the whole plan is gone through, as late events may make more of it stale on the way."""
+    failures = []
     if todo:
-        summary["run_id"] = run_plan(todo, context)
-        summary["steps"] = _steps_done(todo, context)
+        report = run_plan(plan, context, options)
+        failures = report.failures
+        summary["run_id"] = report.run_id
+        summary["steps"] = _steps_done(report, context)
+        summary["failures"] = [str(failure) for failure in failures]
     else:
         context.progress.say("nothing is missing, nothing was recomputed")
-    if name in (PIPELINE, "evaluate_features"):
+    if name in (PIPELINE, EVALUATION) and not failures and _is_planned(EVALUATION, plan):
         if todo or not (context.config.output.dir / "summary.json").exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
+    for failure in failures:
+        print(f"{name}: error: {failure}", file=sys.stderr, flush=True)
+    if failures:
+        return failures[0].error.exit_code
     return 0 if todo else NOTHING_TO_DO
 
 
-def _steps_done(todo: Plan, context: Context) -> dict[str, object]:
+def _is_planned(step: str, plan: Plan) -> bool:
+    return any(planned.name == step for planned, _ in plan)
+
+
+def _audit(context: Context, summary: dict[str, object]) -> int:
+    figures = audit_sequences(context.tables, context.config)
+    summary["audit"] = [vars(figure) for figure in figures]
+    for figure in figures:
+        print(f"{figure.leaks:>10,} leaks in {figure.rows:>14,} rows: {figure.rule}", flush=True)
+    require_no_leak(figures)
+    return 0
+
+
+def _steps_done(report: RunReport, context: Context) -> dict[str, object]:
     recorded = context.ledger.recorded()
     done = {}
-    for step, days in todo:
+    for step, days in report.done:
+        if not days:
+            continue
         row = recorded[step.name, days[-1]]
         done[step.name] = {
             "days": [str(span) for span in contiguous(days)],
@@ -193,16 +245,30 @@ def _asked_days(name: str, args: Namespace, config: Config) -> dict[str, list[da
     first = config.ingest.start if name == "ingest_events" else config.windows.towers_end
     wanted = [day for day in days if day >= first]
     if not wanted:
-        raise ConfigError(f"{name} has no day before windows.towers_end {first}; asked were {days}")
+        raise ConfigError(f"{name} begins on windows.towers_end {first}; asked were {days}")
     return {name: wanted}
 
 
-def _print_plan(plan: Plan, config: Config, mark: Marks, why: str, summary: dict[str, object]) -> int:
-    lines = [f"plan ({why}):"] if plan else ["plan: nothing is missing"]
+def _asked_steps(name: str, args: Namespace) -> list[str]:
+    """The steps of a run: of a job its own, else those of `--steps`, else all."""
+    if name in STEPS:
+        return [name]
+    asked = [step for step in (getattr(args, "steps", None) or "").split(",") if step]
+    unknown = [step for step in asked if step not in STEPS]
+    if unknown:
+        raise ConfigError(f"--steps names {', '.join(unknown)}; there are {', '.join(STEPS)}")
+    return asked
+
+
+def _print_plan(plan: Plan, config: Config, recorded: Rows, summary: dict[str, object]) -> int:
+    lines = ["plan (what the ledger does not have):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
+        rows = expected_rows(step.name, len(days), recorded)
+        size = f"about {rows:,} rows" if rows is not None else "rows: see below"
         lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
+        lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
     print("\n".join([*lines, *estimate_lines(config)]), flush=True)
-    summary["plan"] = {step.name: {str(day): mark(step.name, day) for day in days} for step, days in plan}
+    summary["plan"] = {step.name: [str(day) for day in days] for step, days in plan}
     return 0 if plan else NOTHING_TO_DO
 
 

@@ -1,6 +1,7 @@
 """What a run at the config's `scale` will cost: rows, bytes, hours, from sizes that are known beforehand."""
 
 from learn_spark.core.config import Config
+from learn_spark.core.steps import Rows
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 _EVENT_BYTES = 60  # a compressed interactions row: two ids, a time, a hash
@@ -8,6 +9,13 @@ _SEQUENCE_ENTRY_BYTES = 4 + 8  # item_idx and time
 _FLOAT_BYTES, _HALF_BYTES = 4, 2
 _OUT_DIM = 64
 _FLOP_PER_PARAMETER_AND_TOKEN = 2
+
+
+def expected_rows(step: str, days: int, recorded: Rows) -> int | None:
+    """Rows that so many days of a step will write, from what its recorded days wrote; None without any."""
+    runs = {row.run_id: row.rows_out for (name, _), row in recorded.items() if name == step}
+    done = sum(1 for name, _ in recorded if name == step)
+    return round(sum(runs.values()) / done * days) if done else None
 
 
 def estimate_lines(config: Config) -> list[str]:

@@ -1,6 +1,6 @@
 """The whole DAG: which step makes which days from what."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
 from learn_spark.core.config import Config
@@ -27,8 +27,12 @@ def _content_day(config: Config, day: date) -> date:
 
 
 def _sequences_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
-    reach = timedelta(days=config.sequences.target_days) if day in as_of_dates(config) else timedelta()
-    return _ingested_before(config, day + reach)
+    """Histories after the first feature day follow from those of the days before and the last day's events."""
+    first = config.windows.towers_end
+    if config.sequences.protocol == "leave_one_out" or day <= first or day in as_of_dates(config):
+        reach = timedelta(days=config.sequences.target_days) if day in as_of_dates(config) else timedelta()
+        return _ingested_before(config, day + reach)
+    return [*(("build_sequences", d) for d in DayRange(first, day)), ("ingest_events", day - ONE_DAY)]
 
 
 def _towers_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
@@ -66,13 +70,22 @@ def feature_days(config: Config) -> list[date]:
 STEPS = {
     step.name: step
     for step in (
-        Step("ingest_events", ingest_events, ("ingest",), lambda config, day: (), source=source_identity),
+        Step(
+            "ingest_events",
+            ingest_events,
+            ("ingest",),
+            lambda config, day: (),
+            writes=("interactions", "items", "item_index", "rejects"),
+            source=source_identity,
+            overlaps=True,
+        ),
         Step(
             "build_sequences",
             build_sequences,
             ("windows", "sequences", "samples"),
             _sequences_need,
-            reads=("interactions", "item_index"),
+            reads=("interactions",),
+            writes=("sequences", "user_history", "samples"),
         ),
         Step(
             "embed_items",
@@ -80,6 +93,7 @@ STEPS = {
             ("windows", "embedding"),
             lambda config, day: _ingested_before(config, day),
             reads=("items", "item_index"),
+            writes=("item_text", "content_embeddings"),
         ),
         Step(
             "train_towers",
@@ -87,14 +101,16 @@ STEPS = {
             ("towers", "stream", "retrieval"),
             _towers_need,
             reads=("sequences",),
+            trains=True,
         ),
-        Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history")),
+        Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history"), trains=True),
         Step(
             "write_features",
             write_features,
             ("features",),
             _features_need,
             reads=("interactions", "items", "item_index", "user_history", "samples"),
+            writes=(*FEATURE_TABLES, "releases"),
         ),
         Step(
             "evaluate_features",
@@ -107,12 +123,19 @@ STEPS = {
 }
 
 
+def _ingest_days(config: Config) -> list[date]:
+    return list(DayRange(config.ingest.start, config.windows.end))
+
+
 def pipeline_days(config: Config) -> dict[str, list[date]]:
     """What the whole journey makes, step by step."""
     windows = config.windows
+    if config.sequences.protocol == "leave_one_out":
+        ends = [windows.end]
+        return {"ingest_events": _ingest_days(config), "build_sequences": ends, "embed_items": ends}
     sequence_days = {*as_of_dates(config), *feature_days(config), *(w.end for w in sample_windows(config))}
     return {
-        "ingest_events": list(DayRange(config.ingest.start, windows.end)),
+        "ingest_events": _ingest_days(config),
         "build_sequences": sorted(sequence_days),
         "embed_items": [windows.end],
         "train_towers": [windows.towers_end],
@@ -136,6 +159,6 @@ def backfill_days(config: Config, days: DayRange) -> dict[str, list[date]]:
     }
 
 
-def as_plan(days: dict[str, list[date]], only: str | None = None) -> Plan:
-    """Steps in the DAG's order with their days; `only` keeps one step."""
-    return [(STEPS[name], days[name]) for name in STEPS if days.get(name) and only in (None, name)]
+def as_plan(days: dict[str, list[date]], only: Collection[str] = ()) -> Plan:
+    """Steps in the DAG's order with their days; `only` keeps those, where given."""
+    return [(STEPS[name], days[name]) for name in STEPS if days.get(name) and (not only or name in only)]

@@ -30,7 +30,6 @@ from learn_spark.core.settings import (
 )
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
-PACKAGE_PREFIX = "package:"
 
 
 class Config(Section):

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 BUCKETS = 256
 
 
-def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int) -> DataFrame:
+def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()) -> DataFrame:
     """Numbers rows first, first + 1, … without gaps, equal for equal rows, in parallel.
 
     Rows are numbered within hash buckets of the key; a bucket begins where the ones before it end. Only the
@@ -19,15 +19,17 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int) 
         key: its columns.
         name: the new int column.
         first: the first number.
+        after: columns of few values (a day) that numbers follow first.
     """
+    bucket = [*after, "_bucket"]
     bucketed = df.withColumn("_bucket", F.pmod(F.xxhash64(*key), F.lit(BUCKETS)))
-    before = Window.orderBy("_bucket").rowsBetween(Window.unboundedPreceding, -1)
+    before = Window.orderBy(*bucket).rowsBetween(Window.unboundedPreceding, -1)
     starts = (
-        bucketed.groupBy("_bucket")
+        bucketed.groupBy(*bucket)
         .count()
         .withColumn("_start", F.coalesce(F.sum("count").over(before), F.lit(0)))
         .drop("count")
     )
-    within = F.row_number().over(Window.partitionBy("_bucket").orderBy(*key))
-    numbered = bucketed.join(F.broadcast(starts), on="_bucket", how="inner")
+    within = F.row_number().over(Window.partitionBy(*bucket).orderBy(*key))
+    numbered = bucketed.join(F.broadcast(starts), on=bucket, how="inner")
     return numbered.withColumn(name, (F.col("_start") + within + (first - 1)).cast("int")).drop("_bucket", "_start")

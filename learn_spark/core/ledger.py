@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -13,6 +14,8 @@ from learn_spark.core.days import days_predicate
 from learn_spark.core.schemas import INTERVALS
 from learn_spark.core.tables import Tables
 
+DONE, STALE = "done", "stale"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -20,19 +23,19 @@ class StepResult:
 
     Attributes:
         rows_in, rows_out: rows read and written.
-        writes: tables, whose versions go into the ledger.
         details: the step's own figures for summary and report; JSON values.
+        touched: other days than its own whose rows it changed.
     """
 
     rows_in: int
     rows_out: int
-    writes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    touched: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A row of the ledger."""
+    """A row of the ledger; stale where late events changed what it was made from."""
 
     step: str
     day: date
@@ -42,6 +45,7 @@ class Recorded:
     rows_out: int
     seconds: float
     details: dict[str, Any]
+    is_stale: bool = False
 
 
 def fingerprint(*parts: object) -> str:
@@ -70,6 +74,7 @@ class Ledger:
                 r.rows_out,
                 r.seconds,
                 json.loads(r.details),
+                r.status == STALE,
             )
             for r in rows
         }
@@ -81,14 +86,15 @@ class Ledger:
         run_id: str,
         result: StepResult,
         input_versions: Mapping[str, int],
+        output_versions: Mapping[str, int],
         seconds: float,
     ) -> None:
         """Marks days of a step as done, in place of what was recorded for them."""
         common = (
-            "done",
+            DONE,
             run_id,
             dict(input_versions),
-            self._tables.versions(result.writes),
+            dict(output_versions),
             result.rows_in,
             result.rows_out,
             seconds,
@@ -96,12 +102,17 @@ class Ledger:
             datetime.now(UTC),
         )
         rows = [(step, day, mark, *common) for day, mark in fingerprints.items()]
-        schema = ", ".join(f"{c.name} {c.type}" for c in INTERVALS.columns)
-        self._tables.overwrite_where(
-            INTERVALS.name,
-            self._spark.createDataFrame(rows, schema).coalesce(1),
-            _rows_of(step, fingerprints),
-        )
+        frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
+        self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+
+    def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
+        """Marks rows of steps and days as to be made again; the same command does so without being asked to."""
+        days: dict[str, list[date]] = defaultdict(list)
+        for step, day in rows:
+            days[step].append(day)
+        if days:
+            named = " OR ".join(f"({_rows_of(step, its)})" for step, its in days.items())
+            self._tables.update(INTERVALS.name, named, {"status": f"'{STALE}'"})
 
 
 def _rows_of(step: str, days: Iterable[date]) -> str:

@@ -29,6 +29,11 @@ class TableSpec:
         return [column.name for column in self.columns]
 
     @property
+    def columns_ddl(self) -> str:
+        """Names and types, as `createDataFrame` takes them."""
+        return ", ".join(f"{c.name} {c.type}" for c in self.columns)
+
+    @property
     def ddl(self) -> str:
         """The column list of CREATE TABLE."""
         return ", ".join(
@@ -45,21 +50,24 @@ INTERACTIONS = TableSpec(
     "interactions",
     "What users did: one row an event, duplicates removed",
     (
-        Column("event_id", "string", "hash of the source line: the same line delivered twice is one event"),
+        Column("event_id", "bigint", "hash of the log's own event id, or of the line's content"),
         _USER,
         _ITEM,
+        Column("item_idx", "int", "the item's number in item_index"),
         Column("event_type", "string", "one of ingest.event_types"),
         _TS,
         Column("value", "double", "the mapped value (quantity, rating, seconds)", nullable=True),
         Column("source_file", "string", "the file that the line came from"),
         Column("ingested_at", "timestamp", "when the line was ingested, UTC"),
+        Column("load_day", "date", "the day whose delivery brought the event; later than ds for late events"),
         Column("ds", "date", "event day, UTC"),
     ),
-    key=("event_id",),
+    key=("event_id", "user_id"),
     partition=("ds",),
     checks={
         "ids_not_empty": "user_id <> '' AND item_id <> ''",
         "ds_is_event_day": "ds = CAST(event_ts AS DATE)",
+        "not_before_it_happened": "load_day >= ds",
     },
 )
 
@@ -81,13 +89,18 @@ ITEMS = TableSpec(
     "Items by version: a new row where the title, category or brand changed",
     (
         _ITEM,
-        Column("valid_from", "timestamp", "first event that showed this version, UTC"),
+        Column(
+            "valid_from",
+            "timestamp",
+            "since when this version is known: first seen in an event, or in a catalogue, UTC",
+        ),
         Column("title", "string", "the name"),
         Column("category", "string", "the category", nullable=True),
         Column("brand", "string", "the brand", nullable=True),
         Column("price", "double", "price when the version was first seen", nullable=True),
         Column("keywords", "string", "keywords", nullable=True),
         Column("attributes", "map<string,string>", "further mapped columns", nullable=True),
+        Column("load_day", "date", "the day whose delivery brought the version"),
     ),
     key=("item_id", "valid_from"),
     checks={"title_not_empty": "title <> ''"},
@@ -154,8 +167,9 @@ SEQUENCES = TableSpec(
         Column("tar_ts", "array<bigint>", "their times, epoch seconds, then zeros"),
         Column("tar_len", "int", "real target items"),
         Column("split", "string", "train, val or test"),
+        Column("position", "int", "leave_one_out: the target's place in the user's events; else 0"),
     ),
-    key=("user_id", "as_of"),
+    key=("user_id", "as_of", "position"),
     partition=("as_of",),
     checks={"known_split": "split IN ('train', 'val', 'test')", "has_both": "hist_len > 0 AND tar_len > 0"},
 )
@@ -256,7 +270,7 @@ INTERVALS = TableSpec(
         Column("step", "string", "the job"),
         Column("day", "date", "the day that was done"),
         Column("fingerprint", "string", "code, config and inputs, hashed"),
-        Column("status", "string", "done"),
+        Column("status", "string", "done, or stale: late events changed what it was made from"),
         Column("run_id", "string", "the run that did it; figures below are the run's"),
         Column("input_versions", "map<string,bigint>", "Delta versions read"),
         Column("output_versions", "map<string,bigint>", "Delta versions written"),

@@ -1,27 +1,23 @@
-"""Running steps by the ledger: what is missing, what is stale, what it was made from, under one lock."""
+"""What a step is and what it was made from; which days of a plan are missing, stale or refused."""
 
-import fcntl
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
+from threading import RLock
 
 from pyspark.sql import SparkSession
 
 from learn_spark import __version__
 from learn_spark.core.config import Config
 from learn_spark.core.days import spans
-from learn_spark.core.errors import ConfigError, TemporaryError
+from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import Ledger, Recorded, StepResult, fingerprint
 from learn_spark.core.progress import Progress
 from learn_spark.core.tables import Tables
 
 # Settings that change where or how fast a step runs, never what it makes.
 _NOT_IDENTITY = {
-    "ingest": {"path", "max_reject_share", "max_bad_files"},
+    "ingest": {"path": True, "max_reject_share": True, "max_bad_files": True, "items": {"path"}},
     "embedding": {"threads", "workers", "device", "batch_tokens"},
     "towers": {"train": {"threads"}},
     "cvr": {"train": {"threads"}},
@@ -40,8 +36,10 @@ class Step:
         run: does the given days at once and says what it did.
         sections: config sections that its result depends on.
         needs: the (step, day) pairs that a day is made from.
-        reads: tables whose versions are recorded as inputs.
+        reads, writes: tables whose versions are recorded.
         source: identity of a day's input from outside the lake, if any.
+        trains: it makes a model, which late events do not make stale.
+        overlaps: runs over different days may overlap.
     """
 
     name: str
@@ -49,10 +47,14 @@ class Step:
     sections: tuple[str, ...]
     needs: Callable[[Config, date], Iterable[tuple[str, date]]]
     reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
     source: Callable[[Config, date], object] | None = None
+    trains: bool = False
+    overlaps: bool = False
 
 
 Plan = list[tuple[Step, list[date]]]
+Rows = Mapping[tuple[str, date], Recorded]
 
 
 class Marks:
@@ -73,6 +75,22 @@ class Marks:
             self._known[name, day] = fingerprint(__version__, name, day, sections, source, upstream)
         return self._known[name, day]
 
+    def touched_by(
+        self, changed: Iterable[tuple[str, date]], rows: Iterable[tuple[str, date]]
+    ) -> list[tuple[str, date]]:
+        """Those of `rows` that were made from `changed`, directly or not; models, and what only they use, are not."""
+        reached = dict.fromkeys(changed, True)
+
+        def reaches(pair: tuple[str, date]) -> bool:
+            if pair not in reached:
+                step = self._steps[pair[0]]
+                needs = () if step.trains else step.needs(self._config, pair[1])
+                reached[pair] = any(reaches(need) for need in needs)
+            return reached[pair]
+
+        start = set(reached)
+        return [pair for pair in sorted(rows) if pair not in start and reaches(pair)]
+
     def _section(self, name: str) -> object:
         if name not in self._sections:
             section = getattr(self._config, name)
@@ -82,7 +100,10 @@ class Marks:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with; `mark` names what it makes and finds what it needs."""
+    """What a step works with; `mark` names what it makes and finds what it needs.
+
+    `publishing` is held by whoever writes, where runs overlap.
+    """
 
     config: Config
     spark: SparkSession
@@ -90,16 +111,11 @@ class Context:
     ledger: Ledger
     mark: Marks
     progress: Progress
+    publishing: RLock = field(default_factory=RLock)
 
 
-def missing(
-    plan: Plan,
-    config: Config,
-    mark: Marks,
-    recorded: Mapping[tuple[str, date], Recorded],
-    restate: bool = False,
-) -> Plan:
-    """The part of a plan that the ledger does not have.
+def missing(plan: Plan, config: Config, mark: Marks, recorded: Rows, restate: bool = False) -> Plan:
+    """The part of a plan that the ledger does not have, or has as stale.
 
     Raises:
         ConfigError: where a day was done from other code, config or input and `restate` is off, or where it
@@ -108,70 +124,61 @@ def missing(
     todo: Plan = []
     planned: set[tuple[str, date]] = set()
     for step, days in plan:
-        stale = [d for d in days if _is_stale(recorded.get((step.name, d)), mark(step.name, d))]
-        if stale and not restate:
-            raise ConfigError(
-                f"{step.name} of {spans(stale)} was made from other code, config or input than now;"
-                f" add --restate to make it anew, or use another lake.root"
-            )
-        wanted = [d for d in days if (step.name, d) not in recorded or d in set(stale)]
+        wanted = wanted_days(step, days, mark, recorded, restate)
         planned.update((step.name, d) for d in wanted)
-        for day in wanted:
-            _check_needs(step, day, config, mark, recorded, planned)
+        lacking = [need for day in wanted if (need := unmet_need(step, day, config, mark, recorded, planned))]
+        if lacking:
+            raise ConfigError(lacking[0])
         if wanted:
             todo.append((step, wanted))
     return todo
 
 
-def _is_stale(row: Recorded | None, mark: str) -> bool:
-    return row is not None and row.fingerprint != mark
+def wanted_days(step: Step, days: Iterable[date], mark: Marks, recorded: Rows, restate: bool) -> list[date]:
+    """Those days that are not recorded, stale, or to be restated.
+
+    Raises:
+        ConfigError: where a day was done from other code, config or input and `restate` is off.
+    """
+    days = list(days)
+    rows = {day: recorded.get((step.name, day)) for day in days}
+    other = [day for day in days if _is_other(rows[day], mark(step.name, day))]
+    if other and not restate:
+        raise ConfigError(
+            f"{step.name} of {spans(other)} was made from other code, config or input than now;"
+            f" add --restate to make it anew, or use another lake.root"
+        )
+    return [day for day in days if rows[day] is None or rows[day].is_stale or day in set(other)]
 
 
-def _check_needs(
+def with_stale_days(plan: Plan, recorded: Rows) -> Plan:
+    """The plan with earlier days of its steps that late events made stale: later days are made from them."""
+    stale = [(name, day) for (name, day), row in recorded.items() if row.is_stale]
+    return [
+        (step, sorted({*days, *(day for name, day in stale if name == step.name and day < max(days))}))
+        for step, days in plan
+    ]
+
+
+def unmet_need(
     step: Step,
     day: date,
     config: Config,
     mark: Marks,
-    recorded: Mapping[tuple[str, date], Recorded],
-    planned: set[tuple[str, date]],
-) -> None:
+    recorded: Rows,
+    planned: Iterable[tuple[str, date]] = (),
+) -> str | None:
+    """Says what a day needs and neither the ledger nor the plan has; None where all is there."""
     for need in step.needs(config, day):
         row = recorded.get(need)
-        if need not in planned and (row is None or _is_stale(row, mark(*need))):
-            state = "is not done" if row is None else "was made from other code, config or input"
-            raise ConfigError(f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first")
+        if need in planned or (row is not None and not row.is_stale and not _is_other(row, mark(*need))):
+            continue
+        state = "is not done"
+        if row is not None:
+            state = "late events made stale" if row.is_stale else "was made from other code, config or input"
+        return f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
+    return None
 
 
-def run_plan(todo: Plan, context: Context) -> str:
-    """Runs the steps in order, each recorded when done; returns the run id."""
-    run_id = uuid.uuid4().hex[:12]
-    for number, (step, days) in enumerate(todo, start=1):
-        context.progress.begin(f"[{number}/{len(todo)}] {step.name}", spans(days))
-        started = time.monotonic()
-        input_versions = context.tables.versions(step.reads)
-        result = step.run(context, days)
-        seconds = round(time.monotonic() - started, 2)
-        marks = {day: context.mark(step.name, day) for day in days}
-        context.ledger.record(step.name, marks, run_id, result, input_versions, seconds)
-        context.progress.end(f"{result.rows_in:,} rows in, {result.rows_out:,} out, {seconds:.1f} s")
-    return run_id
-
-
-@contextmanager
-def lake_lock(root: Path) -> Iterator[None]:
-    """One driver at a time on a lake: local file systems have no safe concurrent Delta commit.
-
-    Raises:
-        TemporaryError: if another driver holds it; the lock ends with the process that holds it.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = (root / ".lock").open("a+")
-    except OSError as error:
-        raise ConfigError(f"lake.root {root} cannot be written: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TemporaryError(f"another run works on the lake {root}; try again when it has ended") from None
-        yield
+def _is_other(row: Recorded | None, mark: str) -> bool:
+    return row is not None and row.fingerprint != mark

@@ -1,6 +1,6 @@
 """The only Delta input and output: every table is created, read, written and versioned here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -80,6 +80,16 @@ class Tables:
         writer = self._shaped(name, df).write.format("delta").mode("overwrite")
         writer.option("replaceWhere", predicate).save(self.path(name))
         return self._rows_written(name, before)
+
+    def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
+        """Sets columns to SQL expressions in the rows that `where` names."""
+        DeltaTable.forPath(self._spark, self._created(name)).update(where, dict(values))
+
+    def delete_matching(self, name: str, rows: DataFrame, where: str) -> None:
+        """Deletes the rows that equal a row of `rows` in all its columns; `where` bounds the search."""
+        equal = " AND ".join(f"kept.{column} = gone.{column}" for column in rows.columns)
+        kept = DeltaTable.forPath(self._spark, self._created(name)).alias("kept")
+        kept.merge(rows.alias("gone"), f"({where}) AND {equal}").whenMatchedDelete().execute()
 
     def _created(self, name: str) -> str:
         """The path of a table that is there: made now, with its constraints, if it was not."""

@@ -3,8 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from learn_spark.core.config import PACKAGE_PREFIX, Config
+from learn_spark.core.config import Config
 from learn_spark.core.errors import ConfigError
+
+PACKAGE_PREFIX = "package:"
 
 
 def encoder_id(config: Config) -> str:

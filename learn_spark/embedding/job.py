@@ -6,7 +6,6 @@ from datetime import date
 
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import StepResult
-from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_TEXT
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.matrix import extend_matrix, matrix_path
@@ -36,7 +35,6 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     return StepResult(
         rows_in=texts.items,
         rows_out=encoded.texts,
-        writes=(ITEM_TEXT.name, CONTENT_EMBEDDINGS.name),
         details={
             "items": texts.items,
             "texts": texts.texts,

@@ -24,7 +24,7 @@ from learn_spark.features.gates import (
 from learn_spark.features.health import item_sample, neighbours_in_words
 from learn_spark.features.join import latest_before
 from learn_spark.features.models import cvr_path, towers_path
-from learn_spark.features.release import FEATURE_TABLES, Release, plan_release, publish, visible
+from learn_spark.features.release import Release, plan_release, publish, visible
 from learn_spark.features.scoring import score_items, score_pairs, score_users
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
@@ -57,7 +57,6 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     return StepResult(
         rows_in=rows,
         rows_out=rows,
-        writes=(*FEATURE_TABLES, "releases"),
         details=details,
     )
 

@@ -73,8 +73,7 @@ def publish(context: Context, release: Release, gates: Sequence[Gate]) -> None:
         datetime.now(UTC),
         list(release.days),
     )
-    schema = ", ".join(f"{column.name} {column.type}" for column in RELEASES.columns)
-    frame = context.spark.createDataFrame([row], schema).coalesce(1)
+    frame = context.spark.createDataFrame([row], RELEASES.columns_ddl).coalesce(1)
     context.tables.overwrite_where(RELEASES.name, frame, f"release_id = '{release.release_id}'")
 
 

@@ -1,4 +1,4 @@
-"""Item versions and the dense item numbers, from what the events say of their items."""
+"""Item versions and the dense item numbers, from what events and catalogues say of the items."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -12,39 +12,55 @@ from learn_spark.core.tables import Tables
 
 IDENTITY = ("title", "category", "brand")
 _DETAIL = ("price", "keywords", "attributes")
+_DESCRIPTION = ("item_id", "valid_from", *IDENTITY, *_DETAIL)
 
 
 def daily_items(events: DataFrame) -> DataFrame:
-    """One description an item and day: the day's most frequent one, ties by text."""
-    said = events.groupBy("item_id", "ds", *IDENTITY).agg(
+    """One description an item and delivery: the most frequent one, ties by text.
+
+    It is valid from the item's first event of the delivery on, but not from before the delivery's day: a late event
+    was not known earlier.
+    """
+    said = events.where("title IS NOT NULL").groupBy("item_id", "load_day", *IDENTITY)
+    described = said.agg(
         F.count(F.lit(1)).alias("times"), *(F.min_by(name, "event_id").alias(name) for name in _DETAIL)
     )
-    most = Window.partitionBy("item_id", "ds").orderBy(F.desc("times"), *IDENTITY)
-    first_seen = events.groupBy("item_id", "ds").agg(F.min("event_ts").alias("valid_from"))
-    chosen = said.withColumn("place", F.row_number().over(most)).where("place = 1").drop("place", "times")
-    return chosen.join(first_seen, on=["item_id", "ds"], how="inner").drop("ds")
+    most = Window.partitionBy("item_id", "load_day").orderBy(F.desc("times"), *IDENTITY)
+    known_from = F.greatest(F.min("event_ts"), F.first("load_day").cast("timestamp"))
+    first_seen = events.groupBy("item_id", "load_day").agg(known_from.alias("valid_from"))
+    chosen = described.withColumn("place", F.row_number().over(most)).where("place = 1")
+    return chosen.join(first_seen, on=["item_id", "load_day"], how="inner").select(*_DESCRIPTION, "load_day")
 
 
-def changed_items(described: DataFrame) -> DataFrame:
-    """Keeps the rows whose title, category or brand differs from the item's version before."""
-    before = Window.partitionBy("item_id").orderBy("valid_from")
+def catalogue_items(catalogue: DataFrame) -> DataFrame:
+    """One description an item and time: of several the first by text."""
+    usable = catalogue.where("reason IS NULL")
+    same = Window.partitionBy("item_id", "valid_from").orderBy(*IDENTITY, "price", "keywords", "source_file")
+    chosen = usable.withColumn("place", F.row_number().over(same)).where("place = 1")
+    return chosen.select(*_DESCRIPTION, "load_day")
+
+
+def number_items(tables: Tables, described: DataFrame, events: DataFrame) -> None:
+    """Numbers items that have none yet, delivery by delivery: loading days one by one or at once is the same."""
+    index = tables.read("item_index")
+    highest = index.agg(F.max("item_idx")).first()[0] or 0
+    seen = described.select("item_id", "load_day").unionByName(events.select("item_id", "load_day"))
+    fresh = seen.groupBy("item_id").agg(F.min("load_day").alias("load_day")).join(index, on="item_id", how="left_anti")
+    numbered = with_dense_number(fresh, ["item_id"], "item_idx", highest + 1, after=["load_day"])
+    tables.append("item_index", numbered)
+
+
+def write_items(tables: Tables, described: DataFrame, days: Sequence[date]) -> None:
+    """Writes the versions that these days' deliveries brought: where title, category or brand changed."""
+    of_these_days = days_predicate("load_day", days)
+    kept = tables.read("items").where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
+    changed = _changed(kept.unionByName(described.withColumn("kept", F.lit(False)))).where("NOT kept").drop("kept")
+    tables.overwrite_where("items", changed, of_these_days)
+
+
+def _changed(described: DataFrame) -> DataFrame:
+    """The rows whose title, category or brand differs from the item's version before."""
+    before = Window.partitionBy("item_id").orderBy("valid_from", "kept")
     identity = F.struct(*IDENTITY)
     previous = F.lag(identity).over(before)
     return described.withColumn("previous", previous).where(~identity.eqNullSafe(F.col("previous"))).drop("previous")
-
-
-def write_items(tables: Tables, events: DataFrame, days: Sequence[date]) -> None:
-    """Writes the days' new versions, then numbers for items that have none yet."""
-    of_these_days = days_predicate("CAST(valid_from AS DATE)", days)
-    kept = tables.read("items").where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
-    described = daily_items(events).withColumn("kept", F.lit(False))
-    fresh = changed_items(kept.unionByName(described)).where("NOT kept").drop("kept")
-    tables.overwrite_where("items", fresh, of_these_days)
-    _number_new_items(tables)
-
-
-def _number_new_items(tables: Tables) -> None:
-    index = tables.read("item_index")
-    highest = index.agg(F.max("item_idx")).first()[0] or 0
-    unnumbered = tables.read("items").select("item_id").distinct().join(index, on="item_id", how="left_anti")
-    tables.append("item_index", with_dense_number(unnumbered, ["item_id"], "item_idx", highest + 1))

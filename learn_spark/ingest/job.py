@@ -1,8 +1,11 @@
 """Raw log files of days to interactions, items and rejects."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import reduce
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row
@@ -11,23 +14,68 @@ from pyspark.sql import functions as F
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
+from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import LogFile, check_files
-from learn_spark.ingest.files import source_files
-from learn_spark.ingest.items import write_items
+from learn_spark.ingest.deliveries import DUPLICATE, Written, with_copies_marked, write_events
+from learn_spark.ingest.files import catalogue_files, source_files
+from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
-from learn_spark.ingest.rejects import DUPLICATE, stop_above_limits, unreadable_files, with_duplicates_marked
+from learn_spark.ingest.rejects import rejected_lines, stop_above_limits, unreadable_files
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """The files of some days.
+
+    Attributes:
+        days: those that have a log or catalogue file; with files that name no day, all asked ones.
+        good, bad: files that can be read to their end, and the others.
+        unmapped: columns that no mapping uses.
+    """
+
+    days: list[date]
+    good: list[LogFile]
+    bad: list[LogFile]
+    unmapped: list[str]
 
 
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """Reads the days' files; every line ends in interactions, in rejects, or as a counted duplicate.
 
-    Days without a file are left as they are.
+    Days without a file are left as they are. Reading and checking of several runs may overlap, publishing may not.
 
     Raises:
         ConfigError: no file, or a file lacks a mapped column; before any work.
         QualityError: too many unreadable files or rejected lines; nothing is published.
     """
+    settings = context.config.ingest
+    delivery = _delivery(context, days)
+    bad_lines = unreadable_files(context.spark, settings, delivery.bad)
+    if not delivery.good:
+        context.tables.overwrite_days("rejects", bad_lines, delivery.days)
+        first = delivery.bad[0]
+        raise QualityError(f"none of {len(delivery.bad)} files can be read: {first.path}: {first.problem}")
+    catalogue = read_catalogue(context.spark, settings, days)
+    events = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
+    events = events.where(F.col("load_day").isin(delivery.days)).transform(with_copies_marked)
+    events = events.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        counts = events.groupBy("load_day", "reason").count().collect()
+        with context.publishing:
+            rejects = [rejected_lines(frame) for frame in (events, catalogue) if frame is not None]
+            context.tables.overwrite_days(
+                "rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), delivery.days
+            )
+            stop_above_limits(counts, delivery.bad, settings)
+            written = _publish(context, events.where("reason IS NULL"), catalogue, delivery.days)
+    finally:
+        events.unpersist()
+    _warn_of_new_columns(context, delivery.unmapped)
+    return _result(counts, delivery, written)
+
+
+def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
     settings = context.config.ingest
     paths = {path: day for day in days for path in source_files(settings, day)}
     if not paths:
@@ -37,53 +85,50 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
         )
     files = check_files(context.spark, settings, list(paths))
     good = [file for file in files if not file.problem]
-    bad = [file for file in files if file.problem]
-    unmapped = check_headers(good, settings)
-    bad_lines = unreadable_files(context.spark, settings, bad)
-    with_files = sorted(set(paths.values()))
-    if not good:
-        context.tables.overwrite_days("rejects", bad_lines, with_files)
-        raise QualityError(f"none of {len(bad)} files can be read: {bad[0].path}: {bad[0].problem}")
-    events = read_lines(context.spark, settings, good).transform(with_events, settings)
-    events = events.transform(with_duplicates_marked).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        counts = events.groupBy("load_day", "reason").count().collect()
-        _write_rejects(context, events, bad_lines, with_files)
-        stop_above_limits(counts, bad, settings)
-        _write_events(context, events, with_files)
-    finally:
-        events.unpersist()
-    return _result(counts, files, bad, unmapped)
+    described = [day for day in days if catalogue_files(settings, [day])]
+    with_files = sorted({*paths.values(), *described}) if settings.by_day else list(days)
+    return _Delivery(with_files, good, [file for file in files if file.problem], check_headers(good, settings))
 
 
-def _write_rejects(context: Context, events: DataFrame, bad_lines: DataFrame, days: Sequence[date]) -> None:
-    rejected = events.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, NO_BEHAVIOUR))
-    lines = rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
-    context.tables.overwrite_days("rejects", lines.unionByName(bad_lines), days)
+def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, days: Sequence[date]) -> Written:
+    tables = context.tables
+    described = daily_items(usable)
+    if catalogue is not None:
+        described = described.unionByName(catalogue_items(catalogue))
+    number_items(tables, described, usable)
+    write_items(tables, described, days)
+    numbered = usable.join(tables.read("item_index"), on="item_id", how="inner")
+    stamped = numbered.withColumn("ds", F.to_date("event_ts")).withColumn("ingested_at", F.lit(datetime.now(UTC)))
+    return write_events(tables, stamped, days, context.config.ingest)
 
 
-def _write_events(context: Context, events: DataFrame, days: Sequence[date]) -> None:
-    usable = events.where("reason IS NULL").withColumn("ds", F.to_date("event_ts"))
-    stamped = usable.withColumn("ingested_at", F.lit(datetime.now(UTC)))
-    context.tables.overwrite_days("interactions", stamped, days)
-    write_items(context.tables, usable, days)
+def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
+    """Says what no earlier run has seen; the first run has nothing to compare with."""
+    earlier = [row.details for (step, _), row in context.ledger.recorded().items() if step == "ingest_events"]
+    known = {column for details in earlier for column in details.get("unmapped_columns", ())}
+    fresh = [column for column in unmapped if column not in known]
+    if earlier and fresh:
+        print(f"ingest_events: new columns, which ingest.mapping does not use: {', '.join(fresh)}", file=sys.stderr)
 
 
-def _result(counts: list[Row], files: list[LogFile], bad: list[LogFile], new_columns: list[str]) -> StepResult:
+def _result(counts: list[Row], delivery: _Delivery, written: Written) -> StepResult:
     by_reason: dict[str, int] = defaultdict(int)
     for row in counts:
         by_reason[row["reason"] or "usable"] += row["count"]
-    rows_out, duplicates = by_reason.pop("usable", 0), by_reason.pop(DUPLICATE, 0)
+    usable, copies = by_reason.pop("usable", 0), by_reason.pop(DUPLICATE, 0)
+    files = [*delivery.good, *delivery.bad]
     return StepResult(
         rows_in=sum(row["count"] for row in counts),
-        rows_out=rows_out,
-        writes=("interactions", "items", "item_index", "rejects"),
+        rows_out=written.rows,
+        touched=tuple(written.late),
         details={
             "files": len(files),
             "bytes": sum(file.bytes for file in files),
-            "bad_files": {file.path: file.problem for file in bad},
+            "bad_files": {file.path: file.problem for file in delivery.bad},
+            "no_behaviour": by_reason.pop(NO_BEHAVIOUR, 0),
             "rejects": dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
-            "duplicates": duplicates,
-            "unmapped_columns": new_columns,
+            "duplicates": copies + usable - written.rows,
+            "late": {str(day): events for day, events in written.late.items()},
+            "unmapped_columns": delivery.unmapped,
         },
     )

@@ -159,7 +159,7 @@ def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping) -> DataFrame:
         key = F.concat_ws(SEPARATOR, key, "event_type")
     columns = ["user_id", "item_id", "event_type", "event_ts", "title", "value", "price", "category", "brand"]
     return reasoned.withColumn("event_type", F.explode(types)).select(
-        F.substring(F.sha2(key, 256), 1, 32).alias("event_id"),
+        F.xxhash64(key).alias("event_id"),
         *columns,
         "keywords",
         "attributes",

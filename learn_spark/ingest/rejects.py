@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from pyspark.sql import DataFrame, Row, SparkSession, Window
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import QualityError
 from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.files import load_day
 from learn_spark.ingest.parse import NO_BEHAVIOUR
 
-DUPLICATE = "duplicate"
 
-
-def with_duplicates_marked(events: DataFrame) -> DataFrame:
-    """At-least-once delivery: of equal lines of a day the first stays, the others get a reason."""
-    copies = Window.partitionBy("load_day", "event_id", "reason").orderBy("source_file")
-    is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
-    return events.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason")))
+def rejected_lines(lines: DataFrame) -> DataFrame:
+    """Lines that could not be used, as rows of `rejects`; copies and lines without an event are only counted."""
+    rejected = lines.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, NO_BEHAVIOUR))
+    return rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
 
 
 def unreadable_files(spark: SparkSession, settings: IngestSettings, bad: Sequence[LogFile]) -> DataFrame:

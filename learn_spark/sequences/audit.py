@@ -23,34 +23,35 @@ class AuditFigure:
     leaks: int
 
 
-def audit_sequences(tables: Tables, config: Config, days: Sequence[date]) -> list[AuditFigure]:
-    """Audits what was written for these days: histories, targets, samples, disjoint windows."""
+def audit_sequences(tables: Tables, config: Config, days: Sequence[date] | None = None) -> list[AuditFigure]:
+    """Audits histories, targets, samples and windows: of these days, or of all."""
+    as_of, ds = ("TRUE" if days is None else days_predicate(column, days) for column in ("as_of", "ds"))
     return [
         _count(
             tables,
             "sequences",
-            days_predicate("as_of", days),
+            as_of,
             "history < as_of <= target < as_of + target_days",
             ~_sequence_in_order(config),
         ),
         _count(
             tables,
             "sequences",
-            days_predicate("as_of", days),
+            as_of,
             "towers learn from targets before towers_end",
             (F.col("split") != "test") & (F.array_max("tar_ts") >= _seconds(config.windows.towers_end)),
         ),
         _count(
             tables,
             "sequences",
-            days_predicate("as_of", days),
+            as_of,
             "train targets end before validation begins",
             (F.col("split") == "train") & (F.array_max("tar_ts") >= _seconds(_validation_start(config))),
         ),
         _count(
             tables,
             "user_history",
-            days_predicate("ds", days),
+            ds,
             "user_history < ds",
             F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp")),
         ),

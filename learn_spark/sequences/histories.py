@@ -23,9 +23,9 @@ from learn_spark.sequences.events import HISTORY, packed
 BATCH_USERS = 4096
 DAY_SECONDS = 86_400
 _HISTORY_SCHEMA = "user_id string, ds date, item_idx array<int>, event_ts array<bigint>"
-_SEQUENCE_SCHEMA = (
+SEQUENCE_SCHEMA = (
     "user_id string, as_of date, hist_items array<int>, hist_ts array<bigint>, hist_len int,"
-    " tar_items array<int>, tar_ts array<bigint>, tar_len int, split string"
+    " tar_items array<int>, tar_ts array<bigint>, tar_len int, split string, position int"
 )
 
 
@@ -33,17 +33,16 @@ def full_histories(events: DataFrame, day: date, settings: SequenceSettings) -> 
     """`user_history` rows of every user who has a history on `day`, from the whole log.
 
     Args:
-        events: user_id, item_idx, event_ts, ds, tie, side (`events.sided_events`).
+        events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         day: the as-of date.
         settings: lengths and windows.
     """
-    oldest = day - timedelta(days=settings.history_days)
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for log, users in _user_batches(batches):
+        for log, users in user_batches(batches):
             yield _history_rows(log, users, day, settings)
 
-    return packed(_between(_of_history(events), oldest, day)).mapInArrow(rows, _HISTORY_SCHEMA)
+    return packed(_of_history(events)).mapInArrow(rows, _HISTORY_SCHEMA)
 
 
 def next_histories(
@@ -61,14 +60,14 @@ def next_histories(
         settings: lengths and windows.
     """
     eves = [day - ONE_DAY for day in days]
-    fresh = _between(_of_history(events), min(eves), max(days))
+    fresh = _of_history(events).where((F.col("ds") >= F.lit(min(eves))) & (F.col("ds") < F.lit(max(days))))
     active = fresh.where(days_predicate("ds", eves)).select("user_id").distinct()
     past = F.struct(F.col("item_idx").alias("past_items"), F.col("event_ts").alias("past_ts"))
     candidates = previous.where(F.col("ds") < F.lit(min(days))).join(active, on="user_id", how="left_semi")
     newest = candidates.groupBy("user_id").agg(F.max_by(past, "ds").alias("past")).select("user_id", "past.*")
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for log, users in _user_batches(batches):
+        for log, users in user_batches(batches):
             for eve, day in zip(eves, days, strict=True):
                 is_active = log.history.until(users, _epoch(day)) > log.history.until(users, _epoch(eve))
                 yield _history_rows(log, users[is_active], day, settings)
@@ -80,37 +79,31 @@ def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceS
     """`sequences` rows for every user and as-of date that has enough of both a history and targets.
 
     Args:
-        events: user_id, item_idx, event_ts, ds, tie, side (`events.sided_events`).
+        events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         splits: as-of dates and their splits.
         settings: lengths, windows, sampling.
     """
-    oldest = min(splits) - timedelta(days=settings.history_days)
-    newest = max(splits) + timedelta(days=settings.target_days)
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for log, users in _user_batches(batches):
+        for log, users in user_batches(batches):
             for as_of, split in splits.items():
                 yield _sequence_rows(log, users, as_of, split, settings)
 
-    return packed(_between(events, oldest, newest)).mapInArrow(rows, _SEQUENCE_SCHEMA)
+    return packed(events).mapInArrow(rows, SEQUENCE_SCHEMA)
 
 
 def _of_history(events: DataFrame) -> DataFrame:
     return events.where(F.col("side").bitwiseAND(HISTORY) > 0)
 
 
-def _between(events: DataFrame, start: date, end: date) -> DataFrame:
-    return events.where((F.col("ds") >= F.lit(start)) & (F.col("ds") < F.lit(end)))
-
-
-def _user_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[UserEvents, np.ndarray]]:
-    """The partition's events with its user numbers, some thousand at a time."""
+def user_batches(batches: Iterable[pa.RecordBatch], size: int = BATCH_USERS) -> Iterator[tuple[UserEvents, np.ndarray]]:
+    """The partition's events with its user numbers, `size` at a time."""
     there = [batch for batch in batches if batch.num_rows]
     if there:
         log = UserEvents.of(there)
         users = np.arange(len(log.names), dtype=np.int64)
-        for start in range(0, len(users), BATCH_USERS):
-            yield log, users[start : start + BATCH_USERS]
+        for start in range(0, len(users), size):
+            yield log, users[start : start + size]
 
 
 def _history_rows(log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings) -> pa.RecordBatch:
@@ -128,17 +121,33 @@ def _sequence_rows(
     until = _epoch(as_of + timedelta(days=settings.target_days))
     keep: Keep = "random" if is_random else "first"
     targets = cut(log.targets, users, _epoch(as_of), until, settings.target_length, keep)
-    is_long_enough = (history.lengths >= settings.min_history) & (targets.lengths >= settings.min_targets)
-    history, targets, users = history.of_rows(is_long_enough), targets.of_rows(is_long_enough), users[is_long_enough]
+    chosen = (history.lengths >= settings.min_history) & (targets.lengths >= settings.min_targets)
+    history, targets, users = history.of_rows(chosen), targets.of_rows(chosen), users[chosen]
+    splits, positions = np.full(len(users), split), np.zeros(len(users))
+    return sequence_batch(log, users, as_of, history, targets, splits, positions, settings)
+
+
+def sequence_batch(
+    log: UserEvents,
+    users: np.ndarray,
+    as_of: date,
+    history: Cut,
+    targets: Cut,
+    splits: np.ndarray,
+    positions: np.ndarray,
+    settings: SequenceSettings,
+) -> pa.RecordBatch:
+    """R rows of `sequences`; `users`, `splits` and `positions` have shape (R,)."""
     columns = [
         *_named(log, users, as_of),
         *history.padded(settings.history_length),
         pa.array(history.lengths, pa.int32()),
         *targets.padded(settings.target_length),
         pa.array(targets.lengths, pa.int32()),
-        pa.array([split] * len(users), pa.string()),
+        pa.array(splits.tolist(), pa.string()),
+        pa.array(positions.astype(np.int32)),
     ]
-    return pa.RecordBatch.from_arrays(columns, names=_names(_SEQUENCE_SCHEMA))
+    return pa.RecordBatch.from_arrays(columns, names=_names(SEQUENCE_SCHEMA))
 
 
 def _history(log: UserEvents, users: np.ndarray, as_of: date, settings: SequenceSettings, keep: Keep) -> Cut:

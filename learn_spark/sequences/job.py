@@ -1,24 +1,19 @@
 """Sequences, histories and samples of the asked days."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from functools import reduce
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-from learn_spark.core.days import DayRange
+from learn_spark.core.days import ONE_DAY, DayRange
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
-from learn_spark.sequences.histories import (
-    capped,
-    changed_users,
-    days_frame,
-    indexed_events,
-    sequences,
-    user_histories,
-)
+from learn_spark.sequences.events import HeavyUser, heavy_users, limited, sided_events
+from learn_spark.sequences.histories import full_histories, next_histories, sequences
+from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
@@ -26,58 +21,87 @@ from learn_spark.sequences.windows import as_of_dates, sample_windows
 def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
     """Writes what each day stands for.
 
-    An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`. The end of a window:
-    its `samples`. Then audits what it wrote.
+    An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`, of all users on that first
+    day, later of those who were active on the day before. The end of a window: its `samples`. With the protocol
+    leave_one_out: `sequences` of the whole log. Then audits what it wrote.
     """
-    config, tables = context.config, context.tables
-    interactions = tables.read("interactions")
-    events = indexed_events(interactions, tables.read("item_index"), config.sequences)
-    events = capped(events, config.sequences).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        rows_in = events.count()
+    builder = _Builder(context)
+    if context.config.sequences.protocol == "leave_one_out":
+        written = {"sequences": builder.write_leave_one_out(days)}
+        audit = []
+    else:
         written = {
-            "sequences": _write_sequences(context, events, days),
-            "user_history": _write_histories(context, events, days),
-            "samples": _write_samples(context, interactions, days),
+            "sequences": builder.write_sequences(days),
+            "user_history": builder.write_histories(days),
+            "samples": builder.write_samples(days),
         }
-    finally:
-        events.unpersist()
-    audit = require_no_leak(audit_sequences(tables, config, days))
+        audit = require_no_leak(audit_sequences(context.tables, context.config, days))
     return StepResult(
-        rows_in=rows_in,
+        rows_in=builder.rows_in,
         rows_out=sum(written.values()),
-        writes=tuple(name for name, rows in written.items()),
-        details={"rows": written, "audit": audit},
+        details={"rows": written, "audit": audit, "heavy_users": [vars(user) for user in builder.heavy[:10]]},
     )
 
 
-def _write_sequences(context: Context, events: DataFrame, days: Sequence[date]) -> int:
-    splits = as_of_dates(context.config)
-    wanted = [day for day in days if day in splits]
-    if not wanted:
-        return 0
-    frame = days_frame(context.spark, splits, "as_of", wanted)
-    rows = sequences(events, frame, context.config.sequences)
-    return context.tables.overwrite_days("sequences", rows, wanted)
+class _Builder:
+    """Writes the parts; `rows_in` counts the events that each could use, `heavy` are the users with a rank limit."""
 
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tables = context.tables
+        self._settings = context.config.sequences
+        self._interactions = context.tables.read("interactions")
+        self.rows_in = 0
+        self.heavy: list[HeavyUser] = []
 
-def _write_histories(context: Context, events: DataFrame, days: Sequence[date]) -> int:
-    first_day = context.config.windows.towers_end
-    wanted = [day for day in days if day >= first_day]
-    if not wanted:
-        return 0
-    pairs = changed_users(events, days_frame(context.spark, None, "ds", wanted), first_day)
-    rows = user_histories(events, pairs, context.config.sequences)
-    return context.tables.overwrite_days("user_history", rows, wanted)
+    def write_sequences(self, days: Sequence[date]) -> int:
+        dates = as_of_dates(self._context.config)
+        splits = {day: dates[day] for day in days if day in dates}
+        if not splits:
+            return 0
+        targets_end = max(splits) + timedelta(days=self._settings.target_days)
+        events = self._limited(self._events(self._reach(min(splits)), targets_end))
+        return self._tables.overwrite_days("sequences", sequences(events, splits, self._settings), splits)
 
+    def write_histories(self, days: Sequence[date]) -> int:
+        first = self._context.config.windows.towers_end
+        later, rows = [day for day in days if day > first], 0
+        if first in days:
+            events = self._limited(self._events(self._reach(first), first))
+            full = full_histories(events, first, self._settings)
+            rows += self._tables.overwrite_days("user_history", full, [first])
+        if later:
+            previous = self._tables.read("user_history").where(F.col("ds") >= F.lit(first))
+            events = self._events(min(later) - ONE_DAY, max(later))
+            following = next_histories(previous, events, later, self._settings)
+            rows += self._tables.overwrite_days("user_history", following, later)
+        return rows
 
-def _write_samples(context: Context, interactions: DataFrame, days: Sequence[date]) -> int:
-    config = context.config
-    windows = [window for window in sample_windows(config) if window.end in set(days)]
-    if not windows:
-        return 0
-    frames = [
-        window_samples(interactions, window, config.samples, config.sequences.target_events) for window in windows
-    ]
-    covered = [day for window in windows for day in DayRange(window.start, window.end)]
-    return context.tables.overwrite_days("samples", reduce(DataFrame.unionByName, frames), covered)
+    def write_samples(self, days: Sequence[date]) -> int:
+        config = self._context.config
+        windows = [window for window in sample_windows(config) if window.end in set(days)]
+        if not windows:
+            return 0
+        frames = [
+            window_samples(self._interactions, window, config.samples, self._settings.target_events)
+            for window in windows
+        ]
+        covered = [day for window in windows for day in DayRange(window.start, window.end)]
+        return self._tables.overwrite_days("samples", reduce(DataFrame.unionByName, frames), covered)
+
+    def write_leave_one_out(self, days: Sequence[date]) -> int:
+        core = core_of(self._events(self._context.config.ingest.start, max(days)), self._settings.min_core)
+        return self._tables.overwrite_days("sequences", leave_one_out(core, max(days), self._settings), days)
+
+    def _reach(self, as_of: date) -> date:
+        return as_of - timedelta(days=self._settings.history_days)
+
+    def _events(self, start: date, end: date) -> DataFrame:
+        in_reach = (F.col("ds") >= F.lit(start)) & (F.col("ds") < F.lit(end))
+        events = sided_events(self._interactions.where(in_reach), self._settings)
+        self.rows_in += events.count()
+        return events
+
+    def _limited(self, events: DataFrame) -> DataFrame:
+        self.heavy = self.heavy or heavy_users(events)
+        return limited(events, self.heavy, self._settings)

@@ -45,7 +45,7 @@ def fill_lake(context: Context, seed: int = 5) -> None:
     _append(
         context,
         "items",
-        [(item_id(i), events[0][4], f"title {i}", None, None, 1.0, None, None) for i in range(1, ITEMS + 1)],
+        [(item_id(i), events[0][5], f"title {i}", None, None, 1.0, None, None, events[0][9]) for i in range(1, ITEMS + 1)],
     )
     _append(context, "item_index", [(item_id(i), i) for i in range(1, ITEMS + 1)])
     _append(context, "user_history", _histories(context.config, events))
@@ -92,8 +92,7 @@ def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
             if day == config.windows.towers_end + timedelta(days=1) and number == 0:
                 item = NEW_ITEM
             at = datetime(day.year, day.month, day.day, 9 + number, tzinfo=UTC)
-            name = f"{day}-{number}"
-            events.append((name, f"user{user:02d}", item_id(item), "purchase", at, 1.0, "f", at, day))
+            events.append((len(events), f"user{user:02d}", item_id(item), item, "purchase", at, 1.0, "f", at, day, day))
     return events
 
 
@@ -105,9 +104,9 @@ def _histories(config: Config, events: list[tuple]) -> list[tuple]:
             if event[8] < day:
                 by_user.setdefault(event[1], []).append(event)
         for user, past in by_user.items():
-            if day == config.windows.towers_end or past[-1][8] == day - timedelta(days=1):
+            if day == config.windows.towers_end or past[-1][-1] == day - timedelta(days=1):
                 kept = past[-config.sequences.history_length :]
-                items, times = [int(e[2][4:]) for e in kept], [int(e[4].timestamp()) for e in kept]
+                items, times = [e[3] for e in kept], [int(e[5].timestamp()) for e in kept]
                 rows.append((user, day, items, times))
     return rows
 
@@ -124,7 +123,7 @@ def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
             hist, hist_ts = rng.integers(1, ITEMS, hist_len), end - 10 + np.arange(hist_len) * 0
             tar, tar_ts = rng.integers(1, ITEMS, tar_len), end + np.arange(tar_len)
             sides = [*_padded(hist, hist_ts, length), hist_len, *_padded(tar, tar_ts, targets), tar_len]
-            rows.append((f"user{user:02d}", as_of, *sides, split))
+            rows.append((f"user{user:02d}", as_of, *sides, split, 0))
     return rows
 
 
@@ -138,7 +137,7 @@ def _samples(config: Config, events: list[tuple], rng: np.random.Generator) -> l
 
     rows = []
     for window in sample_windows(config):
-        for _, user, item, _, at, _, _, _, day in events:
+        for _, user, item, _, _, at, *_, day in events:
             if window.start <= day < window.end:
                 rows.append((user, item, at, 1, 1.0, window.stage, day))
                 for other in {item_id(i) for i in rng.integers(1, ITEMS, 3)} - {item}:

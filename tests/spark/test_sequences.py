@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import QualityError
+from learn_spark.core.schemas import INTERACTIONS
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
@@ -17,6 +18,7 @@ from tests.oracles.sequences import naive_history, naive_is_due, naive_targets
 
 pytestmark = pytest.mark.spark
 
+NOW = datetime.now(UTC)
 USERS = ["17850", "0042", "user ü", "ユーザー", "one event", "whale"]
 ITEMS = [f"item {n}" for n in range(30)]
 
@@ -31,7 +33,7 @@ def generated_log(config, seed):
             day = rng.choice(days)
             ts = datetime(day.year, day.month, day.day, rng.choice([0, 9, 23]), rng.choice([0, 59]))
             kind = "cancel" if rng.random() < 0.1 else "purchase"
-            rows.append((f"{rng.getrandbits(64):016x}", user, rng.choice(ITEMS), kind, ts, day))
+            rows.append((rng.getrandbits(64) - 2**63, user, rng.choice(ITEMS), kind, ts, day))
     return rows
 
 
@@ -40,13 +42,13 @@ def built(spark, config, request):
     context = make_context(spark, config)
     log = generated_log(config, seed=3)
     frame = spark.createDataFrame(
-        [(*row[:4], row[4].replace(tzinfo=UTC), 1.0, "file", datetime.now(UTC), row[5]) for row in log],
-        "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, value double,"
-        " source_file string, ingested_at timestamp, ds date",
+        [
+            (*row[:3], ITEMS.index(row[2]) + 1, row[3], row[4].replace(tzinfo=UTC), 1.0, "file", NOW, row[5], row[5])
+            for row in log
+        ],
+        INTERACTIONS.columns_ddl,
     )
     context.tables.append("interactions", frame)
-    index = spark.createDataFrame([(item, n + 1) for n, item in enumerate(ITEMS)], "item_id string, item_idx int")
-    context.tables.append("item_index", index)
     days = sorted({*as_of_dates(config), *DayRange(config.windows.towers_end, config.windows.end + timedelta(days=1))})
     result = build_sequences(context, days)
     purchases = defaultdict(list)

@@ -1,0 +1,64 @@
+"""The leave-one-out protocol: each user's last event tests, the one before validates, every prefix before trains.
+
+As UniSRec does it (Hou et al., 2022): users and items with fewer than `min_core` events are dropped until none is
+left. Events of one time are in the order of `sequences.seed`, never in the log's.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.core.settings import SequenceSettings
+from learn_spark.sequences.cuts import Cut, UserEvents
+from learn_spark.sequences.events import packed
+from learn_spark.sequences.histories import SEQUENCE_SCHEMA, sequence_batch, user_batches
+
+BATCH_USERS = 512
+
+
+def core_of(events: DataFrame, least: int) -> DataFrame:
+    """The events whose users and items all have at least `least` of them.
+
+    A round is two counts and two joins, written to executors' disks; a log's core is reached in a few.
+    """
+    kept, before = events.persist(StorageLevel.MEMORY_AND_DISK), -1
+    size = kept.count()
+    while size != before:
+        for key in ("user_id", "item_idx"):
+            enough = kept.groupBy(key).count().where(F.col("count") >= least).select(key)
+            kept = kept.join(enough, on=key, how="left_semi")
+        kept = kept.localCheckpoint()
+        before, size = size, kept.count()
+    return kept
+
+
+def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> DataFrame:
+    """`sequences` rows, one a target: `position` is the target's place in the user's events.
+
+    Args:
+        core: user_id, item_idx, event_ts, tie, side; every event counts on both sides.
+        day: stands in `as_of`: the day on which the log ends.
+        settings: history_length; the target is one event.
+    """
+
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for log, users in user_batches(batches, BATCH_USERS):
+            yield _rows(log, users, day, settings)
+
+    return packed(core).mapInArrow(rows, SEQUENCE_SCHEMA)
+
+
+def _rows(log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings) -> pa.RecordBatch:
+    first, stop = log.history.until(users, 0), log.history.until(users + 1, 0)
+    first_targets = Cut.between(log.history, np.minimum(first + 1, stop), stop)
+    place, owner = first_targets.places, np.repeat(np.arange(len(users)), first_targets.lengths)
+    history = Cut.between(log.history, np.maximum(first[owner], place - settings.history_length), place)
+    targets = Cut.between(log.targets, place, place + 1)
+    left = stop[owner] - place
+    splits = np.where(left == 1, "test", np.where(left == 2, "val", "train"))
+    return sequence_batch(log, users[owner], day, history, targets, splits, place - first[owner], settings)
