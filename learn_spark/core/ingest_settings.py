@@ -17,6 +17,7 @@ Unit = Literal["seconds", "milliseconds", "microseconds"]
 Name = Annotated[str, Field(min_length=1)]
 DAY = re.compile(r"\{day(?::([^{}]*))?\}")
 DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
+RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "source_file", "load_day"}
 _OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list")
 _TIME_LETTERS, _ZONE_LETTERS = set("GyMLdDQqEFahKkHmsSVzOXxZ"), set("VzOXxZ")
 
@@ -136,6 +137,16 @@ class EventIdMapping(Section):
 
 class Mapping(Section):
     """Where the fields of a contract come from; what is null is not in the source."""
+
+    @model_validator(mode="after")
+    def _columns_can_be_told_apart(self) -> Self:
+        seen: dict[str, str] = {}
+        for name in self.source_columns():
+            if name.lower() in RESERVED:
+                raise ValueError(f"a source column cannot be called `{name}`: ingest has one of that name")
+            if seen.setdefault(name.lower(), name) != name:
+                raise ValueError(f"columns `{seen[name.lower()]}` and `{name}` differ only in case")
+        return self
 
     def named(self) -> dict[str, FieldMapping]:
         """Every mapped field by its contract name, attributes left out."""

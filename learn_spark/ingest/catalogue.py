@@ -48,8 +48,8 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
         raise QualityError(
             f"{len(bad)} unreadable catalogue files, ingest.max_bad_files allows {settings.max_bad_files}: {named}"
         )
-    for name in check_headers(good, settings.items):
-        print(f"ingest.items: column {name} is not mapped", file=sys.stderr)
+    if unmapped := check_headers(good, settings.items):
+        print(f"ingest.items: not mapped: {', '.join(unmapped)}", file=sys.stderr)
     items = _with_items(read_lines(spark, settings.items, good), settings.items, settings.start)
     return items.unionByName(_bad_files(spark, settings, bad), allowMissingColumns=True) if bad else items
 

@@ -11,7 +11,7 @@ from learn_spark.core.ingest_settings import FieldMapping, NumberMapping, TextMa
 
 LIST_SEPARATOR = ", "
 MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0}
-_LAST_MICROSECOND = 8e18
+_FAR = 6e16  # microseconds: some 1,900 years
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
 _NAMES_A_ZONE = r"(?i)\d:\d{2}.*(z|utc|gmt|[+-]\d{1,2}(:?\d{2})?)$"
 _AN_INSTANT = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d+)?Z$"
@@ -91,8 +91,9 @@ def mapped_time(field: TimeMapping) -> Column:
     instant = F.when(text.rlike(_AN_INSTANT), F.try_to_timestamp(text))
     if field.unit:
         number = text.try_cast("double") * MICROSECONDS[field.unit]
-        inside = F.least(F.greatest(number, F.lit(-_LAST_MICROSECOND)), F.lit(_LAST_MICROSECOND))
-        return F.coalesce(F.timestamp_micros(F.round(inside).cast("bigint")), instant)
+        inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a timestamp
+        time = F.when(number.isNotNull(), F.timestamp_micros(F.round(inside).cast("bigint")))
+        return F.coalesce(time, instant)
     if field.format:
         time = F.try_to_timestamp(text, F.lit(field.format))
         return F.coalesce(_moved(time, field), instant)

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructField, StructType, TimestampType
 
 from learn_spark.core.errors import ConfigError
-from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.fields import quoted
 from learn_spark.ingest.files import load_day
@@ -34,8 +34,9 @@ def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[st
         if settings.format == "json":
             lacking = _lacking_keys(file, lacking, settings)
         if lacking:
+            section = "ingest" if isinstance(settings, IngestSettings) else "ingest.items"
             raise ConfigError(
-                f"{file.path} has no column {', '.join(lacking)}, which ingest.mapping names;"
+                f"{file.path} has no column {', '.join(lacking)}, which {section}.mapping names;"
                 f" it has {', '.join(file.columns)}"
             )
         unmapped.update(dict.fromkeys(name for name in file.columns if name not in wanted))
@@ -108,7 +109,7 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
     text = F.make_valid_utf8("value")
     lines = spark.read.text(paths).where(F.trim("value") != "")
-    is_object = F.trim("value").startswith("{")
+    is_object = F.trim("value").startswith("{") & F.trim("value").endswith("}")  # the parser stops at its end
     parsed = lines.withColumn("line", F.from_json(text, schema, options)).withColumn(
         CORRUPT, F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}"))
     )

@@ -1,0 +1,56 @@
+"""Reading a log as the ingest job does, up to events with their reasons."""
+
+from datetime import date
+from pathlib import Path
+
+import yaml
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from learn_spark.core.config import Config, load_config
+from learn_spark.ingest.check import check_files
+from learn_spark.ingest.files import source_files
+from learn_spark.ingest.parse import with_events
+from learn_spark.ingest.readers import check_headers, read_lines
+from tests.conftest import CONF
+
+WINDOWS = {"first_as_of": "2024-02-01", "towers_end": "2024-04-01", "cvr_end": "2024-04-11"} | {
+    "ranker_train_end": "2024-04-21",
+    "end": "2024-05-01",
+}
+FIELDS = {
+    "user_id": {"column": "user"},
+    "item_id": {"column": "item"},
+    "event_ts": {"column": "time", "unit": "seconds"},
+    "event_type": {"constant": "purchase"},
+    "title": {"column": "name"},
+}
+NOON = 1_706_788_800  # 2024-02-01 12:00 UTC
+
+
+def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest: object) -> Config:
+    """A config of the log in `folder`/logs: `FIELDS` overlaid by `mapping`, of which null takes a field out."""
+    fields = {name: field for name, field in (FIELDS | (mapping or {})).items() if field is not None}
+    section = {"path": str(folder / "logs"), "start": "2024-01-01", "max_reject_share": 1.0, "mapping": fields} | ingest
+    values = {"extends": str(CONF / "base.yaml"), "ingest": section, "windows": WINDOWS}
+    sides = ["history_events", "target_events"]
+    values["sequences"] = dict.fromkeys(sides, section.get("event_types", ["purchase"])[:1])
+    values["lake"] = {"root": str(folder / "lake")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return load_config(folder / "config.yaml")
+
+
+def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
+    """The good files' lines of the days."""
+    settings = config.ingest
+    paths = list(dict.fromkeys(path for day in days or [settings.start] for path in source_files(settings, day)))
+    files = [file for file in check_files(spark, settings, paths) if not file.problem]
+    check_headers(files, settings)
+    return with_events(read_lines(spark, settings, files), settings)
+
+
+def by_item(frame: DataFrame) -> dict[str, Row]:
+    """Rows by item; rows without one by their reason."""
+    rows = frame.collect()
+    found = {row.item_id or row.reason: row for row in rows}
+    assert len(found) == len(rows), [(row.item_id, row.reason) for row in rows]
+    return found

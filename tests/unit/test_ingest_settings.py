@@ -1,0 +1,147 @@
+"""What a wrong ingest section gets: one line that names the key; and which files belong to which day."""
+
+import os
+import re
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from learn_spark.core.config import load_config
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.ingest.check import check_file, header_columns
+from learn_spark.ingest.files import catalogue_files, day_pattern, source_files, source_identity
+from tests.builders.ingest import make_config
+from tests.conftest import CONF
+
+READY = sorted(path.stem for path in CONF.glob("*.yaml"))
+TIME = {"column": "t"}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_every_shipped_config_is_valid(name):
+    assert load_config(CONF / f"{name}.yaml").ingest.mapping.source_columns()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("user_id", {}, "`ingest.mapping.user_id`: give one of `column`, `constant`"),
+        ("user_id", {"column": "a", "constant": "b"}, "give one of"),
+        ("user_id", {"column": "a", "flags": {"b": "c"}}, "unknown key `ingest.mapping.user_id.flags`"),
+        ("user_id", {"column": "a", "unit": "seconds"}, "unknown key `ingest.mapping.user_id.unit`"),
+        ("user_id", {"column": "a", "sql": "upper(a)"}, "unknown key `ingest.mapping.user_id.sql`"),
+        ("user_id", {"constant": "a", "map": {"b": "c"}}, "`map` works on a `column`"),
+        ("user_id", {"column": "source_file"}, "cannot be called `source_file`"),
+        ("user_id", {"column": "ITEM"}, "differ only in case"),
+        ("item_id", None, "key `ingest.mapping.item_id` is missing"),
+        ("event_ts", TIME | {"unit": "seconds", "format": "yyyy"}, "either `format`"),
+        ("event_ts", TIME | {"unit": "days"}, "`ingest.mapping.event_ts.unit`"),
+        ("event_ts", TIME | {"unit": "seconds", "timezone": "Europe/Paris"}, "`timezone` says nothing"),
+        ("event_ts", TIME | {"timezone": "Mars/Base"}, "`timezone` 'Mars/Base' is unknown"),
+        ("event_ts", TIME | {"timezone": "../../etc/passwd"}, "is unknown"),
+        ("event_ts", TIME | {"format": "yyyy-MM-dd jj"}, "is not a datetime pattern"),
+        ("event_ts", TIME | {"format": "yyyy-MM-dd'T"}, "is not a datetime pattern"),
+        ("event_ts", TIME | {"format": "yyyy-MM-ddXXX", "timezone": "Europe/Paris"}, "holds the zone already"),
+        ("event_type", {"constant": "veiw"}, "mapping.event_type gives ['veiw']"),
+        ("event_type", {"column": "k", "map": {"a": "x"}, "default": "purchase"}, "gives ['x']"),
+        ("event_type", {"flags": {"is_x": "x"}, "always": "purchase"}, "gives ['x']"),
+        ("event_type", {"column": "k", "always": "purchase"}, "`always` stands beside `flags`"),
+        ("event_type", {"column": "k", "map": {"a": "purchase"}, "by_prefix": {"b": "purchase"}}, "either `map`"),
+        ("event_id", {"columns": []}, "`ingest.mapping.event_id.columns`"),
+        ("value", {"column": "v", "list": "json"}, "unknown key `ingest.mapping.value.list`"),
+        ("title", {"constant": "a", "list": "json"}, "`list` works on a `column`"),
+        ("title", None, "mapping.title is missing"),
+    ],
+)
+def test_a_wrong_mapping_is_named(tmp_path, field, value, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make_config(tmp_path, {field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": "delta"}, "`files` must be null with format delta"),
+        ({"files": None}, "`files` is missing"),
+        ({"files": "/logs/{day}.csv"}, "must be relative"),
+        ({"files": "{date}.csv"}, "only {day}, * and ? match"),
+        ({"files": "{day:%d}.csv"}, "write a day as {day}"),
+        ({"files": "{day:%Y%m%d%H}.csv"}, "write a day as {day}"),
+        ({"format": "json", "columns": ["a"]}, "`columns` names those of a csv"),
+        ({"format": "json", "encoding": "iso-8859-1"}, "`encoding` must be utf-8"),
+        ({"columns": ["user", "user"]}, "names a column twice"),
+        ({"columns": ["user", "item"]}, "mapping names ['time', 'name']"),
+        ({"format": "avro"}, "`ingest.format`"),
+        ({"late_days": -1}, "`ingest.late_days`"),
+        ({"event_types": []}, "`ingest.event_types`"),
+        ({"items": {"path": "x", "files": "a", "format": "csv"}}, "key `ingest.items.mapping` is missing"),
+    ],
+)
+def test_a_wrong_source_is_named(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make_config(tmp_path, **changes)
+
+
+days = st.dates(date(1971, 1, 1), date(2099, 12, 31))
+between = st.sampled_from(["", "-", "_", ".", "/"])
+
+
+@given(
+    day=days, order=st.permutations(["%Y", "%m", "%d"]), gap=between, frame=st.sampled_from(["{}", "x/{}*", "?a {}"])
+)
+def test_a_path_names_the_day_that_it_was_made_for(day, order, gap, frame):
+    pattern = frame.replace("{}", "{day:" + gap.join(order) + "}.csv")
+    settings = SourceSettings(path="/logs", files=pattern, format="csv")
+    assert settings.by_day
+    path = "/logs/" + pattern.format(day=day).replace("*", "-1").replace("?", "b")
+    for name in (path, path.replace(" ", "%20")):
+        assert re.search(day_pattern(settings), name)[1] == day.strftime(gap.join(order))
+
+
+@given(pattern=st.text("{day}:%YmdH-/.*a", max_size=12))
+def test_any_other_pattern_is_refused_or_can_be_used(pattern):
+    try:
+        settings = SourceSettings(path="/logs", files=pattern, format="csv")
+    except ValidationError:
+        return
+    re.compile(day_pattern(settings))
+    assert "{" not in settings.files.format(day=date(2024, 1, 1))
+
+
+def test_a_day_is_made_from_the_deliveries_that_could_hold_its_events(tmp_path):
+    logs = tmp_path / "logs"
+    for number in range(1, 8):
+        (logs / f"2024-01-0{number}").mkdir(parents=True)
+        (logs / f"2024-01-0{number}" / "part.csv").write_text("x")
+    items = {"path": str(logs), "files": "items.csv", "format": "csv"}
+    items["mapping"] = {"item_id": {"column": "a"}, "title": {"column": "b"}}
+    (logs / "items.csv").write_text("a,b\n")
+    config = make_config(tmp_path, files="{day}/*.csv", late_days=2, items=items)
+
+    def names(day):
+        return [name for name, *_ in source_identity(config, date(2024, 1, day))]
+
+    assert names(5) == ["2024-01-03/part.csv", "2024-01-04/part.csv", "2024-01-05/part.csv"]
+    assert names(1) == ["2024-01-01/part.csv", "items.csv"]
+    before = source_identity(config, date(2024, 1, 5))
+    os.utime(logs / "2024-01-03" / "part.csv", (1, 1))
+    assert source_identity(config, date(2024, 1, 5)) != before
+    assert catalogue_files(config.ingest, [date(2024, 1, 2)]) == []
+    undated = make_config(tmp_path, files="*/part.csv")
+    assert len(source_files(undated.ingest, date(2024, 1, 1))) == len(source_identity(undated, date(2024, 2, 1))) == 7
+    assert source_files(undated.ingest, date(2030, 1, 1) + timedelta(1)) == sorted(logs.glob("*/part.csv"))
+
+
+def test_what_a_file_is_found_to_be(tmp_path):
+    settings = make_config(tmp_path).ingest
+    path = tmp_path / "a.csv"
+    for content, problem in ((b"", "empty file"), (b" \n\n", "empty file"), (b"a,\xff\n", "header is not utf-8")):
+        path.write_bytes(content)
+        assert check_file(str(path), settings).problem.startswith(problem)
+    path.write_bytes(b'\xef\xbb\xbfa,"b, c"\r\n1,2\r\n')
+    assert check_file(str(path), settings).columns == ("a", "b, c")
+    assert header_columns('a::"b"::c\n', "::") == ["a", "b", "c"]
