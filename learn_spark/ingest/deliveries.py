@@ -38,31 +38,54 @@ def with_copies_marked(events: DataFrame) -> DataFrame:
     return events.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason")))
 
 
-def write_events(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> Written:
+def without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
+    """Drops what earlier deliveries hold already; `known_on` names a later delivery that holds the event too.
+
+    Args:
+        tables: the lake.
+        events: usable events of the deliveries of `days`, with `ds`.
+        days: delivery days.
+        settings: how late an event may be.
+    """
+    if not _can_be_late(settings):
+        return events.withColumn("known_on", F.lit(None).cast("date"))
+    elsewhere = (
+        tables.read("interactions").where(_near(days, settings)).where(f"NOT ({days_predicate('load_day', days)})")
+    )
+    known = _known(elsewhere.select(*_IDENTITY, "ds", F.col("load_day").alias("known_on")), events)
+    marked = events.join(known, on=[*_IDENTITY, "ds"], how="left")
+    return marked.where("known_on IS NULL OR known_on > load_day")
+
+
+def write_events(tables: Tables, fresh: DataFrame, days: Sequence[date], settings: IngestSettings) -> Written:
     """Replaces what the deliveries of these days hold, late events in their own `ds`.
 
     Args:
         tables: the lake.
-        events: usable events with all columns of `interactions`.
+        fresh: what `without_known` leaves, with all columns of `interactions`.
         days: delivery days.
         settings: how late an event may be.
     """
-    if not settings.by_day or not settings.late_days:
-        return Written(tables.overwrite_days("interactions", events, days), {})
-    reach = DayRange(min(days) - timedelta(days=settings.late_days), max(days) + ONE_DAY)
-    own, near = days_predicate("load_day", days), days_predicate("ds", reach)
-    stored = tables.read("interactions").where(near)
-    before = _late(stored.where(own))
-    elsewhere = stored.where(f"NOT ({own})").select(*_IDENTITY, "ds", F.col("load_day").alias("known_on"))
-    known = _known(elsewhere, events)
-    fresh = events.join(known, on=[*_IDENTITY, "ds"], how="left").where("known_on IS NULL OR known_on > load_day")
-    later = fresh.where("known_on > load_day").select(*_IDENTITY, "ds", F.col("known_on").alias("load_day"))
-    gone = later.localCheckpoint()
-    rows = tables.overwrite_where("interactions", fresh.drop("known_on"), f"({near}) AND ({own})")
+    if not _can_be_late(settings):
+        return Written(tables.overwrite_days("interactions", fresh, days), {})
+    own, near = days_predicate("load_day", days), _near(days, settings)
+    before = _late(tables.read("interactions").where(near).where(own))
+    after = _late(fresh)
+    held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, "ds", F.col("known_on").alias("load_day"))
+    gone = held_later.localCheckpoint()
+    rows = tables.overwrite_where("interactions", fresh, f"({near}) AND ({own})")
     if not gone.isEmpty():
-        tables.delete_matching("interactions", gone, days_predicate("kept.ds", reach))
-    after = _late(tables.read("interactions").where(near).where(own))
+        tables.delete_matching("interactions", gone, _near(days, settings, "kept.ds"))
     return Written(rows, {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})})
+
+
+def _can_be_late(settings: IngestSettings) -> bool:
+    return settings.by_day and settings.late_days > 0
+
+
+def _near(days: Sequence[date], settings: IngestSettings, column: str = "ds") -> str:
+    """SQL for the event days that deliveries of these days can reach."""
+    return days_predicate(column, DayRange(min(days) - timedelta(days=settings.late_days), max(days) + ONE_DAY))
 
 
 def _known(elsewhere: DataFrame, events: DataFrame) -> DataFrame:

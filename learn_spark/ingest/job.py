@@ -16,7 +16,7 @@ from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import LogFile, check_files
-from learn_spark.ingest.deliveries import DUPLICATE, Written, with_copies_marked, write_events
+from learn_spark.ingest.deliveries import DUPLICATE, Written, with_copies_marked, without_known, write_events
 from learn_spark.ingest.files import catalogue_files, source_files
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
@@ -91,15 +91,19 @@ def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
 
 
 def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, days: Sequence[date]) -> Written:
-    tables = context.tables
-    described = daily_items(usable)
-    if catalogue is not None:
-        described = described.unionByName(catalogue_items(catalogue))
-    number_items(tables, described, usable)
-    write_items(tables, described, days)
-    numbered = usable.join(tables.read("item_index"), on="item_id", how="inner")
-    stamped = numbered.withColumn("ds", F.to_date("event_ts")).withColumn("ingested_at", F.lit(datetime.now(UTC)))
-    return write_events(tables, stamped, days, context.config.ingest)
+    tables, settings = context.tables, context.config.ingest
+    dated = usable.withColumn("ds", F.to_date("event_ts"))
+    fresh = without_known(tables, dated, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        described = daily_items(fresh)
+        if catalogue is not None:
+            described = described.unionByName(catalogue_items(catalogue))
+        number_items(tables, described, fresh)
+        write_items(tables, described, days)
+        numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
+        return write_events(tables, numbered.withColumn("ingested_at", F.lit(datetime.now(UTC))), days, settings)
+    finally:
+        fresh.unpersist()
 
 
 def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:

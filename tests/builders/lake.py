@@ -45,7 +45,10 @@ def fill_lake(context: Context, seed: int = 5) -> None:
     _append(
         context,
         "items",
-        [(item_id(i), events[0][5], f"title {i}", None, None, 1.0, None, None, events[0][9]) for i in range(1, ITEMS + 1)],
+        [
+            (item_id(i), events[0][5], f"title {i}", None, None, 1.0, None, None, events[0][9])
+            for i in range(1, ITEMS + 1)
+        ],
     )
     _append(context, "item_index", [(item_id(i), i) for i in range(1, ITEMS + 1)])
     _append(context, "user_history", _histories(context.config, events))

@@ -22,3 +22,8 @@ def naive_is_due(events, day, first_day):
     if day == first_day:
         return any(ts.date() < day for ts, _, _ in events)
     return any(ts.date() == day - timedelta(days=1) for ts, _, _ in events)
+
+
+def naive_sample(events, length):
+    """`length` of (ts, tie, item) with the lowest ties, in order of time."""
+    return sorted(sorted(events, key=lambda event: (event[1], event[0]))[:length])

@@ -1,0 +1,154 @@
+"""Days loaded one by one, at once, in pieces or in another order leave equal tables, late events included."""
+
+import random
+from collections import Counter
+from datetime import date, datetime, timedelta
+
+import pytest
+
+from learn_spark.core.config import load_config
+from learn_spark.core.days import DayRange
+from learn_spark.core.runner import RunOptions, run_plan
+from learn_spark.core.steps import missing, with_stale_days
+from learn_spark.pipeline import as_plan, backfill_days
+from learn_spark.sequences.windows import as_of_dates
+from tests.builders.contexts import make_context
+from tests.builders.logs import line, write_day
+from tests.builders.reading import rows
+from tests.conftest import CONF
+
+pytestmark = pytest.mark.spark
+
+START, FEATURES, END = date(2011, 11, 1), date(2011, 11, 5), date(2011, 11, 9)
+LATE_DAYS = 2
+STEPS = ("ingest_events", "build_sequences")
+WINDOWS = {
+    "first_as_of": "2011-11-02",
+    "towers_end": FEATURES,
+    "cvr_end": "2011-11-06",
+    "ranker_train_end": "2011-11-07",
+    "end": "2011-11-08",
+}
+
+
+def deliveries(seed):
+    """Lines a delivery day: mostly of the day, some late or too late, some delivered again with a later day."""
+    rng = random.Random(seed)
+    days = list(DayRange(START, END))
+    found = {day: [] for day in days}
+    for number in range(160):
+        day = rng.choice(days)
+        at = datetime(day.year, day.month, day.day, rng.choice([0, 9, 23]), rng.choice([0, 59]))
+        late = rng.choice([0, 0, 0, 0, 1, 2, 3])
+        event = line(
+            InvoiceNo=str(number),
+            StockCode=f"item {rng.randint(1, 9)}",
+            Description=f"THING {rng.randint(1, 2)}",
+            CustomerID=f"{rng.choice([1, 2, 3, 4, 5, 6, 7])}.0",
+            InvoiceDate=str(at),
+        )
+        for again in {late, late + rng.choice([0, 0, 1])}:
+            if day + timedelta(days=again) in found:
+                found[day + timedelta(days=again)].append(event)
+    return found
+
+
+class Lake:
+    """A lake of its own over the shared logs."""
+
+    def __init__(self, spark, folder, logs):
+        settings = [f"lake.root={folder}/lake", f"output.dir={folder}/out", f"ingest.path={logs}"]
+        settings += [f"windows.{key}={value}" for key, value in WINDOWS.items()]
+        settings += [f"ingest.late_days={LATE_DAYS}", "sequences.target_days=1", "sequences.history_length=4"]
+        config = load_config(CONF / "test.yaml", settings)
+        self.folder, self.context = folder, make_context(spark, config)
+
+    def run(self, start, end, **options):
+        config = self.context.config
+        days = backfill_days(config, DayRange(start, end))
+        days["build_sequences"] = sorted({*days["build_sequences"], *(d for d in as_of_dates(config) if d < end)})
+        plan = as_plan(days, only=STEPS)
+        context = self.again()
+        followed = with_stale_days(plan, context.ledger.recorded())
+        missing(followed, config, context.mark, context.ledger.recorded(), options.get("restate", False))
+        return run_plan(plan, context, RunOptions(follow_late=True, **options))
+
+    def again(self):
+        """As another process would find it: nothing remembered."""
+        return make_context(self.context.spark, self.context.config)
+
+    def table(self, name, without=()):
+        return rows(self.folder / "lake", name, frozenset(without))
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    for day, lines in deliveries(seed=4).items():
+        write_day(folder, str(day), lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scheduled(spark, tmp_path_factory, logs):
+    """The first days at once, then night by night."""
+    lake = Lake(spark, tmp_path_factory.mktemp("scheduled"), logs)
+    first = FEATURES + timedelta(days=1)
+    lake.run(START, first)
+    lake.reports = [lake.run(day, day + timedelta(days=1)) for day in DayRange(first, END)]
+    return lake
+
+
+def expected_events(found):
+    """Each event once, where it was at most `LATE_DAYS` late: (invoice, event day, earliest delivery)."""
+    earliest = {}
+    for delivery, lines in found.items():
+        for entry in lines:
+            day = date.fromisoformat(entry["InvoiceDate"][:10])
+            if delivery - day <= timedelta(days=LATE_DAYS):
+                known = earliest.get(entry["InvoiceNo"], (day, delivery))
+                earliest[entry["InvoiceNo"]] = (day, min(delivery, known[1]))
+    return Counter(earliest.values())
+
+
+def test_each_event_is_there_once_in_its_own_day(scheduled):
+    events = scheduled.context.tables.read("interactions").select("ds", "load_day").collect()
+    assert Counter((row.ds, row.load_day) for row in events) == expected_events(deliveries(seed=4))
+    assert any(row.ds < row.load_day for row in events)
+    reasons = {row.reason for row in scheduled.context.tables.read("rejects").collect()}
+    assert reasons == {"too late"}
+
+
+def test_late_events_are_followed_by_what_they_touch(scheduled):
+    """Nights in which late events came did more than their own day, and left nothing stale."""
+    days = [
+        len(dict((step.name, days) for step, days in report.done)["build_sequences"]) for report in scheduled.reports
+    ]
+    assert max(days) > 1
+    assert not [row for row in scheduled.again().ledger.recorded().values() if row.is_stale]
+
+
+def test_a_backfill_equals_the_scheduled_runs(spark, tmp_path, logs, scheduled):
+    whole = Lake(spark, tmp_path / "whole", logs)
+    whole.run(START, END)
+    for name in ("interactions", "rejects", "items", "item_index", "user_history", "sequences", "samples"):
+        assert whole.table(name) == scheduled.table(name), name
+    assert len(whole.table("user_history")) > 15
+
+
+def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, scheduled):
+    mixed = Lake(spark, tmp_path / "mixed", logs)
+    hole = date(2011, 11, 3)
+    for start, end in ((START, hole), (hole + timedelta(days=1), END), (hole, hole + timedelta(days=1))):
+        plan = as_plan({"ingest_events": list(DayRange(start, end))})
+        run_plan(plan, mixed.again(), RunOptions(step_days=2, max_parallel=2))
+    mixed.run(START, END)
+    numbers = ("item_idx",)  # given in the order of loading
+    assert mixed.table("interactions", numbers) == scheduled.table("interactions", numbers)
+    for name in ("samples", "rejects"):
+        assert mixed.table(name) == scheduled.table(name), name
+    assert _times(mixed) == _times(scheduled)
+
+
+def _times(lake):
+    return sorted((r.user_id, r.ds, tuple(r.event_ts)) for r in lake.context.tables.read("user_history").collect())
