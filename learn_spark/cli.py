@@ -11,6 +11,12 @@ from learn_spark.commands import JOBS, Job, run_job
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs the job; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run_job(args.job, args)
+
+
+def build_parser() -> ArgumentParser:
+    """Every job with its arguments."""
     parser = ArgumentParser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="job", required=True, metavar="<job>")
@@ -19,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job.name, help=job.does, description=job.help, formatter_class=RawDescriptionHelpFormatter
         )
         _add_arguments(command, job)
-    args = parser.parse_args(argv)
-    return run_job(args.job, args)
+    return parser
 
 
 def run_from_job_file(name: str, argv: Sequence[str] | None) -> int:

@@ -1,0 +1,112 @@
+"""Runs of days, failures that others survive, overlapping runs: with real tables, and steps that do one thing."""
+
+import threading
+from datetime import date, timedelta
+
+import pytest
+
+from learn_spark.core.config import load_config
+from learn_spark.core.days import DayRange
+from learn_spark.core.errors import ConfigError, QualityError, TemporaryError
+from learn_spark.core.ledger import StepResult
+from learn_spark.core.runner import RunOptions, lake_lock, run_plan
+from learn_spark.core.steps import Marks, Step, missing
+from tests.builders.contexts import make_context
+from tests.conftest import CONF
+
+pytestmark = pytest.mark.spark
+
+DAYS = list(DayRange(date(2011, 11, 1), date(2011, 11, 6)))
+BAD = DAYS[2]
+
+
+class Work:
+    """Two steps, the second made from the first's same day and its own day before; day BAD may fail."""
+
+    def __init__(self, spark, folder):
+        config = load_config(CONF / "test.yaml", [f"lake.root={folder}/lake", f"output.dir={folder}/out"])
+        self.runs, self.fails, self.touched = [], False, ()
+        self.together = threading.Barrier(2, timeout=20)
+        self.overlap = False
+        first = Step("ingest_events", self._first, (), lambda config, day: (), overlaps=True)
+        second = Step("build_sequences", self._second, (), self._needs)
+        self.plan = [(first, DAYS), (second, DAYS)]
+        self.context = make_context(spark, config)
+        object.__setattr__(self.context, "mark", Marks(config, {step.name: step for step, _ in self.plan}))
+
+    def _needs(self, config, day):
+        yield ("ingest_events", day)
+        if day > DAYS[0]:
+            yield ("build_sequences", day - timedelta(days=1))
+
+    def _first(self, context, days):
+        if self.overlap:
+            self.together.wait()
+        if self.fails and BAD in days:
+            raise QualityError(f"{BAD} is bad")
+        self.runs.append(("first", list(days)))
+        return StepResult(len(days), len(days), touched=self.touched)
+
+    def _second(self, context, days):
+        self.runs.append(("second", list(days)))
+        return StepResult(len(days), len(days))
+
+    def go(self, **options):
+        self.runs.clear()
+        return run_plan(self.plan, self.context, RunOptions(**options))
+
+    def missing(self):
+        recorded = self.context.ledger.recorded()
+        todo = missing(self.plan, self.context.config, self.context.mark, recorded)
+        return {step.name: days for step, days in todo}
+
+
+@pytest.fixture
+def work(spark, tmp_path):
+    return Work(spark, tmp_path)
+
+
+def test_a_failure_stops_the_run_or_only_what_needs_it(work):
+    work.fails = True
+    with pytest.raises(QualityError, match="is bad"):
+        work.go(step_days=2)
+    assert work.missing()["ingest_events"] == DAYS[2:]
+    report = work.go(step_days=1, keep_going=True)
+    assert [(failure.step, failure.days) for failure in report.failures] == [
+        ("ingest_events", [BAD]),
+        ("build_sequences", [BAD]),
+        ("build_sequences", [DAYS[3]]),
+        ("build_sequences", [DAYS[4]]),
+    ]
+    assert "needs ingest_events of 2011-11-03, which is not done" in str(report.failures[1])
+    assert report.failures[0].error.exit_code == 3
+    assert work.missing() == {"ingest_events": [BAD], "build_sequences": DAYS[2:]}
+    work.fails = False
+    assert not work.go().failures
+    assert work.runs == [("first", [BAD]), ("second", DAYS[2:])]
+    assert work.missing() == {}
+
+
+def test_runs_overlap_where_a_step_allows_it(work):
+    work.overlap = True
+    work.plan = [(work.plan[0][0], DAYS[:4])]
+    work.go(step_days=2, max_parallel=2)  # each waits for the other: one after the other would break the barrier
+    assert sorted(work.runs) == [("first", DAYS[:2]), ("first", DAYS[2:4])]
+
+
+def test_touched_days_make_what_follows_stale(work):
+    work.plan = [(step, DAYS[:4]) for step, _ in work.plan]
+    work.go()
+    work.plan, work.touched = [(step, DAYS[4:]) for step, _ in work.plan], (DAYS[2],)
+    with pytest.raises(ConfigError, match=r"needs build_sequences of 2011-11-04, which late events made stale"):
+        work.go()
+    work.go(follow_late=True)
+    assert work.runs == [("second", DAYS[2:])]
+    assert work.missing() == {}
+
+
+def test_a_lake_has_one_driver(tmp_path):
+    with lake_lock(tmp_path), pytest.raises(TemporaryError, match="another run works on the lake"), lake_lock(tmp_path):
+        pass
+    with lake_lock(tmp_path):
+        pass

@@ -1,0 +1,99 @@
+"""The schedulers' examples hold commands that this version understands, and act on its exit codes."""
+
+import ast
+import re
+import sys
+from datetime import UTC, date, datetime
+from types import ModuleType
+
+import pytest
+import yaml
+
+from learn_spark.cli import build_parser
+from tests.builders.commands import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+def test_every_example_is_looked_at():
+    assert {path.name for path in EXAMPLES.iterdir()} == {"airflow_dag.py", "spark_application.yaml", "crontab"}
+
+
+class _Airflow:
+    """The three names that the DAG takes from Airflow, which is no dependency: decorators that keep functions."""
+
+    class Fail(Exception):
+        pass
+
+    class Skip(Exception):
+        pass
+
+    def __init__(self, monkeypatch):
+        self.tasks, self.arguments = {}, {}
+        decorators, exceptions = ModuleType("airflow.decorators"), ModuleType("airflow.exceptions")
+        decorators.dag = self._dag
+        decorators.task = self._task
+        exceptions.AirflowFailException, exceptions.AirflowSkipException = self.Fail, self.Skip
+        modules = {"airflow": ModuleType("airflow"), "airflow.decorators": decorators, "airflow.exceptions": exceptions}
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def _dag(self, **arguments):
+        self.arguments = arguments
+        return lambda function: function
+
+    def _task(self, function):
+        self.tasks[function.__name__] = function
+        return lambda: None
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    found = _Airflow(monkeypatch)
+    source = (EXAMPLES / "airflow_dag.py").read_text()
+    ast.parse(source)
+    found.namespace = {}
+    exec(compile(source, "airflow_dag.py", "exec"), found.namespace)
+    return found
+
+
+def test_the_dag_runs_a_night_once(airflow):
+    assert airflow.arguments["max_active_runs"] == 1
+    command = airflow.namespace["COMMAND"].format(start="2024-10-01", end="2024-10-02", summary="s.json").split()
+    args = build_parser().parse_args(command[1:])
+    assert (args.job, args.start, args.end, args.json_out) == (
+        "run_backfill",
+        date(2024, 10, 1),
+        date(2024, 10, 2),
+        "s.json",
+    )
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, None), (99, "Skip"), (2, "Fail"), (3, "Fail"), (75, "retry")])
+def test_the_dag_acts_on_exit_codes(airflow, code, expected):
+    airflow.namespace["COMMAND"] = f"{sys.executable} -c raise(SystemExit({code}))"
+    night = (datetime(2024, 10, 1, tzinfo=UTC), datetime(2024, 10, 2, tzinfo=UTC))
+    errors = {"Skip": airflow.Skip, "Fail": airflow.Fail, "retry": RuntimeError}
+    if expected is None:
+        airflow.tasks["run_backfill"](*night)
+    else:
+        with pytest.raises(errors[expected]):
+            airflow.tasks["run_backfill"](*night)
+
+
+def test_the_spark_application_is_a_job_with_its_arguments():
+    spec = yaml.safe_load((EXAMPLES / "spark_application.yaml").read_text())["spec"]
+    job = ROOT / "jobs" / spec["mainApplicationFile"].rsplit("/", 1)[1]
+    assert job.is_file()
+    args = build_parser().parse_args([job.stem, *spec["arguments"]])
+    assert (args.start, args.end) == (date(2024, 10, 1), date(2024, 10, 2))
+
+
+def test_the_cron_line_is_a_night():
+    (line,) = [text for text in (EXAMPLES / "crontab").read_text().splitlines() if text.startswith("30 ")]
+    fields = line.split(" ", 5)
+    assert len(fields) == 6 and all(re.fullmatch(r"[\d*]+", field) for field in fields[:5])
+    command = fields[5].split(" >>")[0].replace("$(date -u -d yesterday +\\%F)", "2024-10-01")
+    args = build_parser().parse_args(command.replace("$(date -u +\\%F)", "2024-10-02").split()[1:])
+    assert (args.job, args.start, args.end) == ("run_backfill", date(2024, 10, 1), date(2024, 10, 2))
+    assert "%" not in line.replace("\\%", "")
