@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from benchmarks import logs
 from benchmarks.child import Task
@@ -75,7 +74,7 @@ def check_state(task: Task) -> None:
     import duckdb
 
     output, state = (f"read_parquet('{path}/*.parquet')" for path in (task.output, _state(task)))
-    untouched = f"SELECT {ROWS} FROM {state} ANTI JOIN {output} USING (user_id)"
+    untouched = f"SELECT {ROWS} FROM {state} WHERE user_id NOT IN (SELECT user_id FROM {output})"
     rows = f"SELECT {ROWS} FROM {output} UNION ALL {untouched}"
     query = f"SELECT count(*), sum(hash(user_id, items, seconds)) FROM ({rows}) AS all_rows(user_id, items, seconds)"
     users, total = duckdb.connect(config={"threads": 2}).execute(query).fetchone()

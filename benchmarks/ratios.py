@@ -23,7 +23,7 @@ class Target:
 
     def is_met(self, estimate: Estimate) -> bool:
         """By the worse end of the interval; below zero lies only the noise of a slope."""
-        return 0 < estimate.low and estimate.high <= self.bound if self.sign == "<=" else estimate.low >= self.bound
+        return estimate.low > 0 and estimate.high <= self.bound if self.sign == "<=" else estimate.low >= self.bound
 
 
 @dataclass(frozen=True)
