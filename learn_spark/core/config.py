@@ -9,12 +9,12 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from learn_spark.core.errors import ConfigError
+from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.core.settings import (
     CvrSettings,
     EmbeddingSettings,
     EvaluationSettings,
     FeatureSettings,
-    IngestSettings,
     LakeSettings,
     MlflowSettings,
     OutputSettings,
@@ -29,7 +29,7 @@ from learn_spark.core.settings import (
     WindowSettings,
 )
 
-PATH_KEYS = ("lake.root", "output.dir", "ingest.path")
+PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
 PACKAGE_PREFIX = "package:"
 
 
@@ -107,7 +107,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         base = _read_yaml(base_file)
         if "extends" in base:
             raise ConfigError(f"{base_file}: `extends` goes one level deep; {file} extends it already")
-        if "mapping" in values.get("ingest", {}):
+        if "mapping" in (values.get("ingest") or {}):
             base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
         values = _overlay(_absolute_paths(base, base_file.parent), values)
     for text in overrides:
@@ -155,10 +155,15 @@ def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for dotted in PATH_KEYS:
-        section, key = dotted.split(".")
-        if isinstance(values.get(section), dict) and isinstance(values[section].get(key), str):
-            path = (folder.absolute() / values[section][key]).resolve()
-            values = _overlay(values, {section: {key: str(path)}})
+        *sections, key = dotted.split(".")
+        inner: Any = values
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            change: Any = {key: str((folder.absolute() / inner[key]).resolve())}
+            for section in reversed(sections):
+                change = {section: change}
+            values = _overlay(values, change)
     return values
 
 

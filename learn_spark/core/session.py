@@ -55,6 +55,7 @@ def _settings(config: Config) -> dict[str, str]:
         "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "true",
+        "spark.sql.legacy.parquet.nanosAsLong": "true",  # pandas writes them; ingest makes times of them
         "spark.sql.shuffle.partitions": partitions,
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
         "spark.sql.execution.arrow.pyspark.enabled": "true",

@@ -35,73 +35,6 @@ class SparkSettings(Section):
     conf: dict[str, str]
 
 
-class FieldMapping(Section):
-    """How one column of the contract is read from the source.
-
-    `column` names the source column; `constant` replaces it. `format` is Spark's datetime pattern.
-    `strip_suffix` is cut from the end. `by_prefix` maps the beginning of the raw value to a result, else
-    `default` holds.
-    """
-
-    column: str | None = None
-    constant: str | None = None
-    format: str | None = None
-    strip_suffix: str | None = None
-    by_prefix: dict[str, str] = {}
-    default: str | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.column is None) == (self.constant is None):
-            raise ValueError("give either `column` or `constant`")
-        return self
-
-
-class IngestMapping(Section):
-    """Source columns of an event line; what is null is not in the log."""
-
-    user_id: FieldMapping
-    item_id: FieldMapping
-    event_ts: FieldMapping
-    event_type: FieldMapping
-    value: FieldMapping | None = None
-    title: FieldMapping
-    category: FieldMapping | None = None
-    brand: FieldMapping | None = None
-    price: FieldMapping | None = None
-    keywords: FieldMapping | None = None
-    attributes: dict[str, FieldMapping] = {}
-
-    def named(self) -> dict[str, FieldMapping]:
-        """Every mapped field by its contract name, attributes left out."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name != "attributes"}
-        return {name: field for name, field in fields.items() if field is not None}
-
-    def source_columns(self) -> list[str]:
-        """Source columns that a file must have, in mapping order, each once."""
-        fields = [*self.named().values(), *self.attributes.values()]
-        return list(dict.fromkeys(field.column for field in fields if field.column is not None))
-
-
-class IngestSettings(Section):
-    path: Path
-    files: str
-    format: Literal["csv"]
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)]
-    encoding: Literal["utf-8", "iso-8859-1", "us-ascii", "utf-16"]
-    start: date
-    mapping: IngestMapping
-    event_types: list[str]
-    max_reject_share: Share
-    max_bad_files: Annotated[int, Field(ge=0)]
-
-    @model_validator(mode="after")
-    def _files_name_the_day(self) -> Self:
-        if "{day}" not in self.files:
-            raise ValueError("`files` must hold {day}, as in {day}.csv.gz")
-        return self
-
-
 class WindowSettings(Section):
     """The staggered windows: no stage learns from labels that an earlier one was trained on."""
 
@@ -123,6 +56,7 @@ class WindowSettings(Section):
 
 
 class SequenceSettings(Section):
+    protocol: Literal["time", "leave_one_out"]
     history_length: Annotated[int, Field(ge=1)]
     target_length: Annotated[int, Field(ge=1)]
     history_days: Annotated[int, Field(ge=1)]
@@ -130,6 +64,11 @@ class SequenceSettings(Section):
     stride_days: Annotated[int, Field(ge=1)]
     history_events: list[str]
     target_events: list[str]
+    min_history: Annotated[int, Field(ge=1)]
+    min_targets: Annotated[int, Field(ge=1)]
+    sampling: Literal["recent", "random"]
+    seed: int | None
+    min_core: Annotated[int, Field(ge=1)]
 
 
 class SampleSettings(Section):

@@ -1,86 +1,85 @@
-"""The raw log's files: which belong to a day, what they are, and whether they can be read to their end."""
+"""The raw log's files: which belong to a day, and what day a path names."""
 
-import bz2
-import gzip
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
-import pandas as pd
-from pyspark.sql import SparkSession
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
 from learn_spark.core.config import Config
-from learn_spark.core.settings import IngestSettings
+from learn_spark.core.days import ONE_DAY
+from learn_spark.core.ingest_settings import DAY, DAY_PARTS, IngestSettings, SourceSettings
 
-CHUNK_BYTES = 1 << 20
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
-
-
-@dataclass(frozen=True)
-class LogFile:
-    """A file after the check: its first line, or what is wrong with it."""
-
-    path: str
-    bytes: int
-    header: str
-    problem: str
+_DEFAULT_DAY = "%Y-%m-%d"
+_DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
 
 
-def source_files(settings: IngestSettings, day: date) -> list[Path]:
-    """The day's files, by name."""
-    return sorted(path for path in settings.path.glob(settings.files.format(day=day)) if path.is_file())
+def source_files(settings: SourceSettings, day: date) -> list[Path]:
+    """The files of a day's delivery, by name; all files of a layout without {day}; a table's folder."""
+    if settings.files is None:
+        return [settings.path] if settings.path.is_dir() else []
+    pattern = settings.files.format(day=day) if settings.by_day else settings.files
+    return sorted(path for path in settings.path.glob(pattern) if path.is_file())
 
 
 def source_identity(config: Config, day: date) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of each of a day's files: another delivery is another input."""
-    stats = [(path.name, path.stat()) for path in source_files(config.ingest, day)]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    """Name, size and modification time of each file that a day is made from: another delivery is another input.
+
+    A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
+    for the first one where they name none.
+    """
+    settings = config.ingest
+    found = dict.fromkeys(path for each in _days_read(settings, day) for path in source_files(settings, each))
+    files = list(_stats(settings, found))
+    if settings.items is not None:
+        files += _stats(settings.items, catalogue_files(settings, [day]))
+    return files
 
 
-def day_pattern(settings: IngestSettings) -> str:
-    """A regular expression whose first group is the day in a file's path."""
-    parts = re.split(r"(\{day\}|\*|\?)", settings.files)
-    known = {"{day}": r"(\d{4}-\d{2}-\d{2})", "*": "[^/]*", "?": "[^/]"}
-    return "".join(known.get(part, re.escape(part)) for part in parts) + "$"
+def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> list[Path]:
+    """Files of the item catalogue for these days: those that name no day belong to `ingest.start`."""
+    if settings.items is None:
+        return []
+    own = [day for day in days if settings.items.by_day or day == settings.start]
+    return list(dict.fromkeys(path for day in own for path in source_files(settings.items, day)))
 
 
-def check_files(spark: SparkSession, settings: IngestSettings, paths: Sequence[Path]) -> list[LogFile]:
-    """Reads every file to its end on the executors: a truncated or corrupt one is named, not half loaded."""
-    encoding = settings.encoding
-
-    def check(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for batch in batches:
-            checked = [_check_file(path, encoding) for path in batch["path"]]
-            yield pd.DataFrame([vars(file) for file in checked])
-
-    names = spark.createDataFrame([(str(path),) for path in paths], "path string")
-    slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
-    result = names.repartition(slices).mapInPandas(check, "path string, bytes bigint, header string, problem string")
-    return sorted((LogFile(**row.asDict()) for row in result.collect()), key=lambda file: file.path)
+def _days_read(settings: IngestSettings, day: date) -> list[date]:
+    if not settings.by_day:
+        return [day]
+    first = max(settings.start, day - timedelta(days=settings.late_days))
+    return [first + ONE_DAY * number for number in range((day - first).days + 1)]
 
 
-def _check_file(path: str, encoding: str) -> LogFile:
-    size = Path(path).stat().st_size
-    header, problem = "", ""
-    try:
-        with _open(path) as stream:
-            first = stream.readline()
-            header = first.decode(encoding).lstrip("\ufeff").rstrip("\r\n")
-            while stream.read(CHUNK_BYTES):
-                pass
-        if not header.strip():
-            problem = "empty file"
-    except UnicodeDecodeError as error:
-        problem = f"header is not {encoding}: {error.reason} at byte {error.start}"
-    except (OSError, EOFError) as error:
-        problem = f"corrupt file: {error}"
-    except Exception as error:  # zlib.error and its like share no base class
-        problem = f"corrupt file: {type(error).__name__}: {error}"
-    return LogFile(path, size, header, problem)
+def _stats(settings: SourceSettings, paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    for path in paths:
+        if settings.format == "delta":
+            yield (path.name, 0, 0)  # a table's state is its version, not the folder's
+        else:
+            stat = path.stat()
+            yield (path.relative_to(settings.path).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
-def _open(path: str) -> BinaryIO:
-    return _OPENERS.get(Path(path).suffix, open)(path, "rb")
+def day_pattern(settings: SourceSettings) -> str:
+    """A regular expression whose first group is the day in a file's path, spelled as `files` spells it."""
+    parts = []
+    for part in re.split(r"(\{day(?::[^{}]*)?\}|\*|\?)", settings.files or ""):
+        spelled = DAY.fullmatch(part)
+        if spelled:
+            digits = re.sub("%[Ymd]", lambda found: _DIGITS[found[0]], re.escape(spelled[1] or _DEFAULT_DAY))
+            parts.append(f"({digits})")
+        else:
+            # Spark's paths are URLs
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part).replace(r"\ ", "(?: |%20)"))
+    return "".join(parts) + "$"
+
+
+def load_day(settings: SourceSettings, path: Column) -> Column:
+    """The delivery day that a path names; null where `files` holds no {day}."""
+    if not settings.by_day:
+        return F.lit(None).cast("date")
+    spelled = DAY.search(settings.files or "")[1] or _DEFAULT_DAY
+    java = re.sub("%[Ymd]", lambda found: DAY_PARTS[found[0]], spelled)
+    return F.to_date(F.regexp_extract(path, day_pattern(settings), 1), java)

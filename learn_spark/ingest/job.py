@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
-from learn_spark.ingest.files import LogFile, check_files, source_files
+from learn_spark.ingest.check import LogFile, check_files
+from learn_spark.ingest.files import source_files
 from learn_spark.ingest.items import write_items
-from learn_spark.ingest.parse import with_events
+from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import DUPLICATE, stop_above_limits, unreadable_files, with_duplicates_marked
 
@@ -46,7 +47,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     events = read_lines(context.spark, settings, good).transform(with_events, settings)
     events = events.transform(with_duplicates_marked).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        counts = events.groupBy("file_day", "reason").count().collect()
+        counts = events.groupBy("load_day", "reason").count().collect()
         _write_rejects(context, events, bad_lines, with_files)
         stop_above_limits(counts, bad, settings)
         _write_events(context, events, with_files)
@@ -56,8 +57,8 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
 
 
 def _write_rejects(context: Context, events: DataFrame, bad_lines: DataFrame, days: Sequence[date]) -> None:
-    rejected = events.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
-    lines = rejected.select("reason", "raw", "source_file", F.col("file_day").alias("ds"))
+    rejected = events.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, NO_BEHAVIOUR))
+    lines = rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
     context.tables.overwrite_days("rejects", lines.unionByName(bad_lines), days)
 
 

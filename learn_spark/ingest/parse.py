@@ -1,105 +1,170 @@
 """From a line's strings to an event or a reason why not: pure column functions."""
 
-from functools import reduce
-
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.settings import FieldMapping, IngestMapping, IngestSettings
+from learn_spark.core.ingest_settings import IngestMapping, IngestSettings, Mapping, SourceSettings
+from learn_spark.ingest.fields import (
+    mapped,
+    mapped_attributes,
+    mapped_number,
+    mapped_text,
+    mapped_time,
+    quoted,
+    raised,
+    unreadable_flags,
+)
+from learn_spark.ingest.readers import BAD_BYTES, CORRUPT, RAW, REPLACEMENT
 
-CORRUPT = "_corrupt_record"
-RAW_BYTES = 4096
 FIRST_TIME, LAST_TIME = "1971-01-01", "2100-01-01"
-REPLACEMENT = "\ufffd"
+NO_BEHAVIOUR = "no behaviour"
 SEPARATOR = "\x1f"
-_NUMBERS = ("value", "price")
-_TEXTS = ("category", "brand", "keywords")
+NUMBERS = ("value", "price")
+TEXTS = ("title", "category", "brand", "keywords")
 
 
 def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
-    """Adds the contract's columns and `reason`: null for a usable line, else the first thing that is wrong.
+    """One row an event, or a line that gives none: the contract's columns, `raw`, and `reason`.
+
+    `reason` is null for a usable event, else the first thing that is wrong with the line; "no behaviour" where all
+    its flags are off. A line with several events gives a row for each of them, a rejected one gives one row.
 
     Args:
-        lines: string columns of the source, `_corrupt_record`, `source_file`, `file_day`.
-        settings: mapping and known event types.
+        lines: what `read_lines` gives.
+        settings: mapping, known event types, what is too early or late. `load_day` is the file's day; where file names
+            hold none, the event's, and `ingest.start` where the time is not usable or before it.
     """
     mapping = settings.mapping
-    fields = mapping.named()
-    source = {name: _mapped(field) for name, field in fields.items()}
-    columns = {
-        "event_id": _content_hash(mapping),
-        "user_id": source["user_id"],
-        "item_id": source["item_id"],
-        "event_type": source["event_type"],
-        "event_ts": _time(source["event_ts"], mapping.event_ts),
-        "title": source["title"],
-    }
-    for name in _NUMBERS:
-        columns[name] = source[name].try_cast("double") if name in source else F.lit(None).cast("double")
-    for name in _TEXTS:
-        columns[name] = source.get(name, F.lit(None).cast("string"))
-    columns["attributes"] = _attributes(mapping)
-    raw = F.coalesce(F.col(CORRUPT), F.concat_ws(settings.delimiter, *map(_quoted, mapping.source_columns())))
-    given = {name: source[name] for name in _NUMBERS if name in source}
     parsed = lines.select(
-        *(column.alias(name) for name, column in columns.items()),
-        *(column.alias(f"_{name}") for name, column in given.items()),
-        F.substring(raw, 1, RAW_BYTES).alias("raw"),
-        F.col(CORRUPT).isNotNull().alias("_malformed"),
+        _key(mapping).alias("_key"),
+        mapped(mapping.user_id).alias("user_id"),
+        mapped(mapping.item_id).alias("item_id"),
+        mapped_time(mapping.event_ts).alias("event_ts"),
+        (raised(mapping.event_type.flags) if mapping.event_type.flags else F.array(mapped(mapping.event_type))).alias(
+            "_types"
+        ),
+        *described(mapping),
+        F.col(RAW).alias("raw"),
+        *(column.alias(name) for name, column in problems(mapping).items()),
         "source_file",
-        "file_day",
+        "load_day",
     )
-    reasoned = parsed.withColumn("reason", _reason(settings, list(given)))
-    return reasoned.drop("_malformed", *(f"_{name}" for name in given))
+    reasoned = _with_reason(parsed, settings)
+    if not settings.by_day:
+        day = F.to_date("event_ts")
+        usable = (F.col("event_ts") < _latest()) & (day >= F.lit(settings.start))
+        reasoned = reasoned.withColumn("load_day", F.when(usable, day).otherwise(F.lit(settings.start)))
+    return _one_row_an_event(reasoned, mapping)
 
 
-def _quoted(name: str) -> Column:
-    return F.col(f"`{name}`")
+def described(mapping: Mapping) -> list[Column]:
+    """The columns that say what the item is, and the numbers."""
+    numbers = [name for name in NUMBERS if name in type(mapping).model_fields]
+    return [
+        *(mapped_number(getattr(mapping, name)).alias(name) for name in numbers),
+        *(mapped_text(getattr(mapping, name)).alias(name) for name in TEXTS),
+        mapped_attributes(mapping.attributes).alias("attributes"),
+    ]
 
 
-def _mapped(field: FieldMapping) -> Column:
-    """The field's raw value: trimmed, null where empty."""
-    if field.column is None:
-        return F.lit(field.constant)
-    text = F.trim(_quoted(field.column))
-    if field.strip_suffix:
-        length = len(field.strip_suffix)
-        text = F.when(text.endswith(field.strip_suffix), text.substr(F.lit(1), F.length(text) - length)).otherwise(text)
-    text = F.when(text != "", text)
-    if not field.by_prefix:
-        return F.coalesce(text, F.lit(field.default)) if field.default else text
-    otherwise = F.when(text.isNotNull(), F.lit(field.default))
-    branches = sorted(field.by_prefix.items(), key=lambda pair: len(pair[0]))  # the longest prefix is asked first
-    return reduce(lambda rest, pair: F.when(text.startswith(pair[0]), pair[1]).otherwise(rest), branches, otherwise)
+def problems(mapping: Mapping) -> dict[str, Column]:
+    """What only the line itself can tell: helper columns, whose names begin with an underscore."""
+    numbers = {name: getattr(mapping, name, None) for name in NUMBERS}
+    flags = [field.flag_columns() for field in [*mapping.named().values(), *mapping.attributes.values()]]
+    return {
+        "_malformed": F.col(CORRUPT).isNotNull(),
+        "_bytes": F.col(BAD_BYTES),
+        "_flags": unreadable_flags({name: what for each in flags for name, what in each.items()}),
+        **{
+            f"_{name}": mapped(field).isNotNull() & mapped_number(field).isNull()
+            for name, field in numbers.items()
+            if field is not None and not field.lenient
+        },
+    }
 
 
-def _time(text: Column, field: FieldMapping) -> Column:
-    return F.try_to_timestamp(text, F.lit(field.format)) if field.format else F.try_to_timestamp(text)
+def line_reasons(settings: SourceSettings) -> dict[str, Column]:
+    """What makes a line unreadable, whatever it says."""
+    return {f"bytes that are not {settings.encoding}": F.col("_bytes"), "malformed line": F.col("_malformed")}
 
 
-def _attributes(mapping: IngestMapping) -> Column:
-    pairs = [part for name, field in mapping.attributes.items() for part in (F.lit(name), _mapped(field))]
-    return F.create_map(*pairs) if pairs else F.lit(None).cast("map<string,string>")
+def value_reasons(mapping: Mapping, is_described: bool) -> dict[str, Column]:
+    """What is wrong with a description, a flag or a number."""
+    numbers = [name for name in NUMBERS if getattr(mapping, name, None) and not getattr(mapping, name).lenient]
+    return {
+        **({"empty description": F.col("title").isNull()} if is_described else {}),
+        **{f"unparsable {name}": F.col(f"_{name}") for name in numbers},
+        "unparsable flag": F.col("_flags"),
+    }
 
 
-def _content_hash(mapping: IngestMapping) -> Column:
-    """Names an event by its content: the log has no event id."""
-    values = [F.coalesce(_quoted(name), F.lit(REPLACEMENT)) for name in mapping.source_columns()]
-    return F.substring(F.sha2(F.concat_ws(SEPARATOR, *values), 256), 1, 32)
+def first_of(reasons: dict[str, Column]) -> Column:
+    """The first reason whose condition holds, else null."""
+    return F.coalesce(*(F.when(condition, reason) for reason, condition in reasons.items()))
 
 
-def _reason(settings: IngestSettings, numbers: list[str]) -> Column:
-    ts = F.col("event_ts")
-    wrong = {
-        "malformed line": F.col("_malformed"),
-        f"bytes that are not {settings.encoding}": F.contains(F.col("raw"), F.lit(REPLACEMENT)),
+def time_out_of_range(time: Column) -> Column:
+    """Before 1971 or after 2099: a unit that is none, or no time at all."""
+    return (time < FIRST_TIME) | (time >= LAST_TIME)
+
+
+def _latest() -> Column:
+    return F.current_timestamp() + F.expr("INTERVAL 1 DAY")
+
+
+def _key(mapping: IngestMapping) -> Column:
+    """What names the line: its given id, else its content."""
+    columns = mapping.event_id.columns if mapping.event_id else mapping.source_columns()
+    return F.concat_ws(SEPARATOR, *(F.coalesce(quoted(name), F.lit(REPLACEMENT)) for name in columns))
+
+
+def _with_reason(parsed: DataFrame, settings: IngestSettings) -> DataFrame:
+    mapping = settings.mapping
+    reasons = {
+        **line_reasons(settings),
         "missing user": F.col("user_id").isNull(),
         "missing item": F.col("item_id").isNull(),
-        "unparsable time": ts.isNull(),
-        "time out of range": (ts < FIRST_TIME) | (ts >= LAST_TIME),
-        "time outside the file's day": F.to_date(ts) != F.col("file_day"),
-        "unknown event type": F.coalesce(~F.col("event_type").isin(settings.event_types), F.lit(True)),
-        "empty description": F.col("title").isNull(),
-        **{f"unparsable {name}": F.col(f"_{name}").isNotNull() & F.col(name).isNull() for name in numbers},
+        **_time_reasons(settings),
     }
-    return F.coalesce(*(F.when(condition, reason) for reason, condition in wrong.items()))
+    if mapping.event_id:
+        nothing = SEPARATOR.join([REPLACEMENT] * len(mapping.event_id.columns))
+        reasons["missing event id"] = F.col("_key") == nothing
+    if not mapping.event_type.flags:
+        is_known = F.col("_types")[0].isin(settings.event_types)
+        reasons["unknown event type"] = ~F.coalesce(is_known, F.lit(False))
+    reasons |= value_reasons(mapping, is_described=settings.items is None)
+    if mapping.event_type.flags and not mapping.event_type.always:
+        reasons[NO_BEHAVIOUR] = F.size("_types") == 0
+    return parsed.withColumn("reason", first_of(reasons))
+
+
+def _time_reasons(settings: IngestSettings) -> dict[str, Column]:
+    time, load_day = F.col("event_ts"), F.col("load_day")
+    day, start = F.to_date(time), F.lit(settings.start)
+    reasons = {"unparsable time": time.isNull(), "time out of range": time_out_of_range(time)}
+    if settings.by_day:
+        earliest = F.date_sub(load_day, settings.late_days)
+        reasons |= {"time after the delivery's day": day > load_day, "too late": day < earliest}
+    else:
+        reasons["time in the future"] = time > _latest()
+    return reasons | {"time before ingest.start": day < start}
+
+
+def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping) -> DataFrame:
+    types, key = F.col("_types"), F.col("_key")
+    if mapping.event_type.always:
+        types = F.concat(F.array(F.lit(mapping.event_type.always)), types)
+    if mapping.event_type.flags:
+        types = F.when(F.col("reason").isNull(), types).otherwise(F.array(F.lit(None).cast("string")))
+        key = F.concat_ws(SEPARATOR, key, "event_type")
+    columns = ["user_id", "item_id", "event_type", "event_ts", "title", "value", "price", "category", "brand"]
+    return reasoned.withColumn("event_type", F.explode(types)).select(
+        F.substring(F.sha2(key, 256), 1, 32).alias("event_id"),
+        *columns,
+        "keywords",
+        "attributes",
+        "raw",
+        "source_file",
+        "load_day",
+        "reason",
+    )

@@ -1,61 +1,156 @@
-"""Lines of the log as strings, whatever the order of a file's columns."""
+"""Lines of the log as strings, whatever the order, number or types of a file's columns."""
 
-import csv
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructField, StructType, TimestampType
 
 from learn_spark.core.errors import ConfigError
-from learn_spark.core.settings import IngestSettings
-from learn_spark.ingest.files import LogFile, day_pattern
-from learn_spark.ingest.parse import CORRUPT
+from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.fields import quoted
+from learn_spark.ingest.files import load_day
+
+CORRUPT = "_corrupt_record"
+RAW, BAD_BYTES = "_raw", "_bad_bytes"
+RAW_BYTES = 4096
+REPLACEMENT = "\ufffd"
 
 
-def _columns(header: str, settings: IngestSettings) -> list[str]:
-    return next(csv.reader([header], delimiter=settings.delimiter), [])
+def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[str]:
+    """Stops where a mapped column is missing; returns the columns that no mapping uses.
 
-
-def check_headers(files: Sequence[LogFile], settings: IngestSettings) -> list[str]:
-    """Stops where a mapped column is missing; returns the columns that no mapping uses."""
+    JSON lines may leave keys out: there only the ids and the time must be among the first lines' keys, and for the
+    others a line on stderr says that they were not seen.
+    """
     wanted = settings.mapping.source_columns()
     unmapped: dict[str, None] = {}
     for file in files:
-        there = _columns(file.header, settings)
-        lacking = [name for name in wanted if name not in there]
+        lacking = [name for name in wanted if name not in file.columns]
+        if settings.format == "json":
+            lacking = _lacking_keys(file, lacking, settings)
         if lacking:
             raise ConfigError(
-                f"{file.path} has no column {', '.join(lacking)}, which ingest.mapping names; it has {', '.join(there)}"
+                f"{file.path} has no column {', '.join(lacking)}, which ingest.mapping names;"
+                f" it has {', '.join(file.columns)}"
             )
-        unmapped.update(dict.fromkeys(name for name in there if name not in wanted))
+        unmapped.update(dict.fromkeys(name for name in file.columns if name not in wanted))
     return list(unmapped)
 
 
-def read_lines(spark: SparkSession, settings: IngestSettings, files: Sequence[LogFile]) -> DataFrame:
-    """All lines as strings; files with another header are read by their own column order."""
-    by_header: dict[str, list[str]] = defaultdict(list)
+def _lacking_keys(file: LogFile, lacking: Sequence[str], settings: SourceSettings) -> list[str]:
+    if not file.columns:
+        return []  # not one of the first lines is an object: they are rejected one by one
+    required = set(settings.mapping.required_columns())
+    optional = [name for name in lacking if name not in required]
+    if optional:
+        print(f"warning: {file.path}: no {', '.join(optional)} in its first lines", file=sys.stderr)
+    return [name for name in lacking if name in required]
+
+
+def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[LogFile]) -> DataFrame:
+    """All lines: the mapped columns as strings, `source_file`, `load_day`, and what is known of the line itself.
+
+    Files with other columns, or columns of other types, are read each by their own. `load_day` is null where file
+    names hold no day. `_corrupt_record` is the text of a malformed line, `_raw` that of any line, cut at 4 KiB;
+    `_bad_bytes` says whether it is not in `encoding`.
+    """
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for file in files:
-        by_header[file.header].append(file.path)
-    wanted = settings.mapping.source_columns()
-    frames = []
-    for header, paths in by_header.items():
-        schema = ", ".join(f"`{name}` string" for name in [*_columns(header, settings), CORRUPT])
-        reader = spark.read.schema(schema).options(
-            header=True,
-            sep=settings.delimiter,
-            encoding=settings.encoding,
-            escape='"',
-            mode="PERMISSIVE",
-            columnNameOfCorruptRecord=CORRUPT,
-            columnPruning=False,  # a pruned parser does not notice lines with too few columns
-        )
-        lines = reader.csv(paths)
-        named = lines.withColumn("source_file", F.col("_metadata.file_name")).withColumn(
-            "file_day", F.to_date(F.regexp_extract("_metadata.file_path", day_pattern(settings), 1))
-        )
-        frames.append(named.select(*(f"`{name}`" for name in wanted), CORRUPT, "source_file", "file_day"))
-    lines = frames[0]
-    for frame in frames[1:]:
-        lines = lines.unionByName(frame)
-    return lines
+        alike[() if settings.format == "json" else (file.columns, file.types)].append(file.path)
+    reader = {"csv": _read_csv, "json": _read_json, "parquet": _read_typed, "delta": _read_typed}[settings.format]
+    by_path = {file.path: file for file in files}
+    frames = [reader(spark, settings, by_path[paths[0]], paths) for paths in alike.values()]
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:
+    """The frame's contract; the columns of `lines` itself are reached by it, as `_metadata` is."""
+    return lines.select(
+        *(column.alias(name) for name, column in columns.items()),
+        F.col("_metadata.file_name").alias("source_file"),
+        load_day(settings, F.col("_metadata.file_path")).alias("load_day"),
+    )
+
+
+def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+    # By place: Spark takes names that differ in case, or appear twice, for one.
+    places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
+    names = [f"_{place}" for place in range(len(like.columns))]
+    schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
+    reader = spark.read.schema(schema).options(
+        header=settings.columns is None,
+        sep=settings.delimiter,
+        encoding=settings.encoding,
+        escape='"',
+        mode="PERMISSIVE",
+        columnNameOfCorruptRecord=CORRUPT,
+        columnPruning=False,  # a pruned parser does not notice lines with too few columns
+    )
+    mapped = {name: F.col(places[name]) for name in settings.mapping.source_columns()}
+    raw = F.coalesce(F.col(CORRUPT), F.concat_ws(settings.delimiter, *mapped.values()))
+    return _selected(
+        reader.csv(paths),
+        settings,
+        **mapped,
+        **{CORRUPT: F.col(CORRUPT), RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))},
+    )
+
+
+def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+    """Lines as text, parsed by a schema of strings: numbers and nested values keep their JSON text."""
+    names = settings.mapping.source_columns()
+    schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
+    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
+    text = F.make_valid_utf8("value")
+    lines = spark.read.text(paths).where(F.trim("value") != "")
+    is_object = F.trim("value").startswith("{")
+    parsed = lines.withColumn("line", F.from_json(text, schema, options)).withColumn(
+        CORRUPT, F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}"))
+    )
+    return _selected(
+        parsed,
+        settings,
+        **{name: F.col("line").getField(name) for name in names},
+        **{CORRUPT: F.col(CORRUPT), RAW: _cut(text), BAD_BYTES: ~F.is_valid_utf8("value")},
+    )
+
+
+def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+    """Parquet files or a Delta table: every type as its text."""
+    rows = spark.read.format(settings.format).load(paths if settings.format == "parquet" else paths[0])
+    arrow = dict(zip(like.columns, like.types, strict=True))
+    names = settings.mapping.source_columns()
+    mapped = {name: _as_text(quoted(name), rows.schema[name].dataType, arrow[name]) for name in names}
+    raw = F.to_json(F.struct(*(column.alias(name) for name, column in mapped.items())))
+    valid = F.coalesce(reduce(Column.__and__, map(F.is_valid_utf8, mapped.values())), F.lit(True))
+    return _selected(
+        rows,
+        settings,
+        **mapped,
+        **{
+            CORRUPT: F.lit(None).cast("string"),
+            RAW: _cut(F.make_valid_utf8(raw)),
+            BAD_BYTES: ~F.coalesce(valid, F.lit(True)),
+        },
+    )
+
+
+def _as_text(column: Column, kind: DataType, arrow: str) -> Column:
+    if arrow.startswith("timestamp[ns"):  # Spark has no nanoseconds and reads them as a long
+        column, kind = F.timestamp_micros(F.floor(column / 1000)), TimestampType()
+        if "tz=" not in arrow:
+            return column.cast("string")
+    if isinstance(kind, ArrayType | MapType | StructType):
+        return F.to_json(column)
+    if isinstance(kind, TimestampType):
+        return F.concat(column.cast("string"), F.lit("Z"))
+    return column.cast("string")
+
+
+def _cut(text: Column) -> Column:
+    return F.substring(text, 1, RAW_BYTES)

@@ -10,15 +10,17 @@ from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import QualityError
-from learn_spark.core.settings import IngestSettings
-from learn_spark.ingest.files import LogFile, day_pattern
+from learn_spark.core.ingest_settings import IngestSettings
+from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.files import load_day
+from learn_spark.ingest.parse import NO_BEHAVIOUR
 
 DUPLICATE = "duplicate"
 
 
 def with_duplicates_marked(events: DataFrame) -> DataFrame:
     """At-least-once delivery: of equal lines of a day the first stays, the others get a reason."""
-    copies = Window.partitionBy("file_day", "event_id", "reason").orderBy("source_file")
+    copies = Window.partitionBy("load_day", "event_id", "reason").orderBy("source_file")
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
     return events.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason")))
 
@@ -26,7 +28,8 @@ def with_duplicates_marked(events: DataFrame) -> DataFrame:
 def unreadable_files(spark: SparkSession, settings: IngestSettings, bad: Sequence[LogFile]) -> DataFrame:
     rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
     frame = spark.createDataFrame(rows, "reason string, raw string, source_file string, path string")
-    return frame.withColumn("ds", F.to_date(F.regexp_extract("path", day_pattern(settings), 1))).drop("path")
+    day = F.coalesce(load_day(settings, F.col("path")), F.lit(settings.start))
+    return frame.withColumn("ds", day).drop("path")
 
 
 def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: IngestSettings) -> None:
@@ -46,10 +49,10 @@ def _stop_above_reject_share(counts: Sequence[Row], settings: IngestSettings) ->
     rejected: dict[date, int] = defaultdict(int)
     reasons: dict[date, dict[str, int]] = defaultdict(dict)
     for row in counts:
-        lines[row["file_day"]] += row["count"]
-        if row["reason"] not in (None, DUPLICATE):
-            rejected[row["file_day"]] += row["count"]
-            reasons[row["file_day"]][row["reason"]] = row["count"]
+        lines[row["load_day"]] += row["count"]
+        if row["reason"] not in (None, DUPLICATE, NO_BEHAVIOUR):
+            rejected[row["load_day"]] += row["count"]
+            reasons[row["load_day"]][row["reason"]] = row["count"]
     above = [day for day in sorted(lines) if rejected[day] > settings.max_reject_share * lines[day]]
     if above:
         day = above[0]

@@ -44,7 +44,7 @@ def test_every_bad_line_gets_its_reason(context, logs):
         "missing item": line(StockCode=" "),
         "unparsable time": line(InvoiceDate="yesterday"),
         "time out of range": line(InvoiceDate="1970-01-01 00:00:00"),
-        "time outside the file's day": line(InvoiceDate="2011-11-02 08:26:00"),
+        "time after the delivery's day": line(InvoiceDate="2011-11-02 08:26:00"),
         "empty description": line(Description="  "),
         "unparsable value": line(Quantity="six"),
         "bytes that are not utf-8": line(Description="caf\ufffd"),

@@ -39,7 +39,7 @@ def test_base_names_every_key():
         ("windows.end=2011-01-01", "must come after"),
         ("windows.end=yesterday", "`windows.end`"),
         ("sequences.target_events=[view]", "['view']"),
-        ("ingest.files=all.csv", "{day}"),
+        ("ingest.files='{night}.csv'", "{day}"),
         ("ingest.encoding=klingon", "`ingest.encoding`"),
         ("windows.first_as_of=2011-10-01", "no training as-of date"),
         ("sequences.target_days=100", "retrieval is tested there"),

@@ -1,0 +1,83 @@
+"""The item catalogue: descriptions of items from files of their own."""
+
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from learn_spark.core.errors import QualityError
+from learn_spark.core.ingest_settings import IngestSettings, ItemsSettings
+from learn_spark.ingest.check import LogFile, check_files
+from learn_spark.ingest.fields import mapped, mapped_time
+from learn_spark.ingest.files import catalogue_files, load_day
+from learn_spark.ingest.parse import (
+    TEXTS,
+    described,
+    first_of,
+    line_reasons,
+    problems,
+    time_out_of_range,
+    value_reasons,
+)
+from learn_spark.ingest.readers import RAW, check_headers, read_lines
+
+COLUMNS = ("item_id", *TEXTS, "price", "attributes", "valid_from", "raw", "reason", "source_file", "load_day")
+
+
+def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence[date]) -> DataFrame | None:
+    """One row a line of the days' catalogue files; None where there is none to read.
+
+    `reason` is null for a usable line. A file that cannot be read is one row, its reason the file's problem.
+    `valid_from` is the mapped time, else the midnight of the file's day, else that of `ingest.start`.
+
+    Raises:
+        ConfigError: where a file lacks a mapped column.
+        QualityError: where more than `max_bad_files` files cannot be read, or none can.
+    """
+    paths = catalogue_files(settings, days)
+    if settings.items is None or not paths:
+        return None
+    files = check_files(spark, settings.items, paths)
+    good = [file for file in files if not file.problem]
+    bad = [file for file in files if file.problem]
+    if bad and (len(bad) > settings.max_bad_files or not good):
+        named = "; ".join(f"{file.path}: {file.problem}" for file in bad[:3])
+        raise QualityError(
+            f"{len(bad)} unreadable catalogue files, ingest.max_bad_files allows {settings.max_bad_files}: {named}"
+        )
+    for name in check_headers(good, settings.items):
+        print(f"ingest.items: column {name} is not mapped", file=sys.stderr)
+    items = _with_items(read_lines(spark, settings.items, good), settings.items, settings.start)
+    return items.unionByName(_bad_files(spark, settings, bad), allowMissingColumns=True) if bad else items
+
+
+def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:
+    mapping = settings.mapping
+    midnight = F.coalesce(F.col("load_day"), F.lit(start)).cast("timestamp")
+    parsed = lines.select(
+        mapped(mapping.item_id).alias("item_id"),
+        *described(mapping),
+        (mapped_time(mapping.valid_from) if mapping.valid_from else midnight).alias("valid_from"),
+        F.col(RAW).alias("raw"),
+        *(column.alias(name) for name, column in problems(mapping).items()),
+        "source_file",
+        F.coalesce("load_day", F.lit(start)).alias("load_day"),
+    )
+    reasons: dict[str, Column] = {
+        **line_reasons(settings),
+        "missing item": F.col("item_id").isNull(),
+        "unparsable time": F.col("valid_from").isNull(),
+        "time out of range": time_out_of_range(F.col("valid_from")),
+        **value_reasons(mapping, is_described=True),
+    }
+    return parsed.withColumn("reason", first_of(reasons)).select(*COLUMNS)
+
+
+def _bad_files(spark: SparkSession, settings: IngestSettings, bad: Sequence[LogFile]) -> DataFrame:
+    rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
+    frame = spark.createDataFrame(rows, "reason string, raw string, source_file string, path string")
+    day = F.coalesce(load_day(settings.items, F.col("path")), F.lit(settings.start))
+    return frame.withColumn("load_day", day).drop("path")
