@@ -1,7 +1,7 @@
 """A day's increment against a rebuild of the same state, with 0, 0.1, 1, 10 and 100% of the users active that day.
 
 Sizes are percents. The log has 20 million events (quick: 1 million) over 300 days; the state before the new day is
-what `full_histories` makes of it. The increment writes the rows of active users alone, the rebuild those of all;
+what a rebuild makes of it. The increment writes the rows of active users alone, the rebuild those of all;
 laid over the state before, both must be equal.
 """
 
@@ -15,9 +15,10 @@ from benchmarks import logs
 from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
-from benchmarks.sequences import SETTINGS, with_sides
+from benchmarks.sequences import SETTINGS, histories_of
 from benchmarks.spark import bytes_moved, next_stage, start_session
-from benchmarks.standin import full_histories, next_histories
+from learn_spark.sequences.events import sided_events
+from learn_spark.sequences.histories import next_histories
 
 EVENTS, QUICK_EVENTS = 20_000_000, 1_000_000
 TODAY = logs.END + timedelta(days=1)  # the as-of date after the new day
@@ -44,7 +45,7 @@ def prepare(task: Task) -> None:
     """Makes the log, the new days, and the state before them, which the code of today must make anew."""
     spark = start_session(task, _events(task))
     log = spark.read.parquet(str(logs.ensure_log(spark, task.folder, _events(task))))
-    full_histories(with_sides(log), logs.END, SETTINGS).write.mode("overwrite").parquet(str(_state(task)))
+    histories_of(log, logs.END).write.mode("overwrite").parquet(str(_state(task)))
     for percent in task.sizes:
         day = logs.new_day(spark, _events(task), percent)
         day.write.mode("overwrite").parquet(str(_new_day(task, percent)))
@@ -56,7 +57,8 @@ def increment(task: Task) -> None:
     first = next_stage(spark)
     with task.clock():
         previous = spark.read.parquet(str(_state(task)))
-        next_histories(previous, _log(spark, task), [TODAY], SETTINGS).write.parquet(str(task.output))
+        events = sided_events(_log(spark, task), SETTINGS)
+        next_histories(previous, events, [TODAY], SETTINGS).write.parquet(str(task.output))
     task.figures = bytes_moved(spark, first)
 
 
@@ -65,7 +67,7 @@ def rebuild(task: Task) -> None:
     spark = start_session(task, _events(task), ui=True)
     first = next_stage(spark)
     with task.clock():
-        full_histories(_log(spark, task), TODAY, SETTINGS).write.parquet(str(task.output))
+        histories_of(_log(spark, task), TODAY).write.parquet(str(task.output))
     task.figures = bytes_moved(spark, first)
 
 
@@ -85,7 +87,7 @@ def _log(spark: SparkSession, task: Task) -> DataFrame:
     """The log with the new day as a partition more."""
     before = spark.read.parquet(str(task.folder / "logs" / f"{_events(task)}"))
     new_day = spark.read.parquet(str(_new_day(task, task.size)))
-    return with_sides(before.unionByName(new_day))
+    return before.unionByName(new_day)
 
 
 def _events(task: Task) -> int:

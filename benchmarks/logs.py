@@ -15,7 +15,6 @@ USER_EXPONENT, ITEM_EXPONENT = 0.8, 0.99
 WHALE_SHARE = 0.05
 EVENTS_A_USER, EVENTS_AN_ITEM = 100, 600
 EPOCH = (START - date(1970, 1, 1)).days
-COLUMNS = ("user_id", "item_idx", "event_ts", "event_id", "event_type", "ds")
 
 
 def ensure_log(spark: SparkSession, folder: Path, events: int) -> Path:
@@ -37,7 +36,7 @@ def write_log(frame: DataFrame, path: Path) -> None:
 
 
 def log(spark: SparkSession, events: int) -> DataFrame:
-    """`COLUMNS` of so many events over 300 days, in the order of days; the same on every call.
+    """So many events over 300 days, with what `interactions` tells of them; the same on every call.
 
     Every tenth event shares user and second with the one before, so that ties are common.
     """
@@ -48,7 +47,7 @@ def log(spark: SparkSession, events: int) -> DataFrame:
         user_id(_user(basket, events)).alias("user_id"),
         _item(F.col("id"), events).alias("item_idx"),
         event_ts(day, basket).alias("event_ts"),
-        F.md5(F.col("id").cast("string")).alias("event_id"),
+        _event_id(F.col("id")).alias("event_id"),
         F.lit("purchase").alias("event_type"),
         F.date_add(F.lit(START), day).alias("ds"),
     )
@@ -65,7 +64,7 @@ def new_day(spark: SparkSession, events: int, percent: float) -> DataFrame:
         user_id(F.col("id")).alias("user_id"),
         _item(key, events).alias("item_idx"),
         event_ts(day, key).alias("event_ts"),
-        F.md5(key.cast("string")).alias("event_id"),
+        _event_id(key).alias("event_id"),
         F.lit("purchase").alias("event_type"),
         F.lit(END).alias("ds"),
     )
@@ -80,6 +79,10 @@ def event_ts(day: Column, key: Column) -> Column:
     """A whole second of the day, drawn by the key."""
     second = F.floor(_uniform(key, "second") * 86400)
     return F.timestamp_seconds((F.lit(EPOCH) + day).cast("long") * 86400 + second)
+
+
+def _event_id(number: Column) -> Column:
+    return F.xxhash64(number, F.lit(SEED))
 
 
 def _user(key: Column, events: int) -> Column:

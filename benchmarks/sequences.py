@@ -7,7 +7,7 @@ output, shuffled by user and written.
 
 import os
 import sys
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -16,21 +16,17 @@ from pyspark.sql import functions as F
 from benchmarks import logs
 from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
+from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, SlopeRatio, Target
 from benchmarks.spark import start_session
-from benchmarks.standin import full_histories
-from learn_spark.core.settings import SequenceSettings
+from learn_spark.core.config import load_config
+from learn_spark.sequences.events import heavy_users, limited, sided_events
+from learn_spark.sequences.histories import full_histories
 
 LENGTH = 100
 DAY = logs.END - timedelta(days=1)  # the log's last day must be left out
-SETTINGS = SequenceSettings(
-    history_length=LENGTH,
-    target_length=40,
-    history_days=365,
-    target_days=28,
-    stride_days=7,
-    history_events=["purchase"],
-    target_events=["purchase"],
+SETTINGS = load_config(ROOT / "conf" / "base.yaml").sequences.model_copy(
+    update={"history_length": LENGTH, "target_events": []}
 )
 DUCKDB_SHARE = 0.7  # of the memory limit; its own default is 0.8 of the machine
 
@@ -68,8 +64,7 @@ def ours(task: Task) -> None:
     """This project's histories."""
     spark = start_session(task, task.size)
     with task.clock():
-        events = with_sides(spark.read.parquet(str(_log(task))))
-        histories = full_histories(events, DAY, SETTINGS)
+        histories = histories_of(spark.read.parquet(str(_log(task))), DAY)
         histories.select("user_id", "item_idx", "event_ts").write.parquet(str(task.output))
 
 
@@ -144,10 +139,10 @@ def with_duckdb(task: Task) -> None:
         """)
 
 
-def with_sides(log: DataFrame) -> DataFrame:
-    """The log as `full_histories` takes it."""
-    is_history = F.col("event_type").isin(SETTINGS.history_events).alias("is_history")
-    return log.select("user_id", "item_idx", "event_ts", "event_id", "ds", is_history, F.lit(False).alias("is_target"))
+def histories_of(log: DataFrame, day: date) -> DataFrame:
+    """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
+    events = sided_events(log, SETTINGS)
+    return full_histories(limited(events, heavy_users(events), SETTINGS), day, SETTINGS)
 
 
 def check_histories(task: Task) -> None:

@@ -92,7 +92,9 @@ def test_the_worse_end_decides(target: Target, estimate: Estimate, is_met: bool)
 
 def test_warm_up_and_failed_cases_give_no_figures() -> None:
     failed = Run(1, 2, "b", peak_mb=9, failure="out of memory")
-    runs = Runs([Run(1, 0, "a", 5, seconds=99.0), Run(1, 1, "a", 5, seconds=2.0), Run(1, 1, "b", 7, seconds=1.0), failed])
+    runs = Runs(
+        [Run(1, 0, "a", 5, seconds=99.0), Run(1, 1, "a", 5, seconds=2.0), Run(1, 1, "b", 7, seconds=1.0), failed]
+    )
     assert runs.measured("a", 1) == {1: 2.0}
     assert runs.ratio_rows(Ratio("a", "b")) == []
     case = runs.cases()[1]
