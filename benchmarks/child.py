@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from learn_spark.core.periodic import Periodic
 
 
 @dataclass
@@ -52,12 +55,26 @@ class Task:
         return cls(**values | {name: Path(values[name]) for name in ("folder", "output")})
 
 
+class WithParent(Periodic):
+    """Ends this process when its parent is gone: a killed harness must not leave a contender at work."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=1.0)
+        self._parent = os.getppid()
+
+    def tick(self) -> None:
+        """Looks whether the parent still is the same."""
+        if os.getppid() != self._parent:
+            os._exit(1)
+
+
 def main(target: str, file: str) -> None:
     """Calls `module:function` with the task in the file, and writes the answered task back."""
     module, _, function = target.partition(":")
     path = Path(file)
     task = Task.from_json(path.read_text(encoding="utf-8"))
-    getattr(importlib.import_module(module), function)(task)
+    with WithParent():
+        getattr(importlib.import_module(module), function)(task)
     answer = path.with_suffix(".answer")
     answer.write_text(task.to_json(), encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Contenders that need no Spark: what a benchmark's child processes run in tests."""
 
+import os
 import subprocess
 import sys
 import time
@@ -43,6 +44,11 @@ def broken(task: Task) -> None:
 def endless(task: Task) -> None:
     child = subprocess.Popen([sys.executable, "-c", HUNGRY.format(seconds=600)])
     (task.folder / "pid").write_text(str(child.pid))
+    time.sleep(600)
+
+
+def waiting(task: Task) -> None:
+    (task.folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
 
 

@@ -1,20 +1,23 @@
 """The benchmarks' harness: its statistics, its results' schema, and a tiny run with real child processes."""
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.harness import Benchmark, Contender, main
-from benchmarks.process import run_task
+from benchmarks.process import ROOT, run_task
 from benchmarks.ratios import Ratio, Run, Runs, SlopeRatio, Target
 from benchmarks.result import Result
 from benchmarks.stats import Estimate, fitted_line, paired_ratio, slopes
 from tests.builders import contenders
 
-RESULTS = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "results").glob("*.json"))
-ROUNDS = 5
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 
 def contender(name: str, function: str | None = None, check: str = "check_numbers") -> Contender:
@@ -172,6 +175,33 @@ def test_what_takes_too_much_is_ended_with_all_its_processes(
     task = contenders.task(tmp_path, memory_mb)
     outcome = run_task(f"{contenders.__name__}:endless", task, tmp_path / "log", timeout)
     assert failure in outcome.failure
-    pid = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert is_gone(int((tmp_path / "pid").read_text()))
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_contender_ends_with_a_killed_harness(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from benchmarks.process import run_task; from tests.builders import contenders\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "run_task(contenders.__name__ + ':waiting', contenders.task(folder, 10_000), folder / 'log', 60)"
+    )
+    harness = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    pid = Path(tmp_path / "pid")
+    assert within_seconds(30, lambda: pid.exists() and pid.read_text())
+    harness.kill()
+    harness.wait()
+    assert within_seconds(10, lambda: is_gone(int(pid.read_text())))
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def within_seconds(seconds: float, is_so: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return bool(is_so())
