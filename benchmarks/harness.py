@@ -200,7 +200,7 @@ class Harness:
             packages=packages(),
             rooflines=self._rooflines,
             cases=runs.cases(),
-            fits=runs.fits(),
+            fits=runs.fits() if self._bench.slope_ratios else [],  # elsewhere sizes are no amounts of work
             ratios=[] if self._options.memory else ratios,
         )
 
