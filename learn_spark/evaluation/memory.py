@@ -1,4 +1,4 @@
-"""Peak resident memory of this process and everything below it: driver, JVM, Python workers, trainers."""
+"""Peak resident memory of a process and everything below it: driver, JVM, Python workers, trainers."""
 
 import os
 
@@ -12,12 +12,14 @@ SAMPLE_SECONDS = 0.5
 class PeakMemory(Periodic):
     """Samples the process tree in a thread while the `with` block runs.
 
-    Pages that processes share count once a process, so the figure is an upper bound; peaks shorter than half
-    a second may be missed.
+    Pages that processes share count once a process, so the figure is an upper bound; peaks shorter than the
+    sampling interval may be missed.
     """
 
-    def __init__(self, sample_seconds: float = SAMPLE_SECONDS) -> None:
+    def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:
+        """Of the tree below `pid`, by default this process."""
         super().__init__(sample_seconds)
+        self._pid = os.getpid() if pid is None else pid
         self._peak = 0
 
     @property
@@ -28,11 +30,17 @@ class PeakMemory(Periodic):
 
     def tick(self) -> None:
         """Takes a sample."""
-        root = psutil.Process(os.getpid())
         resident = 0
-        for process in [root, *root.children(recursive=True)]:
+        for process in self._tree():
             try:
                 resident += process.memory_info().rss
             except psutil.Error:  # ended in between
                 continue
         self._peak = max(self._peak, resident)
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.Error:  # ended
+            return []

@@ -74,7 +74,7 @@ def banned_imports(nodes: Iterator[ast.AST], banned: set[str]) -> list[str]:
 def broken_rules(module: str, source: str) -> list[str]:
     """`line: what` for every import rule that the module's source breaks."""
     tree = ast.parse(source)
-    found = banned_imports(ast.walk(tree), {"jobs"})
+    found = banned_imports(ast.walk(tree), {"jobs", "benchmarks"})
     if belongs(module, {"models"}):
         found += banned_imports(ast.walk(tree), SPARK_SIDE)
         if module != "models.stream":
@@ -139,6 +139,7 @@ def test_package_is_importable_without_the_other_side(package: str, blocked: set
         ("learn_spark.cli", "class A:\n    import models.towers", "imports models.towers"),
         ("learn_spark.cli", "try:\n    import torch\nexcept ImportError:\n    pass", "imports torch"),
         ("learn_spark.cli", "from jobs import ingest_events", "imports jobs.ingest_events"),
+        ("learn_spark.cli", "from benchmarks import logs", "imports benchmarks.logs"),
         ("learn_spark.cli", "import importlib\nimportlib.import_module('torch')", "imports torch"),
         ("learn_spark.ingest.x", "SparkSession.builder.getOrCreate()", "builds a session"),
         ("learn_spark.ingest.x", "frame.write.format('delta').save(path)", "writes to storage"),

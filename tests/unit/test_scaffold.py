@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"learn_spark", "models", "jobs"}
+OURS = {"learn_spark", "models", "jobs", "benchmarks"}
 LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -31,7 +31,7 @@ def distribution(requirement: str) -> str:
 
 
 def test_every_import_is_declared() -> None:
-    known = {distribution(line) for part in ("install", "demo") for line in declared()[part]}
+    known = {distribution(line) for part in ("install", "demo", "bench") for line in declared()[part]}
     owners = importlib.metadata.packages_distributions()
     undeclared = {}
     for path in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):

@@ -1,0 +1,176 @@
+"""The last 100 purchases before a day for every user, oldest first, ties by event_id: ours, naive, floor, peers.
+
+All read the same Parquet and write Parquet (snappy) with user_id string, item_idx array<int> and event_ts
+array<bigint> of epoch seconds. The floor is what no plan on Spark avoids: the same rows with the columns of the
+output, shuffled by user and written.
+"""
+
+import os
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from benchmarks import logs
+from benchmarks.child import Task
+from benchmarks.harness import Benchmark, Contender, main
+from benchmarks.process import ROOT
+from benchmarks.ratios import Ratio, SlopeRatio, Target
+from benchmarks.spark import start_session
+from learn_spark.core.config import load_config
+from learn_spark.sequences.events import heavy_users, limited, sided_events
+from learn_spark.sequences.histories import full_histories
+
+LENGTH = 100
+DAY = logs.END - timedelta(days=1)  # the log's last day must be left out
+SETTINGS = load_config(ROOT / "conf" / "base.yaml").sequences.model_copy(
+    update={"history_length": LENGTH, "target_events": []}
+)
+DUCKDB_SHARE = 0.7  # of the memory limit; its own default is 0.8 of the machine
+
+HISTORIES = "benchmarks.sequences:check_histories"
+BENCH = Benchmark(
+    name="sequences",
+    sizes=(20e6, 60e6, 180e6),
+    quick_sizes=(0.5e6, 1e6, 2e6),
+    prepare="benchmarks.sequences:prepare",
+    contenders=(
+        Contender("ours", "benchmarks.sequences:ours", HISTORIES),
+        Contender("naive", "benchmarks.sequences:naive", HISTORIES),
+        Contender("floor", "benchmarks.sequences:floor", "benchmarks.sequences:check_rows"),
+        Contender("polars", "benchmarks.sequences:with_polars", HISTORIES),
+        Contender("duckdb", "benchmarks.sequences:with_duckdb", HISTORIES),
+    ),
+    ratios=(
+        Ratio("naive", "ours", Target(">=", 2.0)),
+        Ratio("ours", "floor", Target("<=", 1.4)),
+        Ratio("ours", "polars"),
+        Ratio("ours", "duckdb"),
+    ),
+    slope_ratios=(SlopeRatio("ours", ("polars", "duckdb"), Target("<=", 1.5)),),
+)
+
+
+def prepare(task: Task) -> None:
+    """Makes the logs of all sizes."""
+    spark = start_session(task, task.size)
+    for size in task.sizes:
+        logs.ensure_log(spark, task.folder, int(size))
+
+
+def ours(task: Task) -> None:
+    """This project's histories."""
+    spark = start_session(task, task.size)
+    with task.clock():
+        histories = histories_of(spark.read.parquet(str(_log(task))), DAY)
+        histories.select("user_id", "item_idx", "event_ts").write.parquet(str(task.output))
+
+
+def naive(task: Task) -> None:
+    """What people write first: all events of a user as structs in one list, sorted, cut."""
+    spark = start_session(task, task.size)
+    with task.clock():
+        entry = F.struct("event_ts", "event_id", "item_idx")
+        events = F.sort_array(F.collect_list(entry)).alias("events")
+        lists = _purchases(spark.read.parquet(str(_log(task)))).groupBy("user_id").agg(events)
+        last = F.slice("events", F.greatest(F.size("events") - LENGTH + 1, F.lit(1)), LENGTH)
+        lists.select("user_id", last.alias("events")).select(
+            "user_id",
+            F.transform("events", lambda event: event["item_idx"]).alias("item_idx"),
+            F.transform("events", lambda event: F.unix_seconds(event["event_ts"])).alias("event_ts"),
+        ).write.parquet(str(task.output))
+
+
+def floor(task: Task) -> None:
+    """Read, shuffle and write alone, without the event_id that the order of ties needs."""
+    spark = start_session(task, task.size)
+    with task.clock():
+        purchases = _purchases(spark.read.parquet(str(_log(task))))
+        seconds = F.unix_seconds("event_ts").alias("event_ts")
+        purchases.select("user_id", "item_idx", seconds).repartition("user_id").write.parquet(str(task.output))
+
+
+def with_polars(task: Task) -> None:
+    """Polars' streaming engine; sorting inside each group beat a global sort and top_k_by in time and memory."""
+    os.environ["POLARS_MAX_THREADS"] = "2"
+    import polars as pl
+
+    task.output.mkdir(parents=True)
+    with task.clock():
+        purchases = pl.scan_parquet(f"{_log(task)}/**/*.parquet", hive_partitioning=True).filter(
+            (pl.col("ds") < DAY) & (pl.col("event_type") == "purchase")
+        )
+        order = ("event_ts", "event_id")
+        purchases.group_by("user_id").agg(
+            pl.col("item_idx").sort_by(*order).tail(LENGTH),
+            pl.col("event_ts").dt.epoch("s").sort_by(*order).tail(LENGTH),
+        ).sink_parquet(task.output / "part.parquet", compression="snappy", engine="streaming")
+
+
+def with_duckdb(task: Task) -> None:
+    """DuckDB, spilling; a rank limit beat list(… ORDER BY …), list_sort and max(…, n) in time or memory."""
+    import duckdb
+
+    task.output.mkdir(parents=True)
+    settings = {
+        "threads": 2,
+        "preserve_insertion_order": False,
+        "memory_limit": f"{int(task.memory_mb * DUCKDB_SHARE)}MiB",
+        "temp_directory": str(task.output.with_name("scratch") / "duckdb"),
+    }
+    connection = duckdb.connect(config=settings)
+    with task.clock():
+        connection.execute(f"""
+            COPY (
+                SELECT user_id,
+                       list(item_idx ORDER BY rank DESC) AS item_idx,
+                       list(epoch(event_ts)::BIGINT ORDER BY rank DESC) AS event_ts
+                FROM (
+                    SELECT user_id, item_idx, event_ts,
+                           row_number() OVER (PARTITION BY user_id ORDER BY event_ts DESC, event_id DESC) AS rank
+                    FROM read_parquet('{_log(task)}/**/*.parquet', hive_partitioning = true)
+                    WHERE ds < DATE '{DAY}' AND event_type = 'purchase'
+                    QUALIFY rank <= {LENGTH}
+                )
+                GROUP BY user_id
+            ) TO '{task.output / "part.parquet"}' (FORMAT parquet, COMPRESSION snappy)
+        """)
+
+
+def histories_of(log: DataFrame, day: date) -> DataFrame:
+    """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
+    events = sided_events(log, SETTINGS)
+    return full_histories(limited(events, heavy_users(events), SETTINGS), day, SETTINGS)
+
+
+def check_histories(task: Task) -> None:
+    """The number of users, and the sum of their rows' hashes: the order of rows does not matter."""
+    task.figures["checksum"] = checksum(task.output, "user_id, item_idx::INT[], event_ts::BIGINT[]")
+
+
+def check_rows(task: Task) -> None:
+    """The same of the floor's rows."""
+    task.figures["checksum"] = checksum(task.output, "user_id, item_idx, event_ts")
+
+
+def checksum(folder: Path, columns: str) -> str:
+    """Rows of a folder of Parquet files and the sum of the columns' hashes."""
+    import duckdb
+
+    query = f"SELECT count(*), sum(hash({columns})) FROM read_parquet('{folder}/**/*.parquet')"
+    rows, total = duckdb.connect(config={"threads": 2}).execute(query).fetchone()
+    return f"{rows}:{total}"
+
+
+def _purchases(log: DataFrame) -> DataFrame:
+    return log.where((F.col("ds") < F.lit(DAY)) & (F.col("event_type") == "purchase"))
+
+
+def _log(task: Task) -> Path:
+    return task.folder / "logs" / f"{int(task.size)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(BENCH))
