@@ -209,6 +209,11 @@ class SourceSettings(Section):
     encoding: Encoding = "utf-8"
 
     @property
+    def is_typed(self) -> bool:
+        """Whether columns have types; else all is text."""
+        return self.format in ("parquet", "delta")
+
+    @property
     def by_day(self) -> bool:
         """Whether each file is one day's delivery."""
         return self.files is not None and DAY.search(self.files) is not None
