@@ -7,12 +7,16 @@ from datetime import date
 
 from learn_spark import __version__
 from learn_spark.commands import JOBS, Job, run_job
+from learn_spark.ingest.inspect import run_inspect
+
+INSPECT = "inspect"
+LOOKS = "Looks at unknown log files, says what they hold, and writes a first config; without Spark."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs the job; returns the exit code."""
     args = build_parser().parse_args(argv)
-    return run_job(args.job, args)
+    return run_inspect(args) if args.job == INSPECT else run_job(args.job, args)
 
 
 def build_parser() -> ArgumentParser:
@@ -25,12 +29,18 @@ def build_parser() -> ArgumentParser:
             job.name, help=job.does, description=job.help, formatter_class=RawDescriptionHelpFormatter
         )
         _add_arguments(command, job)
+    _add_inspect(commands.add_parser(INSPECT, help=LOOKS, description=LOOKS))
     return parser
 
 
 def run_from_job_file(name: str, argv: Sequence[str] | None) -> int:
     """What `jobs/<name>.py` calls."""
     return main([name, *(sys.argv[1:] if argv is None else argv)])
+
+
+def _add_inspect(command: ArgumentParser) -> None:
+    command.add_argument("--path", required=True, metavar="P", help="a log file, or a folder of them")
+    command.add_argument("--out", metavar="FILE", help="where to write the config; without it, to stdout")
 
 
 def _add_arguments(command: ArgumentParser, job: Job) -> None:

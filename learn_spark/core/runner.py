@@ -4,11 +4,12 @@ import fcntl
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from threading import Event
 
 from learn_spark.core.days import spans
 from learn_spark.core.errors import ConfigError, LearnError, TemporaryError
@@ -67,9 +68,7 @@ def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
         size = options.step_days or max(len(days), 1)
         chunks = [days[start : start + size] for start in range(0, len(days), size)]
         label = f"[{number}/{len(plan)}] {step.name}"
-        with ThreadPoolExecutor(max_workers=options.max_parallel if step.overlaps else 1) as pool:
-            runs = [pool.submit(_run_chunk, step, chunk, label, report.run_id, context) for chunk in chunks]
-            failures = [failure for run in runs if (failure := _failure(run, runs, options.keep_going))]
+        failures = _run_chunks(step, chunks, label, report.run_id, context, options)
         report.failures.extend(failures)
         failed = {day for failure in failures for day in failure.days}
         report.done.append((step, [day for day in days if day not in failed]))
@@ -103,13 +102,23 @@ def _days_now(step: Step, asked: Sequence[date], context: Context, options: RunO
     return wanted_days(step, asked, context.mark, recorded, options.restate)
 
 
-def _failure(run: Future, runs: Sequence[Future], keep_going: bool) -> Failure | None:
-    failure = run.result()
-    if failure and not keep_going:
-        for waiting in runs:
-            waiting.cancel()
-        raise failure.error
-    return failure
+def _run_chunks(
+    step: Step, chunks: list[list[date]], label: str, run_id: str, context: Context, options: RunOptions
+) -> list[Failure]:
+    """Runs pieces of a step, overlapping where it allows that; unless `keep_going`, the first failure ends it."""
+    stopped = Event()
+
+    def run(chunk: list[date]) -> Failure | None:
+        failure = None if stopped.is_set() else _run_chunk(step, chunk, label, run_id, context)
+        if failure and not options.keep_going:
+            stopped.set()
+        return failure
+
+    with ThreadPoolExecutor(max_workers=options.max_parallel if step.overlaps else 1) as pool:
+        failures = [failure for failure in pool.map(run, chunks) if failure]
+    if failures and not options.keep_going:
+        raise failures[0].error
+    return failures
 
 
 def _run_chunk(step: Step, days: list[date], label: str, run_id: str, context: Context) -> Failure | None:

@@ -78,7 +78,7 @@ REJECTS = TableSpec(
         Column("reason", "string", "why the line was not used"),
         Column("raw", "string", "the line, cut at 4 KiB", nullable=True),
         Column("source_file", "string", "the file that the line came from"),
-        Column("ds", "date", "the day of the file"),
+        Column("ds", "date", "the delivery, or where files name no day the event day (ingest.start without one)"),
     ),
     key=(),
     partition=("ds",),

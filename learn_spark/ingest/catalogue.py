@@ -60,7 +60,7 @@ def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataF
     parsed = lines.select(
         mapped(mapping.item_id).alias("item_id"),
         *described(mapping),
-        (mapped_time(mapping.valid_from) if mapping.valid_from else midnight).alias("valid_from"),
+        (mapped_time(mapping.valid_from, settings.is_typed) if mapping.valid_from else midnight).alias("valid_from"),
         F.col(RAW).alias("raw"),
         *(column.alias(name) for name, column in problems(mapping).items()),
         "source_file",

@@ -111,7 +111,7 @@ def _read_text(path: str, settings: SourceSettings) -> tuple[list[str], list[str
         return list(json_keys(lines)), []
     if settings.columns is not None:
         return list(settings.columns), []
-    return header_columns(lines[0].decode(settings.encoding), settings.delimiter), []
+    return csv_fields(lines[0].decode(settings.encoding), settings.delimiter), []
 
 
 def open_file(path: str) -> BinaryIO:
@@ -132,8 +132,8 @@ def json_keys(lines: Iterable[bytes]) -> dict[str, None]:
     return keys
 
 
-def header_columns(line: str, delimiter: str) -> list[str]:
-    """The names in a csv header line."""
+def csv_fields(line: str, delimiter: str) -> list[str]:
+    """The values of one csv line."""
     line = line.lstrip("\ufeff").rstrip("\r\n")
     if len(delimiter) > 1:
         return [name.strip('"') for name in line.split(delimiter)]

@@ -7,7 +7,7 @@ from functools import reduce
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.core.ingest_settings import FieldMapping, NumberMapping, TextMapping, TimeMapping
+from learn_spark.core.mapping_settings import FieldMapping, NumberMapping, TextMapping, TimeMapping
 
 LIST_SEPARATOR = ", "
 MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0}
@@ -84,11 +84,15 @@ def mapped_attributes(attributes: Mapping[str, TextMapping]) -> Column:
     return F.create_map(*pairs) if pairs else F.lit(None).cast("map<string,string>")
 
 
-def mapped_time(field: TimeMapping) -> Column:
-    """A time in UTC, null where the text is none."""
+def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
+    """A time in UTC, null where the text is none.
+
+    Args:
+        field: how to read it.
+        is_typed: whether the source has columns of a time type: their text is a time whatever `format` or `unit` say.
+    """
     text = mapped(field)
-    # What a typed column held is a text already; such a drift from texts or numbers is still a time.
-    instant = F.when(text.rlike(_AN_INSTANT), F.try_to_timestamp(text))
+    instant = F.when(text.rlike(_AN_INSTANT), F.try_to_timestamp(text)) if is_typed else F.lit(None).cast("timestamp")
     if field.unit:
         number = text.try_cast("double") * MICROSECONDS[field.unit]
         inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a timestamp

@@ -17,11 +17,20 @@ _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
 
 
 def source_files(settings: SourceSettings, day: date) -> list[Path]:
-    """The files of a day's delivery, by name; all files of a layout without {day}; a table's folder."""
+    """The files of a day's delivery, by name; all files of a layout without {day}; a table's folder.
+
+    What begins with . or _ (checksums, _SUCCESS, _temporary) is no data, unless the pattern says so itself.
+    """
     if settings.files is None:
         return [settings.path] if settings.path.is_dir() else []
     pattern = settings.files.format(day=day) if settings.by_day else settings.files
-    return sorted(path for path in settings.path.glob(pattern) if path.is_file())
+    is_asked = any(part.startswith((".", "_")) for part in Path(pattern).parts)
+    found = (path for path in settings.path.glob(pattern) if path.is_file())
+    return sorted(path for path in found if is_asked or not _is_hidden(path.relative_to(settings.path)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
 
 
 def source_identity(config: Config, day: date) -> list[tuple[str, int, int]]:

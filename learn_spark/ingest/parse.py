@@ -3,7 +3,8 @@
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.ingest_settings import IngestMapping, IngestSettings, Mapping, SourceSettings
+from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
+from learn_spark.core.mapping_settings import IngestMapping, Mapping
 from learn_spark.ingest.fields import (
     mapped,
     mapped_attributes,
@@ -21,6 +22,8 @@ NO_BEHAVIOUR = "no behaviour"
 SEPARATOR = "\x1f"
 NUMBERS = ("value", "price")
 TEXTS = ("title", "category", "brand", "keywords")
+COLUMNS = ("user_id", "item_id", "event_type", "event_ts", *NUMBERS, *TEXTS, "attributes")
+COLUMNS += ("raw", "source_file", "load_day", "reason")
 
 
 def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
@@ -35,14 +38,13 @@ def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
             hold none, the event's, and `ingest.start` where the time is not usable or before it.
     """
     mapping = settings.mapping
+    flags = mapping.event_type.flags
     parsed = lines.select(
         _key(mapping).alias("_key"),
         mapped(mapping.user_id).alias("user_id"),
         mapped(mapping.item_id).alias("item_id"),
-        mapped_time(mapping.event_ts).alias("event_ts"),
-        (raised(mapping.event_type.flags) if mapping.event_type.flags else F.array(mapped(mapping.event_type))).alias(
-            "_types"
-        ),
+        mapped_time(mapping.event_ts, settings.is_typed).alias("event_ts"),
+        raised(flags).alias("_types") if flags else mapped(mapping.event_type).alias("event_type"),
         *described(mapping),
         F.col(RAW).alias("raw"),
         *(column.alias(name) for name, column in problems(mapping).items()),
@@ -130,8 +132,7 @@ def _with_reason(parsed: DataFrame, settings: IngestSettings) -> DataFrame:
         nothing = SEPARATOR.join([REPLACEMENT] * len(mapping.event_id.columns))
         reasons["missing event id"] = F.col("_key") == nothing
     if not mapping.event_type.flags:
-        is_known = F.col("_types")[0].isin(settings.event_types)
-        reasons["unknown event type"] = ~F.coalesce(is_known, F.lit(False))
+        reasons["unknown event type"] = F.coalesce(~F.col("event_type").isin(settings.event_types), F.lit(True))
     reasons |= value_reasons(mapping, is_described=settings.items is None)
     if mapping.event_type.flags and not mapping.event_type.always:
         reasons[NO_BEHAVIOUR] = F.size("_types") == 0
@@ -151,20 +152,11 @@ def _time_reasons(settings: IngestSettings) -> dict[str, Column]:
 
 
 def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping) -> DataFrame:
-    types, key = F.col("_types"), F.col("_key")
-    if mapping.event_type.always:
-        types = F.concat(F.array(F.lit(mapping.event_type.always)), types)
+    key = F.col("_key")
     if mapping.event_type.flags:
-        types = F.when(F.col("reason").isNull(), types).otherwise(F.array(F.lit(None).cast("string")))
+        always = mapping.event_type.always
+        types = F.concat(F.array(F.lit(always)), "_types") if always else F.col("_types")
+        one = F.array(F.lit(None).cast("string"))
+        reasoned = reasoned.withColumn("event_type", F.explode(F.when(F.col("reason").isNull(), types).otherwise(one)))
         key = F.concat_ws(SEPARATOR, key, "event_type")
-    columns = ["user_id", "item_id", "event_type", "event_ts", "title", "value", "price", "category", "brand"]
-    return reasoned.withColumn("event_type", F.explode(types)).select(
-        F.xxhash64(key).alias("event_id"),
-        *columns,
-        "keywords",
-        "attributes",
-        "raw",
-        "source_file",
-        "load_day",
-        "reason",
-    )
+    return reasoned.select(F.xxhash64(key).alias("event_id"), *COLUMNS)

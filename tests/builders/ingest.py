@@ -28,8 +28,16 @@ NOON = 1_706_788_800  # 2024-02-01 12:00 UTC
 
 
 def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest: object) -> Config:
-    """A config of the log in `folder`/logs: `FIELDS` overlaid by `mapping`, of which null takes a field out."""
-    fields = {name: field for name, field in (FIELDS | (mapping or {})).items() if field is not None}
+    """A config of the log in `folder`/logs.
+
+    Args:
+        folder: holds it, and gets the lake.
+        mapping: either whole, or changes of `FIELDS`, in which null takes a field out.
+        ingest: other keys of the section.
+    """
+    changed = mapping or {}
+    whole = changed if {"user_id", "item_id", "event_ts"} <= set(changed) else FIELDS | changed
+    fields = {name: field for name, field in whole.items() if field is not None}
     section = {"path": str(folder / "logs"), "start": "2024-01-01", "max_reject_share": 1.0, "mapping": fields} | ingest
     values = {"extends": str(CONF / "base.yaml"), "ingest": section, "windows": WINDOWS}
     sides = ["history_events", "target_events"]

@@ -5,6 +5,7 @@ import re
 from datetime import date, timedelta
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import SourceSettings
-from learn_spark.ingest.check import check_file, header_columns
+from learn_spark.ingest.check import check_file, csv_fields
 from learn_spark.ingest.files import catalogue_files, day_pattern, source_files, source_identity
 from tests.builders.ingest import make_config
 from tests.conftest import CONF
@@ -144,4 +145,14 @@ def test_what_a_file_is_found_to_be(tmp_path):
         assert check_file(str(path), settings).problem.startswith(problem)
     path.write_bytes(b'\xef\xbb\xbfa,"b, c"\r\n1,2\r\n')
     assert check_file(str(path), settings).columns == ("a", "b, c")
-    assert header_columns('a::"b"::c\n', "::") == ["a", "b", "c"]
+    assert csv_fields('a::"b"::c\n', "::") == ["a", "b", "c"]
+
+
+def test_the_documents_examples_are_valid(tmp_path):
+    text = (CONF.parent / "docs" / "ingest.md").read_text(encoding="utf-8")
+    examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
+    assert len(examples) == 4
+    for example in examples:
+        ingest = yaml.safe_load(example)["ingest"]
+        config = make_config(tmp_path, **ingest)
+        assert config.ingest.format == ingest["format"]

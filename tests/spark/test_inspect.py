@@ -1,0 +1,151 @@
+"""`learn-spark inspect`: its first config of unknown files is valid and ingests them."""
+
+import gzip
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from learn_spark.cli import main
+from learn_spark.core.config import load_config
+from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.ingest.files import source_files
+from learn_spark.ingest.look import find_files
+from tests.builders.ingest import read_events
+from tests.conftest import CONF
+
+START = date(2024, 1, 1)
+DAYS = [START + timedelta(n) for n in range(40)]
+DAYS_IN_NAMES = [date(2023, 12, 31), *DAYS]
+EVENTS = [(f"u{n % 7}", f"i{n % 5}", day, ["view", "purchase"][n % 2]) for n, day in enumerate(DAYS)]
+
+
+def write_csv(folder):
+    for user, item, day, kind in EVENTS:
+        row = f"{kind};{item};A {item};{user};{day:%d.%m.%Y} 10:30\n"
+        path = folder / f"{day:%Y}" / f"log_{day:%Y%m%d}_0.csv.gz"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(gzip.compress(f"action;sku;name;customer;time\n{row}".encode("latin-1")))
+
+
+def write_json(folder):
+    lines = [
+        {
+            "user_id": int(user[1:]),
+            "parent_asin": item,
+            "timestamp": milliseconds(day),
+            "title": f"Ä {item}",
+            "more": [1],
+        }
+        for user, item, day, _ in EVENTS
+    ]
+    (folder / "part-0.jsonl").write_text("\n".join(json.dumps(line) for line in [*lines, {"user_id": None}]))
+
+
+def write_parquet(folder):
+    rows = [
+        {"uid": f"{user[1:]}.0", "video_id": item, "ts": datetime(day.year, day.month, day.day, 10, 30, tzinfo=UTC)}
+        | {"is_click": int(kind == "view"), "is_like": 1, "description": item}
+        for user, item, day, kind in EVENTS
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "log.parquet")
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (
+            ["ds=2024-01-01/part-00000-0f8fad5b-d9cb-469f-a165-70867728950e.snappy.parquet"],
+            "ds={day}/part-*-*.snappy.parquet",
+        ),
+        (["2023/2023_12_31.tsv.bz2", "2024/2024_01_01.tsv.bz2", "2024/README.md"], "*/{day:%Y_%m_%d}.tsv.bz2"),
+        (["a 20240101.csv", "a 20240199.csv", "a 20240102.csv"], "a {day:%Y%m%d}.csv"),
+        (["one.log.csv.gz", "deep/two.csv.gz", "README.md", "_SUCCESS", ".hidden.csv.gz"], "**/*.csv.gz"),
+        (["only.csv", "x.md"], "only.csv"),
+    ],
+)
+def test_the_pattern_of_files(tmp_path, names, files):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * (1 if name.endswith("md") else 9))
+    folder, pattern, paths, _ = find_files(tmp_path)
+    assert (folder, pattern) == (tmp_path, files)
+    settings = SourceSettings(path=folder, files=pattern, format="csv")
+    matched = [path for day in DAYS_IN_NAMES for path in source_files(settings, day)]
+    assert set(matched) == set(paths)
+
+
+def milliseconds(day):
+    return int(datetime(day.year, day.month, day.day, 10, 30, tzinfo=UTC).timestamp() * 1000)
+
+
+def inspect(tmp_path, capsys, write):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    write(folder)
+    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
+    out = tmp_path / "first.yaml"
+    code = main(["inspect", "--path", str(folder), "--out", str(out)])
+    said = capsys.readouterr().err
+    assert code == 0, said
+    return load_config(out), said
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("write", [write_csv, write_json, write_parquet])
+def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
+    config, said = inspect(tmp_path, capsys, write)
+    rows = read_events(spark, config, *DAYS).collect()
+    usable = [row for row in rows if row.reason is None]
+    assert {row.event_ts for row in usable} == {datetime(day.year, day.month, day.day, 10, 30) for day in DAYS}
+    assert config.windows.end == DAYS[-1] + timedelta(1)
+    assert "event_ts is" in said
+    mapping = config.ingest.mapping
+    if write is write_csv:
+        assert len(rows) == len(usable) == 40
+        assert config.ingest.files == "*/log_{day:%Y%m%d}_*.csv.gz"
+        assert (config.ingest.delimiter, mapping.event_ts.format) == (";", "d.M.yyyy H:mm")
+        assert {(row.user_id, row.item_id, row.load_day, row.event_type) for row in usable} == set(EVENTS)
+        assert config.sequences.target_events == ["purchase"]
+        assert {row.title for row in usable} == {f"A i{n}" for n in range(5)}
+    elif write is write_json:
+        assert len(usable) == 40
+        assert [row.reason for row in rows if row.reason] == ["missing user"]
+        assert (mapping.item_id.column, mapping.event_ts.unit) == ("parent_asin", "milliseconds")
+        assert "more: [1]" in said
+    else:
+        assert {row.user_id for row in usable} == {str(n) for n in range(7)}
+        assert sorted({row.event_type for row in usable}) == ["click", "impression", "like"]
+        assert len(rows) == len(usable) == 40 + 20 + 40
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"a,b\n1,2\n", "no column of times"),
+        (None, "does not exist"),
+    ],
+)
+def test_what_cannot_be_guessed_exits_2(tmp_path, capsys, content, said):
+    path = tmp_path / "log.csv"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["inspect", "--path", str(path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_short_log_without_header_to_stdout(tmp_path, capsys):
+    (tmp_path / "log").write_bytes(
+        "1::7::café::2024-01-01 10:00:00\n2::8::thé::2024-01-02 11:00:00\n".encode("latin-1")
+    )
+    assert main(["inspect", "--path", str(tmp_path / "log")]) == 0
+    streams = capsys.readouterr()
+    assert "days are too few" in streams.err
+    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
+    (tmp_path / "first.yaml").write_text(streams.out)
+    ingest = load_config(tmp_path / "first.yaml").ingest
+    assert (ingest.delimiter, ingest.encoding, len(ingest.columns)) == ("::", "iso-8859-1", 4)
+    assert main(["inspect", "--path", str(tmp_path / "log"), "--out", str(tmp_path / "log")]) == 2
