@@ -13,9 +13,6 @@ from learn_spark.core.schemas import ITEM_INDEX, ITEMS
 from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables
 
-ITEM_COLUMNS = "item_id string, valid_from timestamp, title string, category string, brand string, price double, \
-keywords string, attributes map<string,string>"
-
 
 def step_context(spark: SparkSession, config: Config) -> Context:
     """A context over a fresh lake; tables come into being when they are first read or written."""
@@ -31,12 +28,13 @@ def with_embedding(config: Config, **changes: object) -> Config:
 def item_row(item_id: str, day: str, title: str, **fields: object) -> tuple:
     """A row of `items`; what is not given is null."""
     names = ("category", "brand", "price", "keywords", "attributes")
-    return (item_id, datetime.fromisoformat(f"{day}T09:00:00+00:00"), title, *(fields.get(n) for n in names))
+    at = datetime.fromisoformat(f"{day}T09:00:00+00:00")
+    return (item_id, at, title, *(fields.get(n) for n in names), at.date())
 
 
 def add_items(context: Context, rows: Sequence[tuple]) -> None:
     """Appends item versions and numbers items that have no number yet, in the rows' order."""
-    context.tables.append(ITEMS.name, context.spark.createDataFrame(rows, ITEM_COLUMNS).coalesce(1))
+    context.tables.append(ITEMS.name, context.spark.createDataFrame(rows, ITEMS.columns_ddl).coalesce(1))
     known = {row.item_id: row.item_idx for row in context.tables.read(ITEM_INDEX.name).collect()}
     fresh = [item_id for item_id in dict.fromkeys(row[0] for row in rows) if item_id not in known]
     if fresh:

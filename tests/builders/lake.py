@@ -91,7 +91,7 @@ def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
     events = []
     for day in DayRange(config.windows.first_as_of, config.windows.end):
         for number in range(5):
-            user, item = rng.integers(USERS), rng.integers(1, ITEMS)
+            user, item = int(rng.integers(USERS)), int(rng.integers(1, ITEMS))
             if day == config.windows.towers_end + timedelta(days=1) and number == 0:
                 item = NEW_ITEM
             at = datetime(day.year, day.month, day.day, 9 + number, tzinfo=UTC)
@@ -104,7 +104,7 @@ def _histories(config: Config, events: list[tuple]) -> list[tuple]:
     for day in DayRange(config.windows.towers_end, config.windows.end + timedelta(days=1)):
         by_user: dict[str, list[tuple]] = {}
         for event in events:
-            if event[8] < day:
+            if event[-1] < day:
                 by_user.setdefault(event[1], []).append(event)
         for user, past in by_user.items():
             if day == config.windows.towers_end or past[-1][-1] == day - timedelta(days=1):

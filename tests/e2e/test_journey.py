@@ -116,14 +116,32 @@ def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
     assert versions(lake) == before
 
 
-def test_a_killed_run_is_finished_by_the_same_command(journey: Journey, tmp_path: Path) -> None:
-    """Killed between data files and commit: what was written is never read."""
-    kill_job(tmp_path, "ingest_events", when="lake/interactions/ds=*/*.parquet")
-    assert versions(tmp_path / "lake")["intervals"] == 0
-    done = run_job(tmp_path, "ingest_events")
+FRONT = ("--steps", "ingest_events,build_sequences")
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "lake/interactions/ds=*/*.parquet",  # data files without a commit
+        "lake/interactions/_delta_log/*1.json",  # a commit that the ledger does not have
+        "lake/user_history/ds=*/*.parquet",  # in the middle of the second step
+    ],
+)
+def test_a_killed_run_is_finished_by_the_same_command(journey: Journey, tmp_path: Path, when: str) -> None:
+    kill_job(tmp_path, "run_pipeline", *FRONT, when=when)
+    assert versions(tmp_path / "lake")["intervals"] == ("user_history" in when)
+    done = run_job(tmp_path, "run_pipeline", *FRONT)
     assert done.code == 0, done.err[-3000:]
-    for name in ("interactions", "rejects", "items", "item_index"):
+    for name in ("interactions", "rejects", "items", "item_index", "sequences", "user_history", "samples"):
         assert rows(tmp_path / "lake", name) == rows(journey[0] / "lake", name), name
+    assert run_job(tmp_path, "run_pipeline", *FRONT).code == 99
+
+
+def test_the_audit_finds_no_leak(journey: Journey) -> None:
+    done = run_job(journey[0], "audit_leakage")
+    assert done.code == 0, done.err[-3000:]
+    assert len(done.summary["audit"]) == 5
+    assert all(figure["rows"] > 0 and figure["leaks"] == 0 for figure in done.summary["audit"])
 
 
 def test_other_config_is_refused_without_restate(journey: Journey) -> None:

@@ -137,7 +137,7 @@ def result(context):
     save_models(context)
     days = feature_days(context.config)
     features = write_features(context, days)
-    context.ledger.record("write_features", dict.fromkeys(days, "f"), "run1", features, {}, 2.5)
+    context.ledger.record("write_features", dict.fromkeys(days, "f"), "run1", features, {}, {}, 2.5)
     before = context.tables.versions(TABLES)
     result = evaluate_features(context, [context.config.windows.end])
     assert context.tables.versions(TABLES) == before
@@ -157,7 +157,7 @@ def test_the_step_measures_both(context, result):
 
 def test_summary_and_report_come_from_ledger_and_tables(context, result):
     end, output = context.config.windows.end, context.config.output.dir
-    context.ledger.record("evaluate_features", {end: "f"}, "run1", result, {}, 4.0)
+    context.ledger.record("evaluate_features", {end: "f"}, "run1", result, {}, {}, 4.0)
     before = context.tables.versions(TABLES)
     summary = publish_report(context, peak_rss_mb=1234)
     assert context.tables.versions(TABLES) == before

@@ -160,3 +160,14 @@ def test_items_get_versions_and_stable_numbers(context, logs):
     after = {r.item_id: r.item_idx for r in context.tables.read("item_index").collect()}
     assert after == numbers | {"c": 3}
     assert context.tables.read("interactions").count() == 5
+
+
+def test_new_columns_are_warned_of(context, logs, capsys):
+    write_day(logs, DAY, [line()])
+    write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")], header=[*HEADER, "Channel"])
+    for day in days_of(DAY, "2011-11-02"):
+        result = ingest_events(context, [day])
+        context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
+        said = capsys.readouterr().err
+        assert ("new columns, which ingest.mapping does not use: Channel" in said) == (str(day) != DAY)
+        assert "Country" not in said

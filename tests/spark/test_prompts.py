@@ -6,8 +6,9 @@ import pytest
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from learn_spark.core.schemas import ITEMS
 from learn_spark.embedding.prompts import TEMPLATES, normalised, text_hash
-from tests.builders.items import ITEM_COLUMNS, item_row
+from tests.builders.items import item_row
 
 pytestmark = pytest.mark.spark
 
@@ -18,7 +19,7 @@ def evaluated(spark: SparkSession, texts: list[str | None], column: Column) -> l
 
 
 def rendered(spark: SparkSession, name: str, *rows: tuple) -> list[str]:
-    frame = spark.createDataFrame(list(rows), ITEM_COLUMNS).coalesce(1)
+    frame = spark.createDataFrame(list(rows), ITEMS.columns_ddl).coalesce(1)
     return [row[0] for row in frame.select(TEMPLATES[name].render()).collect()]
 
 

@@ -7,18 +7,23 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from pyspark.sql import functions as F
 
+from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import QualityError
 from learn_spark.core.schemas import INTERACTIONS
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
+from learn_spark.sequences.events import HeavyUser, heavy_users, limited, sided_events
+from learn_spark.sequences.histories import full_histories, sequences
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 from tests.builders.contexts import make_context
-from tests.oracles.sequences import naive_history, naive_is_due, naive_targets
+from tests.conftest import CONF
+from tests.oracles.sequences import naive_history, naive_is_due, naive_sample, naive_targets
 
 pytestmark = pytest.mark.spark
 
 NOW = datetime.now(UTC)
+DAY = date(2011, 11, 20)
 USERS = ["17850", "0042", "user ü", "ユーザー", "one event", "whale"]
 ITEMS = [f"item {n}" for n in range(30)]
 
@@ -37,8 +42,10 @@ def generated_log(config, seed):
     return rows
 
 
-@pytest.fixture
-def built(spark, config, request):
+@pytest.fixture(scope="module")
+def built(spark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequences")
+    config = load_config(CONF / "test.yaml", [f"lake.root={folder}/lake", f"output.dir={folder}/output"])
     context = make_context(spark, config)
     log = generated_log(config, seed=3)
     frame = spark.createDataFrame(
@@ -155,3 +162,51 @@ def _check_audit_sees_leaks(context, days):
 def test_as_of_is_exclusive_midnight():
     assert naive_history([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30) == []
     assert len(naive_targets([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30)) == 1
+
+
+@pytest.mark.parametrize("sampling", ["recent", "random"])
+def test_a_limit_on_heavy_users_changes_no_result(built, sampling):
+    context = built[0]
+    settings = context.config.sequences.model_copy(update={"sampling": sampling, "history_length": 3, "seed": 5})
+    events = sided_events(context.tables.read("interactions"), settings)
+    less = limited(events, [HeavyUser("whale", 600)], settings)
+    whale = F.col("user_id") == "whale"
+    assert less.where(whale).count() < events.where(whale).count()
+    assert less.where(~whale).count() == events.where(~whale).count()
+    splits = dict(list(as_of_dates(context.config).items())[:3])
+    pairs = [(full_histories(frame, DAY, settings), sequences(frame, splits, settings)) for frame in (events, less)]
+    for whole, cut in zip(*pairs, strict=True):
+        assert sorted(map(str, whole.collect())) == sorted(map(str, cut.collect()))
+
+
+def test_random_sampling_draws_from_the_whole_window(built):
+    context, purchases, *_ = built
+    settings = context.config.sequences.model_copy(update={"sampling": "random"})
+    as_of = max(as_of_dates(context.config))
+    events = sided_events(context.tables.read("interactions"), settings)
+    drawn = sequences(events, {as_of: "test"}, settings)
+    (row,) = drawn.where("user_id = 'whale'").collect()
+    window = naive_history(purchases["whale"], as_of, 10_000, settings.history_days)
+    expected = naive_sample([(ts, tie, item) for ts, tie, item in window], settings.history_length)
+    assert row.hist_items[: row.hist_len] == [item for _, _, item in expected]
+    assert row.hist_items != row.hist_items[: row.hist_len] or expected != window[-settings.history_length :]
+
+
+def test_heavy_users_are_found_by_a_sample(spark):
+    log = spark.range(4_000_000).select(
+        F.when(F.col("id") % 2 == 0, F.lit("whale")).otherwise(F.col("id").cast("string")).alias("user_id")
+    )
+    (whale,) = heavy_users(log)
+    assert whale.user_id == "whale"
+    assert 1_800_000 < whale.events < 2_200_000
+    assert heavy_users(log.where("user_id <> 'whale'")) == []
+
+
+def test_too_short_sequences_are_left_out(built):
+    context = built[0]
+    settings = context.config.sequences.model_copy(update={"min_history": 5, "min_targets": 2})
+    events = sided_events(context.tables.read("interactions"), settings)
+    rows = sequences(events, as_of_dates(context.config), settings).select("user_id", "as_of", "hist_len", "tar_len")
+    written = context.tables.read("sequences").where("hist_len >= 5 AND tar_len >= 2").select(*rows.columns)
+    assert 0 < written.count() < context.tables.read("sequences").count()
+    assert sorted(map(str, rows.collect())) == sorted(map(str, written.collect()))
