@@ -67,7 +67,7 @@ class _Builder:
         first = self._context.config.windows.towers_end
         later, rows = [day for day in days if day > first], 0
         if first in days:
-            events = self._limited(self._events(self._reach(first), first))
+            events = self._limited(self._events(self._reach(first), first), sampling="recent")
             full = full_histories(events, first, self._settings)
             rows += self._tables.overwrite_days("user_history", full, [first])
         if later:
@@ -102,6 +102,8 @@ class _Builder:
         self.rows_in += events.count()
         return events
 
-    def _limited(self, events: DataFrame) -> DataFrame:
+    def _limited(self, events: DataFrame, sampling: str | None = None) -> DataFrame:
+        """With a rank limit for heavy users; `sampling` where it is not that of the config."""
         self.heavy = self.heavy or heavy_users(events)
-        return limited(events, self.heavy, self._settings)
+        changes = {"sampling": sampling} if sampling else {}
+        return limited(events, self.heavy, self._settings.model_copy(update=changes))

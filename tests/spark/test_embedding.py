@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from learn_spark.core import schemas
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError, QualityError
-from learn_spark.core.schemas import ITEMS
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.job import embed_items
@@ -194,7 +194,7 @@ def test_pinned_versions_never_look_past_the_pin(spark: SparkSession) -> None:
             item_row("D", "2011-11-15", "last day"),
             ("D", midnight, *item_row("D", "2011-11-16", "the pin itself")[2:]),
         ],
-        ITEMS.columns_ddl,
+        schemas.ITEMS.columns_ddl,
     )
     chosen = pinned_versions(items_df, pin=date(2011, 11, 16), before=END)
     titles = {"A": "before the pin", "B": "born after the pin", "D": "last day"}

@@ -174,9 +174,24 @@ def test_a_limit_on_heavy_users_changes_no_result(built, sampling):
     assert less.where(whale).count() < events.where(whale).count()
     assert less.where(~whale).count() == events.where(~whale).count()
     splits = dict(list(as_of_dates(context.config).items())[:3])
-    pairs = [(full_histories(frame, DAY, settings), sequences(frame, splits, settings)) for frame in (events, less)]
-    for whole, cut in zip(*pairs, strict=True):
+    frames = [sequences(frame, splits, settings) for frame in (events, less)]
+    if sampling == "recent":
+        frames += [full_histories(frame, DAY, settings) for frame in (events, less)]
+    for whole, cut in zip(frames[::2], frames[1::2], strict=True):
         assert sorted(map(str, whole.collect())) == sorted(map(str, cut.collect()))
+
+
+def test_histories_are_recent_whatever_is_sampled(built, monkeypatch):
+    """What the features use: a rank limit for a random sample would lose the newest events."""
+    context = built[0]
+    before = sorted(map(str, context.tables.read("user_history").where("user_id = 'whale'").collect()))
+    settings = context.config.sequences.model_copy(update={"sampling": "random"})
+    drawn = make_context(context.spark, context.config.model_copy(update={"sequences": settings}))
+    monkeypatch.setattr("learn_spark.sequences.job.heavy_users", lambda events: [HeavyUser("whale", 600)])
+    build_sequences(drawn, [context.config.windows.towers_end])
+    after = sorted(map(str, context.tables.read("user_history").where("user_id = 'whale'").collect()))
+    assert before == after
+    build_sequences(context, [context.config.windows.towers_end])
 
 
 def test_random_sampling_draws_from_the_whole_window(built):
