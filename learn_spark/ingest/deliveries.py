@@ -72,9 +72,9 @@ def write_events(tables: Tables, fresh: DataFrame, days: Sequence[date], setting
     before = _late(tables.read("interactions").where(near).where(own))
     after = _late(fresh)
     held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, "ds", F.col("known_on").alias("load_day"))
-    gone = held_later.localCheckpoint()
+    gone = None if held_later.isEmpty() else held_later.localCheckpoint()
     rows = tables.overwrite_where("interactions", fresh, f"({near}) AND ({own})")
-    if not gone.isEmpty():
+    if gone is not None:
         tables.delete_matching("interactions", gone, _near(days, settings, "kept.ds"))
     return Written(rows, {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})})
 

@@ -19,15 +19,15 @@ from tests.conftest import CONF
 
 pytestmark = pytest.mark.spark
 
-START, FEATURES, END = date(2011, 11, 1), date(2011, 11, 5), date(2011, 11, 9)
+START, FEATURES, END = date(2011, 11, 1), date(2011, 11, 4), date(2011, 11, 8)
 LATE_DAYS = 2
 STEPS = ("ingest_events", "build_sequences")
 WINDOWS = {
     "first_as_of": "2011-11-02",
     "towers_end": FEATURES,
-    "cvr_end": "2011-11-06",
-    "ranker_train_end": "2011-11-07",
-    "end": "2011-11-08",
+    "cvr_end": "2011-11-05",
+    "ranker_train_end": "2011-11-06",
+    "end": "2011-11-07",
 }
 
 
@@ -141,7 +141,7 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
     hole = date(2011, 11, 3)
     for start, end in ((START, hole), (hole + timedelta(days=1), END), (hole, hole + timedelta(days=1))):
         plan = as_plan({"ingest_events": list(DayRange(start, end))})
-        run_plan(plan, mixed.again(), RunOptions(step_days=2, max_parallel=2))
+        run_plan(plan, mixed.again(), RunOptions(step_days=3, max_parallel=2))
     mixed.run(START, END)
     numbers = ("item_idx",)  # given in the order of loading
     assert mixed.table("interactions", numbers) == scheduled.table("interactions", numbers)
