@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import QualityError
 from learn_spark.core.ingest_settings import IngestSettings, ItemsSettings
-from learn_spark.ingest.check import LogFile, check_files
+from learn_spark.ingest.check import check_files
 from learn_spark.ingest.fields import mapped, mapped_time
-from learn_spark.ingest.files import catalogue_files, load_day
+from learn_spark.ingest.files import catalogue_files
 from learn_spark.ingest.parse import (
     TEXTS,
     described,
@@ -23,6 +22,7 @@ from learn_spark.ingest.parse import (
     value_reasons,
 )
 from learn_spark.ingest.readers import RAW, check_headers, read_lines
+from learn_spark.ingest.rejects import in_words, unreadable_files
 
 COLUMNS = ("item_id", *TEXTS, "price", "attributes", "valid_from", "raw", "reason", "source_file", "load_day")
 
@@ -44,14 +44,14 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
     good = [file for file in files if not file.problem]
     bad = [file for file in files if file.problem]
     if bad and (len(bad) > settings.max_bad_files or not good):
-        named = "; ".join(f"{file.path}: {file.problem}" for file in bad[:3])
-        raise QualityError(
-            f"{len(bad)} unreadable catalogue files, ingest.max_bad_files allows {settings.max_bad_files}: {named}"
-        )
+        allowed = f"ingest.max_bad_files allows {settings.max_bad_files}"
+        raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):
         print(f"ingest.items: not mapped: {', '.join(unmapped)}", file=sys.stderr)
     items = _with_items(read_lines(spark, settings.items, good), settings.items, settings.start)
-    return items.unionByName(_bad_files(spark, settings, bad), allowMissingColumns=True) if bad else items
+    if not bad:
+        return items
+    return items.unionByName(unreadable_files(spark, settings.items, settings.start, bad), allowMissingColumns=True)
 
 
 def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:
@@ -74,10 +74,3 @@ def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataF
         **value_reasons(mapping, is_described=True),
     }
     return parsed.withColumn("reason", first_of(reasons)).select(*COLUMNS)
-
-
-def _bad_files(spark: SparkSession, settings: IngestSettings, bad: Sequence[LogFile]) -> DataFrame:
-    rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
-    frame = spark.createDataFrame(rows, "reason string, raw string, source_file string, path string")
-    day = F.coalesce(load_day(settings.items, F.col("path")), F.lit(settings.start))
-    return frame.withColumn("load_day", day).drop("path")

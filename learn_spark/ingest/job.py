@@ -51,7 +51,8 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """
     settings = context.config.ingest
     delivery = _delivery(context, days)
-    bad_lines = unreadable_files(context.spark, settings, delivery.bad)
+    bad_lines = unreadable_files(context.spark, settings, settings.start, delivery.bad)
+    bad_lines = bad_lines.withColumnRenamed("load_day", "ds")
     if not delivery.good:
         context.tables.overwrite_days("rejects", bad_lines, delivery.days)
         first = delivery.bad[0]

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import QualityError
-from learn_spark.core.ingest_settings import IngestSettings
+from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.files import load_day
@@ -23,21 +23,26 @@ def rejected_lines(lines: DataFrame) -> DataFrame:
     return rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
 
 
-def unreadable_files(spark: SparkSession, settings: IngestSettings, bad: Sequence[LogFile]) -> DataFrame:
+def unreadable_files(spark: SparkSession, source: SourceSettings, start: date, bad: Sequence[LogFile]) -> DataFrame:
+    """A row a file: reason, raw, source_file, load_day (`start` where file names hold none)."""
     rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
     frame = spark.createDataFrame(rows, "reason string, raw string, source_file string, path string")
-    day = F.coalesce(load_day(settings, F.col("path")), F.lit(settings.start))
-    return frame.withColumn("ds", day).drop("path")
+    day = F.coalesce(load_day(source, F.col("path")), F.lit(start))
+    return frame.withColumn("load_day", day).drop("path")
+
+
+def in_words(bad: Sequence[LogFile]) -> str:
+    """The first few of them, each with its problem."""
+    return "; ".join(f"{file.path}: {file.problem}" for file in bad[:3])
 
 
 def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: IngestSettings) -> None:
     for file in bad:
         print(f"ingest_events: {file.path}: {file.problem}", file=sys.stderr)
     if len(bad) > settings.max_bad_files:
-        named = "; ".join(f"{file.path}: {file.problem}" for file in bad[:3])
         raise QualityError(
             f"{len(bad)} unreadable files, ingest.max_bad_files allows {settings.max_bad_files}:"
-            f" {named}; nothing published"
+            f" {in_words(bad)}; nothing published"
         )
     _stop_above_reject_share(counts, settings)
 

@@ -1,10 +1,10 @@
 """Histories and targets around as-of dates: frame in, frame out.
 
 What it costs at 12 M users and 10 months: a full build is one scan of narrow columns, one shuffle by user (about 50
-bytes an event before compression), one sort in numpy, then a binary search a user and as-of date. An increment reads
-the newest stored history of the active users and the new days' events, and shuffles only those. A task holds its
-partition's events (about 60 bytes each); heavy users are limited before the shuffle, so its size does not depend on
-the longest user.
+bytes an event before compression), one sort in numpy, then a binary search a user and as-of date. An increment
+scans the histories stored since the first feature day and the new days' events, and shuffles what belongs to the active
+users. A task holds its partition's events (about 60 bytes each); in full builds heavy users are limited before the
+shuffle, so its size does not depend on the longest user.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.core.days import ONE_DAY, days_predicate
+from learn_spark.core.schemas import SEQUENCES, USER_HISTORY
 from learn_spark.core.settings import SequenceSettings
 from learn_spark.sequences.cuts import Cut, Keep, UserEvents, cut
 from learn_spark.sequences.events import HISTORY, packed
 
 BATCH_USERS = 4096
-DAY_SECONDS = 86_400
-_HISTORY_SCHEMA = "user_id string, ds date, item_idx array<int>, event_ts array<bigint>"
-SEQUENCE_SCHEMA = (
-    "user_id string, as_of date, hist_items array<int>, hist_ts array<bigint>, hist_len int,"
-    " tar_items array<int>, tar_ts array<bigint>, tar_len int, split string, position int"
-)
 
 
 def full_histories(events: DataFrame, day: date, settings: SequenceSettings) -> DataFrame:
@@ -42,7 +37,7 @@ def full_histories(events: DataFrame, day: date, settings: SequenceSettings) -> 
         for log, users in user_batches(batches):
             yield _history_rows(log, users, day, settings)
 
-    return packed(_of_history(events)).mapInArrow(rows, _HISTORY_SCHEMA)
+    return packed(_of_history(events)).mapInArrow(rows, USER_HISTORY.columns_ddl)
 
 
 def next_histories(
@@ -72,7 +67,7 @@ def next_histories(
                 is_active = log.history.until(users, _epoch(day)) > log.history.until(users, _epoch(eve))
                 yield _history_rows(log, users[is_active], day, settings)
 
-    return packed(fresh, newest).mapInArrow(rows, _HISTORY_SCHEMA)
+    return packed(fresh, newest).mapInArrow(rows, USER_HISTORY.columns_ddl)
 
 
 def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceSettings) -> DataFrame:
@@ -89,7 +84,7 @@ def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceS
             for as_of, split in splits.items():
                 yield _sequence_rows(log, users, as_of, split, settings)
 
-    return packed(events).mapInArrow(rows, SEQUENCE_SCHEMA)
+    return packed(events).mapInArrow(rows, SEQUENCES.columns_ddl)
 
 
 def _of_history(events: DataFrame) -> DataFrame:
@@ -110,7 +105,7 @@ def _history_rows(log: UserEvents, users: np.ndarray, day: date, settings: Seque
     history = _history(log, users, day, settings, "last")
     has_events = history.lengths > 0
     columns = [*_named(log, users[has_events], day), *history.of_rows(has_events).lists()]
-    return pa.RecordBatch.from_arrays(columns, names=_names(_HISTORY_SCHEMA))
+    return pa.RecordBatch.from_arrays(columns, names=USER_HISTORY.names)
 
 
 def _sequence_rows(
@@ -147,7 +142,7 @@ def sequence_batch(
         pa.array(splits.tolist(), pa.string()),
         pa.array(positions.astype(np.int32)),
     ]
-    return pa.RecordBatch.from_arrays(columns, names=_names(SEQUENCE_SCHEMA))
+    return pa.RecordBatch.from_arrays(columns, names=SEQUENCES.names)
 
 
 def _history(log: UserEvents, users: np.ndarray, as_of: date, settings: SequenceSettings, keep: Keep) -> Cut:
@@ -157,10 +152,6 @@ def _history(log: UserEvents, users: np.ndarray, as_of: date, settings: Sequence
 
 def _named(log: UserEvents, users: np.ndarray, day: date) -> tuple[pa.Array, pa.Array]:
     return log.names.take(pa.array(users)), pa.array([day] * len(users), pa.date32())
-
-
-def _names(schema: str) -> list[str]:
-    return [column.split()[0] for column in schema.split(", ")]
 
 
 def _epoch(day: date) -> int:

@@ -9,14 +9,14 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.core.schemas import SEQUENCES
 from learn_spark.core.settings import SequenceSettings
 from learn_spark.sequences.cuts import Cut, UserEvents
 from learn_spark.sequences.events import packed
-from learn_spark.sequences.histories import SEQUENCE_SCHEMA, sequence_batch, user_batches
+from learn_spark.sequences.histories import sequence_batch, user_batches
 
 BATCH_USERS = 512
 
@@ -26,7 +26,7 @@ def core_of(events: DataFrame, least: int) -> DataFrame:
 
     A round is two counts and two joins, written to executors' disks; a log's core is reached in a few.
     """
-    kept, before = events.persist(StorageLevel.MEMORY_AND_DISK), -1
+    kept, before = events.localCheckpoint(), -1
     size = kept.count()
     while size != before:
         for key in ("user_id", "item_idx"):
@@ -50,7 +50,7 @@ def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> Dat
         for log, users in user_batches(batches, BATCH_USERS):
             yield _rows(log, users, day, settings)
 
-    return packed(core).mapInArrow(rows, SEQUENCE_SCHEMA)
+    return packed(core).mapInArrow(rows, SEQUENCES.columns_ddl)
 
 
 def _rows(log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings) -> pa.RecordBatch:
