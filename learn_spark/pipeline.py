@@ -7,6 +7,7 @@ from learn_spark.core.config import Config
 from learn_spark.core.days import ONE_DAY, DayRange
 from learn_spark.core.steps import Plan, Step
 from learn_spark.embedding.job import embed_items
+from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.features.job import write_features
 from learn_spark.features.release import FEATURE_TABLES
@@ -117,7 +118,7 @@ STEPS = {
             evaluate_features,
             ("evaluation", "retrieval"),
             _evaluation_needs,
-            reads=(*FEATURE_TABLES, "samples", "sequences", "interactions", "items", "item_index"),
+            reads=EVALUATED,
         ),
     )
 }

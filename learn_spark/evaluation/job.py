@@ -7,7 +7,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 
 from learn_spark.core.days import ONE_DAY, DayRange
-from learn_spark.core.ledger import StepResult
+from learn_spark.core.ledger import StepResult, fingerprint
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.ranking import BASE_COLUMNS, CATEGORICAL, PAIR_KEY, ranker_rows, tail_events
@@ -31,13 +31,16 @@ READS = (
 def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     """Measures the features of all feature days; `days` is the day on which the windows end.
 
+    Snapshots and figures bear the versions of the tables that they were made from: a killed run finds what it
+    finished, and late events lead to new figures.
+
     Returns:
         `details`: `retrieval` and `ranker`, as `models.evaluate_retrieval` and `models.evaluate_ranker` name
         their figures.
     """
     windows = context.config.windows
     release = plan_release(context, list(DayRange(windows.towers_end, windows.end + ONE_DAY)))
-    mark = context.mark("evaluate_features", windows.end)
+    mark = fingerprint(context.mark("evaluate_features", windows.end), context.tables.versions(READS))
     retrieval, retrieval_rows = _retrieval(context, release, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)
     details = {"retrieval": retrieval, "ranker": ranker}

@@ -187,3 +187,16 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
     (run,) = client.search_runs([experiment])
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"index.html", "summary.json"}
     assert run.data.metrics["ranker.auc_with"] == result.details["ranker"]["auc_with"]
+
+
+def test_other_rows_are_measured_anew_and_equal_ones_are_found(context, result):
+    """A killed run finds what it finished; late events, which change tables and no config, lead to new figures."""
+    end, folder = [context.config.windows.end], context.tables.artifact("evaluation")
+    finished = set(folder.iterdir())
+    assert evaluate_features(context, end).details == result.details
+    assert set(folder.iterdir()) == finished
+    late = context.tables.read("samples").where("stage = 'ranker_test'").limit(1)
+    context.tables.append("samples", late.withColumn("event_ts", F.expr("event_ts + INTERVAL 1 MINUTE")))
+    ranker = evaluate_features(context, end).details["ranker"]
+    assert sum(ranker["rows"].values()) == sum(result.details["ranker"]["rows"].values()) + 1
+    assert set(folder.iterdir()) > finished
