@@ -11,16 +11,16 @@ from pathlib import Path
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
 from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, TemporaryError
-from learn_spark.core.ledger import Ledger
+from learn_spark.core.ledger import Ledger, Recorded, pieces
 from learn_spark.core.progress import Progress
 from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks, Plan, Rows, missing, with_stale_days
 from learn_spark.core.tables import Tables
-from learn_spark.estimate import estimate_lines, expected_rows
+from learn_spark.estimate import estimate_lines, expected_encoding, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.summary import headline
+from learn_spark.evaluation.summary import headline, totals
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
@@ -160,7 +160,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
                 followed = with_stale_days(plan, recorded) if name == BACKFILL else plan
                 todo = missing(followed, config, mark, recorded, args.restate)
                 if args.dry_run:
-                    return _print_plan(todo, config, recorded, summary)
+                    return _print_plan(todo, config, recorded, summary, context)
                 return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
@@ -186,7 +186,7 @@ def _execute(
         report = run_plan(plan, context, options)
         failures = report.failures
         summary["run_id"] = report.run_id
-        summary["steps"] = _steps_done(report, context)
+        summary["steps"] = steps_done(report, context)
         summary["failures"] = [str(failure) for failure in failures]
     else:
         context.progress.say("nothing is missing, nothing was recomputed")
@@ -214,21 +214,20 @@ def _audit(context: Context, summary: dict[str, object]) -> int:
     return 0
 
 
-def _steps_done(report: RunReport, context: Context) -> dict[str, object]:
+def steps_done(report: RunReport, context: Context) -> dict[str, object]:
+    """Each step's days, sums and own figures; of several pieces, the figures piece by piece."""
     recorded = context.ledger.recorded()
     done = {}
     for step, days in report.done:
-        if not days:
-            continue
-        row = recorded[step.name, days[-1]]
-        done[step.name] = {
-            "days": [str(span) for span in contiguous(days)],
-            "rows_in": row.rows_in,
-            "rows_out": row.rows_out,
-            "seconds": row.seconds,
-            **row.details,
-        }
+        parts = [_figures(rows) | rows[-1].details for rows in pieces(recorded[step.name, day] for day in days)]
+        if parts:
+            whole = _figures([recorded[step.name, day] for day in days])
+            done[step.name] = parts[0] if len(parts) == 1 else whole | {"pieces": parts}
     return done
+
+
+def _figures(rows: list[Recorded]) -> dict[str, object]:
+    return {"days": [str(span) for span in contiguous(row.day for row in rows)], **totals(rows)}
 
 
 def _asked_days(name: str, args: Namespace, config: Config) -> dict[str, list[date]]:
@@ -260,15 +259,26 @@ def _asked_steps(name: str, args: Namespace) -> list[str]:
     return asked
 
 
-def _print_plan(plan: Plan, config: Config, recorded: Rows, summary: dict[str, object]) -> int:
+def _print_plan(
+    plan: Plan, config: Config, recorded: Rows, summary: dict[str, object], context: Context | None = None
+) -> int:
+    """Days, tables and sizes: from the lake, or without one (no `context`), from the config's `scale`."""
+    estimate: dict[str, object] = {}
     lines = ["plan (what the ledger does not have):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
-        rows = expected_rows(step.name, len(days), recorded)
+        rows = estimate[step.name] = expected_rows(step.name, len(days), recorded)
         size = f"about {rows:,} rows" if rows is not None else "rows: see below"
         lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
         lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
-    print("\n".join([*lines, *estimate_lines(config)]), flush=True)
+        if step.name == "embed_items" and context and recorded:
+            encoding = expected_encoding(plan, context)
+            lines.append(f"     at most {encoding} at {config.scale.device_tflops:g} TFLOP/s")
+            summary["encoding"] = vars(encoding)
+    if None in estimate.values() or not recorded:
+        lines += estimate_lines(config)
+    print("\n".join(lines), flush=True)
     summary["plan"] = {step.name: [str(day) for day in days] for step, days in plan}
+    summary["rows"] = estimate
     return 0 if plan else NOTHING_TO_DO
 
 

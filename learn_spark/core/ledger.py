@@ -24,18 +24,20 @@ class StepResult:
     Attributes:
         rows_in, rows_out: rows read and written.
         details: the step's own figures for summary and report; JSON values.
-        touched: other days than its own whose rows it changed.
     """
 
     rows_in: int
     rows_out: int
     details: dict[str, Any] = field(default_factory=dict)
-    touched: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A row of the ledger; stale where late events changed what it was made from."""
+    """A row of the ledger; stale where late events changed what it was made from.
+
+    Rows and seconds are those of the piece of a run that did the day, and stand in all its days; its details stand in
+    its last day only.
+    """
 
     step: str
     day: date
@@ -47,11 +49,24 @@ class Recorded:
     details: dict[str, Any]
     is_stale: bool = False
 
+    @property
+    def run(self) -> str:
+        """The run without its piece."""
+        return self.run_id.partition(".")[0]
+
 
 def fingerprint(*parts: object) -> str:
     """16 hex digits of anything that JSON can hold (other values by their text)."""
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pieces(rows: Iterable[Recorded]) -> list[list[Recorded]]:
+    """Rows by the piece of a run that did them, each piece's by day: what figures are counted once for."""
+    found: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.day):
+        found[row.step, row.run_id].append(row)
+    return list(found.values())
 
 
 class Ledger:
@@ -89,7 +104,7 @@ class Ledger:
         output_versions: Mapping[str, int],
         seconds: float,
     ) -> None:
-        """Marks days of a step as done, in place of what was recorded for them."""
+        """Marks days of a step as done, in place of what was recorded for them; the last gets the details."""
         common = (
             DONE,
             run_id,
@@ -98,10 +113,9 @@ class Ledger:
             result.rows_in,
             result.rows_out,
             seconds,
-            json.dumps(result.details, default=str),
-            datetime.now(UTC),
         )
-        rows = [(step, day, mark, *common) for day, mark in fingerprints.items()]
+        details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
+        rows = [(step, day, mark, *common, details if day == last else "{}", now) for day, mark in fingerprints.items()]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
 

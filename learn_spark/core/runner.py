@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from itertools import count
 from pathlib import Path
 from threading import Event
 
@@ -108,14 +109,14 @@ def _run_chunks(
     """Runs pieces of a step, overlapping where it allows that; unless `keep_going`, the first failure ends it."""
     stopped = Event()
 
-    def run(chunk: list[date]) -> Failure | None:
-        failure = None if stopped.is_set() else _run_chunk(step, chunk, label, run_id, context)
+    def run(number: int, chunk: list[date]) -> Failure | None:
+        failure = None if stopped.is_set() else _run_chunk(step, chunk, label, f"{run_id}.{number}", context)
         if failure and not options.keep_going:
             stopped.set()
         return failure
 
     with ThreadPoolExecutor(max_workers=options.max_parallel if step.overlaps else 1) as pool:
-        failures = [failure for failure in pool.map(run, chunks) if failure]
+        failures = [failure for failure in pool.map(run, count(1), chunks) if failure]
     if failures and not options.keep_going:
         raise failures[0].error
     return failures
@@ -148,11 +149,6 @@ def _run_days(step: Step, days: list[date], label: str, run_id: str, context: Co
     seconds = round(time.monotonic() - started, 2)
     marks = {day: context.mark(step.name, day) for day in days}
     with context.publishing:
-        changed = [(step.name, day) for day in result.touched]
-        stale = context.mark.touched_by(changed, context.ledger.recorded()) if changed else []
-        context.ledger.mark_stale(stale)
         written = context.tables.versions(step.writes)
         context.ledger.record(step.name, marks, run_id, result, input_versions, written, seconds)
-    if stale:
-        context.progress.say(f"late events of {spans(result.touched)} made {len(stale)} recorded days of steps stale")
     context.progress.end(f"{result.rows_in:,} rows in, {result.rows_out:,} out, {seconds:.1f} s")

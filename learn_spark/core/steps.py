@@ -113,6 +113,17 @@ class Context:
     progress: Progress
     publishing: RLock = field(default_factory=RLock)
 
+    def touch(self, step: str, days: Iterable[date]) -> None:
+        """Marks stale what was made from these days of a step, whose rows are about to change.
+
+        Before they change: whenever the run is killed, its next try finds the marks or sets them.
+        """
+        days = list(days)
+        rows = self.mark.touched_by([(step, day) for day in days], self.ledger.recorded()) if days else []
+        if rows:
+            self.ledger.mark_stale(rows)
+            self.progress.say(f"late events of {spans(days)} make {len(rows)} recorded days of steps stale")
+
 
 def missing(plan: Plan, config: Config, mark: Marks, recorded: Rows, restate: bool = False) -> Plan:
     """The part of a plan that the ledger does not have, or has as stale.

@@ -104,13 +104,17 @@ class Tables:
         return Path(self._created(name)) / "_delta_log"
 
     def _rows_written(self, name: str, before: int) -> int:
-        """What Delta's newest commit says that it wrote; nothing to write or replace makes no commit."""
+        """Rows of the newest commit, without those that it copied because they share a file with replaced ones.
+
+        Nothing to write or replace makes no commit.
+        """
         version = self.version(name)
         if version == before:
             return 0
         with (self._log(name) / f"{version:020d}.json").open(encoding="utf-8") as commit:
             info = next(action["commitInfo"] for action in map(json.loads, commit) if "commitInfo" in action)
-        return int(info["operationMetrics"].get("numOutputRows", 0))
+        output, copied = (int(info["operationMetrics"].get(f"num{kind}Rows", 0)) for kind in ("Output", "Copied"))
+        return output - copied
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
         """The contract's columns in order and type; gathered by partition, so that a day is few files."""

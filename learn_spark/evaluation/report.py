@@ -11,7 +11,7 @@ from learn_spark.core.ledger import Recorded
 from learn_spark.core.schemas import RELEASES, TABLES
 from learn_spark.core.steps import Context
 from learn_spark.evaluation import charts
-from learn_spark.evaluation.summary import REPORT, SUMMARY, build_summary, newest_details, write_json
+from learn_spark.evaluation.summary import REPORT, SUMMARY, build_summary, newest_details, totals, write_json
 from learn_spark.evaluation.tracking import log_report
 
 STAGES = {
@@ -86,6 +86,7 @@ def render(
         trials=TRIALS,
         scorers=SCORERS,
         details=details,
+        duplicates=sum(row.details.get("duplicates", 0) for row in recorded),
         release=release,
         health=details["write_features"],
         charts=_charts(summary, details),
@@ -161,7 +162,7 @@ def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
     """One line a run of a step, in the order of the journey."""
     by_run: dict[tuple[str, str], list[Recorded]] = {}
     for row in recorded:
-        by_run.setdefault((row.step, row.run_id), []).append(row)
+        by_run.setdefault((row.step, row.run), []).append(row)
     lines = [
         {
             "step": step,
@@ -169,9 +170,7 @@ def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
             "first": min(row.day for row in rows),
             "last": max(row.day for row in rows),
             "days": len(rows),
-            "rows_in": rows[0].rows_in,
-            "rows_out": rows[0].rows_out,
-            "seconds": rows[0].seconds,
+            **totals(rows),
         }
         for (step, run_id), rows in by_run.items()
     ]

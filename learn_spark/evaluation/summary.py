@@ -1,13 +1,13 @@
 """`summary.json`: what the lake holds and how good it is, out of the ledger and the tables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyspark.sql import functions as F
 
 from learn_spark.core.config import Config
-from learn_spark.core.ledger import Recorded
+from learn_spark.core.ledger import Recorded, pieces
 from learn_spark.core.schemas import RELEASES, TABLES
 from learn_spark.core.steps import Context
 
@@ -19,7 +19,7 @@ def build_summary(context: Context) -> dict[str, object]:
     """The summary but for `peak_rss_mb`, which only the caller knows.
 
     Returns:
-        stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over the runs whose days the ledger has;
+        stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over what did the days that the ledger has;
         tables.<name>.{path, version, rows}; rejects by reason; release_id; retrieval and ranker (null before
         `evaluate_features` has run).
     """
@@ -36,8 +36,8 @@ def build_summary(context: Context) -> dict[str, object]:
 
 
 def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
-    """The figures of the step's newest day; empty where it has not run."""
-    rows = [row for row in recorded if row.step == step]
+    """The step's newest figures; empty where it has not run."""
+    rows = [row for row in recorded if row.step == step and row.details]
     return max(rows, key=lambda row: row.day).details if rows else {}
 
 
@@ -84,18 +84,23 @@ def _signed(value: float | None) -> str:
 
 
 def _stages(recorded: list[Recorded]) -> dict[str, dict[str, object]]:
-    """A run's figures stand in every row of its days: each run counts once."""
-    runs = {(row.step, row.run_id): row for row in recorded}
-    stages: dict[str, dict[str, object]] = {}
-    for row in runs.values():
-        stage = stages.setdefault(row.step, {"seconds": 0.0, "rows_in": 0, "rows_out": 0, "days": 0, "runs": 0})
-        stage["seconds"] = round(stage["seconds"] + row.seconds, 2)
-        stage["rows_in"] += row.rows_in
-        stage["rows_out"] += row.rows_out
-        stage["runs"] += 1
+    by_step: dict[str, list[Recorded]] = {}
     for row in recorded:
-        stages[row.step]["days"] += 1
-    return stages
+        by_step.setdefault(row.step, []).append(row)
+    return {
+        step: {**totals(rows), "days": len(rows), "runs": len({row.run for row in rows})}
+        for step, rows in by_step.items()
+    }
+
+
+def totals(rows: Iterable[Recorded]) -> dict[str, float]:
+    """Seconds and rows of what did these days."""
+    firsts = [piece[0] for piece in pieces(rows)]
+    return {
+        "seconds": round(sum(row.seconds for row in firsts), 2),
+        "rows_in": sum(row.rows_in for row in firsts),
+        "rows_out": sum(row.rows_out for row in firsts),
+    }
 
 
 def _rejects(context: Context) -> dict[str, int]:

@@ -3,7 +3,7 @@
 An event that is delivered several times belongs to its earliest delivery, in whatever order the days are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -57,7 +57,13 @@ def without_known(tables: Tables, events: DataFrame, days: Sequence[date], setti
     return marked.where("known_on IS NULL OR known_on > load_day")
 
 
-def write_events(tables: Tables, fresh: DataFrame, days: Sequence[date], settings: IngestSettings) -> Written:
+def write_events(
+    tables: Tables,
+    fresh: DataFrame,
+    days: Sequence[date],
+    settings: IngestSettings,
+    touch: Callable[[Iterable[date]], None],
+) -> Written:
     """Replaces what the deliveries of these days hold, late events in their own `ds`.
 
     Args:
@@ -65,18 +71,21 @@ def write_events(tables: Tables, fresh: DataFrame, days: Sequence[date], setting
         fresh: what `without_known` leaves, with all columns of `interactions`.
         days: delivery days.
         settings: how late an event may be.
+        touch: is told of the other days that will change, before they do.
     """
     if not _can_be_late(settings):
         return Written(tables.overwrite_days("interactions", fresh, days), {})
     own, near = days_predicate("load_day", days), _near(days, settings)
     before = _late(tables.read("interactions").where(near).where(own))
     after = _late(fresh)
+    late = {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})}
+    touch(late)
     held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, "ds", F.col("known_on").alias("load_day"))
     gone = None if held_later.isEmpty() else held_later.localCheckpoint()
     rows = tables.overwrite_where("interactions", fresh, f"({near}) AND ({own})")
     if gone is not None:
         tables.delete_matching("interactions", gone, _near(days, settings, "kept.ds"))
-    return Written(rows, {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})})
+    return Written(rows, late)
 
 
 def _can_be_late(settings: IngestSettings) -> bool:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row
@@ -102,7 +102,8 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
         number_items(tables, described, fresh)
         write_items(tables, described, days)
         numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
-        return write_events(tables, numbered.withColumn("ingested_at", F.lit(datetime.now(UTC))), days, settings)
+        stamped = numbered.withColumn("ingested_at", F.lit(datetime.now(UTC)))
+        return write_events(tables, stamped, days, settings, partial(context.touch, "ingest_events"))
     finally:
         fresh.unpersist()
 
@@ -125,7 +126,6 @@ def _result(counts: list[Row], delivery: _Delivery, written: Written) -> StepRes
     return StepResult(
         rows_in=sum(row["count"] for row in counts),
         rows_out=written.rows,
-        touched=tuple(written.late),
         details={
             "files": len(files),
             "bytes": sum(file.bytes for file in files),

@@ -102,6 +102,10 @@ def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
     assert plan.code == 0
     assert re.search(r"1\. ingest_events +2 days +2011-11-27 \.\. 2011-11-28", plan.out)
     assert "train_towers" not in plan.out
+    assert "estimated sizes" not in plan.out, "the lake knows better than the config"
+    assert set(plan.summary["rows"]) == set(plan.summary["plan"])
+    assert all(rows > 0 for rows in plan.summary["rows"].values())
+    assert 0 < plan.summary["encoding"]["texts"] < relation(folder / "lake", "item_index").count("*").fetchall()[0][0]
     done = run_job(folder, "run_backfill", *days)
     assert done.code == 0, done.err[-5000:]
     lake = folder / "lake"

@@ -1,15 +1,18 @@
 """Days loaded one by one, at once, in pieces or in another order leave equal tables, late events included."""
 
 import random
+import shutil
 from collections import Counter
 from datetime import date, datetime, timedelta
 
 import pytest
+from pyspark.sql import functions as F
 
 from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.runner import RunOptions, run_plan
 from learn_spark.core.steps import missing, with_stale_days
+from learn_spark.core.tables import Tables
 from learn_spark.pipeline import as_plan, backfill_days
 from learn_spark.sequences.windows import as_of_dates
 from tests.builders.contexts import make_context
@@ -115,6 +118,11 @@ def test_each_event_is_there_once_in_its_own_day(scheduled):
     events = scheduled.context.tables.read("interactions").select("ds", "load_day").collect()
     assert Counter((row.ds, row.load_day) for row in events) == expected_events(deliveries(seed=4))
     assert any(row.ds < row.load_day for row in events)
+    brought = Counter(row.load_day for row in events)
+    for report in scheduled.reports:
+        ((_, days), *_) = report.done
+        row = scheduled.again().ledger.recorded()["ingest_events", days[-1]]
+        assert row.rows_out == sum(brought[day] for day in days), "rows written, not those that share a file with them"
     reasons = {row.reason for row in scheduled.context.tables.read("rejects").collect()}
     assert reasons == {"too late"}
 
@@ -150,5 +158,36 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
     assert _times(mixed) == _times(scheduled)
 
 
-def _times(lake):
-    return sorted((r.user_id, r.ds, tuple(r.event_ts)) for r in lake.context.tables.read("user_history").collect())
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing catches it."""
+
+
+def test_a_kill_after_the_commit_loses_no_stale_mark(spark, tmp_path, logs, scheduled, monkeypatch):
+    """A delivery comes again without its late events: what was made from them is made anew."""
+    day = FEATURES + timedelta(days=2)
+    shutil.copytree(logs, tmp_path / "logs")
+    shutil.copytree(scheduled.folder, tmp_path / "killed")
+    write_day(tmp_path / "logs", str(day), [e for e in deliveries(seed=4)[day] if e["InvoiceDate"] >= str(day)])
+    killed = Lake(spark, tmp_path / "killed", tmp_path / "logs")
+    overwrite = Tables.overwrite_where
+
+    def killed_after(tables, name, df, predicate):
+        overwrite(tables, name, df, predicate)
+        if name == "interactions":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "overwrite_where", killed_after)
+        with pytest.raises(Killed):
+            killed.run(START, END, restate=True)
+    killed.run(START, END, restate=True)
+    fresh = Lake(spark, tmp_path / "fresh", tmp_path / "logs")
+    fresh.run(START, END)
+    for name in ("interactions", "user_history", "sequences", "samples"):
+        assert killed.table(name) == fresh.table(name), name
+    assert _times(killed, until=day) != _times(scheduled, until=day)
+
+
+def _times(lake, until=END):
+    rows = lake.context.tables.read("user_history").where(F.col("ds") <= until).collect()
+    return sorted((row.user_id, row.ds, tuple(row.event_ts)) for row in rows)

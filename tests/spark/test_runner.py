@@ -5,12 +5,15 @@ from datetime import date, timedelta
 
 import pytest
 
+from learn_spark.commands import steps_done
 from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.runner import RunOptions, lake_lock, run_plan
 from learn_spark.core.steps import Marks, Step, missing
+from learn_spark.estimate import expected_rows
+from learn_spark.evaluation.summary import build_summary
 from tests.builders.contexts import make_context
 from tests.conftest import CONF
 
@@ -44,8 +47,9 @@ class Work:
             self.together.wait()
         if self.fails and BAD in days:
             raise QualityError(f"{BAD} is bad")
+        context.touch("ingest_events", self.touched)
         self.runs.append(("first", list(days)))
-        return StepResult(len(days), len(days), touched=self.touched)
+        return StepResult(len(days), len(days), {"files": len(days)})
 
     def _second(self, context, days):
         self.runs.append(("second", list(days)))
@@ -92,6 +96,18 @@ def test_runs_overlap_where_a_step_allows_it(work):
     work.plan = [(work.plan[0][0], DAYS[:4])]
     work.go(step_days=2, max_parallel=2)  # each waits for the other: one after the other would break the barrier
     assert sorted(work.runs) == [("first", DAYS[:2]), ("first", DAYS[2:4])]
+
+
+def test_figures_of_pieces_add_up_and_stand_once(work):
+    work.plan = [(work.plan[0][0], DAYS[:3])]
+    figures = steps_done(work.go(step_days=2), work.context)["ingest_events"]
+    assert (figures["days"], figures["rows_in"], figures["rows_out"]) == (["2011-11-01 .. 2011-11-03"], 3, 3)
+    assert [(piece["rows_in"], piece["files"]) for piece in figures["pieces"]] == [(2, 2), (1, 1)]
+    recorded = work.context.ledger.recorded()
+    assert [recorded["ingest_events", day].details for day in DAYS[:3]] == [{}, {"files": 2}, {"files": 1}]
+    assert expected_rows("ingest_events", 7, recorded) == 7
+    stage = build_summary(work.context)["stages"]["ingest_events"]
+    assert (stage["rows_out"], stage["days"], stage["runs"]) == (3, 3, 1)
 
 
 def test_touched_days_make_what_follows_stale(work):
