@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from benchmarks import logs
 from benchmarks.child import Task
@@ -17,7 +18,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.sequences import SETTINGS, histories_of
 from benchmarks.spark import bytes_moved, next_stage, start_session
-from learn_spark.sequences.events import sided_events
+from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import next_histories
 
 EVENTS, QUICK_EVENTS = 20_000_000, 1_000_000
@@ -45,19 +46,20 @@ def prepare(task: Task) -> None:
     """Makes the log, the new days, and the state before them, which the code of today must make anew."""
     spark = start_session(task, _events(task))
     log = spark.read.parquet(str(logs.ensure_log(spark, task.folder, _events(task))))
-    histories_of(log, logs.END).write.mode("overwrite").parquet(str(_state(task)))
+    histories_of(log, logs.END).write.mode("overwrite").partitionBy("ds").parquet(str(_state(task)))
     for percent in task.sizes:
         day = logs.new_day(spark, _events(task), percent)
         day.write.mode("overwrite").parquet(str(_new_day(task, percent)))
 
 
 def increment(task: Task) -> None:
-    """The state before and the log, of which it reads what it needs."""
+    """The state before and the log, of which it reads what it needs; heavy users are looked for in the new day."""
     spark = start_session(task, _events(task), ui=True)
     first = next_stage(spark)
     with task.clock():
         previous = spark.read.parquet(str(_state(task)))
-        events = sided_events(_log(spark, task), SETTINGS)
+        events = sided_events(_log(spark, task).where(F.col("ds") == F.lit(logs.END)), SETTINGS)
+        events = limited(events, survey(events).heavy, SETTINGS)
         next_histories(previous, events, [TODAY], SETTINGS).write.parquet(str(task.output))
     task.figures = bytes_moved(spark, first)
 
@@ -75,7 +77,7 @@ def check_state(task: Task) -> None:
     """Users and the sum of their rows' hashes, after the output has been laid over the state before."""
     import duckdb
 
-    output, state = (f"read_parquet('{path}/*.parquet')" for path in (task.output, _state(task)))
+    output, state = (f"read_parquet('{path}/**/*.parquet')" for path in (task.output, _state(task)))
     untouched = f"SELECT {ROWS} FROM {state} WHERE user_id NOT IN (SELECT user_id FROM {output})"
     rows = f"SELECT {ROWS} FROM {output} UNION ALL {untouched}"
     query = f"SELECT count(*), sum(hash(user_id, items, seconds)) FROM ({rows}) AS all_rows(user_id, items, seconds)"

@@ -20,7 +20,7 @@ from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, SlopeRatio, Target
 from benchmarks.spark import start_session
 from learn_spark.core.config import load_config
-from learn_spark.sequences.events import heavy_users, limited, sided_events
+from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories
 
 LENGTH = 100
@@ -142,7 +142,7 @@ def with_duckdb(task: Task) -> None:
 def histories_of(log: DataFrame, day: date) -> DataFrame:
     """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
     events = sided_events(log, SETTINGS)
-    return full_histories(limited(events, heavy_users(events), SETTINGS), day, SETTINGS)
+    return full_histories(limited(events, survey(events).heavy, SETTINGS), day, SETTINGS)
 
 
 def check_histories(task: Task) -> None:

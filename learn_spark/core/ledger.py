@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -118,6 +118,12 @@ class Ledger:
         rows = [(step, day, mark, *common, details if day == last else "{}", now) for day, mark in fingerprints.items()]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+
+    def forget(self, step: str, days: Collection[date]) -> None:
+        """Removes what is recorded for days of a step, because another run replaced part of what they made."""
+        if days:
+            nothing = self._tables.read(INTERVALS.name).where("FALSE")
+            self._tables.overwrite_where(INTERVALS.name, nothing, _rows_of(step, days))
 
     def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
         """Marks rows of steps and days as to be made again; the same command does so without being asked to."""

@@ -70,6 +70,15 @@ class SequenceSettings(Section):
     seed: int | None
     min_core: Annotated[int, Field(ge=1)]
 
+    @model_validator(mode="after")
+    def _leave_one_out_has_one_side(self) -> Self:
+        if self.protocol == "leave_one_out" and set(self.history_events) != set(self.target_events):
+            raise ValueError(
+                "protocol leave_one_out takes every event as history and as target: make history_events"
+                f" {self.history_events} and target_events {self.target_events} equal"
+            )
+        return self
+
 
 class SampleSettings(Section):
     """CVR and ranker samples: purchases, and popularity-sampled items that were not bought in the window."""

@@ -1,17 +1,17 @@
 """The leakage audit: nothing that was computed for a day may come from it or after it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.core.config import Config
-from learn_spark.core.days import days_predicate
+from learn_spark.core.days import DayRange, days_predicate
 from learn_spark.core.errors import QualityError
 from learn_spark.core.tables import Tables
-from learn_spark.sequences.windows import sample_windows
+from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 
 @dataclass(frozen=True)
@@ -24,38 +24,19 @@ class AuditFigure:
 
 
 def audit_sequences(tables: Tables, config: Config, days: Sequence[date] | None = None) -> list[AuditFigure]:
-    """Audits histories, targets, samples and windows: of these days, or of all."""
-    as_of, ds = ("TRUE" if days is None else days_predicate(column, days) for column in ("as_of", "ds"))
+    """Audits histories, targets, samples and windows: all rows, or only what a build of these days writes."""
+    if config.sequences.protocol == "leave_one_out":
+        rows = _rows(tables, "sequences", "as_of", days)
+        return _figures(_with_neighbours(rows), _leave_one_out_rules(config))
+    dates = covered = None
+    if days is not None:
+        dates = [day for day in as_of_dates(config) if day in set(days)]
+        windows = [window for window in sample_windows(config) if window.end in set(days)]
+        covered = [day for window in windows for day in DayRange(window.start, window.end)]
     return [
-        _count(
-            tables,
-            "sequences",
-            as_of,
-            "history < as_of <= target < as_of + target_days",
-            ~_sequence_in_order(config),
-        ),
-        _count(
-            tables,
-            "sequences",
-            as_of,
-            "towers learn from targets before towers_end",
-            (F.col("split") != "test") & (F.array_max("tar_ts") >= _seconds(config.windows.towers_end)),
-        ),
-        _count(
-            tables,
-            "sequences",
-            as_of,
-            "train targets end before validation begins",
-            (F.col("split") == "train") & (F.array_max("tar_ts") >= _seconds(_validation_start(config))),
-        ),
-        _count(
-            tables,
-            "user_history",
-            ds,
-            "user_history < ds",
-            F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp")),
-        ),
-        _count(tables, "samples", "TRUE", "samples lie in their stage's window", ~_sample_in_window(config)),
+        *_figures(_rows(tables, "sequences", "as_of", dates), _sequence_rules(config)),
+        *_figures(_rows(tables, "user_history", "ds", days), _history_rules()),
+        *_figures(_rows(tables, "samples", "ds", covered), _sample_rules(config)),
     ]
 
 
@@ -72,35 +53,76 @@ def require_no_leak(figures: Sequence[AuditFigure]) -> list[dict[str, object]]:
     return [asdict(figure) for figure in figures]
 
 
-def _count(tables: Tables, table: str, rows: str, rule: str, leak: Column) -> AuditFigure:
-    counted = (
-        tables.read(table)
-        .where(rows)
-        .agg(F.count(F.lit(1)).alias("rows"), F.coalesce(F.count_if(leak), F.lit(0)).alias("leaks"))
-    )
-    return AuditFigure(rule, **counted.first().asDict())
+def _rows(tables: Tables, table: str, day_column: str, days: Sequence[date] | None) -> DataFrame | None:
+    """The rows of these days, or all; None where no day is asked."""
+    if days is None:
+        return tables.read(table)
+    return tables.read(table).where(days_predicate(day_column, days)) if days else None
 
 
-def _seconds(day: date) -> Column:
-    return F.unix_seconds(F.lit(day).cast("timestamp"))
+def _figures(rows: DataFrame | None, leaks: Mapping[str, Column]) -> list[AuditFigure]:
+    """All rules of a table in one scan."""
+    if rows is None:
+        return []
+    counts = [F.coalesce(F.count_if(leak), F.lit(0)) for leak in leaks.values()]
+    total, *found = rows.agg(F.count(F.lit(1)), *counts).first()
+    return [AuditFigure(rule, total, broken) for rule, broken in zip(leaks, found, strict=True)]
 
 
-def _validation_start(config: Config) -> date:
-    return config.windows.towers_end - timedelta(days=config.sequences.target_days)
-
-
-def _sequence_in_order(config: Config) -> Column:
-    as_of = F.unix_seconds(F.col("as_of").cast("timestamp"))
-    first_target = F.element_at("tar_ts", 1)
-    last_target = F.array_max("tar_ts")
+def _sequence_rules(config: Config) -> dict[str, Column]:
+    towers_end = config.windows.towers_end
+    validation = towers_end - timedelta(days=config.sequences.target_days)
+    as_of, last_target = F.unix_seconds(F.col("as_of").cast("timestamp")), F.array_max("tar_ts")
     reach = config.sequences.target_days * 86400
-    return (F.array_max("hist_ts") < as_of) & (first_target >= as_of) & (last_target < as_of + reach)
+    is_ordered = (F.array_max("hist_ts") < as_of) & (F.element_at("tar_ts", 1) >= as_of) & (last_target < as_of + reach)
+    return {
+        "history < as_of <= target < as_of + target_days": ~is_ordered,
+        "towers learn from targets before towers_end": (F.col("split") != "test") & (last_target >= _epoch(towers_end)),
+        "train targets end before validation begins": (F.col("split") == "train") & (last_target >= _epoch(validation)),
+    }
 
 
-def _sample_in_window(config: Config) -> Column:
-    """Samples outside every configured window are another config's and are left alone."""
-    right = F.lit(False)
+def _history_rules() -> dict[str, Column]:
+    return {"user_history < ds": F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp"))}
+
+
+def _sample_rules(config: Config) -> dict[str, Column]:
+    """A stage has one window; a row of the stage outside it would teach, or test, what it must not."""
+    is_inside = F.lit(False)
     for window in sample_windows(config):
-        inside = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
-        right = right | (inside & (F.col("stage") == window.stage))
-    return right & (F.to_date("event_ts") == F.col("ds"))
+        in_window = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
+        is_inside = is_inside | (in_window & (F.col("stage") == window.stage))
+    return {"samples lie in their stage's window": ~(is_inside & (F.to_date("event_ts") == F.col("ds")))}
+
+
+def _with_neighbours(rows: DataFrame | None) -> DataFrame | None:
+    """Adds to a target its user's target before it, and the user's last position."""
+    if rows is None:
+        return None
+    of_user = Window.partitionBy("user_id", "as_of")
+    return rows.select(
+        "position",
+        "split",
+        "hist_len",
+        F.element_at("hist_items", F.col("hist_len")).alias("last_item"),
+        F.element_at("hist_ts", F.col("hist_len")).alias("last_ts"),
+        F.element_at("tar_ts", 1).alias("target_ts"),
+        F.lag(F.element_at("tar_items", 1)).over(of_user.orderBy("position")).alias("item_before"),
+        F.max("position").over(of_user).alias("last_position"),
+    )
+
+
+def _leave_one_out_rules(config: Config) -> dict[str, Column]:
+    position, left = F.col("position"), F.col("last_position") - F.col("position")
+    split = F.when(left == 0, "test").when(left == 1, "val").otherwise("train")
+    is_known = F.col("hist_len") <= F.least(position, F.lit(config.sequences.history_length))
+    is_next = F.coalesce(F.col("last_item") == F.col("item_before"), position == 1)
+    is_before = is_known & is_next & (F.col("last_ts") <= F.col("target_ts"))
+    return {
+        "a history ends with the event before its target": ~is_before,
+        "a user's last target tests, the one before validates": F.col("split") != split,
+    }
+
+
+def _epoch(day: date) -> Column:
+    return F.unix_seconds(F.lit(day).cast("timestamp"))

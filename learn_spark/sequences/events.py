@@ -27,6 +27,14 @@ class HeavyUser:
     events: int
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a build looks at before it shuffles: the number of its events, and at most 1,000 users to limit."""
+
+    rows: int
+    heavy: list[HeavyUser]
+
+
 def sided_events(interactions: DataFrame, settings: SequenceSettings) -> DataFrame:
     """Events of either side: user_id, item_idx, event_ts, ds, `tie` and `side` (1 history, 2 target, 3 both)."""
     is_history = F.col("event_type").isin(settings.history_events)
@@ -37,11 +45,17 @@ def sided_events(interactions: DataFrame, settings: SequenceSettings) -> DataFra
     ).where("side > 0")
 
 
-def heavy_users(events: DataFrame) -> list[HeavyUser]:
-    """The heaviest users, from a sample of one event in a thousand: at most 1,000, each of about a million events."""
-    sampled = events.select("user_id").sample(_SAMPLED, seed=1).groupBy("user_id").count()
-    rows = sampled.where(F.col("count") >= _SEEN_IN_SAMPLE).orderBy(F.desc("count"), "user_id").limit(_MOST_HEAVY)
-    return [HeavyUser(row["user_id"], round(row["count"] / _SAMPLED)) for row in rows.collect()]
+def survey(events: DataFrame) -> Survey:
+    """One narrow scan that counts the events and, from one in a thousand, finds the users of about a million."""
+    drawn = F.when(F.rand(seed=1) < _SAMPLED, F.col("user_id"))
+    counts = events.select(drawn.alias("user_id")).groupBy("user_id").agg(F.count(F.lit(1)).alias("events"))
+    is_heavy = F.col("user_id").isNotNull() & (F.col("events") >= _SEEN_IN_SAMPLE)
+    found = counts.agg(
+        F.coalesce(F.sum("events"), F.lit(0)).alias("rows"),
+        F.collect_list(F.when(is_heavy, F.struct("user_id", "events"))).alias("heavy"),
+    ).first()
+    heaviest = sorted(found["heavy"], key=lambda user: (-user["events"], user["user_id"]))[:_MOST_HEAVY]
+    return Survey(found["rows"], [HeavyUser(user["user_id"], round(user["events"] / _SAMPLED)) for user in heaviest])
 
 
 def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSettings) -> DataFrame:

@@ -2,9 +2,9 @@
 
 What it costs at 12 M users and 10 months: a full build is one scan of narrow columns, one shuffle by user (about 50
 bytes an event before compression), one sort in numpy, then a binary search a user and as-of date. An increment
-scans the histories stored since the first feature day and the new days' events, and shuffles what belongs to the active
-users. A task holds its partition's events (about 60 bytes each); in full builds heavy users are limited before the
-shuffle, so its size does not depend on the longest user.
+reads the new days' events, the ids of the stored histories, and the arrays of those days that hold a newest history of
+an active user; it shuffles one history an active user, and their new events. A task holds its partition's events (about
+60 bytes each); heavy users are limited before the shuffle, so its size does not depend on the longest user.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def next_histories(
     """`user_history` rows of the users who were active on the day before each of `days`: only what changed.
 
     A user's newest history stored before the first of `days` and the events from then on hold everything that a
-    history of `days` can hold.
+    history of `days` can hold; one stored more than `history_days` before holds nothing of it.
 
     Args:
         previous: `user_history` rows of all days before `days`.
@@ -57,9 +57,10 @@ def next_histories(
     eves = [day - ONE_DAY for day in days]
     fresh = _of_history(events).where((F.col("ds") >= F.lit(min(eves))) & (F.col("ds") < F.lit(max(days))))
     active = fresh.where(days_predicate("ds", eves)).select("user_id").distinct()
-    past = F.struct(F.col("item_idx").alias("past_items"), F.col("event_ts").alias("past_ts"))
-    candidates = previous.where(F.col("ds") < F.lit(min(days))).join(active, on="user_id", how="left_semi")
-    newest = candidates.groupBy("user_id").agg(F.max_by(past, "ds").alias("past")).select("user_id", "past.*")
+    oldest = min(days) - timedelta(days=settings.history_days)
+    stored = previous.where((F.col("ds") > F.lit(oldest)) & (F.col("ds") < F.lit(min(days))))
+    newest = _newest(stored, active, is_night=len(days) == 1)
+    newest = newest.select("user_id", F.col("item_idx").alias("past_items"), F.col("event_ts").alias("past_ts"))
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for log, users in user_batches(batches):
@@ -85,6 +86,18 @@ def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceS
                 yield _sequence_rows(log, users, as_of, split, settings)
 
     return packed(events).mapInArrow(rows, SEQUENCES.columns_ddl)
+
+
+def _newest(stored: DataFrame, users: DataFrame, is_night: bool) -> DataFrame:
+    """Each user's newest row: ids and days decide which, then Spark reads the arrays of those days alone.
+
+    A night's users are broadcast (about 60 bytes each), so that no array is shuffled for the join; those of a range of
+    days may be all that there are, and Spark decides.
+    """
+    hinted = F.broadcast if is_night else lambda frame: frame
+    dated = stored.select("user_id", "ds").join(hinted(users), on="user_id", how="left_semi")
+    newest = dated.groupBy("user_id").agg(F.max("ds").alias("ds"))
+    return stored.join(hinted(newest), on=["user_id", "ds"], how="left_semi")
 
 
 def _of_history(events: DataFrame) -> DataFrame:

@@ -7,11 +7,11 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, DayRange
+from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
-from learn_spark.sequences.events import HeavyUser, heavy_users, limited, sided_events
+from learn_spark.sequences.events import HeavyUser, limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
@@ -24,18 +24,19 @@ def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
     An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`, of all users on that first
     day, later of those who were active on the day before. The end of a window: its `samples`. With the protocol
     leave_one_out: `sequences` of the whole log. Then audits what it wrote.
+
+    Sequences and samples of dates and windows that the config no longer has are removed on the way.
     """
     builder = _Builder(context)
     if context.config.sequences.protocol == "leave_one_out":
         written = {"sequences": builder.write_leave_one_out(days)}
-        audit = []
     else:
         written = {
             "sequences": builder.write_sequences(days),
             "user_history": builder.write_histories(days),
             "samples": builder.write_samples(days),
         }
-        audit = require_no_leak(audit_sequences(context.tables, context.config, days))
+    audit = require_no_leak(audit_sequences(context.tables, context.config, days))
     return StepResult(
         rows_in=builder.rows_in,
         rows_out=sum(written.values()),
@@ -59,20 +60,22 @@ class _Builder:
         splits = {day: dates[day] for day in days if day in dates}
         if not splits:
             return 0
+        self._forget_former_days()
         targets_end = max(splits) + timedelta(days=self._settings.target_days)
-        events = self._limited(self._events(self._reach(min(splits)), targets_end))
-        return self._tables.overwrite_days("sequences", sequences(events, splits, self._settings), splits)
+        events = self._limited(self._reach(min(splits)), targets_end)
+        others = days_predicate("as_of", [day for day in dates if day not in splits])
+        return self._tables.overwrite_where("sequences", sequences(events, splits, self._settings), f"NOT ({others})")
 
     def write_histories(self, days: Sequence[date]) -> int:
         first = self._context.config.windows.towers_end
         later, rows = [day for day in days if day > first], 0
         if first in days:
-            events = self._limited(self._events(self._reach(first), first), sampling="recent")
+            events = self._limited(self._reach(first), first, sampling="recent")
             full = full_histories(events, first, self._settings)
             rows += self._tables.overwrite_days("user_history", full, [first])
         if later:
             previous = self._tables.read("user_history").where(F.col("ds") >= F.lit(first))
-            events = self._events(min(later) - ONE_DAY, max(later))
+            events = self._limited(min(later) - ONE_DAY, max(later), sampling="recent")
             following = next_histories(previous, events, later, self._settings)
             rows += self._tables.overwrite_days("user_history", following, later)
         return rows
@@ -82,28 +85,43 @@ class _Builder:
         windows = [window for window in sample_windows(config) if window.end in set(days)]
         if not windows:
             return 0
+        self._forget_former_days()
         frames = [
             window_samples(self._interactions, window, config.samples, self._settings.target_events)
             for window in windows
         ]
-        covered = [day for window in windows for day in DayRange(window.start, window.end)]
-        return self._tables.overwrite_days("samples", reduce(DataFrame.unionByName, frames), covered)
+        covered = days_predicate("ds", [day for window in windows for day in DayRange(window.start, window.end)])
+        stages = ", ".join(f"'{window.stage}'" for window in windows)
+        rows = reduce(DataFrame.unionByName, frames)
+        return self._tables.overwrite_where("samples", rows, f"({covered}) OR stage IN ({stages})")
 
     def write_leave_one_out(self, days: Sequence[date]) -> int:
-        core = core_of(self._events(self._context.config.ingest.start, max(days)), self._settings.min_core)
-        return self._tables.overwrite_days("sequences", leave_one_out(core, max(days), self._settings), days)
+        self._forget_former_days()
+        events = self._events(self._context.config.ingest.start, max(days)).localCheckpoint()
+        self.rows_in = events.count()
+        core = core_of(events, self.rows_in, self._settings.min_core)
+        rows = leave_one_out(core, max(days), self._settings)
+        return self._tables.overwrite_where("sequences", rows, "as_of IS NOT NULL")
+
+    def _forget_former_days(self) -> None:
+        """Takes days of another config out of the ledger: their sequences and samples are replaced here, in part."""
+        context, step = self._context, "build_sequences"
+        rows = context.ledger.recorded().values()
+        own = [row for row in rows if row.step == step]
+        context.ledger.forget(step, [row.day for row in own if row.fingerprint != context.mark(step, row.day)])
 
     def _reach(self, as_of: date) -> date:
         return as_of - timedelta(days=self._settings.history_days)
 
     def _events(self, start: date, end: date) -> DataFrame:
         in_reach = (F.col("ds") >= F.lit(start)) & (F.col("ds") < F.lit(end))
-        events = sided_events(self._interactions.where(in_reach), self._settings)
-        self.rows_in += events.count()
-        return events
+        return sided_events(self._interactions.where(in_reach), self._settings)
 
-    def _limited(self, events: DataFrame, sampling: str | None = None) -> DataFrame:
-        """With a rank limit for heavy users; `sampling` where it is not that of the config."""
-        self.heavy = self.heavy or heavy_users(events)
+    def _limited(self, start: date, end: date, sampling: str | None = None) -> DataFrame:
+        """Events, with a rank limit for their heavy users; `sampling` where it is not that of the config."""
+        events = self._events(start, end)
+        found = survey(events)
+        self.rows_in += found.rows
+        self.heavy = self.heavy or found.heavy
         changes = {"sampling": sampling} if sampling else {}
-        return limited(events, self.heavy, self._settings.model_copy(update=changes))
+        return limited(events, found.heavy, self._settings.model_copy(update=changes))

@@ -21,13 +21,17 @@ from learn_spark.sequences.histories import sequence_batch, user_batches
 BATCH_USERS = 512
 
 
-def core_of(events: DataFrame, least: int) -> DataFrame:
+def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
     """The events whose users and items all have at least `least` of them.
 
     A round is two counts and two joins, written to executors' disks; a log's core is reached in a few.
+
+    Args:
+        events: checkpointed, as every round but the last reads it or what is left of it twice.
+        size: their number.
+        least: events that a user or an item must have.
     """
-    kept, before = events.localCheckpoint(), -1
-    size = kept.count()
+    kept, before = events, -1
     while size != before:
         for key in ("user_id", "item_idx"):
             enough = kept.groupBy(key).count().where(F.col("count") >= least).select(key)

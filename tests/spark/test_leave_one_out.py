@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 from learn_spark.core.config import load_config
 from learn_spark.core.runner import RunOptions, run_plan
 from learn_spark.pipeline import as_plan, pipeline_days
+from learn_spark.sequences.audit import audit_sequences
 from tests.builders.contexts import make_context
 from tests.conftest import CONF
 
@@ -30,6 +31,16 @@ def test_counts_are_unisrecs(spark, tmp_path):
     assert targets.unionByName(firsts).distinct().count() == ITEMS
     assert Counter(r.split for r in rows.groupBy("user_id", "split").count().collect())["test"] == USERS
     _check_a_user(rows)
+    _check_audit(context, rows)
+
+
+def _check_audit(context, rows):
+    """What was built has no leak; a target without its user's target before it breaks both rules."""
+    built = context.ledger.recorded()["build_sequences", context.config.windows.end]
+    assert [figure["leaks"] for figure in built.details["audit"]] == [0, 0]
+    alone = rows.where("position = 2 AND split = 'train'").limit(1).withColumn("user_id", F.lit("leaky"))
+    context.tables.append("sequences", alone)
+    assert [figure.leaks for figure in audit_sequences(context.tables, context.config)] == [1, 1]
 
 
 def _check_a_user(rows):

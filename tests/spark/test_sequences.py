@@ -10,10 +10,11 @@ from pyspark.sql import functions as F
 from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import QualityError
+from learn_spark.core.ledger import StepResult
 from learn_spark.core.schemas import INTERACTIONS
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
-from learn_spark.sequences.events import HeavyUser, heavy_users, limited, sided_events
-from learn_spark.sequences.histories import full_histories, sequences
+from learn_spark.sequences.events import HISTORY, TARGET, HeavyUser, Survey, limited, packed, sided_events, survey
+from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 from tests.builders.contexts import make_context
@@ -143,7 +144,7 @@ def _check_samples(context, log):
 def _check_rerun_is_equal(context, days):
     names = ("sequences", "user_history", "samples")
     before = {name: context.tables.read(name).collect() for name in names}
-    build_sequences(context, days)
+    build_sequences(context, [days[1], *days[-3:]])  # an as-of date, nights, the end of a window
     for name in names:
         again = context.tables.read(name).collect()
         assert sorted(map(str, before[name])) == sorted(map(str, again)), name
@@ -157,6 +158,8 @@ def _check_audit_sees_leaks(context, days):
     assert sum(figure.leaks for figure in figures) == 1
     with pytest.raises(QualityError, match="user_history < ds: 1 of"):
         require_no_leak(figures)
+    (night,) = audit_sequences(context.tables, context.config, [DAY - timedelta(days=1)])
+    assert 0 < night.rows < figures[3].rows and night.leaks == 0  # of what that night wrote, and nothing else
 
 
 def test_as_of_is_exclusive_midnight():
@@ -187,8 +190,9 @@ def test_histories_are_recent_whatever_is_sampled(built, monkeypatch):
     before = sorted(map(str, context.tables.read("user_history").where("user_id = 'whale'").collect()))
     settings = context.config.sequences.model_copy(update={"sampling": "random"})
     drawn = make_context(context.spark, context.config.model_copy(update={"sequences": settings}))
-    monkeypatch.setattr("learn_spark.sequences.job.heavy_users", lambda events: [HeavyUser("whale", 600)])
-    build_sequences(drawn, [context.config.windows.towers_end])
+    monkeypatch.setattr("learn_spark.sequences.job.survey", lambda events: Survey(1, [HeavyUser("whale", 600)]))
+    first = context.config.windows.towers_end
+    build_sequences(drawn, list(DayRange(first, first + timedelta(days=3))))  # from the log, then from histories
     after = sorted(map(str, context.tables.read("user_history").where("user_id = 'whale'").collect()))
     assert before == after
     build_sequences(context, [context.config.windows.towers_end])
@@ -211,10 +215,39 @@ def test_heavy_users_are_found_by_a_sample(spark):
     log = spark.range(4_000_000).select(
         F.when(F.col("id") % 2 == 0, F.lit("whale")).otherwise(F.col("id").cast("string")).alias("user_id")
     )
-    (whale,) = heavy_users(log)
+    found = survey(log)
+    (whale,) = found.heavy
+    assert found.rows == 4_000_000
     assert whale.user_id == "whale"
     assert 1_800_000 < whale.events < 2_200_000
-    assert heavy_users(log.where("user_id <> 'whale'")) == []
+    assert survey(log.where("FALSE")) == Survey(0, [])
+
+
+def test_what_is_shuffled_does_not_grow_with_a_heavy_user(spark, built):
+    """And so neither does a task's memory: of a day, the last H and the first T events are left."""
+    settings = built[0].config.sequences
+    rows = []
+    for events in (2_000, 40_000):
+        log = spark.range(events).select(
+            F.lit("whale").alias("user_id"),
+            F.lit(1).alias("item_idx"),
+            F.timestamp_seconds(F.lit(1_321_747_200) + F.col("id")).alias("event_ts"),
+            F.lit(DAY).alias("ds"),
+            F.col("id").alias("tie"),
+            F.lit(HISTORY | TARGET).alias("side"),
+        )
+        rows.append(packed(limited(log, [HeavyUser("whale", events)], settings)).count())
+    assert rows == [settings.history_length + settings.target_length] * 2
+
+
+def test_a_night_reads_the_arrays_of_the_days_that_it_needs(built):
+    """The days are known once ids and days have been read: Spark leaves the other days' files out."""
+    context = built[0]
+    events = sided_events(context.tables.read("interactions"), context.config.sequences)
+    night = next_histories(context.tables.read("user_history"), events, [DAY], context.config.sequences)
+    plan = night._jdf.queryExecution().executedPlan().toString()
+    assert "dynamicpruning" in plan
+    assert "SortMergeJoin" not in plan
 
 
 def test_too_short_sequences_are_left_out(built):
@@ -225,3 +258,32 @@ def test_too_short_sequences_are_left_out(built):
     written = context.tables.read("sequences").where("hist_len >= 5 AND tar_len >= 2").select(*rows.columns)
     assert 0 < written.count() < context.tables.read("sequences").count()
     assert sorted(map(str, rows.collect())) == sorted(map(str, written.collect()))
+
+
+def test_moved_windows_leave_nothing_of_the_former_ones(built):
+    context = built[0]
+    days = {name: day - timedelta(days=1) for name, day in context.config.windows.model_dump().items()}
+    windows = context.config.windows.model_copy(update=days | {"first_as_of": context.config.windows.first_as_of})
+    moved = make_context(context.spark, context.config.model_copy(update={"windows": windows}))
+    former, again = context.config.windows.end, windows.towers_end
+    step = "build_sequences"
+    marks = {former: context.mark(step, former), again: moved.mark(step, again)}
+    context.ledger.record(step, marks, "run", StepResult(0, 0), {}, {}, 0.0)
+    as_of = min(as_of_dates(moved.config))
+    result = build_sequences(moved, [as_of, windows.end])  # looks at what it wrote alone
+    assert all(figure["rows"] > 0 and figure["leaks"] == 0 for figure in result.details["audit"])
+    assert {row.as_of for row in moved.tables.read("sequences").select("as_of").distinct().collect()} == {as_of}
+    assert set(moved.ledger.recorded()) == {(step, again)}  # the former day's samples are gone: it is to be made again
+    stages = _days_of_stages(moved)
+    assert stages["ranker_test"] == set(DayRange(windows.ranker_train_end, windows.end)) & stages["ranker_test"]
+    outside = stages["cvr"] - set(DayRange(windows.towers_end, windows.cvr_end))
+    assert outside == {windows.cvr_end}  # another stage's window by now: the audit of everything sees it
+    *others, samples = audit_sequences(moved.tables, moved.config)
+    assert samples.leaks > 0 and not any(figure.leaks for figure in others)
+
+
+def _days_of_stages(context):
+    days = defaultdict(set)
+    for row in context.tables.read("samples").select("stage", "ds").distinct().collect():
+        days[row.stage].add(row.ds)
+    return days

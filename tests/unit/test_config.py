@@ -99,3 +99,8 @@ def test_the_readmes_config_is_valid(tmp_path):
     (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
     (tmp_path / "shop.yaml").write_text(readme.split("```yaml\n")[1].split("```")[0])
     assert load_config(tmp_path / "shop.yaml").ingest.mapping.source_columns() == ["customer", "sku", "time", "name"]
+
+
+def test_leave_one_out_needs_one_kind_of_event():
+    with pytest.raises(ConfigError, match=r"history_events \['purchase'\] and target_events \['cancel'\] equal"):
+        load_config(CONF / "online_retail_baskets.yaml", ["sequences.target_events=[cancel]"])
