@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from models.batching import one_ahead, run_batches, shared_prefix
 from models.model_folder import locate
+from models.packed import pack_linears
 from models.pretrained import load_pretrained
 from models.tokens import Tokenizer, first_tokens
 
@@ -53,6 +54,7 @@ class Encoder:
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
+        pack_linears(self._model)
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._max_tokens = min(max_tokens, _longest_input(model))
