@@ -216,10 +216,10 @@ def _compiled(precision: str) -> Callable[[Sequence[Sequence[int]]], np.ndarray]
 def _sentence_transformer() -> "SentenceTransformer":  # noqa: F821
     _torch()
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     transformer = Transformer(str(MINILM), max_seq_length=MAX_TOKENS)
-    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_word_embedding_dimension())], device="cpu")
+    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
 
 
 def _encoder(dtype: str) -> "Encoder":  # noqa: F821
