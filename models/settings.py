@@ -113,7 +113,7 @@ class TrainConfig(Settings):
     """Settings of the loop.
 
     Attributes:
-        batch_size: rows of a step.
+        batch_size: rows of a step, on each rank.
         epochs: passes over the training snapshot; the learning rate's cosine ends with the last one.
         max_seconds: stop after this time, whatever the epochs (evaluation included).
         learning_rate, weight_decay, clip_norm: AdamW and the gradients' largest norm.
@@ -123,6 +123,11 @@ class TrainConfig(Settings):
         log_every: steps between lines of metrics.jsonl.
         seed: of the initial weights, the order of the data and all sampling.
         threads: torch threads; by default torch's own choice.
+        device: `auto` is cuda where there is a GPU.
+        precision: of the matrix products (autocast); `auto` is bfloat16 on GPUs that have it, float32 elsewhere.
+        checkpoint_seconds, checkpoint_steps: a killed training goes on from a checkpoint, written when so many
+            seconds have passed since the last one, and besides, if given, every so many steps.
+        rank_timeout: seconds that the ranks of a distributed training wait for each other (evaluation included).
     """
 
     batch_size: int = Field(128, gt=1)
@@ -137,3 +142,8 @@ class TrainConfig(Settings):
     log_every: int = Field(10, gt=0)
     seed: int = Field(1, ge=0)
     threads: int | None = Field(None, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    checkpoint_steps: int | None = Field(None, gt=0)
+    rank_timeout: float = Field(600.0, gt=0)

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
+from models.distributed import Ranks, gathered, global_mean, joined
 from models.losses import all_action_info_nce, sample_positions
 from models.metrics import recall_ndcg, target_ranks
+from models.resume import step_seed
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
 from models.stream import ArrowReader, open_reader, read_column
 from models.towers import Towers
-from models.trainer import Batch, Trainer, TrainResult
+from models.trainer import Batch, Trainer, TrainResult, fingerprint_of
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 DAY_SECONDS = 86400
@@ -50,8 +53,10 @@ class TowersSpec(Settings):
 class TowersTask:
     """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
 
-    def __init__(self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix) -> None:
-        self.spec, self.train_snapshot, self.content = spec, train, content
+    def __init__(
+        self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
+    ) -> None:
+        self.spec, self.train_snapshot, self.content, self.ranks = spec, train, content, ranks or Ranks()
         self.metric = f"recall_at_{spec.validation.k}"
         self.model = Towers(spec.towers, content.dim)
         self.generator = torch.Generator().manual_seed(spec.train.seed)
@@ -65,8 +70,9 @@ class TowersTask:
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        for batch in self._reader(epoch):
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        for number, batch in enumerate(self._reader(epoch).batches(start), start):
+            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
             yield self._prepare(batch), len(batch["hist_len"])
 
     def loss(self, batch: Batch) -> Tensor:
@@ -75,16 +81,31 @@ class TowersTask:
         item_BTK = self.model.items(batch["content"], batch["tar"])
         config = self.spec.loss
         item_BS = batch["tar_items"].gather(1, target_BS)
-        return all_action_info_nce(
-            _at(user_BHK, anchor_BN),
-            _at(item_BTK, target_BS),
-            is_anchor_BN,
-            batch["is_target"],
-            self.model.scale,
-            user_B=batch["user_id"],
-            item_BT=item_BS if config.mask_false_negatives else None,
-            log_q_BT=None if self.log_q_I is None else self.log_q_I[item_BS],
-        )
+        is_target_BS = batch["is_target"]
+        with torch.autocast(user_BHK.device.type, enabled=False):  # unit vectors times a scale up to 100
+            anchor_BNK, target_BSK = _at(user_BHK.float(), anchor_BN), _at(item_BTK.float(), target_BS)
+            num_pairs = (is_anchor_BN.sum(1) * is_target_BS.sum(1)).sum()
+            if self.ranks.size > 1:
+                anchor_BNK, is_anchor_BN = (self._among_all_ranks(x) for x in (anchor_BNK, is_anchor_BN))
+                target_BSK, is_target_BS, item_BS = (
+                    gathered(_widened(x, config.num_targets)) for x in (target_BSK, is_target_BS, item_BS)
+                )
+            loss = all_action_info_nce(
+                anchor_BNK,
+                target_BSK,
+                is_anchor_BN,
+                is_target_BS,
+                self.model.scale,
+                user_B=gathered(batch["user_id"]),
+                item_BT=item_BS if config.mask_false_negatives else None,
+                log_q_BT=None if self.log_q_I is None else self.log_q_I.to(item_BS.device)[item_BS],
+            )
+            return global_mean(loss, num_pairs)
+
+    def _among_all_ranks(self, x_B: Tensor) -> Tensor:
+        """This rank's rows at their place among those of all ranks; the others' are zeros (no anchors)."""
+        before, behind = self.ranks.rank * len(x_B), (self.ranks.size - 1 - self.ranks.rank) * len(x_B)
+        return F.pad(x_B, [0, 0] * (x_B.ndim - 1) + [before, behind])
 
     def evaluate(self) -> dict[str, float]:
         user_BK = self.model.embed_users(self.val["hist_items"], self.val["hist_len"], self.content)
@@ -103,9 +124,15 @@ class TowersTask:
 
     def _reader(self, epoch: int) -> ArrowReader:
         train = self.spec.train
-        seed = train.seed * 1_000_003 + epoch
         return open_reader(
-            self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
+            self.train_snapshot,
+            COLUMNS,
+            train.batch_size,
+            seed=train.seed * 1_000_003 + epoch,
+            drop_last=True,
+            config=self.spec.stream,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
         )
 
     def _prepare(self, batch: Batch) -> Batch:
@@ -140,8 +167,10 @@ def run(spec: TowersSpec) -> TrainResult:
     val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
     if not val.rows:
         raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix))
-    return Trainer(task, spec.train, spec.out_dir).run()
+    with joined(spec.train.rank_timeout) as ranks:
+        task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
+        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
+        return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()
 
 
 def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
@@ -168,3 +197,8 @@ def _count_items(items: np.ndarray, num_rows: int) -> np.ndarray:
 
 def _at(x_BLK: Tensor, position_BN: Tensor) -> Tensor:
     return x_BLK.gather(1, position_BN[:, :, None].expand(-1, -1, x_BLK.shape[2]))
+
+
+def _widened(x_BS: Tensor, width: int) -> Tensor:
+    """Zeros behind the second dimension, up to `width`: ranks exchange tensors of one shape."""
+    return F.pad(x_BS, [0, 0] * (x_BS.ndim - 2) + [0, width - x_BS.shape[1]])

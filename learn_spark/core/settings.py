@@ -97,10 +97,18 @@ class StreamSettings(StreamConfig):
     rows_per_file: Annotated[int, Field(ge=1)]
 
 
+class LaunchSettings(Section):
+    """Where a training's processes run: one here, several here, or several on the cluster's executors."""
+
+    mode: Literal["process", "torchrun", "spark"]
+    processes: Annotated[int, Field(ge=1)]
+
+
 class TowersSettings(Section):
     model: TowersConfig
     loss: LossConfig
     train: TrainConfig
+    launch: LaunchSettings
 
 
 class CvrSettings(Section):

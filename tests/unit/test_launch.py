@@ -31,10 +31,10 @@ def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys:
         ("import os; os.kill(os.getpid(), 9)", LearnError, "killed by signal 9"),
     ],
 )
-def test_exit_codes_become_errors(code: str, error: type[LearnError], message: str) -> None:
+def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnError], message: str) -> None:
     said = "import sys; sys.stderr.write('first\\nloss is nan\\n'); sys.stderr.flush();"
     with pytest.raises(error) as raised:
-        launch._run([sys.executable, "-c", said + code, "m", "train"], {})
+        launch._run([sys.executable, "-c", said + code], {}, "train", tmp_path)
     assert type(raised.value) is error
     assert message in str(raised.value)
 

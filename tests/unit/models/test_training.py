@@ -163,7 +163,7 @@ def bad(spec, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train__learn_rate": 1}, "unknown key 'train.learn_rate'; known: batch_size, clip_norm"),
+        ({"train__learn_rate": 1}, "unknown key 'train.learn_rate'; known: batch_size, checkpoint_seconds"),
         ({"tower": {}}, "unknown key 'tower'; known: content_matrix"),
         ({"train__learning_rate": "fast"}, "train.learning_rate: .*'fast'"),
         ({"towers__item_tower": "none"}, "towers.item_tower"),
