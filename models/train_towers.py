@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
-from models.losses import all_action_info_nce, sample_positions
+from models.losses import Candidates, all_action_info_nce, sample_positions
 from models.metrics import recall_ndcg, target_ranks
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot, open_snapshot
@@ -73,17 +73,19 @@ class TowersTask:
         anchor_BN, is_anchor_BN, target_BS = batch["anchors"], batch["is_anchor"], batch["targets"]
         user_BHK = self.model.users(batch["content"], batch["hist"])
         item_BTK = self.model.items(batch["content"], batch["tar"])
-        config = self.spec.loss
-        item_BS = batch["tar_items"].gather(1, target_BS)
+        item_BS, is_target_BS, user_B = batch["tar_items"].gather(1, target_BS), batch["is_target"], batch["user_id"]
+        target_BSK = _at(item_BTK, target_BS)
+        bias_BS = None if self.log_q_I is None else -self.log_q_I[item_BS]
         return all_action_info_nce(
             _at(user_BHK, anchor_BN),
-            _at(item_BTK, target_BS),
+            target_BSK,
             is_anchor_BN,
-            batch["is_target"],
+            is_target_BS,
             self.model.scale,
-            user_B=batch["user_id"],
-            item_BT=item_BS if config.mask_false_negatives else None,
-            log_q_BT=None if self.log_q_I is None else self.log_q_I[item_BS],
+            Candidates.in_batch(target_BSK, is_target_BS, user_B, item_BS, bias_BS),
+            user_B,
+            bias_BS,
+            item_BS.masked_fill(~is_target_BS, -1) if self.spec.loss.mask_false_negatives else None,
         )
 
     def evaluate(self) -> dict[str, float]:
