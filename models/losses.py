@@ -4,12 +4,13 @@ Shapes: B users, L sequence length, S sampled positions of a sequence, N sampled
 T sampled targets, K embedding width, M candidates, R occurrences of candidates as somebody's target; b, m a tile.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.settings import LossConfig
 
@@ -76,24 +77,21 @@ class Candidates:
         user_B: Tensor,
         item_BT: Tensor | None = None,
         bias_BT: Tensor | None = None,
+        merge: bool = False,
     ) -> "Candidates":
-        """Every sampled target as a candidate of its own, as it must be where its vector depends on its sequence."""
-        vector_MK = target_BTK.flatten(0, 1)
-        place_R = is_target_BT.flatten().nonzero()[:, 0]
-        bias_M = vector_MK.new_zeros(len(vector_MK)) if bias_BT is None else bias_BT.flatten()
-        item_M = None if item_BT is None else item_BT.flatten()
-        return cls(vector_MK, bias_M, item_M, user_B[place_R // target_BTK.shape[1]], place_R)
+        """The sampled targets: each a candidate of its own, or each item one candidate with its occurrences.
 
-
-def merged_items(item_BT: Tensor, is_target_BT: Tensor, user_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct items among the targets, where equal items have equal vectors.
-
-    Returns:
-        item_M, user_R, place_R as of `Candidates`: the counts turn into log-count biases of the logits.
-    """
-    row_R, _ = is_target_BT.nonzero(as_tuple=True)
-    item_M, place_R = item_BT[is_target_BT].unique(return_inverse=True)
-    return item_M, user_B[row_R], place_R
+        Merging needs `item_BT`, and is exact where equal items have equal vectors and biases.
+        """
+        target_RK, user_R = target_BTK[is_target_BT], user_B[is_target_BT.nonzero()[:, 0]]
+        bias_R = target_RK.new_zeros(len(target_RK)) if bias_BT is None else bias_BT[is_target_BT]
+        item_R = None if item_BT is None else item_BT[is_target_BT]
+        place_R = torch.arange(len(target_RK), device=target_RK.device)
+        if not merge:
+            return cls(target_RK, bias_R, item_R, user_R, place_R)
+        item_M, merged_R = item_R.unique(return_inverse=True)
+        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # any of the item's occurrences
+        return cls(target_RK[one_M], bias_R[one_M], item_M, user_R, merged_R)
 
 
 def all_action_info_nce(
@@ -187,7 +185,9 @@ class _NegativeLSE(torch.autograd.Function):
     """Log-sum-exp of every anchor's weighted logits over the candidates, tile by tile, no logit kept."""
 
     @staticmethod
-    def forward(ctx, anchor_BNK: Tensor, candidate_MK: Tensor, bias_M: Tensor, weights: _Weights) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, anchor_BNK: Tensor, candidate_MK: Tensor, bias_M: Tensor, weights: _Weights
+    ) -> Tensor:
         lse_BN = anchor_BNK.new_full(anchor_BNK.shape[:2], LOWEST)
         for rows, bias_bM in _row_tiles(anchor_BNK, bias_M, weights):
             for _, logit_bNm in _logit_tiles(anchor_BNK[rows], candidate_MK, bias_bM):
@@ -200,7 +200,7 @@ class _NegativeLSE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
         anchor_BNK, candidate_MK, bias_M, lse_BN = ctx.saved_tensors
         d_anchor_BNK, d_candidate_MK = torch.zeros_like(anchor_BNK), torch.zeros_like(candidate_MK)
         d_bias_M = torch.zeros_like(bias_M) if ctx.needs_input_grad[2] else None
@@ -217,7 +217,7 @@ class _NegativeLSE(torch.autograd.Function):
         return d_anchor_BNK.mul_(grad_BN[:, :, None]), d_candidate_MK, d_bias_M, None
 
 
-def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights):
+def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows with their candidates' biases, log weights included."""
     step = max(1, TILE_ANCHORS // max(1, anchor_BNK.shape[1]))
     for start in range(0, len(anchor_BNK), step):
@@ -225,7 +225,7 @@ def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights):
         yield rows, weights.log(rows).add_(bias_M)
 
 
-def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor):
+def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(candidate_MK), TILE_CANDIDATES):
         columns = slice(start, start + TILE_CANDIDATES)
         logit_am = anchor_bNK.flatten(0, 1) @ candidate_MK[columns].T

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import losses
-from models.losses import Candidates, all_action_info_nce, merged_items, recency_weights, sample_positions
+from models.losses import Candidates, all_action_info_nce, recency_weights, sample_positions
 from models.settings import LossConfig
 
 
@@ -51,16 +51,10 @@ def batch(seed=0, users=4, anchors=3, targets=3, width=5):
     return anchor, target, is_anchor, is_target, item, log_q
 
 
-def tiled(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None, merge=False):
-    """Ours with the arguments of the double loop; equal items may be merged where they have equal vectors."""
+def tiled(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None):
+    """Ours with the arguments of the double loop."""
     bias = None if log_q is None else -log_q
-    if merge:
-        item_M, user_R, place_R = merged_items(item, is_target, user)
-        first_M = torch.stack([(item[is_target] == one).nonzero()[0, 0] for one in item_M])
-        bias_M = torch.zeros(len(item_M)).to(target) if bias is None else bias[is_target][first_M]
-        candidates = Candidates(target[is_target][first_M], bias_M, item_M, user_R, place_R)
-    else:
-        candidates = Candidates.in_batch(target, is_target, user, item, bias)
+    candidates = Candidates.in_batch(target, is_target, user, item, bias)
     own = None if item is None else item.masked_fill(~is_target, -1)
     return all_action_info_nce(anchor, target, is_anchor, is_target, scale, candidates, user, bias, own)
 
@@ -128,12 +122,8 @@ def test_merged_duplicates_change_nothing(seed, mask_false_negatives, user):
     own = item.masked_fill(~is_target, -1) if mask_false_negatives else None
     user, found = torch.tensor(user), []
     for merge in (False, True):
-        if merge:
-            item_M, user_R, place_R = merged_items(item, is_target, user)
-            assert len(item_M) < len(place_R)
-            candidates = Candidates(vector_IK[item_M], log_q_I[item_M], item_M, user_R, place_R)
-        else:
-            candidates = Candidates.in_batch(vector_IK[item], is_target, user, item, log_q_I[item])
+        candidates = Candidates.in_batch(vector_IK[item], is_target, user, item, log_q_I[item], merge)
+        assert (len(candidates.vector_MK) < is_target.sum()) == merge
         rows = (anchor, vector_IK[item], is_anchor, is_target, 1.7)
         loss = all_action_info_nce(*rows, candidates, user, log_q_I[item], own)
         found.append((loss, *torch.autograd.grad(loss, (vector_IK, log_q_I))))
