@@ -3,6 +3,7 @@
 Randomness needs no place in it: every draw is a function of seed, rank and step (`step_seed`).
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from models.distributed import Ranks
+from models.spec import Settings
 
 FORMAT_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -44,6 +48,15 @@ class Position:
     misses: int = 0
     evaluated: int = -1
     log_bytes: int = 0
+
+
+def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
+    """A hash of the spec without its out_dir, of the snapshots' manifests and of the number of ranks."""
+    text = json.dumps({"spec": spec.model_dump(mode="json", exclude={"out_dir"}), "ranks": ranks.size}, sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    for folder in snapshots:
+        digest.update((folder / "manifest.json").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def step_seed(*position: int) -> int:

@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.chunks import Chunk, exact_batches, num_rows, shuffled
 from models.settings import StreamConfig
 from models.snapshot import Snapshot
-
-Chunk = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ class ArrowReader:
         with closing(self._chunks() if self.snapshot.rows else _nothing()) as read:
             chunks: Iterator[Chunk] = read
             if self.seed is not None:
-                chunks = _shuffled(read, self.config.shuffle_rows, self._rng())
-            for chunk in islice(_exact_batches(chunks, self.batch_size, self.drop_last), start, len(self)):
+                chunks = shuffled(read, self.config.shuffle_rows, self._rng())
+            for chunk in islice(exact_batches(chunks, self.batch_size, self.drop_last), start, len(self)):
                 yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
 
     def __len__(self) -> int:
@@ -165,7 +164,7 @@ class PetastormReader(ArrowReader):
         try:
             while num_left > 0:
                 chunk = self._next_chunk(reader)
-                num_left -= _num_rows(chunk)
+                num_left -= num_rows(chunk)
                 yield chunk
         finally:
             reader.stop()
@@ -243,46 +242,3 @@ def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
     return values
-
-
-def _shuffled(chunks: Iterator[Chunk], capacity: int, rng: np.random.Generator) -> Iterator[Chunk]:
-    """Pass rows through a buffer of `capacity`: whenever it overflows, a random part of it leaves."""
-    held: list[Chunk] = []
-    num_held = 0
-    for chunk in chunks:
-        held.append(chunk)
-        num_held += _num_rows(chunk)
-        if num_held > 2 * capacity:
-            pool = _take(_concat(held), rng.permutation(num_held))
-            yield _take(pool, slice(capacity, None))
-            held, num_held = [_take(pool, slice(capacity))], capacity
-    if num_held:
-        yield _take(_concat(held), rng.permutation(num_held))
-
-
-def _exact_batches(chunks: Iterator[Chunk], batch_size: int, drop_last: bool) -> Iterator[Chunk]:
-    held: list[Chunk] = []
-    num_held = 0
-    for chunk in chunks:
-        held.append(chunk)
-        num_held += _num_rows(chunk)
-        if num_held < batch_size:
-            continue
-        pool, whole = _concat(held), num_held - num_held % batch_size
-        for start in range(0, whole, batch_size):
-            yield _take(pool, slice(start, start + batch_size))
-        held, num_held = [_take(pool, slice(whole, None))], num_held - whole
-    if num_held and not drop_last:
-        yield _concat(held)
-
-
-def _num_rows(chunk: Chunk) -> int:
-    return len(next(iter(chunk.values())))
-
-
-def _concat(chunks: list[Chunk]) -> Chunk:
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _take(chunk: Chunk, rows: slice | np.ndarray) -> Chunk:
-    return {name: values[rows] for name, values in chunk.items()}

@@ -12,11 +12,12 @@ from torch import Tensor
 from models.checkpoint import save_cvr
 from models.cvr import CVRModel
 from models.distributed import Ranks, global_mean, joined
+from models.resume import fingerprint_of
 from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
 from models.stream import ArrowReader, open_reader, read_column
-from models.trainer import Batch, Trainer, TrainResult, fingerprint_of
+from models.trainer import Batch, Trainer, TrainResult
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 

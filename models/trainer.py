@@ -1,6 +1,5 @@
 """One training loop for all models of the torch side."""
 
-import hashlib
 import json
 import math
 import time
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.device import device_of, uses_bfloat16
 from models.distributed import Ranks, agreed, averaged
 from models.prefetch import prefetched
 from models.progress import Progress
 from models.resume import CHECKPOINT, Position, load_checkpoint, restore_optimizer, save_checkpoint, step_seed
 from models.settings import TrainConfig
-from models.spec import Settings
 
 Batch = dict[str, Tensor]
 RESULT = "result.json"
@@ -290,25 +289,3 @@ class Trainer:
             factor = 0.5 * (1 + math.cos(math.pi * (self.at.step - warmup) / max(1, self.total_steps - warmup)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """The device that `train.device` means here; under torchrun, a rank's own GPU."""
-    is_gpu = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
-    return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
-
-
-def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether `train.precision` means bfloat16 autocast on this device; `auto`: on GPUs that have it."""
-    if config.precision != "auto":
-        return config.precision == "bfloat16"
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
-    """A hash of the spec without its out_dir, of the snapshots' manifests and of the number of ranks."""
-    text = json.dumps({"spec": spec.model_dump(mode="json", exclude={"out_dir"}), "ranks": ranks.size}, sort_keys=True)
-    digest = hashlib.sha256(text.encode())
-    for folder in snapshots:
-        digest.update((folder / "manifest.json").read_bytes())
-    return digest.hexdigest()[:16]

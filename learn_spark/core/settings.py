@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig
+from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig, check_negatives
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -109,6 +109,11 @@ class TowersSettings(Section):
     loss: LossConfig
     train: TrainConfig
     launch: LaunchSettings
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> "TowersSettings":
+        check_negatives(self.model, self.loss)
+        return self
 
 
 class CvrSettings(Section):

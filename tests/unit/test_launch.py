@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from learn_spark.core.errors import ConfigError, LearnError, QualityError
+from learn_spark.core.settings import LaunchSettings
 from learn_spark.training import launch
 from learn_spark.training.launch import package_root, run_trainer
 
@@ -37,6 +38,13 @@ def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnEr
         launch._run([sys.executable, "-c", said + code], {}, "train", tmp_path)
     assert type(raised.value) is error
     assert message in str(raised.value)
+
+
+def test_what_ranks_refuse_is_a_config_error_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = LaunchSettings(mode="torchrun", processes=2)
+    with pytest.raises(ConfigError, match="unknown key 'colour'"):
+        run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr", two)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:

@@ -112,10 +112,3 @@ def test_a_rank_that_is_killed_ends_the_job(tmp_path, spec):
     assert job.returncode != 0 and "SIGKILL" in said
     assert not any(rank.is_running() for rank in ranks)
     assert not (tmp_path / "killed" / "result.json").exists()
-
-
-def test_bad_input_of_ranks_is_told_beside_the_spec(tmp_path, spec):
-    job = torchrun(tmp_path, spec | {"train": spec["train"] | {"batch_size": 10_000}})
-    assert job.wait(timeout=60) != 0
-    failure = json.loads((tmp_path / "failure.json").read_text())
-    assert failure["code"] == 2 and "smaller than one batch" in failure["reason"]
