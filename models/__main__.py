@@ -1,11 +1,15 @@
 """The torch side's own process: `python -m models <command> --spec spec.json`.
 
 Commands read one JSON spec and write the spec's out_dir; progress and errors go to stderr, nothing to stdout.
-Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved).
+Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved). A training that
+was killed goes on when the same command is given again. Under torchrun, whose own exit code tells nothing, the
+code and the reason are also written beside the spec, as failure.json.
 """
 
 import argparse
 import importlib
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +21,7 @@ COMMANDS = {
     "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),
 }
 BAD_INPUT, LOSS_NOT_FINITE = 2, 3
+FAILURE = "failure.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,12 +42,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module.run(load_spec(args.spec, getattr(module, spec_name)))
     except ValueError as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _failed(BAD_INPUT, f"{args.command}: {error}", args.spec)
     except LossNotFiniteError as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
-        return LOSS_NOT_FINITE
+        return _failed(LOSS_NOT_FINITE, f"{args.command}: {error}", args.spec)
     return 0
+
+
+def _failed(code: int, reason: str, spec: Path) -> int:
+    from models.distributed import is_launched
+
+    print(reason, file=sys.stderr)
+    if is_launched() and spec.parent.is_dir():
+        partial = spec.with_name(f".{FAILURE}.{os.getpid()}")
+        partial.write_text(json.dumps({"code": code, "reason": reason}), encoding="utf-8")
+        partial.replace(spec.with_name(FAILURE))
+    return code
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
     """Write the towers into folder `path`; `state` stands in for the model's own weights if given."""
-    sizes = {"content_dim": model.content_dim}
+    sizes = {"content_dim": model.content_dim, "num_items": model.num_items}
     _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict())
 
 
@@ -35,7 +35,7 @@ def load_towers(path: Path | str) -> Towers:
     Raises:
         ValueError: the folder holds no such model, or its files do not fit together.
     """
-    sizes, settings, state = _load(Path(path), "towers", ("content_dim",))
+    sizes, settings, state = _load(Path(path), "towers", ("content_dim", "num_items"))
     config = parse_settings(TowersConfig, settings, f"{path}/config.json")
     return _filled(Path(path), Towers(config, **sizes), state)
 

@@ -4,12 +4,16 @@ Shapes: C content width, U unique items asked for.
 """
 
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# Pages that were read stay in the process until they are given back (the system's cache keeps them all the same).
+MAX_MAPPED_BYTES = 128 << 20
+_READ_AROUND = 64 << 10  # what the kernel maps at most around a page that is asked for
 META_KEYS = {"rows", "dim", "dtype", "encoder_id"}
 
 
@@ -39,6 +43,7 @@ class ContentMatrix:
         if have < want:  # longer: a run is extending it, or was killed while it did
             raise ValueError(f"{vectors}: {have} bytes, but {self.rows} x {self.dim} fp16 need {want}")
         self._matrix = np.memmap(vectors, dtype="<f2", mode="r", shape=(self.rows, self.dim))
+        self._mapped_bytes = 0
 
     def gather(self, idx: Tensor | np.ndarray) -> Tensor:
         """Vectors of items: every row is read once, in file order.
@@ -70,9 +75,16 @@ class ContentMatrix:
             bad = unique_U[0] if unique_U[0] < 0 else unique_U[-1]
             raise ValueError(f"item_idx {bad} is outside the content matrix {self.path} of {self.rows} rows")
         rows_UC = torch.from_numpy(self._matrix[unique_U].astype(np.float32))
+        self._give_pages_back(unique_U.size)
         parts = np.split(inverse.ravel(), np.cumsum([a.size for a in arrays])[:-1])
         shaped = (torch.from_numpy(p.reshape(a.shape)) for p, a in zip(parts, arrays, strict=True))
         return rows_UC, *shaped
+
+    def _give_pages_back(self, num_rows: int) -> None:
+        self._mapped_bytes += num_rows * (self.dim * 2 + _READ_AROUND)
+        if self._mapped_bytes > MAX_MAPPED_BYTES and self._matrix.nbytes > MAX_MAPPED_BYTES:
+            self._matrix._mmap.madvise(mmap.MADV_DONTNEED)
+            self._mapped_bytes = 0
 
 
 def _read_meta(path: Path) -> dict:

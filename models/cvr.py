@@ -59,8 +59,9 @@ class CVRModel(nn.Module):
             raise ValueError(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
         mid_BE = np.empty((len(user_BK), self.config.mid_dim), np.float32)
         probability_B = np.empty(len(user_BK), np.float32)
+        device = self.output.weight.device
         for start in range(0, len(user_BK), batch_size):
             rows = slice(start, start + batch_size)
-            mid, logit = self(torch.tensor(user_BK[rows]), torch.tensor(item_BK[rows]))
-            mid_BE[rows], probability_B[rows] = mid.numpy(), logit.sigmoid().numpy()
+            mid, logit = self(*(torch.tensor(x[rows], device=device) for x in (user_BK, item_BK)))
+            mid_BE[rows], probability_B[rows] = mid.cpu().numpy(), logit.sigmoid().cpu().numpy()
         return mid_BE, probability_B

@@ -1,16 +1,22 @@
 """Dense all-action InfoNCE.
 
 Shapes: B users, L sequence length, S sampled positions of a sequence, N sampled anchors (history positions),
-T sampled targets, K embedding width, A = B * N anchors, M = B * T candidates.
+T sampled targets, K embedding width, M candidates, R occurrences of candidates as somebody's target; b, m a tile.
 """
 
-import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.settings import LossConfig
+
+# A tile of logits (4 MiB in fp32) stays in the caches.
+TILE_ANCHORS, TILE_CANDIDATES = 512, 2048
+LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
 
 
 def recency_weights(length_B: Tensor, max_len: int, alpha: float, beta: float) -> Tensor:
@@ -44,50 +50,183 @@ def sample_positions(
     return position_BS.clamp(max=max_len - 1), is_valid_BS.gather(1, order_BS)
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What stands in the denominators: of this batch, of all ranks' batches, or of the catalogue.
+
+    Attributes:
+        vector_MK: item vectors, gradients allowed.
+        bias_M: added to the logits (a learned item bias, minus log q), gradients allowed.
+        item_M: their item ids.
+        user_R, place_R: a candidate counts once for every occurrence r with place_R[r] = m, as a target of
+            user user_R[r]; users never meet their own occurrences. Without them each candidate counts once,
+            as nobody's target.
+    """
+
+    vector_MK: Tensor
+    bias_M: Tensor
+    item_M: Tensor | None = None
+    user_R: Tensor | None = None
+    place_R: Tensor | None = None
+
+    @classmethod
+    def in_batch(
+        cls,
+        target_BTK: Tensor,
+        is_target_BT: Tensor,
+        user_B: Tensor,
+        item_BT: Tensor | None = None,
+        bias_BT: Tensor | None = None,
+        merge: bool = False,
+    ) -> "Candidates":
+        """The sampled targets: each a candidate of its own, or each item one candidate with its occurrences.
+
+        Merging needs `item_BT`, and is exact where equal items have equal vectors and biases.
+        """
+        target_RK, user_R = target_BTK[is_target_BT], user_B[is_target_BT.nonzero()[:, 0]]
+        bias_R = target_RK.new_zeros(len(target_RK)) if bias_BT is None else bias_BT[is_target_BT]
+        item_R = None if item_BT is None else item_BT[is_target_BT]
+        place_R = torch.arange(len(target_RK), device=target_RK.device)
+        if not merge:
+            return cls(target_RK, bias_R, item_R, user_R, place_R)
+        item_M, merged_R = item_R.unique(return_inverse=True)
+        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # any of the item's occurrences
+        return cls(target_RK[one_M], bias_R[one_M], item_M, user_R, merged_R)
+
+
 def all_action_info_nce(
     anchor_BNK: Tensor,
     target_BTK: Tensor,
     is_anchor_BN: Tensor,
     is_target_BT: Tensor,
     scale: Tensor | float,
-    user_B: Tensor | None = None,
-    item_BT: Tensor | None = None,
-    log_q_BT: Tensor | None = None,
+    candidates: Candidates,
+    user_B: Tensor,
+    target_bias_BT: Tensor | None = None,
+    own_item_BL: Tensor | None = None,
 ) -> Tensor:
-    """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + other users' targets).
+    """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + negatives).
 
-    With s the scaled inner product, l(h, t) = softplus(LSE(h) - s(h, t)), where LSE(h) is the log-sum-exp
-    of anchor h over the targets of the batch's other users: one an anchor, not one a pair. The user's own
-    other targets never stand in the denominator.
+    With s the scaled inner product plus bias, l(h, t) = softplus(LSE(h) - s(h, t)), where LSE(h) is the
+    log-sum-exp of anchor h over its negatives: one an anchor, not one a pair. Negatives are the candidates but
+    for the user's own targets. Memory grows with B, M and K, never with B x M: logits live in tiles only, and
+    the backward pass computes them anew (as in Inf-CL, arXiv 2410.17243). Computes in fp32 under autocast.
 
     Args:
         anchor_BNK, target_BTK: unit vectors of the sampled history positions and targets.
         is_anchor_BN, is_target_BT: which of them are real.
         scale: 1 / temperature.
-        user_B: ids of the rows' users; rows of the same user are not each other's negatives. By default
-            every row is a user of its own.
-        item_BT: targets' item ids; if given, other users' targets equal to one of the user's own sampled
-            targets are left out (false negatives).
-        log_q_BT: log sampling probability of the targets; if given, subtracted from their logits.
+        candidates: those of the whole global batch, these rows' own targets included.
+        user_B: ids of the rows' users.
+        target_bias_BT: what `candidates.bias_M` is for these targets.
+        own_item_BL: item ids that are no negatives for that row, whoever's targets they are (false
+            negatives); -1 is none. Needs `candidates.item_M`.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
     """
-    B, T, _ = target_BTK.shape
-    user_B = torch.arange(B, device=target_BTK.device) if user_B is None else user_B
-    is_negative_BM = ((user_B[:, None] != user_B)[:, :, None] & is_target_BT).reshape(B, B * T)
-    if item_BT is not None:
-        own_BT = item_BT.masked_fill(~is_target_BT, -1)
-        is_negative_BM &= (item_BT.reshape(1, -1, 1) != own_BT[:, None, :]).all(-1)
-    scaled_BNK = anchor_BNK * scale
-    logit_BNM = scaled_BNK @ target_BTK.reshape(B * T, -1).T
-    positive_BNT = scaled_BNK @ target_BTK.transpose(1, 2)
-    if log_q_BT is not None:
-        logit_BNM = logit_BNM - log_q_BT.reshape(-1)
-        positive_BNT = positive_BNT - log_q_BT[:, None, :]
-    # Finite, so that the gradient of an anchor without any negative is 0 and not NaN.
-    lowest = -math.sqrt(torch.finfo(logit_BNM.dtype).max)
-    lse_BN = logit_BNM.masked_fill(~is_negative_BM[:, None, :], lowest).logsumexp(-1)
-    loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT)
-    is_pair_BNT = is_anchor_BN[:, :, None] & is_target_BT[:, None, :]
-    return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
+    with torch.autocast(anchor_BNK.device.type, enabled=False):
+        wide = torch.promote_types(anchor_BNK.dtype, torch.float32)
+        scaled_BNK, target_BTK = anchor_BNK.to(wide) * scale, target_BTK.to(wide)
+        positive_BNT = scaled_BNK @ target_BTK.transpose(1, 2)
+        if target_bias_BT is not None:
+            positive_BNT = positive_BNT + target_bias_BT[:, None, :]
+        weights = _Weights(candidates, user_B, own_item_BL, wide)
+        lse_BN = _NegativeLSE.apply(scaled_BNK, candidates.vector_MK.to(wide), candidates.bias_M.to(wide), weights)
+        loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT)
+        is_pair_BNT = is_anchor_BN[:, :, None] & is_target_BT[:, None, :]
+        return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
+
+
+class _Weights:
+    """How often every candidate counts as a negative of every row: its occurrences but for the row's own."""
+
+    def __init__(self, candidates: Candidates, user_B: Tensor, own_item_BL: Tensor | None, dtype: torch.dtype) -> None:
+        num, user_R, device = len(candidates.vector_MK), candidates.user_R, candidates.vector_MK.device
+        self.user_B, self.own_item_BL = user_B, own_item_BL
+        if user_R is None:
+            self.count_M = torch.ones(num, dtype=dtype, device=device)
+        else:
+            self.count_M = torch.bincount(candidates.place_R, minlength=num).to(dtype)
+        self.users = None if user_R is None else _Sorted(user_R, candidates.place_R)
+        self.items = None if own_item_BL is None else _Sorted(candidates.item_M, torch.arange(num, device=device))
+
+    def log(self, rows: slice) -> Tensor:
+        """Log weights, -inf for what is no negative: [b, M]."""
+        user_b = self.user_B[rows]
+        weight_bM = self.count_M.expand(len(user_b), -1).clone()
+        if self.users is not None:
+            row_p, place_p = self.users.equal_to(user_b)
+            weight_bM.index_put_((row_p, place_p), weight_bM.new_tensor(-1.0), accumulate=True)
+        if self.items is not None:
+            own_bL = self.own_item_BL[rows]
+            slot_p, place_p = self.items.equal_to(own_bL.flatten())
+            weight_bM[slot_p // own_bL.shape[1], place_p] = 0.0
+        return weight_bM.log_()
+
+
+class _Sorted:
+    """An equality join: keys sorted once, each with a value."""
+
+    def __init__(self, key_R: Tensor, value_R: Tensor) -> None:
+        self.key_R, order_R = key_R.sort()
+        self.value_R = value_R[order_R]
+
+    def equal_to(self, key_Q: Tensor) -> tuple[Tensor, Tensor]:
+        """All pairs of (number of the asked key, value of an equal key)."""
+        first_Q = torch.searchsorted(self.key_R, key_Q)
+        num_Q = torch.searchsorted(self.key_R, key_Q, right=True) - first_Q
+        asked_P = torch.repeat_interleave(num_Q)
+        place_P = torch.arange(len(asked_P), device=key_Q.device) + (first_Q - num_Q.cumsum(0) + num_Q)[asked_P]
+        return asked_P, self.value_R[place_P]
+
+
+class _NegativeLSE(torch.autograd.Function):
+    """Log-sum-exp of every anchor's weighted logits over the candidates, tile by tile, no logit kept."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, anchor_BNK: Tensor, candidate_MK: Tensor, bias_M: Tensor, weights: _Weights
+    ) -> Tensor:
+        lse_BN = anchor_BNK.new_full(anchor_BNK.shape[:2], LOWEST)
+        for rows, bias_bM in _row_tiles(anchor_BNK, bias_M, weights):
+            for _, logit_bNm in _logit_tiles(anchor_BNK[rows], candidate_MK, bias_bM):
+                top_bN = torch.maximum(lse_BN[rows], logit_bNm.amax(-1))
+                total_bN = logit_bNm.sub_(top_bN[:, :, None]).exp_().sum(-1) + (lse_BN[rows] - top_bN).exp()
+                lse_BN[rows] = total_bN.log() + top_bN
+        ctx.save_for_backward(anchor_BNK, candidate_MK, bias_M, lse_BN)
+        ctx.weights = weights
+        return lse_BN
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
+        anchor_BNK, candidate_MK, bias_M, lse_BN = ctx.saved_tensors
+        d_anchor_BNK, d_candidate_MK = torch.zeros_like(anchor_BNK), torch.zeros_like(candidate_MK)
+        d_bias_M = torch.zeros_like(bias_M) if ctx.needs_input_grad[2] else None
+        with torch.autocast(anchor_BNK.device.type, enabled=False):
+            for rows, bias_bM in _row_tiles(anchor_BNK, bias_M, ctx.weights):
+                d_anchor_aK, anchor_aK = d_anchor_BNK[rows].flatten(0, 1), anchor_BNK[rows].flatten(0, 1)
+                lse_bN1, graded_aK = lse_BN[rows, :, None], anchor_aK * grad_BN[rows].reshape(-1, 1)
+                for columns, logit_bNm in _logit_tiles(anchor_BNK[rows], candidate_MK, bias_bM):
+                    share_am = logit_bNm.sub_(lse_bN1).exp_().flatten(0, 1)
+                    d_anchor_aK.addmm_(share_am, candidate_MK[columns])
+                    d_candidate_MK[columns].addmm_(share_am.T, graded_aK)
+                    if d_bias_M is not None:
+                        d_bias_M[columns] += grad_BN[rows].flatten() @ share_am
+        return d_anchor_BNK.mul_(grad_BN[:, :, None]), d_candidate_MK, d_bias_M, None
+
+
+def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows with their candidates' biases, log weights included."""
+    step = max(1, TILE_ANCHORS // max(1, anchor_BNK.shape[1]))
+    for start in range(0, len(anchor_BNK), step):
+        rows = slice(start, start + step)
+        yield rows, weights.log(rows).add_(bias_M)
+
+
+def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, len(candidate_MK), TILE_CANDIDATES):
+        columns = slice(start, start + TILE_CANDIDATES)
+        logit_am = anchor_bNK.flatten(0, 1) @ candidate_MK[columns].T
+        yield columns, logit_am.unflatten(0, anchor_bNK.shape[:2]).add_(bias_bM[:, None, columns])

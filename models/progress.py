@@ -14,13 +14,16 @@ class Progress:
 
     Args:
         total: steps that are planned.
+        first: steps that are done already.
         max_seconds: the time budget, if there is one.
+        is_shown: of several processes, only one shows.
     """
 
-    def __init__(self, total: int, max_seconds: float | None) -> None:
-        self.total, self.max_seconds, self.step = total, max_seconds, 0
+    def __init__(self, total: int, first: int, max_seconds: float | None, is_shown: bool) -> None:
+        self.total, self.first, self.max_seconds, self.step = total, first, max_seconds, first
         self.started = self.printed = time.monotonic()
-        self.bar = tqdm(total=total, unit="step", file=sys.stderr) if sys.stderr.isatty() else None
+        is_bar = is_shown and sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", file=sys.stderr) if is_bar else None
 
     def __enter__(self) -> Callable[[str], None]:
         return self._advance
@@ -40,7 +43,7 @@ class Progress:
             return
         self.printed = now
         used = now - self.started
-        left = used / self.step * (self.total - self.step)
+        left = used / (self.step - self.first) * (self.total - self.step)
         if self.max_seconds:
             left = min(left, max(0.0, self.max_seconds - used))
         print(f"step {self.step}/{self.total}, {text}, about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -14,13 +14,21 @@ class TowersConfig(Settings):
         d_model, layers, heads, dropout: the transformer's.
         out_dim: width of user_emb and item_emb.
         max_len: longest sequence (histories and targets).
+        user_tower: `transformer`, or `pooling_mlp`: the mean of the adapted content up to each position and a
+            perceptron, also where the item tower shares the user tower's weights.
         item_tower: `shared_causal` (the user tower's weights, causal over the target sequence),
             `shared_self` (the same weights, each item sees only itself), `mlp` (own weights),
             `content` (the projected content embedding itself).
+        train_input: `sequence`, targets train as their sequence (see item_tower); `single`, each goes in alone,
+            as at inference: `shared_causal` then trains as `shared_self` does.
         pooling: `last`, a position's own output; `mean`, the mean of the outputs up to it.
         content_residual: add an orthogonally initialised projection of the content, shared by both
             towers (users: its mean over the history so far), to the transformer's output, which then
             starts at zero. Beyond the paper.
+        id_residual: add a learned vector by item, zero for items not trained on, to the content of both
+            towers. Beyond the paper.
+        item_bias: add a learned number by item to its logits; it takes the last of the embeddings' out_dim
+            columns. Beyond the paper.
         temperature: the inner product of the unit vectors is divided by it.
         learned_scale: train 1 / temperature as well (at most 100).
     """
@@ -29,11 +37,15 @@ class TowersConfig(Settings):
     layers: int = Field(2, ge=0)
     heads: int = Field(4, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
-    out_dim: int = Field(64, gt=0)
+    out_dim: int = Field(64, gt=1)
     max_len: int = Field(100, gt=0)
+    user_tower: Literal["transformer", "pooling_mlp"] = "transformer"
     item_tower: Literal["shared_causal", "shared_self", "mlp", "content"] = "shared_causal"
+    train_input: Literal["sequence", "single"] = "sequence"
     pooling: Literal["last", "mean"] = "last"
     content_residual: bool = False
+    id_residual: bool = False
+    item_bias: bool = False
     temperature: float = Field(0.07, gt=0)
     learned_scale: bool = False
 
@@ -51,6 +63,10 @@ class LossConfig(Settings):
         num_hist: sampled history positions (anchors) of a user.
         num_targets: sampled targets of a user.
         alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n.
+        negatives: `in_batch`, the batch's other users' targets (the paper's); `catalogue`, every item of the
+            training snapshot; `sampled`, num_sampled of those drawn anew each step, weighted up to estimate
+            the catalogue. The last two need items that go in alone, and leave the user's own targets out.
+        num_sampled: drawn items of a step, with `sampled`.
         mask_false_negatives: another user's target leaves an anchor's denominator if the item is also
             among the anchor's own user's sampled targets. Beyond the paper.
         log_q: subtract log popularity (as target) from every candidate's logit. Beyond the paper.
@@ -60,8 +76,29 @@ class LossConfig(Settings):
     num_targets: int = Field(10, gt=0)
     alpha: float = Field(10.0, gt=1)
     beta: float = Field(10000.0, gt=1)
+    negatives: Literal["in_batch", "catalogue", "sampled"] = "in_batch"
+    num_sampled: int = Field(1024, gt=0)
     mask_false_negatives: bool = False
     log_q: bool = False
+
+    @model_validator(mode="after")
+    def _check_log_q(self) -> "LossConfig":
+        if self.log_q and self.negatives != "in_batch":
+            raise ValueError(f"log_q corrects in-batch negatives; negatives is {self.negatives}")
+        return self
+
+
+def check_negatives(towers: TowersConfig, loss: LossConfig) -> None:
+    """Items out of no sequence need a tower that trains without one.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if loss.negatives != "in_batch" and towers.item_tower == "shared_causal" and towers.train_input == "sequence":
+        raise ValueError(
+            f"loss.negatives {loss.negatives} draws items that go in alone, but item_tower shared_causal trains "
+            "on sequences: set train_input single, another item_tower, or negatives in_batch"
+        )
 
 
 class ValidationConfig(Settings):
@@ -113,7 +150,7 @@ class TrainConfig(Settings):
     """Settings of the loop.
 
     Attributes:
-        batch_size: rows of a step.
+        batch_size: rows of a step, on each rank.
         epochs: passes over the training snapshot; the learning rate's cosine ends with the last one.
         max_seconds: stop after this time, whatever the epochs (evaluation included).
         learning_rate, weight_decay, clip_norm: AdamW and the gradients' largest norm.
@@ -123,6 +160,11 @@ class TrainConfig(Settings):
         log_every: steps between lines of metrics.jsonl.
         seed: of the initial weights, the order of the data and all sampling.
         threads: torch threads; by default torch's own choice.
+        device: `auto` is cuda where there is a GPU.
+        precision: of the matrix products (autocast); `auto` is bfloat16 on GPUs that have it, float32 elsewhere.
+        checkpoint_seconds, checkpoint_steps: a killed training goes on from a checkpoint, written when so many
+            seconds have passed since the last one, and besides, if given, every so many steps.
+        rank_timeout: seconds that the ranks of a distributed training wait for each other (evaluation included).
     """
 
     batch_size: int = Field(128, gt=1)
@@ -137,3 +179,8 @@ class TrainConfig(Settings):
     log_every: int = Field(10, gt=0)
     seed: int = Field(1, ge=0)
     threads: int | None = Field(None, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    checkpoint_steps: int | None = Field(None, gt=0)
+    rank_timeout: float = Field(600.0, gt=0)

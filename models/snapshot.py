@@ -19,12 +19,14 @@ class Snapshot:
     Attributes:
         path: its folder.
         files: the Parquet files that hold rows, in the manifest's order; nothing else is ever read.
+        file_rows: rows of each of them.
         rows: rows of all files together.
         schema: column name to type, as the exporter wrote it.
     """
 
     path: Path
     files: tuple[Path, ...]
+    file_rows: tuple[int, ...]
     rows: int
     schema: dict[str, str]
 
@@ -44,11 +46,12 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
     for name in FORBIDDEN:
         if (path / name).exists():
             raise ValueError(f"snapshot {path} holds {name}, which could run code when it is read; remove it")
-    files = [(_checked_file(path, entry, verify_sha256), entry["rows"]) for entry in manifest["files"]]
-    listed = sum(rows for _, rows in files)
+    files = {_checked_file(path, entry, verify_sha256): entry["rows"] for entry in manifest["files"]}
+    listed = sum(files.values())
     if listed != manifest["rows"]:
         raise ValueError(f"snapshot {path}: files hold {listed} rows, the manifest says {manifest['rows']}")
-    return Snapshot(path, tuple(file for file, rows in files if rows), listed, dict(manifest["schema"]))
+    filled = {file: rows for file, rows in files.items() if rows}
+    return Snapshot(path, tuple(filled), tuple(filled.values()), listed, dict(manifest["schema"]))
 
 
 def _read_manifest(path: Path) -> dict:

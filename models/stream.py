@@ -6,6 +6,9 @@ Nothing else imports Petastorm. Shapes: B rows of a batch, L length of a list co
 import re
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,27 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.chunks import Chunk, exact_batches, num_rows, shuffled
 from models.settings import StreamConfig
 from models.snapshot import Snapshot
 
-Chunk = dict[str, np.ndarray]
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start .. stop of a file."""
+
+    file: Path
+    start: int
+    stop: int
 
 
 class ArrowReader:
     """Reads a snapshot once per iteration, row group by row group, as batches of tensors.
+
+    With several ranks, the files stand in one order that all ranks know (shuffled by the seed), and each rank
+    reads its even share of their rows: whatever the files and row groups, no row is read by two ranks, and all
+    ranks take `len(reader)` steps. The rows that fill no step of all ranks, fewer than ranks x batch_size, are
+    left out; with another seed they are others.
 
     Args:
         snapshot: what `open_snapshot` returned.
@@ -33,9 +49,11 @@ class ArrowReader:
             The same seed repeats the order.
         drop_last: leave out the last batch if it is smaller than `batch_size`.
         config: the shuffle buffer's size.
+        rank, ranks: this process among those that read the same snapshot.
 
     Raises:
-        ValueError: a column that the snapshot lacks (while iterating: nulls, lists of unequal length).
+        ValueError: a column that the snapshot lacks, or ranks without `drop_last` (while iterating: nulls, lists
+            of unequal length).
     """
 
     def __init__(
@@ -47,35 +65,64 @@ class ArrowReader:
         seed: int | None = None,
         drop_last: bool = False,
         config: StreamConfig | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        if ranks > 1 and not drop_last:
+            raise ValueError("several ranks take equal steps only with drop_last")
         unknown = [name for name in columns if name not in snapshot.schema]
         if unknown:
             have = ", ".join(snapshot.schema)
             raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(unknown)}; it has: {have}")
         self.snapshot, self.columns, self.batch_size = snapshot, list(columns), batch_size
         self.seed, self.drop_last, self.config = seed, drop_last, config or StreamConfig()
+        self.rank, self.ranks = rank, ranks
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        chunks = self._chunks() if self.snapshot.rows else iter(())
-        if self.seed is not None:
-            chunks = _shuffled(chunks, self.config.shuffle_rows, np.random.default_rng(self.seed))
-        for chunk in _exact_batches(chunks, self.batch_size, self.drop_last):
-            yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Generator[dict[str, Tensor], None, None]:
+        """The batches from number `start` on; those before it are read and thrown away."""
+        with closing(self._chunks() if self.snapshot.rows else _nothing()) as read:
+            chunks: Iterator[Chunk] = read
+            if self.seed is not None:
+                chunks = shuffled(read, self.config.shuffle_rows, self._rng())
+            for chunk in islice(exact_batches(chunks, self.batch_size, self.drop_last), start, len(self)):
+                yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
 
     def __len__(self) -> int:
         """Number of batches."""
-        full, rest = divmod(self.snapshot.rows, self.batch_size)
+        full, rest = divmod(self.snapshot.rows // self.ranks, self.batch_size)
         return full + (0 if self.drop_last or not rest else 1)
 
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.rank])
+
+    def _share(self) -> list[Part]:
+        """This rank's even share of the rows, as parts of the files."""
+        sizes = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
+        if self.seed is not None and self.ranks > 1:
+            np.random.default_rng(self.seed).shuffle(sizes)
+        low, high = (self.snapshot.rows * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        parts, before = [], 0
+        for file, rows in sizes:
+            start, stop = max(low - before, 0), min(high - before, rows)
+            if start < stop:
+                parts.append(Part(file, start, stop))
+            before += rows
+        return parts
+
     def _chunks(self) -> Generator[Chunk, None, None]:
-        groups = [(f, g) for f in self.snapshot.files for g in range(pq.read_metadata(f).num_row_groups)]
+        yield from self._row_groups(self._share())
+
+    def _row_groups(self, parts: list[Part]) -> Generator[Chunk, None, None]:
+        groups = [group for part in parts for group in _groups_of(part)]
         if self.seed is not None:
-            np.random.default_rng(self.seed).shuffle(groups)
-        for file, group in groups:
+            self._rng().shuffle(groups)
+        for file, group, start, stop in groups:
             with pq.ParquetFile(file) as parquet:
-                table = parquet.read_row_group(group, columns=self.columns)
-            if table.num_rows:
-                yield {n: _column_array(n, table.column(n).combine_chunks()) for n in self.columns}
+                table = parquet.read_row_group(group, columns=self.columns).slice(start, stop - start)
+            yield {n: _column_array(n, table.column(n).combine_chunks()) for n in self.columns}
 
 
 class PetastormReader(ArrowReader):
@@ -84,9 +131,19 @@ class PetastormReader(ArrowReader):
     Petastorm 0.13.1 ends an epoch too early when its last row groups are handed out between two of its checks
     (a third of the runs over small row groups lost some), and with several workers the order depends on
     timing. So it is asked for endless epochs by one worker, and the manifest's number of rows ends the epoch.
+    Its own sharding gives ranks unequal numbers of rows: it gets a rank's whole files, and the two at the
+    share's ends, which it could not cut, are read without it.
     """
 
     def _chunks(self) -> Generator[Chunk, None, None]:
+        rows = dict(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
+        share = self._share()
+        whole = [part.file for part in share if part.stop - part.start == rows[part.file]]
+        yield from self._row_groups([part for part in share if part.stop - part.start < rows[part.file]])
+        if whole:
+            yield from self._whole_files(whole, sum(rows[file] for file in whole))
+
+    def _whole_files(self, files: list[Path], num_left: int) -> Generator[Chunk, None, None]:
         # Petastorm uses names that pyarrow and numpy have deprecated; the versions are pinned. Its threads
         # warn as well, so a filter for a while (`catch_warnings`) would not reach them all.
         for category in (FutureWarning, DeprecationWarning):
@@ -94,7 +151,7 @@ class PetastormReader(ArrowReader):
         from petastorm import make_batch_reader
 
         reader = make_batch_reader(
-            [_petastorm_url(file) for file in self.snapshot.files],
+            [_petastorm_url(file) for file in files],
             schema_fields=[f"^{re.escape(name)}$" for name in self.columns],
             reader_pool_type="thread",
             workers_count=1,
@@ -104,11 +161,10 @@ class PetastormReader(ArrowReader):
             num_epochs=None,
             convert_early_to_numpy=True,
         )
-        num_left = self.snapshot.rows
         try:
             while num_left > 0:
                 chunk = self._next_chunk(reader)
-                num_left -= _num_rows(chunk)
+                num_left -= num_rows(chunk)
                 yield chunk
         finally:
             reader.stop()
@@ -131,16 +187,34 @@ def open_reader(
     seed: int | None = None,
     drop_last: bool = False,
     config: StreamConfig,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> ArrowReader:
     """The reader that `config.reader` names; arguments as for `ArrowReader`."""
     cls = PetastormReader if config.reader == "petastorm" else ArrowReader
-    return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config)
+    return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config, rank=rank, ranks=ranks)
 
 
 def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
     """One whole column: [rows], or [rows, L] for lists."""
     reader = ArrowReader(snapshot, [column], batch_size=max(snapshot.rows, 1))
     return next(iter(reader))[column].numpy()
+
+
+def _nothing() -> Generator[Chunk, None, None]:
+    yield from ()
+
+
+def _groups_of(part: Part) -> Iterator[tuple[Path, int, int, int]]:
+    """(file, row group, first row, row behind the last) of every row group that the part touches."""
+    metadata = pq.read_metadata(part.file)
+    before = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        start, stop = max(part.start - before, 0), min(part.stop - before, rows)
+        if start < stop:
+            yield part.file, group, start, stop
+        before += rows
 
 
 def _petastorm_url(file: Path) -> str:
@@ -168,46 +242,3 @@ def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
     return values
-
-
-def _shuffled(chunks: Iterator[Chunk], capacity: int, rng: np.random.Generator) -> Iterator[Chunk]:
-    """Pass rows through a buffer of `capacity`: whenever it overflows, a random part of it leaves."""
-    held: list[Chunk] = []
-    num_held = 0
-    for chunk in chunks:
-        held.append(chunk)
-        num_held += _num_rows(chunk)
-        if num_held > 2 * capacity:
-            pool = _take(_concat(held), rng.permutation(num_held))
-            yield _take(pool, slice(capacity, None))
-            held, num_held = [_take(pool, slice(capacity))], capacity
-    if num_held:
-        yield _take(_concat(held), rng.permutation(num_held))
-
-
-def _exact_batches(chunks: Iterator[Chunk], batch_size: int, drop_last: bool) -> Iterator[Chunk]:
-    held: list[Chunk] = []
-    num_held = 0
-    for chunk in chunks:
-        held.append(chunk)
-        num_held += _num_rows(chunk)
-        if num_held < batch_size:
-            continue
-        pool, whole = _concat(held), num_held - num_held % batch_size
-        for start in range(0, whole, batch_size):
-            yield _take(pool, slice(start, start + batch_size))
-        held, num_held = [_take(pool, slice(whole, None))], num_held - whole
-    if num_held and not drop_last:
-        yield _concat(held)
-
-
-def _num_rows(chunk: Chunk) -> int:
-    return len(next(iter(chunk.values())))
-
-
-def _concat(chunks: list[Chunk]) -> Chunk:
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _take(chunk: Chunk, rows: slice | np.ndarray) -> Chunk:
-    return {name: values[rows] for name, values in chunk.items()}

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from models.checkpoint import save_cvr
 from models.cvr import CVRModel
+from models.distributed import Ranks, global_mean, joined
+from models.resume import fingerprint_of
 from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
@@ -43,8 +45,8 @@ class CVRTask:
 
     metric = "auc"
 
-    def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot) -> None:
-        self.spec, self.train_snapshot = spec, train
+    def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot, ranks: Ranks) -> None:
+        self.spec, self.train_snapshot, self.ranks = spec, train, ranks
         self.val = {name: read_column(val, name) for name in COLUMNS}
         if set(np.unique(self.val["label"])) != {0, 1}:
             raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
@@ -54,14 +56,15 @@ class CVRTask:
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        for batch in self._reader(epoch):
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        for batch in self._reader(epoch).batches(start):
             yield {name: value.float() for name, value in batch.items()}, len(batch["label"])
 
     def loss(self, batch: Batch) -> Tensor:
         _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
         loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
-        return (loss_B * batch["weight"]).sum() / batch["weight"].sum()
+        weight = batch["weight"].sum()
+        return global_mean((loss_B * batch["weight"]).sum() / weight, weight)
 
     def evaluate(self) -> dict[str, float]:
         _, probability_B = self.model.score(self.val["user_emb"], self.val["item_emb"])
@@ -76,9 +79,15 @@ class CVRTask:
 
     def _reader(self, epoch: int) -> ArrowReader:
         train = self.spec.train
-        seed = train.seed * 1_000_003 + epoch
         return open_reader(
-            self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
+            self.train_snapshot,
+            COLUMNS,
+            train.batch_size,
+            seed=train.seed * 1_000_003 + epoch,
+            drop_last=True,
+            config=self.spec.stream,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
         )
 
 
@@ -93,4 +102,6 @@ def run(spec: CVRSpec) -> TrainResult:
     val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
     if not val.rows:
         raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    return Trainer(CVRTask(spec, train, val), spec.train, spec.out_dir).run()
+    with joined(spec.train.rank_timeout) as ranks:
+        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
+        return Trainer(CVRTask(spec, train, val, ranks), spec.train, spec.out_dir, fingerprint, ranks).run()

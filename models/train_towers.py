@@ -3,22 +3,27 @@
 Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
-from models.losses import all_action_info_nce, sample_positions
+from models.distributed import Ranks, gathered, global_mean, joined
+from models.losses import Candidates, all_action_info_nce, sample_positions
 from models.metrics import recall_ndcg, target_ranks
-from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig
+from models.resume import fingerprint_of, step_seed
+from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
 from models.stream import ArrowReader, open_reader, read_column
-from models.towers import Towers
+from models.towers import Towers, distinct
 from models.trainer import Batch, Trainer, TrainResult
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
@@ -46,16 +51,25 @@ class TowersSpec(Settings):
     stream: StreamConfig = StreamConfig()
     validation: ValidationConfig = ValidationConfig()
 
+    @model_validator(mode="after")
+    def _check_negatives(self) -> "TowersSpec":
+        check_negatives(self.towers, self.loss)
+        return self
+
 
 class TowersTask:
     """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
 
-    def __init__(self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix) -> None:
-        self.spec, self.train_snapshot, self.content = spec, train, content
+    def __init__(
+        self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
+    ) -> None:
+        self.spec, self.train_snapshot, self.content, self.ranks = spec, train, content, ranks or Ranks()
         self.metric = f"recall_at_{spec.validation.k}"
-        self.model = Towers(spec.towers, content.dim)
+        self.model = Towers(spec.towers, content.dim, content.rows)
         self.generator = torch.Generator().manual_seed(spec.train.seed)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
+        if spec.loss.negatives != "in_batch":
+            self.catalogue = _items_of(train, content.rows)
         self.val = {name: read_column(val, name) for name in COLUMNS[1:]}
         self.target_P2 = _distinct_targets(self.val["hist_len"], self.val["tar_items"])
         if not len(self.target_P2):
@@ -65,26 +79,51 @@ class TowersTask:
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        for batch in self._reader(epoch):
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        for number, batch in enumerate(self._reader(epoch).batches(start), start):
+            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
             yield self._prepare(batch), len(batch["hist_len"])
 
     def loss(self, batch: Batch) -> Tensor:
-        anchor_BN, is_anchor_BN, target_BS = batch["anchors"], batch["is_anchor"], batch["targets"]
-        user_BHK = self.model.users(batch["content"], batch["hist"])
-        item_BTK = self.model.items(batch["content"], batch["tar"])
-        config = self.spec.loss
-        item_BS = batch["tar_items"].gather(1, target_BS)
-        return all_action_info_nce(
-            _at(user_BHK, anchor_BN),
-            _at(item_BTK, target_BS),
-            is_anchor_BN,
+        input_UC = self.model.inputs(batch["content"], batch["items"])
+        user_BNK = self.model.users(input_UC, batch["hist"], batch["hist_len"], batch["anchors"])
+        target_BSK = self.model.items(input_UC, batch["tar"], batch["tar_len"], batch["targets"])
+        item_BS = batch["tar_items"].gather(1, batch["targets"])
+        bias_BS = self.model.bias(item_BS)
+        if self.log_q_I is not None:
+            bias_BS = bias_BS - self.log_q_I.to(bias_BS.device)[item_BS]
+        loss = all_action_info_nce(
+            user_BNK,
+            target_BSK,
+            batch["is_anchor"],
             batch["is_target"],
             self.model.scale,
-            user_B=batch["user_id"],
-            item_BT=item_BS if config.mask_false_negatives else None,
-            log_q_BT=None if self.log_q_I is None else self.log_q_I[item_BS],
+            self._candidates(batch, target_BSK, item_BS, bias_BS),
+            batch["user_id"],
+            bias_BS,
+            self._own_items(batch, item_BS),
         )
+        return global_mean(loss, (batch["is_anchor"].sum(1) * batch["is_target"].sum(1)).sum())
+
+    def _candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
+        if self.spec.loss.negatives == "in_batch":
+            width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]
+            vector_GSK, is_target_GS, item_GS, bias_GS = (
+                gathered(_widened(x, width)) for x in (target_BSK, batch["is_target"], item_BS, bias_BS)
+            )
+            merge = self.model.items_go_in_alone
+            return Candidates.in_batch(vector_GSK, is_target_GS, gathered(batch["user_id"]), item_GS, bias_GS, merge)
+        item_M = batch["candidates"]
+        vector_MK = self.model.items_alone(self.model.inputs(batch["candidate_content"], item_M))
+        weight = len(self.catalogue) / len(item_M)  # a sample stands for the catalogue
+        return Candidates(vector_MK, self.model.bias(item_M) + math.log(weight), item_M)
+
+    def _own_items(self, batch: Batch, item_BS: Tensor) -> Tensor | None:
+        if self.spec.loss.negatives != "in_batch":
+            return batch["tar_items"]  # all of them, sampled or not; padding is item 0, never a candidate
+        if self.spec.loss.mask_false_negatives:
+            return item_BS.masked_fill(~batch["is_target"], -1)
+        return None
 
     def evaluate(self) -> dict[str, float]:
         user_BK = self.model.embed_users(self.val["hist_items"], self.val["hist_len"], self.content)
@@ -103,9 +142,15 @@ class TowersTask:
 
     def _reader(self, epoch: int) -> ArrowReader:
         train = self.spec.train
-        seed = train.seed * 1_000_003 + epoch
         return open_reader(
-            self.train_snapshot, COLUMNS, train.batch_size, seed=seed, drop_last=True, config=self.spec.stream
+            self.train_snapshot,
+            COLUMNS,
+            train.batch_size,
+            seed=train.seed * 1_000_003 + epoch,
+            drop_last=True,
+            config=self.spec.stream,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
         )
 
     def _prepare(self, batch: Batch) -> Batch:
@@ -116,10 +161,14 @@ class TowersTask:
         target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
         tar_items_BT = batch["tar_items"][:, :longest_tar].long()
         content_UC, hist_BH, tar_BT = self.content.unique(batch["hist_items"][:, :longest_hist], tar_items_BT)
-        return {
+        hist_items_BH = batch["hist_items"][:, :longest_hist]
+        prepared = {
             "content": content_UC,
+            "items": distinct(len(content_UC), (hist_BH, hist_items_BH), (tar_BT, tar_items_BT)),
             "hist": hist_BH,
+            "hist_len": hist_len_B,
             "tar": tar_BT,
+            "tar_len": tar_len_B,
             "tar_items": tar_items_BT,
             "anchors": anchor_BN,
             "is_anchor": is_anchor_BN,
@@ -127,6 +176,16 @@ class TowersTask:
             "is_target": is_target_BS,
             "user_id": batch["user_id"],
         }
+        if config.negatives != "in_batch":
+            prepared["candidates"] = item_M = self._drawn_items()
+            prepared["candidate_content"] = self.content.gather(item_M)
+        return prepared
+
+    def _drawn_items(self) -> Tensor:
+        if self.spec.loss.negatives == "catalogue":
+            return self.catalogue
+        drawn = torch.randperm(len(self.catalogue), generator=self.generator)[: self.spec.loss.num_sampled]
+        return self.catalogue[drawn]
 
 
 def run(spec: TowersSpec) -> TrainResult:
@@ -140,14 +199,22 @@ def run(spec: TowersSpec) -> TrainResult:
     val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
     if not val.rows:
         raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix))
-    return Trainer(task, spec.train, spec.out_dir).run()
+    with joined(spec.train.rank_timeout) as ranks:
+        task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
+        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
+        return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()
 
 
 def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
     """Log of every item's share of all targets, with one added to each count: float32 [I]."""
     count_I = _count_items(read_column(snapshot, "tar_items"), num_rows)
     return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
+
+
+def _items_of(snapshot: Snapshot, num_rows: int) -> Tensor:
+    """item_idx of all items in the snapshot's histories and targets, ascending: what the towers are trained on."""
+    counts = [_count_items(read_column(snapshot, name), num_rows) for name in ("hist_items", "tar_items")]
+    return torch.from_numpy(np.flatnonzero(sum(counts)))
 
 
 def _distinct_targets(hist_len_B: np.ndarray, tar_items_BT: np.ndarray) -> np.ndarray:
@@ -166,5 +233,6 @@ def _count_items(items: np.ndarray, num_rows: int) -> np.ndarray:
     return np.bincount(items[items > 0].ravel(), minlength=num_rows)
 
 
-def _at(x_BLK: Tensor, position_BN: Tensor) -> Tensor:
-    return x_BLK.gather(1, position_BN[:, :, None].expand(-1, -1, x_BLK.shape[2]))
+def _widened(x_BS: Tensor, width: int) -> Tensor:
+    """Zeros behind the second dimension, up to `width`: ranks exchange tensors of one shape."""
+    return F.pad(x_BS, [0, 0] * (x_BS.ndim - 2) + [0, width - x_BS.shape[1]])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig
+from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig, check_negatives
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -106,10 +106,23 @@ class StreamSettings(StreamConfig):
     rows_per_file: Annotated[int, Field(ge=1)]
 
 
+class LaunchSettings(Section):
+    """Where a training's processes run: one here, several here, or several on the cluster's executors."""
+
+    mode: Literal["process", "torchrun", "spark"]
+    processes: Annotated[int, Field(ge=1)]
+
+
 class TowersSettings(Section):
     model: TowersConfig
     loss: LossConfig
     train: TrainConfig
+    launch: LaunchSettings
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> "TowersSettings":
+        check_negatives(self.model, self.loss)
+        return self
 
 
 class CvrSettings(Section):

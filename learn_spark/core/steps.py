@@ -19,8 +19,8 @@ from learn_spark.core.tables import Tables
 _NOT_IDENTITY = {
     "ingest": {"path": True, "max_reject_share": True, "max_bad_files": True, "items": {"path"}},
     "embedding": {"threads", "workers", "device", "batch_tokens"},
-    "towers": {"train": {"threads"}},
-    "cvr": {"train": {"threads"}},
+    "towers": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
+    "cvr": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
     "stream": {"verify_sha256"},
     "features": {"batch_rows"},
     "evaluation": {"threads"},

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.core.days import DayRange, days_predicate
 from learn_spark.core.ledger import StepResult
+from learn_spark.core.settings import LaunchSettings
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.join import latest_before
@@ -42,7 +43,7 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
         "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
     training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
-    return _trained(context, "train-towers", training)
+    return _trained(context, "train-towers", training, config.towers.launch)
 
 
 def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
@@ -66,9 +67,9 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
     return _trained(context, "train-cvr", training)
 
 
-def _trained(context: Context, command: str, training: Training) -> StepResult:
+def _trained(context: Context, command: str, training: Training, launch: LaunchSettings | None = None) -> StepResult:
     context.progress.say(f"{command}: snapshots of {_rows(training.snapshots)} rows; training starts")
-    result = run_trainer(command, training.spec, training.folder)
+    result = run_trainer(command, training.spec, training.folder, launch, context.spark)
     details = {
         "model": str(training.folder),
         "fingerprint": training.fingerprint,

@@ -1,4 +1,4 @@
-"""Training runs as a process of its own: `python -m models <command> --spec F`."""
+"""Training runs in processes of its own: `python -m models <command> --spec F`, alone, by torchrun or on executors."""
 
 import importlib.util
 import json
@@ -9,22 +9,35 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from pyspark.sql import SparkSession
+
 from learn_spark.core.errors import ConfigError, LearnError, QualityError
+from learn_spark.core.settings import LaunchSettings
 
 RESULT = "result.json"
 _ERRORS: dict[int, type[LearnError]] = {2: ConfigError, 3: QualityError}
+_FAILURE = "failure.json"
 _LOG_LINES = 20
+_TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-def run_trainer(command: str, spec: Mapping[str, object], out_dir: Path) -> dict[str, object]:
-    """Trains, unless `out_dir` (whose name holds the fingerprint) is finished already.
+def run_trainer(
+    command: str,
+    spec: Mapping[str, object],
+    out_dir: Path,
+    launch: LaunchSettings | None = None,
+    spark: SparkSession | None = None,
+) -> dict[str, object]:
+    """Trains, unless `out_dir` (whose name holds the fingerprint) is finished already; a killed training goes on.
 
     What the trainer prints on stderr appears on this process's stderr as it comes.
 
     Args:
         command: of `python -m models`.
         spec: its spec without out_dir; paths and settings; JSON values or paths.
-        out_dir: the model's folder.
+        out_dir: the model's folder; with mode `spark`, one that all executors see.
+        launch: where it runs; by default one process here.
+        spark: needed by mode `spark`. Executors must have both packages installed.
 
     Returns:
         result.json.
@@ -39,9 +52,15 @@ def run_trainer(command: str, spec: Mapping[str, object], out_dir: Path) -> dict
         spec_file = out_dir / "spec.json"
         text = json.dumps({**spec, "out_dir": out_dir}, indent=1, default=str)
         spec_file.write_text(text + "\n", encoding="utf-8")
-        threads = spec.get("train", {}).get("threads")
-        # -P: a folder `models` in the working directory must not stand in for ours.
-        _run([sys.executable, "-P", "-m", "models", command, "--spec", str(spec_file)], _environment(threads))
+        (out_dir / _FAILURE).unlink(missing_ok=True)
+        trainer = ["-m", "models", command, "--spec", str(spec_file)]
+        mode = launch.mode if launch else "process"
+        if mode == "spark":
+            _run_on_executors(spark, command, trainer[2:], launch.processes, out_dir)
+        else:
+            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.processes)] if mode == "torchrun" else []
+            threads = spec.get("train", {}).get("threads")
+            _run([sys.executable, *torchrun, *trainer], _environment(threads), command, out_dir)
     return json.loads((out_dir / RESULT).read_text(encoding="utf-8"))
 
 
@@ -62,12 +81,13 @@ def _environment(threads: int | None) -> dict[str, str]:
     paths = [package_root(), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not stand in for ours
     if threads:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
     return environment
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
+def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Path) -> None:
     last: deque[str] = deque(maxlen=_LOG_LINES)
     with subprocess.Popen(
         command,
@@ -85,10 +105,39 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
             process.terminate()
             raise
     if process.returncode:
-        _fail(process.returncode, command[4], [line for line in last if line])
+        _fail(process.returncode, name, [line for line in last if line], out_dir)
 
 
-def _fail(code: int, command: str, last: list[str]) -> None:
+def _run_on_executors(spark: SparkSession, command: str, arguments: list[str], processes: int, out_dir: Path) -> None:
+    """Barrier tasks on the executors; Spark ends all of them with an error when one ends with one."""
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0"))
+    if gpus % 1:
+        raise ConfigError(
+            f"towers.launch.mode: spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "
+            'run train_towers alone with --set spark.conf={spark.task.resource.gpu.amount: "1"}'
+        )
+    try:
+        distributor = TorchDistributor(num_processes=processes, local_mode=False, use_gpu=gpus > 0)
+        distributor.run(_train_on_executor, arguments)
+    except Exception as error:  # whatever Spark and the distributor raise
+        _fail(1, command, str(error).splitlines()[:_LOG_LINES], out_dir)
+
+
+def _train_on_executor(arguments: list[str]) -> None:
+    from models.__main__ import main
+
+    code = main(arguments)
+    if code:
+        raise SystemExit(code)
+
+
+def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:
+    failure = out_dir / _FAILURE
+    if failure.is_file():  # torchrun's exit code does not say what its ranks' said
+        said = json.loads(failure.read_text(encoding="utf-8"))
+        raise _ERRORS[said["code"]](said["reason"])
     if code in _ERRORS:
         raise _ERRORS[code](last[-1] if last else f"{command} ended with exit code {code}")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -4,10 +4,12 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "fingerprint"
 METRICS = "metrics.jsonl"
+PENDING = "mlflow_pending.json"
+ALIAS = "candidate"
 _METRICS_A_BATCH = 1000
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry", "urllib3")
 
@@ -45,23 +49,58 @@ class Training:
 
 
 def log_training(config: Config, training: Training) -> dict[str, str]:
-    """Logs a training, or finds it logged already by its fingerprint.
+    """Logs a training, or finds it logged already by its fingerprint; and those beside it that had to wait.
+
+    The newest version of the registered model gets the alias `candidate`.
 
     Returns:
         `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI); or, where MLflow cannot be used,
-        only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures.
+        only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures, and a
+        file that says that they are still to be sent, which the next training that reaches MLflow does.
     """
     _keep_quiet()
+    _note_pending(training)
     try:
         client = _client(config)
         experiment = _experiment(client, config)
-        run_id = _finished_run(client, experiment, training) or _new_run(client, experiment, training)
-        version = _registered(client, training, run_id)
+        for earlier in _pending(training.folder.parent):
+            if earlier.folder != training.folder:
+                _sent(client, experiment, earlier)
+        run_id, version = _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
         reason = f"unreachable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        print(f"warning: MLflow is {reason}; training goes on without it", file=sys.stderr, flush=True)
+        print(f"warning: MLflow is {reason}; training goes on, the figures are sent later", file=sys.stderr, flush=True)
         return {"mlflow": reason}
     return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
+
+
+def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str]:
+    run_id = _finished_run(client, experiment, training) or _new_run(client, experiment, training)
+    version = _registered(client, training, run_id)
+    (training.folder / PENDING).unlink(missing_ok=True)
+    return run_id, version
+
+
+def _note_pending(training: Training) -> None:
+    partial = training.folder / f".{PENDING}"
+    partial.write_text(json.dumps(asdict(training), indent=1, default=str) + "\n", encoding="utf-8")
+    partial.replace(training.folder / PENDING)
+
+
+def _pending(models: Path) -> list[Training]:
+    """Finished trainings that MLflow does not have yet, the oldest first."""
+    files = sorted(models.glob(f"*/{PENDING}"), key=lambda file: file.stat().st_mtime)
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [
+        Training(
+            values["model"],
+            values["fingerprint"],
+            file.parent,
+            values["spec"],
+            {role: Path(path) for role, path in values["snapshots"].items()},
+        )
+        for file, values in zip(files, told, strict=True)
+    ]
 
 
 def tracking_uri(config: Config) -> str:
@@ -126,7 +165,9 @@ def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str
         _log_metrics(client, run_id, training.folder)
         for role, snapshot in training.snapshots.items():
             _log_snapshot(client, run_id, role, snapshot)
-        client.log_artifacts(run_id, str(training.folder), "model")
+        for file in sorted(path for path in training.folder.iterdir() if PENDING not in path.name):
+            client.log_artifact(run_id, str(file), "model")
+        client.log_dict(run_id, _packages(), "environment.json")
     except Exception:
         client.set_terminated(run_id, "FAILED")
         raise
@@ -200,8 +241,15 @@ def _registered(client: "MlflowClient", training: Training, run_id: str) -> str:
     if known:
         return str(known[0].version)
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    tags = {FINGERPRINT: training.fingerprint}
-    return str(client.create_model_version(training.model, source, run_id=run_id, tags=tags).version)
+    made = client.create_model_version(training.model, source, run_id=run_id, tags={FINGERPRINT: training.fingerprint})
+    client.set_registered_model_alias(training.model, ALIAS, made.version)
+    return str(made.version)
+
+
+def _packages() -> dict[str, str]:
+    """Python's version, and those of all installed packages."""
+    found = {one.metadata["Name"]: one.version for one in distributions()}
+    return {"python": platform.python_version()} | dict(sorted(found.items()))
 
 
 def _git_tags() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from learn_spark.core.errors import ConfigError, LearnError, QualityError
+from learn_spark.core.settings import LaunchSettings
 from learn_spark.training import launch
 from learn_spark.training.launch import package_root, run_trainer
 
@@ -31,12 +32,19 @@ def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys:
         ("import os; os.kill(os.getpid(), 9)", LearnError, "killed by signal 9"),
     ],
 )
-def test_exit_codes_become_errors(code: str, error: type[LearnError], message: str) -> None:
+def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnError], message: str) -> None:
     said = "import sys; sys.stderr.write('first\\nloss is nan\\n'); sys.stderr.flush();"
     with pytest.raises(error) as raised:
-        launch._run([sys.executable, "-c", said + code, "m", "train"], {})
+        launch._run([sys.executable, "-c", said + code], {}, "train", tmp_path)
     assert type(raised.value) is error
     assert message in str(raised.value)
+
+
+def test_what_ranks_refuse_is_a_config_error_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = LaunchSettings(mode="torchrun", processes=2)
+    with pytest.raises(ConfigError, match="unknown key 'colour'"):
+        run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr", two)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Tracking with the real MLflow on SQLite, and with a server that is not there."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyspark
 import pytest
 
 from learn_spark.core.config import Config
-from learn_spark.training.tracking import Training, log_training, loss_curve, tracking_uri
+from learn_spark.training.tracking import PENDING, Training, log_training, loss_curve, tracking_uri
 
 
 @pytest.fixture
@@ -59,6 +62,11 @@ def test_everything_is_logged_once(config: Config, training: Training, capfd: py
     assert {"model/model.safetensors", "snapshots/train/manifest.json"} <= artifacts
     (version,) = client.search_model_versions("name = 'learn-towers'")
     assert version.run_id == run.info.run_id
+    assert client.get_model_version_by_alias("learn-towers", "candidate").version == version.version
+    environment = client.download_artifacts(run.info.run_id, "environment.json")
+    assert json.loads(Path(environment).read_text())["pyspark"] == pyspark.__version__
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert not (training.folder / PENDING).exists()
     assert (config.output.dir / "mlflow.db").is_file()
 
 
@@ -71,6 +79,27 @@ def test_an_unreachable_server_is_a_warning(
     assert list(logged) == ["mlflow"]
     assert logged["mlflow"].startswith("unreachable: ")
     assert "training goes on" in capsys.readouterr().err
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_training(config: Config, training: Training) -> None:
+    from mlflow import MlflowClient
+
+    config.output.dir.parent.mkdir(parents=True, exist_ok=True)
+    config.output.dir.write_text("a file where the folder of the database should be")
+    assert log_training(config, training)["mlflow"].startswith("unreachable: ")
+    assert (training.folder / PENDING).is_file()
+    config.output.dir.unlink()
+    later = replace(training, fingerprint="def456", folder=training.folder.with_name("towers-def"))
+    shutil.copytree(training.folder, later.folder)
+    logged = log_training(config, later)
+    client = MlflowClient(tracking_uri(config), tracking_uri(config))
+    versions = {v.tags["fingerprint"]: v for v in client.search_model_versions("name = 'learn-towers'")}
+    assert versions["def456"].run_id == logged["mlflow_run_id"]
+    sent = client.get_run(versions["abc123"].run_id)
+    assert (sent.info.status, sent.data.params["train.lr"]) == ("FINISHED", "0.001")
+    assert len(client.get_metric_history(sent.info.run_id, "loss")) == 2500
+    assert client.get_model_version_by_alias("learn-towers", "candidate").version == versions["def456"].version
+    assert not list(training.folder.parent.glob(f"*/{PENDING}"))
 
 
 def test_a_loss_curve_is_thinned_and_keeps_the_evaluations(training: Training) -> None:

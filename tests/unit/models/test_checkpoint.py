@@ -14,7 +14,10 @@ from models.towers import Towers
 @pytest.fixture
 def towers():
     torch.manual_seed(0)
-    return Towers(TowersConfig(d_model=16, heads=2, learned_scale=True), 6)
+    model = Towers(TowersConfig(d_model=16, heads=2, learned_scale=True, id_residual=True, item_bias=True), 6, 9)
+    torch.nn.init.normal_(model.id_residual.weight)
+    torch.nn.init.normal_(model.item_bias.weight)
+    return model
 
 
 def test_models_come_back_bit_for_bit(tmp_path, towers):

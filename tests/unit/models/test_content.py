@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,3 +56,33 @@ def test_broken_folders_are_named(tmp_path, vectors):
     (folder / "meta.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold dim, dtype, encoder_id, rows"):
         ContentMatrix(folder)
+
+
+RANDOM_READS = """
+import sys
+import numpy as np
+import psutil
+from models.content import ContentMatrix
+
+matrix, rng, process = ContentMatrix(sys.argv[1]), np.random.default_rng(0), psutil.Process()
+before, peak = process.memory_info().rss, 0
+for _ in range(24):
+    assert not matrix.gather(rng.integers(0, matrix.rows, 1000)).any()
+    peak = max(peak, process.memory_info().rss)
+print(matrix.rows, peak - before)
+"""
+
+
+def test_resident_memory_does_not_grow_with_the_items(tmp_path):
+    grown = {}
+    for rows in (2_000_000, 8_000_000):  # 0.5 and 2 GB, as sparse files
+        folder = write_matrix(tmp_path / str(rows), np.zeros((1, 128), np.float16))
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | {"rows": rows}))
+        with (folder / "vectors.f16").open("r+b") as file:
+            file.truncate(rows * 256)
+        command = [sys.executable, "-c", RANDOM_READS, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        number, grown[rows] = map(int, done.stdout.split())
+        assert number == rows
+    assert max(grown.values()) < 200 << 20  # without giving pages back: 1 GB and more

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models.losses import all_action_info_nce, recency_weights, sample_positions
+from models import losses
+from models.losses import Candidates, all_action_info_nce, recency_weights, sample_positions
 from models.settings import LossConfig
 
 
@@ -48,42 +51,173 @@ def batch(seed=0, users=4, anchors=3, targets=3, width=5):
     return anchor, target, is_anchor, is_target, item, log_q
 
 
+def tiled(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None):
+    """Ours with the arguments of the double loop."""
+    bias = None if log_q is None else -log_q
+    candidates = Candidates.in_batch(target, is_target, user, item, bias)
+    own = None if item is None else item.masked_fill(~is_target, -1)
+    return all_action_info_nce(anchor, target, is_anchor, is_target, scale, candidates, user, bias, own)
+
+
+def plain(anchor, target, is_anchor, is_target, scale):
+    return tiled(anchor, target, is_anchor, is_target, scale, torch.arange(len(anchor)))
+
+
+def value_and_gradients(function, leaves, *others, **named):
+    leaves = [x.clone().requires_grad_() for x in leaves]
+    anchor, target, scale, *log_q = leaves
+    is_anchor, is_target, user, item = others
+    loss = function(anchor, target, is_anchor, is_target, scale, user, item, *log_q, **named)
+    return loss, *torch.autograd.grad(loss, leaves)
+
+
+@pytest.fixture(params=[(512, 2048), (3, 4)], ids=["one tile", "many tiles"])
+def tiles(request, monkeypatch):
+    monkeypatch.setattr(losses, "TILE_ANCHORS", request.param[0])
+    monkeypatch.setattr(losses, "TILE_CANDIDATES", request.param[1])
+
+
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("with_items", [False, True])
 @pytest.mark.parametrize("with_log_q", [False, True])
 @pytest.mark.parametrize("user", [[0, 1, 2, 3], [7, 8, 7, 9]])
 def test_value_and_gradients_equal_the_double_loop(seed, with_items, with_log_q, user):
     anchor, target, is_anchor, is_target, item, log_q = batch(seed)
-    scale = torch.tensor(1.7, dtype=torch.float64)
-    results = []
-    for function in (all_action_info_nce, brute_force):
-        leaves = [x.clone().requires_grad_() for x in (anchor, target, scale)]
-        loss = function(
-            leaves[0],
-            leaves[1],
-            is_anchor,
-            is_target,
-            leaves[2],
-            torch.tensor(user),
-            item if with_items else None,
-            log_q if with_log_q else None,
+    leaves = [anchor, target, torch.tensor(1.7, dtype=torch.float64)] + ([log_q] if with_log_q else [])
+    others = (is_anchor, is_target, torch.tensor(user), item if with_items else None)
+    ours, theirs = (value_and_gradients(function, leaves, *others) for function in (tiled, brute_force))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_masks_users_and_items_equal_the_double_loop(data):
+    users, anchors, targets = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)))
+    anchor, target, is_anchor, is_target, item, log_q = batch(data.draw(st.integers(0, 99)), users, anchors, targets)
+    flags = st.lists(st.booleans(), min_size=users, max_size=users)
+    is_anchor[:, -1], is_target[:, -1] = torch.tensor(data.draw(flags)), torch.tensor(data.draw(flags))
+    is_anchor[0, 0] = is_target[0, 0] = True
+    user = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=users, max_size=users)))
+    others = (is_anchor, is_target, user, item if data.draw(st.booleans()) else None)
+    leaves = [anchor, target, torch.tensor(1.7, dtype=torch.float64), log_q]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "TILE_ANCHORS", data.draw(st.integers(1, 5)))
+        patch.setattr(losses, "TILE_CANDIDATES", data.draw(st.integers(1, 5)))
+        ours, theirs = (value_and_gradients(function, leaves, *others) for function in (tiled, brute_force))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("mask_false_negatives", [False, True])
+@pytest.mark.parametrize("user", [[0, 1, 2, 3], [7, 8, 7, 9]])
+def test_merged_duplicates_change_nothing(seed, mask_false_negatives, user):
+    anchor, _, is_anchor, is_target, item, _ = batch(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vector_IK = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    log_q_I = torch.randn(6, generator=generator, dtype=torch.float64, requires_grad=True)
+    own = item.masked_fill(~is_target, -1) if mask_false_negatives else None
+    user, found = torch.tensor(user), []
+    for merge in (False, True):
+        candidates = Candidates.in_batch(vector_IK[item], is_target, user, item, log_q_I[item], merge)
+        assert (len(candidates.vector_MK) < is_target.sum()) == merge
+        rows = (anchor, vector_IK[item], is_anchor, is_target, 1.7)
+        loss = all_action_info_nce(*rows, candidates, user, log_q_I[item], own)
+        found.append((loss, *torch.autograd.grad(loss, (vector_IK, log_q_I))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_catalogue_stands_in_the_denominator_but_for_own_items():
+    anchor, _, is_anchor, is_target, item, _ = batch()
+    vector_IK = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    own = item.masked_fill(~is_target, -1)
+    candidates = Candidates(vector_IK, torch.zeros(9).double(), torch.arange(9))
+    loss = all_action_info_nce(
+        anchor, vector_IK[item], is_anchor, is_target, 1.7, candidates, torch.arange(4), own_item_BL=own
+    )
+    terms = []
+    for b, n, t in (is_anchor[:, :, None] & is_target[:, None, :]).nonzero().tolist():
+        logit_I = 1.7 * vector_IK @ anchor[b, n]
+        rest = [i for i in range(9) if i not in own[b].tolist()]
+        terms.append(torch.logsumexp(logit_I[[int(item[b, t]), *rest]], 0) - logit_I[item[b, t]])
+    expected = torch.stack(terms).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, vector_IK)[0] for x in (loss, expected)))
+
+
+def test_candidates_of_other_ranks_equal_one_larger_batch():
+    anchor, target, is_anchor, is_target, item, _ = batch()
+    user, own = torch.tensor([0, 1, 0, 2]), item.masked_fill(~is_target, -1)
+    everything = Candidates.in_batch(target, is_target, user, item)
+    pairs = (is_anchor[:, :, None] & is_target[:, None, :]).sum((1, 2))
+    parts = [
+        all_action_info_nce(
+            anchor[rank],
+            target[rank],
+            is_anchor[rank],
+            is_target[rank],
+            1.7,
+            everything,
+            user[rank],
+            own_item_BL=own[rank],
         )
-        results.append((loss, *torch.autograd.grad(loss, leaves)))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        * pairs[rank].sum()
+        for rank in (slice(0, 2), slice(2, 4))
+    ]
+    whole = tiled(anchor, target, is_anchor, is_target, 1.7, user, item)
+    torch.testing.assert_close(sum(parts) / pairs.sum(), whole)
+
+
+def test_saved_bytes_grow_with_the_batch_and_not_with_its_square():
+    def saved_bytes(users):
+        anchor, target, is_anchor, is_target, item, _ = batch(users=users, anchors=4, targets=4, width=8)
+        anchor.requires_grad_()
+        target.requires_grad_()
+        seen = {}
+
+        def pack(tensor):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = tiled(anchor, target, is_anchor, is_target, torch.tensor(2.0), torch.arange(users), item)
+            loss.backward()
+        return sum(seen.values())
+
+    small, double, large = saved_bytes(200), saved_bytes(400), saved_bytes(1600)
+    assert double < 2.1 * small and large < 8.4 * small
+    assert large < (1600 * 4) ** 2 * 8 / 50  # a single matrix of logits
+
+
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16])
+def test_autocast_does_not_touch_the_logits(input_dtype):
+    anchor, target, is_anchor, is_target, item, _ = batch(users=20)
+    anchor, target = (x.to(input_dtype).requires_grad_() for x in (anchor, target))
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = tiled(anchor, target, is_anchor, is_target, torch.tensor(14.0), torch.arange(20), item)
+        found.append((loss, *torch.autograd.grad(loss, (anchor, target))))
+    assert found[1][0].dtype == torch.float32
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_own_other_targets_do_not_enter():
     anchor, target, is_anchor, is_target, _, _ = batch()
     is_anchor[:], is_target[:] = False, True
     is_anchor[0, 0] = True
-    loss = all_action_info_nce(anchor, target, is_anchor, is_target, 1.0)
+    loss = plain(anchor, target, is_anchor, is_target, 1.0)
     one_by_one = []
     for t in range(target.shape[1]):
         only = is_target.clone()
         only[0] = False
         only[0, t] = True
-        one_by_one.append(all_action_info_nce(anchor, target, is_anchor, only, 1.0))
+        one_by_one.append(plain(anchor, target, is_anchor, only, 1.0))
     torch.testing.assert_close(loss, torch.stack(one_by_one).mean())
 
 
@@ -91,7 +225,7 @@ def test_own_other_targets_do_not_enter():
 def test_without_negatives_loss_and_gradients_are_zero(dtype):
     anchor, target, is_anchor, is_target, _, _ = batch(users=1)
     anchor, target = anchor.to(dtype).requires_grad_(), target.to(dtype).requires_grad_()
-    loss = all_action_info_nce(anchor, target, is_anchor, is_target, 20.0)
+    loss = plain(anchor, target, is_anchor, is_target, 20.0)
     loss.backward()
     assert loss.item() == 0
     assert not anchor.grad.any() and not target.grad.any()
@@ -99,8 +233,8 @@ def test_without_negatives_loss_and_gradients_are_zero(dtype):
 
 def test_temperature_is_the_scale_of_the_logits():
     anchor, target, is_anchor, is_target, _, _ = batch()
-    halved = all_action_info_nce(anchor, target, is_anchor, is_target, 2.0)
-    torch.testing.assert_close(halved, all_action_info_nce(2 * anchor, target, is_anchor, is_target, 1.0))
+    halved = plain(anchor, target, is_anchor, is_target, 2.0)
+    torch.testing.assert_close(halved, plain(2 * anchor, target, is_anchor, is_target, 1.0))
 
 
 def test_recency_weights_follow_the_formula():
@@ -132,7 +266,7 @@ def test_short_sequences_give_every_position_once():
     assert len(set(position[2].tolist())) == 4
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 0.5}, {"num_hist": 0}, {"alfa": 10}])
-def test_bad_settings_are_refused(settings):
+@pytest.mark.parametrize("bad", [{"alpha": 0.5}, {"num_hist": 0}, {"alfa": 10}])
+def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError):
-        LossConfig(**settings)
+        LossConfig(**bad)

@@ -2,12 +2,14 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from models.prefetch import prefetched
 from models.settings import StreamConfig
 from models.snapshot import open_snapshot
 from models.stream import ArrowReader, PetastormReader, read_column
@@ -85,6 +87,46 @@ def test_petastorm_loses_no_row_groups_however_fast_they_are_taken(tmp_path):
     for seed in range(25):
         rows = np.concatenate([batch["row"] for batch in PetastormReader(snapshot, ["row"], 50, seed=seed)])
         assert len(rows) == 400 and len(np.unique(rows)) == 400
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("files", "row_group_size", "ranks"), [(1, 1000, 2), (3, 13, 2), (7, 50, 3), (2, 1000, 4)])
+def test_ranks_take_equal_steps_over_disjoint_rows(tmp_path, reader, files, row_group_size, ranks):
+    table = pa.table({"row": pa.array(np.arange(211))})
+    snapshot = open_snapshot(write_snapshot(tmp_path / "s", table, files=files, row_group_size=row_group_size))
+    config, seen = StreamConfig(shuffle_rows=20), []
+    for rank in range(ranks):
+        shard = reader(snapshot, ["row"], 5, seed=4, drop_last=True, config=config, rank=rank, ranks=ranks)
+        batches = [batch["row"].tolist() for batch in shard]
+        assert len(batches) == len(shard) == 211 // (5 * ranks)
+        assert batches == [batch["row"].tolist() for batch in shard]
+        assert batches[3:] == [batch["row"].tolist() for batch in shard.batches(3)]
+        seen += sum(batches, [])
+    assert len(seen) == len(set(seen)) == 211 - 211 % (5 * ranks)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_ranks_together_read_every_row_once(tmp_path, reader):
+    table = pa.table({"row": pa.array(np.arange(240))})
+    snapshot = open_snapshot(write_snapshot(tmp_path / "s", table, files=7, row_group_size=9))
+    first, other = (
+        [
+            {
+                row
+                for batch in reader(snapshot, ["row"], 8, seed=seed, drop_last=True, rank=rank, ranks=3)
+                for row in batch["row"].tolist()
+            }
+            for rank in range(3)
+        ]
+        for seed in (1, 2)
+    )
+    assert set.union(*first) == set.union(*other) == set(range(240))
+    assert first != other  # with another seed, a rank reads other files
+
+
+def test_ranks_without_drop_last_are_refused(snapshot):
+    with pytest.raises(ValueError, match="drop_last"):
+        ArrowReader(snapshot, COLUMNS, 8, ranks=2)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -177,3 +219,31 @@ def test_missing_changed_and_foreign_files_are_named(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"manifest\.json: No such file"):
         open_snapshot(folder)
+
+
+def test_prefetching_is_ahead_and_its_thread_ends_however_it_is_left():
+    made, closed = [], []
+
+    def source():
+        try:
+            for number in range(100):
+                made.append(number)
+                yield number
+        finally:
+            closed.append(threading.current_thread().name)
+
+    before = threading.active_count()
+    ahead = prefetched(source(), 3)
+    assert next(ahead) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one that waits for room
+    ahead.close()
+    assert closed == ["prefetch"] and threading.active_count() == before
+    assert list(prefetched(source(), 3)) == list(range(100))
+    broken = prefetched((1 // (2 - number) for number in range(4)), 3)
+    assert next(broken) == 0
+    with pytest.raises(ZeroDivisionError):
+        list(broken)
+    assert threading.active_count() == before

@@ -105,6 +105,11 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
     [
         {"loss": {"log_q": True, "mask_false_negatives": True}},
         {"towers": {"item_tower": "shared_self", "content_residual": True, "learned_scale": True}},
+        {
+            "loss": {"negatives": "catalogue"},
+            "towers": {"item_tower": "mlp", "id_residual": True, "item_bias": True, "user_tower": "pooling_mlp"},
+        },
+        {"loss": {"negatives": "sampled", "num_sampled": 20}, "towers": {"train_input": "single"}},
         {"stream": {"reader": "arrow"}, "validation": {"prior_weight": 1.0}},
     ],
 )
@@ -163,7 +168,7 @@ def bad(spec, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train__learn_rate": 1}, "unknown key 'train.learn_rate'; known: batch_size, clip_norm"),
+        ({"train__learn_rate": 1}, "unknown key 'train.learn_rate'; known: batch_size, checkpoint_seconds"),
         ({"tower": {}}, "unknown key 'tower'; known: content_matrix"),
         ({"train__learning_rate": "fast"}, "train.learning_rate: .*'fast'"),
         ({"towers__item_tower": "none"}, "towers.item_tower"),

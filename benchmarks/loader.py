@@ -1,0 +1,86 @@
+"""The loader alone: sequences of 50 + 20 items into shuffled batches of tensors, against Petastorm's own loader.
+
+Sizes are rows. Both read the same files, give batches of 128 rows, and shuffle through 65,536 rows.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.child import Task
+from benchmarks.harness import Benchmark, Contender, main
+from benchmarks.ratios import Ratio, Target
+from benchmarks.stream import BATCH, write_sequences
+from models.settings import StreamConfig
+from models.snapshot import open_snapshot
+from models.stream import PetastormReader
+
+COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
+SHUFFLE_ROWS = 65_536
+
+CHECK = "benchmarks.loader:check_rows"
+BENCH = Benchmark(
+    name="loader",
+    sizes=(128_000, 512_000),
+    quick_sizes=(25_600,),
+    prepare="benchmarks.loader:prepare",
+    contenders=(
+        Contender("ours", "benchmarks.loader:ours", CHECK),
+        Contender("batched", "benchmarks.loader:batched", CHECK),
+    ),
+    ratios=(Ratio("batched", "ours", Target(">=", 1.5)),),
+)
+
+
+def prepare(task: Task) -> None:
+    """Snapshots of all sizes."""
+    for size in task.sizes:
+        write_sequences(_snapshot(task, size), int(size), seed=1)
+
+
+def ours(task: Task) -> None:
+    """This project's reader over Petastorm."""
+    snapshot = open_snapshot(_snapshot(task, task.size))
+    reader = PetastormReader(snapshot, COLUMNS, BATCH, seed=1, config=StreamConfig(shuffle_rows=SHUFFLE_ROWS))
+    with task.clock():
+        _consume(task, reader)
+
+
+def batched(task: Task) -> None:
+    """Petastorm's fastest loader, with its default number of threads."""
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    from petastorm import make_batch_reader
+    from petastorm.pytorch import BatchedDataLoader
+
+    files = [f"file://{file}" for file in open_snapshot(_snapshot(task, task.size)).files]
+    with (
+        task.clock(),
+        make_batch_reader(files, schema_fields=COLUMNS, seed=1, num_epochs=1) as reader,
+        BatchedDataLoader(reader, batch_size=BATCH, shuffling_queue_capacity=SHUFFLE_ROWS) as loader,
+    ):
+        _consume(task, loader)
+
+
+def check_rows(task: Task) -> None:
+    """Rows, and the sum over them, set by the contender itself."""
+    assert task.figures["checksum"]
+
+
+def _consume(task: Task, batches: Iterable[dict[str, Tensor]]) -> None:
+    rows = total = 0
+    for batch in batches:
+        rows += len(batch["hist_len"])
+        total += sum(int(batch[name].sum()) for name in COLUMNS)
+    task.figures = {"checksum": f"{rows}:{total}"}
+
+
+def _snapshot(task: Task, size: float) -> Path:
+    return task.folder / "loader_inputs" / f"{int(size)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(BENCH))

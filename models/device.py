@@ -1,0 +1,18 @@
+"""Where a training computes, and how exactly."""
+
+import torch
+
+from models.settings import TrainConfig
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device that `train.device` means here; under torchrun, a rank's own GPU."""
+    is_gpu = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
+    return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
+
+
+def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether `train.precision` means bfloat16 autocast on this device; `auto`: on GPUs that have it."""
+    if config.precision != "auto":
+        return config.precision == "bfloat16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,54 @@
+"""Work ahead of the consumer, in a thread of its own."""
+
+import queue
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from typing import TypeVar
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.1
+
+
+def prefetched(source: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """The items of `source`, made by a thread that is up to `depth` items ahead.
+
+    `source` runs and is closed in that thread; its errors appear here. When this generator ends or is closed,
+    the thread has ended.
+    """
+    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    is_closed = threading.Event()
+
+    def put(is_item: bool, value: T | BaseException | None) -> None:
+        while not is_closed.is_set():
+            try:
+                return ready.put((is_item, value), timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            with closing(source):
+                for item in source:
+                    put(True, item)
+                    if is_closed.is_set():
+                        return
+        except BaseException as error:  # the consumer raises it
+            put(False, error)
+        else:
+            put(False, None)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, value = ready.get()
+            if is_item:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        is_closed.set()
+        thread.join()

@@ -1,0 +1,146 @@
+"""Training processes that are really killed, and go on."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.resume import CHECKPOINT, Position, load_checkpoint, restore_optimizer, save_checkpoint
+from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
+
+NUM_ITEMS = 60
+
+
+@pytest.fixture
+def spec(tmp_path):
+    write_snapshot(tmp_path / "train", sequences_table(400, NUM_ITEMS))
+    write_snapshot(tmp_path / "val", sequences_table(60, NUM_ITEMS, seed=1))
+    write_matrix(tmp_path / "matrix", random_vectors(NUM_ITEMS))
+    return {
+        "train_snapshot": str(tmp_path / "train"),
+        "val_snapshot": str(tmp_path / "val"),
+        "content_matrix": str(tmp_path / "matrix"),
+        "out_dir": str(tmp_path / "whole"),
+        "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6, "dropout": 0.2},
+        "loss": {"num_hist": 3, "num_targets": 2},
+        "train": {
+            "batch_size": 8,
+            "epochs": 8,
+            "log_every": 1,
+            "evaluate_every": 30,
+            "patience": 100,
+            "threads": 1,
+            "checkpoint_steps": 7,
+        },
+        "stream": {"shuffle_rows": 64},
+        "validation": {"k": 5},
+    }
+
+
+def start(tmp_path, spec):
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "models", "train-towers", "--spec", str(file)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def curve(folder):
+    """What the training said, without the clock's figures."""
+    lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "samples_per_s", "data_wait")
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+def kill_after(process, folder, lines):
+    """kill -9 as soon as metrics.jsonl has so many lines; how many it then had."""
+    file = Path(folder, "metrics.jsonl")
+    deadline = time.monotonic() + 120
+    while not file.is_file() or file.read_text().count("\n") < lines:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    return file.read_text().count("\n")
+
+
+def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spec):
+    whole = start(tmp_path, spec)
+    assert whole.communicate()[0] == "" and whole.returncode == 0
+    expected = curve(spec["out_dir"])
+    assert [line["step"] for line in expected if "loss" in line] == list(range(1, 401))
+    spec["out_dir"] = str(tmp_path / "killed")
+    for lines in (30, 200):
+        assert kill_after(start(tmp_path, spec), spec["out_dir"], lines) < len(expected)
+    last = start(tmp_path, spec)
+    said = last.communicate()[1]
+    assert last.returncode == 0, said
+    assert curve(spec["out_dir"]) == expected
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "killed" / CHECKPOINT).exists()
+
+
+@pytest.fixture
+def optimizer():
+    return torch.optim.AdamW(torch.nn.Linear(2, 2).parameters(), fused=True)
+
+
+def step(optimizer):
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_and_only_for_its_own_training(tmp_path, optimizer):
+    assert load_checkpoint(tmp_path, "abc") is None
+    step(optimizer)
+    position = Position("abc", step=7, epoch=1, batches=2, best={"auc": 0.7}, log_bytes=99)
+    state = {"weight": torch.randn(3), "tied": torch.ones(2).expand(4, 2)}
+    save_checkpoint(tmp_path, position, state, {"weight": torch.zeros(3)}, optimizer)
+    assert load_checkpoint(tmp_path, "other") is None
+    found, tensors = load_checkpoint(tmp_path, "abc")
+    assert found == position
+    assert torch.equal(tensors["model"]["weight"], state["weight"]) and not tensors["best"]["weight"].any()
+    fresh = torch.optim.AdamW(optimizer.param_groups[0]["params"], fused=True)
+    restore_optimizer(fresh, tensors["optimizer"])
+    for key, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            assert torch.equal(value, fresh.state_dict()["state"][key][name])
+
+
+class Marker:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "other format"])
+def test_anything_else_is_refused(tmp_path, optimizer, kind):
+    file, marker = tmp_path / CHECKPOINT, tmp_path / "marker"
+    save_checkpoint(tmp_path, Position("abc"), {"weight": torch.ones(9)}, {}, optimizer)
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(Marker(marker)))
+    elif kind == "torch":
+        torch.save({"model": Marker(marker)}, file)
+    elif kind == "truncated":
+        file.write_bytes(file.read_bytes()[:-5])
+    else:
+        file.write_bytes(file.read_bytes().replace(b'format_version\\": 1', b'format_version\\": 2'))
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: damaged or foreign .* delete it to start anew"):
+        load_checkpoint(tmp_path, "abc")
+    assert not marker.exists()
