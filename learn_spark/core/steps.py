@@ -22,7 +22,7 @@ _NOT_IDENTITY = {
     "towers": {"train": {"threads"}},
     "cvr": {"train": {"threads"}},
     "stream": {"verify_sha256"},
-    "features": {"batch_rows"},
+    "features": {"batch_rows", "max_age_days", "keep_releases", "vacuum_hours"},
     "evaluation": {"threads"},
 }
 
