@@ -229,7 +229,7 @@ USER_FEATURES = TableSpec(
     key=("user_id", "ds", "release_id"),
     partition=("ds",),
     checks={"not_empty": "size(user_emb) > 0"},
-    properties=_consumed("user_id", "ds", "release_id"),
+    properties=_consumed("user_id", "release_id"),
 )
 
 ITEM_FEATURES = TableSpec(
@@ -246,7 +246,7 @@ ITEM_FEATURES = TableSpec(
     key=("item_id", "ds", "release_id"),
     partition=("ds",),
     checks={"not_empty": "size(item_emb) > 0"},
-    properties=_consumed("item_id", "ds", "release_id"),
+    properties=_consumed("item_id", "release_id"),
 )
 
 PAIR_FEATURES = TableSpec(
@@ -264,7 +264,7 @@ PAIR_FEATURES = TableSpec(
     key=("user_id", "item_id", "event_ts", "release_id"),
     partition=("ds",),
     checks={"probability": "cvr_score >= 0 AND cvr_score <= 1"},
-    properties=_consumed("user_id", "item_id", "event_ts", "release_id", "ds"),
+    properties=_consumed("user_id", "item_id", "event_ts", "release_id"),
 )
 
 RELEASES = TableSpec(

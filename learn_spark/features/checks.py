@@ -1,7 +1,7 @@
 """Whatever must hold before a release is published: its gates, from its own rows and the release before it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from pyspark.sql import DataFrame
@@ -24,6 +24,7 @@ from learn_spark.features.registry import Part, Release
 from learn_spark.features.release import own_rows, visible
 
 ENOUGH = 64  # entities: fewer say nothing about the spread or the drift of all
+RECENT_DAYS = 7
 REMADE_SHARE = 0.9  # rows of days that are made again, against those that were there
 _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb": "pair_features"}
 
@@ -66,7 +67,7 @@ def checked(
     ]
     widths = {name: figure.widest for name, figure in found.items() if figure.rows}
     gates += width_gates(found, base.widths if base else {})
-    gates += _drift_gates(context, base, own, limits)
+    gates += _drift_gates(context, release, base, own)
     norms = {name: {"mean": f.mean, "p5": f.p5, "p95": f.p95} for name, f in found.items()}
     figures = {"norms": norms, "effective_rank": rank, "mean_cosine": cosine}
     return gates, {**(base.widths if base else {}), **widths}, figures
@@ -158,16 +159,19 @@ def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limit
     ]
 
 
-def _drift_gates(
-    context: Context, base: Release | None, own: dict[str, DataFrame], limits: FeatureSettings
-) -> list[Gate]:
-    """Of users and items that the release before has too; another model's vectors cannot be compared."""
+def _drift_gates(context: Context, release: Release, base: Release | None, own: dict[str, DataFrame]) -> list[Gate]:
+    """Of users and items that the release before has too, on the same days or in its last week: a night reads no more.
+
+    Another model's vectors cannot be compared.
+    """
     if base is None:
         return []
-    gates = []
+    recent = {*release.days, *sorted(base.parts)[-RECENT_DAYS:]}
+    compared = replace(base, parts={day: part for day, part in base.parts.items() if day in recent})
+    limits, gates = context.config.features, []
     for side in ("user", "item"):
         column = f"{side}_emb"
-        old = visible(context, base, f"{side}_features")
+        old = visible(context, compared, f"{side}_features")
         new_NK, old_NK = paired_vectors(own[column], old, f"{side}_id", column)
         if len(new_NK) < ENOUGH:
             continue

@@ -108,7 +108,9 @@ def _write_items(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
-    """What was unknown on a sample's day is scored as zeros."""
+    """What was unknown on a sample's day is scored as zeros; most nights have no samples, and nothing is read."""
+    if due.isEmpty():
+        return
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")

@@ -1,5 +1,6 @@
 """Keeping the lake small: old releases go, small files are gathered, files that nobody reads are deleted."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from learn_spark.core.schemas import TABLES
@@ -11,8 +12,8 @@ from learn_spark.features.release import FEATURE_TABLES
 _LEAST_STATE_DAYS = 7
 
 
-def maintain_tables(context: Context) -> dict[str, object]:
-    """Retention, compaction and vacuum of all tables.
+def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, object]:
+    """Retention of releases; compaction and vacuum of all tables, or of those that are named.
 
     Readable by id stay the `features.keep_releases` that were published last, with all days that they show; the
     others' status becomes `expired` before their rows go. No file goes that a version named by a kept release
@@ -29,7 +30,7 @@ def maintain_tables(context: Context) -> dict[str, object]:
     _delete_rows(context, loaded)
     forget_states(context, max(context.config.ingest.late_days, _LEAST_STATE_DAYS))
     done = {}
-    for name in TABLES:
+    for name in names:
         files = tables.compact(name)
         hours = vacuum_hours(context, name, loaded)
         tables.vacuum(name, hours)

@@ -75,7 +75,7 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
         ConfigError: where there is none of this name (those there are are listed), or it cannot be read.
     """
     known = releases(tables)
-    found = next((each for each in known if name in (each.release_id, CURRENT if is_published(each) else "")), None)
+    found = next((each for each in known if name in (each.release_id, CURRENT if is_published(each) else None)), None)
     if found is None:
         there_are = ", ".join(f"{each.release_id} ({each.status})" for each in known[:_NAMED]) or "none"
         asked = "no release is published" if name == CURRENT else f"unknown release {name!r}"

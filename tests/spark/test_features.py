@@ -352,7 +352,7 @@ def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepRe
     before = sorted(map(str, visible(lake, current, "user_features").collect()))
     keep_one = lake.config.features.model_copy(update={"keep_releases": 1})
     context = replace(lake, config=lake.config.model_copy(update={"features": keep_one}))
-    done = maintain_tables(context)
+    done = maintain_tables(context, ["user_features"])
     assert done["kept"] == [current.release_id]
     assert sorted(map(str, lake.tables.read("user_features").collect())) == before
     assert {release.status for release in releases(lake.tables)} == {"published", "expired", "failed"}
