@@ -8,6 +8,7 @@ from datetime import date
 from learn_spark import __version__
 from learn_spark.commands import JOBS, Job, run_job
 from learn_spark.ingest.inspect import run_inspect
+from learn_spark.lake_commands import LAKE_COMMANDS
 
 INSPECT = "inspect"
 LOOKS = "Looks at unknown log files, says what they hold, and writes a first config; without Spark."
@@ -29,6 +30,10 @@ def build_parser() -> ArgumentParser:
             job.name, help=job.does, description=job.help, formatter_class=RawDescriptionHelpFormatter
         )
         _add_arguments(command, job)
+    for known in LAKE_COMMANDS.values():
+        command = commands.add_parser(known.name, help=known.does, description=known.does)
+        known.add_arguments(command)
+        _add_common(command)
     _add_inspect(commands.add_parser(INSPECT, help=LOOKS, description=LOOKS))
     return parser
 
@@ -43,12 +48,16 @@ def _add_inspect(command: ArgumentParser) -> None:
     command.add_argument("--out", metavar="FILE", help="where to write the config; without it, to stdout")
 
 
-def _add_arguments(command: ArgumentParser, job: Job) -> None:
+def _add_common(command: ArgumentParser) -> None:
     command.add_argument("--config", required=True, metavar="FILE", help="YAML, as conf/demo.yaml")
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="overrides one key, as spark.ui=true")
+    command.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
+
+
+def _add_arguments(command: ArgumentParser, job: Job) -> None:
+    _add_common(command)
     command.add_argument("--restate", action="store_true", help="make anew what other code, config or input made")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    command.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
     if job.is_run:
         command.add_argument("--steps", metavar="A,B", help="only these steps")
         command.add_argument("--step-days", type=_count, metavar="N", help="days of a step at once (all)")

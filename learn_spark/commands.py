@@ -21,6 +21,7 @@ from learn_spark.estimate import estimate_lines, expected_encoding, expected_row
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import headline, totals
+from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
@@ -124,7 +125,7 @@ def run_job(name: str, args: Namespace) -> int:
     """Runs a job and turns every outcome into an exit code and, where asked, a JSON summary."""
     summary: dict[str, object] = {"job": name}
     try:
-        code = _run(name, args, summary)
+        code = (run_lake_command if name in LAKE_COMMANDS else _run)(name, args, summary)
     except LearnError as error:
         code = _report_error(name, error, error.exit_code, summary)
     except KeyboardInterrupt:

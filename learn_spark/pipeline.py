@@ -111,7 +111,7 @@ STEPS = {
             ("features",),
             _features_need,
             reads=("interactions", "items", "item_index", "user_history", "samples"),
-            writes=(*FEATURE_TABLES, "releases"),
+            writes=("item_life", *FEATURE_TABLES, "releases"),
         ),
         Step(
             "evaluate_features",

@@ -15,7 +15,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A Delta table's contract. `checks` become Delta CHECK constraints, `nullable=False` NOT NULL."""
+    """A Delta table's contract. `checks` become CHECK constraints, `nullable=False` NOT NULL, `properties` Delta's."""
 
     name: str
     doc: str
@@ -23,6 +23,7 @@ class TableSpec:
     key: tuple[str, ...]
     partition: tuple[str, ...] = ()
     checks: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -45,6 +46,12 @@ _USER = Column("user_id", "string", "the user, as the log names it")
 _ITEM = Column("item_id", "string", "the item, as the log names it")
 _TS = Column("event_ts", "timestamp", "time of the event, UTC")
 _RELEASE = Column("release_id", "string", "the release that published this row")
+
+
+def _consumed(*narrow: str) -> dict[str, str]:
+    """Properties of a table of vectors that others follow: its changes, and statistics of the narrow columns alone."""
+    return {"delta.enableChangeDataFeed": "true", "delta.dataSkippingStatsColumns": ",".join(narrow)}
+
 
 INTERACTIONS = TableSpec(
     "interactions",
@@ -194,6 +201,20 @@ SAMPLES = TableSpec(
     },
 )
 
+ITEM_LIFE = TableSpec(
+    "item_life",
+    "When items appeared and stopped being cold; a night's follow from the newest day's rows",
+    (
+        _ITEM,
+        Column("ds", "date", "counted from events before this day; the last day of a run has rows"),
+        Column("first_ds", "date", "day of its first event of any type"),
+        Column("warm_ds", "date", "day on which its history events reached features.cold_events", nullable=True),
+        Column("events", "bigint", "history events so far"),
+    ),
+    key=("item_id", "ds"),
+    partition=("ds",),
+)
+
 USER_FEATURES = TableSpec(
     "user_features",
     "User embeddings by day; a row a user on the first day, then a row wherever the history changed",
@@ -208,6 +229,7 @@ USER_FEATURES = TableSpec(
     key=("user_id", "ds", "release_id"),
     partition=("ds",),
     checks={"not_empty": "size(user_emb) > 0"},
+    properties=_consumed("user_id", "release_id"),
 )
 
 ITEM_FEATURES = TableSpec(
@@ -224,6 +246,7 @@ ITEM_FEATURES = TableSpec(
     key=("item_id", "ds", "release_id"),
     partition=("ds",),
     checks={"not_empty": "size(item_emb) > 0"},
+    properties=_consumed("item_id", "release_id"),
 )
 
 PAIR_FEATURES = TableSpec(
@@ -241,14 +264,16 @@ PAIR_FEATURES = TableSpec(
     key=("user_id", "item_id", "event_ts", "release_id"),
     partition=("ds",),
     checks={"probability": "cvr_score >= 0 AND cvr_score <= 1"},
+    properties=_consumed("user_id", "item_id", "event_ts", "release_id"),
 )
 
 RELEASES = TableSpec(
     "releases",
-    "One row a published release, written last: no row, no release",
+    "One row a release, written last: no published row, no release. The current one was published last",
     (
-        Column("release_id", "string", "names the release"),
+        Column("release_id", "string", "its last day, and a hash of what its rows were made from"),
         Column("model_versions", "map<string,string>", "registered model versions and their fingerprints"),
+        Column("input_versions", "map<string,bigint>", "Delta versions that its rows were made from"),
         Column("table_versions", "map<string,bigint>", "Delta versions of the feature tables that hold it"),
         Column("encoder_id", "string", "the content encoder"),
         Column(
@@ -256,11 +281,18 @@ RELEASES = TableSpec(
             "array<struct<name:string,value:double,lower:double,upper:double,passed:boolean>>",
             "the gates and their figures",
         ),
-        Column("status", "string", "published"),
-        Column("published_at", "timestamp", "UTC"),
-        Column("days", "array<date>", "the feature days that it holds"),
+        Column("widths", "map<string,int>", "of the vectors, by column"),
+        Column("status", "string", "published, rolled_back, failed (a gate), or expired (its rows are gone)"),
+        Column("published_at", "timestamp", "when the row was written, UTC"),
+        Column("days", "array<date>", "the feature days that were written for it"),
+        Column(
+            "parts",
+            "array<struct<ds:date,release_id:string,users:bigint,items:bigint,pairs:bigint>>",
+            "all feature days that it shows: under which release_id their rows lie, and how many they are",
+        ),
     ),
     key=("release_id",),
+    checks={"known_status": "status IN ('published', 'rolled_back', 'failed', 'expired')"},
 )
 
 INTERVALS = TableSpec(
@@ -296,6 +328,7 @@ TABLES = {
         USER_HISTORY,
         SEQUENCES,
         SAMPLES,
+        ITEM_LIFE,
         USER_FEATURES,
         ITEM_FEATURES,
         PAIR_FEATURES,

@@ -138,6 +138,12 @@ class FeatureSettings(Section):
     min_effective_rank: Annotated[float, Field(ge=1)]
     max_mean_cosine: Share
     cold_events: Annotated[int, Field(ge=0)]
+    min_row_share: Share
+    max_centroid_shift: Annotated[float, Field(ge=0)]
+    min_neighbour_overlap: Share
+    max_age_days: Annotated[int, Field(ge=0)] | None
+    keep_releases: Annotated[int, Field(ge=1)]
+    vacuum_hours: Annotated[int, Field(ge=168)]  # Delta's own guard: readers and writers may take that long
 
 
 class RetrievalSettings(Section):

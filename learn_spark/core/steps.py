@@ -22,7 +22,7 @@ _NOT_IDENTITY = {
     "towers": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
     "cvr": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
     "stream": {"verify_sha256"},
-    "features": {"batch_rows"},
+    "features": {"batch_rows", "max_age_days", "keep_releases", "vacuum_hours"},
     "evaluation": {"threads"},
 }
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from learn_spark.core.days import ONE_DAY, DayRange
+from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import StepResult, fingerprint
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.ranking import BASE_COLUMNS, CATEGORICAL, PAIR_KEY, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
-from learn_spark.features.release import Release, plan_release, visible
+from learn_spark.features.registry import Release
+from learn_spark.features.release import published_release, visible
 from learn_spark.training.launch import run_trainer
 from learn_spark.training.snapshot import export, read_manifest
 
@@ -39,7 +40,9 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
         their figures.
     """
     windows = context.config.windows
-    release = plan_release(context, list(DayRange(windows.towers_end, windows.end + ONE_DAY)))
+    release = published_release(context)
+    if release is None:
+        raise ConfigError("no release by these models is published: run write_features first")
     mark = fingerprint(context.mark("evaluate_features", windows.end), context.tables.versions(READS))
     retrieval, retrieval_rows = _retrieval(context, release, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)

@@ -13,7 +13,8 @@ from learn_spark.core.settings import EvaluationSettings
 from learn_spark.core.steps import Context
 from learn_spark.evaluation.retrieval import with_zeros
 from learn_spark.features.join import latest_before
-from learn_spark.features.release import Release, visible
+from learn_spark.features.registry import Release
+from learn_spark.features.release import visible
 
 SPANS = {"7d": 7, "28d": 28}
 BUCKETS = 60

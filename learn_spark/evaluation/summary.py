@@ -121,5 +121,6 @@ def _tables(context: Context) -> dict[str, dict[str, object]]:
 
 
 def _release_id(context: Context) -> str | None:
-    newest = context.tables.read(RELEASES.name).orderBy(F.desc("published_at")).select("release_id").first()
+    published = context.tables.read(RELEASES.name).where("status = 'published'")
+    newest = published.orderBy(F.desc("published_at")).select("release_id").first()
     return newest["release_id"] if newest else None

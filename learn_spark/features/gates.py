@@ -62,7 +62,7 @@ def require(gates: Iterable[Gate]) -> None:
 
 @dataclass(frozen=True)
 class VectorFigures:
-    """Of a vector column: rows, rows with NaN or infinity, the norms of the others; None without rows."""
+    """Of a vector column: rows, rows with NaN or infinity, the norms of the others, widths; None without rows."""
 
     rows: int
     not_finite: int
@@ -70,6 +70,8 @@ class VectorFigures:
     p5: float | None
     p95: float | None
     coverage: float | None
+    narrowest: int | None = None
+    widest: int | None = None
 
 
 def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, VectorFigures]:
@@ -90,11 +92,16 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
             F.mean(norm).alias("mean"),
             F.percentile_approx(norm, [0.05, 0.95]).alias("tails"),
             F.mean("content_coverage").alias("coverage"),
+            F.min("width").alias("narrowest"),
+            F.max("width").alias("widest"),
         )
         .collect()
     )
     figures = {
-        row.of: VectorFigures(row.rows, row.not_finite, row["mean"], *(row.tails or (None, None)), row.coverage)
+        row.of: VectorFigures(
+            *(row.rows, row.not_finite, row["mean"], *(row.tails or (None, None)), row.coverage),
+            *(row.narrowest, row.widest),
+        )
         for row in found
     }
     return {name: figures.get(name, VectorFigures(0, 0, None, None, None, None)) for name in frames}
@@ -126,19 +133,20 @@ def unit(vectors_NK: np.ndarray) -> np.ndarray:
 
 
 def _norms(df: DataFrame, column: str) -> DataFrame:
-    """(norm, content_coverage): a norm is NaN where the vector holds NaN or infinity."""
+    """(norm, content_coverage, width): a norm is NaN where the vector holds NaN or infinity."""
     has_coverage = "content_coverage" in df.columns
     coverage = F.col("content_coverage") if has_coverage else F.lit(None).cast("float")
 
     def norms(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            values_BK, _ = padded(batch.column(0))
+            values_BK, width_B = padded(batch.column(0))
             norm_B = np.sqrt(np.square(values_BK, dtype=np.float64).sum(1))
             norm_B[~np.isfinite(norm_B)] = np.nan
-            yield pa.RecordBatch.from_arrays([pa.array(norm_B), batch.column(1)], ["norm", "content_coverage"])
+            arrays = [pa.array(norm_B), batch.column(1), pa.array(width_B, pa.int32())]
+            yield pa.RecordBatch.from_arrays(arrays, ["norm", "content_coverage", "width"])
 
     narrow = df.select(column, coverage.alias("content_coverage"))
-    return narrow.mapInArrow(norms, "norm double, content_coverage float")
+    return narrow.mapInArrow(norms, "norm double, content_coverage float, width int")
 
 
 def _float(value: float | None) -> float | None:

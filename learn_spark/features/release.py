@@ -1,7 +1,7 @@
-"""Releases: what a release is made of, which rows belong to it, and the one row that publishes it."""
+"""Making a release: what its rows are made from, and the one row that publishes it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from pyspark.sql import DataFrame
@@ -14,64 +14,77 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.features.gates import Gate
 from learn_spark.features.models import cvr_mark, towers_mark
+from learn_spark.features.registry import Part, Release, newest_release, rows_of
 
 FEATURE_TABLES = ("user_features", "item_features", "pair_features")
+INPUTS = ("interactions", "item_index", "user_history", "samples")
 
 
-@dataclass(frozen=True)
-class Release:
-    """A release before it is published.
+def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Release | None]:
+    """The release of these feature days, on top of the newest one by the same models, its base.
 
-    Attributes:
-        release_id: the last day and a hash of what all its days are made from: the same days from the same
-            models, config and input have the same id.
-        days: its feature days, oldest first.
-        models: fingerprints of `towers` and `cvr`.
+    The id is made of the days' marks and the versions of the tables that they are made from. So equal ids have
+    equal rows, and days that are made again from other events get an id, and rows, of their own.
+
+    Returns:
+        The release, not published yet, and its base.
     """
-
-    release_id: str
-    days: tuple[date, ...]
-    models: dict[str, str]
-
-    @property
-    def rows(self) -> str:
-        """SQL that names exactly this release's rows of a feature table: other releases stay as they are."""
-        return f"({days_predicate('ds', self.days)}) AND release_id = '{self.release_id}'"
-
-
-def plan_release(context: Context, days: Sequence[date]) -> Release:
-    """The release of these feature days."""
     ordered = tuple(sorted(set(days)))
-    marks = [context.mark("write_features", day) for day in ordered]
     models = {"towers": towers_mark(context), "cvr": cvr_mark(context)}
-    return Release(f"{ordered[-1]:%Y%m%d}-{fingerprint(marks)[:8]}", ordered, models)
+    inputs = context.tables.versions(INPUTS)
+    marks = [context.mark("write_features", day) for day in ordered]
+    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint(marks, models, inputs)[:8]}"
+    base = newest_release(context.tables, models, other_than=release_id)
+    taken_over = base.parts if base else {}
+    parts = {**taken_over, **dict.fromkeys(ordered, Part(release_id))}
+    return Release(release_id, ordered, models, inputs, dict(sorted(parts.items()))), base
+
+
+def own_rows(release: Release) -> str:
+    """SQL that names exactly the rows that are written for a release: other releases stay as they are."""
+    return f"({days_predicate('ds', release.days)}) AND release_id = '{release.release_id}'"
 
 
 def visible(context: Context, release: Release, table: str) -> DataFrame:
-    """Rows that go together: a day's newest release by the same models; this release's own days before all."""
-    published = context.tables.read(RELEASES.name)
-    for name, mark in release.models.items():
-        published = published.where(F.col("model_versions")[name] == mark)
-    dated = published.select("release_id", "published_at", F.explode("days").alias("ds"))
-    own = context.spark.createDataFrame(
-        [(release.release_id, datetime.max, day) for day in release.days],
-        "release_id string, published_at timestamp, ds date",
-    )
-    newest = dated.unionByName(own).groupBy("ds").agg(F.max_by("release_id", "published_at").alias("release_id"))
-    return context.tables.read(table).join(F.broadcast(newest), on=["ds", "release_id"], how="left_semi")
+    """Rows that go together: what the release shows of a feature table."""
+    return rows_of(context.tables, release, table)
 
 
-def publish(context: Context, release: Release, gates: Sequence[Gate]) -> None:
-    """Writes the release's row; everything before it is invisible without it. A rerun replaces the row."""
+def published_release(context: Context) -> Release | None:
+    """The newest release by the models of this config."""
+    return newest_release(context.tables, {"towers": towers_mark(context), "cvr": cvr_mark(context)})
+
+
+def is_already_published(context: Context, release: Release) -> bool:
+    """Whether a run that was killed before the ledger heard of it has published the very same."""
+    row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
+    return row is not None and row.status == "published"
+
+
+def with_counts(context: Context, release: Release) -> Release:
+    """With the rows of its own days counted."""
+    counted: dict[date, dict[str, int]] = {}
+    for table in FEATURE_TABLES:
+        for row in context.tables.read(table).where(own_rows(release)).groupBy("ds").count().collect():
+            counted.setdefault(row.ds, {})[f"{table.removesuffix('_features')}s"] = row["count"]
+    own = {day: Part(release.release_id, **counted.get(day, {})) for day in release.days}
+    return replace(release, parts={**release.parts, **own})
+
+
+def record(context: Context, release: Release, gates: Sequence[Gate], widths: dict[str, int], status: str) -> None:
+    """Writes the release's row: everything before it is invisible without it. A rerun replaces the row."""
     row = (
         release.release_id,
         {**release.models, **_registered(context)},
+        release.inputs,
         context.tables.versions(FEATURE_TABLES),
         encoder_id(context.config),
         [gate.as_row() for gate in gates],
-        "published",
+        widths,
+        status,
         datetime.now(UTC),
         list(release.days),
+        [(day, part.release_id, part.users, part.items, part.pairs) for day, part in release.parts.items()],
     )
     frame = context.spark.createDataFrame([row], RELEASES.columns_ddl).coalesce(1)
     context.tables.overwrite_where(RELEASES.name, frame, f"release_id = '{release.release_id}'")

@@ -120,6 +120,22 @@ def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
     assert versions(lake) == before
 
 
+def test_samples_are_joined_by_a_job_and_unknown_releases_are_named(journey: Journey, tmp_path: Path) -> None:
+    folder, done = journey
+    wanted = ("--samples", f"{folder}/lake/samples", "--out", f"{tmp_path}/joined")
+    unknown = run_job(folder, "join_features", *wanted, "--release", "nope")
+    assert unknown.code == 2
+    assert f"there are {json.loads((folder / 'output' / 'summary.json').read_text())['release_id']}" in unknown.err
+    assert run_job(folder, "join_features", *wanted).code == 0
+    joined = duckdb.sql(f"SELECT count(*), min(len(user_emb)), max(len(item_emb)) FROM '{tmp_path}/joined/*.parquet'")
+    samples = relation(folder / "lake", "samples").count("*").fetchall()[0][0]
+    assert joined.fetchall() == [(samples, 64, 64)]
+    shown = run_job(folder, "release", "show")
+    models = shown.summary["release"]["lineage"]["models"]
+    assert "mlflow_run_id" in models["towers"]
+    assert models["cvr"]["snapshots"]["train"]["source"].startswith("samples version")
+
+
 FRONT = ("--steps", "ingest_events,build_sequences")
 
 

@@ -1,5 +1,6 @@
 """Feature writing on a tiny lake with real (untrained) models: rows, days, gates, the release row, reruns."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,13 +11,18 @@ from pyspark.sql import functions as F
 
 from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
-from learn_spark.core.errors import QualityError
+from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.features.item_life import write_item_life
 from learn_spark.features.job import write_features
+from learn_spark.features.join import create_views, join_features
+from learn_spark.features.lineage import compared, shown
+from learn_spark.features.maintenance import maintain_tables
 from learn_spark.features.models import cvr_path, towers_path
-from learn_spark.features.release import plan_release, visible
+from learn_spark.features.registry import find_release, releases, roll_back
+from learn_spark.features.release import published_release, visible
 from learn_spark.features.scoring import padded, score_users
 from tests.builders.lake import (
     ITEMS,
@@ -163,8 +169,12 @@ def test_one_days_release_adds_to_the_published_ones(lake: Context, written: Ste
     by_release = {row.release_id: row["count"] for row in pairs.groupBy("release_id").count().collect()}
     old, new = written.details["release_id"], nightly.details["release_id"]
     assert by_release == {old: nightly.details["pairs"], new: nightly.details["pairs"]}
-    seen = visible(lake, plan_release(lake, [day]), "pair_features").where(F.col("ds") == day)
+    current = published_release(lake)
+    assert current.release_id == new
+    seen = visible(lake, current, "pair_features").where(F.col("ds") == day)
     assert {row.release_id for row in seen.collect()} == {new}
+    older = visible(lake, current, "pair_features").where(F.col("ds") < day)
+    assert {row.release_id for row in older.collect()} == {old}
 
 
 def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Context, days: list[date]) -> None:
@@ -184,13 +194,18 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
     )
     for path, other in ((towers_path(lake), towers_path(strict)), (cvr_path(lake), cvr_path(strict))):
         other.symlink_to(path)
-    published = lake.tables.read("releases").count()
+    published = lake.tables.read("releases").where("status = 'published'").count()
     is_published = F.col("release_id") == written.details["release_id"]
     before = lake.tables.read("user_features").where(is_published).count()
     with pytest.raises(QualityError, match=r"users_on_first_day is \d+, must be at least 10000; .*effective_rank"):
         write_features(strict, days[:2])
-    assert lake.tables.read("releases").count() == published
+    found = lake.tables.read("releases").groupBy("status").count().collect()
+    assert {row.status: row["count"] for row in found} == {"published": published, "failed": 1}
     assert lake.tables.read("user_features").where(is_published).count() == before > 0
+    (failed,) = [release for release in releases(lake.tables) if release.status == "failed"]
+    assert failed.gate("users_on_first_day") < 10_000
+    with pytest.raises(ConfigError, match=f"release {failed.release_id} is failed"):
+        find_release(lake.tables, failed.release_id)
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
@@ -209,3 +224,138 @@ def test_padded_reads_slices_and_nulls() -> None:
     values, lengths = padded(lists)
     assert values.tolist() == [[1, 2, 3], [0, 0, 0], [0, 0, 0], [4, 0, 0]]
     assert lengths.tolist() == [3, 0, 0, 1]
+
+
+def test_days_that_late_events_change_get_a_release_of_their_own(lake: Context, written: StepResult, days) -> None:
+    """Whoever reads the old one keeps equal rows."""
+    old = find_release(lake.tables)
+    tables = ("user_features", "item_features", "pair_features")
+    before = {name: sorted(map(str, visible(lake, old, name).collect())) for name in tables}
+    history = lake.spark.createDataFrame([("late user", days[-1], [1], [0])], lake.tables.read("user_history").schema)
+    lake.tables.append("user_history", history)
+    again = write_features(lake, days[-1:])
+    new = find_release(lake.tables)
+    assert new.release_id == again.details["release_id"] != old.release_id
+    assert new.inputs["user_history"] == old.inputs["user_history"] + 1
+    assert visible(lake, new, "user_features").where("user_id = 'late user'").count() == 1
+    assert {name: sorted(map(str, visible(lake, old, name).collect())) for name in tables} == before
+    assert compared(old, new)["days_with_other_rows"] == str(days[-1])
+    assert new.gate("users_of_days_made_again") > 1
+
+
+def test_joined_features_equal_the_naive_ones(lake: Context, written: StepResult, days: list[date]) -> None:
+    release = find_release(lake.tables)
+    known = {}
+    for side in ("user", "item"):
+        rows = visible(lake, release, f"{side}_features").collect()
+        known[side] = {(row[f"{side}_id"], row.ds): row for row in rows}
+    keys = [("user03", item_id(3)), ("user07", item_id(NEW_ITEM)), ("nobody", "nothing"), (None, item_id(7))]
+    dates = [*days, days[0] - timedelta(days=1), days[-1] + timedelta(days=40), None]
+    asked = [(user, item, day) for user, item in keys for day in dates for _ in range(2)]
+    samples = lake.spark.createDataFrame(asked, "user_id string, item_id string, ds date")
+    joined = join_features(samples, lake.tables.root, max_age_days=30).collect()
+    assert len(joined) == len(asked)
+    assert joined[0].__fields__[-2:] == ["user_emb", "item_emb"]
+    for row in joined:
+        for side in ("user", "item"):
+            key = row[f"{side}_id"]
+            day = row.ds and newest_before(key, row.ds, list(known[side]))
+            if day is None or (row.ds - day).days > 30:
+                expected = (None, True, 0.0, [0.0] * 8)
+            else:
+                expected = (
+                    day,
+                    *(known[side][key, day][name] for name in ("is_cold", "content_coverage", f"{side}_emb")),
+                )
+            names = ("feature_ds", "is_cold", "content_coverage", "emb")
+            assert tuple(row[f"{side}_{name}"] for name in names) == expected
+
+
+def test_joined_pairs_are_those_of_the_table(lake: Context, written: StepResult) -> None:
+    release = find_release(lake.tables, written.details["release_id"])
+    stored = {tuple(row[:3]): row for row in visible(lake, release, "pair_features").collect()}
+    samples = lake.tables.read("samples").where("stage <> 'cvr'").drop("ds", "label", "weight", "stage")
+    joined = join_features(samples, lake.tables.root, release.release_id, pairs=True).collect()
+    assert len(joined) == len(stored)
+    for row in joined:
+        expected = stored[row.user_id, row.item_id, row.event_ts]
+        assert row.cvr_score == pytest.approx(expected.cvr_score, abs=1e-6)
+        np.testing.assert_allclose(row.mid_emb, expected.mid_emb, atol=1e-6)
+
+
+def test_views_show_one_release_and_join_in_sql(lake: Context, written: StepResult) -> None:
+    create_views(lake.spark, lake.tables.root)
+    lake.tables.read("samples").createOrReplaceTempView("samples")
+    in_sql = lake.spark.sql(
+        "SELECT s.*, u.ds AS found FROM samples s LEFT JOIN user_features u"
+        " ON u.user_id = s.user_id AND s.ds >= u.ds AND s.ds < u.until"
+    )
+    in_python = join_features(lake.tables.read("samples"), lake.tables.root)
+    key = ("user_id", "item_id", "event_ts")
+    assert sorted(map(str, in_sql.select(*key, "found").collect())) == sorted(
+        map(str, in_python.select(*key, F.col("user_feature_ds").alias("found")).collect())
+    )
+
+
+def test_samples_that_cannot_be_joined_are_refused_by_name(lake: Context, written: StepResult) -> None:
+    frame = lake.spark.createDataFrame(
+        [("u", [1.0], date(2011, 11, 25))], "user_id string, user_emb array<double>, ds date"
+    )
+    with pytest.raises(ConfigError, match=r"already have \['user_emb'\]"):
+        join_features(frame, lake.tables.root)
+    with pytest.raises(ConfigError, match="samples need user_id or item_id, and ds or event_ts"):
+        join_features(frame.drop("ds"), lake.tables.root)
+    with pytest.raises(ConfigError, match=r"unknown release 'nope' .* there are 20111126-\w+ \(published\)"):
+        join_features(frame.drop("user_emb"), lake.tables.root, release="nope")
+    with pytest.raises(ConfigError, match="no lake with releases"):
+        join_features(frame.drop("user_emb"), lake.tables.root / "nowhere")
+
+
+def test_a_nights_items_follow_from_the_stored_state_and_the_events_since(lake: Context, written, days) -> None:
+    """The state holds only while the ledger says so; with it, older events are not looked at."""
+    full = write_item_life(lake, days[-1:], lake.tables.read("interactions"))
+    expected = sorted(map(str, full.collect()))
+    write_item_life(lake, days[2:3], lake.tables.read("interactions"))
+    marks = {days[2]: lake.mark("write_features", days[2])}
+    lake.ledger.record("write_features", marks, "run", StepResult(0, 0), {}, {}, 1.0)
+    since = lake.tables.read("interactions").where(F.col("ds") >= F.lit(days[2]))
+    assert sorted(map(str, write_item_life(lake, days[-1:], since).collect())) == expected
+    lake.ledger.mark_stale([("write_features", days[2])])
+    assert sorted(map(str, write_item_life(lake, days[-1:], since).collect())) != expected
+
+
+def test_a_release_is_shown_down_to_its_files(lake: Context, written: StepResult) -> None:
+    release = find_release(lake.tables)
+    lineage = shown(release, lake.tables, lake.ledger)["lineage"]
+    assert lineage["source_files"]["count"] == 1
+    assert lineage["input_versions"]["samples"] == release.inputs["samples"]
+    assert lineage["models"]["towers"]["fingerprint"] in towers_path(lake).name
+
+
+def test_a_rollback_makes_the_release_before_current(lake: Context, written: StepResult) -> None:
+    published = [release for release in releases(lake.tables) if release.status == "published"]
+    withdrawn = roll_back(lake.tables)
+    assert [release.release_id for release in withdrawn] == [published[0].release_id]
+    assert find_release(lake.tables).release_id == published[1].release_id
+    assert find_release(lake.tables, published[0].release_id).status == "rolled_back"
+    with pytest.raises(ConfigError, match="nothing to go back to"):
+        for _ in published:
+            roll_back(lake.tables)
+    assert find_release(lake.tables).release_id == published[-1].release_id
+
+
+def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepResult) -> None:
+    """Only the first release is left; a row of nobody's, as a killed run leaves it, goes."""
+    current = find_release(lake.tables)
+    orphan = lake.tables.read("user_features").limit(1).withColumn("release_id", F.lit("20111126-killed"))
+    lake.tables.append("user_features", orphan)
+    before = sorted(map(str, visible(lake, current, "user_features").collect()))
+    keep_one = lake.config.features.model_copy(update={"keep_releases": 1})
+    context = replace(lake, config=lake.config.model_copy(update={"features": keep_one}))
+    done = maintain_tables(context, ["user_features"])
+    assert done["kept"] == [current.release_id]
+    assert sorted(map(str, lake.tables.read("user_features").collect())) == before
+    assert {release.status for release in releases(lake.tables)} == {"published", "expired", "failed"}
+    with pytest.raises(ConfigError, match="is expired, it has no rows to read"):
+        find_release(lake.tables, done["expired"][0])
+    assert done["tables"]["user_features"]["kept_hours"] == 168

@@ -1,11 +1,18 @@
 """Gates and figures of embedding health, against values that can be worked out by hand."""
 
+from dataclasses import replace
+from datetime import date, timedelta
+
 import numpy as np
 import pytest
 
 from learn_spark.core.errors import QualityError
-from learn_spark.features.gates import Gate, effective_rank, mean_cosine, require
+from learn_spark.features.checks import volume_gates, width_gates
+from learn_spark.features.drift import centroid_shift, neighbour_overlap
+from learn_spark.features.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
 from learn_spark.features.health import _nearest
+from learn_spark.features.lineage import compared, lines_of
+from learn_spark.features.registry import Part, Release
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -57,3 +64,74 @@ def test_neighbours_are_the_nearest_others_by_title() -> None:
     assert found[0]["neighbours"][2]["cosine"] == -1.0
     assert _nearest(["alone"], vectors[:1]) == [{"title": "alone", "neighbours": []}]
     assert _nearest([], np.zeros((0, 1))) == []
+
+
+def test_a_centroid_that_stays_has_no_shift_and_one_that_leaves_is_measured_in_lengths() -> None:
+    old = np.random.default_rng(2).normal(size=(500, 6))
+    length = np.sqrt((old**2).sum(1).mean())
+    assert centroid_shift(old, old) == 0
+    assert centroid_shift(old + np.eye(6)[0] * 3, old) == pytest.approx(3 / length)
+
+
+def test_neighbours_survive_a_rotation_and_not_a_shuffle() -> None:
+    rng = np.random.default_rng(3)
+    old = rng.normal(size=(300, 8))
+    rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    assert neighbour_overlap(old @ rotation, old) == pytest.approx(1)
+    assert neighbour_overlap(rng.permutation(old), old) < 0.2
+
+
+DAYS = [date(2024, 5, 1) + timedelta(days=number) for number in range(4)]
+
+
+def release_of(own: dict[date, int], taken_over: dict[date, int] | None = None) -> Release:
+    parts = {day: Part("old", users, 10, 5) for day, users in (taken_over or {}).items()}
+    parts |= {day: Part("new", users, 10, 5) for day, users in own.items()}
+    return Release("new", tuple(own), {}, {}, parts)
+
+
+@pytest.mark.parametrize(
+    ("own", "failed"),
+    [
+        ({DAYS[3]: 90}, []),
+        ({DAYS[3]: 1}, ["users_of_new_days"]),  # a day with 1% of the usual rows
+        ({DAYS[3]: 0}, []),  # nobody came: whether that may be is asked where the day is loaded
+        ({DAYS[2]: 80}, ["users_of_days_made_again"]),
+        ({DAYS[2]: 101, DAYS[3]: 100}, []),
+        ({DAYS[0]: 0}, ["users_of_days_made_again"]),
+    ],
+)
+def test_volumes_are_those_of_the_release_before(own: dict[date, int], failed: list[str]) -> None:
+    before = {DAYS[0]: 5000, DAYS[1]: 100, DAYS[2]: 100}
+    gates = volume_gates(release_of(own, before), release_of(before), DAYS[0], min_row_share=0.05)
+    assert [gate.name for gate in gates if not gate.passed] == failed
+
+
+def figures(narrowest: int, widest: int, rows: int = 9) -> VectorFigures:
+    return VectorFigures(rows, 0, 1.0, 0.9, 1.1, 1.0, narrowest, widest)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "before", "failed"),
+    [
+        (figures(64, 64), figures(64, 64), {}, []),
+        (figures(64, 64), figures(64, 64), {"user_emb": 64, "item_emb": 64}, []),
+        (figures(32, 64), figures(64, 64), {}, ["user_emb_widths_apart"]),
+        (figures(64, 64), figures(32, 32), {}, ["user_and_item_widths_apart"]),
+        (figures(32, 32), figures(32, 32), {"user_emb": 64, "item_emb": 64}, ["widths_changed_by"]),
+        (figures(32, 32), figures(0, 0, rows=0), {"item_emb": 64}, ["user_and_item_widths_apart"]),
+    ],
+)
+def test_widths_are_the_same_everywhere(users, items, before, failed) -> None:
+    gates = width_gates({"user_emb": users, "item_emb": items}, before)
+    assert [gate.name for gate in gates if not gate.passed] == failed
+
+
+def test_a_diff_names_what_changed() -> None:
+    first, second = release_of({DAYS[0]: 100, DAYS[1]: 7}), release_of({DAYS[2]: 9}, {DAYS[0]: 100, DAYS[1]: 7})
+    found = compared(first, replace(second, models={"towers": "b"}))
+    assert found["days_added"] == str(DAYS[2])
+    assert found["days_with_other_rows"] == f"{DAYS[0]} .. {DAYS[1]}"
+    assert found["rows"]["users"] == [107, 116]
+    assert found["models"] == {"towers": [None, "b"]}
+    assert "days_added               2024-05-03" in lines_of(found)

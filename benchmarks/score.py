@@ -1,0 +1,119 @@
+"""Scoring users: the towers inside Spark against the same towers in one process of torch on two threads.
+
+Both read the same histories (up to 100 items) and write (user_id, user_emb); sizes are users.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from benchmarks.child import Task
+from benchmarks.harness import Benchmark, Contender, main
+from benchmarks.ratios import Ratio, Target
+from benchmarks.spark import start_session
+from learn_spark.features.scoring import padded, score_users, vectors
+
+ITEMS, CONTENT_DIM, LONGEST, BATCH = 50_000, 384, 100, 2048
+SEED = 7
+
+CHECK = "benchmarks.score:check"
+BENCH = Benchmark(
+    name="score",
+    sizes=(100e3, 400e3),
+    quick_sizes=(5e3, 20e3),
+    prepare="benchmarks.score:prepare",
+    contenders=(
+        Contender("ours", "benchmarks.score:ours", CHECK),
+        Contender("torch", "benchmarks.score:with_torch", CHECK),
+    ),
+    ratios=(Ratio("torch", "ours", Target(">=", 0.85)),),
+)
+
+
+def prepare(task: Task) -> None:
+    """Histories of all sizes, a content matrix, and towers with random weights of the paper's widths."""
+    import json
+
+    import torch
+
+    from models.checkpoint import save_towers
+    from models.settings import TowersConfig
+    from models.towers import Towers
+
+    rng = np.random.default_rng(SEED)
+    matrix = _matrix(task)
+    matrix.mkdir(parents=True, exist_ok=True)
+    (matrix / "vectors.f16").write_bytes(rng.normal(size=(ITEMS + 1, CONTENT_DIM)).astype("<f2").tobytes())
+    meta = {"rows": ITEMS + 1, "dim": CONTENT_DIM, "dtype": "float16", "encoder_id": "benchmark"}
+    (matrix / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    torch.manual_seed(SEED)
+    if not _towers(task).exists():
+        save_towers(
+            _towers(task), Towers(TowersConfig(d_model=64, layers=2, heads=2, out_dim=64, max_len=LONGEST), CONTENT_DIM)
+        )
+    for size in task.sizes:
+        lengths = rng.integers(1, LONGEST + 1, int(size))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        items = pa.array(rng.integers(1, ITEMS + 1, int(lengths.sum())).astype(np.int32))
+        users = pa.array([f"u{number}" for number in range(int(size))])
+        table = pa.table({"user_id": users, "item_idx": pa.ListArray.from_arrays(offsets, items)})
+        _histories(task, size).mkdir(parents=True, exist_ok=True)
+        for part in range(4):
+            rows = table.slice(part * len(table) // 4, len(table) // 4)
+            pq.write_table(rows, _histories(task, size) / f"part-{part}.parquet")
+
+
+def ours(task: Task) -> None:
+    """As `write_features` scores."""
+    spark = start_session(task, task.size)
+    with task.clock():
+        histories = spark.read.parquet(str(_histories(task, task.size)))
+        scored = score_users(histories, _towers(task), _matrix(task), BATCH)
+        scored.select("user_id", "user_emb").write.parquet(str(task.output))
+
+
+def with_torch(task: Task) -> None:
+    """The model and Arrow alone, the histories in batches as Spark makes them."""
+    import torch
+
+    from models.checkpoint import load_towers
+    from models.content import ContentMatrix
+
+    torch.set_num_threads(2)
+    task.output.mkdir(parents=True)
+    schema = pa.schema([("user_id", pa.string()), ("user_emb", pa.list_(pa.float32()))])
+    with task.clock(), pq.ParquetWriter(task.output / "part.parquet", schema) as writer:
+        towers, content = load_towers(_towers(task)), ContentMatrix(_matrix(task))
+        for batch in ds.dataset(_histories(task, task.size)).to_batches(batch_size=10_000):
+            hist_BH, hist_len_B = padded(batch.column("item_idx"))
+            emb_BK = towers.embed_users(hist_BH, hist_len_B, content, batch_size=BATCH)
+            writer.write_batch(pa.RecordBatch.from_arrays([batch.column("user_id"), vectors(emb_BK)], schema=schema))
+
+
+def check(task: Task) -> None:
+    """Users and the mean of all numbers to three digits: batches of other sizes differ in the last bits."""
+    import duckdb
+
+    query = f"SELECT count(*), round(avg(list_avg(user_emb::FLOAT[])), 3) FROM read_parquet('{task.output}/*.parquet')"
+    users, mean = duckdb.connect(config={"threads": 2}).execute(query).fetchone()
+    task.figures["checksum"] = f"{users}:{mean}"
+
+
+def _matrix(task: Task) -> Path:
+    return task.folder / "score_inputs" / "matrix"
+
+
+def _towers(task: Task) -> Path:
+    return task.folder / "score_inputs" / "towers"
+
+
+def _histories(task: Task, size: float) -> Path:
+    return task.folder / "score_inputs" / f"histories_{int(size)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(BENCH))

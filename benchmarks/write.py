@@ -1,0 +1,101 @@
+"""Writing vectors back: ours (Arrow lists from one flat buffer), a scalar pandas UDF, and a bare pyarrow writer.
+
+All map the same float32 file [rows, 64] and write Parquet (snappy): id bigint, emb list of float. Sizes are rows.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from benchmarks.child import Task
+from benchmarks.harness import Benchmark, Contender, main
+from benchmarks.ratios import Ratio, Target
+from benchmarks.spark import start_session
+from benchmarks.vectors import ensure_vectors, vectors_checksum
+from learn_spark.features.scoring import vectors
+
+WIDTH = 64
+BATCH = 10_000  # Spark's own Arrow batch
+
+CHECK = "benchmarks.write:check"
+BENCH = Benchmark(
+    name="write",
+    sizes=(0.5e6, 2e6),
+    quick_sizes=(0.1e6, 0.4e6),
+    prepare="benchmarks.write:prepare",
+    contenders=(
+        Contender("ours", "benchmarks.write:ours", CHECK),
+        Contender("pandas_udf", "benchmarks.write:with_pandas_udf", CHECK),
+        Contender("pyarrow", "benchmarks.write:with_pyarrow", CHECK),
+    ),
+    ratios=(
+        Ratio("pandas_udf", "ours", Target(">=", 4.0)),
+        Ratio("pyarrow", "ours", Target(">=", 0.7)),
+    ),
+)
+
+
+def prepare(task: Task) -> None:
+    """The vectors of all sizes."""
+    for size in task.sizes:
+        ensure_vectors(task.folder, int(size), WIDTH)
+
+
+def ours(task: Task) -> None:
+    """As features are written: `mapInArrow`, lists without an object a row."""
+    spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
+
+    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        values = np.load(path, mmap_mode="r")
+        for batch in batches:
+            ids = batch.column("id")
+            yield pa.RecordBatch.from_arrays([ids, vectors(values[ids.to_numpy()])], names=["id", "emb"])
+
+    with task.clock():
+        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, "id bigint, emb array<float>")
+        written.write.parquet(str(task.output))
+
+
+def with_pandas_udf(task: Task) -> None:
+    """What people write first: a column of lists."""
+    spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
+
+    @F.pandas_udf("array<float>")
+    def emb(ids: pd.Series) -> pd.Series:
+        return pd.Series(np.load(path, mmap_mode="r")[ids.to_numpy()].tolist())
+
+    with task.clock():
+        frame = spark.range(0, int(task.size), 1, 2)
+        frame.select("id", emb("id").alias("emb")).write.parquet(str(task.output))
+
+
+def with_pyarrow(task: Task) -> None:
+    """No Spark at all: one thread and one file, from the mapped file to the disk."""
+    path = ensure_vectors(task.folder, int(task.size), WIDTH)
+    task.output.mkdir(parents=True)
+    schema = pa.schema([("id", pa.int64()), ("emb", pa.list_(pa.float32()))])
+    with task.clock(), pq.ParquetWriter(task.output / "part.parquet", schema, use_dictionary=False) as writer:
+        values = np.load(path, mmap_mode="r")
+        for start in range(0, len(values), 10 * BATCH):
+            part = values[start : start + 10 * BATCH]
+            ids = pa.array(np.arange(start, start + len(part)))
+            writer.write_batch(pa.RecordBatch.from_arrays([ids, vectors(part)], schema=schema))
+
+
+def check(task: Task) -> None:
+    """Equal ids with equal vectors."""
+    task.figures["checksum"] = vectors_checksum(task.output, "id", "emb::FLOAT[]")
+
+
+def _session(task: Task) -> SparkSession:
+    return start_session(task, task.size)
+
+
+if __name__ == "__main__":
+    sys.exit(main(BENCH))

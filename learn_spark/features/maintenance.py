@@ -1,0 +1,67 @@
+"""Keeping the lake small: old releases go, small files are gathered, files that nobody reads are deleted."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+from learn_spark.core.schemas import TABLES
+from learn_spark.core.steps import Context
+from learn_spark.features.item_life import forget_states
+from learn_spark.features.registry import EXPIRED, READABLE, Release, find_release, is_published, releases, set_status
+from learn_spark.features.release import FEATURE_TABLES
+
+_LEAST_STATE_DAYS = 7
+
+
+def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, object]:
+    """Retention of releases; compaction and vacuum of all tables, or of those that are named.
+
+    Readable by id stay the `features.keep_releases` that were published last, with all days that they show; the
+    others' status becomes `expired` before their rows go. No file goes that a version named by a kept release
+    reads, so its inputs stay readable too.
+
+    Returns:
+        By table: rows' releases that went, files gathered, and the hours of versions that were kept.
+    """
+    tables, settings = context.tables, context.config.features
+    known = releases(tables)
+    kept, gone = _split(known, settings.keep_releases)
+    loaded = [find_release(tables, release.release_id) for release in kept]
+    set_status(tables, [release for release in gone if release.status in READABLE], EXPIRED)
+    _delete_rows(context, loaded)
+    forget_states(context, max(context.config.ingest.late_days, _LEAST_STATE_DAYS))
+    done = {}
+    for name in names:
+        files = tables.compact(name)
+        hours = vacuum_hours(context, name, loaded)
+        tables.vacuum(name, hours)
+        done[name] = {**files, "kept_hours": round(hours, 1)}
+    return {"kept": [release.release_id for release in kept], "expired": [r.release_id for r in gone], "tables": done}
+
+
+def vacuum_hours(context: Context, name: str, kept: list[Release]) -> float:
+    """The hours of versions to keep: `features.vacuum_hours`, or more where a kept release names an older version."""
+    named = [{**release.inputs, **release.tables}.get(name) for release in kept]
+    times = [context.tables.committed_at(name, version) for version in named if version is not None]
+    reach = [(datetime.now(UTC) - time).total_seconds() / 3600 + 1 for time in times if time is not None]
+    return max([float(context.config.features.vacuum_hours), *reach])
+
+
+def _split(known: list[Release], keep: int) -> tuple[list[Release], list[Release]]:
+    """Those that stay readable, and the others, which are not expired yet."""
+    kept = [release for release in known if is_published(release)][:keep]
+    ids = {release.release_id for release in kept}
+    return kept, [release for release in known if release.release_id not in ids and release.status in READABLE]
+
+
+def _delete_rows(context: Context, kept: list[Release]) -> None:
+    """Of the feature tables, whatever no kept release shows; without a published release nothing."""
+    shown = sorted({(part.release_id, day) for release in kept for day, part in release.parts.items()})
+    if not shown:
+        return
+    days: dict[str, list[str]] = {}
+    for release_id, day in shown:
+        days.setdefault(release_id, []).append(f"DATE'{day}'")
+    is_shown = " OR ".join(f"(release_id = '{name}' AND ds IN ({', '.join(its)}))" for name, its in days.items())
+    for table in FEATURE_TABLES:
+        if not context.tables.read(table).where(f"NOT ({is_shown})").isEmpty():
+            context.tables.delete(table, f"NOT ({is_shown})")
