@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks, Plan, Rows, missing, with_stale_days
 from learn_spark.core.tables import Tables
+from learn_spark.embedding.estimate import EmbeddingEstimate, embedding_estimate
 from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
@@ -160,7 +161,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
                 followed = with_stale_days(plan, recorded) if name == BACKFILL else plan
                 todo = missing(followed, config, mark, recorded, args.restate)
                 if args.dry_run:
-                    return _print_plan(todo, config, recorded, summary)
+                    return _print_plan(todo, config, recorded, summary, _encoding(todo, context))
                 return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
@@ -260,14 +261,30 @@ def _asked_steps(name: str, args: Namespace) -> list[str]:
     return asked
 
 
-def _print_plan(plan: Plan, config: Config, recorded: Rows, summary: dict[str, object]) -> int:
+def _encoding(todo: Plan, context: Context) -> EmbeddingEstimate | None:
+    """What a planned embedding run will cost, by the items that there are."""
+    days = [day for step, its in todo if step.name == "embed_items" for day in its]
+    return embedding_estimate(context, max(days)) if days else None
+
+
+def _print_plan(
+    plan: Plan,
+    config: Config,
+    recorded: Rows,
+    summary: dict[str, object],
+    encoding: EmbeddingEstimate | None = None,
+) -> int:
     lines = ["plan (what the ledger does not have):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
         rows = expected_rows(step.name, len(days), recorded)
         size = f"about {rows:,} rows" if rows is not None else "rows: see below"
         lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
         lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
-    print("\n".join([*lines, *estimate_lines(config)]), flush=True)
+    lines += estimate_lines(config)
+    if encoding:
+        lines.append(f"  {encoding}")
+        summary["encoding"] = asdict(encoding)
+    print("\n".join(lines), flush=True)
     summary["plan"] = {step.name: [str(day) for day in days] for step, days in plan}
     return 0 if plan else NOTHING_TO_DO
 

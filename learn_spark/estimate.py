@@ -50,14 +50,18 @@ def _tables(config: Config) -> list[tuple[str, int, float]]:
     ]
 
 
+def encoder_hours(config: Config, tokens: int) -> float:
+    """Hours of one device of `scale.device_tflops` for so many tokens."""
+    flop = _FLOP_PER_PARAMETER_AND_TOKEN * config.scale.encoder_parameters * tokens
+    return flop / (config.scale.device_tflops * 1e12) / 3600
+
+
 def _encoder_line(config: Config) -> str:
     scale = config.scale
     tokens = scale.items * min(scale.tokens_per_item, config.embedding.max_tokens)
-    flop = _FLOP_PER_PARAMETER_AND_TOKEN * scale.encoder_parameters * tokens
-    hours = flop / (scale.device_tflops * 1e12) / 3600
     return (
         f"encoder: {scale.items:,} texts, {tokens:,} tokens,"
-        f" {hours:,.2f} device hours at {scale.device_tflops:g} TFLOP/s"
+        f" {encoder_hours(config, tokens):,.2f} device hours at {scale.device_tflops:g} TFLOP/s"
     )
 
 

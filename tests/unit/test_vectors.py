@@ -1,0 +1,84 @@
+"""What becomes of vectors and memory that are not as they should be; no Spark."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from learn_spark.core.config import load_config
+from learn_spark.core.errors import ConfigError
+from learn_spark.embedding.health import neighbour_overlap
+from learn_spark.embedding.udf import Window, as_rows, encode_what_fits
+from learn_spark.embedding.work import Span, Work, pace_line
+from models.encoder import Encoder
+from tests.builders.encoders import save_tiny_llama
+from tests.conftest import CONF
+
+
+def test_flags_say_why_there_are_zeros() -> None:
+    vectors_ND = np.ones((6, 4), np.float32)
+    vectors_ND[1, 0], vectors_ND[2, 1], vectors_ND[3] = np.nan, np.inf, 60_000
+    fits_N = np.array([True, True, True, True, False, True])
+    window = Window(list("abcdef"), [[1], [1], [1], [1], [1], []], 5)
+    rows = as_rows(window, vectors_ND, fits_N, "encoder")
+    assert rows["flag"].tolist() == [None, "not finite", "not finite", "beyond fp16", "out of memory", "empty"]
+    assert rows["norm"].tolist() == [2.0, 0, 0, 0, 0, 0]
+    assert [np.frombuffer(row, "<f2").any() for row in rows["embedding"]] == [True, *[False] * 5]
+    assert (rows["dim"] == 4).all()
+
+
+@contextmanager
+def little_memory(mib: int) -> Iterator[None]:
+    """Lets this process map only so much more."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (mib << 20), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_text_that_does_not_fit_alone_is_isolated(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 24}))
+    encoder = Encoder.load(folder, None, "mean", 1 << 24, "float32", "cpu")
+    texts = [[3, 4], [5], [3] * (1 << 20), [6, 7, 8]]
+    expected_ND = encoder.encode_tokens([texts[0], texts[1], texts[3]], 64)
+    with little_memory(32):
+        vectors_ND, fits_N = encode_what_fits(encoder, texts, 1 << 24)
+    assert fits_N.tolist() == [True, True, False, True]
+    np.testing.assert_allclose(vectors_ND[fits_N], expected_ND, atol=1e-5)
+    assert not vectors_ND[2].any()
+
+
+def test_other_errors_of_the_model_are_not_hidden(tmp_path: Path) -> None:
+    encoder = Encoder.load(save_tiny_llama(tmp_path), None, "mean", 64, "float32", "cpu")
+    with pytest.raises(IndexError):
+        encode_what_fits(encoder, [[999]], 64)
+
+
+def test_neighbour_overlap_is_one_of_itself_and_chance_of_noise() -> None:
+    rng = np.random.default_rng(1)
+    one_ND, other_ND = rng.normal(size=(2, 500, 16))
+    assert neighbour_overlap(one_ND, 3 * one_ND) == 1
+    assert neighbour_overlap(one_ND, other_ND) == pytest.approx(10 / 499, abs=0.01)
+
+
+def test_pace_names_what_is_left() -> None:
+    work = Work(250, 3000, (Span("3", 5.0, 15.0),))
+    assert work.device_seconds == 10
+    assert pace_line(work, 1000, 10.0) == "250 of 1,000 texts, 25 texts/s, 300 tokens/s, 0.5 min left"
+
+
+def test_gpus_in_local_mode_are_refused_before_spark_starts() -> None:
+    asked = ['spark.conf={"spark.task.resource.gpu.amount": "1"}']
+    with pytest.raises(ConfigError, match=r"\.resource\.gpu\.amount would wait for ever under spark\.master"):
+        load_config(CONF / "test.yaml", asked)
+    cluster = load_config(CONF / "test.yaml", [*asked, "spark.master=local-cluster[2,1,1024]"])
+    assert cluster.spark.conf["spark.task.resource.gpu.amount"] == "1"
