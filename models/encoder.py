@@ -1,24 +1,45 @@
 """Content Embedding Generation (LEARN, section 3.2): a frozen Hugging Face encoder turns texts into vectors.
 
-Decoder LLMs (Llama, Qwen, …) and encoders (BERT, MiniLM, …) go through the same code. Legend of shapes:
-N texts, B texts of a batch, L padded tokens, D hidden width.
+Decoder LLMs (Baichuan2, Llama, Qwen) and encoders (BERT, MiniLM) go through the same code. Legend of shapes:
+N texts, B texts of a batch, P tokens of the prefix that all share, L padded tokens after it, D hidden width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from transformers import DynamicCache, PreTrainedModel
 
+from models.batching import one_ahead, run_batches, shared_prefix
 from models.model_folder import locate
+from models.pretrained import load_pretrained
+from models.tokens import Tokenizer, first_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 POOLINGS = ("mean", "last", "cls")
+# Decoders with nothing but full causal attention, where the first tokens' states do not depend on the later ones.
+CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
+SHORTEST_PREFIX = 8  # a shorter one saves less than its cache costs
+WINDOW_TEXTS = 8192  # sorted by length together: wide enough for even batches
+
+
+@dataclass
+class Prefix:
+    """What all texts of a call begin with, read once.
+
+    Attributes:
+        length: P.
+        cache: its keys and values, for one text.
+        sum_D: the sum of its last hidden states.
+    """
+
+    length: int
+    cache: DynamicCache
+    sum_D: Tensor
 
 
 class Encoder:
@@ -28,16 +49,14 @@ class Encoder:
         dim: width D of a vector.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_tokens: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, pooling: str, max_tokens: int) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._max_tokens = min(max_tokens, _longest_input(model))
-        self._pad_id = _padding_id(tokenizer)
+        self._can_share = pooling != "cls" and _is_causal(model)
         self.dim = int(model.config.hidden_size)
 
     @classmethod
@@ -63,115 +82,107 @@ class Encoder:
             raise ValueError(
                 f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu"
             )
-        folder = locate(str(path), revision)
-        disable_progress_bar()
-        safe = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-            model, report = AutoModel.from_pretrained(
-                folder, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **safe
-            )
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            ImportError,
-            SafetensorError,
-        ) as error:
-            raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
-        _check_complete(folder, report)
+        model, tokenizer = load_pretrained(locate(str(path), revision), DTYPES[dtype])
         return cls(model.to(device), tokenizer, pooling, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the model's special tokens, cut to `max_tokens`, unpadded."""
-        if not texts:
-            return []
-        return self._tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self._max_tokens,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        return first_tokens(self._tokenizer, texts, self._max_tokens)
 
     def encode(self, texts: Sequence[str], batch_tokens: int) -> tuple[np.ndarray, int]:
-        """Vectors of texts, in their order, and the number of real tokens that the model read."""
-        tokens = self.tokenize(texts)
-        return self.encode_tokens(tokens, batch_tokens), sum(map(len, tokens))
+        """Vectors of texts, in their order, and the number of real tokens in them; see `encode_tokens`.
 
-    def encode_tokens(self, tokens: Sequence[Sequence[int]], batch_tokens: int) -> np.ndarray:
-        """Vectors of tokenised texts.
+        The next texts are tokenised while the model reads.
+        """
+        vectors_ND = np.zeros((len(texts), self.dim), dtype=np.float32)
+        starts = range(0, len(texts), WINDOW_TEXTS)
+        num_tokens = 0
+        windows = one_ahead(self.tokenize(texts[start : start + WINDOW_TEXTS]) for start in starts)
+        for start, tokens in zip(starts, windows, strict=True):
+            vectors_ND[start : start + WINDOW_TEXTS] = self.encode_tokens(tokens, batch_tokens)
+            num_tokens += sum(map(len, tokens))
+        return vectors_ND, num_tokens
+
+    def encode_tokens(
+        self, tokens: Sequence[Sequence[int]], batch_tokens: int, too_large: list[int] | None = None
+    ) -> np.ndarray:
+        """Vectors of tokenised texts; equal ones are read once, and so is a long prefix that all share.
 
         Args:
             tokens: N lists of token ids.
-            batch_tokens: the most padded tokens B * L of a batch; a longer text goes alone.
+            batch_tokens: the most padded tokens B * L of a batch; a longer text goes alone. Where memory runs out
+                it is halved, for this call.
+            too_large: gets the numbers of the rows that do not fit in memory even alone.
 
         Returns:
-            float32 [N, D] in the order of `tokens`; zeros for a text without tokens.
+            float32 [N, D] in the order of `tokens`; zeros for a text without tokens, NaN for one that is too large.
         """
-        vectors_ND = np.zeros((len(tokens), self.dim), dtype=np.float32)
-        for rows in pack_by_length([len(ids) for ids in tokens], batch_tokens):
-            vectors_ND[rows] = self._encode_batch([tokens[row] for row in rows])
-        return vectors_ND
+        distinct: dict[tuple[int, ...], int] = {}
+        places_N = np.array([distinct.setdefault(tuple(ids), len(distinct)) for ids in tokens], dtype=np.int64)
+        vectors_ND, lost = self._encode_distinct(list(distinct), batch_tokens)
+        if too_large is not None:
+            too_large.extend(np.flatnonzero(np.isin(places_N, lost)).tolist())
+        return vectors_ND[places_N]
+
+    def _encode_distinct(self, rows: Sequence[tuple[int, ...]], batch_tokens: int) -> tuple[np.ndarray, list[int]]:
+        shared = shared_prefix(rows) if self._can_share and len(rows) > 1 else 0
+        prefix = self._read_prefix(rows[0][:shared]) if shared >= SHORTEST_PREFIX else None
+        rests = [ids[prefix.length :] for ids in rows] if prefix else rows
+        vectors_ND = np.zeros((len(rows), self.dim), dtype=np.float32)
+
+        def work(batch: np.ndarray) -> None:
+            vectors_ND[batch] = self._encode_batch([rests[row] for row in batch], prefix)
+
+        too_large = run_batches(work, [len(ids) for ids in rests], batch_tokens)
+        vectors_ND[too_large] = np.nan
+        return vectors_ND, too_large
 
     @torch.inference_mode()
-    def _encode_batch(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        lengths_B = torch.tensor([len(ids) for ids in tokens])
+    def _read_prefix(self, ids: Sequence[int]) -> Prefix:
+        read = self._model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=True)
+        return Prefix(len(ids), read.past_key_values, read.last_hidden_state[0].float().sum(dim=0))
+
+    @torch.inference_mode()
+    def _encode_batch(self, rests: Sequence[Sequence[int]], prefix: Prefix | None) -> np.ndarray:
+        lengths_B = torch.tensor([len(ids) for ids in rests])
         width = int(lengths_B.max())
-        ids_BL = torch.tensor([[*ids, *[self._pad_id] * (width - len(ids))] for ids in tokens])
+        pad_id = self._tokenizer.pad_id
+        ids_BL = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in rests])
         mask_BL = torch.arange(width) < lengths_B[:, None]
         device = self._model.device
         ids_BL, mask_BL, lengths_B = ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
-        hidden_BLD = self._model(input_ids=ids_BL, attention_mask=mask_BL.long()).last_hidden_state
-        return self._pool(hidden_BLD, mask_BL, lengths_B).cpu().numpy()
+        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
+        if prefix is not None:
+            inputs["past_key_values"] = _expanded(prefix.cache, len(rests))
+            inputs["attention_mask"] = torch.nn.functional.pad(mask_BL.long(), (prefix.length, 0), value=1)
+        hidden_BLD = self._model(**inputs).last_hidden_state
+        return self._pool(hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
 
-    def _pool(self, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def _pool(self, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None) -> Tensor:
         if self._pooling == "cls":
             return hidden_BLD[:, 0].float()
         if self._pooling == "last":
             return hidden_BLD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
         sum_BD = hidden_BLD.float().masked_fill(~mask_BL[..., None], 0.0).sum(dim=1)
-        return sum_BD / lengths_B[:, None]
+        if prefix is None:
+            return sum_BD / lengths_B[:, None]
+        return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
 
 
-def pack_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers by batch: longest first, at most `batch_tokens` after padding, empty rows left out."""
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    order = order[: np.count_nonzero(lengths)]
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // lengths[order[start]])
-        yield order[start : start + rows]
-        start += rows
+def _expanded(cache: DynamicCache, batch: int) -> DynamicCache:
+    """The cache of one text seen by `batch` texts; its memory is not copied here."""
+    expanded = DynamicCache()
+    for place, layer in enumerate(cache.layers):
+        expanded.update(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1), place)
+    return expanded
 
 
-def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any valid id will do, as padding is masked; decoder LLMs often define none."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
-        if token_id is not None:
-            return token_id
-    return 0
+def _is_causal(model: PreTrainedModel) -> bool:
+    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
+    return model.config.model_type in CAUSAL and set(layers) == {"full_attention"}
 
 
 def _longest_input(model: PreTrainedModel) -> int:
     """Positions that the model has; RoBERTa's first two are its padding's."""
     positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     return positions - 2 if "roberta" in model.config.model_type else positions
-
-
-def _check_complete(folder: Path, report: dict[str, object]) -> None:
-    """transformers fills missing weights with noise and only warns; just the unused pooler may be missing."""
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]
-    if wrong:
-        raise ValueError(
-            f"model folder {folder} does not hold the whole model:"
-            f" {len(wrong)} weights are missing or of another shape, such as {wrong[0]}"
-        )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -73,7 +73,7 @@ def encoder_id(folder: Path, revision: str | None, pooling: str, max_tokens: int
     Raises:
         ValueError: where config.json cannot be read.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     shape = "x".join(str(config[key]) for key in ("num_hidden_layers", "hidden_size") if key in config)
     name = re.sub(r"[^\w-]", "", f"{config.get('model_type', 'model')}-{shape}".rstrip("-"))
     parts = (content_digest(folder), revision, pooling, max_tokens, dtype)
@@ -104,12 +104,17 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
 def _missing_weights(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        shards = set(_read_json(index).get("weight_map", {}).values())
+        shards = set(read_json(index).get("weight_map", {}).values())
         return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
     return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object.
+
+    Raises:
+        ValueError: where the file cannot be read or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

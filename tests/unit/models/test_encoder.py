@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from models.encoder import Encoder, pack_by_length
+from models.batching import pack_by_length
+from models.encoder import Encoder
 from models.model_folder import check_folder, encoder_id, locate
 from tests.builders.encoders import save_tiny_llama
 

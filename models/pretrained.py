@@ -1,0 +1,64 @@
+"""A checked model folder, loaded: weights from safetensors alone, tokenizer, no code that comes with them."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from models import baichuan
+from models.model_folder import read_json
+from models.tokens import FastTokenizer, SentencePieceTokenizer, Tokenizer
+
+# Whatever transformers, tokenizers, sentencepiece and safetensors raise for files that they cannot read.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+    """Model, on the CPU, and tokenizer of a folder.
+
+    Args:
+        folder: that `model_folder.locate` has checked.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: what is wrong with the folder, in one line.
+    """
+    disable_progress_bar()
+    config = read_json(folder / "config.json")
+    is_baichuan = config.get("model_type") == baichuan.MODEL_TYPE
+    try:
+        if is_baichuan:
+            baichuan.check_config(config)
+            baichuan.register()
+        tokenizer = SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
+    _check_complete(folder, report)
+    return model, tokenizer
+
+
+def _check_complete(folder: Path, report: dict[str, object]) -> None:
+    """transformers fills missing weights with noise and only warns; just the unused pooler may be missing."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"model folder {folder} does not hold the whole model:"
+            f" {len(wrong)} weights are missing or of another shape, such as {wrong[0]}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,0 +1,104 @@
+"""From texts to token ids, whatever the texts are: the tokenizer's door.
+
+A text longer than its first tokens need is cut before it is tokenised, lone surrogates become U+FFFD, and nothing in
+a text counts as a control token: `</s>` in a product's title is five characters.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+from sentencepiece import SentencePieceProcessor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+# No text of this many characters a token is cut before it is tokenised.
+CHARACTERS_A_TOKEN = 16
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer(Protocol):
+    """What the encoder needs of a tokenizer; `pad_id` is any valid id, as padding is masked."""
+
+    pad_id: int
+
+    def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """The first `max_tokens` ids of each text, special tokens among them."""
+
+
+class FastTokenizer:
+    """A tokenizer of the tokenizers library."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        tokenizer.split_special_tokens = True
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+        self.pad_id = next((token_id for token_id in known if token_id is not None), 0)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads the folder's tokenizer; code that comes with it never runs."""
+        return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+
+    def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """See `Tokenizer`."""
+        return self._tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_tokens,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+
+
+class SentencePieceTokenizer:
+    """The ids of SentencePiece itself, for models whose own tokenizer class is remote code around it."""
+
+    def __init__(self, model: Path, add_bos: bool, add_eos: bool) -> None:
+        self._processor = SentencePieceProcessor(model_file=str(model))
+        self._first = [self._processor.bos_id()] if add_bos else []
+        self._last = [self._processor.eos_id()] if add_eos else []
+        self.pad_id = max(self._processor.pad_id(), 0)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads tokenizer.model, and from tokenizer_config.json whether texts begin and end with special tokens."""
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        add_bos, add_eos = (config.get("add_bos_token", True), config.get("add_eos_token", False))
+        return cls(folder / "tokenizer.model", add_bos, add_eos)
+
+    def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """See `Tokenizer`."""
+        room = max_tokens - len(self._first) - len(self._last)
+        return [[*self._first, *ids[:room], *self._last] for ids in self._processor.encode(list(texts), num_threads=1)]
+
+
+def first_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """The first `max_tokens` ids of each text, in time that does not grow with a text's length beyond them.
+
+    Args:
+        tokenizer: whose ids.
+        texts: any strings.
+        max_tokens: special tokens included.
+    """
+    if not texts:
+        return []
+    clean = [_SURROGATES.sub("\ufffd", text) for text in texts]
+    return tokenizer.ids([_head(tokenizer, text, max_tokens) for text in clean], max_tokens)
+
+
+def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
+    """A beginning of the text with the same first ids: one that twice as much text does not change.
+
+    No fixed number of characters would do: BERT's unknown word, and white space, have any length.
+    """
+    size = CHARACTERS_A_TOKEN * max_tokens
+    while 2 * size < len(text):
+        shorter, longer = tokenizer.ids([text[:size], text[: 2 * size]], max_tokens)
+        if len(shorter) == max_tokens and shorter == longer:
+            return text[:size]
+        size *= 2
+    return text
