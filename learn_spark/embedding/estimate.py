@@ -1,10 +1,8 @@
 """What encoding the lake's new texts will cost, before it is done: for a dry run."""
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 
-import pandas as pd
 from pyspark.sql import functions as F
 
 from learn_spark.core.schemas import ITEMS
@@ -12,7 +10,7 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import rendered_texts, vectors_of
-from learn_spark.embedding.udf import EncodeSpec, worker_tokenizer
+from learn_spark.embedding.udf import EncodeSpec, count_function
 from learn_spark.estimate import encoder_hours
 
 SAMPLE = 1000
@@ -51,16 +49,7 @@ def embedding_estimate(context: Context, before: date) -> EmbeddingEstimate | No
     )
     texts = new_df.count()
     sample_df = new_df.orderBy(F.xxhash64("text_hash")).limit(SAMPLE).select("prompt")
-    mean = sample_df.mapInPandas(_counts(spec), "tokens bigint").agg(F.mean("tokens")).first()[0] or 0.0
+    mean = sample_df.mapInPandas(count_function(spec), "tokens bigint").agg(F.mean("tokens")).first()[0] or 0.0
     new_df.unpersist()
     tokens = round(mean * texts)
     return EmbeddingEstimate(texts, tokens, encoder_hours(context.config, tokens))
-
-
-def _counts(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    def count_tokens(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for batch_pdf in batches:
-            ids = worker_tokenizer(spec)(batch_pdf["prompt"].tolist(), truncation=True, max_length=spec.max_tokens)
-            yield pd.DataFrame({"tokens": [len(row) for row in ids["input_ids"]]})
-
-    return count_tokens

@@ -22,8 +22,6 @@ from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.work import Span, Work
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from models.encoder import Encoder
 
 OUTPUT_SCHEMA = "text_hash string, encoder_id string, dim int, embedding binary, norm float, flag string"
@@ -96,40 +94,28 @@ def encode_function(
     """
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from models.batching import one_ahead
+
         started = time.time()
-        for window in _windows(batches, spec):
-            vectors_ND, fits_N = encode_what_fits(_worker_encoder(spec), window.tokens, spec.batch_tokens)
+        encoder = _worker_encoder(spec)  # by this thread, whose number of threads torch sets
+        for window in one_ahead(_windows(batches, spec)):
+            too_large: list[int] = []
+            vectors_ND = encoder.encode_tokens(window.tokens, spec.batch_tokens, too_large)
             work.add(Work(texts=sum(map(bool, window.tokens)), tokens=window.num_tokens))
-            yield as_rows(window, vectors_ND, fits_N, spec.encoder_id)
+            yield as_rows(window, vectors_ND, too_large, spec.encoder_id)
         work.add(Work(spans=(Span(_gpu_address() or spec.device, started, time.time()),)))
 
     return encode
 
 
-def encode_what_fits(
-    encoder: "Encoder", tokens: Sequence[Sequence[int]], batch_tokens: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [N, D], and which texts fit in memory [N]; where even alone one does not, zeros stand for it."""
-    try:
-        return encoder.encode_tokens(tokens, batch_tokens), np.ones(len(tokens), bool)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-    if len(tokens) == 1:
-        return np.zeros((1, encoder.dim), np.float32), np.zeros(1, bool)
-    half = len(tokens) // 2
-    parts = [encode_what_fits(encoder, part, batch_tokens) for part in (tokens[:half], tokens[half:])]
-    return np.concatenate([vectors for vectors, _ in parts]), np.concatenate([fits for _, fits in parts])
-
-
-def as_rows(window: Window, vectors_ND: np.ndarray, fits_N: np.ndarray, encoder_id: str) -> pd.DataFrame:
+def as_rows(window: Window, vectors_ND: np.ndarray, too_large: Sequence[int], encoder_id: str) -> pd.DataFrame:
     """The rows of content_embeddings for a window's texts; a flagged text has zeros."""
     largest_N = np.abs(vectors_ND).max(axis=1, initial=0.0)
     norms_N = np.linalg.norm(vectors_ND, axis=1)
     flags_N = np.full(len(vectors_ND), None, dtype=object)
     flags_N[~((norms_N < FP16_MAX) & (largest_N < FP16_MAX))] = BEYOND_FP16
     flags_N[~np.isfinite(vectors_ND).all(axis=1)] = NOT_FINITE
-    flags_N[~fits_N] = OUT_OF_MEMORY
+    flags_N[list(too_large)] = OUT_OF_MEMORY
     flags_N[[not ids for ids in window.tokens]] = EMPTY
     is_flagged_N = flags_N != None  # noqa: E711 (element by element)
     half_ND = np.where(is_flagged_N[:, None], 0, vectors_ND).astype("<f2")
@@ -199,22 +185,20 @@ def _tokenized(encoder: "Encoder", texts: list[str]) -> list[Sequence[int]]:
     return [next(rest) if text else [] for text in texts]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
+def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    """For `mapInPandas`, from (prompt) to (tokens): how many the encoder would read; needs no weights."""
 
+    def count(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from models.model_folder import locate
+        from models.pretrained import load_tokenizer
+        from models.tokens import first_tokens
 
-def worker_tokenizer(spec: EncodeSpec) -> "PreTrainedTokenizerBase":
-    """The encoder's tokenizer without its weights."""
-    from transformers import AutoTokenizer
+        tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
+        for batch_pdf in batches:
+            tokens = first_tokens(tokenizer, batch_pdf["prompt"].tolist(), spec.max_tokens)
+            yield pd.DataFrame({"tokens": [len(ids) for ids in tokens]})
 
-    from models.model_folder import locate
-
-    folder = locate(model_source(spec.model), spec.revision)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return count
 
 
 def _worker_encoder(spec: EncodeSpec) -> "Encoder":

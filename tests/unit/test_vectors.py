@@ -1,66 +1,25 @@
-"""What becomes of vectors and memory that are not as they should be; no Spark."""
-
-import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+"""Vectors that are not as they should be, neighbours, pace, GPUs in the wrong place; no Spark."""
 
 import numpy as np
-import psutil
 import pytest
 
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.embedding.health import neighbour_overlap
-from learn_spark.embedding.udf import Window, as_rows, encode_what_fits
+from learn_spark.embedding.udf import Window, as_rows
 from learn_spark.embedding.work import Span, Work, pace_line
-from models.encoder import Encoder
-from tests.builders.encoders import save_tiny_llama
 from tests.conftest import CONF
 
 
 def test_flags_say_why_there_are_zeros() -> None:
     vectors_ND = np.ones((6, 4), np.float32)
     vectors_ND[1, 0], vectors_ND[2, 1], vectors_ND[3] = np.nan, np.inf, 60_000
-    fits_N = np.array([True, True, True, True, False, True])
     window = Window(list("abcdef"), [[1], [1], [1], [1], [1], []], 5)
-    rows = as_rows(window, vectors_ND, fits_N, "encoder")
+    rows = as_rows(window, vectors_ND, [4], "encoder")
     assert rows["flag"].tolist() == [None, "not finite", "not finite", "beyond fp16", "out of memory", "empty"]
     assert rows["norm"].tolist() == [2.0, 0, 0, 0, 0, 0]
     assert [np.frombuffer(row, "<f2").any() for row in rows["embedding"]] == [True, *[False] * 5]
     assert (rows["dim"] == 4).all()
-
-
-@contextmanager
-def little_memory(mib: int) -> Iterator[None]:
-    """Lets this process map only so much more."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (mib << 20), limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
-def test_text_that_does_not_fit_alone_is_isolated(tmp_path: Path) -> None:
-    folder = save_tiny_llama(tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 24}))
-    encoder = Encoder.load(folder, None, "mean", 1 << 24, "float32", "cpu")
-    texts = [[3, 4], [5], [3] * (1 << 20), [6, 7, 8]]
-    expected_ND = encoder.encode_tokens([texts[0], texts[1], texts[3]], 64)
-    with little_memory(32):
-        vectors_ND, fits_N = encode_what_fits(encoder, texts, 1 << 24)
-    assert fits_N.tolist() == [True, True, False, True]
-    np.testing.assert_allclose(vectors_ND[fits_N], expected_ND, atol=1e-5)
-    assert not vectors_ND[2].any()
-
-
-def test_other_errors_of_the_model_are_not_hidden(tmp_path: Path) -> None:
-    encoder = Encoder.load(save_tiny_llama(tmp_path), None, "mean", 64, "float32", "cpu")
-    with pytest.raises(IndexError):
-        encode_what_fits(encoder, [[999]], 64)
 
 
 def test_neighbour_overlap_is_one_of_itself_and_chance_of_noise() -> None:
