@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks, Plan, Rows, missing, with_stale_days
 from learn_spark.core.tables import Tables
-from learn_spark.estimate import estimate_lines, expected_encoding, expected_rows
+from learn_spark.embedding.estimate import EmbeddingEstimate, embedding_estimate
+from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import headline, totals
@@ -161,7 +162,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
                 followed = with_stale_days(plan, recorded) if name == BACKFILL else plan
                 todo = missing(followed, config, mark, recorded, args.restate)
                 if args.dry_run:
-                    return _print_plan(todo, config, recorded, summary, context)
+                    return _print_plan(todo, config, recorded, summary, _encoding(todo, context))
                 return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
@@ -260,10 +261,22 @@ def _asked_steps(name: str, args: Namespace) -> list[str]:
     return asked
 
 
+def _encoding(todo: Plan, context: Context) -> EmbeddingEstimate | None:
+    """What a planned embedding run will cost, by the items that there are and those that deliveries will bring."""
+    days = {step.name: its for step, its in todo}
+    if "embed_items" not in days:
+        return None
+    return embedding_estimate(context, max(days["embed_items"]), len(days.get("ingest_events", ())))
+
+
 def _print_plan(
-    plan: Plan, config: Config, recorded: Rows, summary: dict[str, object], context: Context | None = None
+    plan: Plan,
+    config: Config,
+    recorded: Rows,
+    summary: dict[str, object],
+    encoding: EmbeddingEstimate | None = None,
 ) -> int:
-    """Days, tables and sizes: from the lake, or without one (no `context`), from the config's `scale`."""
+    """Days, tables and sizes: as recorded days had them; without any, from the config's `scale`."""
     estimate: dict[str, object] = {}
     lines = ["plan (what the ledger does not have):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
@@ -271,10 +284,9 @@ def _print_plan(
         size = f"about {rows:,} rows" if rows is not None else "rows: see below"
         lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
         lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
-        if step.name == "embed_items" and context and recorded:
-            encoding = expected_encoding(plan, context)
-            lines.append(f"     at most {encoding} at {config.scale.device_tflops:g} TFLOP/s")
-            summary["encoding"] = vars(encoding)
+    if encoding:
+        lines.append(f"  {encoding}")
+        summary["encoding"] = asdict(encoding)
     if None in estimate.values() or not recorded:
         lines += estimate_lines(config)
     print("\n".join(lines), flush=True)

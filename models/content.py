@@ -18,7 +18,9 @@ META_KEYS = {"rows", "dim", "dtype", "encoder_id"}
 
 
 class ContentMatrix:
-    """Reader of a matrix folder (`meta.json`, `vectors.f16`); resident memory does not grow with the items.
+    """Reader of a matrix folder: `meta.json` and the file of vectors that it names, `vectors.f16` if it names none.
+
+    Resident memory does not grow with the items.
 
     Args:
         path: the folder.
@@ -36,9 +38,9 @@ class ContentMatrix:
         self.path = Path(path)
         meta = _read_meta(self.path / "meta.json")
         self.rows, self.dim, self.encoder_id = int(meta["rows"]), int(meta["dim"]), str(meta["encoder_id"])
-        vectors = self.path / "vectors.f16"
+        vectors = self.path / Path(str(meta.get("vectors", "vectors.f16"))).name
         if not vectors.is_file():
-            raise ValueError(f"content matrix {self.path}: vectors.f16 is missing")
+            raise ValueError(f"content matrix {self.path}: {vectors.name} is missing")
         want, have = self.rows * self.dim * 2, vectors.stat().st_size
         if have < want:  # longer: a run is extending it, or was killed while it did
             raise ValueError(f"{vectors}: {have} bytes, but {self.rows} x {self.dim} fp16 need {want}")

@@ -32,7 +32,7 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
         if is_baichuan:
             baichuan.check_config(config)
             baichuan.register()
-        tokenizer = SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+        tokenizer = load_tokenizer(folder)
         model, report = AutoModel.from_pretrained(
             folder,
             dtype=dtype,
@@ -47,6 +47,12 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
         raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
     return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer alone, which needs no weights; raises what its files give cause for."""
+    is_baichuan = read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE
+    return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
 
 
 def _check_complete(folder: Path, report: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ Beside the tables, under `lake.root/_artifacts`:
 
 | folder | holds |
 |---|---|
-| `matrix/<key>/` | content vectors by item number: `vectors.f16` (little-endian float16, row 0 zeros), `meta.json` |
+| `matrix/<key>/` | content vectors by item number: `vectors-<n>.f16` (little-endian float16), `meta.json`: the newest |
 | `snapshots/<name>/` | what a training run read: even Parquet files, `manifest.json` (rows, sha256, source) |
 | `models/<towers or cvr>-<fingerprint>/` | `model.safetensors`, `config.json`, `metrics.jsonl`, `result.json` |
 """

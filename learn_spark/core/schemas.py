@@ -142,6 +142,7 @@ CONTENT_EMBEDDINGS = TableSpec(
         Column("dim", "int", "vector width"),
         Column("embedding", "binary", "dim float16 numbers, little-endian"),
         Column("norm", "float", "L2 norm in float32"),
+        Column("flag", "string", "why there are zeros instead of a vector: empty, or what was wrong", True),
     ),
     key=("text_hash", "encoder_id"),
     checks={"right_size": "length(embedding) = 2 * dim", "finite_norm": "norm >= 0 AND norm < 65504"},

@@ -1,5 +1,6 @@
 """The sections of the config: typed, frozen, closed. `conf/base.yaml` documents every key and its default."""
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -33,6 +34,17 @@ class SparkSettings(Section):
     shuffle_partitions: Annotated[int, Field(ge=1)]
     ui: bool
     conf: dict[str, str]
+
+    @model_validator(mode="after")
+    def _schedulable(self) -> Self:
+        """Spark's local mode has no executors that could own a GPU: a task that asks for one waits for ever."""
+        asked = [key for key in self.conf if re.fullmatch(r"spark\.(task|executor)\.resource\..*", key)]
+        if asked and self.master and re.fullmatch(r"local(\[.*\])?", self.master):
+            raise ValueError(
+                f"{asked[0]} would wait for ever under spark.master {self.master}: use a cluster,"
+                " or remove it (embedding.device cuda alone uses the driver's GPU)"
+            )
+        return self
 
 
 class WindowSettings(Section):
@@ -90,7 +102,7 @@ class SampleSettings(Section):
 class EmbeddingSettings(Section):
     model: str
     revision: str | None
-    template: Literal["title", "industrial"]
+    template: Literal["title", "brief", "brief_zh", "industrial", "industrial_zh"]
     pooling: Literal["mean", "last", "cls"]
     max_tokens: Annotated[int, Field(ge=8)]
     batch_tokens: Annotated[int, Field(ge=8)]
@@ -98,6 +110,12 @@ class EmbeddingSettings(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1)]
     workers: Annotated[int, Field(ge=1)]
+    gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)]
+    bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)]
+    max_bad_share: Share
+    max_duplicate_share: Share
+    min_effective_rank: Annotated[float, Field(ge=1)]
+    min_neighbour_overlap: Share
 
 
 class StreamSettings(StreamConfig):

@@ -18,7 +18,10 @@ from learn_spark.core.tables import Tables
 # Settings that change where or how fast a step runs, never what it makes.
 _NOT_IDENTITY = {
     "ingest": {"path": True, "max_reject_share": True, "max_bad_files": True, "items": {"path"}},
-    "embedding": {"threads", "workers", "device", "batch_tokens"},
+    "embedding": {
+        *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
+        *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
+    },
     "towers": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
     "cvr": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
     "stream": {"verify_sha256"},

@@ -8,9 +8,10 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
-from learn_spark.embedding.matrix import extend_matrix, matrix_path
+from learn_spark.embedding.health import require_health
+from learn_spark.embedding.matrix import extend_matrix, planned_extension
 from learn_spark.embedding.prompts import template
-from learn_spark.embedding.store import encode_new_texts, write_item_text
+from learn_spark.embedding.store import encode_new_texts, require_few_bad, write_item_text
 
 
 def embed_items(context: Context, days: Sequence[date]) -> StepResult:
@@ -20,10 +21,12 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     new is encoded: a text that any item has had under this encoder never meets the model again.
 
     Raises:
-        ConfigError: where there are no items, or the encoder or template cannot be used.
-        QualityError: where a vector is not finite or does not fit in fp16.
+        ConfigError: where there are no items, or the encoder, template or GPUs cannot be used.
+        QualityError: where too many texts have no usable vector, or the vectors are not healthy. What was encoded
+            is kept, the matrix stays as it was.
     """
-    chosen = template(context.config.embedding.template)
+    settings = context.config.embedding
+    chosen = template(settings.template)
     encoder = encoder_id(context.config)
     texts = write_item_text(context, chosen, before=max(days))
     if not texts.items:
@@ -31,20 +34,30 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     started = time.monotonic()
     encoded = encode_new_texts(context, chosen, encoder)
     seconds = time.monotonic() - started
-    matrix = extend_matrix(context, chosen, encoder)
+    bad = require_few_bad(context, chosen, encoder, texts.texts)
+    extension = planned_extension(context, chosen, encoder)
+    gates = []
+    if extension.is_needed:
+        gates = require_health(extension, settings)
+        extend_matrix(extension)
     return StepResult(
         rows_in=texts.items,
         rows_out=encoded.texts,
         details={
             "items": texts.items,
             "texts": texts.texts,
-            "texts_encoded": encoded.texts,
-            "tokens": encoded.tokens,
+            "texts_new": encoded.texts,
+            "texts_empty": encoded.empty,
+            "texts_encoded": encoded.work.texts,
+            "texts_bad": bad,
+            "tokens": encoded.work.tokens,
             "seconds": round(seconds, 2),
+            "device_seconds": round(encoded.work.device_seconds, 2),
             "encoder_id": encoder,
-            "dim": matrix.dim,
+            "dim": extension.meta.dim,
             "template_version": chosen.version,
-            "matrix": str(matrix_path(context)),
-            "matrix_rows": matrix.rows,
+            "matrix": str(extension.folder / extension.meta.vectors),
+            "matrix_rows": extension.meta.rows,
+            "gates": [gate.as_json() for gate in gates],
         },
     )

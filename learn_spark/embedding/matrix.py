@@ -1,7 +1,9 @@
 """The content matrix: raw little-endian fp16, row = item_idx, read by memory map, extended for new items.
 
-Row 0 is padding; it and the rows of items without a text are zeros. `meta.json` says how many rows are
-valid: it is replaced last, so that a run that is killed leaves the rows before it as they were.
+Row 0 is padding; it and the rows of items without a text are zeros. `meta.json` names the file and says how many of its
+rows are valid. It is replaced last: a run that is killed leaves the rows before it as they were, and whoever opens the
+matrix finds a file and rows that belong together. No row that a meta.json ever called valid is written again: where
+earlier texts changed, a new file takes over, and the one before it stays for those who still read it.
 """
 
 import json
@@ -16,13 +18,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import QualityError
-from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX
+from learn_spark.core.schemas import ITEM_INDEX
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import Template, template
-from learn_spark.embedding.store import current_texts
+from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 
-VECTORS = "vectors.f16"
 META = "meta.json"
 ROWS_A_TASK = 1 << 16
 
@@ -33,7 +34,8 @@ class MatrixMeta:
 
     Attributes:
         rows: valid rows, the padding row included.
-        texts: digest over (item_idx, text_hash) of these rows; other texts need another file.
+        texts: digest over (item_idx, text_hash, flag) of these rows; other texts need another file.
+        vectors: name of the file.
     """
 
     rows: int
@@ -42,6 +44,7 @@ class MatrixMeta:
     encoder_id: str
     template_version: str
     texts: int
+    vectors: str
 
     @property
     def bytes(self) -> int:
@@ -59,39 +62,89 @@ def matrix_path(context: Context) -> Path:
     return context.tables.artifact("matrix", name)
 
 
-def extend_matrix(context: Context, chosen: Template, encoder: str) -> MatrixMeta:
-    """Brings the matrix up to the newest item: new rows only, or the whole file where earlier texts changed.
+@dataclass(frozen=True)
+class Extension:
+    """What brings the matrix up to the newest item.
+
+    Attributes:
+        old: the meta that there is, if any.
+        meta: what it will be.
+        first_row: from which row on vectors are written: behind the old ones, or 0 in a new file.
+        rows_df: (item_idx, text_hash, embedding, norm, flag) of the rows to be written.
+        wanted: how many these should be.
+    """
+
+    folder: Path
+    old: MatrixMeta | None
+    meta: MatrixMeta
+    first_row: int
+    rows_df: DataFrame
+    wanted: int
+
+    @property
+    def is_needed(self) -> bool:
+        return self.meta != self.old
+
+
+def planned_extension(context: Context, chosen: Template, encoder: str) -> Extension:
+    """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost."""
+    folder = matrix_path(context)
+    old = read_meta(folder)
+    vectors_df = vectors_of(context, encoder)
+    texts_df = (
+        current_texts(context, chosen)
+        .join(context.tables.read(ITEM_INDEX.name), on="item_id", how="inner")
+        .select("item_idx", "text_hash")
+    )
+    bad_df = F.broadcast(vectors_df.where(is_bad()).select("text_hash", "flag"))
+    digest = F.xxhash64("item_idx", "text_hash", "flag")
+    is_old = F.col("item_idx") < F.lit(old.rows if old else 0)
+    totals = (
+        texts_df.join(bad_df, on="text_hash", how="left")
+        .agg(
+            F.max("item_idx").alias("last"),
+            F.bit_xor(digest).alias("texts"),
+            F.bit_xor(F.when(is_old, digest)).alias("old_texts"),
+            F.count("*").alias("items"),
+            F.count_if(is_old).alias("old_items"),
+        )
+        .first()
+    )
+    is_kept = old is not None and old.texts == totals["old_texts"] and is_whole(folder, old)
+    name = old.vectors if is_kept else _file_name(_generation(old) + 1)
+    dim = vectors_df.select("dim").first()["dim"]
+    first_row = old.rows if is_kept else 0
+    rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
+        vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
+    )
+    meta = MatrixMeta(totals["last"] + 1, dim, "float16", encoder, chosen.version, totals["texts"], name)
+    wanted = totals["items"] - (totals["old_items"] if is_kept else 0)
+    return Extension(folder, old, meta, first_row, rows_df, wanted)
+
+
+def extend_matrix(extension: Extension) -> None:
+    """Writes the planned rows, then the meta that makes them valid.
 
     Executors write the rows straight into the file; no vector passes through the driver.
 
     Raises:
         QualityError: where an item's vector is missing.
     """
-    folder = matrix_path(context)
-    old = read_meta(folder)
-    index_df = context.tables.read(ITEM_INDEX.name)
-    texts_df = current_texts(context, chosen).join(index_df, on="item_id", how="inner")
-    digest = F.xxhash64("item_idx", "text_hash")
-    totals = texts_df.agg(
-        F.max("item_idx").alias("last"),
-        F.bit_xor(digest).alias("texts"),
-        F.bit_xor(F.when(F.col("item_idx") < F.lit(old.rows if old else 0), digest)).alias("old_texts"),
-    ).first()
-    vectors_df = context.tables.read(CONTENT_EMBEDDINGS.name).where(F.col("encoder_id") == encoder)
-    dim = vectors_df.select("dim").first()["dim"]
-    meta = MatrixMeta(totals["last"] + 1, dim, "float16", encoder, chosen.version, totals["texts"])
-    is_kept = old is not None and old.texts == totals["old_texts"] and _size(folder) >= old.bytes
-    first_row = old.rows if is_kept else 0
-    file = folder / (VECTORS if is_kept else f"{VECTORS}.new")
-    _make_room(file, first_row * dim * 2, meta.bytes)
-    if first_row < meta.rows:
-        new_df = texts_df.where(F.col("item_idx") >= first_row).select("item_idx", "text_hash")
-        _write_rows(new_df, vectors_df.select("text_hash", "embedding"), file, dim)
-    if not is_kept:
-        file.replace(folder / VECTORS)
-    if meta != old:
-        _replace_meta(folder, meta)
-    return meta
+    folder, meta = extension.folder, extension.meta
+    file = folder / meta.vectors
+    _make_room(file, extension.first_row * meta.dim * 2, meta.bytes)
+    if extension.wanted:
+        _write_rows(extension, file)
+    _replace_meta(folder, meta)
+    for old in folder.glob("vectors-*.f16"):
+        if _generation_of(old.name) < _generation(meta) - 1:
+            old.unlink()
+
+
+def read_rows(folder: Path, meta: MatrixMeta, rows_N: np.ndarray) -> np.ndarray:
+    """Some valid rows of a matrix, float32 [N, dim]."""
+    vectors = np.memmap(folder / meta.vectors, dtype="<f2", mode="r", shape=(meta.rows, meta.dim))
+    return vectors[rows_N].astype(np.float32)
 
 
 def read_meta(folder: Path) -> MatrixMeta | None:
@@ -102,19 +155,19 @@ def read_meta(folder: Path) -> MatrixMeta | None:
         return None
 
 
-def _write_rows(new_df: DataFrame, vectors_df: DataFrame, file: Path, dim: int) -> None:
-    wanted = new_df.count()
+def _write_rows(extension: Extension, file: Path) -> None:
     written = (
-        new_df.join(vectors_df, on="text_hash", how="inner")
-        .select("item_idx", "embedding")
+        extension.rows_df.select("item_idx", "embedding")
         .repartition(F.expr(f"item_idx div {ROWS_A_TASK}"))
         .sortWithinPartitions("item_idx")
-        .mapInPandas(_row_writer(str(file), dim), "written bigint")
+        .mapInPandas(_row_writer(str(file), extension.meta.dim), "written bigint")
         .agg(F.sum("written"))
         .first()[0]
     )
-    if written != wanted:
-        raise QualityError(f"content matrix {file}: {wanted} items have a text, but {written or 0} have a vector")
+    if written != extension.wanted:
+        raise QualityError(
+            f"content matrix {file}: {extension.wanted} items have a text, but {written or 0} have a vector"
+        )
 
 
 def _row_writer(file: str, dim: int) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
@@ -148,9 +201,22 @@ def _make_room(file: Path, keep: int, size: int) -> None:
         vectors.truncate(size)
 
 
-def _size(folder: Path) -> int:
-    file = folder / VECTORS
-    return file.stat().st_size if file.is_file() else 0
+def is_whole(folder: Path, meta: MatrixMeta) -> bool:
+    """Whether all valid rows are there."""
+    file = folder / meta.vectors
+    return file.is_file() and file.stat().st_size >= meta.bytes
+
+
+def _file_name(generation: int) -> str:
+    return f"vectors-{generation}.f16"
+
+
+def _generation(meta: MatrixMeta | None) -> int:
+    return _generation_of(meta.vectors) if meta else 0
+
+
+def _generation_of(name: str) -> int:
+    return int(name.removeprefix("vectors-").removesuffix(".f16"))
 
 
 def _replace_meta(folder: Path, meta: MatrixMeta) -> None:

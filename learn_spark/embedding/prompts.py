@@ -1,8 +1,11 @@
 """From an item's fields to the prompt that the encoder reads: versioned templates of column functions."""
 
+import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from html.entities import name2codepoint
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -13,6 +16,18 @@ from learn_spark.core.errors import ConfigError
 # The zero-width joiners U+200C and U+200D stay: emoji, Persian and Indic scripts need them.
 _INVISIBLE = "[\\u00AD\\u200B\\u200E\\u200F\\u202A-\\u202E\\u2060-\\u2064\\u2066-\\u2069\\uFEFF]+"
 _BLANK = "[\\p{Cc}\\p{Cs}\\p{Z}]+"
+# HTML by the names of its elements, so that "<3", "a < b" and a size "<XL>" stay. Every pattern ends at the next angle
+# bracket: its time grows with the text's length alone, whatever the text.
+_ELEMENTS = (
+    "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div|dl|dt|em"
+    "|embed|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|meta"
+    "|nav|noscript|object|ol|option|p|param|picture|pre|q|s|script|section|select|small|source|span|strike|strong|style"
+    "|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video|wbr"
+)
+_UNSEEN_ELEMENTS = r"(?i)<(script|style)\b[^<>]*>[^<]*</\1\s*>"
+_TAGS = rf"(?i)</?(?:{_ELEMENTS})(?:\s[^<>]*|/)?>|<!--[^<>]*-->"
+_AROUND_ENTITIES = "(?=&)|(?<=;)"
+_NUMBER = "^&#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});$"
 _FOLDED_BLOCKS = ((0x00AA, 0x00BA), (0x2070, 0x209C), (0x2460, 0x2468), (0x3000, 0x3000), (0xFF01, 0xFFEE))
 
 
@@ -22,7 +37,7 @@ class Template:
 
     Attributes:
         version: goes into every text's hash.
-        render: makes the prompt from the columns of `items`; never null or empty.
+        render: makes the prompt from the columns of `items`; never null, empty where an item says nothing.
     """
 
     version: str
@@ -48,13 +63,37 @@ def text_hash(version: str, prompt: Column) -> Column:
 def normalised(text: Column) -> Column:
     """Clean text, or null where nothing is left.
 
-    Compatibility forms of one character are folded as NFKC does (full-width letters, half-width kana, circled
-    digits, superscripts); Spark has no further normal form. What cannot be seen goes, control characters and
-    runs of white space become one space.
+    HTML's entities become characters, its tags go. Compatibility forms of one character are folded as NFKC does
+    (full-width letters, half-width kana, circled digits, superscripts); Spark has no further normal form. What cannot
+    be seen goes, control characters and runs of white space become one space. Nothing is cut: tokens are, later.
     """
-    folded = F.translate(F.make_valid_utf8(text), *_FOLD)
-    visible = F.regexp_replace(folded, _INVISIBLE, "")
+    plain = _without_tags(_with_entities_decoded(F.make_valid_utf8(text)))
+    visible = F.regexp_replace(F.translate(plain, *_FOLD), _INVISIBLE, "")
     return F.nullif(F.trim(F.regexp_replace(visible, _BLANK, " ")), F.lit(""))
+
+
+def _without_tags(text: Column) -> Column:
+    return F.regexp_replace(F.regexp_replace(text, _UNSEEN_ELEMENTS, " "), _TAGS, " ")
+
+
+def _with_entities_decoded(text: Column) -> Column:
+    """`&amp;`, `&eacute;`, `&#39;` and `&#x4e2d;` as characters; what is none of HTML's entities stays."""
+    pieces = F.transform(F.split(text, _AROUND_ENTITIES), _decoded)
+    return F.when(F.contains(text, F.lit("&")), F.array_join(pieces, "")).otherwise(text)
+
+
+def _decoded(piece: Column) -> Column:
+    digits = F.regexp_replace(piece, "[&#xX;]", "")
+    is_hex = F.lower(piece).startswith("&#x")
+    code = F.when(is_hex, F.conv(digits, 16, 10)).otherwise(F.conv(digits, 10, 10)).cast("int")
+    is_character = code.between(1, 0xD7FF) | code.between(0xE000, 0x10FFFF)
+    character = F.decode(F.unhex(F.lpad(F.hex(code), 8, "0")), "UTF-32")
+    named = F.element_at(F.from_json(F.lit(_ENTITIES), "map<string, string>"), piece)
+    return (
+        F.when(piece.rlike(_NUMBER), F.when(is_character, character).otherwise("\ufffd"))
+        .when(piece.startswith("&"), F.coalesce(named, piece))
+        .otherwise(piece)
+    )
 
 
 def _fold_table() -> tuple[str, str]:
@@ -70,21 +109,17 @@ def _fold_table() -> tuple[str, str]:
 
 
 def _title() -> Column:
-    return F.concat(F.lower(_or_empty(F.col("title"))), F.lit("."))
+    return F.coalesce(F.concat(F.lower(normalised(F.col("title"))), F.lit(".")), F.lit(""))
 
 
-def _industrial() -> Column:
-    """The paper's six fields of an industrial item (LEARN, section 3.2), a line each, empty ones left out."""
+def _lines(labels: dict[str, str]) -> Column:
+    """A line for each field that an item has: `label: value`."""
+    return F.concat_ws("\n", *(F.concat(F.lit(label), _FIELDS[field]()) for field, label in labels.items()))
+
+
+def _price() -> Column:
     price = F.col("price")
-    fields = {
-        "title": _or_empty(F.col("title")),
-        "category": normalised(F.col("category")),
-        "brand": normalised(F.col("brand")),
-        "price": F.when(price.isNotNull() & ~F.isnan(price), F.format_string("%.2f", price)),
-        "keywords": normalised(F.col("keywords")),
-        "attributes": _attributes(),
-    }
-    return F.concat_ws("\n", *(F.concat(F.lit(f"{name}: "), value) for name, value in fields.items()))
+    return F.when(price.isNotNull() & ~F.isnan(price), F.format_string("%.2f", price))
 
 
 def _attributes() -> Column:
@@ -96,13 +131,26 @@ def _attributes() -> Column:
     return F.nullif(F.array_join(pairs, "; "), F.lit(""))
 
 
-def _or_empty(text: Column) -> Column:
-    return F.coalesce(normalised(text), F.lit(""))
-
-
 _FOLD = _fold_table()
+_ENTITIES = json.dumps({f"&{name};": chr(code) for name, code in {**name2codepoint, "apos": 39}.items()})
+
+_FIELDS = {
+    "title": lambda: normalised(F.col("title")),
+    "category": lambda: normalised(F.col("category")),
+    "brand": lambda: normalised(F.col("brand")),
+    "price": _price,
+    "keywords": lambda: normalised(F.col("keywords")),
+    "attributes": _attributes,
+}
+# The six fields of an industrial item (LEARN, section 3.2), and the first three of them.
+_SIX = {field: f"{field}: " for field in _FIELDS}
+_SIX_ZH = dict(zip(_FIELDS, ("标题：", "类目：", "品牌：", "价格：", "关键词：", "属性："), strict=True))
+_THREE = ("title", "category", "brand")
 
 TEMPLATES = {
-    "title": Template("title-1", _title),
-    "industrial": Template("industrial-1", _industrial),
+    "title": Template("title-2", _title),
+    "brief": Template("brief-1", partial(_lines, {field: _SIX[field] for field in _THREE})),
+    "brief_zh": Template("brief_zh-1", partial(_lines, {field: _SIX_ZH[field] for field in _THREE})),
+    "industrial": Template("industrial-2", partial(_lines, _SIX)),
+    "industrial_zh": Template("industrial_zh-1", partial(_lines, _SIX_ZH)),
 }

@@ -1,5 +1,6 @@
 """item_text and content_embeddings: what each item's text is, and the vectors of the texts that had none."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -10,9 +11,15 @@ from pyspark.sql import functions as F
 
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
+from learn_spark.core.settings import EmbeddingSettings
 from learn_spark.core.steps import Context
+from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
-from learn_spark.embedding.udf import BAD_MODEL, BAD_VECTOR, OUTPUT_SCHEMA, EncodeSpec, encode_function
+from learn_spark.embedding.udf import BAD_MODEL, EMPTY, OUTPUT_SCHEMA, EncodeSpec, encode_function
+from learn_spark.embedding.work import Pace, Work, counted_work
+
+BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
+SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,11 @@ class ItemTexts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Distinct texts that were new and got a vector, and the tokens that the model read for them."""
+    """Distinct new texts, those of them that are empty, and what the model read for the others."""
 
     texts: int
-    tokens: int
+    empty: int
+    work: Work
 
 
 def pinned_versions(items_df: DataFrame, pin: date, before: date) -> DataFrame:
@@ -50,6 +58,17 @@ def pinned_versions(items_df: DataFrame, pin: date, before: date) -> DataFrame:
     )
 
 
+def rendered_texts(context: Context, template: Template, before: date) -> DataFrame:
+    """item_text as it should be for the items first seen before `before`."""
+    tables = context.tables
+    versions_df = pinned_versions(tables.read(ITEMS.name), context.config.windows.towers_end, before)
+    return (
+        versions_df.join(tables.read(ITEM_INDEX.name).select("item_id"), on="item_id", how="left_semi")
+        .select("item_id", template.render().alias("prompt"), F.lit(template.version).alias("template_version"))
+        .withColumn("text_hash", text_hash(template.version, F.col("prompt")))
+    )
+
+
 def write_item_text(context: Context, template: Template, before: date) -> ItemTexts:
     """Brings item_text up to date by what changed.
 
@@ -57,12 +76,9 @@ def write_item_text(context: Context, template: Template, before: date) -> ItemT
     anew, as then most rows differ. Nothing changed, nothing is written.
     """
     tables = context.tables
-    versions_df = pinned_versions(tables.read(ITEMS.name), context.config.windows.towers_end, before)
     known_df = tables.read(ITEM_TEXT.name)
     texts_df = (
-        versions_df.join(tables.read(ITEM_INDEX.name).select("item_id"), on="item_id", how="left_semi")
-        .select("item_id", template.render().alias("prompt"), F.lit(template.version).alias("template_version"))
-        .withColumn("text_hash", text_hash(template.version, F.col("prompt")))
+        rendered_texts(context, template, before)
         .join(known_df.select("item_id", F.col("text_hash").alias("known_hash")), on="item_id", how="left")
         .persist()
     )
@@ -84,29 +100,30 @@ def write_item_text(context: Context, template: Template, before: date) -> ItemT
 
 
 def encode_new_texts(context: Context, template: Template, encoder_id: str) -> Encoded:
-    """Encodes each distinct text that has no vector of this encoder, once; all vectors appear in one commit.
+    """Encodes each distinct text that has no vector of this encoder, once, bucket by bucket.
+
+    A bucket is a share of the texts by their hash, and a commit: a run that is killed keeps those that are done. Texts
+    without a usable vector get zeros and a flag.
 
     Raises:
-        QualityError: where a vector is not finite or does not fit in fp16; nothing is written.
         ConfigError: where a worker cannot load the model.
     """
-    tables, settings = context.tables, context.config.embedding
-    texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
-    known_df = tables.read(CONTENT_EMBEDDINGS.name).where(F.col("encoder_id") == encoder_id).select("text_hash")
-    new_df = texts_df.join(known_df, on="text_hash", how="left_anti").persist()
-    new = new_df.count()
-    if not new:
-        new_df.unpersist()
-        return Encoded(0, 0)
-    context.progress.say(f"{new:,} new texts for encoder {encoder_id}")
-    tokens_read = context.spark.sparkContext.accumulator(0)
-    encode = encode_function(_spec(context, encoder_id), tokens_read)
-    vectors_df = new_df.repartition(min(settings.workers, new)).mapInPandas(encode, OUTPUT_SCHEMA)
-    written = _append_vectors(context, vectors_df)
+    settings = context.config.embedding
+    new_df = _new_texts(context, template, encoder_id).persist()
+    counts = new_df.agg(F.count("*").alias("texts"), F.count_if(F.col("prompt") == "").alias("empty")).first()
+    buckets = math.ceil(counts["texts"] / _bucket_texts(settings))
+    if buckets:
+        context.progress.say(f"{counts['texts']:,} new texts in {buckets:,} commits, encoder {encoder_id}")
+    work = counted_work(context.spark)
+    encode = encode_function(EncodeSpec.of(context.config), work)
+    profile = encoding_profile(context.spark, context.config)
+    with Pace(context.progress, work, counts["texts"]):
+        for bucket in range(buckets):
+            bucket_df = new_df.where(F.pmod(F.xxhash64("text_hash"), F.lit(buckets)) == bucket)
+            tasks_df = bucket_df.repartition(min(settings.workers, counts["texts"]), "text_hash")
+            _append_vectors(context, tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile))
     new_df.unpersist()
-    if written != new:
-        raise QualityError(f"{new} texts were to be encoded, but {written} vectors were written")
-    return Encoded(written, tokens_read.value)
+    return Encoded(counts["texts"], counts["empty"], work.value)
 
 
 def current_texts(context: Context, template: Template) -> DataFrame:
@@ -114,31 +131,77 @@ def current_texts(context: Context, template: Template) -> DataFrame:
     return context.tables.read(ITEM_TEXT.name).where(F.col("template_version") == template.version)
 
 
-def _append_vectors(context: Context, vectors_df: DataFrame) -> int:
-    """Appends, and counts; a worker's own complaint becomes one line, anything else stays what it is."""
-    try:
-        return context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
-    except PySparkException as error:
-        for mark, kind in ((BAD_VECTOR, QualityError), (BAD_MODEL, ConfigError)):
-            found = re.search(re.escape(mark) + ".*", str(error))
-            if found:
-                raise kind(f"embed_items: {found.group().removeprefix(mark)}") from None
-        raise
+def vectors_of(context: Context, encoder_id: str) -> DataFrame:
+    """The rows of content_embeddings that this encoder made."""
+    return context.tables.read(CONTENT_EMBEDDINGS.name).where(F.col("encoder_id") == encoder_id)
 
 
-def _spec(context: Context, encoder_id: str) -> EncodeSpec:
-    settings = context.config.embedding
-    return EncodeSpec(
-        encoder_id,
-        settings.model,
-        settings.revision,
-        settings.pooling,
-        settings.max_tokens,
-        settings.batch_tokens,
-        settings.dtype,
-        settings.device,
-        settings.threads,
+def require_few_bad(context: Context, template: Template, encoder_id: str, texts: int) -> dict[str, int]:
+    """How many of the `texts` current ones are quarantined, by reason.
+
+    Raises:
+        QualityError: where they are more than `embedding.max_bad_share`, naming one; its row stays, and is tried again.
+    """
+    bad_df = _bad_vectors(context, encoder_id).select("text_hash", "flag")
+    named_df = bad_df.join(current_texts(context, template), on="text_hash", how="inner")
+    rows = (
+        named_df.groupBy("flag")
+        .agg(
+            F.count_distinct("text_hash").alias("texts"),
+            F.min_by(F.struct("item_id", F.left("prompt", F.lit(SHOWN)).alias("prompt")), "text_hash").alias("one"),
+        )
+        .orderBy(F.desc("texts"), "flag")
+        .collect()
     )
+    bad = sum(row.texts for row in rows)
+    limit = context.config.embedding.max_bad_share
+    if bad > limit * texts:
+        reasons = "; ".join(
+            f"{row.texts} {row.flag}, such as item {row.one.item_id} {row.one.prompt!r}" for row in rows
+        )
+        raise QualityError(
+            f"embed_items: {bad} of {texts} texts have no usable vector, embedding.max_bad_share is {limit:g}:"
+            f" {reasons}; all other vectors are kept; try embedding.dtype float32, or a smaller embedding.max_tokens"
+        )
+    return {row.flag: row.texts for row in rows}
+
+
+def is_bad() -> Column:
+    """Whether a row of content_embeddings is quarantined: its text is there, its vector is not."""
+    return F.coalesce(F.col("flag") != EMPTY, F.lit(False))
+
+
+def _new_texts(context: Context, template: Template, encoder_id: str) -> DataFrame:
+    """(text_hash, prompt) without a row of this encoder; those that an earlier run stopped at are new again."""
+    texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
+    bad_df = _bad_vectors(context, encoder_id).select("text_hash")
+    bad = texts_df.join(bad_df, on="text_hash", how="left_semi").count()
+    if bad and bad > context.config.embedding.max_bad_share * texts_df.count():
+        its_bad = f"encoder_id = '{encoder_id}' AND flag IS NOT NULL AND flag <> '{EMPTY}'"
+        context.tables.overwrite_where(CONTENT_EMBEDDINGS.name, vectors_of(context, encoder_id).where("false"), its_bad)
+    known_df = vectors_of(context, encoder_id).select("text_hash")
+    return texts_df.join(known_df, on="text_hash", how="left_anti")
+
+
+def _bad_vectors(context: Context, encoder_id: str) -> DataFrame:
+    return vectors_of(context, encoder_id).where(is_bad())
+
+
+def _bucket_texts(settings: EmbeddingSettings) -> int:
+    if settings.bucket_texts == "auto":
+        return BUCKET_TEXTS_A_WORKER * settings.workers
+    return settings.bucket_texts
+
+
+def _append_vectors(context: Context, vectors_df: DataFrame) -> None:
+    """Appends; a worker's own complaint becomes one line, anything else stays what it is."""
+    try:
+        context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
+    except PySparkException as error:
+        found = re.search(re.escape(BAD_MODEL) + ".*", str(error))
+        if found:
+            raise ConfigError(f"embed_items: {found.group().removeprefix(BAD_MODEL)}") from None
+        raise
 
 
 def _midnight(day: date) -> Column:

@@ -1,10 +1,11 @@
-"""The GPU pandas UDF: prompts in, fp16 vectors out, one model per worker process.
+"""The GPU pandas UDFs: prompts in, vectors out, one model per worker process.
 
 Shapes: N texts of a window, D encoder width.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from pyspark import Accumulator, TaskContext
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import pandas_udf
 
+from learn_spark.core.config import Config
 from learn_spark.core.errors import ConfigError
-from learn_spark.embedding.encoders import model_source
+from learn_spark.embedding.encoders import encoder_id, model_source
+from learn_spark.embedding.work import Span, Work
 
 if TYPE_CHECKING:
     from models.encoder import Encoder
 
-OUTPUT_SCHEMA = "text_hash string, encoder_id string, dim int, embedding binary, norm float"
-BAD_VECTOR = "bad vector: "
+OUTPUT_SCHEMA = "text_hash string, encoder_id string, dim int, embedding binary, norm float, flag string"
 BAD_MODEL = "bad model: "
+EMPTY, NOT_FINITE, BEYOND_FP16, OUT_OF_MEMORY = "empty", "not finite", "beyond fp16", "out of memory"
 # A window is sorted by length as a whole: wide enough for even batches, small enough to hold its vectors.
 WINDOW_BATCHES = 64
 WINDOW_TEXTS = 8192
@@ -43,76 +48,121 @@ class EncodeSpec:
     device: str
     threads: int
 
+    @classmethod
+    def of(cls, config: Config) -> "EncodeSpec":
+        """The spec of a config.
+
+        Raises:
+            ConfigError: where the model cannot be found or lacks a part.
+        """
+        settings = config.embedding
+        return cls(
+            encoder_id(config),
+            settings.model,
+            settings.revision,
+            settings.pooling,
+            settings.max_tokens,
+            settings.batch_tokens,
+            settings.dtype,
+            settings.device,
+            settings.threads,
+        )
+
 
 @dataclass
 class Window:
     """Tokenised texts that wait to be sorted and encoded; it spans Arrow batches."""
 
     hashes: list[str] = field(default_factory=list)
-    prompts: list[str] = field(default_factory=list)
-    tokens: list[list[int]] = field(default_factory=list)
+    tokens: list[Sequence[int]] = field(default_factory=list)
     num_tokens: int = 0
 
-    def add(self, part_pdf: pd.DataFrame, tokens: list[list[int]]) -> None:
-        self.hashes.extend(part_pdf["text_hash"])
-        self.prompts.extend(part_pdf["prompt"])
+    def add(self, hashes: Iterable[str], tokens: Sequence[Sequence[int]]) -> None:
+        self.hashes.extend(hashes)
         self.tokens.extend(tokens)
         self.num_tokens += sum(map(len, tokens))
 
 
 def encode_function(
-    spec: EncodeSpec, tokens_read: Accumulator[int]
+    spec: EncodeSpec, work: Accumulator[Work]
 ) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
     """The function for `mapInPandas`, from (text_hash, prompt) to OUTPUT_SCHEMA.
 
     Args:
         spec: the encoder and how to run it.
-        tokens_read: gets the number of real tokens; a task that is tried again counts again.
+        work: gets what the model read; a task that is done again after an executor was lost counts again.
     """
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for window in _windows(batches, spec):
-            tokens_read.add(window.num_tokens)
-            vectors_ND = _worker_encoder(spec).encode_tokens(window.tokens, spec.batch_tokens)
-            yield as_rows(window, vectors_ND, spec.encoder_id)
+        from models.batching import one_ahead
+
+        started = time.time()
+        encoder = _worker_encoder(spec)  # by this thread, whose number of threads torch sets
+        for window in one_ahead(_windows(batches, spec)):
+            too_large: list[int] = []
+            vectors_ND = encoder.encode_tokens(window.tokens, spec.batch_tokens, too_large)
+            work.add(Work(texts=sum(map(bool, window.tokens)), tokens=window.num_tokens))
+            yield as_rows(window, vectors_ND, too_large, spec.encoder_id)
+        work.add(Work(spans=(Span(_gpu_address() or spec.device, started, time.time()),)))
 
     return encode
 
 
-def as_rows(window: Window, vectors_ND: np.ndarray, encoder_id: str) -> pd.DataFrame:
-    """The rows of content_embeddings for a window's texts.
-
-    Raises:
-        ValueError: where a vector is not finite or does not fit in fp16, naming a text.
-    """
+def as_rows(window: Window, vectors_ND: np.ndarray, too_large: Sequence[int], encoder_id: str) -> pd.DataFrame:
+    """The rows of content_embeddings for a window's texts; a flagged text has zeros."""
+    largest_N = np.abs(vectors_ND).max(axis=1, initial=0.0)
     norms_N = np.linalg.norm(vectors_ND, axis=1)
-    largest_N = np.abs(vectors_ND).max(axis=1)
-    bad = ~((norms_N < FP16_MAX) & (largest_N < FP16_MAX))  # NaN compares false
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise ValueError(
-            f"{BAD_VECTOR}{int(bad.sum())} of {len(bad)} texts got NaN, infinity or more than fp16 holds,"
-            f" such as {window.prompts[row][:80]!r} (largest {largest_N[row]}); try embedding.dtype float32"
-        )
-    half_ND = vectors_ND.astype("<f2")
+    flags_N = np.full(len(vectors_ND), None, dtype=object)
+    flags_N[~((norms_N < FP16_MAX) & (largest_N < FP16_MAX))] = BEYOND_FP16
+    flags_N[~np.isfinite(vectors_ND).all(axis=1)] = NOT_FINITE
+    flags_N[list(too_large)] = OUT_OF_MEMORY
+    flags_N[[not ids for ids in window.tokens]] = EMPTY
+    is_flagged_N = flags_N != None  # noqa: E711 (element by element)
+    half_ND = np.where(is_flagged_N[:, None], 0, vectors_ND).astype("<f2")
     return pd.DataFrame(
         {
             "text_hash": window.hashes,
             "encoder_id": encoder_id,
             "dim": np.int32(half_ND.shape[1]),
             "embedding": [row_D.tobytes() for row_D in half_ND],
-            "norm": norms_N,
+            "norm": np.where(is_flagged_N, 0, norms_N),
+            "flag": flags_N,
         }
     )
 
 
+def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn_embed") -> None:
+    """Gives SQL the function `learn_embed(text)`: the text's vector as array<float>.
+
+    The text is read as it is, so a prompt from item_text gives the vector that the stage stores for it, in float32;
+    null stays null, an empty text gives zeros. A worker keeps its model from query to query.
+
+    Raises:
+        ConfigError: where the model cannot be found or lacks a part.
+    """
+    spec = EncodeSpec.of(config)
+
+    def learn_embed(texts: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        for text_N in texts:
+            encoder = _worker_encoder(spec)
+            vectors_ND = encoder.encode_tokens(_tokenized(encoder, text_N.fillna("").tolist()), spec.batch_tokens)
+            yield pd.Series([None if text is None else row_D for text, row_D in zip(text_N, vectors_ND, strict=True)])
+
+    spark.udf.register(name, pandas_udf(learn_embed, "array<float>"))
+
+
 def task_device(asked: str) -> str:
     """The GPU that Spark gave this task, else what the config asks for; `auto` without a GPU is cpu."""
+    address = _gpu_address()
+    if address is not None and asked != "cpu":
+        return f"cuda:{address}"
+    return "cpu" if asked == "auto" else asked
+
+
+def _gpu_address() -> str | None:
     task = TaskContext.get()
     gpus = task.resources().get("gpu") if task is not None else None
-    if gpus is not None and gpus.addresses and asked != "cpu":
-        return f"cuda:{gpus.addresses[0]}"
-    return "cpu" if asked == "auto" else asked
+    return gpus.addresses[0] if gpus is not None and gpus.addresses else None
 
 
 def _windows(batches: Iterable[pd.DataFrame], spec: EncodeSpec) -> Iterator[Window]:
@@ -120,13 +170,35 @@ def _windows(batches: Iterable[pd.DataFrame], spec: EncodeSpec) -> Iterator[Wind
     for batch_pdf in batches:
         for start in range(0, len(batch_pdf), TOKENIZED_AT_ONCE):
             part_pdf = batch_pdf.iloc[start : start + TOKENIZED_AT_ONCE]
-            window.add(part_pdf, _worker_encoder(spec).tokenize(part_pdf["prompt"].tolist()))
+            window.add(part_pdf["text_hash"], _tokenized(_worker_encoder(spec), part_pdf["prompt"].tolist()))
             is_full = window.num_tokens >= WINDOW_BATCHES * spec.batch_tokens
             if is_full or len(window.hashes) >= WINDOW_TEXTS:
                 yield window
                 window = Window()
     if window.hashes:
         yield window
+
+
+def _tokenized(encoder: "Encoder", texts: list[str]) -> list[Sequence[int]]:
+    """Token ids; none for an empty text, which the model then never reads."""
+    rest = iter(encoder.tokenize([text for text in texts if text]))
+    return [next(rest) if text else [] for text in texts]
+
+
+def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    """For `mapInPandas`, from (prompt) to (tokens): how many the encoder would read; needs no weights."""
+
+    def count(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from models.model_folder import locate
+        from models.pretrained import load_tokenizer
+        from models.tokens import first_tokens
+
+        tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
+        for batch_pdf in batches:
+            tokens = first_tokens(tokenizer, batch_pdf["prompt"].tolist(), spec.max_tokens)
+            yield pd.DataFrame({"tokens": [len(ids) for ids in tokens]})
+
+    return count
 
 
 def _worker_encoder(spec: EncodeSpec) -> "Encoder":

@@ -48,7 +48,11 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
 
 def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 300) -> None:
     """Starts a job as `run_job` does and kills it, JVM and all, as soon as a file matches `when` in `folder`."""
-    command = ["learn-spark", *arguments, *_settings(folder, arguments)]
+    kill_process(folder, ["learn-spark", *arguments, *_settings(folder, arguments)], when, seconds)
+
+
+def kill_process(folder: Path, command: list[str], when: str, seconds: float = 300) -> None:
+    """Starts a command and kills it with all its children as soon as a file matches `when` in `folder`."""
     with (folder / "killed.log").open("wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + seconds

@@ -1,5 +1,6 @@
 """Items straight into the tables, and a context to run a step in."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,11 @@ def add_items(context: Context, rows: Sequence[tuple]) -> None:
         context.tables.append(ITEM_INDEX.name, index_df.coalesce(1))
 
 
+def matrix_file(folder: Path) -> Path:
+    """The file of vectors that the matrix names now."""
+    return folder / json.loads((folder / "meta.json").read_text())["vectors"]
+
+
 def matrix_bytes(folder: Path) -> bytes:
-    """The vectors' file as it lies."""
-    return (folder / "vectors.f16").read_bytes()
+    """Its bytes as they lie."""
+    return matrix_file(folder).read_bytes()

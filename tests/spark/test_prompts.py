@@ -35,6 +35,11 @@ def test_normalised(spark: SparkSession) -> None:
         "ｱｲ m² ①": "アイ m2 1",
         "👩‍👧 مصباح": "👩‍👧 مصباح",
         "中文商品": "中文商品",
+        "<p>Tea &amp; <b>Cake</b><br/>set</p>": "Tea & Cake set",
+        "<div class='x'>lamp</div><!-- old --><style>p {a: b}</style>": "lamp",
+        "caf&eacute; &#39;x&#x27; &#20013;&#x1F375; &lt;b&gt;hot&lt;/b&gt;": "café 'x' 中🍵 hot",
+        "a < b, <3, size <XL>, R&D; AT&T &unknown; &#0;": "a < b, <3, size <XL>, R&D; AT&T &unknown; \ufffd",
+        "a;b &amp;amp; c": "a;b &amp; c",
         "\u200b \t": None,
         "": None,
     }
@@ -49,28 +54,50 @@ def test_invalid_utf8_is_replaced_not_passed_on(spark: SparkSession) -> None:
 
 def test_title_is_lower_case_with_a_full_stop(spark: SparkSession) -> None:
     rows = [item_row("A", "2011-11-01", " WHITE  Lantern", price=2.5), item_row("B", "2011-11-01", "\u200b")]
-    assert rendered(spark, "title", *rows) == ["white lantern.", "."]
+    assert rendered(spark, "title", *rows) == ["white lantern.", ""]
+
+
+WHOLE = item_row(
+    "A",
+    "2011-11-01",
+    "Red  Mug",
+    category="Kitchen",
+    brand="ACME",
+    price=1234.5,
+    keywords="mug, tea",
+    attributes={"size": "L", "colour": " red ", "empty": " ", "none": None},
+)
 
 
 def test_industrial_has_six_fields_each_where_there_is_one(spark: SparkSession) -> None:
-    whole = item_row(
-        "A",
-        "2011-11-01",
-        "Red  Mug",
-        category="Kitchen",
-        brand="ACME",
-        price=1234.5,
-        keywords="mug, tea",
-        attributes={"size": "L", "colour": " red ", "empty": " ", "none": None},
-    )
     bare = item_row("B", "2011-11-01", "Lamp", category=" ", attributes={})
-    odd = item_row("C", "2011-11-01", "Cup", price=float("nan"), attributes={"x": None})
-    assert rendered(spark, "industrial", whole, bare, odd) == [
+    odd = item_row("C", "2011-11-01", "<p></p>", price=float("nan"), brand="ACME", attributes={"x": None})
+    nothing = item_row("D", "2011-11-01", " ")
+    assert rendered(spark, "industrial", WHOLE, bare, odd, nothing) == [
         "title: Red Mug\ncategory: Kitchen\nbrand: ACME\nprice: 1234.50\nkeywords: mug, tea\n"
         "attributes: colour: red; size: L",
         "title: Lamp",
-        "title: Cup",
+        "brand: ACME",
+        "",
     ]
+
+
+def test_other_templates_name_the_same_fields(spark: SparkSession) -> None:
+    expected = {
+        "brief": "title: Red Mug\ncategory: Kitchen\nbrand: ACME",
+        "brief_zh": "标题：Red Mug\n类目：Kitchen\n品牌：ACME",
+        "industrial_zh": "标题：Red Mug\n类目：Kitchen\n品牌：ACME\n价格：1234.50\n关键词：mug, tea\n"
+        "属性：colour: red; size: L",
+    }
+    assert {name: rendered(spark, name, WHOLE)[0] for name in expected} == expected
+
+
+def test_five_million_hostile_characters_are_normalised_in_linear_time(spark: SparkSession) -> None:
+    for piece, cleaned in (("<!--", "<!--"), ("<script>", ""), ("&amp;", "&"), ("lamp ", "lamp ")):
+        count = 5_000_000 // len(piece)
+        frame = spark.range(1).select(F.repeat(F.lit(piece), F.lit(count)).alias("text"))
+        clean = frame.select(F.coalesce(F.length(normalised(F.col("text"))), F.lit(0))).first()[0]
+        assert clean == len((cleaned * count).strip())
 
 
 def test_order_of_attributes_changes_no_prompt(spark: SparkSession) -> None:

@@ -1,0 +1,105 @@
+"""The health of the vectors that the matrix is about to take: figures with limits, before any model sees them.
+
+Shapes: N sampled items, D width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from learn_spark.core.errors import QualityError
+from learn_spark.core.settings import EmbeddingSettings
+from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
+from learn_spark.features.gates import Gate, effective_rank, unit
+
+SAMPLE = 2000
+ENOUGH = 100  # fewer vectors say nothing about their spread
+NEIGHBOURS = 10
+
+
+def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    """Gates over the rows to be written; norms and duplicates of all, the rest of a sample.
+
+    Raises:
+        QualityError: with every figure that is out of its limits; the matrix stays as it was.
+    """
+    gates = [*_counted(extension, settings), *_sampled(extension, settings)]
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed:
+        raise QualityError(
+            f"embed_items: the content matrix is left as it was, gates of `embedding` failed: {'; '.join(failed)}"
+        )
+    return gates
+
+
+def neighbour_overlap(one_ND: np.ndarray, other_ND: np.ndarray) -> float:
+    """The mean share of an item's 10 nearest by cosine that two encodings of the same N items have in common."""
+    nearest = [_nearest(vectors_ND) for vectors_ND in (one_ND, other_ND)]
+    shared = [len(set(a) & set(b)) for a, b in zip(*nearest, strict=True)]
+    return float(np.mean(shared)) / nearest[0].shape[1]
+
+
+def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    texts_df = extension.rows_df.where(F.col("flag").isNull()).select(
+        "text_hash", "norm", F.xxhash64("embedding").alias("vector")
+    )
+    found = texts_df.agg(
+        F.count_distinct("text_hash").alias("texts"),
+        F.count_distinct("vector").alias("vectors"),
+        F.count_if(F.col("norm") == 0).alias("zeros"),
+    ).first()
+    gates = [Gate("content_zero_norms", found["zeros"], upper=0)]
+    if found["texts"] >= ENOUGH:
+        share = 1 - found["vectors"] / found["texts"]
+        gates.append(Gate("content_duplicate_share", share, upper=settings.max_duplicate_share))
+    return gates
+
+
+def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    order = F.xxhash64("item_idx")
+    rows = extension.rows_df.where(F.col("flag").isNull()).select("item_idx", "embedding").orderBy(order).limit(SAMPLE)
+    sample = rows.collect()
+    if len(sample) < ENOUGH:
+        return []
+    idx_N = np.array([row.item_idx for row in sample])
+    vectors_ND = np.stack([np.frombuffer(row.embedding, "<f2") for row in sample]).astype(np.float32)
+    # What all have in common, which is large in decoders, says nothing of their spread.
+    rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
+    gates = [Gate("content_effective_rank", rank, lower=settings.min_effective_rank)]
+    before = _matrix_before(extension)
+    if before is not None:
+        overlap = _overlap(*before, idx_N, vectors_ND)
+        if overlap is not None:
+            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.min_neighbour_overlap))
+    return gates
+
+
+def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
+    """What a new file takes over from: this folder's file before it, else the newest matrix beside it."""
+    if extension.first_row:
+        return None
+    metas = extension.folder.parent.glob("*/meta.json")
+    beside = [path.parent for path in sorted(metas, key=lambda path: path.stat().st_mtime, reverse=True)]
+    for folder in (extension.folder, *beside):
+        meta = read_meta(folder)
+        if meta is not None and is_whole(folder, meta):
+            return folder, meta
+    return None
+
+
+def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.ndarray) -> float | None:
+    """Over the sampled items that both have; None where they are too few."""
+    known_N = idx_N < meta.rows
+    before_ND = read_rows(folder, meta, idx_N[known_N])
+    has_vector = before_ND.any(axis=1)
+    if has_vector.sum() < ENOUGH:
+        return None
+    return neighbour_overlap(vectors_ND[known_N][has_vector], before_ND[has_vector])
+
+
+def _nearest(vectors_ND: np.ndarray) -> np.ndarray:
+    unit_ND = unit(vectors_ND)
+    cosine_NN = unit_ND @ unit_ND.T
+    np.fill_diagonal(cosine_NN, -np.inf)
+    return np.argpartition(-cosine_NN, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]

@@ -1,0 +1,61 @@
+"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans as JSON.
+
+`python -m tests.builders.gpu_cluster FOLDER MODEL`: two executors of two cores and one GPU each; all computing is on
+the CPU.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+from learn_spark.core.config import Config, load_config
+from learn_spark.core.session import build_session
+from learn_spark.embedding.encoders import encoder_id
+from learn_spark.embedding.prompts import TEMPLATES
+from learn_spark.embedding.store import encode_new_texts, write_item_text
+from tests.builders.commands import CONFIG
+from tests.builders.items import add_items, item_row, step_context, with_embedding
+
+# A worker that asks gets an address that no other has: making a folder succeeds once.
+DISCOVERY = """#!/bin/sh
+for number in 3 4 5 6; do
+    if mkdir "{folder}/gpu$number" 2>/dev/null; then
+        echo "{{\\"name\\": \\"gpu\\", \\"addresses\\": [\\"$number\\"]}}"
+        exit
+    fi
+done
+"""
+
+
+def main(folder: Path, model: str) -> None:
+    """Six tasks on two GPUs."""
+    config = with_embedding(
+        _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder), model=model, workers=6
+    )
+    spark = build_session(config, "gpus")
+    context = step_context(spark, config)
+    add_items(context, [item_row(f"{n}", "2011-11-02", " ".join(f"{n:08b}")) for n in range(200)])
+    write_item_text(context, TEMPLATES["title"], before=date(2011, 11, 27))
+    encoded = encode_new_texts(context, TEMPLATES["title"], encoder_id(config))
+    print(json.dumps({"texts": encoded.work.texts, "spans": [asdict(span) for span in encoded.work.spans]}))
+    spark.stop()
+
+
+def _with_gpus(config: Config, folder: Path) -> Config:
+    script = folder / "discover.sh"
+    script.write_text(DISCOVERY.format(folder=folder), encoding="utf-8")
+    script.chmod(0o755)
+    conf = config.spark.conf | {
+        "spark.worker.resource.gpu.amount": "1",
+        "spark.worker.resource.gpu.discoveryScript": str(script),
+        "spark.executor.resource.gpu.amount": "1",
+    }
+    cluster = config.spark.model_copy(update={"master": "local-cluster[2,2,1024]", "conf": conf})
+    gpus = with_embedding(config, gpu_per_task=1.0, device="cpu")
+    return gpus.model_copy(update={"spark": cluster})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,48 @@
+"""GPU scheduling by Spark itself, on a local cluster with made-up addresses; no GPU computes anything."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from learn_spark.core.config import load_config
+from learn_spark.core.errors import ConfigError
+from learn_spark.embedding.gpus import encoding_profile
+from tests.builders.commands import CONFIG, ROOT, environment
+from tests.builders.encoders import save_tiny_llama
+from tests.builders.items import with_embedding
+
+pytestmark = pytest.mark.spark
+
+
+def test_tasks_run_where_the_addresses_say_and_no_two_share_one(tmp_path: Path) -> None:
+    model = save_tiny_llama(tmp_path / "llama")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model)],
+        cwd=ROOT,
+        env=environment() | {"SPARK_WORKER_DIR": str(tmp_path / "work")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["texts"] == 200
+    addresses = {path.name.removeprefix("gpu") for path in tmp_path.glob("gpu?")}
+    assert {span["device"] for span in found["spans"]} == addresses
+    assert len(addresses) == 2
+    assert len(found["spans"]) == 6
+    for address in addresses:
+        spans = sorted((s["started"], s["ended"]) for s in found["spans"] if s["device"] == address)
+        assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+
+
+def test_share_of_gpus_that_no_executor_has_is_refused(spark: SparkSession) -> None:
+    config = load_config(CONFIG)
+    assert encoding_profile(spark, config) is None
+    with pytest.raises(ConfigError, match=r"gpu_per_task is 0\.5, but the executors have no GPUs: set spark\.executor"):
+        encoding_profile(spark, with_embedding(config, gpu_per_task=0.5))
