@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from learn_spark.core.mapping_settings import IngestMapping, ItemMapping, Name
+from learn_spark.core.mapping_settings import IngestMapping, ItemMapping, Name, Zone
 from learn_spark.core.settings import Section, Share
 
-Encoding = Literal["utf-8", "iso-8859-1", "us-ascii", "utf-16"]
+Encoding = Literal["utf-8", "iso-8859-1", "us-ascii"]
 Format = Literal["csv", "json", "parquet", "delta"]
 DAY = re.compile(r"\{day(?::([^{}]*))?\}")
+UTC = "UTC"
 DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
 
 
@@ -73,12 +74,29 @@ class ItemsSettings(SourceSettings):
 
 class IngestSettings(SourceSettings):
     start: date
+    timezone: Zone
     late_days: Annotated[int, Field(ge=0)]
     event_types: Annotated[list[Name], Field(min_length=1)]
     max_reject_share: Share
     max_bad_files: Annotated[int, Field(ge=0)]
+    empty_day: Literal["warn", "stop"]
+    min_day_share: Share
     mapping: IngestMapping
     items: ItemsSettings | None
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many UTC days before, and after, its delivery's day an event may lie."""
+        if not self.by_day:
+            return 0, 0
+        beside = 0 if self.timezone == UTC else 1  # a day of another zone lies on two UTC days
+        return self.late_days + beside, beside
+
+    @model_validator(mode="after")
+    def _deliveries_have_a_zone(self) -> Self:
+        if self.timezone != UTC and not self.by_day:
+            raise ValueError("`timezone` says when a delivery's day ends, and `files` names no {day}")
+        return self
 
     @model_validator(mode="after")
     def _mapping_fits(self) -> Self:

@@ -5,12 +5,23 @@ from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from learn_spark.core.settings import Section
 
 Unit = Literal["seconds", "milliseconds", "microseconds"]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{name!r} is no time zone; write one as Europe/London") from None
+    return name
+
+
+Zone = Annotated[Name, AfterValidator(_known_zone)]
 RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "source_file", "load_day"}
 _OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list")
 _TIME_LETTERS, _ZONE_LETTERS = set("GyMLdDQqEFahKkHmsSVzOXxZ"), set("VzOXxZ")
@@ -81,7 +92,7 @@ class TimeMapping(FieldMapping):
 
     format: Name | None = None
     unit: Unit | None = None
-    timezone: Name | None = None
+    timezone: Zone | None = None
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
@@ -94,11 +105,6 @@ class TimeMapping(FieldMapping):
             raise ValueError(f"`format` {self.format!r} is not a datetime pattern, as yyyy-MM-dd HH:mm:ss")
         if self.timezone and letters & _ZONE_LETTERS:
             raise ValueError(f"`format` {self.format!r} holds the zone already: leave `timezone` out")
-        if self.timezone:
-            try:
-                ZoneInfo(self.timezone)
-            except (OSError, ValueError, KeyError):
-                raise ValueError(f"`timezone` {self.timezone!r} is unknown; write one as Europe/London") from None
         return self
 
 

@@ -66,15 +66,20 @@ INTERACTIONS = TableSpec(
         Column("value", "double", "the mapped value (quantity, rating, seconds)", nullable=True),
         Column("source_file", "string", "the file that the line came from"),
         Column("ingested_at", "timestamp", "when the line was ingested, UTC"),
-        Column("load_day", "date", "the day whose delivery brought the event; later than ds for late events"),
+        Column(
+            "load_day",
+            "date",
+            "the day whose delivery brought the event; later than ds for late events, and a"
+            " day earlier than ds for some where ingest.timezone is west of UTC",
+        ),
         Column("ds", "date", "event day, UTC"),
     ),
-    key=("event_id", "user_id"),
+    key=("event_id", "user_id", "ds"),
     partition=("ds",),
     checks={
         "ids_not_empty": "user_id <> '' AND item_id <> ''",
         "ds_is_event_day": "ds = CAST(event_ts AS DATE)",
-        "not_before_it_happened": "load_day >= ds",
+        "not_before_it_happened": "load_day >= date_sub(ds, 1)",
     },
 )
 

@@ -17,7 +17,8 @@ from learn_spark.core.tables import Tables
 
 # Settings that change where or how fast a step runs, never what it makes.
 _NOT_IDENTITY = {
-    "ingest": {"path": True, "max_reject_share": True, "max_bad_files": True, "items": {"path"}},
+    "ingest": dict.fromkeys(["path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share"], True)
+    | {"items": {"path"}},
     "embedding": {
         *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
         *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
@@ -40,7 +41,7 @@ class Step:
         sections: config sections that its result depends on.
         needs: the (step, day) pairs that a day is made from.
         reads, writes: tables whose versions are recorded.
-        source: identity of a day's input from outside the lake, if any.
+        source: looks at the input from outside the lake, if any, and gives the identity of a day's.
         trains: it makes a model, which late events do not make stale.
         overlaps: runs over different days may overlap.
     """
@@ -51,7 +52,7 @@ class Step:
     needs: Callable[[Config, date], Iterable[tuple[str, date]]]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    source: Callable[[Config, date], object] | None = None
+    source: Callable[[Config], Callable[[date], object]] | None = None
     trains: bool = False
     overlaps: bool = False
 
@@ -68,11 +69,12 @@ class Marks:
         self._steps = steps
         self._known: dict[tuple[str, date], str] = {}
         self._sections: dict[str, object] = {}
+        self._sources: dict[str, Callable[[date], object]] = {}
 
     def __call__(self, name: str, day: date) -> str:
         if (name, day) not in self._known:
             step = self._steps[name]
-            source = step.source(self._config, day) if step.source else None
+            source = self._source(step, day) if step.source else None
             upstream = [self(*need) for need in step.needs(self._config, day)]
             sections = {section: self._section(section) for section in step.sections}
             self._known[name, day] = fingerprint(__version__, name, day, sections, source, upstream)
@@ -93,6 +95,11 @@ class Marks:
 
         start = set(reached)
         return [pair for pair in sorted(rows) if pair not in start and reaches(pair)]
+
+    def _source(self, step: Step, day: date) -> object:
+        if step.name not in self._sources:
+            self._sources[step.name] = step.source(self._config)
+        return self._sources[step.name](day)
 
     def _section(self, name: str) -> object:
         if name not in self._sections:

@@ -35,15 +35,16 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
 
     Raises:
         ConfigError: where a file lacks a mapped column.
-        QualityError: where more than `max_bad_files` files cannot be read, or none can.
+        QualityError: where more than `max_bad_files` files cannot be read.
     """
-    paths = catalogue_files(settings, days)
+    found = catalogue_files(settings, days)
+    paths = list(dict.fromkeys(path for day in found for path in found[day]))
     if settings.items is None or not paths:
         return None
     files = check_files(spark, settings.items, paths)
     good = [file for file in files if not file.problem]
     bad = [file for file in files if file.problem]
-    if bad and (len(bad) > settings.max_bad_files or not good):
+    if len(bad) > settings.max_bad_files:
         allowed = f"ingest.max_bad_files allows {settings.max_bad_files}"
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):

@@ -48,6 +48,8 @@ def check_files(spark: SparkSession, settings: SourceSettings, paths: Sequence[P
     """
     if settings.format == "delta":
         return [_check_table(spark, path) for path in paths]
+    if not paths:
+        return []
 
     def check(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:

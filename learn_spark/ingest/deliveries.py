@@ -13,9 +13,10 @@ from pyspark.sql import functions as F
 from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.core.tables import Tables
+from learn_spark.ingest.parse import delivery_day
 
 DUPLICATE = "duplicate"
-_IDENTITY = ("event_id", "user_id")
+_IDENTITY = ("event_id", "user_id", "ds")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Written:
 
     Attributes:
         rows: events written.
-        late: event days before their delivery's, and how many events each got or lost.
+        late: UTC days before their delivery's, and how many events each got or lost.
     """
 
     rows: int
@@ -33,9 +34,12 @@ class Written:
 
 def with_copies_marked(events: DataFrame) -> DataFrame:
     """Of equal events of these deliveries the first stays, the others get a reason."""
-    copies = Window.partitionBy(*_IDENTITY, "reason").orderBy("load_day", "source_file", "raw")
+    # Lines that are rejected have no copies, and would meet in one task: unreadable ones have equal ids, none.
+    apart = F.when(F.col("reason").isNotNull(), F.monotonically_increasing_id())
+    copies = Window.partitionBy(*_IDENTITY, "_apart").orderBy("load_day", "source_file", "raw")
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
-    return events.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason")))
+    marked = events.withColumn("_apart", apart)
+    return marked.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason"))).drop("_apart")
 
 
 def without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
@@ -47,13 +51,13 @@ def without_known(tables: Tables, events: DataFrame, days: Sequence[date], setti
         days: delivery days.
         settings: how late an event may be.
     """
-    if not _can_be_late(settings):
+    if not settings.by_day or not settings.late_days:
         return events.withColumn("known_on", F.lit(None).cast("date"))
     elsewhere = (
         tables.read("interactions").where(_near(days, settings)).where(f"NOT ({days_predicate('load_day', days)})")
     )
-    known = _known(elsewhere.select(*_IDENTITY, "ds", F.col("load_day").alias("known_on")), events)
-    marked = events.join(known, on=[*_IDENTITY, "ds"], how="left")
+    known = _known(elsewhere, events, settings).select(*_IDENTITY, F.col("load_day").alias("known_on"))
+    marked = events.join(known, on=[*_IDENTITY], how="left")
     return marked.where("known_on IS NULL OR known_on > load_day")
 
 
@@ -63,8 +67,8 @@ def write_events(
     days: Sequence[date],
     settings: IngestSettings,
     touch: Callable[[Iterable[date]], None],
-) -> Written:
-    """Replaces what the deliveries of these days hold, late events in their own `ds`.
+) -> dict[date, int]:
+    """Replaces what the deliveries of these days hold, late events in their own `ds`; says which days these are in.
 
     Args:
         tables: the lake.
@@ -73,35 +77,35 @@ def write_events(
         settings: how late an event may be.
         touch: is told of the other days that will change, before they do.
     """
-    if not _can_be_late(settings):
-        return Written(tables.overwrite_days("interactions", fresh, days), {})
-    own, near = days_predicate("load_day", days), _near(days, settings)
-    before = _late(tables.read("interactions").where(near).where(own))
+    if not settings.by_day:
+        tables.overwrite_days("interactions", fresh, days)
+        return {}
+    own = days_predicate("load_day", days)  # on whatever days: an earlier run may have reached farther
+    before = _late(tables.read("interactions").where(own))
     after = _late(fresh)
     late = {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})}
     touch(late)
-    held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, "ds", F.col("known_on").alias("load_day"))
+    held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, F.col("known_on").alias("load_day"))
     gone = None if held_later.isEmpty() else held_later.localCheckpoint()
-    rows = tables.overwrite_where("interactions", fresh, f"({near}) AND ({own})")
+    tables.overwrite_where("interactions", fresh, own)
     if gone is not None:
         tables.delete_matching("interactions", gone, _near(days, settings, "kept.ds"))
-    return Written(rows, late)
-
-
-def _can_be_late(settings: IngestSettings) -> bool:
-    return settings.by_day and settings.late_days > 0
+    return late
 
 
 def _near(days: Sequence[date], settings: IngestSettings, column: str = "ds") -> str:
     """SQL for the event days that deliveries of these days can reach."""
-    return days_predicate(column, DayRange(min(days) - timedelta(days=settings.late_days), max(days) + ONE_DAY))
+    before, after = settings.reach
+    reached = DayRange(min(days) - timedelta(days=before), max(days) + timedelta(days=after) + ONE_DAY)
+    return days_predicate(column, reached)
 
 
-def _known(elsewhere: DataFrame, events: DataFrame) -> DataFrame:
+def _known(elsewhere: DataFrame, events: DataFrame, settings: IngestSettings) -> DataFrame:
     """Events of other deliveries that these may repeat: one of the two came late, and late ones are few."""
-    late = events.where("ds < load_day").select(*_IDENTITY, "ds").distinct()
-    on_time = elsewhere.where("known_on = ds").join(late, on=[*_IDENTITY, "ds"], how="left_semi")
-    return elsewhere.where("known_on > ds").unionByName(on_time)
+    is_late = delivery_day(F.col("event_ts"), settings) < F.col("load_day")
+    late = events.where(is_late).select(*_IDENTITY).distinct()
+    on_time = elsewhere.where(~is_late).join(late, on=[*_IDENTITY], how="left_semi")
+    return elsewhere.where(is_late).unionByName(on_time)
 
 
 def _late(events: DataFrame) -> dict[date, int]:

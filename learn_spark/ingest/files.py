@@ -1,74 +1,137 @@
-"""The raw log's files: which belong to a day, and what day a path names."""
+"""The raw log's files: which belong to a day, what day a path names, and whether they are still the same."""
 
+import os
 import re
-from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from glob import iglob
+from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from learn_spark.core.config import Config
 from learn_spark.core.days import ONE_DAY
+from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import DAY, DAY_PARTS, IngestSettings, SourceSettings
 
 _DEFAULT_DAY = "%Y-%m-%d"
 _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
+_ANY_DIGITS = {"%Y": "????", "%m": "??", "%d": "??"}
+_DIGEST_BYTES = 16
 
 
-def source_files(settings: SourceSettings, day: date) -> list[Path]:
-    """The files of a day's delivery, by name; all files of a layout without {day}; a table's folder.
+def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, list[Path]]:
+    """The files of each day's delivery, by name; all files of a layout without {day}; a table's folder.
 
-    What begins with . or _ (checksums, _SUCCESS, _temporary) is no data, unless the pattern says so itself.
+    Days without a file are left out. The folder is listed once, and nothing is kept of other days.
+
+    Raises:
+        ConfigError: where no day at all has a file.
     """
-    if settings.files is None:
-        return [settings.path] if settings.path.is_dir() else []
-    pattern = settings.files.format(day=day) if settings.by_day else settings.files
-    is_asked = any(part.startswith((".", "_")) for part in Path(pattern).parts)
-    found = (path for path in settings.path.glob(pattern) if path.is_file())
-    return sorted(path for path in found if is_asked or not _is_hidden(path.relative_to(settings.path)))
+    asked = set(days)
+    is_any, found = False, defaultdict(list)
+    for named, name, _ in _listed(settings):
+        is_any = True
+        for day in asked if named is None else asked & {named}:
+            found[day].append(settings.path / name)
+    if not is_any:
+        section = "ingest" if isinstance(settings, IngestSettings) else "ingest.items"
+        raise ConfigError(
+            f"no file matches {settings.path}/{settings.files or ''} on any day: check {section}.path and files"
+        )
+    return {day: sorted(found[day]) for day in sorted(found)}
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
-def source_identity(config: Config, day: date) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of each file that a day is made from: another delivery is another input.
-
-    A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
-    for the first one where they name none.
-    """
-    settings = config.ingest
-    found = dict.fromkeys(path for each in _days_read(settings, day) for path in source_files(settings, each))
-    files = list(_stats(settings, found))
-    if settings.items is not None:
-        files += _stats(settings.items, catalogue_files(settings, [day]))
-    return files
-
-
-def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> list[Path]:
+def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date, list[Path]]:
     """Files of the item catalogue for these days: those that name no day belong to `ingest.start`."""
     if settings.items is None:
-        return []
+        return {}
     own = [day for day in days if settings.items.by_day or day == settings.start]
-    return list(dict.fromkeys(path for day in own for path in source_files(settings.items, day)))
+    return source_files(settings.items, own) if own else {}
 
 
-def _days_read(settings: IngestSettings, day: date) -> list[date]:
+def source_identity(config: Config) -> Callable[[date], object]:
+    """What a day is made from, as the files lie now: other names, sizes or modification times are another input.
+
+    A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
+    for the first one where they name none. Keeps one digest a day, however many files there are.
+    """
+    settings = config.ingest
+    logs = _digests(settings)
+    catalogue = _digests(settings.items) if settings.items else {}
+
+    def identity(day: date) -> object:
+        own = day if settings.items and settings.items.by_day else None
+        described = catalogue.get(own) if own or day == settings.start else None
+        return [logs.get(each) for each in _days_read(settings, day)], described
+
+    return identity
+
+
+def _days_read(settings: IngestSettings, day: date) -> list[date | None]:
     if not settings.by_day:
-        return [day]
+        return [None]
     first = max(settings.start, day - timedelta(days=settings.late_days))
     return [first + ONE_DAY * number for number in range((day - first).days + 1)]
 
 
-def _stats(settings: SourceSettings, paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
-    for path in paths:
-        if settings.format == "delta":
-            yield (path.name, 0, 0)  # a table's state is its version, not the folder's
-        else:
-            stat = path.stat()
-            yield (path.relative_to(settings.path).as_posix(), stat.st_size, stat.st_mtime_ns)
+def _digests(settings: SourceSettings) -> dict[date | None, int]:
+    """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
+    digests: dict[date | None, int] = defaultdict(int)
+    for day, name, stat in _listed(settings):
+        # A table's state is its version, not the folder's.
+        state = (name,) if settings.files is None else (name, stat.st_size, stat.st_mtime_ns)
+        digest = blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
+        digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
+    return dict(digests)
+
+
+def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, os.stat_result]]:
+    """The day that a file names (None where `files` holds no {day}), its name below `path`, and its state.
+
+    What begins with . or _ (checksums, _SUCCESS, _temporary) is no data, unless the pattern says so itself.
+    """
+    if settings.files is None:
+        if settings.path.is_dir():
+            yield None, "", settings.path.stat()
+        return
+    pattern = DAY.sub(lambda found: _spelled(found[1], _ANY_DIGITS), settings.files)
+    is_asked = _is_hidden(pattern)
+    in_path = re.compile(day_pattern(settings))
+    forms = [form or _DEFAULT_DAY for form in DAY.findall(settings.files)]
+    for name in iglob(pattern, root_dir=settings.path, recursive=True, include_hidden=True):
+        if _is_hidden(name) and not is_asked:
+            continue
+        days = {_parsed(text, form) for text, form in zip(_groups(in_path, name), forms, strict=True)}
+        stat = os.stat(os.path.join(settings.path, name))
+        if S_ISREG(stat.st_mode) and (not forms or (len(days) == 1 and None not in days)):
+            yield next(iter(days), None), name, stat
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _groups(pattern: re.Pattern[str], name: str) -> tuple[str, ...]:
+    found = pattern.search(name)
+    return found.groups() if found else ("",) * pattern.groups
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, form: str) -> date | None:
+    try:
+        return datetime.strptime(text, form).date()
+    except ValueError:
+        return None
+
+
+def _spelled(form: str, parts: dict[str, str]) -> str:
+    return re.sub("%[Ymd]", lambda found: parts[found[0]], form or _DEFAULT_DAY)
 
 
 def day_pattern(settings: SourceSettings) -> str:
@@ -77,8 +140,7 @@ def day_pattern(settings: SourceSettings) -> str:
     for part in re.split(r"(\{day(?::[^{}]*)?\}|\*|\?)", settings.files or ""):
         spelled = DAY.fullmatch(part)
         if spelled:
-            digits = re.sub("%[Ymd]", lambda found: _DIGITS[found[0]], re.escape(spelled[1] or _DEFAULT_DAY))
-            parts.append(f"({digits})")
+            parts.append(f"({_spelled(re.escape(spelled[1] or _DEFAULT_DAY), _DIGITS)})")
         else:
             # Spark's paths are URLs
             parts.append({"*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part).replace(r"\ ", "(?: |%20)"))
@@ -90,5 +152,4 @@ def load_day(settings: SourceSettings, path: Column) -> Column:
     if not settings.by_day:
         return F.lit(None).cast("date")
     spelled = DAY.search(settings.files or "")[1] or _DEFAULT_DAY
-    java = re.sub("%[Ymd]", lambda found: DAY_PARTS[found[0]], spelled)
-    return F.to_date(F.regexp_extract(path, day_pattern(settings), 1), java)
+    return F.to_date(F.regexp_extract(path, day_pattern(settings), 1), _spelled(spelled, DAY_PARTS))

@@ -60,7 +60,7 @@ def write_items(tables: Tables, described: DataFrame, days: Sequence[date]) -> N
 
 def _changed(described: DataFrame) -> DataFrame:
     """The rows whose title, category or brand differs from the item's version before."""
-    before = Window.partitionBy("item_id").orderBy("valid_from", "kept")
+    before = Window.partitionBy("item_id").orderBy("valid_from", F.desc("kept"), "load_day")
     identity = F.struct(*IDENTITY)
     previous = F.lag(identity).over(before)
     return described.withColumn("previous", previous).where(~identity.eqNullSafe(F.col("previous"))).drop("previous")

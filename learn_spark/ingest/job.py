@@ -11,17 +11,24 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import ConfigError, QualityError
+from learn_spark.core.days import days_predicate
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import LogFile, check_files
-from learn_spark.ingest.deliveries import DUPLICATE, Written, with_copies_marked, without_known, write_events
-from learn_spark.ingest.files import catalogue_files, source_files
+from learn_spark.ingest.deliveries import (
+    DUPLICATE,
+    Written,
+    with_copies_marked,
+    without_known,
+    write_events,
+)
+from learn_spark.ingest.files import source_files
+from learn_spark.ingest.gates import stop_above_limits, stop_below_usual, stop_on_empty_days
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
-from learn_spark.ingest.rejects import rejected_lines, stop_above_limits, unreadable_files
+from learn_spark.ingest.rejects import rejected_lines, unreadable_files
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,10 @@ class _Delivery:
     """The files of some days.
 
     Attributes:
-        days: those that have a log or catalogue file; with files that name no day, all asked ones.
         good, bad: files that can be read to their end, and the others.
         unmapped: columns that no mapping uses.
     """
 
-    days: list[date]
     good: list[LogFile]
     bad: list[LogFile]
     unmapped: list[str]
@@ -43,58 +48,56 @@ class _Delivery:
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """Reads the days' files; every line ends in interactions, in rejects, or as a counted duplicate.
 
-    Days without a file are left as they are. Reading and checking of several runs may overlap, publishing may not.
+    A day without a line is done with a warning. Reading and checking of several runs may overlap, publishing may not.
 
     Raises:
-        ConfigError: no file, or a file lacks a mapped column; before any work.
-        QualityError: too many unreadable files or rejected lines; nothing is published.
+        ConfigError: no file on any day at all, or a file lacks a mapped column; before any work.
+        QualityError: what `gates` stops; nothing is published.
     """
     settings = context.config.ingest
     delivery = _delivery(context, days)
     bad_lines = unreadable_files(context.spark, settings, settings.start, delivery.bad)
-    bad_lines = bad_lines.withColumnRenamed("load_day", "ds")
-    if not delivery.good:
-        context.tables.overwrite_days("rejects", bad_lines, delivery.days)
-        first = delivery.bad[0]
-        raise QualityError(f"none of {len(delivery.bad)} files can be read: {first.path}: {first.problem}")
+    bad_lines = bad_lines.withColumnRenamed("load_day", "ds").where(days_predicate("ds", days))
     catalogue = read_catalogue(context.spark, settings, days)
     events = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
-    events = events.where(F.col("load_day").isin(delivery.days)).transform(with_copies_marked)
-    events = events.persist(StorageLevel.MEMORY_AND_DISK)
+    events = events.where(days_predicate("load_day", days)).withColumn("ds", F.to_date("event_ts"))
+    events = events.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         counts = events.groupBy("load_day", "reason").count().collect()
         with context.publishing:
             rejects = [rejected_lines(frame) for frame in (events, catalogue) if frame is not None]
-            context.tables.overwrite_days(
-                "rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), delivery.days
-            )
-            stop_above_limits(counts, delivery.bad, settings)
-            written = _publish(context, events.where("reason IS NULL"), catalogue, delivery.days)
+            context.tables.overwrite_days("rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), days)
+            empty = _stop_at_gates(context, counts, delivery.bad, days)
+            written = _publish(context, events.where("reason IS NULL"), catalogue, days)
     finally:
         events.unpersist()
     _warn_of_new_columns(context, delivery.unmapped)
-    return _result(counts, delivery, written)
+    return _result(counts, delivery, written, empty)
 
 
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
     settings = context.config.ingest
-    paths = {path: day for day in days for path in source_files(settings, day)}
-    if not paths:
-        raise ConfigError(
-            f"no file matches {settings.path}/{settings.files} for {days[0]} .. {days[-1]}:"
-            " check ingest.path, ingest.files and the days"
-        )
-    files = check_files(context.spark, settings, list(paths))
+    found = source_files(settings, days)
+    files = check_files(context.spark, settings, list(dict.fromkeys(path for day in found for path in found[day])))
     good = [file for file in files if not file.problem]
-    described = [day for day in days if catalogue_files(settings, [day])]
-    with_files = sorted({*paths.values(), *described}) if settings.by_day else list(days)
-    return _Delivery(with_files, good, [file for file in files if file.problem], check_headers(good, settings))
+    return _Delivery(good, [file for file in files if file.problem], check_headers(good, settings))
+
+
+def _stop_at_gates(context: Context, counts: Sequence[Row], bad: Sequence[LogFile], days: Sequence[date]) -> list[date]:
+    """The days without a line, where nothing stops the delivery."""
+    settings = context.config.ingest
+    stop_above_limits(counts, bad, settings)
+    with_lines = dict.fromkeys((row["load_day"] for row in counts), 0)
+    empty = [day for day in days if day not in with_lines]
+    stop_on_empty_days(context.tables, empty, settings)
+    usable = with_lines | {row["load_day"]: row["count"] for row in counts if row["reason"] is None}
+    stop_below_usual(context.tables, usable, settings)
+    return empty
 
 
 def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, days: Sequence[date]) -> Written:
     tables, settings = context.tables, context.config.ingest
-    dated = usable.withColumn("ds", F.to_date("event_ts"))
-    fresh = without_known(tables, dated, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
+    fresh = without_known(tables, usable, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         described = daily_items(fresh)
         if catalogue is not None:
@@ -103,7 +106,8 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
         write_items(tables, described, days)
         numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
         stamped = numbered.withColumn("ingested_at", F.lit(datetime.now(UTC)))
-        return write_events(tables, stamped, days, settings, partial(context.touch, "ingest_events"))
+        late = write_events(tables, stamped, days, settings, partial(context.touch, "ingest_events"))
+        return Written(fresh.count(), late)
     finally:
         fresh.unpersist()
 
@@ -117,7 +121,7 @@ def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
         print(f"ingest_events: new columns, which ingest.mapping does not use: {', '.join(fresh)}", file=sys.stderr)
 
 
-def _result(counts: list[Row], delivery: _Delivery, written: Written) -> StepResult:
+def _result(counts: list[Row], delivery: _Delivery, written: Written, empty: Sequence[date]) -> StepResult:
     by_reason: dict[str, int] = defaultdict(int)
     for row in counts:
         by_reason[row["reason"] or "usable"] += row["count"]
@@ -133,6 +137,7 @@ def _result(counts: list[Row], delivery: _Delivery, written: Written) -> StepRes
             "no_behaviour": by_reason.pop(NO_BEHAVIOUR, 0),
             "rejects": dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
             "duplicates": copies + usable - written.rows,
+            "empty_days": [str(day) for day in empty],
             "late": {str(day): events for day, events in written.late.items()},
             "unmapped_columns": delivery.unmapped,
         },

@@ -3,7 +3,7 @@
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
+from learn_spark.core.ingest_settings import UTC, IngestSettings, SourceSettings
 from learn_spark.core.mapping_settings import IngestMapping, Mapping
 from learn_spark.ingest.fields import (
     mapped,
@@ -105,6 +105,11 @@ def first_of(reasons: dict[str, Column]) -> Column:
     return F.coalesce(*(F.when(condition, reason) for reason, condition in reasons.items()))
 
 
+def delivery_day(time: Column, settings: IngestSettings) -> Column:
+    """The day whose delivery a time belongs to, where it is not late; `ds` is its UTC day, whatever the zone."""
+    return F.to_date(time if settings.timezone == UTC else F.from_utc_timestamp(time, settings.timezone))
+
+
 def time_out_of_range(time: Column) -> Column:
     """Before 1971 or after 2099: a unit that is none, or no time at all."""
     return (time < FIRST_TIME) | (time >= LAST_TIME)
@@ -141,7 +146,7 @@ def _with_reason(parsed: DataFrame, settings: IngestSettings) -> DataFrame:
 
 def _time_reasons(settings: IngestSettings) -> dict[str, Column]:
     time, load_day = F.col("event_ts"), F.col("load_day")
-    day, start = F.to_date(time), F.lit(settings.start)
+    day, start = delivery_day(time, settings), F.lit(settings.start)
     reasons = {"unparsable time": time.isNull(), "time out of range": time_out_of_range(time)}
     if settings.by_day:
         earliest = F.date_sub(load_day, settings.late_days)

@@ -7,7 +7,17 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructField, StructType, TimestampType
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    DateType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
 
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
@@ -60,6 +70,8 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
     names hold no day. `_corrupt_record` is the text of a malformed line, `_raw` that of any line, cut at 4 KiB;
     `_bad_bytes` says whether it is not in `encoding`.
     """
+    if not files:
+        return spark.createDataFrame([], _no_lines(settings))
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for file in files:
         alike[() if settings.format == "json" else (file.columns, file.types)].append(file.path)
@@ -67,6 +79,12 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
     by_path = {file.path: file for file in files}
     frames = [reader(spark, settings, by_path[paths[0]], paths) for paths in alike.values()]
     return reduce(DataFrame.unionByName, frames)
+
+
+def _no_lines(settings: SourceSettings) -> StructType:
+    texts = [*settings.mapping.source_columns(), CORRUPT, RAW, "source_file"]
+    others = [StructField(BAD_BYTES, BooleanType()), StructField("load_day", DateType())]
+    return StructType([*(StructField(name, StringType()) for name in texts), *others])
 
 
 def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:

@@ -50,7 +50,8 @@ def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest
 def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
     """The good files' lines of the days."""
     settings = config.ingest
-    paths = list(dict.fromkeys(path for day in days or [settings.start] for path in source_files(settings, day)))
+    found = source_files(settings, days or [settings.start])
+    paths = list(dict.fromkeys(path for day in found for path in found[day]))
     files = [file for file in check_files(spark, settings, paths) if not file.problem]
     check_headers(files, settings)
     return with_events(read_lines(spark, settings, files), settings)

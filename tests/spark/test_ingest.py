@@ -2,11 +2,15 @@
 
 import gzip
 import json
+from datetime import UTC, date, datetime
 
 import pytest
 
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError, QualityError
+from learn_spark.core.ingest_settings import IngestSettings
+from learn_spark.core.schemas import ITEMS
+from learn_spark.ingest.items import write_items
 from learn_spark.ingest.job import ingest_events
 from tests.builders.contexts import make_context
 from tests.builders.logs import HEADER, line, write_day
@@ -15,6 +19,7 @@ from tests.conftest import CONF
 pytestmark = pytest.mark.spark
 
 DAY = "2011-11-01"
+ID = {"columns": ["InvoiceNo"]}
 
 
 @pytest.fixture
@@ -32,9 +37,13 @@ def context(spark, tmp_path, logs):
 
 
 def days_of(*texts):
-    from datetime import date
-
     return [date.fromisoformat(text) for text in texts]
+
+
+def changed(context, **settings):
+    """The same lake with other settings of ingest; as another process would find it."""
+    ingest = IngestSettings.model_validate(context.config.ingest.model_dump() | settings)
+    return make_context(context.spark, context.config.model_copy(update={"ingest": ingest}))
 
 
 def test_every_bad_line_gets_its_reason(context, logs):
@@ -95,8 +104,38 @@ def test_a_missing_column_stops_before_any_work(context, logs):
 
 
 def test_no_file_names_the_pattern(context, logs):
-    with pytest.raises(ConfigError, match=r"no file matches .*\{day\}\.csv\.gz for 2011-11-01"):
+    with pytest.raises(ConfigError, match=r"no file matches .*\{day\}\.csv\.gz on any day"):
         ingest_events(context, days_of(DAY))
+
+
+def test_a_day_without_a_line_is_done_and_never_replaces_events(context, logs, capsys):
+    """Alone as in a range, without a file as with an empty one."""
+    path = write_day(logs, DAY, [line()])
+    alone = ingest_events(context, days_of("2011-11-05"))
+    assert (alone.rows_in, alone.rows_out, alone.details["empty_days"]) == (0, 0, ["2011-11-05"])
+    assert "warning: no line was delivered for 2011-11-05" in capsys.readouterr().err
+    assert ingest_events(context, days_of(DAY, "2011-11-05")).details["empty_days"] == ["2011-11-05"]
+    with pytest.raises(QualityError, match=r"2011-11-05: no line was delivered, and ingest\.empty_day is stop"):
+        ingest_events(changed(context, empty_day="stop"), days_of("2011-11-05"))
+    write_day(logs, DAY, [])
+    with pytest.raises(QualityError, match=r"2011-11-01: no line is left of deliveries that gave 1 events"):
+        ingest_events(context, days_of(DAY))
+    path.rename(logs / "2011-11-02.csv.gz")
+    with pytest.raises(QualityError, match=r"2011-11-01: no line is left of deliveries that gave 1 events"):
+        ingest_events(context, days_of(DAY, "2011-11-02"))
+    assert context.tables.read("interactions").count() == 1
+
+
+def test_a_thin_day_is_not_published(context, logs):
+    days = days_of(*(f"2011-11-0{number}" for number in range(1, 9)))
+    for day in days:
+        lines = 1 if day == days[-1] else 30
+        write_day(logs, str(day), [line(StockCode=str(n), InvoiceDate=f"{day} 10:00:00") for n in range(lines)])
+    said = r"1 usable events of 2011-11-08, where the deliveries before it have 30; ingest\.min_day_share asks for 5%"
+    ingest_events(context, days[:-1])
+    with pytest.raises(QualityError, match=said):
+        ingest_events(context, days[-1:])
+    assert context.tables.read("interactions").where(f"load_day = '{days[-1]}'").count() == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "crc", "empty", "not gzip"])
@@ -160,6 +199,72 @@ def test_items_get_versions_and_stable_numbers(context, logs):
     after = {r.item_id: r.item_idx for r in context.tables.read("item_index").collect()}
     assert after == numbers | {"c": 3}
     assert context.tables.read("interactions").count() == 5
+
+
+def test_what_is_a_version_of_an_item(context):
+    """A repeated version is none. A return to an older name is seen when its day is loaded after the day between."""
+
+    def load(day, title, since=None):
+        at = datetime(2011, 11, since or day, 9, tzinfo=UTC)
+        said = [("a", at, title, None, None, None, None, None, date(2011, 11, day))]
+        write_items(context.tables, context.spark.createDataFrame(said, ITEMS.columns_ddl), [date(2011, 11, day)])
+        rows = context.tables.read("items").orderBy("valid_from").collect()
+        return [(row.title, row.load_day.day) for row in rows]
+
+    load(1, "OLD")
+    load(3, "OLD")
+    assert load(2, "NEW") == [("OLD", 1), ("NEW", 2)]
+    assert load(4, "NEW", since=2) == [("OLD", 1), ("NEW", 2)]
+    assert load(3, "OLD") == [("OLD", 1), ("NEW", 2), ("OLD", 3)]
+
+
+def test_an_event_is_a_copy_on_its_own_day_only(context, logs):
+    """Within a run as across runs: `a` comes again, late; `b` has the id of `a` and another day."""
+    known = changed(context, mapping=context.config.ingest.model_dump()["mapping"] | {"event_id": ID})
+    a = line(InvoiceNo="1", StockCode="a", InvoiceDate="2011-11-01 09:00:00")
+    write_day(logs, DAY, [a, a])
+    write_day(logs, "2011-11-02", [line(InvoiceNo="1", StockCode="b", InvoiceDate="2011-11-02 09:00:00"), a])
+    ingest_events(known, days_of(DAY, "2011-11-02"))
+    assert events(known) == [("a", DAY, DAY), ("b", "2011-11-02", "2011-11-02")]
+    ingest_events(known, days_of("2011-11-02"))
+    assert events(known) == [("a", DAY, DAY), ("b", "2011-11-02", "2011-11-02")]
+
+
+def test_fewer_late_days_leave_nothing_behind(context, logs):
+    late = line(StockCode="late", InvoiceDate="2011-11-01 10:00:00")
+    write_day(logs, "2011-11-03", [line(InvoiceDate="2011-11-03 09:00:00"), late])
+    for late_days, kept in ((2, 2), (0, 1)):
+        ingest_events(changed(context, late_days=late_days), days_of("2011-11-03"))
+        assert len(events(context)) == kept
+    assert [row.reason for row in context.tables.read("rejects").collect()] == ["too late"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "loads", "hours"),
+    [
+        (
+            "America/New_York",
+            2,
+            {"2011-11-02 03:59:59": DAY, "2011-11-02 04:00:00": None, "2011-11-01 03:59:59": "late"},
+        ),
+        ("Asia/Shanghai", 1, {"2011-11-01 15:59:59": DAY, "2011-11-01 16:00:00": None, "2011-10-31 15:59:59": "late"}),
+    ],
+)
+def test_deliveries_of_another_zone(context, logs, zone, loads, hours):
+    """A delivery ends at its zone's midnight; its events keep their UTC day. Loaded again, it is the same."""
+    write_day(logs, DAY, [line(StockCode=hour, InvoiceDate=hour) for hour in hours])
+    abroad = changed(context, timezone=zone, late_days=0, start=date(2011, 10, 1))
+    for _ in range(loads):
+        ingest_events(abroad, days_of(DAY))
+        on_time = [hour for hour, day in hours.items() if day == DAY]
+        assert events(abroad) == [(hour, hour[:10], DAY) for hour in on_time]
+        rejects = {row.reason for row in abroad.tables.read("rejects").collect()}
+        assert rejects == {"time after the delivery's day", "too late"}
+
+
+def events(context):
+    rows = context.tables.read("interactions").collect()
+    return sorted((row.item_id, str(row.ds), str(row.load_day)) for row in rows)
 
 
 def test_new_columns_are_warned_of(context, logs, capsys):

@@ -71,7 +71,7 @@ def test_json_lines(spark, tmp_path, logs):
     rejected = [row for row in rows if row.reason]
     assert all(row.raw for row in rejected)
     assert {row.load_day for row in rejected if row.reason.startswith("time ")} == {config.ingest.start}
-    files = check_files(spark, config.ingest, source_files(config.ingest, config.ingest.start))
+    files = check_files(spark, config.ingest, source_files(config.ingest, [config.ingest.start])[config.ingest.start])
     assert check_headers(files, config.ingest) == ["extra"]
 
 
@@ -174,6 +174,16 @@ def test_days_of_deliveries(spark, tmp_path, logs):
     assert found["late"].load_day == date(2024, 2, 1)
     assert found["now"].event_ts == datetime(2024, 2, 1, 4)
     assert found["now"].event_id != found["late"].event_id
+
+
+@pytest.mark.parametrize(("encoding", "title"), [("iso-8859-1", "caf\u00e9"), ("us-ascii", None), ("utf-8", None)])
+def test_the_encoding_is_the_configs(spark, tmp_path, logs, encoding, title):
+    """The last line has no end; a byte that the encoding does not have rejects its own line alone."""
+    (logs / "a.csv").write_bytes(f"user,item,time,name\nu,good,{NOON},A\nu,odd,{NOON},caf\u00e9".encode("latin-1"))
+    found = by_item(read_events(spark, make_config(tmp_path, files="a.csv", encoding=encoding)))
+    assert found["good"].reason is None
+    assert found["odd"].reason == (None if title else f"bytes that are not {encoding}")
+    assert found["odd"].title == (title or "caf\ufffd")
 
 
 def test_a_catalogue(spark, tmp_path, logs):

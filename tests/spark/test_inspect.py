@@ -73,8 +73,8 @@ def test_the_pattern_of_files(tmp_path, names, files):
     folder, pattern, paths, _ = find_files(tmp_path)
     assert (folder, pattern) == (tmp_path, files)
     settings = SourceSettings(path=folder, files=pattern, format="csv")
-    matched = [path for day in DAYS_IN_NAMES for path in source_files(settings, day)]
-    assert set(matched) == set(paths)
+    found = source_files(settings, DAYS_IN_NAMES)
+    assert {path for day in found for path in found[day]} == set(paths)
 
 
 def milliseconds(day):

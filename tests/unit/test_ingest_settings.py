@@ -1,5 +1,6 @@
 """What a wrong ingest section gets: one line that names the key; and which files belong to which day."""
 
+import gzip
 import os
 import re
 from datetime import date, timedelta
@@ -15,6 +16,7 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import SourceSettings
 from learn_spark.ingest.check import check_file, csv_fields
 from learn_spark.ingest.files import catalogue_files, day_pattern, source_files, source_identity
+from learn_spark.ingest.gates import thin_days
 from tests.builders.ingest import make_config
 from tests.conftest import CONF
 
@@ -42,8 +44,12 @@ def test_every_shipped_config_is_valid(name):
         ("event_ts", TIME | {"unit": "seconds", "format": "yyyy"}, "either `format`"),
         ("event_ts", TIME | {"unit": "days"}, "`ingest.mapping.event_ts.unit`"),
         ("event_ts", TIME | {"unit": "seconds", "timezone": "Europe/Paris"}, "`timezone` says nothing"),
-        ("event_ts", TIME | {"timezone": "Mars/Base"}, "`timezone` 'Mars/Base' is unknown"),
-        ("event_ts", TIME | {"timezone": "../../etc/passwd"}, "is unknown"),
+        (
+            "event_ts",
+            TIME | {"timezone": "Mars/Base"},
+            "`ingest.mapping.event_ts.timezone`: 'Mars/Base' is no time zone",
+        ),
+        ("event_ts", TIME | {"timezone": "../../etc/passwd"}, "is no time zone"),
         ("event_ts", TIME | {"format": "yyyy-MM-dd jj"}, "is not a datetime pattern"),
         ("event_ts", TIME | {"format": "yyyy-MM-dd'T"}, "is not a datetime pattern"),
         ("event_ts", TIME | {"format": "yyyy-MM-ddXXX", "timezone": "Europe/Paris"}, "holds the zone already"),
@@ -76,8 +82,13 @@ def test_a_wrong_mapping_is_named(tmp_path, field, value, said):
         ({"format": "json", "encoding": "iso-8859-1"}, "`encoding` must be utf-8"),
         ({"columns": ["user", "user"]}, "names a column twice"),
         ({"columns": ["user", "item"]}, "mapping names ['time', 'name']"),
+        ({"encoding": "utf-16"}, "`ingest.encoding`"),
         ({"format": "avro"}, "`ingest.format`"),
         ({"late_days": -1}, "`ingest.late_days`"),
+        ({"timezone": "Mars/Base"}, "`ingest.timezone`: 'Mars/Base' is no time zone; write one as Europe/London"),
+        ({"files": "*.csv", "timezone": "Asia/Tokyo"}, "`files` names no {day}"),
+        ({"empty_day": "fail"}, "`ingest.empty_day`"),
+        ({"min_day_share": 5}, "`ingest.min_day_share`"),
         ({"event_types": []}, "`ingest.event_types`"),
         ({"items": {"path": "x", "files": "a", "format": "csv"}}, "key `ingest.items.mapping` is missing"),
     ],
@@ -123,18 +134,72 @@ def test_a_day_is_made_from_the_deliveries_that_could_hold_its_events(tmp_path):
     (logs / "items.csv").write_text("a,b\n")
     config = make_config(tmp_path, files="{day}/*.csv", late_days=2, items=items)
 
-    def names(day):
-        return [name for name, *_ in source_identity(config, date(2024, 1, day))]
+    seven = [date(2024, 1, day) for day in range(1, 8)]
 
-    assert names(5) == ["2024-01-03/part.csv", "2024-01-04/part.csv", "2024-01-05/part.csv"]
-    assert names(1) == ["2024-01-01/part.csv", "items.csv"]
-    before = source_identity(config, date(2024, 1, 5))
-    os.utime(logs / "2024-01-03" / "part.csv", (1, 1))
-    assert source_identity(config, date(2024, 1, 5)) != before
-    assert catalogue_files(config.ingest, [date(2024, 1, 2)]) == []
+    def changed_by(change, of=config):
+        before = source_identity(of)
+        change()
+        after = source_identity(of)
+        return [day.day for day in seven if before(day) != after(day)]
+
+    assert changed_by(lambda: None) == []
+    assert changed_by(lambda: os.utime(logs / "2024-01-03" / "part.csv", (1, 1))) == [3, 4, 5]
+    assert changed_by(lambda: (logs / "2024-01-07" / "part.csv").write_text("longer")) == [7]
+    assert changed_by(lambda: (logs / "2024-01-06" / "more.csv").write_text("x")) == [6, 7]
+    assert changed_by(lambda: (logs / "2024-01-06" / "_more.csv").write_text("x")) == []
+    assert changed_by(lambda: (logs / "2024-01-02" / "part.csv").rename(logs / "2024-01-01" / "b.csv")) == [1, 2, 3, 4]
+    assert changed_by(lambda: (logs / "items.csv").write_text("a,b\n1,2\n")) == [1]
     undated = make_config(tmp_path, files="*/part.csv")
-    assert len(source_files(undated.ingest, date(2024, 1, 1))) == len(source_identity(undated, date(2024, 2, 1))) == 7
-    assert source_files(undated.ingest, date(2030, 1, 1) + timedelta(1)) == sorted(logs.glob("*/part.csv"))
+    assert changed_by(lambda: os.utime(logs / "2024-01-03" / "part.csv", (2, 2)), undated) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_days_and_their_files(tmp_path):
+    logs = tmp_path / "logs"
+    first, second, far = date(2024, 1, 1), date(2024, 1, 2), date(2030, 1, 1)
+    for name in ("2024-01-01/b.csv", "2024-01-01/a.csv", "2024-01-03/a.csv", "2024-01-99/a.csv", "day/a.csv"):
+        (logs / name).parent.mkdir(parents=True, exist_ok=True)
+        (logs / name).write_text("x")
+    (logs / "2024-01-02" / "folder.csv").mkdir(parents=True)
+    items = {"path": str(logs), "files": "{day}/a.csv", "format": "csv"}
+    items["mapping"] = {"item_id": {"column": "a"}, "title": {"column": "b"}}
+    settings = make_config(tmp_path, files="{day}/*.csv", items=items).ingest
+    names = ["2024-01-01/a.csv", "2024-01-01/b.csv"]
+    assert source_files(settings, [second, first, far]) == {first: [logs / name for name in names]}
+    assert catalogue_files(settings, [first, second]) == {first: [logs / names[0]]}
+    undated = make_config(tmp_path, files="2024*/a.csv").ingest
+    everything = [logs / name for name in ("2024-01-01/a.csv", "2024-01-03/a.csv", "2024-01-99/a.csv")]
+    assert source_files(undated, [second, far]) == {second: everything, far: everything}
+    twice = make_config(tmp_path, files="{day}/log_{day}.csv").ingest
+    for name in ("log_2024-01-01.csv", "log_2024-01-03.csv"):
+        (logs / "2024-01-01" / name).write_text("x")
+    assert source_files(twice, [first, date(2024, 1, 3)]) == {first: [logs / "2024-01-01" / "log_2024-01-01.csv"]}
+    nowhere = make_config(tmp_path, files="{day}/*.tsv", items=items | {"files": "no.csv"}).ingest
+    with pytest.raises(ConfigError, match=r"/logs/\{day\}/\*\.tsv on any day: check ingest\.path and files"):
+        source_files(nowhere, [first])
+    with pytest.raises(ConfigError, match=r"no\.csv on any day: check ingest\.items\.path and files"):
+        catalogue_files(nowhere, [first])
+
+
+def test_thin_days():
+    usual = {date(2024, 1, 1) + timedelta(n): 1000 + n for n in range(7)}
+    eighth, ninth = date(2024, 1, 8), date(2024, 1, 9)
+    assert thin_days(usual | {eighth: 50}, [eighth], 0.05) == {eighth: 1003}
+    assert thin_days(usual | {eighth: 51}, [eighth], 0.05) == {}
+    assert thin_days(usual | {eighth: 9, ninth: 9}, [ninth, eighth], 0.05) == {eighth: 1003, ninth: 1002.5}
+    assert thin_days(usual, [date(2024, 1, 7)], 0.9999) == {}  # six days say little
+    assert thin_days(usual | {(late := date(2024, 2, 5)): 1}, [late], 0.05) == {}  # too long ago
+    assert thin_days(usual | {eighth: 0}, [eighth], 0.05) == {eighth: 1003}  # lines, but none usable
+
+
+def test_the_shipped_logs_are_not_thin():
+    config = load_config(CONF / "demo.yaml")
+    events = {}
+    for path in sorted(config.ingest.path.glob("*.csv.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            events[date.fromisoformat(path.name[:10])] = sum(1 for line in lines if line.split(",")[-2] != "") - 1
+    assert len(events) == 305
+    assert thin_days(events, events, config.ingest.min_day_share) == {}
+    assert thin_days(events, events, 5 * config.ingest.min_day_share)
 
 
 def test_what_a_file_is_found_to_be(tmp_path):
