@@ -127,8 +127,9 @@ class Encoder:
         return vectors_ND[places_N]
 
     def _encode_distinct(self, rows: Sequence[tuple[int, ...]], batch_tokens: int) -> tuple[np.ndarray, list[int]]:
-        shared = shared_prefix(rows) if self._can_share and len(rows) > 1 else 0
-        prefix = self._read_prefix(rows[0][:shared]) if shared >= SHORTEST_PREFIX else None
+        read = [ids for ids in rows if ids]
+        shared = shared_prefix(read) if self._can_share and len(read) > 1 else 0
+        prefix = self._read_prefix(read[0][:shared]) if shared >= SHORTEST_PREFIX else None
         rests = [ids[prefix.length :] for ids in rows] if prefix else rows
         vectors_ND = np.zeros((len(rows), self.dim), dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN with weights packed for it.
 
-torch's own fp32 product goes to MKL, which takes no AVX-512 path on AMD processors: there oneDNN was measured at more
-than twice its rate (one Zen 5 core: 240 against 105 GFLOP/s). The sums are the same but for their order.
+torch's own fp32 product goes to MKL, which an AMD processor ran at less than half of oneDNN's rate
+(docs/decisions/0010-encoder.md). The sums are the same but for their order.
 """
 
 import torch
