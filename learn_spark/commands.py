@@ -272,7 +272,7 @@ def _print_plan(
         lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
         if step.name == "embed_items" and context and recorded:
             encoding = expected_encoding(plan, context)
-            lines.append(f"     at most {encoding} at {config.scale.device_tflops:g} TFLOP/s")
+            lines.append(f"     about {encoding} at {config.scale.device_tflops:g} TFLOP/s")
             summary["encoding"] = vars(encoding)
     if None in estimate.values() or not recorded:
         lines += estimate_lines(config)
