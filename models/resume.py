@@ -103,8 +103,6 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
         ValueError: the file is damaged or something else.
     """
     file = folder / CHECKPOINT
-    if not file.is_file():
-        return None
     try:
         with safe_open(file, framework="pt") as handle:
             about = json.loads((handle.metadata() or {}).get("training", "null"))
@@ -117,6 +115,8 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
             for key in handle.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition(".")
                 groups[group][name] = handle.get_tensor(key)
+    except FileNotFoundError:
+        return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"checkpoint {file}: damaged or foreign ({error}); delete it to start anew") from None
     return position, groups

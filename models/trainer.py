@@ -130,10 +130,14 @@ class Trainer:
 
         Raises:
             LossNotFiniteError: the model folder then holds the best state so far.
-            ValueError: there is a checkpoint, but a damaged one.
+            ValueError: there is a checkpoint, but a damaged one, or one that not all ranks see.
         """
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self._restore()
+        if averaged([self.at.step], self.device) != [self.at.step]:
+            raise ValueError(
+                f"the ranks do not see the same checkpoint: {self.out_dir} must be on a shared file system"
+            )
         self.loss = _Loss(self.task)
         if self.ranks.size > 1:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -12,6 +12,8 @@ from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
 from learn_spark.training.snapshot import export, read_manifest
+from models.snapshot import open_snapshot
+from models.stream import PetastormReader
 from tests.builders.lake import tiny_context
 
 pytestmark = pytest.mark.spark
@@ -73,6 +75,10 @@ def test_export_holds_the_live_rows_in_even_files(context: Context) -> None:
     assert not {"u000", "u050"} & set(found)
     assert found["u001"] == [7, 7]
     assert found["u002"] == [4, 5]
+    batches = list(PetastormReader(open_snapshot(folder), ["hist_items", "hist_len"], 10, seed=1))
+    assert sorted(item for batch in batches for item in batch["hist_items"][:, 0].tolist()) == sorted(
+        i + 1 for i in range(ROWS) if i not in (0, 50)
+    )
 
 
 def test_the_old_version_is_still_what_it_was(context: Context) -> None:

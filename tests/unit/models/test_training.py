@@ -110,7 +110,7 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
             "towers": {"item_tower": "mlp", "id_residual": True, "item_bias": True, "user_tower": "pooling_mlp"},
         },
         {"loss": {"negatives": "sampled", "num_sampled": 20}, "towers": {"train_input": "single"}},
-        {"stream": {"reader": "arrow"}, "validation": {"prior_weight": 1.0}},
+        {"stream": {"reader": "arrow"}, "validation": {"prior_weight": 1.0}, "train": {"precision": "bfloat16"}},
     ],
 )
 def test_the_same_seed_repeats_the_run(tmp_path, towers_spec, changes):
