@@ -14,8 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.settings import LossConfig
 
-# A tile of logits (4 MiB in fp32) stays in the caches.
-TILE_ANCHORS, TILE_CANDIDATES = 512, 2048
+# A tile of logits (1 MiB in fp32) stays in the caches.
+TILE_ANCHORS, TILE_CANDIDATES = 256, 1024
 LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
 
 

@@ -184,7 +184,7 @@ class Towers(nn.Module):
         out_NK = np.zeros((len(item_idx_N), self.config.out_dim), np.float32)
         for start in range(0, len(item_idx_N), batch_size):
             stop = start + batch_size
-            item_n = torch.from_numpy(item_idx_N[start:stop]).long()
+            item_n = torch.from_numpy(item_idx_N[start:stop].astype(np.int64))  # a copy: Arrow arrays are read-only
             content_nC, item_n = content.gather(item_n).to(self.device), item_n.to(self.device)
             alone_nK = self.items_alone(self.inputs(content_nC, item_n))
             out_NK[start:stop] = self._published(alone_nK, self.bias(item_n))

@@ -71,7 +71,7 @@ def value_and_gradients(function, leaves, *others, **named):
     return loss, *torch.autograd.grad(loss, leaves)
 
 
-@pytest.fixture(params=[(512, 2048), (3, 4)], ids=["one tile", "many tiles"])
+@pytest.fixture(params=[(256, 1024), (3, 4)], ids=["one tile", "many tiles"])
 def tiles(request, monkeypatch):
     monkeypatch.setattr(losses, "TILE_ANCHORS", request.param[0])
     monkeypatch.setattr(losses, "TILE_CANDIDATES", request.param[1])
