@@ -138,20 +138,12 @@ def test_a_thin_day_is_not_published(context, logs):
     assert context.tables.read("interactions").where(f"load_day = '{days[-1]}'").count() == 0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "crc", "empty", "not gzip"])
-def test_a_damaged_file_is_named_and_stops_the_job(context, logs, damage):
+def test_a_damaged_file_is_named_and_stops_the_job(context, logs):
     lines = [line(StockCode=str(n), Description=f"THING {n * 7919}") for n in range(500)]
     path = write_day(logs, DAY, lines)
     write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")])
     whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "truncated": whole[: len(whole) // 2],
-            "crc": whole[:-8] + bytes(8),
-            "empty": b"",
-            "not gzip": b"plain text",
-        }[damage]
-    )
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(QualityError, match=rf"1 unreadable files.*{DAY}\.csv\.gz"):
         ingest_events(context, days_of(DAY, "2011-11-02"))
     assert context.tables.read("interactions").count() == 0

@@ -208,6 +208,13 @@ def test_what_a_file_is_found_to_be(tmp_path):
     for content, problem in ((b"", "empty file"), (b" \n\n", "empty file"), (b"a,\xff\n", "header is not utf-8")):
         path.write_bytes(content)
         assert check_file(str(path), settings).problem.startswith(problem)
+    packed = tmp_path / "a.csv.gz"
+    whole = gzip.compress(b"".join(b"%d,%d\n" % (n, n * 7919) for n in range(5000)))
+    damages = {"whole": whole, "truncated": whole[: len(whole) // 2], "crc": whole[:-8] + bytes(8), "empty": b""}
+    for damage, content in (damages | {"not gzip": b"plain text"}).items():
+        packed.write_bytes(content)
+        wanted = {"whole": "", "empty": "empty file"}.get(damage, "corrupt file")
+        assert check_file(str(packed), settings).problem.split(":")[0] == wanted
     path.write_bytes(b'\xef\xbb\xbfa,"b, c"\r\n1,2\r\n')
     assert check_file(str(path), settings).columns == ("a", "b, c")
     assert csv_fields('a::"b"::c\n', "::") == ["a", "b", "c"]
