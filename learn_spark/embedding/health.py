@@ -1,6 +1,6 @@
 """The health of the vectors that the matrix is about to take: figures with limits, before any model sees them.
 
-Shapes: N sampled items, D width.
+Shapes: N items, one for each sampled text, D width.
 """
 
 from pathlib import Path
@@ -57,9 +57,10 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
 
 
 def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
-    order = F.xxhash64("item_idx")
-    rows = extension.rows_df.where(F.col("flag").isNull()).select("item_idx", "embedding").orderBy(order).limit(SAMPLE)
-    sample = rows.collect()
+    good_df = extension.rows_df.where(F.col("flag").isNull())
+    one_each_df = good_df.groupBy("text_hash").agg(F.min("item_idx").alias("item_idx"))
+    chosen_df = one_each_df.orderBy(F.xxhash64("text_hash")).limit(SAMPLE).select("item_idx")
+    sample = good_df.join(F.broadcast(chosen_df), on="item_idx", how="inner").select("item_idx", "embedding").collect()
     if len(sample) < ENOUGH:
         return []
     idx_N = np.array([row.item_idx for row in sample])

@@ -143,12 +143,14 @@ def require_few_bad(context: Context, template: Template, encoder_id: str, texts
         QualityError: where they are more than `embedding.max_bad_share`, naming one; its row stays, and is tried again.
     """
     bad_df = _bad_vectors(context, encoder_id).select("text_hash", "flag")
+    if bad_df.isEmpty():
+        return {}
     named_df = bad_df.join(current_texts(context, template), on="text_hash", how="inner")
     rows = (
         named_df.groupBy("flag")
         .agg(
             F.count_distinct("text_hash").alias("texts"),
-            F.min_by(F.struct("item_id", F.left("prompt", F.lit(SHOWN)).alias("prompt")), "text_hash").alias("one"),
+            F.min(F.struct("item_id", F.left("prompt", F.lit(SHOWN)).alias("prompt"))).alias("one"),
         )
         .orderBy(F.desc("texts"), "flag")
         .collect()
@@ -175,7 +177,7 @@ def _new_texts(context: Context, template: Template, encoder_id: str) -> DataFra
     """(text_hash, prompt) without a row of this encoder; those that an earlier run stopped at are new again."""
     texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
     bad_df = _bad_vectors(context, encoder_id).select("text_hash")
-    bad = texts_df.join(bad_df, on="text_hash", how="left_semi").count()
+    bad = 0 if bad_df.isEmpty() else texts_df.join(bad_df, on="text_hash", how="left_semi").count()
     if bad and bad > context.config.embedding.max_bad_share * texts_df.count():
         its_bad = f"encoder_id = '{encoder_id}' AND flag IS NOT NULL AND flag <> '{EMPTY}'"
         context.tables.overwrite_where(CONTENT_EMBEDDINGS.name, vectors_of(context, encoder_id).where("false"), its_bad)
