@@ -17,7 +17,7 @@ _SEQUENCE_ENTRY_BYTES = 4 + 8  # item_idx and time
 _FLOAT_BYTES, _HALF_BYTES = 4, 2
 _OUT_DIM = 64
 _FLOP_PER_PARAMETER_AND_TOKEN = 2
-_RECENT_DAYS = 28
+_RECENT_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _texts_without_vector(context: Context) -> int:
 
 
 def _new_items_a_day(context: Context) -> float:
-    """First seen in the deliveries of the last four weeks before the lake's newest."""
+    """First seen in the deliveries of the lake's last seven days."""
     first = context.tables.read("items").groupBy("item_id").agg(F.min("load_day").alias("load_day"))
     days: dict[date, int] = {row["load_day"]: row["count"] for row in first.groupBy("load_day").count().collect()}
     ingested = sorted(day for name, day in context.ledger.recorded() if name == "ingest_events")[-_RECENT_DAYS:]
