@@ -14,7 +14,7 @@ from learn_spark.embedding.udf import EncodeSpec, count_function
 from learn_spark.estimate import encoder_hours
 
 SAMPLE = 1000
-RECENT_DAYS = 28
+RECENT_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EmbeddingEstimate:
 
     Attributes:
         texts: distinct texts of the lake without a vector of this encoder.
-        expected: texts that the planned deliveries will bring, as many a day as the last four weeks' brought items.
+        expected: texts that the planned deliveries will bring, as many a day as the last seven days brought items.
         tokens: of both, as a sample of the lake's has, by the encoder's own tokenizer.
         device_hours: hours of all devices together, `scale.device_tflops`.
     """
@@ -71,7 +71,7 @@ def embedding_estimate(context: Context, before: date, deliveries: int) -> Embed
 
 
 def _new_items_a_day(context: Context) -> float:
-    """First seen in the deliveries of the last four weeks before the lake's newest."""
+    """First seen in the deliveries of the last seven days before the lake's newest."""
     first_df = context.tables.read(ITEMS.name).groupBy("item_id").agg(F.min("load_day").alias("load_day"))
     days = {row["load_day"]: row["count"] for row in first_df.groupBy("load_day").count().collect()}
     ingested = sorted(day for name, day in context.ledger.recorded() if name == "ingest_events")[-RECENT_DAYS:]
