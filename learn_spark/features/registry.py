@@ -99,7 +99,7 @@ def rows_of(tables: Tables, release: Release, table: str) -> DataFrame:
     ids = sorted({part.release_id for part in release.parts.values()})
     pairs = [f"{day} {part.release_id}" for day, part in release.parts.items()]
     in_reach = F.col("ds").between(min(release.parts), max(release.parts)) & F.col("release_id").isin(ids)
-    return tables.read(table).where(in_reach & F.concat_ws(" ", "ds", "release_id").isin(pairs))
+    return tables.read(table).where(in_reach & F.concat_ws(" ", F.col("ds").cast("string"), "release_id").isin(pairs))
 
 
 def roll_back(tables: Tables, to: str | None = None) -> list[Release]:
