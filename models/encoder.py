@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from models.batching import one_ahead, run_batches, shared_prefix
 from models.model_folder import locate
+from models.packed import pack_linears
 from models.pretrained import load_pretrained
 from models.tokens import Tokenizer, first_tokens
 
@@ -53,6 +54,7 @@ class Encoder:
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
+        pack_linears(self._model)
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._max_tokens = min(max_tokens, _longest_input(model))
@@ -125,8 +127,9 @@ class Encoder:
         return vectors_ND[places_N]
 
     def _encode_distinct(self, rows: Sequence[tuple[int, ...]], batch_tokens: int) -> tuple[np.ndarray, list[int]]:
-        shared = shared_prefix(rows) if self._can_share and len(rows) > 1 else 0
-        prefix = self._read_prefix(rows[0][:shared]) if shared >= SHORTEST_PREFIX else None
+        read = [ids for ids in rows if ids]
+        shared = shared_prefix(read) if self._can_share and len(read) > 1 else 0
+        prefix = self._read_prefix(read[0][:shared]) if shared >= SHORTEST_PREFIX else None
         rests = [ids[prefix.length :] for ids in rows] if prefix else rows
         vectors_ND = np.zeros((len(rows), self.dim), dtype=np.float32)
 

@@ -46,6 +46,8 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
             raise
         raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # BERT's head on the first token: computed at every call, used by no pooling here
     return model, tokenizer
 
 

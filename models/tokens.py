@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # No text of this many characters a token is cut before it is tokenised.
@@ -57,6 +56,8 @@ class SentencePieceTokenizer:
     """The ids of SentencePiece itself, for models whose own tokenizer class is remote code around it."""
 
     def __init__(self, model: Path, add_bos: bool, add_eos: bool) -> None:
+        from sentencepiece import SentencePieceProcessor  # only this family needs it
+
         self._processor = SentencePieceProcessor(model_file=str(model))
         self._first = [self._processor.bos_id()] if add_bos else []
         self._last = [self._processor.eos_id()] if add_eos else []

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from models.batching import pack_by_length
 from models.encoder import Encoder
 from models.model_folder import check_folder, encoder_id, locate
 from tests.builders.encoders import save_tiny_llama
@@ -97,15 +96,6 @@ def test_bfloat16_stays_close() -> None:
     assert cosine.min() > 0.999
 
 
-def test_pack_by_length_keeps_the_budget_and_loses_nobody() -> None:
-    lengths = [5, 64, 3, 0, 17, 5, 9, 100]
-    batches = [rows.tolist() for rows in pack_by_length(lengths, 64)]
-    assert sorted(sum(batches, [])) == [0, 1, 2, 4, 5, 6, 7]
-    for rows in batches:
-        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= 64
-    assert [lengths[row] for row in sum(batches, [])] == [100, 64, 17, 9, 5, 5, 3]
-
-
 def test_folder_without_anything_names_all_that_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks config.json and a tokenizer .* and weights \(\*.safetensors\)"):
         check_folder(tmp_path)
@@ -138,12 +128,16 @@ def test_weights_that_lack_layers_are_not_filled_with_noise(broken: Path) -> Non
         load(broken)
 
 
-def test_code_of_a_model_never_runs(broken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["evil", "llama", "baichuan"])
+def test_code_of_a_model_never_runs(broken: Path, tmp_path: Path, model_type: str) -> None:
+    """A known model type is read by this library's class; an unknown one is refused."""
     marker = tmp_path / "ran"
-    config = json.loads((broken / "config.json").read_text())
-    auto_map = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
-    (broken / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": auto_map}))
     (broken / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    classes = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel", "AutoTokenizer": ["evil.Evil", None]}
+    for file in ("config.json", "tokenizer_config.json"):
+        values = json.loads((broken / file).read_text())
+        evil = {"model_type": model_type, "auto_map": classes, "tokenizer_class": "Evil"}
+        (broken / file).write_text(json.dumps(values | evil))
     with pytest.raises(ValueError, match="cannot be loaded"):
         load(broken)
     assert not marker.exists()

@@ -85,7 +85,7 @@ def test_shared_prefix_is_read_once_and_changes_nothing(
 ) -> None:
     random = np.random.default_rng(0)
     prefix = random.integers(3, 12, 11).tolist()
-    tokens = [[*prefix, *random.integers(3, 12, length).tolist()] for length in (1, 9, 4, 30, 4)]
+    tokens = [[], *([*prefix, *random.integers(3, 12, length).tolist()] for length in (1, 9, 4, 30, 4))]
     encoder = load(folders[family], pooling)
     read = []
     encoder._model.register_forward_pre_hook(
