@@ -92,9 +92,9 @@ def test_other_templates_name_the_same_fields(spark: SparkSession) -> None:
     assert {name: rendered(spark, name, WHOLE)[0] for name in expected} == expected
 
 
-def test_five_million_hostile_characters_are_normalised_in_linear_time(spark: SparkSession) -> None:
+def test_a_million_hostile_characters_are_normalised_in_linear_time(spark: SparkSession) -> None:
     for piece, cleaned in (("<!--", "<!--"), ("<script>", ""), ("&amp;", "&"), ("lamp ", "lamp ")):
-        count = 5_000_000 // len(piece)
+        count = 1_000_000 // len(piece)
         frame = spark.range(1).select(F.repeat(F.lit(piece), F.lit(count)).alias("text"))
         clean = frame.select(F.coalesce(F.length(normalised(F.col("text"))), F.lit(0))).first()[0]
         assert clean == len((cleaned * count).strip())
