@@ -99,6 +99,7 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
     tables, settings = context.tables, context.config.ingest
     fresh = without_known(tables, usable, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
     try:
+        rows = fresh.count()  # not what the write counts: Delta counts rows that it copies, too
         described = daily_items(fresh)
         if catalogue is not None:
             described = described.unionByName(catalogue_items(catalogue))
@@ -107,7 +108,7 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
         numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
         stamped = numbered.withColumn("ingested_at", F.lit(datetime.now(UTC)))
         late = write_events(tables, stamped, days, settings, partial(context.touch, "ingest_events"))
-        return Written(fresh.count(), late)
+        return Written(rows, late)
     finally:
         fresh.unpersist()
 
