@@ -61,6 +61,22 @@ def without_known(tables: Tables, events: DataFrame, days: Sequence[date], setti
     return marked.where("known_on IS NULL OR known_on > load_day")
 
 
+def changed_days(tables: Tables, usable: DataFrame, days: Sequence[date]) -> dict[date, int]:
+    """Those of the days whose stored events are not the usable ones, and how many events each has or had."""
+    if not days:
+        return {}
+    of_days = days_predicate("load_day", days)
+    before, now = (_contents(events.where(of_days)) for events in (tables.read("interactions"), usable))
+    changed = [day for day in days if before.get(day) != now.get(day)]
+    return {day: max(before.get(day, (0,))[0], now.get(day, (0,))[0]) for day in changed}
+
+
+def _contents(events: DataFrame) -> dict[date, tuple[int, int]]:
+    """How many events a delivery has, and a number that changes with any of them."""
+    rows = events.groupBy("load_day").agg(F.count(F.lit(1)).alias("events"), F.bit_xor("event_id").alias("sum"))
+    return {row["load_day"]: (row["events"], row["sum"]) for row in rows.collect()}
+
+
 def write_events(
     tables: Tables,
     fresh: DataFrame,

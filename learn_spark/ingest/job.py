@@ -3,8 +3,8 @@
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
 
 from pyspark import StorageLevel
@@ -19,6 +19,7 @@ from learn_spark.ingest.check import LogFile, check_files
 from learn_spark.ingest.deliveries import (
     DUPLICATE,
     Written,
+    changed_days,
     with_copies_marked,
     without_known,
     write_events,
@@ -59,20 +60,26 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     bad_lines = unreadable_files(context.spark, settings, settings.start, delivery.bad)
     bad_lines = bad_lines.withColumnRenamed("load_day", "ds").where(days_predicate("ds", days))
     catalogue = read_catalogue(context.spark, settings, days)
-    events = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
-    events = events.where(days_predicate("load_day", days)).withColumn("ds", F.to_date("event_ts"))
-    events = events.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
+    earlier = _done_before(context, days)
+    lines = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
+    lines = lines.where(days_predicate("load_day", [*earlier, *days])).withColumn("ds", F.to_date("event_ts"))
+    lines = lines.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        counts = events.groupBy("load_day", "reason").count().collect()
+        counts = lines.groupBy("load_day", "reason").count().collect()
         with context.publishing:
+            changed = changed_days(context.tables, lines.where("reason IS NULL"), earlier)
+            context.touch("ingest_events", changed)
+            days = sorted({*days, *changed})
+            events = lines.where(days_predicate("load_day", days))
+            counts = [row for row in counts if row["load_day"] in days]
             rejects = [rejected_lines(frame) for frame in (events, catalogue) if frame is not None]
             context.tables.overwrite_days("rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), days)
             empty = _stop_at_gates(context, counts, delivery.bad, days)
             written = _publish(context, events.where("reason IS NULL"), catalogue, days)
     finally:
-        events.unpersist()
+        lines.unpersist()
     _warn_of_new_columns(context, delivery.unmapped)
-    return _result(counts, delivery, written, empty)
+    return _result(counts, delivery, replace(written, late=written.late | changed), empty)
 
 
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
@@ -81,6 +88,16 @@ def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
     files = check_files(context.spark, settings, list(dict.fromkeys(path for day in found for path in found[day])))
     good = [file for file in files if not file.problem]
     return _Delivery(good, [file for file in files if file.problem], check_headers(good, settings))
+
+
+def _done_before(context: Context, days: Sequence[date]) -> list[date]:
+    """The days before these that rows may have been added to since: a table, unlike a file, has no deliveries."""
+    settings = context.config.ingest
+    if settings.format != "delta":
+        return []
+    near = {day - timedelta(days=back) for day in days for back in range(1, settings.late_days + 1)}
+    recorded = context.ledger.recorded()
+    return sorted(day for day in near - set(days) if ("ingest_events", day) in recorded)
 
 
 def _stop_at_gates(context: Context, counts: Sequence[Row], bad: Sequence[LogFile], days: Sequence[date]) -> list[date]:

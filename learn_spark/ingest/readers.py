@@ -28,6 +28,7 @@ from learn_spark.ingest.files import load_day
 CORRUPT = "_corrupt_record"
 RAW, BAD_BYTES = "_raw", "_bad_bytes"
 RAW_BYTES = 4096
+MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
 REPLACEMENT = "\ufffd"
 
 
@@ -108,6 +109,7 @@ def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, path
         escape='"',
         mode="PERMISSIVE",
         columnNameOfCorruptRecord=CORRUPT,
+        maxColumns=MOST_COLUMNS,  # a line with more stops the job, and 20,480 delimiters are soon in a broken file
         columnPruning=False,  # a pruned parser does not notice lines with too few columns
     )
     mapped = {name: F.col(places[name]) for name in settings.mapping.source_columns()}

@@ -12,7 +12,9 @@ from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import check_file, check_files
 from learn_spark.ingest.files import source_files
+from learn_spark.ingest.job import ingest_events
 from learn_spark.ingest.readers import check_headers
+from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, by_item, make_config, read_events
 
 pytestmark = pytest.mark.spark
@@ -137,6 +139,22 @@ def test_a_delta_table(spark, tmp_path, logs):
     found = by_item(read_events(spark, config))
     assert {name: row.load_day for name, row in found.items()} == {"a": date(2024, 2, 1), "b": date(2024, 2, 2)}
     assert found["a"].source_file.endswith(".parquet")
+    context = make_context(spark, config)
+
+    def night(day):
+        """Loads it, and what the ledger then has as made from days that changed."""
+        result = ingest_events(context, [day])
+        context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
+        found = context.tables.read("interactions").collect()
+        return sorted((row.item_id, row.ds.day) for row in found), [day.day for day in result.touched]
+
+    added = [(4, "late", NOON, "D"), (5, "too late", NOON - 4 * DAY, "E"), (6, "c", NOON + 2 * DAY, "F")]
+    assert night(date(2024, 2, 1)) == ([("a", 1)], [])
+    assert night(date(2024, 2, 2)) == ([("a", 1), ("b", 2)], [])
+    spark.createDataFrame(added, "user int, item string, time long, name string").write.format("delta").mode(
+        "append"
+    ).save(str(logs / "table"))
+    assert night(date(2024, 2, 3)) == ([("a", 1), ("b", 2), ("c", 3), ("late", 1)], [1])
     plain = make_config(tmp_path, format="delta", files=None)
     with pytest.raises(ConfigError, match="is no Delta table"):
         read_events(spark, plain)
