@@ -280,8 +280,10 @@ def _print_plan(
     estimate: dict[str, object] = {}
     lines = ["plan (what the ledger does not have):"] if plan else ["plan: nothing is missing"]
     for number, (step, days) in enumerate(plan, start=1):
-        encoding = expected_encoding(plan, context) if step.name == "embed_items" and context and recorded else None
-        rows = estimate[step.name] = encoding.texts if encoding else expected_rows(step.name, len(days), recorded)
+        rows = expected_rows(step.name, len(days), recorded)
+        if encoding and step.name == "embed_items":
+            rows = encoding.texts + encoding.expected
+        estimate[step.name] = rows
         size = f"about {rows:,} rows" if rows is not None else "rows: see below"
         lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
         lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
