@@ -97,7 +97,7 @@ class _Builder:
 
     def write_leave_one_out(self, days: Sequence[date]) -> int:
         self._forget_former_days()
-        events = self._events(self._context.config.ingest.start, max(days)).localCheckpoint()
+        events = self._events(self._context.config.ingest.start, max(days)).localCheckpoint(eager=False)
         self.rows_in = events.count()
         core = core_of(events, self.rows_in, self._settings.min_core)
         rows = leave_one_out(core, max(days), self._settings)

@@ -36,7 +36,7 @@ def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
         for key in ("user_id", "item_idx"):
             enough = kept.groupBy(key).count().where(F.col("count") >= least).select(key)
             kept = kept.join(enough, on=key, how="left_semi")
-        kept = kept.localCheckpoint()
+        kept = kept.localCheckpoint(eager=False)  # the count fills it
         before, size = size, kept.count()
     return kept
 
