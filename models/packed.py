@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN with weights packed for it.
 
 torch's own fp32 product goes to MKL, which an AMD processor ran at less than half of oneDNN's rate
-(docs/decisions/0010-encoder.md). The sums are the same but for their order.
+(docs/decisions/0006-encoder.md). The sums are the same but for their order.
 """
 
 import torch
