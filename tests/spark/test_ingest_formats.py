@@ -146,7 +146,7 @@ def test_a_delta_table(spark, tmp_path, logs):
         result = ingest_events(context, [day])
         context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
         found = context.tables.read("interactions").collect()
-        return sorted((row.item_id, row.ds.day) for row in found), [day.day for day in result.touched]
+        return sorted((row.item_id, row.ds.day) for row in found), [int(day[-2:]) for day in result.details["late"]]
 
     added = [(4, "late", NOON, "D"), (5, "too late", NOON - 4 * DAY, "E"), (6, "c", NOON + 2 * DAY, "F")]
     assert night(date(2024, 2, 1)) == ([("a", 1)], [])
