@@ -1,13 +1,9 @@
 """How texts become batches: by length, within a budget of tokens that shrinks where memory runs out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-
-T = TypeVar("T")
 
 
 def pack_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
@@ -63,17 +59,6 @@ def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
     first, last = min(rows), max(rows)  # what the extremes share, all between them share
     length = min(map(len, rows)) - 1
     return next((place for place in range(length) if first[place] != last[place]), max(length, 0))
-
-
-def one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each computed in a thread while the one before it is used."""
-    source = iter(items)
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        coming = pool.submit(next, source, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, source, end)
-            yield item
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

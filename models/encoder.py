@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from models.batching import one_ahead, run_batches, shared_prefix
+from models.batching import run_batches, shared_prefix
 from models.model_folder import locate
 from models.packed import pack_linears
+from models.prefetch import prefetched
 from models.pretrained import load_pretrained
 from models.tokens import Tokenizer, first_tokens
 
@@ -99,7 +100,7 @@ class Encoder:
         vectors_ND = np.zeros((len(texts), self.dim), dtype=np.float32)
         starts = range(0, len(texts), WINDOW_TEXTS)
         num_tokens = 0
-        windows = one_ahead(self.tokenize(texts[start : start + WINDOW_TEXTS]) for start in starts)
+        windows = prefetched((self.tokenize(texts[start : start + WINDOW_TEXTS]) for start in starts), depth=1)
         for start, tokens in zip(starts, windows, strict=True):
             vectors_ND[start : start + WINDOW_TEXTS] = self.encode_tokens(tokens, batch_tokens)
             num_tokens += sum(map(len, tokens))

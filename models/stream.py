@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from models.chunks import Chunk, exact_batches, num_rows, shuffled
-from models.settings import StreamConfig
+from models.distributed import Ranks
+from models.settings import StreamConfig, TrainConfig
 from models.snapshot import Snapshot
 
 
@@ -193,6 +194,22 @@ def open_reader(
     """The reader that `config.reader` names; arguments as for `ArrowReader`."""
     cls = PetastormReader if config.reader == "petastorm" else ArrowReader
     return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config, rank=rank, ranks=ranks)
+
+
+def epoch_reader(
+    snapshot: Snapshot, columns: list[str], train: TrainConfig, stream: StreamConfig, ranks: Ranks, epoch: int
+) -> ArrowReader:
+    """A rank's batches of an epoch, in an order of its own: whole batches only."""
+    return open_reader(
+        snapshot,
+        columns,
+        train.batch_size,
+        seed=train.seed * 1_000_003 + epoch,
+        drop_last=True,
+        config=stream,
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
 
 
 def read_column(snapshot: Snapshot, column: str) -> np.ndarray:

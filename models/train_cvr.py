@@ -16,7 +16,7 @@ from models.resume import fingerprint_of
 from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, open_reader, read_column
+from models.stream import ArrowReader, epoch_reader, read_column
 from models.trainer import Batch, Trainer, TrainResult
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
@@ -78,17 +78,7 @@ class CVRTask:
         save_cvr(path, self.model, state)
 
     def _reader(self, epoch: int) -> ArrowReader:
-        train = self.spec.train
-        return open_reader(
-            self.train_snapshot,
-            COLUMNS,
-            train.batch_size,
-            seed=train.seed * 1_000_003 + epoch,
-            drop_last=True,
-            config=self.spec.stream,
-            rank=self.ranks.rank,
-            ranks=self.ranks.size,
-        )
+        return epoch_reader(self.train_snapshot, COLUMNS, self.spec.train, self.spec.stream, self.ranks, epoch)
 
 
 def run(spec: CVRSpec) -> TrainResult:

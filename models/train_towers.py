@@ -22,7 +22,7 @@ from models.resume import fingerprint_of, step_seed
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, open_reader, read_column
+from models.stream import ArrowReader, epoch_reader, read_column
 from models.towers import Towers, distinct
 from models.trainer import Batch, Trainer, TrainResult
 
@@ -141,17 +141,7 @@ class TowersTask:
         save_towers(path, self.model, state)
 
     def _reader(self, epoch: int) -> ArrowReader:
-        train = self.spec.train
-        return open_reader(
-            self.train_snapshot,
-            COLUMNS,
-            train.batch_size,
-            seed=train.seed * 1_000_003 + epoch,
-            drop_last=True,
-            config=self.spec.stream,
-            rank=self.ranks.rank,
-            ranks=self.ranks.size,
-        )
+        return epoch_reader(self.train_snapshot, COLUMNS, self.spec.train, self.spec.stream, self.ranks, epoch)
 
     def _prepare(self, batch: Batch) -> Batch:
         """Sample positions, cut the padding that all rows share, and fetch the content."""

@@ -122,8 +122,7 @@ class Ledger:
     def forget(self, step: str, days: Collection[date]) -> None:
         """Removes what is recorded for days of a step, because another run replaced part of what they made."""
         if days:
-            nothing = self._tables.read(INTERVALS.name).where("FALSE")
-            self._tables.overwrite_where(INTERVALS.name, nothing, _rows_of(step, days))
+            self._tables.delete(INTERVALS.name, _rows_of(step, days))
 
     def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
         """Marks rows of steps and days as to be made again; the same command does so without being asked to."""

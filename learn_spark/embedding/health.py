@@ -11,11 +11,11 @@ from pyspark.sql import functions as F
 from learn_spark.core.errors import QualityError
 from learn_spark.core.settings import EmbeddingSettings
 from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
-from learn_spark.features.gates import Gate, effective_rank, unit
+from learn_spark.features.drift import neighbour_overlap
+from learn_spark.features.gates import Gate, effective_rank
 
 SAMPLE = 2000
 ENOUGH = 100  # fewer vectors say nothing about their spread
-NEIGHBOURS = 10
 
 
 def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
@@ -31,13 +31,6 @@ def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Ga
             f"embed_items: the content matrix is left as it was, gates of `embedding` failed: {'; '.join(failed)}"
         )
     return gates
-
-
-def neighbour_overlap(one_ND: np.ndarray, other_ND: np.ndarray) -> float:
-    """The mean share of an item's 10 nearest by cosine that two encodings of the same N items have in common."""
-    nearest = [_nearest(vectors_ND) for vectors_ND in (one_ND, other_ND)]
-    shared = [len(set(a) & set(b)) for a, b in zip(*nearest, strict=True)]
-    return float(np.mean(shared)) / nearest[0].shape[1]
 
 
 def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
@@ -97,10 +90,3 @@ def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.n
     if has_vector.sum() < ENOUGH:
         return None
     return neighbour_overlap(vectors_ND[known_N][has_vector], before_ND[has_vector])
-
-
-def _nearest(vectors_ND: np.ndarray) -> np.ndarray:
-    unit_ND = unit(vectors_ND)
-    cosine_NN = unit_ND @ unit_ND.T
-    np.fill_diagonal(cosine_NN, -np.inf)
-    return np.argpartition(-cosine_NN, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]

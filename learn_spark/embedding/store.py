@@ -180,7 +180,7 @@ def _new_texts(context: Context, template: Template, encoder_id: str) -> DataFra
     bad = 0 if bad_df.isEmpty() else texts_df.join(bad_df, on="text_hash", how="left_semi").count()
     if bad and bad > context.config.embedding.max_bad_share * texts_df.count():
         its_bad = f"encoder_id = '{encoder_id}' AND flag IS NOT NULL AND flag <> '{EMPTY}'"
-        context.tables.overwrite_where(CONTENT_EMBEDDINGS.name, vectors_of(context, encoder_id).where("false"), its_bad)
+        context.tables.delete(CONTENT_EMBEDDINGS.name, its_bad)
     known_df = vectors_of(context, encoder_id).select("text_hash")
     return texts_df.join(known_df, on="text_hash", how="left_anti")
 

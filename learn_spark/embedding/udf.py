@@ -94,11 +94,11 @@ def encode_function(
     """
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from models.batching import one_ahead
+        from models.prefetch import prefetched
 
         started = time.time()
         encoder = _worker_encoder(spec)  # by this thread, whose number of threads torch sets
-        for window in one_ahead(_windows(batches, spec)):
+        for window in prefetched(_windows(batches, spec), depth=1):
             too_large: list[int] = []
             vectors_ND = encoder.encode_tokens(window.tokens, spec.batch_tokens, too_large)
             work.add(Work(texts=sum(map(bool, window.tokens)), tokens=window.num_tokens))

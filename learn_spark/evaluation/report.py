@@ -5,13 +5,20 @@ from importlib import resources
 
 import yaml
 from jinja2 import Environment, StrictUndefined
-from pyspark.sql import functions as F
 
 from learn_spark.core.ledger import Recorded
-from learn_spark.core.schemas import RELEASES, TABLES
+from learn_spark.core.schemas import TABLES
 from learn_spark.core.steps import Context
 from learn_spark.evaluation import charts
-from learn_spark.evaluation.summary import REPORT, SUMMARY, build_summary, newest_details, totals, write_json
+from learn_spark.evaluation.summary import (
+    REPORT,
+    SUMMARY,
+    build_summary,
+    current_release,
+    newest_details,
+    totals,
+    write_json,
+)
 from learn_spark.evaluation.tracking import log_report
 
 STAGES = {
@@ -72,7 +79,7 @@ def render(
     Args:
         summary: of `build_summary`, with `peak_rss_mb`.
         recorded: the ledger's rows; the stages' details are drawn.
-        release: the newest row of `releases`, or None.
+        release: the row of the release that was published last, or None.
         config_text: the config as YAML.
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
@@ -179,7 +186,7 @@ def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
 
 
 def _newest_release(context: Context) -> dict[str, object] | None:
-    row = context.tables.read(RELEASES.name).orderBy(F.desc("published_at")).first()
+    row = current_release(context)
     return row.asDict(recursive=True) if row else None
 
 

@@ -4,12 +4,14 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from learn_spark.core.config import Config
 from learn_spark.core.ledger import Recorded, pieces
 from learn_spark.core.schemas import RELEASES, TABLES
 from learn_spark.core.steps import Context
+from learn_spark.features.registry import PUBLISHED
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"
@@ -120,7 +122,12 @@ def _tables(context: Context) -> dict[str, dict[str, object]]:
     }
 
 
+def current_release(context: Context) -> Row | None:
+    """The row of the release that was published last; None where there is none."""
+    published = context.tables.read(RELEASES.name).where(F.col("status") == PUBLISHED)
+    return published.orderBy(F.desc("published_at")).first()
+
+
 def _release_id(context: Context) -> str | None:
-    published = context.tables.read(RELEASES.name).where("status = 'published'")
-    newest = published.orderBy(F.desc("published_at")).select("release_id").first()
+    newest = current_release(context)
     return newest["release_id"] if newest else None

@@ -1,6 +1,5 @@
 """Releases in words: what one was made from, down to the files, and how two differ."""
 
-import json
 from pathlib import Path
 
 from pyspark.errors import PySparkException
@@ -11,6 +10,7 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import Ledger
 from learn_spark.core.tables import Tables
 from learn_spark.features.registry import Release
+from learn_spark.training.snapshot import MANIFEST, read_manifest
 
 _TRAINERS = {"towers": "train_towers", "cvr": "train_cvr"}
 _TRACKED = ("mlflow", "mlflow_run_id", "registered_model", "model_version")
@@ -34,7 +34,7 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
     """All of a release: its days, rows, gates, and the lineage from its models to the source files."""
     return {
         **listed(release),
-        "shows_days": spans(release.parts) if release.parts else "",
+        "shows_days": _days(release.parts),
         "rows": _counts(release),
         "widths": release.widths,
         "encoder": release.encoder_id,
@@ -107,18 +107,16 @@ def _model(name: str, mark: str, ledger: Ledger) -> dict[str, object]:
     if not rows:
         return {"fingerprint": mark, "run": "not in the ledger any more"}
     details = rows[0].details
-    run = {
-        key: details[key] for key in ("mlflow", "mlflow_run_id", "registered_model", "model_version") if key in details
-    }
+    run = {key: details[key] for key in _TRACKED if key in details}
     snapshots = {role: _snapshot(Path(path)) for role, path in details.get("snapshots", {}).items()}
     return {"fingerprint": mark, "folder": details.get("model"), **run, "snapshots": snapshots}
 
 
 def _snapshot(folder: Path) -> dict[str, object]:
-    file = folder / "manifest.json"
+    file = folder / MANIFEST
     if not file.is_file():
         return {"manifest": f"{file} is gone"}
-    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     return {
         "manifest": str(file),
         "source": f"{manifest['source_table']} version {manifest['source_version']}",

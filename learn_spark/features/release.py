@@ -14,7 +14,7 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.features.gates import Gate
 from learn_spark.features.models import cvr_mark, towers_mark
-from learn_spark.features.registry import Part, Release, newest_release, rows_of
+from learn_spark.features.registry import PUBLISHED, Part, Release, newest_release, rows_of
 
 FEATURE_TABLES = ("user_features", "item_features", "pair_features")
 INPUTS = ("interactions", "item_index", "user_history", "samples")
@@ -58,7 +58,7 @@ def published_release(context: Context) -> Release | None:
 def is_already_published(context: Context, release: Release) -> bool:
     """Whether a run that was killed before the ledger heard of it has published the very same."""
     row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
-    return row is not None and row.status == "published"
+    return row is not None and row.status == PUBLISHED
 
 
 def with_counts(context: Context, release: Release) -> Release:

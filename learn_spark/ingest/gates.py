@@ -8,7 +8,7 @@ from statistics import median
 
 from pyspark.sql import Row
 
-from learn_spark.core.days import DayRange, days_predicate, spans
+from learn_spark.core.days import ONE_DAY, DayRange, days_predicate, spans
 from learn_spark.core.errors import QualityError
 from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.core.tables import Tables
@@ -81,7 +81,7 @@ def stop_below_usual(tables: Tables, usable: Mapping[date, int], settings: Inges
     """
     if not usable or not settings.by_day or not settings.min_day_share:
         return
-    before = DayRange(min(usable) - timedelta(days=USUAL_DAYS), max(usable) + timedelta(days=1))
+    before = DayRange(min(usable) - timedelta(days=USUAL_DAYS), max(usable) + ONE_DAY)
     loaded = _events_by_delivery(tables, days_predicate("load_day", before))
     thin = thin_days(loaded | usable, usable, settings.min_day_share)
     if thin:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.batching import one_ahead, pack_by_length, run_batches, shared_prefix
+from models.batching import pack_by_length, run_batches, shared_prefix
 from models.encoder import Encoder
 from models.packed import PackedLinear
+from models.prefetch import prefetched
 from tests.builders.encoders import save_tiny_llama
 
 TOKENS = [[2, 3, 4], [5] * 40, [6, 7], [8] * 9, [9] * 12, [2, 3, 4], [3]]
@@ -97,14 +98,14 @@ def test_the_next_item_is_made_while_one_is_used() -> None:
         second_is_made.set()
         yield 2
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items(), depth=1)
     assert next(ahead) == 1
     assert second_is_made.wait(timeout=10)
     assert list(ahead) == [2]
 
 
 def test_an_error_ahead_comes_with_its_item() -> None:
-    ahead = one_ahead(1 // (2 - number) for number in range(4))
+    ahead = prefetched((1 // (2 - number) for number in range(4)), depth=1)
     assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(ahead)
