@@ -59,5 +59,19 @@ def _failed(code: int, reason: str, spec: Path) -> int:
     return code
 
 
+def _leave(code: int) -> None:
+    """Ends the process; one of several ranks without the interpreter's own end.
+
+    DistributedDataParallel keeps its process group, and gloo's threads, for as long as the process lives, destroyed
+    or not; where one of them still frees a tensor while the interpreter ends, the rank aborts after its work is done.
+    """
+    distributed = sys.modules.get("models.distributed")  # who does not train needs no torch, and has not loaded it
+    if distributed is None or not distributed.is_launched():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())
