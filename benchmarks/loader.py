@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
-from benchmarks.stream import BATCH, write_sequences
+from benchmarks.stream import BATCH, leave_checksum, write_sequences
 from models.settings import StreamConfig
 from models.snapshot import open_snapshot
 from models.stream import PetastormReader
@@ -21,7 +21,7 @@ from models.stream import PetastormReader
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 SHUFFLE_ROWS = 65_536
 
-CHECK = "benchmarks.loader:check_rows"
+CHECK = "benchmarks.stream:check_rows"
 BENCH = Benchmark(
     name="loader",
     sizes=(128_000, 512_000),
@@ -86,17 +86,12 @@ class OneEpoch:
             yield rows
 
 
-def check_rows(task: Task) -> None:
-    """Rows, and the sum over them, set by the contender itself."""
-    assert task.figures["checksum"]
-
-
 def _consume(task: Task, batches: Iterable[dict[str, Tensor]]) -> None:
     rows = total = 0
     for batch in batches:
         rows += len(batch["hist_len"])
         total += sum(int(batch[name].sum()) for name in COLUMNS)
-    task.figures = {"checksum": f"{rows}:{total}"}
+    leave_checksum(task, f"{rows}:{total}")
 
 
 def _snapshot(task: Task, size: float) -> Path:
