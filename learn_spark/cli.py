@@ -16,7 +16,10 @@ LOOKS = "Looks at unknown log files, says what they hold, and writes a first con
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs the job; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and not given[0].startswith("-"):
+        given[0] = given[0].replace("-", "_")  # compare-towers is compare_towers
+    args = build_parser().parse_args(given)
     return run_inspect(args) if args.job == INSPECT else run_job(args.job, args)
 
 
@@ -67,6 +70,9 @@ def _add_arguments(command: ArgumentParser, job: Job) -> None:
         command.add_argument(
             "--keep-going", action="store_true", help="after a failure do what does not need the failed days"
         )
+    if job.compares:
+        command.add_argument("--systems", type=_names, metavar="A,B", help="instead of comparison.systems")
+        command.add_argument("--seeds", type=_numbers, metavar="1,2", help="instead of comparison.seeds")
     if job.days != "none":
         required = job.days == "required"
         command.add_argument("--start", type=_day, required=required, metavar="DAY", help="first day, as 2011-12-01")
@@ -78,6 +84,16 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a day; write 2011-12-01") from None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(name.isdecimal() for name in _names(text)) or not _names(text):
+        raise ArgumentTypeError(f"{text!r} is no list of numbers; write 1,2,3")
+    return [int(name) for name in _names(text)]
 
 
 def _count(text: str) -> int:

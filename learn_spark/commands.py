@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
+from learn_spark.comparison.job import compare
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
 from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, TemporaryError
@@ -27,6 +29,8 @@ from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
 PIPELINE, BACKFILL, EVALUATION, AUDIT = "run_pipeline", "run_backfill", "evaluate_features", "audit_leakage"
+COMPARISON, VARIANTS = "compare", "compare_towers"
+COMPARED = ("ingest_events", "build_sequences", "embed_items")  # the steps that a comparison stands on
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Job:
     writes: str
     days: str = "none"  # none, optional or required
     is_run: bool = False  # goes through several steps
+    compares: bool = False
 
     @property
     def help(self) -> str:
@@ -104,6 +109,20 @@ JOBS = {
             "output.dir/report/index.html, output.dir/summary.json, an MLflow artifact",
         ),
         Job(
+            COMPARISON,
+            "Trains what is missing of several systems and compares them on the test rows, over seeds.",
+            "the files of ingest.path, sequences, the content matrix",
+            "models, output.dir/comparison/compare.json and .html, an MLflow run",
+            compares=True,
+        ),
+        Job(
+            VARIANTS,
+            "As compare, of the item tower's variants: 1, 2, 3 and mlp.",
+            "the files of ingest.path, sequences, the content matrix",
+            "models, output.dir/comparison/compare_towers.json and .html, an MLflow run",
+            compares=True,
+        ),
+        Job(
             PIPELINE,
             "Runs the whole journey: whatever of it the ledger does not have yet.",
             "the files of ingest.path",
@@ -144,6 +163,8 @@ def run_job(name: str, args: Namespace) -> int:
 
 def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
     config = load_config(args.config, args.set or ())
+    if JOBS[name].compares:
+        chosen_systems(config, _systems(name, args, config))
     mark = Marks(config, STEPS)
     plan = as_plan(_asked_days(name, args, config), only=_asked_steps(name, args))
     if args.dry_run and not (config.lake.root / "intervals").exists():
@@ -163,6 +184,8 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
                 todo = missing(followed, config, mark, recorded, args.restate)
                 if args.dry_run:
                     return _print_plan(todo, config, recorded, summary, _encoding(todo, context))
+                if JOBS[name].compares:
+                    return _compare(name, args, plan if todo else [], context, summary)
                 return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
@@ -205,6 +228,18 @@ def _execute(
 
 def _is_planned(step: str, plan: Plan) -> bool:
     return any(planned.name == step for planned, _ in plan)
+
+
+def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: dict[str, object]) -> int:
+    """Runs the missing steps that a comparison stands on, then compares."""
+    run_plan(plan, context, _options(name, args))
+    seeds = args.seeds or context.config.comparison.seeds
+    summary["comparison"] = compare(context, name, _systems(name, args, context.config), seeds)
+    return 0
+
+
+def _systems(name: str, args: Namespace, config: Config) -> list[str]:
+    return args.systems or (list(TOWER_VARIANTS) if name == VARIANTS else config.comparison.systems)
 
 
 def _audit(context: Context, summary: dict[str, object]) -> int:
@@ -254,6 +289,8 @@ def _asked_steps(name: str, args: Namespace) -> list[str]:
     """The steps of a run: of a job its own, else those of `--steps`, else all."""
     if name in STEPS:
         return [name]
+    if JOBS[name].compares:
+        return list(COMPARED)
     asked = [step for step in (getattr(args, "steps", None) or "").split(",") if step]
     unknown = [step for step in asked if step not in STEPS]
     if unknown:

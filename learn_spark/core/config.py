@@ -8,6 +8,7 @@ from typing import Any, Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from learn_spark.core.comparison_settings import ComparisonSettings
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.core.settings import (
@@ -49,6 +50,7 @@ class Config(Section):
     retrieval: RetrievalSettings
     features: FeatureSettings
     evaluation: EvaluationSettings
+    comparison: ComparisonSettings
     mlflow: MlflowSettings
     scale: ScaleSettings
 

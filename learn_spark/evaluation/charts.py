@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 # Colours that stand for CSS variables of the page.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
-SERIES = ("#040404", "#050505", "#060606", "#070707")
+SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
 _CSS = {
     INK: "--ink",
     MUTED: "--muted",

@@ -1,15 +1,14 @@
 """The report: one HTML file that explains the run, and summary.json beside it. Neither touches the lake."""
 
 from collections.abc import Mapping
-from importlib import resources
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 
 from learn_spark.core.ledger import Recorded
 from learn_spark.core.schemas import TABLES
 from learn_spark.core.steps import Context
 from learn_spark.evaluation import charts
+from learn_spark.evaluation.html import template
 from learn_spark.evaluation.summary import (
     REPORT,
     SUMMARY,
@@ -18,6 +17,7 @@ from learn_spark.evaluation.summary import (
     newest_details,
     totals,
     write_json,
+    write_text,
 )
 from learn_spark.evaluation.tracking import log_report
 
@@ -59,10 +59,7 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     page = render(summary, recorded, _newest_release(context), _config_text(context))
     write_json(output / SUMMARY, summary)
     target = output / REPORT
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.tmp")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    write_text(target, page)
     mark = context.mark("evaluate_features", windows.end)
     log_report(context.config, mark, [target, output / SUMMARY], summary)
     return summary
@@ -83,10 +80,7 @@ def render(
         config_text: the config as YAML.
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
-    source = resources.files("learn_spark.evaluation").joinpath("templates/report.html.jinja")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "plain": plain, "signed": signed}
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
+    return template("report.html.jinja").render(
         summary=summary,
         stages=STAGES,
         segments=SEGMENTS,
@@ -102,23 +96,6 @@ def render(
         seconds=sum(stage["seconds"] for stage in summary["stages"].values()),
         config_text=config_text,
     )
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """1,234 · 0.123 · – for what is unknown."""
-    if value is None:
-        return "–"
-    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
-
-
-def plain(value: float | None) -> str:
-    """As `number`, whole numbers without digits behind the point."""
-    return number(int(value) if value is not None and float(value).is_integer() else value)
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign."""
-    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
 
 
 def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[str, str]:

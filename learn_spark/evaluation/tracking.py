@@ -5,29 +5,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from learn_spark.core.config import Config
-from learn_spark.training.tracking import FINGERPRINT, tracking_uri
+from learn_spark.training.tracking import FINGERPRINT, client_of, experiment_of
 
 KIND = "evaluation"
 
 
 def log_report(config: Config, mark: str, files: list[Path], summary: Mapping[str, object]) -> str | None:
-    """Logs files and headline figures in the experiment of the trainings; one run a mark, updated by a rerun.
+    """Logs the report and its headline figures; see `log_figures`."""
+    return log_figures(config, KIND, mark, files, _figures(summary))
+
+
+def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures: Mapping[str, float]) -> str | None:
+    """Logs files and figures in the experiment of the trainings; one run a kind and mark, updated by a rerun.
 
     Returns:
-        The run's id; None where MLflow cannot be used or has no such experiment. The job goes on then.
+        The run's id; None where MLflow cannot be used. The job goes on then.
     """
     try:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=tracking_uri(config))
-        experiment = client.get_experiment_by_name(config.mlflow.experiment)
-        if experiment is None:
-            return None
-        wanted = f"tags.{FINGERPRINT} = '{mark}' AND tags.model = '{KIND}'"
-        known = client.search_runs([experiment.experiment_id], wanted, max_results=1)
-        tags = {FINGERPRINT: mark, "model": KIND}
-        run = known[0] if known else client.create_run(experiment.experiment_id, tags=tags, run_name=KIND)
-        for name, value in _figures(summary).items():
+        client = client_of(config)
+        experiment = experiment_of(client, config)
+        wanted = f"tags.{FINGERPRINT} = '{mark}' AND tags.model = '{kind}'"
+        known = client.search_runs([experiment], wanted, max_results=1)
+        tags = {FINGERPRINT: mark, "model": kind}
+        run = known[0] if known else client.create_run(experiment, tags=tags, run_name=kind)
+        for name, value in figures.items():
             client.log_metric(run.info.run_id, name, value)
         for file in files:
             client.log_artifact(run.info.run_id, str(file))
@@ -35,7 +36,7 @@ def log_report(config: Config, mark: str, files: list[Path], summary: Mapping[st
     except Exception as error:  # whatever MLflow, its database or the network raise
         reason = " ".join(str(error).split())[:200]
         print(
-            f"warning: the report is not in MLflow: {type(error).__name__}: {reason}",
+            f"warning: {kind} is not in MLflow: {type(error).__name__}: {reason}",
             file=sys.stderr,
             flush=True,
         )

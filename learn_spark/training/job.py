@@ -15,12 +15,11 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.join import latest_before
 from learn_spark.features.models import cvr_mark, cvr_path, towers_mark, towers_path
 from learn_spark.features.scoring import score_items, score_users
-from learn_spark.sequences.windows import as_of_dates
 from learn_spark.training.launch import run_trainer
+from learn_spark.training.sequences import sequence_snapshot
 from learn_spark.training.snapshot import export, read_manifest
 from learn_spark.training.tracking import Training, log_training, loss_curve
 
-_TOWER_COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
 _PAIR_KEY = ("user_id", "item_id", "event_ts")
 
 
@@ -28,7 +27,7 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
     """Trains user and item towers on the as-of dates before `windows.towers_end`; `days` is that one day."""
     config, mark = context.config, towers_mark(context)
     version = context.tables.version("sequences")
-    snapshots = {split: _sequence_snapshot(context, split, version, mark) for split in ("train", "val")}
+    snapshots = {split: sequence_snapshot(context, split, version, mark) for split in ("train", "val")}
     spec = {
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
@@ -82,14 +81,6 @@ def _trained(context: Context, command: str, training: Training, launch: LaunchS
     }
     rows = sum(_rows(training.snapshots).values())
     return StepResult(rows_in=rows, rows_out=rows, details=details)
-
-
-def _sequence_snapshot(context: Context, split: str, version: int, mark: str) -> Path:
-    dates = [day for day, name in as_of_dates(context.config).items() if name == split]
-    is_ours = F.expr(days_predicate("as_of", dates)) & (F.col("split") == split)
-    rows = context.tables.read("sequences", version).where(is_ours).select(*_TOWER_COLUMNS)
-    seed = context.config.towers.train.seed
-    return export(context, rows, f"towers-{split}-{mark}", ("user_id", "as_of"), "sequences", version, seed)
 
 
 def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, mark: str) -> Path:

@@ -61,6 +61,11 @@ def run_trainer(
             torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.processes)] if mode == "torchrun" else []
             threads = spec.get("train", {}).get("threads")
             _run([sys.executable, *torchrun, *trainer], _environment(threads), command, out_dir)
+    return read_result(out_dir)
+
+
+def read_result(out_dir: Path) -> dict[str, object]:
+    """result.json of a finished training."""
     return json.loads((out_dir / RESULT).read_text(encoding="utf-8"))
 
 

@@ -58,11 +58,10 @@ def log_training(config: Config, training: Training) -> dict[str, str]:
         only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures, and a
         file that says that they are still to be sent, which the next training that reaches MLflow does.
     """
-    _keep_quiet()
     _note_pending(training)
     try:
-        client = _client(config)
-        experiment = _experiment(client, config)
+        client = client_of(config)
+        experiment = experiment_of(client, config)
         for earlier in _pending(training.folder.parent):
             if earlier.folder != training.folder:
                 _sent(client, experiment, earlier)
@@ -132,16 +131,19 @@ def _keep_quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _client(config: Config) -> "MlflowClient":
+def client_of(config: Config) -> "MlflowClient":
+    """The tracking server of the config, kept quiet."""
     from mlflow import MlflowClient
 
+    _keep_quiet()
     if config.mlflow.tracking_uri is None:
         config.output.dir.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(config)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _experiment(client: "MlflowClient", config: Config) -> str:
+def experiment_of(client: "MlflowClient", config: Config) -> str:
+    """The id of the config's experiment, made where it is missing."""
     name = config.mlflow.experiment
     known = client.get_experiment_by_name(name)
     if known is not None:

@@ -1,0 +1,51 @@
+"""The content vectors that a system of the comparison reads: the lake's, another encoder's, or random ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from learn_spark.comparison.systems import encoder_of
+from learn_spark.core.comparison_settings import SystemSettings
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import META, matrix_path, read_meta
+from learn_spark.evaluation.summary import write_json
+
+VECTORS = "vectors.f16"
+CHUNK_ROWS = 65_536
+
+
+def content_of(context: Context, name: str, system: SystemSettings) -> Path:
+    """The folder of the matrix.
+
+    Raises:
+        ConfigError: the lake has no vectors of the system's encoder.
+    """
+    if system.content == "random":
+        return _random_matrix(context)
+    folder = matrix_path(replace(context, config=encoder_of(context.config, system)))
+    if read_meta(folder) is None:
+        changes = " ".join(f"--set embedding.{key}={value}" for key, value in system.embedding.items())
+        raise ConfigError(f"system {name}: the lake has no vectors of its encoder; run embed_items {changes} first")
+    return folder
+
+
+def _random_matrix(context: Context) -> Path:
+    """Frozen normal vectors of the towers' width, a row an item; equal in every run.
+
+    With the id residual, which starts at zero, they are id embeddings of normal initial values.
+    """
+    rows, dim = read_meta(matrix_path(context)).rows, context.config.towers.model.d_model
+    folder = context.tables.artifact("matrix", f"random-{rows}-{dim}")
+    if not (folder / META).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        vectors = np.memmap(folder / VECTORS, "<f2", "w+", shape=(rows, dim))
+        generator = np.random.default_rng(1)
+        for start in range(0, rows, CHUNK_ROWS):
+            vectors[start : start + CHUNK_ROWS] = generator.standard_normal((min(CHUNK_ROWS, rows - start), dim))
+        vectors[0] = 0  # padding
+        vectors.flush()
+        meta = {"rows": rows, "dim": dim, "dtype": "float16", "encoder_id": f"random-{dim}", "vectors": VECTORS}
+        write_json(folder / META, meta)
+    return folder

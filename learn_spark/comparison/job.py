@@ -1,0 +1,157 @@
+"""`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from learn_spark.comparison.inputs import content_of
+from learn_spark.comparison.page import render
+from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of
+from learn_spark.comparison.table import gathered, lines
+from learn_spark.core.comparison_settings import SystemSettings
+from learn_spark.core.ledger import fingerprint
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.evaluation.summary import write_json, write_text
+from learn_spark.evaluation.tracking import log_figures
+from learn_spark.training.launch import RESULT, run_trainer
+from learn_spark.training.sequences import sequence_snapshot, sequences_mark
+from learn_spark.training.snapshot import read_manifest
+from learn_spark.training.tracking import loss_curve
+
+SPLITS = ("train", "val", "test")
+COMMANDS = {"towers": "train-towers", "sequential": "train-sequential"}
+VALIDATION_K = 50  # ValidationConfig.k
+
+
+def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence[int]) -> dict[str, object]:
+    """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
+
+    What it costs: a training a system and seed, in a process of its own, one after the other; then one pass over the
+    test rows a trained model. The driver holds figures alone.
+
+    Args:
+        context: a lake with sequences and content vectors.
+        name: of the comparison: its files in `output.dir`.
+        systems, seeds: what is trained; systems that are not trained count once.
+
+    Returns:
+        What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs.
+
+    Raises:
+        ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
+    """
+    config = context.config
+    chosen = chosen_systems(config, systems)
+    mark, version = sequences_mark(context), context.tables.version("sequences")
+    snapshots = {split: sequence_snapshot(context, split, version, mark) for split in SPLITS}
+    matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
+    models = {
+        (name, seed): _trained(context, name, system, seed, snapshots, matrices[name])
+        for name, system in chosen.items()
+        if system.is_trained
+        for seed in seeds
+    }
+    ranked = _ranked(context, chosen, snapshots, matrices, models)
+    comparison = {
+        "name": name,
+        "protocol": _protocol(context, snapshots, version, seeds),
+        "data": ranked["data"],
+        "systems": gathered(chosen, ranked["systems"], models),
+        "published": config.comparison.published,
+    }
+    _publish(context, comparison, models)
+    return comparison
+
+
+def _trained(
+    context: Context, name: str, system: SystemSettings, seed: int, snapshots: Mapping[str, Path], matrix: Path
+) -> Path:
+    """The model's folder; its name holds the fingerprint of all that made it, so a finished one is kept."""
+    spec = {
+        "train_snapshot": snapshots["train"],
+        "val_snapshot": snapshots["val"],
+        "content_matrix": matrix,
+        **settings_of(context.config, system, seed),
+    }
+    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, spec)}")
+    if not (folder / RESULT).is_file():
+        context.progress.say(f"compare: {name} with seed {seed} is trained")
+    run_trainer(COMMANDS[system.kind], spec, folder, context.config.towers.launch, context.spark)
+    return folder
+
+
+def _ranked(
+    context: Context,
+    chosen: Mapping[str, SystemSettings],
+    snapshots: Mapping[str, Path],
+    matrices: Mapping[str, Path],
+    models: Mapping[tuple[str, int], Path],
+) -> dict[str, dict]:
+    """Figures of every system and seed on the test rows."""
+    config, settings = context.config, context.config.comparison
+    rows: list[dict[str, object]] = []
+    for name, system in chosen.items():
+        own: dict[str, object] = {"prior_weight": prior_weight(config, system)}
+        if system.is_trained or system.kind == "mean_content":
+            own["content_matrix"] = matrices[name]
+        if system.is_trained:
+            seeds = [(seed, folder) for (model, seed), folder in models.items() if model == name]
+            rows += [{"name": f"{name}.{seed}", "kind": "model", "folder": folder, **own} for seed, folder in seeds]
+        else:
+            rows.append({"name": name, "kind": system.kind, **own})
+    spec = {
+        "train_snapshot": snapshots["train"],
+        "test_snapshot": snapshots["test"],
+        "content_matrix": matrix_path(context),
+        "systems": rows,
+        "ks": settings.ks,
+        "keep_seen": settings.keep_seen,
+        "prior_days": config.retrieval.popularity_days,
+        "cold_user_max": settings.cold_user_max,
+        "long_tail_max": settings.long_tail_max,
+        "resamples": settings.bootstrap,
+        "seed": config.evaluation.seed,
+        "threads": config.evaluation.threads,
+    }
+    folder = context.tables.artifact("comparisons", fingerprint(spec))
+    context.progress.say(f"compare: {len(rows)} rankings of the test rows")
+    return run_trainer("evaluate-systems", spec, folder)
+
+
+def _protocol(context: Context, snapshots: Mapping[str, Path], version: int, seeds: Sequence[int]) -> dict[str, object]:
+    """What the figures are of: who reads them elsewhere must not have to guess."""
+    config, settings = context.config, context.config.comparison
+    is_leave_one_out = config.sequences.protocol == "leave_one_out"
+    windows = config.windows
+    return {
+        "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",
+        "test_from": None if is_leave_one_out else str(windows.towers_end),
+        "candidates": "every item of the lake; none is drawn",
+        "seen_items": "kept" if settings.keep_seen else "dropped",
+        "ties": "events of one time by "
+        + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
+        + "; of equal scores the target counts as the last",
+        "history_cap": config.sequences.history_length,
+        "target_cap": config.sequences.target_length,
+        "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
+        "picked_by": f"recall@{VALIDATION_K} on the validation rows",
+        "seeds": list(seeds),
+        "sequences_version": version,
+        "rows": {split: int(read_manifest(path)["rows"]) for split, path in snapshots.items()},
+    }
+
+
+def _publish(context: Context, comparison: dict[str, object], models: Mapping[tuple[str, int], Path]) -> None:
+    """JSON and page into `output.dir`, figures and both files to MLflow."""
+    folder, name = context.config.output.dir / "comparison", comparison["name"]
+    data, page = folder / f"{name}.json", folder / f"{name}.html"
+    write_json(data, comparison)
+    curves = {key: loss_curve(path) for key, path in models.items()}
+    write_text(page, render(comparison, curves))
+    figures = {
+        f"{system}.{metric}": values["mean"]
+        for system, row in comparison["systems"].items()
+        for metric, values in row["metrics"].items()
+    }
+    log_figures(context.config, name, fingerprint(comparison["protocol"], sorted(figures)), [page, data], figures)
+    print("\n".join([*lines(comparison), f"page   {page}"]), flush=True)

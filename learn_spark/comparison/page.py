@@ -1,0 +1,50 @@
+"""The comparison's page: bars with intervals, curves of the trainings, segments, costs, the protocol."""
+
+from collections.abc import Mapping
+
+from learn_spark.comparison.table import ordered, short
+from learn_spark.evaluation import charts
+from learn_spark.evaluation.html import template
+from learn_spark.evaluation.report import SEGMENTS
+
+Curves = Mapping[tuple[str, int], list[dict[str, float]]]
+
+
+def render(comparison: Mapping[str, object], curves: Curves) -> str:
+    """The page.
+
+    Args:
+        comparison: what `compare` returns.
+        curves: lines of metrics.jsonl by system and seed; the first seed's are drawn.
+    """
+    systems: Mapping[str, dict] = comparison["systems"]
+    rows = ordered(systems)
+    metrics = list(rows[0]["metrics"])
+    return template("comparison.html.jinja").render(
+        name=comparison["name"],
+        rows=rows,
+        metrics=[(metric, short(metric)) for metric in metrics],
+        published=comparison["published"],
+        protocol=comparison["protocol"],
+        data=comparison["data"],
+        segments={name: SEGMENTS.get(name, name) for name in rows[0]["segments"]},
+        charts=_charts(systems, rows, metrics, curves),
+    )
+
+
+def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], curves: Curves) -> dict[str, str]:
+    bars = [(row["title"], row["metrics"][metrics[-1]]["mean"], *row["ci90"][metrics[-1]]) for row in rows]
+    drawn = {"figures": charts.intervals(bars, f"{short(metrics[-1])}, 90% interval over users")}
+    first = {name: seed for name, seed in reversed(curves)}
+    lines = {systems[name]["title"]: curves[name, seed] for name, seed in first.items()}
+    for key, wanted in (("loss", "loss"), ("validation", "recall_at_50")):
+        points = {title: _points(curve, wanted) for title, curve in lines.items()}
+        there = {title: each for title, each in points.items() if each}
+        if there:
+            label = "training loss" if key == "loss" else "validation R@50"
+            drawn[key] = charts.curves(there, "step", label, "" if key == "loss" else "o")
+    return drawn
+
+
+def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[name]) for line in curve if isinstance(line.get(name), int | float)]

@@ -1,0 +1,90 @@
+"""Which systems stand in a comparison, and the spec that each is trained by."""
+
+from collections.abc import Sequence
+from importlib import resources
+
+import yaml
+from pydantic import ValidationError
+
+from learn_spark.core.comparison_settings import SystemSettings
+from learn_spark.core.config import Config
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.settings import EmbeddingSettings, TowersSettings
+from models.settings import LossConfig, TowersConfig
+
+TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
+_SHARED_SIZES = ("d_model", "layers", "heads", "dropout", "max_len")
+
+
+def known_systems(config: Config) -> dict[str, SystemSettings]:
+    """The systems that come with this package, with those of `comparison.define` beside and over them."""
+    text = resources.files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8")
+    shipped = {name: SystemSettings(**values) for name, values in yaml.safe_load(text).items()}
+    return shipped | config.comparison.define
+
+
+def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
+    """The systems of these names, in this order, their settings checked before anything is trained.
+
+    Raises:
+        ConfigError: an unknown name, with those that there are; settings that do not fit.
+    """
+    known = known_systems(config)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
+    chosen = {name: known[name] for name in names}
+    for name, system in chosen.items():
+        try:
+            encoder_of(config, system)
+            if system.kind == "towers":
+                _towers(config, system)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+            raise ConfigError(f"system {name}: {found}") from None
+    return chosen
+
+
+def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, object]:
+    """The part of a trained system's spec that says what is trained, and how: without data and folders."""
+    towers = _towers(config, system) if system.kind == "towers" else None
+    train = {**config.towers.train.model_dump(), **system.train, "seed": seed}
+    validation = {"prior_weight": prior_weight(config, system), "prior_days": config.retrieval.popularity_days}
+    common = {
+        "train": train,
+        "validation": validation,
+        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
+    }
+    if towers:
+        return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **common}
+    sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
+    return {"model": {**sizes, **system.model}, **common}
+
+
+def prior_weight(config: Config, system: SystemSettings) -> float:
+    """Of log popularity beside the inner product."""
+    if system.prior_weight is not None:
+        return system.prior_weight
+    return config.retrieval.popularity_weight if system.kind == "towers" else 0.0
+
+
+def encoder_of(config: Config, system: SystemSettings) -> Config:
+    """The config with the text encoder of the system."""
+    if not system.embedding:
+        return config
+    values = {**config.embedding.model_dump(), **system.embedding}
+    return config.model_copy(update={"embedding": EmbeddingSettings(**values)})
+
+
+def _towers(config: Config, system: SystemSettings) -> TowersSettings:
+    own = config.towers
+    model, loss = own.model.model_dump(), own.loss.model_dump()
+    if system.based_on == "paper":
+        sizes = {name: model[name] for name in (*_SHARED_SIZES, "out_dim")}
+        model, loss = TowersConfig(**sizes).model_dump(), LossConfig().model_dump()
+    return TowersSettings(
+        model={**model, **system.model},
+        loss={**loss, **system.loss},
+        train={**own.train.model_dump(), **system.train},
+        launch=own.launch,
+    )

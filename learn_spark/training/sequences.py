@@ -1,0 +1,34 @@
+"""Snapshots of the table `sequences`: the rows that one split trains, validates or tests on."""
+
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from learn_spark.core.days import days_predicate
+from learn_spark.core.ledger import fingerprint
+from learn_spark.core.steps import Context
+from learn_spark.sequences.windows import as_of_dates
+from learn_spark.training.snapshot import export
+
+_COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
+
+
+def sequence_snapshot(context: Context, split: str, version: int, mark: str) -> Path:
+    """The snapshot of a split (train, val, test) of a version of the table; `mark` is in the folder's name."""
+    config, key = context.config, ["user_id", "as_of"]
+    rows = context.tables.read("sequences", version).where(F.col("split") == split)
+    if config.sequences.protocol == "leave_one_out":
+        key = ["user_id", "as_of", "position"]  # every prefix is a row
+    else:
+        dates = [day for day, name in as_of_dates(config).items() if name == split]
+        rows = rows.where(days_predicate("as_of", dates))
+    columns = dict.fromkeys([*key, *_COLUMNS])
+    name = f"towers-{split}-{mark}"
+    return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
+
+
+def sequences_mark(context: Context) -> str:
+    """The fingerprint of what the config's sequences are made of."""
+    config = context.config
+    days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
+    return fingerprint([context.mark("build_sequences", day) for day in days], config.stream.rows_per_file)

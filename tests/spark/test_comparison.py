@@ -1,0 +1,71 @@
+"""`compare` on a tiny lake: real trainings, real rankings, a rerun that trains nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from learn_spark.comparison.job import compare
+from learn_spark.core.config import load_config
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.steps import Context
+from tests.builders.lake import ITEMS, fill_lake, tiny_context
+
+pytestmark = pytest.mark.spark
+CONF = Path(__file__).parents[2] / "conf"
+SETTINGS = (
+    "towers.model={d_model: 16, layers: 1, heads: 2, out_dim: 8}",
+    "stream.rows_per_file=50",
+    "comparison.bootstrap=20",
+    "comparison.ks=[5]",
+)
+
+
+@pytest.fixture(scope="module")
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("comparison")
+    settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output", *SETTINGS]
+    context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
+    fill_lake(context)
+    return context
+
+
+def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, capsys) -> None:
+    names = ["learn", "id", "sasrec", "popularity", "mean_content"]
+    first = compare(lake, "compare", names, [1, 2])
+    assert list(first["systems"]) == names
+    test_rows = lake.tables.read("sequences").where("split = 'test'").count()
+    assert first["data"]["rows"] == test_rows
+    assert first["protocol"]["rows"]["test"] == test_rows
+    for name, row in first["systems"].items():
+        assert row["seeds"] == ([1, 2] if name in ("learn", "id", "sasrec") else [])
+        assert all(0 <= value <= 1 for value in row["metrics"]["recall_at_5"]["values"])
+    learned = first["systems"]["learn"]["metrics"]["recall_at_5"]["values"]
+    assert first["systems"]["id"]["parameters"] > first["systems"]["learn"]["parameters"] > 0
+    assert f"{learned[0]:.4f}"[:5] in capsys.readouterr().out or len(learned) == 2
+
+    models = lake.tables.artifact("models")
+    before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
+    assert len(before) == 6
+    second = compare(lake, "compare", names, [1, 2])
+    assert {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))} == before
+    assert second == first
+    output = lake.config.output.dir / "comparison"
+    assert json.loads((output / "compare.json").read_text())["data"] == first["data"]
+    assert "Popularity" in (output / "compare.html").read_text()
+
+
+def test_random_content_has_a_row_an_item(lake: Context) -> None:
+    folder = next(lake.tables.artifact("matrix").glob("random-*"))
+    meta = json.loads((folder / "meta.json").read_text())
+    assert (meta["rows"], meta["dim"]) == (ITEMS + 1, 16)
+
+
+def test_an_encoder_without_vectors_says_how_to_make_them(lake: Context) -> None:
+    from dataclasses import replace
+
+    define = "comparison.define={bert: {title: B, kind: towers, embedding: {template: brief}}}"
+    config = load_config(CONF / "test.yaml", [f"lake.root={lake.config.lake.root}", *SETTINGS, define])
+    with pytest.raises(ConfigError, match="run embed_items --set embedding.template=brief first"):
+        compare(replace(lake, config=config), "compare", ["bert"], [1])

@@ -1,0 +1,143 @@
+"""The systems that can be compared, their specs, and the table and page of their figures."""
+
+from pathlib import Path
+
+import pytest
+
+from learn_spark.cli import build_parser, main
+from learn_spark.comparison.page import render
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, settings_of
+from learn_spark.comparison.table import gathered, lines, over_seeds
+from learn_spark.core.config import Config, load_config
+from learn_spark.core.errors import ConfigError
+from models.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(CONF / "demo.yaml")
+
+
+def test_every_shipped_system_fits_a_config_that_can_train_it(config: Config) -> None:
+    for name, system in chosen_systems(config, list(known_systems(config))).items():
+        if not system.is_trained:
+            continue
+        settings = settings_of(config, system, seed=7)
+        assert TrainConfig(**settings["train"]).seed == 7, name
+        if system.kind == "towers":
+            TowersConfig(**settings["towers"])
+            LossConfig(**settings["loss"])
+        else:
+            assert SequentialConfig(**settings["model"]).d_model == config.towers.model.d_model, name
+
+
+def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
+    base, changed = (settings_of(config, known_systems(config)[name], 1) for name in ("learn", "variant_2"))
+    assert base["towers"] == config.towers.model.model_dump()
+    assert changed["towers"] == base["towers"] | {"item_tower": "shared_self"}
+    assert changed | {"towers": 0} == base | {"towers": 0}
+
+
+def test_the_papers_setting_has_no_switch_of_the_config(config: Config) -> None:
+    paper = settings_of(config, known_systems(config)["paper"], 1)
+    assert config.towers.model.content_residual
+    assert not paper["towers"]["content_residual"]
+    assert paper["loss"] == LossConfig().model_dump()
+    assert paper["towers"]["d_model"] == config.towers.model.d_model
+
+
+def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
+    own = load_config(CONF / "demo.yaml", ["comparison.define={deep: {title: Deep, kind: towers, model: {layers: 4}}}"])
+    assert settings_of(own, chosen_systems(own, ["deep"])["deep"], 1)["towers"]["layers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "names", "said"),
+    [
+        ("evaluation.seed=7", ["learnt"], "no system learnt; there are learn, paper"),
+        ("comparison.define={a: {title: A, kind: towers, model: {heads: 7}}}", ["a"], "not a multiple of heads 7"),
+        ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: dtype"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_any_work(override: str, names: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        chosen_systems(load_config(CONF / "demo.yaml", [override]), names)
+
+
+def test_a_system_that_is_not_trained_takes_no_settings() -> None:
+    with pytest.raises(ConfigError, match="kind popularity is not trained"):
+        load_config(CONF / "demo.yaml", ["comparison.define={a: {title: A, kind: popularity, train: {epochs: 2}}}"])
+
+
+def test_the_command_line_takes_dashes_and_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    args = build_parser().parse_args(["compare", "--config", "c.yaml", "--systems", "learn, id", "--seeds", "1,2"])
+    assert (args.systems, args.seeds) == (["learn", "id"], [1, 2])
+    config = ["--config", str(CONF / "demo.yaml"), "--set", f"lake.root={tmp_path}"]
+    assert main(["compare-towers", *config, "--systems", "nobody"]) == 2
+    assert "compare_towers: error: there is no system nobody" in capsys.readouterr().err
+
+
+def figures(recall: float) -> dict[str, object]:
+    parts = ("cold_items", "long_tail_items", "other_items", "cold_users", "other_users")
+    return {
+        "recall_at_10": recall / 2,
+        "recall_at_50": recall,
+        "ci90": {
+            "recall_at_10": [recall / 2 - 0.01, recall / 2 + 0.01],
+            "recall_at_50": [recall - 0.01, recall + 0.01],
+        },
+        "segments": {part: {"recall_at_10": recall / 2, "recall_at_50": recall, "targets": 9} for part in parts},
+        "seconds": 1.0,
+        "seconds_per_user": 0.001,
+        "parameters": 10,
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("models")
+    result = '{"parameters": 1234, "seconds": 20.0, "best_step": 7}'
+    models = {("variant_1", seed): folder / str(seed) for seed in (1, 2)}
+    for path in models.values():
+        path.mkdir()
+        (path / "result.json").write_text(result)
+    chosen = chosen_systems(config, ["popularity", "variant_1"])
+    ranked = {"popularity": figures(0.2), "variant_1.1": figures(0.3), "variant_1.2": figures(0.4)}
+    return {
+        "name": "compare",
+        "protocol": {"split": "global time"},
+        "data": {"users": 10, "targets": 20, "items": 30},
+        "systems": gathered(chosen, ranked, models),
+        "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
+    }
+
+
+def test_seeds_become_mean_and_deviation(comparison: dict[str, object]) -> None:
+    row = comparison["systems"]["variant_1"]
+    assert row["metrics"]["recall_at_50"] == {
+        "mean": pytest.approx(0.35),
+        "std": pytest.approx(0.0707, abs=1e-4),
+        "values": [0.3, 0.4],
+    }
+    assert (row["parameters"], row["train_seconds"], row["steps"]) == (1234, 20.0, [7, 7])
+    assert over_seeds([0.2])["std"] is None
+
+
+def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(comparison: dict[str, object]) -> None:
+    head, first, second, published = lines(comparison)
+    assert "R@50" in head
+    assert first.startswith("Variant 1") and "0.3500 ±0.0707" in first
+    assert second.startswith("Popularity")
+    assert published.startswith("SASRec of the paper") and published.endswith("published")
+    assert "0.3872" in published
+
+
+def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[str, object]) -> None:
+    curves = {("variant_1", seed): [{"step": 1, "loss": 3.0}, {"step": 1, "recall_at_50": 0.1}] for seed in (1, 2)}
+    page = render(comparison, curves)
+    for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
+        assert text in page, text
+    assert page.count("<svg") == 3
+    assert "<script" not in page
