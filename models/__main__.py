@@ -16,8 +16,10 @@ from pathlib import Path
 # command: (module with `run(spec)`, its spec class, help); the module is imported when it is asked for.
 COMMANDS = {
     "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
+    "train-sequential": ("models.train_sequential", "SequentialSpec", "train a sequential baseline by item ids"),
     "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
     "evaluate-retrieval": ("models.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
+    "evaluate-systems": ("models.evaluate_systems", "SystemsSpec", "measure retrieval systems side by side"),
     "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),
 }
 BAD_INPUT, LOSS_NOT_FINITE = 2, 3

@@ -2,19 +2,48 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.baselines.hstu import HSTU
+from models.baselines.sasrec import SASRec
+from models.baselines.sequential import SequentialModel
+from models.content import ContentMatrix
 from models.cvr import CVRModel
-from models.settings import CVRConfig, TowersConfig
+from models.settings import CVRConfig, SequentialConfig, TowersConfig
 from models.spec import parse_settings
 from models.towers import Towers
 
 FORMAT_VERSION = 1
+SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Retriever(Protocol):
+    """A trained model whose score of an item for a user is the inner product of their embeddings."""
+
+    def embed_users(
+        self,
+        hist_items_BH: np.ndarray,
+        hist_len_B: np.ndarray,
+        content: ContentMatrix,
+        batch_size: int = 512,
+        hist_ts_BH: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """float32 [B, K]; item_idx oldest first, padded on the right, with their times in seconds."""
+        ...
+
+    def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
+        """float32 [N, K]."""
+        ...
+
+    def parameters(self) -> Any:  # noqa: ANN401 - nn.Module's own
+        """The weights."""
+        ...
 
 
 def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
@@ -27,6 +56,12 @@ def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None 
     """Write the CVR model into folder `path`; `state` stands in for the model's own weights if given."""
     sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
     _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, Tensor] | None = None) -> None:
+    """Write a sequential model into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"num_items": model.num_items}
+    _save(Path(path), model.config.kind, sizes, model.config.model_dump(), state or model.state_dict())
 
 
 def load_towers(path: Path | str) -> Towers:
@@ -47,6 +82,36 @@ def load_cvr(path: Path | str) -> CVRModel:
     return _filled(Path(path), CVRModel(config, **sizes), state)
 
 
+def load_sequential(path: Path | str) -> SequentialModel:
+    """The sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    kind = kind_of(path)
+    if kind not in SEQUENTIAL:
+        raise ValueError(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
+    sizes, settings, state = _load(Path(path), kind, ("num_items",))
+    config = parse_settings(SequentialConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), SEQUENTIAL[kind](config, **sizes), state)
+
+
+def load_retriever(path: Path | str) -> Retriever:
+    """The towers or the sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    return load_towers(path) if kind_of(path) == "towers" else load_sequential(path)
+
+
+def kind_of(path: Path | str) -> str | None:
+    """The kind that config.json in folder `path` names; ValueError where it cannot be read."""
+    about = _read_config(Path(path))
+    return about.get("kind") if isinstance(about, dict) else None
+
+
+def _read_config(path: Path) -> object:
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
+    except ValueError as error:
+        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
+
+
 def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
@@ -57,12 +122,12 @@ def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], 
 
 
 def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
+    about = _read_config(path)
     try:
-        about = json.loads((path / "config.json").read_text(encoding="utf-8"))
         state = load_file(path / "model.safetensors")
     except OSError as error:
         raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
-    except (ValueError, SafetensorError) as error:
+    except SafetensorError as error:
         raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
     if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"model {path}: config.json is not of format version {FORMAT_VERSION}")

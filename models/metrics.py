@@ -184,7 +184,15 @@ def target_ranks(
 
 
 def recall_ndcg(rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarray, k: int) -> tuple[float, float]:
-    """Mean recall@k and NDCG@k over users, all targets equally relevant.
+    """Mean recall@k and NDCG@k over users: of `recall_ndcg_by_user`, whose arguments these are."""
+    recall_B, ndcg_B = recall_ndcg_by_user(rank_P, user_P, num_targets_B, k)
+    return float(recall_B.mean()), float(ndcg_B.mean())
+
+
+def recall_ndcg_by_user(
+    rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's recall@k and NDCG@k, all targets equally relevant: float64 [B] each.
 
     Args:
         rank_P: ranks from 1 on.
@@ -197,8 +205,7 @@ def recall_ndcg(rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarra
     hits_B = np.bincount(user_P[is_hit_P], minlength=users)
     gain_B = np.bincount(user_P[is_hit_P], weights=1 / np.log2(rank_P[is_hit_P] + 1.0), minlength=users)
     ideal_k = np.cumsum(1 / np.log2(np.arange(k) + 2.0))
-    ndcg_B = gain_B / ideal_k[np.minimum(num_targets_B, k) - 1]
-    return float((hits_B / num_targets_B).mean()), float(ndcg_B.mean())
+    return hits_B / num_targets_B, gain_B / ideal_k[np.minimum(num_targets_B, k) - 1]
 
 
 def _count_below(

@@ -62,7 +62,8 @@ class LossConfig(Settings):
     Attributes:
         num_hist: sampled history positions (anchors) of a user.
         num_targets: sampled targets of a user.
-        alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n.
+        alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n; equal ones weigh
+            all positions the same, which is the paper's random sampling.
         negatives: `in_batch`, the batch's other users' targets (the paper's); `catalogue`, every item of the
             training snapshot; `sampled`, num_sampled of those drawn anew each step, weighted up to estimate
             the catalogue. The last two need items that go in alone, and leave the user's own targets out.
@@ -99,6 +100,43 @@ def check_negatives(towers: TowersConfig, loss: LossConfig) -> None:
             f"loss.negatives {loss.negatives} draws items that go in alone, but item_tower shared_causal trains "
             "on sequences: set train_input single, another item_tower, or negatives in_batch"
         )
+
+
+class SequentialConfig(Settings):
+    """Size, loss and training positions of the sequential baselines, which learn a vector by item id.
+
+    Attributes:
+        kind: `sasrec` (models/baselines/sasrec.py) or `hstu` (models/baselines/hstu.py).
+        d_model, layers, heads, dropout: the blocks'.
+        max_len: longest input; of a longer one the most recent items count.
+        loss: `bce`, binary cross-entropy with one uniformly drawn negative a position (SASRec's paper);
+            `cross_entropy`, the softmax over every item of the training snapshot; `sampled`, the softmax over
+            the positive and num_sampled of those items, drawn anew each step (HSTU's experiments).
+        num_sampled: drawn items of a step, with `sampled`.
+        positions: `all`, every item of history and targets predicts the next one, which wants snapshots of one
+            row a user (of prefix rows, early items would train once a row); `last`, the history's last item
+            predicts the first target, which wants a row a prefix.
+        temperature: hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not.
+        time_buckets: hstu's relative time bias has so many buckets and one more.
+    """
+
+    kind: Literal["sasrec", "hstu"] = "sasrec"
+    d_model: int = Field(64, gt=0)
+    layers: int = Field(2, ge=0)
+    heads: int = Field(1, gt=0)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    max_len: int = Field(50, gt=0)
+    loss: Literal["bce", "cross_entropy", "sampled"] = "cross_entropy"
+    num_sampled: int = Field(128, gt=0)
+    positions: Literal["all", "last"] = "all"
+    temperature: float = Field(0.05, gt=0)
+    time_buckets: int = Field(128, gt=0)
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "SequentialConfig":
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        return self
 
 
 class ValidationConfig(Settings):

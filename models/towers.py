@@ -139,7 +139,12 @@ class Towers(nn.Module):
 
     @torch.inference_mode()
     def embed_users(
-        self, hist_items_BH: np.ndarray, hist_len_B: np.ndarray, content: ContentMatrix, batch_size: int = 512
+        self,
+        hist_items_BH: np.ndarray,
+        hist_len_B: np.ndarray,
+        content: ContentMatrix,
+        batch_size: int = 512,
+        hist_ts_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """User embeddings for batch scoring.
 
@@ -148,6 +153,7 @@ class Towers(nn.Module):
             hist_len_B: number of valid items of each row.
             content: the content matrix.
             batch_size: rows at a time.
+            hist_ts_BH: not used: the interface of all retrievers.
 
         Returns:
             float32 [B, out_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and

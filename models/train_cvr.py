@@ -1,23 +1,23 @@
 """Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from models.checkpoint import save_cvr
 from models.cvr import CVRModel
-from models.distributed import Ranks, global_mean, joined
-from models.resume import fingerprint_of
+from models.distributed import Ranks, global_mean
 from models.settings import CVRConfig, StreamConfig, TrainConfig
-from models.snapshot import Snapshot, open_snapshot
-from models.spec import Settings, require_folder
+from models.snapshot import Snapshot
+from models.spec import Settings
 from models.stream import ArrowReader, epoch_reader, read_column
-from models.trainer import Batch, Trainer, TrainResult
+from models.trainer import Batch, TrainResult
+from models.training import train_from_snapshots
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 
@@ -83,15 +83,4 @@ class CVRTask:
 
 def run(spec: CVRSpec) -> TrainResult:
     """Train the conversion model as the spec says; errors as of `Trainer.run`, ValueError for bad input."""
-    for key in ("train_snapshot", "val_snapshot"):
-        require_folder(getattr(spec, key), key)
-    if spec.train.threads:
-        torch.set_num_threads(spec.train.threads)
-    torch.manual_seed(spec.train.seed)
-    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
-    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
-    if not val.rows:
-        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    with joined(spec.train.rank_timeout) as ranks:
-        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
-        return Trainer(CVRTask(spec, train, val, ranks), spec.train, spec.out_dir, fingerprint, ranks).run()
+    return train_from_snapshots(spec, partial(CVRTask, spec))

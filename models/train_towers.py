@@ -13,21 +13,22 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor
 
+from models.baselines.popularity import count_items, trained_items
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
-from models.distributed import Ranks, gathered, global_mean, joined
+from models.distributed import Ranks, gathered, global_mean
 from models.losses import Candidates, all_action_info_nce, sample_positions
-from models.metrics import recall_ndcg, target_ranks
-from models.resume import fingerprint_of, step_seed
+from models.resume import step_seed
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
-from models.snapshot import Snapshot, open_snapshot
+from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
 from models.stream import ArrowReader, epoch_reader, read_column
 from models.towers import Towers, distinct
-from models.trainer import Batch, Trainer, TrainResult
+from models.trainer import Batch, TrainResult
+from models.training import train_from_snapshots
+from models.validation import Validation
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
-DAY_SECONDS = 86400
 
 
 class TowersSpec(Settings):
@@ -64,17 +65,13 @@ class TowersTask:
         self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
     ) -> None:
         self.spec, self.train_snapshot, self.content, self.ranks = spec, train, content, ranks or Ranks()
-        self.metric = f"recall_at_{spec.validation.k}"
+        self.validation = Validation(val, content.rows, spec.validation)
+        self.metric = self.validation.metric
         self.model = Towers(spec.towers, content.dim, content.rows)
         self.generator = torch.Generator().manual_seed(spec.train.seed)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
-        if spec.loss.negatives != "in_batch":
-            self.catalogue = _items_of(train, content.rows)
-        self.val = {name: read_column(val, name) for name in COLUMNS[1:]}
-        self.target_P2 = _distinct_targets(self.val["hist_len"], self.val["tar_items"])
-        if not len(self.target_P2):
-            raise ValueError(f"val_snapshot: no row of {val.path} has both a history and a target")
-        self.log_prior_I = _recent_log_popularity(val, content.rows, spec.validation.prior_days)
+        if spec.loss.negatives != "in_batch":  # what the towers are trained on
+            self.catalogue = torch.from_numpy(trained_items(train, content.rows))
 
     def steps_per_epoch(self) -> int:
         return len(self._reader(epoch=0))
@@ -126,16 +123,9 @@ class TowersTask:
         return None
 
     def evaluate(self) -> dict[str, float]:
-        user_BK = self.model.embed_users(self.val["hist_items"], self.val["hist_len"], self.content)
-        item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
-        k, prior_I = self.spec.validation.k, self.spec.validation.prior_weight * self.log_prior_I
-        prior_I[0] = -np.inf  # padding is no candidate
-        rank_P = target_ranks(
-            torch.from_numpy(user_BK), torch.from_numpy(item_IK), torch.from_numpy(prior_I), self.target_P2
-        )
-        users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
-        recall, ndcg = recall_ndcg(rank_P, row_P, count_B, k)
-        return {f"recall_at_{k}": recall, f"ndcg_at_{k}": ndcg, "users": len(users_B)}
+        rows = self.validation.rows
+        user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], self.content)
+        return self.validation.figures(user_BK, self.model.embed_items(np.arange(self.content.rows), self.content))
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)
@@ -180,47 +170,18 @@ class TowersTask:
 
 def run(spec: TowersSpec) -> TrainResult:
     """Train towers as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
-    for key in ("train_snapshot", "val_snapshot", "content_matrix"):
-        require_folder(getattr(spec, key), key)
-    if spec.train.threads:
-        torch.set_num_threads(spec.train.threads)
-    torch.manual_seed(spec.train.seed)
-    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
-    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
-    if not val.rows:
-        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    with joined(spec.train.rank_timeout) as ranks:
-        task = TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
-        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
-        return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()
+    require_folder(spec.content_matrix, "content_matrix")
+
+    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> TowersTask:
+        return TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
+
+    return train_from_snapshots(spec, task)
 
 
 def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
     """Log of every item's share of all targets, with one added to each count: float32 [I]."""
-    count_I = _count_items(read_column(snapshot, "tar_items"), num_rows)
+    count_I = count_items(read_column(snapshot, "tar_items"), num_rows)
     return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
-
-
-def _items_of(snapshot: Snapshot, num_rows: int) -> Tensor:
-    """item_idx of all items in the snapshot's histories and targets, ascending: what the towers are trained on."""
-    counts = [_count_items(read_column(snapshot, name), num_rows) for name in ("hist_items", "tar_items")]
-    return torch.from_numpy(np.flatnonzero(sum(counts)))
-
-
-def _distinct_targets(hist_len_B: np.ndarray, tar_items_BT: np.ndarray) -> np.ndarray:
-    """(row, item_idx) of every distinct target of rows with a history, sorted: int64 [P, 2]."""
-    rows, columns = np.nonzero((tar_items_BT > 0) & (hist_len_B > 0)[:, None])
-    return np.unique(np.stack([rows, tar_items_BT[rows, columns]], axis=1).astype(np.int64), axis=0)
-
-
-def _recent_log_popularity(val: Snapshot, num_rows: int, days: int) -> np.ndarray:
-    items, event_ts = read_column(val, "hist_items"), read_column(val, "hist_ts")
-    is_recent = (items > 0) & (event_ts > event_ts.max() - days * DAY_SECONDS)
-    return np.log(_count_items(items[is_recent], num_rows) + 1).astype(np.float32)
-
-
-def _count_items(items: np.ndarray, num_rows: int) -> np.ndarray:
-    return np.bincount(items[items > 0].ravel(), minlength=num_rows)
 
 
 def _widened(x_BS: Tensor, width: int) -> Tensor:

@@ -1,8 +1,45 @@
-"""Popularity: everybody gets the most bought items."""
+"""Popularity: everybody gets the most bought items. Shapes: I items, R rows of a snapshot."""
 
 import numpy as np
+
+from models.snapshot import Snapshot
+from models.stream import read_column
+
+DAY_SECONDS = 86400
 
 
 def log_popularity(count_I: np.ndarray) -> np.ndarray:
     """log(1 + purchases) of every item, float32: as a score the baseline, as a summand the prior."""
     return np.log1p(count_I).astype(np.float32)
+
+
+def count_items(items: np.ndarray, num_rows: int) -> np.ndarray:
+    """How often every item stands in an array of item_idx, padding (0) left out: int64 [I]."""
+    return np.bincount(items[items > 0].ravel(), minlength=num_rows)
+
+
+def recent_log_popularity(snapshot: Snapshot, num_rows: int, days: int) -> np.ndarray:
+    """`log_popularity` of the last so many days of a snapshot's histories (hist_items, hist_ts)."""
+    items, event_ts = read_column(snapshot, "hist_items"), read_column(snapshot, "hist_ts")
+    is_recent = (items > 0) & (event_ts > event_ts.max() - days * DAY_SECONDS)
+    return log_popularity(count_items(items[is_recent], num_rows))
+
+
+def trained_items(snapshot: Snapshot, num_rows: int) -> np.ndarray:
+    """item_idx of all items in the snapshot's histories and targets, ascending."""
+    counts = [count_items(read_column(snapshot, name), num_rows) for name in ("hist_items", "tar_items")]
+    return np.flatnonzero(sum(counts))
+
+
+def training_counts(user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num: int) -> np.ndarray:
+    """Occurrences of every item in training rows: int64 [I].
+
+    The targets of all rows and the history of each user's first row (the shortest): of rows that are all prefixes
+    of a user's events, that is every event once. A target that stands in several rows counts once a row; an item
+    that stands in later histories only (its event fell between the rows) counts once.
+    """
+    length_R = (hist_items_RH > 0).sum(1)
+    order_R = np.lexsort((length_R, user_R))
+    _, first = np.unique(user_R[order_R], return_index=True)
+    count_I = count_items(tar_items_RT, num) + count_items(hist_items_RH[order_R[first]], num)
+    return np.maximum(count_I, count_items(hist_items_RH, num) > 0)

@@ -15,6 +15,7 @@ from models import train_cvr, train_towers
 from models.__main__ import main
 from models.checkpoint import load_cvr, load_towers
 from models.content import ContentMatrix
+from models.snapshot import open_snapshot
 from tests.builders.tensors import pairs_table, random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 60
@@ -94,7 +95,7 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
     model, content = load_towers(towers_spec["out_dir"]), ContentMatrix(data / "matrix")
     assert model.embed_users(np.array([[1, 2]]), np.array([2]), content).shape == (1, 8)
     task_spec = train_towers.TowersSpec.model_validate(towers_spec)
-    snapshots = [train_towers.open_snapshot(data / name) for name in ("train", "val")]
+    snapshots = [open_snapshot(data / name) for name in ("train", "val")]
     task = train_towers.TowersTask(task_spec, *snapshots, content)
     task.model = model
     assert task.evaluate() == pytest.approx(result["best"])

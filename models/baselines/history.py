@@ -1,0 +1,114 @@
+"""Baselines without weights that score every item from the history itself: the last items, and co-occurrence.
+
+Shapes: B rows, b rows of a block, H history length, T target length, I items (padding, item 0, included),
+U training users, P (row, item) pairs of targets, Q pairs that are no candidates.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+
+BLOCK_SCORES = 1 << 22  # scores held at once
+CHUNK_ROWS = 1 << 16
+DECIMALS = 10
+
+# (histories [b, H], their lengths [b]) -> scores, float64 [b, I]; a new array each time
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class LastItems:
+    """The history's items first, the most recent at the top; below them all others by popularity.
+
+    Args:
+        count_I: training occurrences.
+    """
+
+    def __init__(self, count_I: np.ndarray) -> None:
+        self.share_I = count_I / (count_I.max() + 1)  # below 1
+
+    def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
+        """Scores: 1 + the last place of an item in the history, from 1 on; a popularity below 1 elsewhere."""
+        score_bI = np.tile(self.share_I, (len(hist_len_b), 1))
+        for place, item_b in enumerate(hist_items_bH.T):
+            rows = np.flatnonzero(place < hist_len_b)
+            score_bI[rows, item_b[rows]] = 2.0 + place
+        return score_bI
+
+
+class Cooccurrence:
+    """Items that other users had together with the history's, by cosine.
+
+    With n_i the training users who have item i and n_ij those who have both, sim(i, j) = n_ij / sqrt(n_i n_j),
+    0 for i = j (item-based collaborative filtering; Sarwar et al., WWW 2001; Linden et al., 2003). The score of j is
+    the sum over the history's events of decay^age * sim(i, j), age 0 being the last event: repeats count again.
+    Scores are rounded to 10 decimals, so that what is equal ties. The sum goes through the users,
+    (weights / sqrt(n)) X^T X / sqrt(n) with the users x items incidence X sparse: no items x items matrix is made.
+
+    Args:
+        user_R, hist_items_RH, tar_items_RT: all training rows; a user has what any of his or her rows holds.
+        num_items: I.
+        decay: weight of an event relative to the one after it.
+    """
+
+    def __init__(
+        self, user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int, decay: float
+    ) -> None:
+        user_R = np.unique(user_R, return_inverse=True)[1].astype(np.int64)
+        keys = [np.empty(0, np.int64)]
+        for start in range(0, len(user_R), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            item_rJ = np.concatenate([hist_items_RH[rows], tar_items_RT[rows]], axis=1)
+            keys.append(np.unique((user_R[rows, None] * num_items + item_rJ)[item_rJ > 0]))
+        user_N, item_N = np.divmod(np.unique(np.concatenate(keys)), num_items)
+        shape = (int(user_R.max(initial=-1)) + 1, num_items)
+        self.has_UI = sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), shape=shape)
+        count_I = np.bincount(item_N, minlength=num_items)
+        self.factor_I = np.where(count_I > 0, 1 / np.sqrt(np.maximum(count_I, 1)), 0.0)
+        self.num_items, self.decay = num_items, decay
+
+    def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
+        """Scores of all items."""
+        row_n, place_n = np.nonzero(np.arange(hist_items_bH.shape[1]) < hist_len_b[:, None])
+        item_n = hist_items_bH[row_n, place_n]
+        weight_n = self.decay ** (hist_len_b[row_n] - 1.0 - place_n) * (self.factor_I[item_n] > 0)
+        weight_bI = sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
+        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_UI.T.tocsr()
+        score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
+        np.subtract.at(score_bI, (row_n, item_n), weight_n)  # an item's similarity to itself is 1
+        return score_bI.round(DECIMALS)
+
+
+def block_ranks(
+    scores: Scores,
+    hist_items_BH: np.ndarray,
+    hist_len_B: np.ndarray,
+    target_P2: np.ndarray,
+    hidden_Q2: np.ndarray,
+    bias_I: np.ndarray,
+) -> np.ndarray:
+    """Rank of every target among all items by score + bias, a block of rows at a time: int64 [P].
+
+    Ties as in `metrics.target_ranks`: an item of equal score stands before the target.
+
+    Args:
+        scores: scores of all items from histories.
+        target_P2, hidden_Q2: (row, item) pairs, sorted by row; the latter are no candidates.
+        bias_I: -inf for what is nobody's candidate.
+    """
+    rank_P = np.zeros(len(target_P2), np.int64)
+    rows_U = np.unique(target_P2[:, 0])
+    step = max(1, BLOCK_SCORES // len(bias_I))
+    for start in range(0, len(rows_U), step):
+        rows_b = rows_U[start : start + step]
+        score_bI = scores(hist_items_BH[rows_b], hist_len_B[rows_b]) + bias_I
+        own, hidden = (
+            slice(*np.searchsorted(pair_2[:, 0], [rows_b[0], rows_b[-1] + 1])) for pair_2 in (target_P2, hidden_Q2)
+        )
+        hidden_q2 = hidden_Q2[hidden]
+        hidden_q2 = hidden_q2[np.isin(hidden_q2[:, 0], rows_b)]
+        score_bI[np.searchsorted(rows_b, hidden_q2[:, 0]), hidden_q2[:, 1]] = -np.inf
+        row_p, item_p = np.searchsorted(rows_b, target_P2[own, 0]), target_P2[own, 1]
+        below = [(score_bI[row] < score_bI[row, item]).sum() for row, item in zip(row_p, item_p, strict=True)]
+        rank_P[own] = len(bias_I) - np.array(below)
+    return rank_P

@@ -1,0 +1,122 @@
+"""What the sequential baselines share: a vector by item id on both sides, and batch scoring.
+
+Shapes: B users, H history length, L input length, N packed items of all inputs, D model width; any batch M of items.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.content import ContentMatrix
+from models.packing import Packing
+from models.settings import SequentialConfig
+
+
+class SequentialModel(nn.Module):
+    """Base: an item table; a subclass says what stands at each position of a sequence of items.
+
+    The score of an item after a position is the plain inner product of `states` and `items`. An item that no
+    training row held keeps its random first vector.
+
+    Args:
+        config: sizes.
+        num_items: rows of the content matrix, padding (item 0) included.
+
+    Attributes:
+        needs_time: whether `states` looks at the events' times.
+    """
+
+    needs_time = False
+
+    def __init__(self, config: SequentialConfig, num_items: int) -> None:
+        super().__init__()
+        self.config, self.num_items = config, num_items
+        self.item_table = nn.Embedding(num_items, config.d_model, padding_idx=0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.item_table.weight.device
+
+    def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:
+        """The state after every item, which sees no later one: [N, D] in the packing's order.
+
+        Args:
+            item_BL: item_idx, oldest first, padded on the right, at most `max_len`.
+            ts_BL: their times in seconds, int64, where `needs_time`.
+            packing: of the sequences' lengths.
+        """
+        raise NotImplementedError
+
+    def items(self, item_M: Tensor) -> Tensor:
+        """Vectors of items as candidates: [M, D]."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def embed_users(
+        self,
+        hist_items_BH: np.ndarray,
+        hist_len_B: np.ndarray,
+        content: ContentMatrix | None = None,
+        batch_size: int = 512,
+        hist_ts_BH: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """User embeddings for batch scoring: float32 [B, D], zeros for an empty history.
+
+        Args:
+            hist_items_BH: item_idx, oldest first, padded on the right; the last `max_len` count.
+            hist_len_B: number of valid items of each row.
+            content: not used: the interface of all retrievers.
+            batch_size: rows at a time.
+            hist_ts_BH: the events' times in seconds, where `needs_time`.
+
+        Raises:
+            ValueError: the times are missing, or a history is longer than its row.
+        """
+        self.eval()
+        hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, np.int64)
+        if self.needs_time and hist_ts_BH is None:
+            raise ValueError(f"{self.config.kind} needs the times of the histories (hist_ts)")
+        longest, width = int(hist_len_B.max(initial=0)), hist_items_BH.shape[1]
+        if longest > width:
+            raise ValueError(f"history of {longest} items: rows hold {width}")
+        out_BD = np.zeros((len(hist_len_B), self.config.d_model), np.float32)
+        order = np.argsort(hist_len_B, kind="stable")
+        order = order[hist_len_B[order] > 0]
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            length_b, place_bL = last_places(hist_len_B[rows], self.config.max_len)
+            item_bL = torch.from_numpy(np.take_along_axis(hist_items_BH[rows], place_bL, 1).astype(np.int64))
+            ts_bL = None
+            if self.needs_time:
+                ts_bL = torch.from_numpy(np.take_along_axis(np.asarray(hist_ts_BH)[rows], place_bL, 1)).to(self.device)
+            length_b = torch.from_numpy(length_b)
+            packing = Packing(length_b, self.device)
+            state_ND = self.states(item_bL.to(self.device), ts_bL, packing)
+            last_b1 = packing.at(length_b[:, None].to(self.device) - 1)
+            out_BD[rows] = state_ND[last_b1[:, 0]].float().cpu().numpy()
+        return out_BD
+
+    @torch.inference_mode()
+    def embed_items(
+        self, item_idx_N: np.ndarray, content: ContentMatrix | None = None, batch_size: int = 4096
+    ) -> np.ndarray:
+        """Item embeddings for batch scoring: float32 [N, D]; zeros for items that came after the training."""
+        self.eval()
+        item_idx_N = np.asarray(item_idx_N).astype(np.int64)
+        out_ND = np.zeros((len(item_idx_N), self.config.d_model), np.float32)
+        for start in range(0, len(item_idx_N), batch_size):
+            item_n = item_idx_N[start : start + batch_size]
+            item_n = torch.from_numpy(np.where(item_n < self.num_items, item_n, 0)).to(self.device)
+            out_ND[start : start + batch_size] = self.items(item_n).float().cpu().numpy()
+        return out_ND
+
+
+def last_places(length_B: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of right-padded rows, the last `most` valid places: their numbers [B], and the places [B, L].
+
+    L is the largest of the numbers, at least 1; places behind a row's end are that row's last one, or 0.
+    """
+    kept_B = np.minimum(length_B, most)
+    place_BL = (length_B - kept_B)[:, None] + np.arange(max(int(kept_B.max(initial=0)), 1))
+    return kept_B, np.minimum(place_BL, np.maximum(length_B - 1, 0)[:, None])

@@ -1,0 +1,282 @@
+"""Systems side by side: every figure of every system against loops over plain lists."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from models.__main__ import main
+from models.baselines import history
+from models.baselines.hstu import HSTU
+from models.baselines.popularity import training_counts
+from models.checkpoint import save_sequential, save_towers
+from models.content import ContentMatrix
+from models.evaluate_systems import SystemsSpec, run
+from models.settings import SequentialConfig, TowersConfig
+from models.towers import Towers
+from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
+from tests.oracles import retrieval
+
+ITEMS, HIST, TAR = 30, 6, 3
+DAY = 86_400
+
+
+def made_rows(num_rows, num_users, seed, known):
+    """Rows of a few users whose items are of the first `known` ones; some have no history."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(num_rows):
+        length = int(rng.integers(0, HIST + 1))
+        popular = 1 + (rng.random(length + TAR) ** 2 * known).astype(int)
+        times = 1_300_000_000 + np.sort(rng.integers(0, 60 * DAY, length))
+        targets = popular[length:][: rng.integers(1, TAR + 1)].tolist()
+        user = f"u{rng.integers(num_users)}"
+        rows.append({"user_id": user, "hist": popular[:length].tolist(), "ts": times.tolist(), "tar": targets})
+    return rows
+
+
+def as_table(rows):
+    def padded(name, width, kind):
+        return pa.array([row[name] + [0] * (width - len(row[name])) for row in rows], pa.list_(kind))
+
+    return pa.table(
+        {
+            "user_id": [row["user_id"] for row in rows],
+            "hist_items": padded("hist", HIST, pa.int32()),
+            "hist_ts": padded("ts", HIST, pa.int64()),
+            "hist_len": pa.array([len(row["hist"]) for row in rows], pa.int32()),
+            "tar_items": padded("tar", TAR, pa.int32()),
+            "tar_len": pa.array([len(row["tar"]) for row in rows], pa.int32()),
+        }
+    )
+
+
+TRAIN, TEST = made_rows(90, 25, 0, 24), made_rows(70, 20, 1, ITEMS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_snapshot(folder / "train", as_table(TRAIN))
+    write_snapshot(folder / "test", as_table(TEST))
+    write_matrix(folder / "matrix", random_vectors(ITEMS))
+    write_matrix(folder / "other", random_vectors(ITEMS, dim=5, seed=3))
+    write_matrix(folder / "small", random_vectors(ITEMS - 1))
+    torch.manual_seed(0)
+    towers = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True), 16)
+    save_towers(folder / "towers", towers)
+    save_sequential(folder / "hstu", HSTU(SequentialConfig(kind="hstu", d_model=8), ITEMS + 1))
+    return folder
+
+
+@pytest.fixture
+def spec(data, tmp_path):
+    return {
+        "train_snapshot": str(data / "train"),
+        "test_snapshot": str(data / "test"),
+        "content_matrix": str(data / "matrix"),
+        "out_dir": str(tmp_path / "out"),
+        "systems": [
+            {"name": "towers", "kind": "model", "folder": str(data / "towers"), "prior_weight": 0.5},
+            {"name": "hstu", "kind": "model", "folder": str(data / "hstu")},
+            {"name": "popularity", "kind": "popularity"},
+            {"name": "last item", "kind": "last_item"},
+            {"name": "cooccurrence", "kind": "cooccurrence", "recency_decay": 0.7},
+            {"name": "cooccurrence and prior", "kind": "cooccurrence", "prior_weight": 0.3},
+            {"name": "mean content", "kind": "mean_content"},
+            {"name": "other content", "kind": "mean_content", "content_matrix": str(data / "other")},
+        ],
+        "ks": [2, 5],
+        "prior_days": 20,
+        "long_tail_max": 4,
+        "cold_user_max": 2,
+        "resamples": 300,
+    }
+
+
+@pytest.fixture(autouse=True)
+def restored_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def mean_content_scores(folder):
+    vectors = np.fromfile(folder / "vectors.f16", "<f2").reshape(ITEMS + 1, -1).astype(np.float64)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    scores = []
+    for row in TEST:
+        mean = unit[row["hist"]].sum(0) if row["hist"] else np.zeros(unit.shape[1])
+        scores.append(unit @ mean / max(np.linalg.norm(mean), 1e-12))
+    return scores
+
+
+def model_scores(data, name):
+    from models.checkpoint import load_retriever
+
+    model, content = load_retriever(data / name), ContentMatrix(data / "matrix")
+    item_IK = model.embed_items(np.arange(ITEMS + 1), content).astype(np.float64)
+    scores = []
+    for row in TEST:  # each alone
+        times = np.array([row["ts"] or [0]])
+        user_K = model.embed_users(
+            np.array([row["hist"] or [0]]), np.array([len(row["hist"])]), content, hist_ts_BH=times
+        )[0]
+        scores.append(item_IK @ user_K)
+    return scores
+
+
+def naive_scores(data):
+    counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
+    prior = np.array(retrieval.naive_prior(TEST, ITEMS + 1, 20))
+    cooccurrence = [
+        [retrieval.naive_cooccurrence(row, TRAIN, ITEMS + 1, decay) for row in TEST] for decay in (0.7, 0.9)
+    ]
+    return {
+        "towers": model_scores(data, "towers") + 0.5 * prior,
+        "hstu": model_scores(data, "hstu"),
+        "popularity": [counts] * len(TEST),
+        "last item": [retrieval.naive_last_item(row, counts) for row in TEST],
+        "cooccurrence": cooccurrence[0],
+        "cooccurrence and prior": (np.array(cooccurrence[1]) + 0.3 * prior).round(9),
+        "mean content": mean_content_scores(data / "matrix"),
+        "other content": mean_content_scores(data / "other"),
+    }
+
+
+def segments_of(ranks):
+    counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
+    length = {number: len(row["hist"]) for number, row in enumerate(TEST)}
+    tests = {
+        "cold_items": lambda number, item: counts[item] == 0,
+        "long_tail_items": lambda number, item: 0 < counts[item] <= 4,
+        "other_items": lambda number, item: counts[item] > 4,
+        "cold_users": lambda number, item: length[number] <= 2,
+        "other_users": lambda number, item: length[number] > 2,
+    }
+    return {name: {key: rank for key, rank in ranks.items() if test(*key)} for name, test in tests.items()}
+
+
+def assert_equal_figures(found, ranks):
+    assert found["targets"] == len(ranks) > 0
+    for k in (2, 5):
+        (recall, ndcg), _ = retrieval.naive_figures(ranks, k)
+        assert found[f"recall_at_{k}"] == pytest.approx(recall, abs=1e-12)
+        assert found[f"ndcg_at_{k}"] == pytest.approx(ndcg, abs=1e-12)
+
+
+@pytest.mark.parametrize("keep_seen", [True, False])
+def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeypatch, keep_seen):
+    monkeypatch.setattr(history, "BLOCK_SCORES", 7 * (ITEMS + 1))  # several blocks, the last one smaller
+    monkeypatch.setattr(history, "CHUNK_ROWS", 13)
+    result = run(SystemsSpec.model_validate(spec | {"keep_seen": keep_seen}))
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
+    asked = [(n, item) for n, row in enumerate(TEST) if row["hist"] for item in set(row["tar"])]
+    seen = [(n, item) for n, item in asked if item in TEST[n]["hist"]]
+    counts = retrieval.naive_counts(TRAIN, ITEMS + 1)[1:]
+    kept = asked if keep_seen else sorted(set(asked) - set(seen))
+    assert result["data"] == {
+        "rows": len({n for n, _ in kept}),
+        "users": len({TEST[n]["user_id"] for n, _ in kept}),
+        "targets": len(kept),
+        "items": ITEMS,
+        "cold_items": counts.count(0),
+        "long_tail_items": sum(0 < count <= 4 for count in counts),
+        "rows_without_history": sum(not row["hist"] for row in TEST),
+        "targets_seen_left_out": 0 if keep_seen else len(seen),
+        "train_rows": 90,
+        "train_users": len({row["user_id"] for row in TRAIN}),
+    }
+    assert len(seen) > 5 and result["data"]["rows_without_history"] > 3
+    for name, scores in naive_scores(data).items():
+        ranks, found = retrieval.naive_ranks(TEST, scores, keep_seen), result["systems"][name]
+        with np.load(tmp_path / "out" / f"{name}.npz") as file:
+            pairs = zip(file["row"].tolist(), file["item"].tolist(), strict=True)
+            assert dict(zip(pairs, file["rank"].tolist(), strict=True)) == ranks, name
+            users = [TEST[row]["user_id"] for row in file["row"]]
+            assert len(set(zip(users, file["user"].tolist(), strict=True))) == len(set(users))
+        assert_equal_figures(found, ranks)
+        for segment, own in segments_of(ranks).items():
+            assert_equal_figures(found["segments"][segment], own)
+        assert found["seconds"] > 0 and found["seconds_per_user"] * result["data"]["rows"] == pytest.approx(
+            found["seconds"]
+        )
+        assert (found["parameters"] > 0) == (name in ("towers", "hstu"))
+
+
+def test_intervals_are_those_of_resampled_users_with_all_their_rows(data, spec):
+    spec |= {"systems": spec["systems"][4:5], "resamples": 4000}
+    found = run(SystemsSpec.model_validate(spec))["systems"]["cooccurrence"]
+    ranks = retrieval.naive_ranks(TEST, naive_scores(data)["cooccurrence"], True)
+    rng = np.random.default_rng(5)
+    for figures, own in [(found, ranks), (found["segments"]["cold_users"], segments_of(ranks)["cold_users"])]:
+        _, values = retrieval.naive_figures(own, 5)
+        users = sorted({TEST[number]["user_id"] for number, _ in ranks})
+        by_user = [[value for number, value in values.items() if TEST[number]["user_id"] == user] for user in users]
+        means = []
+        for _ in range(4000):
+            drawn = [value for user in rng.integers(len(users), size=len(users)) for value in by_user[user]]
+            means.append(np.mean(drawn, axis=0))
+        want = np.quantile(means, [0.05, 0.95], axis=0)
+        for column, name in enumerate(("recall_at_5", "ndcg_at_5")):
+            low, high = figures["ci90"][name]
+            assert low < figures[name] < high
+            assert (low, high) == pytest.approx(want[:, column], abs=0.02)
+
+
+def test_equal_scores_stand_before_the_target(data, spec, tmp_path):
+    write_matrix(tmp_path / "equal", np.ones((ITEMS + 1, 4)) * (np.arange(ITEMS + 1) > 0)[:, None])
+    spec["systems"] = [{"name": "equal", "kind": "mean_content", "content_matrix": str(tmp_path / "equal")}]
+    run(SystemsSpec.model_validate(spec))
+    with np.load(tmp_path / "out" / "equal.npz") as file:
+        assert (file["rank"] == ITEMS).all()
+    dead = history.block_ranks(
+        lambda hist, length: np.zeros((len(length), 5)),
+        np.ones((3, 1), int),
+        np.ones(3, int),
+        np.array([[0, 1], [2, 4]]),
+        np.array([[0, 2], [2, 1], [2, 2]]),
+        np.array([-np.inf, 0, 0, 0, 0]),
+    )
+    assert dead.tolist() == [3, 2]
+
+
+def test_every_event_of_prefix_rows_counts_once():
+    events, rows = [3, 1, 3, 2, 2, 1], []
+    for place in range(1, len(events)):
+        hist = events[max(0, place - 3) : place]
+        rows.append((7, hist + [0] * (3 - len(hist)), [events[place]]))
+    rng = np.random.default_rng(0)
+    user_R, hist_RH, tar_RT = (np.array(column) for column in zip(*[rows[n] for n in rng.permutation(5)], strict=True))
+    assert training_counts(user_R, hist_RH, tar_RT, 5).tolist() == [0, 2, 2, 2, 0]
+    hist_RH[0, 0] = 4  # in a later history only
+    assert training_counts(user_R, hist_RH, tar_RT, 5)[4] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"systems": []}, "systems: "),
+        ({"systems": [{"name": "a", "kind": "popularity"}, {"name": "a", "kind": "last_item"}]}, "of one name: a"),
+        ({"systems": [{"name": "../a", "kind": "popularity"}]}, "systems.0.name"),
+        ({"systems": [{"name": "a", "kind": "model"}]}, "system a: kind model needs a folder"),
+        ({"systems": [{"name": "a", "kind": "popularity", "folder": "/x"}]}, "no other kind has one"),
+        ({"systems": [{"name": "a", "kind": "popularity", "prior_weight": 1}]}, "takes no prior_weight"),
+        ({"systems": [{"name": "a", "kind": "last_item", "content_matrix": "/x"}]}, "uses no content_matrix"),
+        ({"systems": [{"name": "a", "kind": "model", "folder": "/nowhere"}]}, "model /nowhere: cannot read"),
+        ({"systems": [{"name": "a", "kind": "mean_content", "content_matrix": "small"}]}, "30 rows, .* 31"),
+        ({"content_matrix": "small"}, "item_idx 30 .* outside the content matrix of 30 rows"),
+        ({"train_snapshot": "/nowhere"}, "train_snapshot: no such folder: /nowhere"),
+        ({"cold": 1}, "unknown key 'cold'; known: cold_item_max"),
+    ],
+)
+def test_bad_specs_exit_with_one_line_and_code_2(data, tmp_path, spec, capsys, change, message):
+    text = json.dumps(spec | change).replace('"small"', json.dumps(str(data / "small")))
+    (tmp_path / "spec.json").write_text(text)
+    assert main(["evaluate-systems", "--spec", str(tmp_path / "spec.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate-systems: ") and error.count("\n") == 1
+    assert re.search(message, error)
