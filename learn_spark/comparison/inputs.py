@@ -1,5 +1,6 @@
 """The content vectors that a system of the comparison reads: the lake's, another encoder's, or random ones."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from learn_spark.comparison.systems import encoder_of
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
-from learn_spark.embedding.matrix import META, matrix_path, read_meta
+from learn_spark.embedding.matrix import META, matrix_path
 from learn_spark.evaluation.summary import write_json
 
 VECTORS = "vectors.f16"
@@ -25,7 +26,7 @@ def content_of(context: Context, name: str, system: SystemSettings) -> Path:
     if system.content == "random":
         return _random_matrix(context)
     folder = matrix_path(replace(context, config=encoder_of(context.config, system)))
-    if read_meta(folder) is None:
+    if not (folder / META).is_file():
         changes = " ".join(f"--set embedding.{key}={value}" for key, value in system.embedding.items())
         raise ConfigError(f"system {name}: the lake has no vectors of its encoder; run embed_items {changes} first")
     return folder
@@ -36,7 +37,8 @@ def _random_matrix(context: Context) -> Path:
 
     With the id residual, which starts at zero, they are id embeddings of normal initial values.
     """
-    rows, dim = read_meta(matrix_path(context)).rows, context.config.towers.model.d_model
+    meta = json.loads((matrix_path(context) / META).read_text(encoding="utf-8"))
+    rows, dim = meta["rows"], context.config.towers.model.d_model
     folder = context.tables.artifact("matrix", f"random-{rows}-{dim}")
     if not (folder / META).is_file():
         folder.mkdir(parents=True, exist_ok=True)

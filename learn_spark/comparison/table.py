@@ -86,7 +86,12 @@ def _cell(values: Mapping[str, object]) -> str:
 
 
 def _segments(found: list[dict]) -> dict[str, dict[str, float]]:
+    """Means over the seeds; the intervals are left to the single files."""
     return {
-        segment: {key: fmean(each["segments"][segment][key] for each in found) for key in values}
+        segment: {
+            key: fmean(each["segments"][segment][key] for each in found)
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        }
         for segment, values in found[0]["segments"].items()
     }

@@ -6,7 +6,7 @@ import pytest
 
 from learn_spark.cli import build_parser, main
 from learn_spark.comparison.page import render
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, settings_of
+from learn_spark.comparison.systems import chosen_systems, known_systems, settings_of
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError
