@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "pandas>=2.2,<2.3",
     "mlflow>=3.13",
     "scikit-learn>=1.7",
+    "scipy",
     "pydantic>=2",
     "pyyaml",
     "jinja2",

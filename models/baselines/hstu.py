@@ -32,7 +32,7 @@ class HSTU(SequentialModel):
     items only, no actions, ratings or other features among the tokens; rab's time is from key to query, as the public
     code's, from the key to the item after the query, is not known when users are scored in a batch; the sampled
     negatives are drawn without replacement and shared by a step's positions instead of drawn by position; no stochastic
-    length, no fused kernel; Q, K, V, U have the width D / heads each; every normal initialisation is truncated nowhere.
+    length, no fused kernel; Q, K, V, U have the width D / heads each; normal initialisations are not truncated.
     """
 
     needs_time = True

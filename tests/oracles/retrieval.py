@@ -30,13 +30,21 @@ def naive_last_item(row, counts):
     return [1000 - order.index(item) if item in order else counts[item] / 1000 for item in range(len(counts))]
 
 
-def naive_cooccurrence(row, rows, num_items, decay):
+def naive_users(rows, num_items):
+    """The users of every item, by history or target."""
+    users = [set() for _ in range(num_items)]
+    for row in rows:
+        for item in row["hist"] + row["tar"]:
+            users[item].add(row["user_id"])
+    return users
+
+
+def naive_cooccurrence(row, users, decay):
     """Scores: for each event of the history, decay^age times the cosine of the items' sets of users."""
-    users = [{r["user_id"] for r in rows if item in r["hist"] + r["tar"]} for item in range(num_items)]
-    scores = [0.0] * num_items
+    scores = [0.0] * len(users)
     for place, item in enumerate(row["hist"]):
         weight = decay ** (len(row["hist"]) - 1 - place)
-        for other in range(num_items):
+        for other in range(len(users)):
             if other != item and users[item] and users[other]:
                 both = len(users[item] & users[other])
                 scores[other] += weight * both / math.sqrt(len(users[item]) * len(users[other]))

@@ -132,9 +132,8 @@ def model_scores(data, name):
 def naive_scores(data):
     counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
     prior = np.array(retrieval.naive_prior(TEST, ITEMS + 1, 20))
-    cooccurrence = [
-        [retrieval.naive_cooccurrence(row, TRAIN, ITEMS + 1, decay) for row in TEST] for decay in (0.7, 0.9)
-    ]
+    users = retrieval.naive_users(TRAIN, ITEMS + 1)
+    cooccurrence = [[retrieval.naive_cooccurrence(row, users, decay) for row in TEST] for decay in (0.7, 0.9)]
     return {
         "towers": model_scores(data, "towers") + 0.5 * prior,
         "hstu": model_scores(data, "hstu"),

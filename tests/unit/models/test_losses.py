@@ -245,6 +245,14 @@ def test_recency_weights_follow_the_formula():
     assert not weight[2].any()
 
 
+def test_equal_alpha_and_beta_sample_at_random():
+    config, draws = LossConfig(alpha=10.0, beta=10.0), 100_000
+    length = torch.full((draws,), 3)
+    position, _ = sample_positions(length, 4, 1, config, torch.Generator().manual_seed(0))
+    share = torch.bincount(position.flatten(), minlength=4) / draws
+    torch.testing.assert_close(share, torch.tensor([1, 1, 1, 0]) / 3, atol=0.01, rtol=0)
+
+
 def test_sampling_takes_each_position_with_its_exact_probability():
     config, draws = LossConfig(), 200_000
     length = torch.full((draws,), 3)

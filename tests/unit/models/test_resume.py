@@ -44,10 +44,10 @@ def spec(tmp_path):
     }
 
 
-def start(tmp_path, spec):
+def start(tmp_path, spec, command="train-towers"):
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "models", "train-towers", "--spec", str(file)]
+    command = [sys.executable, "-m", "models", command, "--spec", str(file)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -70,15 +70,19 @@ def kill_after(process, folder, lines):
     return file.read_text().count("\n")
 
 
-def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spec):
-    whole = start(tmp_path, spec)
+@pytest.mark.parametrize("command", ["train-towers", "train-sequential"])
+def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spec, command):
+    if command == "train-sequential":
+        del spec["towers"], spec["loss"]
+        spec["model"] = {"d_model": 16, "heads": 2, "layers": 1, "dropout": 0.2, "loss": "bce"}
+    whole = start(tmp_path, spec, command)
     assert whole.communicate()[0] == "" and whole.returncode == 0
     expected = curve(spec["out_dir"])
     assert [line["step"] for line in expected if "loss" in line] == list(range(1, 401))
     spec["out_dir"] = str(tmp_path / "killed")
     for lines in (30, 200):
-        assert kill_after(start(tmp_path, spec), spec["out_dir"], lines) < len(expected)
-    last = start(tmp_path, spec)
+        assert kill_after(start(tmp_path, spec, command), spec["out_dir"], lines) < len(expected)
+    last = start(tmp_path, spec, command)
     said = last.communicate()[1]
     assert last.returncode == 0, said
     assert curve(spec["out_dir"]) == expected
