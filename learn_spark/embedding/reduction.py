@@ -93,7 +93,7 @@ def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:
 
 
 def fit_reduction(rows_df: DataFrame, full_dim: int, dim: int) -> Reduction:
-    """Fits the map to a sample of texts and measures it.
+    """Fits the map to a sample of texts, and measures it on others where there are enough.
 
     Args:
         rows_df: (item_idx, text_hash, embedding, flag).
@@ -108,20 +108,24 @@ def fit_reduction(rows_df: DataFrame, full_dim: int, dim: int) -> Reduction:
             f"embedding.reduce_to is {dim}, but the encoder's vectors have only {full_dim} numbers: null keeps them all"
         )
     _, sample_ND = sampled_vectors(rows_df, FITTED + MEASURED)
-    fitted_ND, measured_ND = sample_ND[:FITTED], sample_ND[-MEASURED:]
-    if len(fitted_ND) < dim:
+    if len(sample_ND) < dim:
         raise ConfigError(
-            f"embedding.reduce_to is {dim}, but only {len(fitted_ND)} texts have a vector that it could be fitted to:"
+            f"embedding.reduce_to is {dim}, but only {len(sample_ND)} texts have a vector that it could be fitted to:"
             " null keeps whole vectors"
         )
+    return measured_reduction(sample_ND[:FITTED], sample_ND[-MEASURED:], dim)
+
+
+def measured_reduction(fitted_ND: np.ndarray, measured_ND: np.ndarray, dim: int) -> Reduction:
+    """The map to K = `dim` numbers that suits some vectors best, and what it does to others, or the same ones."""
     components_KD = principal_directions(fitted_ND, dim)
-    reduced_ND = _reduced(components_KD, measured_ND).astype(np.float32)
+    reduced_NK = _reduced(components_KD, measured_ND).astype(np.float32)
     meta = ReductionMeta(
         file=FILE,
         sha256=hashlib.sha256(_as_bytes(components_KD)).hexdigest(),
-        full_dim=full_dim,
-        explained_variance=round(_variance(reduced_ND) / max(_variance(measured_ND), 1e-12), 6),
-        neighbour_overlap=round(neighbour_overlap(reduced_ND, measured_ND), 6),
+        full_dim=measured_ND.shape[1],
+        explained_variance=round(_variance(reduced_NK) / max(_variance(measured_ND), 1e-12), 6),
+        neighbour_overlap=round(neighbour_overlap(reduced_NK, measured_ND), 6),
         fitted=len(fitted_ND),
         measured=len(measured_ND),
     )
