@@ -21,7 +21,6 @@ from benchmarks.spark import start_session
 from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
 from learn_spark.core.steps import Context
 from learn_spark.embedding.job import embed_items
-from learn_spark.embedding.matrix import matrix_path
 
 TEXTS, QUICK_TEXTS, MEDIAN_TOKENS = 10_000, 300, 40
 WARMING_TEXTS = 256
