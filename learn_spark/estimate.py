@@ -38,13 +38,14 @@ def _tables(config: Config) -> list[tuple[str, int, float]]:
     changed = scale.users + feature_days * min(scale.users, scale.events_per_day)
     sample_days = sum((window.end - window.start).days for window in sample_windows(config))
     samples = sample_days * scale.events_per_day * (1 + config.samples.negatives)
+    width = min(scale.content_dim, config.embedding.reduce_to or scale.content_dim)
     return [
         ("interactions", events, events * _EVENT_BYTES),
         ("sequences", active * as_of, active * as_of * entry),
         ("user_history", changed, changed * _SEQUENCE_ENTRY_BYTES * sequences.history_length),
         ("samples", samples, samples * _EVENT_BYTES),
         ("content_embeddings", scale.items, scale.items * scale.content_dim * _HALF_BYTES),
-        ("content matrix", scale.items + 1, (scale.items + 1) * scale.content_dim * _HALF_BYTES),
+        ("content matrix", scale.items + 1, (scale.items + 1) * width * _HALF_BYTES),
         ("user_features", changed, changed * _OUT_DIM * _FLOAT_BYTES),
         ("item_features", scale.items, scale.items * _OUT_DIM * _FLOAT_BYTES),
     ]

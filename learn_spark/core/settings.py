@@ -112,6 +112,7 @@ class EmbeddingSettings(Section):
     workers: Annotated[int, Field(ge=1)]
     gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)]
     bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)]
+    reduce_to: Annotated[int, Field(ge=8)] | None
     max_bad_share: Share
     max_duplicate_share: Share
     min_effective_rank: Annotated[float, Field(ge=1)]

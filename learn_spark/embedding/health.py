@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from learn_spark.core.errors import QualityError
 from learn_spark.core.settings import EmbeddingSettings
 from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
+from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.features.drift import neighbour_overlap
 from learn_spark.features.gates import Gate, effective_rank
 
@@ -19,7 +20,8 @@ ENOUGH = 100  # fewer vectors say nothing about their spread
 
 
 def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
-    """Gates over the rows to be written; norms and duplicates of all, the rest of a sample.
+    """Gates over the rows to be written: the encoder's norms and duplicates of all, the rest of a sample as the matrix
+    will have it.
 
     Raises:
         QualityError: with every figure that is out of its limits; the matrix stays as it was.
@@ -50,14 +52,11 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
 
 
 def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
-    good_df = extension.rows_df.where(F.col("flag").isNull())
-    one_each_df = good_df.groupBy("text_hash").agg(F.min("item_idx").alias("item_idx"))
-    chosen_df = one_each_df.orderBy(F.xxhash64("text_hash")).limit(SAMPLE).select("item_idx")
-    sample = good_df.join(F.broadcast(chosen_df), on="item_idx", how="inner").select("item_idx", "embedding").collect()
-    if len(sample) < ENOUGH:
+    idx_N, vectors_ND = sampled_vectors(extension.rows_df, SAMPLE)
+    if len(idx_N) < ENOUGH:
         return []
-    idx_N = np.array([row.item_idx for row in sample])
-    vectors_ND = np.stack([np.frombuffer(row.embedding, "<f2") for row in sample]).astype(np.float32)
+    if extension.reduction is not None:
+        vectors_ND = extension.reduction.reduced(vectors_ND).astype(np.float32)
     # What all have in common, which is large in decoders, says nothing of their spread.
     rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
     gates = [Gate("content_effective_rank", rank, lower=settings.min_effective_rank)]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date
 
 from learn_spark.core.errors import ConfigError
@@ -21,9 +22,9 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     new is encoded: a text that any item has had under this encoder never meets the model again.
 
     Raises:
-        ConfigError: where there are no items, or the encoder, template or GPUs cannot be used.
-        QualityError: where too many texts have no usable vector, or the vectors are not healthy. What was encoded
-            is kept, the matrix stays as it was.
+        ConfigError: where there are no items, or the encoder, template, GPUs or reduction cannot be used.
+        QualityError: where too many texts have no usable vector, the vectors are not healthy, or the matrix's reduction
+            is lost. What was encoded is kept, the matrix stays as it was.
     """
     settings = context.config.embedding
     chosen = template(settings.template)
@@ -58,6 +59,7 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
             "template_version": chosen.version,
             "matrix": str(extension.folder / extension.meta.vectors),
             "matrix_rows": extension.meta.rows,
+            "reduction": asdict(extension.meta.reduction) if extension.meta.reduction else None,
             "gates": [gate.as_json() for gate in gates],
         },
     )

@@ -8,7 +8,7 @@ earlier texts changed, a new file takes over, and the one before it stays for th
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from learn_spark.core.schemas import ITEM_INDEX
 from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import Template, template
+from learn_spark.embedding.reduction import Reduction, ReductionMeta, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 
 META = "meta.json"
@@ -36,6 +37,7 @@ class MatrixMeta:
         rows: valid rows, the padding row included.
         texts: digest over (item_idx, text_hash, flag) of these rows; other texts need another file.
         vectors: name of the file.
+        reduction: the map from the encoder's vectors to these; None where they are the encoder's own.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class MatrixMeta:
     template_version: str
     texts: int
     vectors: str
+    reduction: ReductionMeta | None = None
 
     @property
     def bytes(self) -> int:
@@ -54,11 +57,12 @@ class MatrixMeta:
 def matrix_path(context: Context) -> Path:
     """The folder of the matrix that this config's models read.
 
-    Named by encoder, template and the day that pins the texts.
+    Named by encoder, width where it is reduced, template and the day that pins the texts.
     """
     config = context.config
-    version = template(config.embedding.template).version
-    name = f"{encoder_id(config)}-{version}-{config.windows.towers_end}"
+    version, width = template(config.embedding.template).version, config.embedding.reduce_to
+    encoder = encoder_id(config) + (f"-to{width}" if width else "")
+    name = f"{encoder}-{version}-{config.windows.towers_end}"
     return context.tables.artifact("matrix", name)
 
 
@@ -70,8 +74,9 @@ class Extension:
         old: the meta that there is, if any.
         meta: what it will be.
         first_row: from which row on vectors are written: behind the old ones, or 0 in a new file.
-        rows_df: (item_idx, text_hash, embedding, norm, flag) of the rows to be written.
+        rows_df: (item_idx, text_hash, embedding, norm, flag) of the rows to be written, as the encoder made them.
         wanted: how many these should be.
+        reduction: what the rows go through on their way into the file, if anything.
     """
 
     folder: Path
@@ -80,6 +85,7 @@ class Extension:
     first_row: int
     rows_df: DataFrame
     wanted: int
+    reduction: Reduction | None
 
     @property
     def is_needed(self) -> bool:
@@ -87,7 +93,14 @@ class Extension:
 
 
 def planned_extension(context: Context, chosen: Template, encoder: str) -> Extension:
-    """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost."""
+    """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost.
+
+    A reduction is fitted once, to the texts that the folder begins with, and stays: models are trained on its space.
+
+    Raises:
+        ConfigError: where there is nothing that `embedding.reduce_to` could be fitted to.
+        QualityError: where the reduction of the old rows is lost.
+    """
     folder = matrix_path(context)
     old = read_meta(folder)
     vectors_df = vectors_of(context, encoder)
@@ -112,14 +125,24 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     )
     is_kept = old is not None and old.texts == totals["old_texts"] and is_whole(folder, old)
     name = old.vectors if is_kept else _file_name(_generation(old) + 1)
-    dim = vectors_df.select("dim").first()["dim"]
     first_row = old.rows if is_kept else 0
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
     )
-    meta = MatrixMeta(totals["last"] + 1, dim, "float16", encoder, chosen.version, totals["texts"], name)
+    dim = vectors_df.select("dim").first()["dim"]
+    reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
+    meta = MatrixMeta(
+        rows=totals["last"] + 1,
+        dim=len(reduction.components_KD) if reduction else dim,
+        dtype="float16",
+        encoder_id=encoder,
+        template_version=chosen.version,
+        texts=totals["texts"],
+        vectors=name,
+        reduction=reduction.meta if reduction else None,
+    )
     wanted = totals["items"] - (totals["old_items"] if is_kept else 0)
-    return Extension(folder, old, meta, first_row, rows_df, wanted)
+    return Extension(folder, old, meta, first_row, rows_df, wanted, reduction)
 
 
 def extend_matrix(extension: Extension) -> None:
@@ -132,6 +155,9 @@ def extend_matrix(extension: Extension) -> None:
     """
     folder, meta = extension.folder, extension.meta
     file = folder / meta.vectors
+    folder.mkdir(parents=True, exist_ok=True)
+    if extension.reduction is not None and extension.old is None:
+        extension.reduction.save(folder)
     _make_room(file, extension.first_row * meta.dim * 2, meta.bytes)
     if extension.wanted:
         _write_rows(extension, file)
@@ -150,9 +176,21 @@ def read_rows(folder: Path, meta: MatrixMeta, rows_N: np.ndarray) -> np.ndarray:
 def read_meta(folder: Path) -> MatrixMeta | None:
     """The meta of a matrix, or None where there is none that can be extended."""
     try:
-        return MatrixMeta(**json.loads((folder / META).read_text(encoding="utf-8")))
-    except (FileNotFoundError, TypeError, ValueError):
+        values = json.loads((folder / META).read_text(encoding="utf-8"))
+        reduction = values.get("reduction")
+        return MatrixMeta(**values | {"reduction": ReductionMeta(**reduction) if reduction else None})
+    except (AttributeError, FileNotFoundError, TypeError, ValueError):
         return None
+
+
+def _reduction(
+    folder: Path, old: MatrixMeta | None, rows_df: DataFrame, full_dim: int, dim: int | None
+) -> Reduction | None:
+    if dim is None:
+        return None
+    if old is not None and old.reduction is not None:
+        return load_reduction(folder, old.reduction)
+    return fit_reduction(rows_df, full_dim, dim)
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
@@ -160,7 +198,7 @@ def _write_rows(extension: Extension, file: Path) -> None:
         extension.rows_df.select("item_idx", "embedding")
         .repartition(F.expr(f"item_idx div {ROWS_A_TASK}"))
         .sortWithinPartitions("item_idx")
-        .mapInPandas(_row_writer(str(file), extension.meta.dim), "written bigint")
+        .mapInPandas(_row_writer(str(file), extension.meta.dim, extension.reduction), "written bigint")
         .agg(F.sum("written"))
         .first()[0]
     )
@@ -170,7 +208,9 @@ def _write_rows(extension: Extension, file: Path) -> None:
         )
 
 
-def _row_writer(file: str, dim: int) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+def _row_writer(
+    file: str, dim: int, reduction: Reduction | None
+) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
     """For `mapInPandas`: writes sorted (item_idx, embedding) rows at their offsets.
 
     A task that is tried again writes the same bytes.
@@ -181,6 +221,8 @@ def _row_writer(file: str, dim: int) -> Callable[[Iterable[pd.DataFrame]], Itera
         with open(file, "r+b") as vectors:
             for batch_pdf in batches:
                 rows, embeddings = batch_pdf["item_idx"].to_numpy(), batch_pdf["embedding"].to_numpy()
+                if reduction is not None:
+                    embeddings = _reduced(embeddings, reduction)
                 starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
                 for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
                     vectors.seek(int(rows[start]) * dim * 2)
@@ -193,9 +235,13 @@ def _row_writer(file: str, dim: int) -> Callable[[Iterable[pd.DataFrame]], Itera
     return write_rows
 
 
+def _reduced(embeddings: Sequence[bytes], reduction: Reduction) -> list[bytes]:
+    vectors_ND = np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), reduction.meta.full_dim)
+    return [row_K.tobytes() for row_K in reduction.reduced(vectors_ND)]
+
+
 def _make_room(file: Path, keep: int, size: int) -> None:
     """Cuts what a killed run left after the valid rows, then grows the file with zeros."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab") as vectors:
         vectors.truncate(keep)
         vectors.truncate(size)

@@ -1,7 +1,7 @@
 """Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans as JSON.
 
-`python -m tests.builders.gpu_cluster FOLDER MODEL`: two executors of two cores and one GPU each; all computing is on
-the CPU.
+`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE`: two executors of two cores and one GPU each; all
+computing is on the CPU.
 """
 
 import json
@@ -29,10 +29,13 @@ done
 """
 
 
-def main(folder: Path, model: str) -> None:
-    """Six tasks on two GPUs."""
+def main(folder: Path, model: str, share: float) -> None:
+    """Six tasks on two GPUs, each with a share of one."""
     config = with_embedding(
-        _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder), model=model, workers=6
+        _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder),
+        model=model,
+        workers=6,
+        gpu_per_task=share,
     )
     spark = build_session(config, "gpus")
     context = step_context(spark, config)
@@ -53,9 +56,8 @@ def _with_gpus(config: Config, folder: Path) -> Config:
         "spark.executor.resource.gpu.amount": "1",
     }
     cluster = config.spark.model_copy(update={"master": "local-cluster[2,2,1024]", "conf": conf})
-    gpus = with_embedding(config, gpu_per_task=1.0, device="cpu")
-    return gpus.model_copy(update={"spark": cluster})
+    return with_embedding(config, device="cpu").model_copy(update={"spark": cluster})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

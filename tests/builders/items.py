@@ -1,5 +1,7 @@
 """Items straight into the tables, and a context to run a step in."""
 
+import csv
+import gzip
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,6 +15,8 @@ from learn_spark.core.progress import Progress
 from learn_spark.core.schemas import ITEM_INDEX, ITEMS
 from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables
+
+DATA = Path(__file__).parents[2] / "data" / "online_retail"
 
 
 def step_context(spark: SparkSession, config: Config) -> Context:
@@ -43,6 +47,18 @@ def add_items(context: Context, rows: Sequence[tuple]) -> None:
         numbered = [(item_id, first + place) for place, item_id in enumerate(fresh)]
         index_df = context.spark.createDataFrame(numbered, "item_id string, item_idx int")
         context.tables.append(ITEM_INDEX.name, index_df.coalesce(1))
+
+
+def product_titles(count: int) -> list[str]:
+    """The first so many distinct names of the shipped log."""
+    titles: dict[str, None] = {}
+    for path in sorted(DATA.glob("*.csv.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            titles |= dict.fromkeys(" ".join(row["Description"].lower().split()) for row in csv.DictReader(lines))
+        titles.pop("", None)
+        if len(titles) >= count:
+            return list(titles)[:count]
+    raise ValueError(f"{DATA} holds only {len(titles)} names, {count} are wanted")
 
 
 def matrix_file(folder: Path) -> Path:

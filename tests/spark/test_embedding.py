@@ -1,14 +1,17 @@
 """The embedding stage on real Delta tables: MiniLM once, a tiny Llama where the model does not matter."""
 
 import json
+import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -18,11 +21,13 @@ from learn_spark.core import schemas
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.steps import Context
+from learn_spark.embedding import udf
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.estimate import embedding_estimate
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.embedding.store import pinned_versions
+from learn_spark.embedding.udf import EncodeSpec
 from models.content import ContentMatrix
 from models.encoder import Encoder
 from tests.builders.commands import ROOT, kill_process
@@ -314,6 +319,69 @@ def test_unhealthy_vectors_leave_the_matrix_as_it_was(embedded: Context) -> None
     industrial = replace(embedded, config=with_embedding(embedded.config, template="industrial"))
     gates = {gate["name"]: gate["value"] for gate in embed_items(industrial, [END]).details["gates"]}
     assert 0.05 < gates["content_neighbour_overlap"] < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "begin", "complaint"),
+    [
+        (
+            {"max_tokens": 8},
+            "red red red red red red red red ",
+            r"content_duplicate_share is 0\.99\d*, must be at most 0\.05",
+        ),
+        ({"template": "brief", "min_neighbour_overlap": 0.99}, "", r"content_neighbour_overlap is 0\.\d+, must be at"),
+    ],
+    ids=["cut_to_the_same", "far_from_the_matrix_before"],
+)
+def test_vectors_that_say_less_than_the_texts_are_stopped(
+    embedded: Context, changes: dict, begin: str, complaint: str
+) -> None:
+    add_items(embedded, [item_row(f"k{n}", "2011-11-02", begin + " ".join(f"{n:08b}")) for n in range(120)])
+    if "template" in changes:
+        embed_items(embedded, [END])
+    other = replace(embedded, config=with_embedding(embedded.config, **changes))
+    with pytest.raises(QualityError, match=complaint):
+        embed_items(other, [END])
+    assert not matrix_path(other).exists()
+
+
+def test_zero_vectors_of_real_texts_are_stopped(empty: Context, tmp_path: Path) -> None:
+    silent = replace(
+        empty, config=with_embedding(empty.config, model=str(save_tiny_llama(tmp_path / "silent", scale=0.0)))
+    )
+    add_items(silent, ITEMS)
+    with pytest.raises(QualityError, match="content_zero_norms is 3, must be at most 0$"):
+        embed_items(silent, [END])
+    assert not matrix_path(silent).exists()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_process_loads_one_model_with_its_threads(empty: Context, threads: int) -> None:
+    spec = EncodeSpec.of(with_embedding(empty.config, threads=threads))
+
+    def look(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        import torch
+
+        for batch_pdf in batches:
+            encoders = [udf._worker_encoder(spec) for _ in range(len(batch_pdf))]
+            found = {"pid": os.getpid(), "model": [id(one) for one in encoders], "threads": torch.get_num_threads()}
+            yield pd.DataFrame(found)
+
+    looked_df = empty.spark.range(0, 12, 1, numPartitions=4).mapInPandas(look, "pid long, model long, threads long")
+    rows = [row for _ in range(2) for row in looked_df.collect()]
+    assert len({(row.pid, row.model) for row in rows}) == len({row.pid for row in rows})
+    assert {row.threads for row in rows} == {threads}
+
+
+def test_a_window_spans_arrow_batches(empty: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = EncodeSpec.of(empty.config)
+    batches = (pd.DataFrame({"text_hash": [f"{n}"], "prompt": ["lamp " * n]}) for n in range(1, 41))
+    (window,) = udf._windows(batches, spec)
+    assert [len(ids) for ids in window.tokens] == list(range(1, 41))
+    small = replace(spec, batch_tokens=8)
+    monkeypatch.setattr(udf, "WINDOW_BATCHES", 4)
+    batches = (pd.DataFrame({"text_hash": [f"{n}"] * 8, "prompt": ["lamp mug"] * 8}) for n in range(10))
+    assert [window.num_tokens for window in udf._windows(batches, small)] == [32] * 5
 
 
 def test_learn_embed_gives_sql_the_stored_vectors(embedded: Context) -> None:

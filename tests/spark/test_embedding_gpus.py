@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,11 @@ from tests.builders.items import with_embedding
 pytestmark = pytest.mark.spark
 
 
-def test_tasks_run_where_the_addresses_say_and_no_two_share_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_path: Path, share: float) -> None:
     model = save_tiny_llama(tmp_path / "llama")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model)],
+        [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model), str(share)],
         cwd=ROOT,
         env=environment() | {"SPARK_WORKER_DIR": str(tmp_path / "work")},
         capture_output=True,
@@ -36,9 +36,13 @@ def test_tasks_run_where_the_addresses_say_and_no_two_share_one(tmp_path: Path) 
     assert {span["device"] for span in found["spans"]} == addresses
     assert len(addresses) == 2
     assert len(found["spans"]) == 6
-    for address in addresses:
-        spans = sorted((s["started"], s["ended"]) for s in found["spans"] if s["device"] == address)
-        assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+    most = [at_once([span for span in found["spans"] if span["device"] == address]) for address in addresses]
+    assert max(most) == (1 if share == 1.0 else 2)
+
+
+def at_once(spans: list[dict]) -> int:
+    """The most spans that any moment lies in."""
+    return max(sum(span["started"] <= other["started"] < span["ended"] for span in spans) for other in spans)
 
 
 def test_share_of_gpus_that_no_executor_has_is_refused(spark: SparkSession) -> None:
