@@ -17,6 +17,7 @@ from learn_spark.core.tables import Tables
 from learn_spark.features.join import join_features
 from learn_spark.features.lineage import compared, lines_of, listed, shown
 from learn_spark.features.maintenance import maintain_tables
+from learn_spark.features.online import export_online
 from learn_spark.features.registry import CURRENT, find_release, releases, roll_back
 from learn_spark.pipeline import STEPS
 
@@ -130,6 +131,22 @@ def _join(context: Context, args: Namespace, summary: Summary) -> None:
     print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)
 
 
+def _online_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    command.add_argument("--no-onnx", action="store_true", help="no .onnx files, whose packages are an extra (online)")
+
+
+def _online(context: Context, args: Namespace, summary: Summary) -> None:
+    release = find_release(context.tables, args.release)
+    out = Path(args.out).absolute()
+    formats = ["pt2"] if args.no_onnx else ["pt2", "onnx"]
+    summary.update(export_online(context, release, out, formats), release=release.release_id, out=str(out))
+    print(
+        f"exported the models of release {release.release_id}, as {' and '.join(formats)} and pyfunc: {out}", flush=True
+    )
+
+
 def _maintain(context: Context, args: Namespace, summary: Summary) -> None:
     summary.update(maintain_tables(context))
     print("\n".join(lines_of({key: summary[key] for key in ("kept", "expired", "tables")})), flush=True)
@@ -150,6 +167,13 @@ LAKE_COMMANDS = {
             "Joins a table of samples with what a release knew before each sample's day.",
             _join_arguments,
             _join,
+            writes=lambda args: False,
+        ),
+        LakeCommand(
+            "export_online",
+            "Writes a release's towers and conversion model for a server: torch.export, ONNX, an MLflow model.",
+            _online_arguments,
+            _online,
             writes=lambda args: False,
         ),
         LakeCommand(

@@ -17,6 +17,7 @@ from pathlib import Path
 COMMANDS = {
     "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
     "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
+    "export-online": ("models.online", "OnlineSpec", "write towers and conversion model as programs for a server"),
     "evaluate-retrieval": ("models.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
     "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),
 }
