@@ -19,6 +19,7 @@ from learn_spark.features.lineage import compared, lines_of, listed, shown
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.features.online import export_online
 from learn_spark.features.registry import CURRENT, find_release, releases, roll_back
+from learn_spark.features.vectors import export_vectors
 from learn_spark.pipeline import STEPS
 
 Summary = dict[str, object]
@@ -147,6 +148,23 @@ def _online(context: Context, args: Namespace, summary: Summary) -> None:
     )
 
 
+def _vector_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    kinds = ("hnsw", "ivf", "flat", "none")
+    command.add_argument("--index", choices=kinds, default="hnsw", help="of faiss, an extra (ann); hnsw")
+
+
+def _vectors(context: Context, args: Namespace, summary: Summary) -> None:
+    release = find_release(context.tables, args.release)
+    out = Path(args.out).absolute()
+    about = export_vectors(context, release, out, args.index)
+    summary.update(about, release=release.release_id, out=str(out))
+    for name, part in {**about["copies"], **({args.index: about["index"]} if "index" in about else {})}.items():
+        print(f"{name:<8} {part['bytes']:>14,} bytes  recall@{about['k']} {part['recall']:.4f}", flush=True)
+    print(f"exported {about['items']:,} item vectors of release {release.release_id}: {out}", flush=True)
+
+
 def _maintain(context: Context, args: Namespace, summary: Summary) -> None:
     summary.update(maintain_tables(context))
     print("\n".join(lines_of({key: summary[key] for key in ("kept", "expired", "tables")})), flush=True)
@@ -175,6 +193,13 @@ LAKE_COMMANDS = {
             _online_arguments,
             _online,
             writes=lambda args: False,
+        ),
+        LakeCommand(
+            "export_vectors",
+            "Writes a release's item vectors: a faiss index, fp32, fp16 and int8 copies, and what each loses.",
+            _vector_arguments,
+            _vectors,
+            writes=lambda args: True,
         ),
         LakeCommand(
             "maintain_tables",

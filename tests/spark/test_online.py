@@ -16,6 +16,7 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.job import write_features
+from learn_spark.features.models import cvr_path
 from learn_spark.features.online import export_online
 from learn_spark.features.registry import Release, find_release
 from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, fill_lake, save_models, tiny_context
@@ -64,7 +65,6 @@ def exported(lake: Context, release: Release, tmp_path_factory: pytest.TempPathF
 def predict(model: Path, rows: list[dict]) -> list[dict]:
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(model / "pyfunc")],
-        *(),
         cwd=model,
         input=json.dumps(rows),
         capture_output=True,
@@ -77,7 +77,6 @@ def predict(model: Path, rows: list[dict]) -> list[dict]:
 
 def test_the_mlflow_model_gives_what_the_tables_hold(lake: Context, exported: Path) -> None:
     from models.checkpoint import load_cvr
-    from learn_spark.features.models import cvr_path
 
     day = lake.config.windows.towers_end
     users = lake.tables.read("user_features").where(F.col("ds") == day).orderBy("user_id").limit(12).collect()
