@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -19,6 +21,7 @@ from learn_spark.features.job import write_features
 from learn_spark.features.models import cvr_path
 from learn_spark.features.online import export_online
 from learn_spark.features.registry import Release, find_release
+from learn_spark.features.vectors import QUERIES, export_vectors
 from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, fill_lake, save_models, tiny_context
 
 pytestmark = pytest.mark.spark
@@ -48,7 +51,8 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
 
 @pytest.fixture(scope="module")
 def release(lake: Context) -> Release:
-    write_features(lake, [lake.config.windows.towers_end])
+    first = lake.config.windows.towers_end
+    write_features(lake, [first, first + timedelta(days=1), first + timedelta(days=2)])
     return replace(find_release(lake.tables), encoder_id="test")  # the tiny lake's matrix is nobody's
 
 
@@ -115,6 +119,20 @@ def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, 
     assert not np.any(empty["user_emb"]) and len(empty["cvr_score"]) == 1
     assert long == short and long["item_emb"] == [] and np.any(long["user_emb"])
     assert len(vectors[0]) == CONTENT_DIM
+
+
+def test_vectors_are_the_newest_of_the_release(lake: Context, release: Release, tmp_path: Path) -> None:
+    about = export_vectors(lake, release, tmp_path / "out", "none")
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    newest = {row.item_id: row.item_emb for row in lake.tables.read("item_features").orderBy("ds").collect()}
+    numbers = {row.item_id: row.item_idx for row in lake.tables.read("item_index").collect()}
+    assert {row["item_id"]: row["item_idx"] for row in items} == {item: numbers[item] for item in newest}
+    written = np.fromfile(tmp_path / "out" / "vectors.f32", "<f4").reshape(len(items), -1)
+    np.testing.assert_array_equal(written, np.array([newest[row["item_id"]] for row in items], np.float32))
+    users = lake.tables.read("user_features").select("user_id").distinct().count()
+    assert about["queries"] == users < QUERIES and about["copies"]["float16"]["recall"] > 0.9
+    with pytest.raises(ConfigError, match="is there already: remove it"):
+        export_vectors(lake, release, tmp_path / "out", "none")
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(lake: Context, release: Release, tmp_path: Path) -> None:
