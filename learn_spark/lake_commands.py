@@ -17,7 +17,9 @@ from learn_spark.core.tables import Tables
 from learn_spark.features.join import join_features
 from learn_spark.features.lineage import compared, lines_of, listed, shown
 from learn_spark.features.maintenance import maintain_tables
+from learn_spark.features.online import export_online
 from learn_spark.features.registry import CURRENT, find_release, releases, roll_back
+from learn_spark.features.vectors import export_vectors
 from learn_spark.pipeline import STEPS
 
 Summary = dict[str, object]
@@ -130,6 +132,39 @@ def _join(context: Context, args: Namespace, summary: Summary) -> None:
     print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)
 
 
+def _online_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    command.add_argument("--no-onnx", action="store_true", help="no .onnx files, whose packages are an extra (online)")
+
+
+def _online(context: Context, args: Namespace, summary: Summary) -> None:
+    release = find_release(context.tables, args.release)
+    out = Path(args.out).absolute()
+    formats = ["pt2"] if args.no_onnx else ["pt2", "onnx"]
+    summary.update(export_online(context, release, out, formats), release=release.release_id, out=str(out))
+    print(
+        f"exported the models of release {release.release_id}, as {' and '.join(formats)} and pyfunc: {out}", flush=True
+    )
+
+
+def _vector_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    kinds = ("hnsw", "ivf", "flat", "none")
+    command.add_argument("--index", choices=kinds, default="hnsw", help="of faiss, an extra (ann); hnsw")
+
+
+def _vectors(context: Context, args: Namespace, summary: Summary) -> None:
+    release = find_release(context.tables, args.release)
+    out = Path(args.out).absolute()
+    about = export_vectors(context, release, out, args.index)
+    summary.update(about, release=release.release_id, out=str(out))
+    for name, part in {**about["copies"], **({args.index: about["index"]} if "index" in about else {})}.items():
+        print(f"{name:<8} {part['bytes']:>14,} bytes  recall@{about['k']} {part['recall']:.4f}", flush=True)
+    print(f"exported {about['items']:,} item vectors of release {release.release_id}: {out}", flush=True)
+
+
 def _maintain(context: Context, args: Namespace, summary: Summary) -> None:
     summary.update(maintain_tables(context))
     print("\n".join(lines_of({key: summary[key] for key in ("kept", "expired", "tables")})), flush=True)
@@ -151,6 +186,20 @@ LAKE_COMMANDS = {
             _join_arguments,
             _join,
             writes=lambda args: False,
+        ),
+        LakeCommand(
+            "export_online",
+            "Writes a release's towers and conversion model for a server: torch.export, ONNX, an MLflow model.",
+            _online_arguments,
+            _online,
+            writes=lambda args: False,
+        ),
+        LakeCommand(
+            "export_vectors",
+            "Writes a release's item vectors: a faiss index, fp32, fp16 and int8 copies, and what each loses.",
+            _vector_arguments,
+            _vectors,
+            writes=lambda args: True,
         ),
         LakeCommand(
             "maintain_tables",

@@ -18,6 +18,8 @@ COMMANDS = {
     "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
     "train-sequential": ("models.train_sequential", "SequentialSpec", "train a sequential baseline by item ids"),
     "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
+    "export-online": ("models.online", "OnlineSpec", "write towers and conversion model as programs for a server"),
+    "export-vectors": ("models.vectors", "VectorsSpec", "write item vectors for retrieval: an index, smaller copies"),
     "evaluate-retrieval": ("models.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
     "evaluate-systems": ("models.evaluate_systems", "SystemsSpec", "measure retrieval systems side by side"),
     "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),

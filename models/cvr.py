@@ -23,7 +23,8 @@ class CVRModel(nn.Module):
             width += user_dim
         layers: list[nn.Module] = []
         for hidden in config.hidden:
-            layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
+            norm = [nn.BatchNorm1d(hidden)] if config.batch_norm else []
+            layers += [nn.Linear(width, hidden), *norm, nn.GELU(), nn.Dropout(config.dropout)]
             width = hidden
         self.body = nn.Sequential(*layers, nn.Linear(width, config.mid_dim), nn.GELU())
         self.output = nn.Linear(config.mid_dim, 1)

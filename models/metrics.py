@@ -1,7 +1,7 @@
 """Figures of merit for ranking and retrieval.
 
 Shapes: N scored rows, U users, R resamples, B users of a retrieval task, I candidate items,
-K embedding width, P (user, target) pairs.
+K embedding width, P (user, target) pairs; V distinct probabilities, b a bin of them.
 """
 
 from collections.abc import Iterator
@@ -112,6 +112,35 @@ def wuauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N
     """As `uauc`, each user counted by the weight of his or her rows (impressions)."""
     value_U, weight_U = user_aucs(label_N, score_N, user_N, weight_N)
     return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
+
+
+def calibration(
+    label_N: np.ndarray, probability_N: np.ndarray, weight_N: np.ndarray | None = None, bins: int = 10
+) -> tuple[list[dict[str, float]], float]:
+    """How often what was given a probability came true, by bins of equal weight (deciles), the lowest first.
+
+    Args:
+        label_N: 0 or 1.
+        probability_N: equal ones stay in one bin, that of the middle of their weight.
+        weight_N: the rows' own weights, by default 1.
+        bins: at most so many; one that no row falls into is left out.
+
+    Returns:
+        Of each bin `predicted` and `observed`, the weighted means of probability and label, and its `weight`; and
+        the expected calibration error, the weighted mean over the bins of |predicted - observed|.
+    """
+    weight_N = np.ones(len(label_N)) if weight_N is None else weight_N.astype(np.float64)
+    value_V, place_N = np.unique(probability_N.astype(np.float64), return_inverse=True)
+    weight_V = np.bincount(place_N, weight_N)
+    middle_V = (np.cumsum(weight_V) - weight_V / 2) / weight_V.sum()
+    bin_V = np.minimum((middle_V * bins).astype(int), bins - 1)
+    weight_b = np.bincount(bin_V, weight_V, bins)
+    sums = (np.bincount(bin_V, weight_V * value_V, bins), np.bincount(bin_V[place_N], weight_N * label_N, bins))
+    there = np.flatnonzero(weight_b)
+    predicted_b, observed_b = (total[there] / weight_b[there] for total in sums)
+    columns = {"predicted": predicted_b, "observed": observed_b, "weight": weight_b[there]}
+    rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    return rows, float(np.average(np.abs(predicted_b - observed_b), weights=weight_b[there]))
 
 
 def user_draws(num_users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

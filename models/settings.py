@@ -162,12 +162,15 @@ class CVRConfig(Settings):
         mid_dim: width of mid_emb.
         fusion: `concat` (the paper's), or `concat+product`: the elementwise product joins in.
         dropout: on every hidden layer before mid_emb.
+        batch_norm: normalise every hidden layer before mid_emb over the batch, before its activation; scoring uses
+            the training's running means. Rows count alike, whatever their weights.
     """
 
     hidden: tuple[int, ...] = (128,)
     mid_dim: int = Field(32, gt=0)
     fusion: Literal["concat", "concat+product"] = "concat"
     dropout: float = Field(0.1, ge=0, lt=1)
+    batch_norm: bool = False
 
 
 class StreamConfig(Settings):

@@ -137,6 +137,13 @@ class Towers(nn.Module):
             out_UK = out_UK + self.residual(input_UC)
         return F.normalize(out_UK, dim=-1)
 
+    def published(self, vector_BK: Tensor, last_B: Tensor) -> Tensor:
+        """Unit vectors times sqrt(scale), float32; with `item_bias` the last column is `last_B`."""
+        vector_BK = vector_BK * self.scale.sqrt()
+        if self.config.item_bias:
+            vector_BK = torch.cat([vector_BK, last_B[:, None]], dim=1)
+        return vector_BK.float()
+
     @torch.inference_mode()
     def embed_users(
         self,
@@ -179,7 +186,7 @@ class Towers(nn.Module):
             item_U = distinct(len(content_UC), (hist_BH, torch.from_numpy(hist)))
             content_UC, item_U, hist_BH, length = (x.to(self.device) for x in (content_UC, item_U, hist_BH, length))
             last_BK = self.users(self.inputs(content_UC, item_U), hist_BH, length, length[:, None] - 1)[:, 0]
-            out_BK[rows] = self._published(last_BK, torch.ones_like(last_BK[:, 0]))
+            out_BK[rows] = self.published(last_BK, torch.ones_like(last_BK[:, 0])).cpu().numpy()
         return out_BK
 
     @torch.inference_mode()
@@ -193,14 +200,8 @@ class Towers(nn.Module):
             item_n = torch.from_numpy(item_idx_N[start:stop].astype(np.int64))  # a copy: Arrow arrays are read-only
             content_nC, item_n = content.gather(item_n).to(self.device), item_n.to(self.device)
             alone_nK = self.items_alone(self.inputs(content_nC, item_n))
-            out_NK[start:stop] = self._published(alone_nK, self.bias(item_n))
+            out_NK[start:stop] = self.published(alone_nK, self.bias(item_n)).cpu().numpy()
         return out_NK
-
-    def _published(self, vector_BK: Tensor, last_B: Tensor) -> np.ndarray:
-        vector_BK = vector_BK * self.scale.sqrt()
-        if self.config.item_bias:
-            vector_BK = torch.cat([vector_BK, last_B[:, None]], dim=1)
-        return vector_BK.float().cpu().numpy()
 
     def _packing(self, rows_BL: Tensor, length_B: Tensor) -> Packing:
         if rows_BL.shape[1] > self.config.max_len:

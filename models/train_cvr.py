@@ -1,4 +1,23 @@
-"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width."""
+"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width.
+
+What the probability is of, depends on the samples.
+
+Observed labels: of a conversion after an exposure, at the rate at which exposures convert.
+
+Sampled labels: a purchase line of user u is one of item i with probability P(i|u), and draws k negatives from all
+lines of the window, in which i has the share q_i; draws of what u bought in the window are dropped, which leaves a
+share r of them (u bought i nowhere in it). A line so gives the pair P(i|u) times as a positive and k q_i r times as a
+negative, and cross-entropy is least at the logit
+
+    f(u, i) = log(P(i|u) / r) - log(k q_i):
+
+the lift over popularity, at a base rate that k sets. With `log_q` the loss is taken at f - log(k q_i) instead, which
+leaves f(u, i) = log(P(i|u) / r): the odds of item i on a line of u against all items that u does not buy in the window,
+which for what is bought seldom (r near 1, P small) is P(i|u) itself, and above it for what u is sure to buy. Where
+validated, a negative draw is weighed by 1 / (k q_i), so that one expected draw stands for its item: every figure is
+then of lines against the whole catalogue, and so is the base rate, about one by the number of items. (The correction
+is that of sampled softmax: Bengio & Senécal 2008; the towers' is `towers.loss.log_q`.)
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -12,14 +31,16 @@ from torch import Tensor
 from models.checkpoint import save_cvr
 from models.cvr import CVRModel
 from models.distributed import Ranks, global_mean
+from models.metrics import calibration, uauc
 from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot
 from models.spec import Settings
 from models.stream import ArrowReader, epoch_reader, read_column
-from models.trainer import Batch, TrainResult
+from models.trainer import Batch, Metrics, TrainResult
 from models.training import train_from_snapshots
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
+LOG_Q = "log_q"
 
 
 class CVRSpec(Settings):
@@ -27,27 +48,31 @@ class CVRSpec(Settings):
 
     Attributes:
         train_snapshot, val_snapshot: snapshot folders with the columns user_emb, item_emb (lists of floats),
-            label (0 or 1), weight; validation samples are later than training samples.
+            label (0 or 1), weight, with `log_q` also that: log of the negatives of the item that a positive draws;
+            val_snapshot also user_id. Validation samples are later than training samples.
         out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
+        log_q: correct for how sampled negatives were drawn, see above.
         cvr, train, stream: settings, all with defaults.
     """
 
     train_snapshot: Path
     val_snapshot: Path
     out_dir: Path
+    log_q: bool = False
     cvr: CVRConfig = CVRConfig()
     train: TrainConfig = TrainConfig(batch_size=512)
     stream: StreamConfig = StreamConfig()
 
 
 class CVRTask:
-    """Weighted cross-entropy; validated by AUC and log loss."""
+    """Weighted cross-entropy; validated by AUC, also within users, log loss and calibration."""
 
     metric = "auc"
 
     def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot, ranks: Ranks) -> None:
         self.spec, self.train_snapshot, self.ranks = spec, train, ranks
-        self.val = {name: read_column(val, name) for name in COLUMNS}
+        self.columns = [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS
+        self.val = {name: read_column(val, name) for name in [*self.columns, "user_id"]}
         if set(np.unique(self.val["label"])) != {0, 1}:
             raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
         widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
@@ -62,23 +87,32 @@ class CVRTask:
 
     def loss(self, batch: Batch) -> Tensor:
         _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
+        if self.spec.log_q:
+            logit_B = logit_B - batch[LOG_Q]
         loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
         weight = batch["weight"].sum()
         return global_mean((loss_B * batch["weight"]).sum() / weight, weight)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Metrics:
         _, probability_B = self.model.score(self.val["user_emb"], self.val["item_emb"])
-        label_B, weight_B = self.val["label"], self.val["weight"]
+        label_B, weight_B = self.val["label"], self.val["weight"].astype(np.float64)
+        if self.spec.log_q:
+            weight_B = np.where(label_B == 1, weight_B, weight_B * np.exp(-self.val[LOG_Q].astype(np.float64)))
+        within_users = uauc(label_B, probability_B, self.val["user_id"], weight_B)
+        deciles, error = calibration(label_B, probability_B, weight_B)
         return {
             "auc": float(roc_auc_score(label_B, probability_B, sample_weight=weight_B)),
+            "uauc": within_users if np.isfinite(within_users) else None,
             "log_loss": float(log_loss(label_B, probability_B.astype(np.float64), sample_weight=weight_B)),
+            "calibration_error": error,
+            "calibration": deciles,
         }
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_cvr(path, self.model, state)
 
     def _reader(self, epoch: int) -> ArrowReader:
-        return epoch_reader(self.train_snapshot, COLUMNS, self.spec.train, self.spec.stream, self.ranks, epoch)
+        return epoch_reader(self.train_snapshot, self.columns, self.spec.train, self.spec.stream, self.ranks, epoch)
 
 
 def run(spec: CVRSpec) -> TrainResult:

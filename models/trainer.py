@@ -21,6 +21,7 @@ from models.resume import CHECKPOINT, Position, load_checkpoint, restore_optimiz
 from models.settings import TrainConfig
 
 Batch = dict[str, Tensor]
+Metrics = dict[str, float | None | list[dict[str, float]]]
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
 PREFETCHED_BATCHES = 4
@@ -56,8 +57,8 @@ class Task(Protocol):
         """Scalar loss of a prepared batch, the model in training mode."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
-        """Validation metrics."""
+    def evaluate(self) -> Metrics:
+        """Validation metrics; beside numbers, tables of them: a row a dict."""
         ...
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
@@ -69,7 +70,7 @@ class Task(Protocol):
 class TrainResult:
     """What result.json holds: the best evaluation, and what it took."""
 
-    best: dict[str, float]
+    best: Metrics
     best_step: int
     steps: int
     samples: int
@@ -237,7 +238,7 @@ class Trainer:
         self.at.evaluated = self.at.step
         return agreed(self.at.misses >= self.config.patience, self.device)
 
-    def _keep_if_best(self, metrics: dict[str, float]) -> None:
+    def _keep_if_best(self, metrics: Metrics) -> None:
         metric = self.task.metric
         if self.at.best and metrics[metric] <= self.at.best[metric]:
             self.at.misses += 1
@@ -269,7 +270,7 @@ class Trainer:
         waiting = f"{speed['samples_per_s']:.0f} samples/s, {speed['data_wait']:.0%} waiting for data"
         self.progress(f"loss {loss:.4f}, best {best} at {self.at.best_step}, {waiting}")
 
-    def _write(self, line: dict[str, float | str]) -> None:
+    def _write(self, line: Metrics | dict[str, float | str]) -> None:
         if self.log:
             self.log.write(json.dumps(line | {"seconds": round(time.monotonic() - self.started, 3)}) + "\n")
             self.log.flush()

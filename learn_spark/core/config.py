@@ -57,11 +57,34 @@ class Config(Section):
     @model_validator(mode="after")
     def _event_types_exist(self) -> Self:
         known = set(self.ingest.event_types)
-        asked = {*self.sequences.history_events, *self.sequences.target_events}
-        if asked - known:
-            raise ValueError(
-                f"sequences names event types {sorted(asked - known)}; ingest.event_types has {sorted(known)}"
-            )
+        asked = {
+            "sequences": {*self.sequences.history_events, *self.sequences.target_events},
+            "samples": {*self.samples.exposure_events, *self.samples.conversion_events},
+        }
+        for section, names in asked.items():
+            if names - known:
+                raise ValueError(
+                    f"{section} names event types {sorted(names - known)}; ingest.event_types has {sorted(known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        """Observed labels need room for their conversions in every window; log-Q is of sampled ones."""
+        samples, windows = self.samples, self.windows
+        if samples.labels == "sampled":
+            return self
+        if self.cvr.log_q:
+            raise ValueError("cvr.log_q corrects sampled negatives, but samples.labels is observed: set it false")
+        ends = (windows.towers_end, windows.cvr_end, windows.ranker_train_end, windows.end)
+        rooms = {f"the samples' window from {a} to {b}": (b - a).days for a, b in zip(ends, ends[1:], strict=False)}
+        rooms["cvr.validation_days"] = self.cvr.validation_days
+        for name, days in rooms.items():
+            if days <= samples.conversion_days:
+                raise ValueError(
+                    f"samples.conversion_days ({samples.conversion_days}) leaves no exposure whose label is known in"
+                    f" {name} ({days} days): it must be less"
+                )
         return self
 
     @model_validator(mode="after")

@@ -93,10 +93,22 @@ class SequenceSettings(Section):
 
 
 class SampleSettings(Section):
-    """CVR and ranker samples: purchases, and popularity-sampled items that were not bought in the window."""
+    """CVR and ranker samples: purchases beside sampled items, or exposures and what followed them."""
 
+    labels: Literal["sampled", "observed"]
     negatives: Annotated[int, Field(ge=1)]
     seed: int
+    exposure_events: list[str]
+    conversion_events: list[str]
+    conversion_days: Annotated[int, Field(ge=0)]
+    min_value: float | None
+
+    @model_validator(mode="after")
+    def _observed_events_are_named(self) -> Self:
+        for name in ("exposure_events", "conversion_events"):
+            if self.labels == "observed" and not getattr(self, name):
+                raise ValueError(f"labels observed needs {name}: name some of ingest.event_types")
+        return self
 
 
 class EmbeddingSettings(Section):
@@ -148,6 +160,7 @@ class CvrSettings(Section):
     model: CVRConfig
     train: TrainConfig
     validation_days: Annotated[int, Field(ge=1)]
+    log_q: bool
 
 
 class FeatureSettings(Section):

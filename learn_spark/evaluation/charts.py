@@ -56,6 +56,18 @@ def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = 
 
 
 @mpl.rc_context(_STYLE)
+def against(points: Line, x_label: str, y_label: str) -> str:
+    """(x, y) as dots beside the line on which both are equal."""
+    figure, axes = _figure(4.8, 2.7)
+    top = max(max(point) for point in points)
+    axes.plot([0, top], [0, top], color=MUTED, linewidth=1)
+    axes.plot(*zip(*points, strict=True), "o", color=SERIES[0], markersize=5)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return _svg(figure, repr((points, x_label, y_label)))
+
+
+@mpl.rc_context(_STYLE)
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: str) -> str:
     """Grouped bars with their values on top."""
     figure, axes = _figure(WIDE, 3.0)

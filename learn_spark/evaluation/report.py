@@ -91,6 +91,7 @@ def render(
         release=release,
         health=details["write_features"],
         charts=_charts(summary, details),
+        calibration=_calibrated(details),
         tables={name: (TABLES[name].doc, values) for name, values in summary["tables"].items()},
         runs=_runs(recorded),
         seconds=sum(stage["seconds"] for stage in summary["stages"].values()),
@@ -112,11 +113,20 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
             there = {line: points for line, points in lines.items() if points}
             if there:
                 drawn[name] = charts.curves(there, "step", label, marker)
+    if calibrated := _calibrated(details):
+        pairs = [(row["predicted"], row["observed"]) for row in calibrated["calibration"]]
+        drawn["calibration"] = charts.against(pairs, "foretold", "observed")
     if summary["retrieval"]:
         drawn["retrieval"] = _retrieval_chart(summary["retrieval"])
     if summary["ranker"]:
         drawn["segments"] = charts.intervals(_gains(summary["ranker"]), "AUC gain, 90% interval over users")
     return drawn
+
+
+def _calibrated(details: Mapping[str, dict]) -> dict[str, object] | None:
+    """The conversion model's best evaluation, where it says how well its probabilities hold."""
+    best = details["train_cvr"].get("result", {}).get("best", {})
+    return best if best.get("calibration") else None
 
 
 def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float]]:

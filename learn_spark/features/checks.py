@@ -6,7 +6,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
-from learn_spark.core.days import DayRange
+from learn_spark.core.days import ONE_DAY, DayRange
 from learn_spark.core.settings import FeatureSettings
 from learn_spark.core.steps import Context
 from learn_spark.features.drift import centroid_shift, neighbour_overlap, paired_vectors
@@ -107,7 +107,9 @@ def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list
 
 def _row_gates(context: Context, release: Release, base: Release | None) -> list[Gate]:
     limits, first = context.config.features, context.config.windows.towers_end
-    lacking = sum(day not in release.parts for day in DayRange(first, max(release.parts))) if release.parts else 0
+    lacking = (
+        sum(day not in release.parts for day in DayRange(first, max(release.parts) + ONE_DAY)) if release.parts else 0
+    )
     return [
         Gate("feature_days_missing", lacking, upper=0),
         Gate("users_on_first_day", release.parts[first].users if first in release.parts else 0, lower=limits.min_users),

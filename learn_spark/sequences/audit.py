@@ -11,6 +11,7 @@ from learn_spark.core.config import Config
 from learn_spark.core.days import DayRange, days_predicate
 from learn_spark.core.errors import QualityError
 from learn_spark.core.tables import Tables
+from learn_spark.sequences.samples import is_mature
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 
@@ -92,7 +93,13 @@ def _sample_rules(config: Config) -> dict[str, Column]:
     for window in sample_windows(config):
         in_window = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
         is_inside = is_inside | (in_window & (F.col("stage") == window.stage))
-    return {"samples lie in their stage's window": ~(is_inside & (F.to_date("event_ts") == F.col("ds")))}
+    rules = {"samples lie in their stage's window": ~(is_inside & (F.to_date("event_ts") == F.col("ds")))}
+    if config.samples.labels == "observed":
+        is_known = F.lit(False)
+        for window in sample_windows(config):
+            is_known = is_known | ((F.col("stage") == window.stage) & is_mature(window, config.samples))
+        rules["labels are known before their stage's window ends"] = ~is_known
+    return rules
 
 
 def _with_neighbours(rows: DataFrame | None) -> DataFrame | None:

@@ -1,11 +1,14 @@
-"""Samples of a window: what users bought, beside popular items that they did not buy in it."""
+"""Samples of a window: pairs of user and item with a label, by one of two readings of the log."""
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.core.frames import with_dense_number
 from learn_spark.core.settings import SampleSettings
 from learn_spark.sequences.windows import SampleWindow
+
+_KEY = ("user_id", "item_id", "event_ts")
+_DAY_MICROS = 86_400_000_000
 
 
 def window_samples(
@@ -13,26 +16,103 @@ def window_samples(
 ) -> DataFrame:
     """`samples` rows of one window.
 
+    Args:
+        interactions: the table.
+        window: stage, start, end; nothing outside it is looked at.
+        settings: `labels` chooses between `observed_samples` and `sampled_samples`.
+        events: event types that count as positive, with sampled labels.
+    """
+    in_window = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
+    inside = interactions.where(in_window)
+    if settings.labels == "observed":
+        labelled = observed_samples(inside, window, settings)
+    else:
+        labelled = sampled_samples(inside.where(F.col("event_type").isin(events)), settings)
+    return labelled.withColumn("stage", F.lit(window.stage)).withColumn("ds", F.to_date("event_ts"))
+
+
+def sampled_samples(lines: DataFrame, settings: SampleSettings) -> DataFrame:
+    """What users bought, beside popular items that they did not buy in the window.
+
     A negative is the item of a purchase line drawn evenly from the window's lines, so items come by
     popularity. Draws are hashes of the positive, its number and the seed: a rerun draws the same. What the
     user bought in the window is dropped, so a positive has at most `negatives` of them; equal draws become
     one row with their count as weight.
 
     Args:
-        interactions: the table.
-        window: stage, start, end.
+        lines: the window's purchase lines.
         settings: negatives a positive, seed.
-        events: event types that count as positive.
     """
-    in_window = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
-    lines = interactions.where(in_window & F.col("event_type").isin(events))
-    positives = lines.groupBy("user_id", "item_id", "event_ts").agg(F.count(F.lit(1)).alias("weight"))
+    positives = lines.groupBy(*_KEY).agg(F.count(F.lit(1)).alias("weight"))
     negatives = _draws(positives, lines, settings).join(
         lines.select("user_id", "item_id").distinct(), on=["user_id", "item_id"], how="left_anti"
     )
-    merged = negatives.groupBy("user_id", "item_id", "event_ts").agg(F.count(F.lit(1)).alias("weight"))
-    labelled = positives.withColumn("label", F.lit(1)).unionByName(merged.withColumn("label", F.lit(0)))
-    return labelled.withColumn("stage", F.lit(window.stage)).withColumn("ds", F.to_date("event_ts"))
+    merged = negatives.groupBy(*_KEY).agg(F.count(F.lit(1)).alias("weight"))
+    return positives.withColumn("label", F.lit(1)).unionByName(merged.withColumn("label", F.lit(0)))
+
+
+def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSettings) -> DataFrame:
+    """Exposures, each with whether the user converted on the item after it.
+
+    The label is 1 where an event of `conversion_events` of the same user on the same item lies in
+    `[event_ts, event_ts + conversion_days]`, both ends included: with 0 days at the exposure's own time, which
+    fits logs whose line is exposure and outcome in one (a rating, a shown video). Only the window's events are
+    looked at, so no label knows what a later stage is tested on. An exposure whose conversions could still come
+    at the window's end or later is no sample, converted or not: kept as 0 it would be a false negative, kept only
+    where it converted it would raise the rate. Exposures of one user, item and time are one row; its weight is 1.
+
+    Args:
+        events: the window's events, all types.
+        window: its end closes the labels.
+        settings: exposure_events, conversion_events, conversion_days, min_value.
+    """
+    is_exposure = F.col("event_type").isin(settings.exposure_events)
+    is_conversion = F.col("event_type").isin(settings.conversion_events)
+    if settings.min_value is not None:
+        is_conversion &= F.coalesce(F.col("value") >= settings.min_value, F.lit(False))
+    moments = (
+        events.where(is_exposure | is_conversion)
+        .groupBy(*_KEY)
+        .agg(F.max(is_exposure).alias("is_exposure"), F.max(is_conversion).alias("is_conversion"))
+        .withColumn("at", F.unix_micros("event_ts"))
+    )
+    # From the last moment back: a frame that only grows costs one pass, one that looks ahead a pass a row.
+    from_now_on = Window.partitionBy("user_id", "item_id").orderBy(F.desc("at"))
+    from_now_on = from_now_on.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    next_conversion = F.min(F.when(F.col("is_conversion"), F.col("at"))).over(from_now_on)
+    reach = settings.conversion_days * _DAY_MICROS
+    is_converted = F.coalesce(F.col("next_conversion") <= F.col("at") + reach, F.lit(False))
+    return (
+        moments.withColumn("next_conversion", next_conversion)
+        .where(F.col("is_exposure") & is_mature(window, settings))
+        .select(*_KEY, F.lit(1).alias("weight"), is_converted.cast("int").alias("label"))
+    )
+
+
+def is_mature(window: SampleWindow, settings: SampleSettings) -> Column:
+    """Whether all conversions that count for an exposure at `event_ts` lie before the window's end."""
+    return F.unix_micros("event_ts") + settings.conversion_days * _DAY_MICROS < F.unix_micros(
+        F.lit(window.end).cast("timestamp")
+    )
+
+
+def with_log_q(samples: DataFrame, negatives: int) -> DataFrame:
+    """Adds `log_q`, log of the negatives of the row's item that a purchase line is expected to draw.
+
+    q(i) is the item's share of the window's lines, which `sampled_samples` draws from and whose counts are the
+    positives' weights; a line draws `negatives` times, so log_q = log(negatives x q(i)). What follows from it is
+    in `models.train_cvr`.
+
+    Args:
+        samples: all of one window with sampled labels.
+        negatives: draws a line.
+    """
+    lines = samples.where("label = 1").groupBy("item_id").agg(F.sum(F.col("weight").cast("double")).alias("_lines"))
+    size = lines.agg(F.sum("_lines").alias("_size"))
+    drawn = lines.crossJoin(F.broadcast(size)).select(
+        "item_id", F.log(negatives * F.col("_lines") / F.col("_size")).cast("float").alias("log_q")
+    )
+    return samples.join(drawn, on="item_id", how="inner")
 
 
 def _draws(positives: DataFrame, lines: DataFrame, settings: SampleSettings) -> DataFrame:
@@ -41,14 +121,12 @@ def _draws(positives: DataFrame, lines: DataFrame, settings: SampleSettings) -> 
     draws = F.sequence(F.lit(1), F.lit(settings.negatives))
     seed = F.lit(settings.seed)
     drawn = (
-        positives.select("user_id", "item_id", "event_ts", F.explode(draws).alias("draw"))
+        positives.select(*_KEY, F.explode(draws).alias("draw"))
         .crossJoin(F.broadcast(size))
         .select(
             "user_id",
             "event_ts",
-            F.pmod(F.xxhash64("user_id", "item_id", "event_ts", "draw", seed), F.col("pool_size"))
-            .cast("int")
-            .alias("line"),
+            F.pmod(F.xxhash64(*_KEY, "draw", seed), F.col("pool_size")).cast("int").alias("line"),
         )
     )
     return drawn.join(pool, on="line", how="inner").drop("line")

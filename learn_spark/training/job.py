@@ -15,6 +15,7 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.join import latest_before
 from learn_spark.features.models import cvr_mark, cvr_path, towers_mark, towers_path
 from learn_spark.features.scoring import score_items, score_users
+from learn_spark.sequences.samples import with_log_q
 from learn_spark.training.launch import run_trainer
 from learn_spark.training.sequences import sequence_snapshot
 from learn_spark.training.snapshot import export, read_manifest
@@ -59,6 +60,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
         "cvr": config.cvr.model.model_dump(),
+        "log_q": config.cvr.log_q,
         "train": config.cvr.train.model_dump(),
         "stream": config.stream.model_dump(exclude={"rows_per_file"}),
     }
@@ -84,11 +86,15 @@ def _trained(context: Context, command: str, training: Training, launch: LaunchS
 
 
 def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, mark: str) -> Path:
-    samples = context.tables.read("samples", version).where(
-        F.expr(days_predicate("ds", span)) & (F.col("stage") == "cvr")
-    )
-    pairs = with_embeddings(context, samples).select(*_PAIR_KEY, "user_emb", "item_emb", "label", "weight")
-    return export(context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, context.config.cvr.train.seed)
+    config = context.config
+    samples = context.tables.read("samples", version).where("stage = 'cvr'")
+    corrected = ["log_q"] if config.cvr.log_q else []
+    if corrected:
+        samples = with_log_q(samples, config.samples.negatives)
+    samples = samples.where(days_predicate("ds", span))
+    columns = ("user_emb", "item_emb", "label", "weight", *corrected)
+    pairs = with_embeddings(context, samples).select(*_PAIR_KEY, *columns)
+    return export(context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, config.cvr.train.seed)
 
 
 def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:

@@ -108,12 +108,17 @@ def tracking_uri(config: Config) -> str:
 
 
 def loss_curve(folder: Path, points: int = 200) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, the losses thinned evenly to about `points`; all evaluations stay."""
-    lines = list(_metric_lines(folder))
+    """The numbers of metrics.jsonl, the losses thinned evenly to about `points`; all evaluations stay."""
+    lines = [{key: value for key, value in line.items() if _is_drawn(value)} for line in _metric_lines(folder)]
     steps = [line for line in lines if "loss" in line]
     stride = max(1, -(-len(steps) // max(1, points)))
     kept = {id(line) for line in [*steps[::stride], *steps[-1:]]}
     return [line for line in lines if id(line) in kept or "loss" not in line]
+
+
+def _is_drawn(value: object) -> bool:
+    """A table of an evaluation is in result.json, for the best one."""
+    return not isinstance(value, list)
 
 
 def _metric_lines(folder: Path) -> Iterator[dict[str, float]]:

@@ -59,6 +59,12 @@ RANKER = {
         "shuffled": gain(0.718, -0.0004, 0.002),
     },
 }
+CALIBRATED = {
+    **{"auc": 0.6667, "uauc": None, "log_loss": 0.4811, "calibration_error": 0.0123},
+    "calibration": [
+        {"predicted": 0.05 + tenth / 20, "observed": 0.04 + tenth / 18, "weight": 1234.0 + tenth} for tenth in range(10)
+    ],
+}
 GATES = [
     {"name": "users_on_first_day", "value": 3480.0, "lower": 1.0, "upper": None, "passed": True},
     {"name": "item_effective_rank", "value": 21.4, "lower": 4.0, "upper": None, "passed": True},
@@ -100,7 +106,7 @@ def details() -> dict[str, dict[str, object]]:
         },
         "train_cvr": {
             "curve": curve + [{"step": s, "auc": 0.6 + s / 9000, "log_loss": 0.5} for s in (0, 300, 600)],
-            "result": result,
+            "result": result | {"best": CALIBRATED},
         },
         "write_features": {
             "effective_rank": 21.4,

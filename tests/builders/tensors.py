@@ -66,6 +66,7 @@ def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:
     label = ((user * item).sum(1) + rng.normal(size=num_rows) > 0).astype(np.int32)
     return pa.table(
         {
+            "user_id": [f"u{row // 8}" for row in range(num_rows)],
             "event_ts": pa.array([1_300_000_000_000_000] * num_rows, pa.timestamp("us", "UTC")),
             "user_emb": pa.array(list(user), pa.list_(pa.float32())),
             "item_emb": pa.array(list(item), pa.list_(pa.float32())),

@@ -1,5 +1,7 @@
 """Both trainings on a tiny lake: snapshots, the trainer's process through Petastorm, the ledger's details."""
 
+from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -87,6 +89,29 @@ def test_cvr_is_validated_on_its_last_days(lake: Context, cvr: StepResult) -> No
     assert max(days["train"]) < first <= min(days["val"])
     assert cvr_path(lake).is_dir()
     assert 0 <= cvr.details["result"]["best"]["auc"] <= 1
+
+
+def test_with_log_q_the_pairs_say_how_often_their_item_was_drawn(lake: Context, towers: StepResult) -> None:
+    settings = lake.config.cvr.model_copy(update={"log_q": True})
+    marks = lambda step, day: lake.mark(step, day) + ("q" if step == "train_cvr" else "")  # noqa: E731
+    context = replace(lake, config=lake.config.model_copy(update={"cvr": settings}), mark=marks)
+    corrected = train_cvr(context, [lake.config.windows.cvr_end])
+    bought = [row for row in lake.tables.read("samples").collect() if row.stage == "cvr" and row.label == 1]
+    lines = Counter()
+    for row in bought:
+        lines[row.item_id] += row.weight
+    found = []
+    for folder in corrected.details["snapshots"].values():
+        for file in Path(folder).glob("*.parquet"):
+            found += pq.read_table(file, columns=["item_id", "log_q"]).to_pylist()
+    negatives = lake.config.samples.negatives
+    expected = {item: np.log(negatives * count / sum(lines.values())) for item, count in lines.items()}
+    assert {row["item_id"] for row in found} == set(expected)
+    for row in found:
+        assert row["log_q"] == pytest.approx(expected[row["item_id"]], rel=1e-5)
+    best = corrected.details["result"]["best"]
+    assert sum(row["weight"] for row in best["calibration"]) > 0 and 0 <= best["calibration_error"] <= 1
+    assert not any("calibration" in line for line in corrected.details["curve"])
 
 
 def test_a_second_run_trains_nothing(lake: Context, towers: StepResult, cvr: StepResult) -> None:

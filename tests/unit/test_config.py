@@ -46,6 +46,9 @@ def test_base_names_every_key():
         ("lake.root", "section.key=value"),
         ("lake.root=[", "not YAML"),
         ("spark.shuffle_partitions=0", "`spark.shuffle_partitions`"),
+        ("samples.labels=observed", "labels observed needs exposure_events: name some of ingest.event_types"),
+        ("samples.exposure_events=[seen]", "samples names event types ['seen']"),
+        ("samples.labels=clicked", "`samples.labels`"),
     ],
 )
 def test_a_wrong_value_is_named(override, said):
@@ -55,6 +58,27 @@ def test_a_wrong_value_is_named(override, said):
     assert said in message
     assert "\n" not in message
     assert caught.value.exit_code == 2
+
+
+OBSERVED = "samples={labels: observed, exposure_events: [purchase], conversion_events: [purchase], conversion_days: %d}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            [OBSERVED % 3],
+            "samples.conversion_days (3) leaves no exposure whose label is known in cvr.validation_days (3",
+        ),
+        ([OBSERVED % 22, "cvr.validation_days=30"], "the samples' window from 2011-10-10 to 2011-11-01 (22 days)"),
+        ([OBSERVED % 0, "cvr.log_q=true"], "cvr.log_q corrects sampled negatives, but samples.labels is observed"),
+    ],
+)
+def test_observed_labels_need_room_in_every_window(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONF / "demo.yaml", overrides)
+    assert said in str(caught.value)
+    assert load_config(CONF / "demo.yaml", [OBSERVED % 2]).samples.labels == "observed"
 
 
 def test_missing_file_is_named(tmp_path):

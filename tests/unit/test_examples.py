@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from datetime import UTC, date, datetime
 from types import ModuleType
@@ -10,13 +11,44 @@ import pytest
 import yaml
 
 from learn_spark.cli import build_parser
+from models import online
+from models.checkpoint import save_cvr, save_towers
+from models.cvr import CVRModel
+from models.settings import CVRConfig, TowersConfig
+from models.towers import Towers
 from tests.builders.commands import ROOT
+from tests.builders.tensors import random_vectors, write_matrix
 
 EXAMPLES = ROOT / "examples"
 
 
 def test_every_example_is_looked_at():
-    assert {path.name for path in EXAMPLES.iterdir()} == {"airflow_dag.py", "spark_application.yaml", "crontab"}
+    names = {"airflow_dag.py", "spark_application.yaml", "crontab", "score_online.py"}
+    assert {path.name for path in EXAMPLES.iterdir()} == names
+
+
+@pytest.mark.parametrize("runtime", ["pt2", "onnx"])
+def test_a_user_and_500_candidates_are_scored_without_this_project(tmp_path, runtime):
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
+    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, item_bias=True), 12, num_items=40)
+    save_towers(tmp_path / "towers", towers)
+    save_cvr(tmp_path / "cvr", CVRModel(CVRConfig(), 8, 8))
+    folders = {"towers": tmp_path / "towers", "cvr": tmp_path / "cvr", "out_dir": tmp_path / "out"}
+    online.run(online.OnlineSpec(**folders, formats=(runtime,)))
+    write_matrix(tmp_path / "matrix", random_vectors(600, dim=12))
+    block = "import sys, runpy; sys.modules.update(dict.fromkeys(['models', 'learn_spark'])); sys.argv = sys.argv[1:]; "
+    command = [sys.executable, "-c", block + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+    command += [str(EXAMPLES / "score_online.py"), "--programs", str(tmp_path / "out"), "--format", runtime]
+    command += ["--matrix", str(tmp_path / "matrix"), "--repeats", "10"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{runtime}, 1 threads: 50 items of history, 500 candidates" in done.stdout
+    rows = dict(re.findall(r"(\w+) +p50 +([\d.]+)", done.stdout))
+    assert set(rows) == {"user", "items", "cvr", "all"}
+    assert 0 < float(rows["all"]) < 5000
+    scores = [float(score) for score in re.findall(r"\((0\.\d+)\)", done.stdout)]
+    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
 
 
 class _Airflow:

@@ -43,8 +43,19 @@ def test_the_page_shows_all_that_ran(page):
         "4.2 GiB",
     ):
         assert text in page, text
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert all(f"<code>{name}</code>" in page for name in figures.summary()["tables"])
+
+
+def test_calibration_is_drawn_and_listed(page):
+    part = page[page.index("Is the conversion probability one?") :]
+    part = part[: part.index("</table>")]
+    assert "within users –" in part and "<b>0.0123</b>" in part and "<svg" in part
+    rows = re.findall(r"<tr><td>(\d+)</td>" + r'<td class="n">([\d.,]+)</td>' * 3, part)
+    assert len(rows) == 10 and rows[0] == ("1", "0.0500", "0.0400", "1,234")
+    without = figures.recorded()
+    without[-3].details["result"].pop("best")
+    assert "Is the conversion probability one?" not in render(figures.summary(), without, None, "")
 
 
 def test_text_from_the_data_is_escaped(page):
@@ -70,6 +81,7 @@ def test_a_page_of_ingest_alone():
 def test_drawings_are_well_formed_and_take_the_pages_colours():
     for drawing in (
         charts.curves({"a": [(0, 1.0), (5, 0.5)], "b": [(0, 0.2)]}, "step", "loss", "o"),
+        charts.against([(0.1, 0.2), (0.3, 0.2)], "foretold", "observed"),
         charts.bars(["x", "y"], {"ours": [0.1, 0.2], "theirs": [0.3, 0.0]}, "recall"),
         charts.intervals([("up", 0.02, 0.01, 0.03), ("down", -0.02, -0.03, -0.01), ("none", 0, -1, 1)], "gain"),
     ):

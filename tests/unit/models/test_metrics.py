@@ -157,3 +157,39 @@ def test_equal_items_tie_wherever_they_stand(tile):
 def test_a_target_without_a_score_ranks_last():
     user = torch.full((1, 4), torch.nan)
     assert metrics.target_ranks(user, torch.ones(10, 4), torch.zeros(10), np.array([[0, 3]])).tolist() == [10]
+
+
+def naive_calibration(label, probability, weight, bins):
+    """Row by row: the bin of the middle of the weight of all rows of that probability."""
+    total = sum(weight)
+    members = {}
+    for p, y, w in zip(probability, label, weight, strict=True):
+        below = sum(v for q, v in zip(probability, weight, strict=True) if q < p)
+        equal = sum(v for q, v in zip(probability, weight, strict=True) if q == p)
+        members.setdefault(min(int((below + equal / 2) / total * bins), bins - 1), []).append((p, y, w))
+    rows = []
+    for _, inside in sorted(members.items()):
+        size = sum(w for _, _, w in inside)
+        rows.append((sum(p * w for p, _, w in inside) / size, sum(y * w for _, y, w in inside) / size, size))
+    return rows, sum(abs(p - y) * size for p, y, size in rows) / total
+
+
+@pytest.mark.parametrize("bins", [1, 4, 10])
+def test_calibration_equals_the_naive_one(bins):
+    generator = np.random.default_rng(bins)
+    probability = generator.integers(0, 30, 200) / 30  # many ties
+    label, weight = generator.integers(0, 2, 200), generator.integers(1, 4, 200).astype(np.float32)
+    rows, error = metrics.calibration(label, probability, weight, bins)
+    expected, expected_error = naive_calibration(label, probability, weight, bins)
+    assert [tuple(row.values()) for row in rows] == [pytest.approx(one) for one in expected]
+    assert error == pytest.approx(expected_error)
+    assert list(rows[0]) == ["predicted", "observed", "weight"]
+
+
+def test_calibration_of_what_is_right_is_zero_and_of_one_value_one_row():
+    probability = np.repeat([0.0, 0.25, 1.0], 4)
+    label = np.array([0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1])
+    rows, error = metrics.calibration(label, probability)
+    assert error == 0 and [row["observed"] for row in rows] == [0.0, 0.25, 1.0]
+    rows, error = metrics.calibration(label, np.full(12, 0.5, np.float32))
+    assert len(rows) == 1 and rows[0]["weight"] == 12 and error == pytest.approx(abs(5 / 12 - 0.5))

@@ -1,0 +1,15 @@
+"""spark-submit jobs/export_online.py --config conf/demo.yaml --out O"""
+
+import sys
+from collections.abc import Sequence
+
+from learn_spark.cli import run_from_job_file
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; `--help` says what it reads, writes and returns."""
+    return run_from_job_file("export_online", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

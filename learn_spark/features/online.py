@@ -1,0 +1,82 @@
+"""A release's models for a server: exported programs, ONNX files, and an MLflow model around them."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from importlib import metadata, resources
+from pathlib import Path
+
+from learn_spark.core.errors import ConfigError
+from learn_spark.core.steps import Context
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.features.registry import Release
+from learn_spark.training.launch import run_trainer
+
+PYFUNC = "pyfunc"
+_MODEL = "online_model.py"
+_PACKAGES = ("mlflow", "numpy", "pandas", "torch")
+_PROGRAMS = ("user_tower", "item_tower", "cvr")
+
+
+def export_online(context: Context, release: Release, out: Path, formats: Sequence[str]) -> dict[str, object]:
+    """Writes folder `out`, all of it or nothing: see `models.online` for the programs, `online_model` for `pyfunc`.
+
+    Args:
+        context: of the config that the release was made by.
+        release: its towers and conversion model are exported.
+        out: a folder that is not there yet.
+        formats: of `pt2` (which the MLflow model needs) and `onnx`.
+
+    Returns:
+        What `out/result.json` says: sizes, files, inputs, outputs.
+
+    Raises:
+        ConfigError: the folder is there already, the models' folders or the content are gone or another's, or a
+            package for a format is missing.
+    """
+    if out.exists():
+        raise ConfigError(f"--out {out} is there already: remove it, or name another")
+    matrix = _matrix_of(context, release)
+    models = context.tables.artifact("models")
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    spec = {name: models / f"{name}-{release.models[name]}" for name in ("towers", "cvr")}
+    try:
+        about = run_trainer("export-online", {**spec, "formats": list(formats)}, partial)
+        (partial / "spec.json").unlink()
+        _save_pyfunc(partial, matrix, context.config.sequences.history_length)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return about
+
+
+def _matrix_of(context: Context, release: Release) -> Path:
+    """The content matrix that the release was scored with."""
+    matrix = matrix_path(context)
+    if not (matrix / "meta.json").is_file():
+        raise ConfigError(f"there is no content matrix at {matrix}: export with the config that made the release")
+    encoder = json.loads((matrix / "meta.json").read_text(encoding="utf-8"))["encoder_id"]
+    if encoder != release.encoder_id:
+        raise ConfigError(
+            f"release {release.release_id} was made with encoder {release.encoder_id}, but this config's content is"
+            f" {encoder}'s: export with the config that made it"
+        )
+    return matrix
+
+
+def _save_pyfunc(folder: Path, matrix: Path, history_length: int) -> None:
+    """The model's own copy of the programs lies in it, so that MLflow can ship it; the matrix stays where it is."""
+    import mlflow
+
+    code = folder / _MODEL  # which may come out of the zip of --py-files
+    code.write_bytes(resources.files("learn_spark.features").joinpath(_MODEL).read_bytes())
+    programs = {name: str(folder / f"{name}.pt2") for name in _PROGRAMS}
+    mlflow.pyfunc.save_model(
+        folder / PYFUNC,
+        python_model=str(code),
+        artifacts={**programs, "about": str(folder / "result.json")},
+        model_config={"content_matrix": str(matrix), "history_length": history_length},
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in _PACKAGES],
+    )
+    code.unlink()

@@ -1,0 +1,99 @@
+"""The MLflow model that `export_online` saves: history and candidates in; embeddings, mid_emb and cvr_score out.
+
+MLflow copies this file into the model's folder and runs it there, on a machine that needs mlflow, numpy, pandas and
+torch, but nothing of this project.
+
+Shapes: H items of a history, N candidates, C content width, K embedding width, E width of mid_emb.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    import torch
+
+PROGRAMS = ("user_tower", "item_tower", "cvr")
+
+
+class OnlineModel(mlflow.pyfunc.PythonModel):
+    """Scores users against candidates.
+
+    Input, a row a user: `history` and `candidates`, lists of item_idx, a history oldest first; or `history_content`
+    and `candidates_content`, their content vectors as lists of lists, [H, C] and [N, C]; or both, where the towers have
+    an id residual or an item bias. Content of ids alone comes from the content matrix, whose folder is `content_matrix`
+    of the model config. An item that it lacks, and one that towers were not trained on, has zeros, as in batch scoring.
+
+    Output, a row a user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists.
+    Of a history the last `history_length` items count, as in batch scoring.
+    """
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        import torch
+
+        self._programs = {name: torch.export.load(context.artifacts[name]).module() for name in PROGRAMS}
+        self._sizes = json.loads(Path(context.artifacts["about"]).read_text(encoding="utf-8"))["sizes"]
+        settings = context.model_config or {}
+        self._longest = int(settings.get("history_length") or self._sizes["max_history"])
+        folder = settings.get("content_matrix")
+        self._matrix = _mapped(Path(folder), self._sizes["content_dim"]) if folder else None
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:  # noqa: ANN401
+        import torch
+
+        with torch.inference_mode():
+            return pd.DataFrame([self._scored(row) for row in model_input.to_dict("records")])
+
+    def _scored(self, row: dict[str, Any]) -> dict[str, list]:
+        import torch
+
+        hist_HC, hist_H = self._items(row, "history", self._longest)
+        cand_NC, cand_N = self._items(row, "candidates")
+        length_1 = torch.tensor([len(hist_H)])
+        if not len(hist_H):  # programs take at least one item: padding, which the length leaves out
+            hist_HC, hist_H = torch.zeros(1, self._sizes["content_dim"]), torch.zeros(1, dtype=torch.int64)
+        user_1K = self._programs["user_tower"](hist_HC[None], hist_H[None], length_1)
+        if not len(cand_N):
+            return {"user_emb": user_1K[0].tolist(), "item_emb": [], "mid_emb": [], "cvr_score": []}
+        item_NK = self._programs["item_tower"](cand_NC, cand_N)
+        mid_NE, score_N = self._programs["cvr"](user_1K.expand(len(item_NK), -1), item_NK)
+        found = {"user_emb": user_1K[0], "item_emb": item_NK, "mid_emb": mid_NE, "cvr_score": score_N}
+        return {name: values.tolist() for name, values in found.items()}
+
+    def _items(self, row: dict[str, Any], side: str, last: int | None = None) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Content [n, C] and item_idx [n] of a row's history or candidates."""
+        import torch
+
+        ids, content = row.get(side), row.get(f"{side}_content")
+        if ids is None and content is None:
+            raise ValueError(f"a row needs {side} (item_idx) or {side}_content (vectors); it has {sorted(row)}")
+        item_n = np.asarray(np.zeros(len(content)) if ids is None else ids, np.int64)
+        if content is not None:
+            content_nC = np.asarray([*content], np.float32).reshape(len(content), -1)
+            if len(content) and content_nC.shape != (len(item_n), self._sizes["content_dim"]):
+                raise ValueError(
+                    f"{side}_content is {content_nC.shape}, wanted {(len(item_n), self._sizes['content_dim'])}"
+                )
+        elif self._matrix is None:
+            raise ValueError(f"{side} without {side}_content needs model_config content_matrix: a matrix's folder")
+        else:
+            item_n = np.where((item_n > 0) & (item_n < len(self._matrix)), item_n, 0)
+            content_nC = self._matrix[item_n].astype(np.float32)
+        start = max(0, len(item_n) - last) if last else 0
+        return torch.from_numpy(content_nC[start:]), torch.from_numpy(item_n[start:])
+
+
+def _mapped(folder: Path, dim: int) -> np.memmap:
+    """The content matrix, row = item_idx; pages are read when they are asked for."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if meta["dim"] != dim:
+        raise ValueError(f"content_matrix {folder} has width {meta['dim']}, the towers take {dim}")
+    vectors = folder / Path(str(meta.get("vectors", "vectors.f16"))).name
+    return np.memmap(vectors, dtype="<f2", mode="r", shape=(meta["rows"], dim))
+
+
+mlflow.models.set_model(OnlineModel())

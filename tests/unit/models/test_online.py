@@ -1,0 +1,166 @@
+"""Exported programs equal batch scoring, at every size of a request, where this project is not installed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from models import online
+from models.__main__ import main
+from models.checkpoint import save_cvr, save_towers
+from models.content import ContentMatrix
+from models.cvr import CVRModel
+from models.settings import CVRConfig, TowersConfig
+from models.towers import Towers
+from tests.builders.tensors import write_matrix
+
+DIM, ITEMS, KNOWN, MAX_LEN = 12, 20, 15, 10
+TOWERS = {
+    "paper": {},
+    "beyond": {"pooling": "mean", "content_residual": True, "id_residual": True, "item_bias": True},
+    "mlp": {"user_tower": "pooling_mlp", "item_tower": "mlp", "content_residual": True, "item_bias": True},
+    "content": {"item_tower": "content", "pooling": "mean", "user_tower": "pooling_mlp"},
+    "self": {"item_tower": "shared_self", "content_residual": True, "layers": 3, "learned_scale": True},
+}
+CVR = {"paper": {}, "beyond": {"fusion": "concat+product", "batch_norm": True, "hidden": (16, 9)}}
+
+
+@pytest.fixture
+def content(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(ITEMS + 1, DIM))
+    vectors[[0, 3]] = 0  # padding, and an item without content
+    return ContentMatrix(write_matrix(tmp_path / "matrix", vectors))
+
+
+def saved(folder, towers, cvr):
+    """Model folders with random weights everywhere, running means too."""
+    torch.manual_seed(0)
+    settings = {"d_model": 16, "heads": 2, "out_dim": 8, "max_len": MAX_LEN} | towers
+    models = Towers(TowersConfig(**settings), DIM, num_items=KNOWN), CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8)
+    for model in models:
+        for name, weight in model.state_dict().items():
+            if weight.is_floating_point() and name != "log_scale":
+                torch.nn.init.uniform_(weight, 0.1, 0.6) if name.endswith("var") else weight.normal_(0, 0.3)
+        model.eval()
+    save_towers(folder / "towers", models[0])
+    save_cvr(folder / "cvr", models[1])
+    return models
+
+
+def export(folder, formats):
+    spec = {name: str(folder / name) for name in ("towers", "cvr")} | {"out_dir": str(folder / "out")}
+    (folder / "spec.json").write_text(json.dumps(spec | {"formats": formats}))
+    assert main(["export-online", "--spec", str(folder / "spec.json")]) == 0
+    return json.loads((folder / "out" / "result.json").read_text())
+
+
+def requests(content):
+    """(history item_idx [B, H], lengths [B]) of sizes that no example had; items newer than the towers among them."""
+    rng = np.random.default_rng(1)
+    for rows, width in ((1, 1), (1, MAX_LEN), (2, 1), (7, 6), (300, MAX_LEN)):
+        length_B = rng.integers(0, width + 1, rows)
+        hist_BH = rng.integers(1, ITEMS + 1, (rows, width)) * (np.arange(width) < length_B[:, None])
+        yield hist_BH, length_B, content.gather(hist_BH).numpy()
+
+
+def check(programs, models, content):
+    """`programs` by name are functions of numpy arrays; all that they give is compared with batch scoring."""
+    towers, cvr = models
+    for hist_BH, length_B, content_BHC in requests(content):
+        (user_BK,) = programs["user_tower"](content_BHC, hist_BH, length_B)
+        np.testing.assert_allclose(user_BK, towers.embed_users(hist_BH, length_B, content), atol=1e-5, rtol=0)
+        item_B = np.arange(len(hist_BH)) % (ITEMS + 1)
+        (item_BK,) = programs["item_tower"](content.gather(item_B).numpy(), item_B)
+        np.testing.assert_allclose(item_BK, towers.embed_items(item_B, content), atol=1e-5, rtol=0)
+        mid_BE, score_B = programs["cvr"](user_BK, item_BK)
+        expected_mid, expected_score = cvr.score(user_BK, item_BK)
+        np.testing.assert_allclose(mid_BE, expected_mid, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(score_B, expected_score, atol=1e-5, rtol=0)
+    assert np.abs(user_BK).max() > 0.5 and score_B.std() > 1e-3
+
+
+def module_of(file):
+    module = torch.export.load(file).module()
+
+    def run(*values):
+        found = module(*map(torch.from_numpy, values))
+        return [value.detach().numpy() for value in (found if isinstance(found, tuple) else (found,))]
+
+    return run
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_exported_programs_equal_batch_scoring(tmp_path, content, name):
+    models = saved(tmp_path, TOWERS[name], CVR.get(name, {}))
+    about = export(tmp_path, ["pt2"])
+    assert about["sizes"] == {"content_dim": DIM, "max_history": MAX_LEN, "embedding_dim": 8, "mid_dim": 6}
+    files = {part: values["files"] for part, values in about["programs"].items()}
+    assert files == {part: {"pt2": f"{part}.pt2"} for part in ("user_tower", "item_tower", "cvr")}
+    check({part: module_of(tmp_path / "out" / f"{part}.pt2") for part in files}, models, content)
+
+
+@pytest.mark.parametrize("name", ["paper", "beyond", "mlp"])
+def test_onnx_files_equal_batch_scoring(tmp_path, content, name):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
+    models = saved(tmp_path, TOWERS[name], CVR.get(name, {}))
+    about = export(tmp_path, ["onnx"])
+
+    def session_of(part):
+        session = onnxruntime.InferenceSession(tmp_path / "out" / about["programs"][part]["files"]["onnx"])
+        assert [one.name for one in session.get_outputs()] == about["programs"][part]["outputs"]
+        return lambda *values: session.run(None, dict(zip(about["programs"][part]["inputs"], values, strict=True)))
+
+    check({part: session_of(part) for part in about["programs"]}, models, content)
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".onnx", ".onnx", ".onnx"]
+
+
+def test_weights_that_a_protobuf_cannot_hold_lie_beside_it(tmp_path, content, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
+    monkeypatch.setattr(online, "LARGEST_INLINE", 1000)
+    _, cvr = saved(tmp_path, {}, {})
+    export(tmp_path, ["onnx"])
+    assert (tmp_path / "out" / "cvr.onnx.data").stat().st_size > 1000
+    user, item = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "cvr.onnx")
+    (_, score) = session.run(None, {"user_emb": user, "item_emb": item})
+    np.testing.assert_allclose(score, cvr.score(user, item)[1], atol=1e-5)
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["models", "learn_spark", "pyspark", "mlflow"]))
+import torch
+user = torch.export.load(sys.argv[1]).module()(torch.ones(2, 4, 12), torch.ones(2, 4).long(), torch.tensor([4, 0]))
+print(user.shape == (2, 8), bool(user[0].any()), bool(user[1].any()))
+"""
+
+
+def test_programs_run_without_this_project(tmp_path):
+    saved(tmp_path, TOWERS["beyond"], {})
+    export(tmp_path, ["pt2"])
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "out" / "user_tower.pt2")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True True False", done.stderr
+
+
+def test_models_that_do_not_go_together_are_refused(tmp_path, capsys):
+    saved(tmp_path, {}, {})
+    save_cvr(tmp_path / "cvr", CVRModel(CVRConfig(), 9, 8))
+    spec = {name: str(tmp_path / name) for name in ("towers", "cvr")} | {"out_dir": str(tmp_path / "out")}
+    (tmp_path / "spec.json").write_text(json.dumps(spec | {"formats": ["pt2"]}))
+    assert main(["export-online", "--spec", str(tmp_path / "spec.json")]) == 2
+    assert "takes embeddings of widths 9 and 8, but" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_with_the_way_out(tmp_path, capsys, monkeypatch):
+    saved(tmp_path, {}, {})
+    monkeypatch.setattr(online, "NEEDED", ("onnx_that_nobody_has",))
+    spec = {name: str(tmp_path / name) for name in ("towers", "cvr")} | {"out_dir": str(tmp_path / "out")}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert main(["export-online", "--spec", str(tmp_path / "spec.json")]) == 2
+    assert "needs the packages onnx_that_nobody_has: pip install 'learn-spark[online]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
