@@ -7,8 +7,9 @@ import pytest
 
 from learn_spark.core.config import load_config
 from learn_spark.evaluation import charts
+from learn_spark.evaluation.html import number, plain, signed
 from learn_spark.evaluation.memory import PeakMemory
-from learn_spark.evaluation.report import number, plain, render, signed
+from learn_spark.evaluation.report import render
 from learn_spark.evaluation.summary import SUMMARY, headline, write_json
 from tests.builders import figures
 
