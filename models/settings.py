@@ -111,8 +111,8 @@ class SequentialConfig(Settings):
         max_len: longest input; of a longer one the most recent items count.
         loss: `bce`, binary cross-entropy with one uniformly drawn negative a position (SASRec's paper);
             `cross_entropy`, the softmax over every item of the training snapshot; `sampled`, the softmax over
-            the positive and num_sampled of those items, drawn anew each step (HSTU's experiments).
-        num_sampled: drawn items of a step, with `sampled`.
+            the positive and num_sampled of those items, drawn for each position (HSTU's experiments).
+        num_sampled: drawn items of a position, with `sampled`.
         positions: `all`, every item of history and targets predicts the next one, which wants snapshots of one
             row a user (of prefix rows, early items would train once a row); `last`, the history's last item
             predicts the first target, which wants a row a prefix.

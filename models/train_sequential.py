@@ -1,7 +1,7 @@
 """Training of the sequential baselines out of snapshots.
 
 Shapes: B rows, H history length, T target length, J joined length, L input length, N packed positions,
-P trained positions, D model width, M candidates.
+P trained positions, D model width, M candidates, S items drawn for a position.
 """
 
 from collections.abc import Iterator
@@ -85,6 +85,8 @@ class SequentialTask:
         state_PD, label_P = state_ND[is_trained_N], label_N[is_trained_N]
         if self.spec.model.loss == "bce":
             loss = self._binary_loss(state_PD, label_P, packing.packed(batch["negative"])[is_trained_N])
+        elif self.spec.model.loss == "sampled":
+            loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N])
         else:
             loss = self._softmax_loss(state_PD, label_P, batch["candidates"])
         return global_mean(loss, is_trained_N.sum())
@@ -109,6 +111,14 @@ class SequentialTask:
             label_P,
             own_item_BL=label_P[:, None],
         )
+
+    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor) -> Tensor:
+        """-log of the label's share among itself and the items drawn for its position, those equal to it left out."""
+        positive_P1 = (state_PD * self.model.items(label_P)).sum(1, keepdim=True)
+        score_PS = (self.model.items(drawn_PS) @ state_PD[:, :, None])[:, :, 0]
+        score_PS = score_PS.masked_fill(drawn_PS == label_P[:, None], -torch.inf)
+        loss_P = torch.cat([positive_P1, score_PS], dim=1).logsumexp(1) - positive_P1[:, 0]
+        return loss_P.sum() / max(len(label_P), 1)
 
     def evaluate(self) -> dict[str, float]:
         rows = self.validation.rows
@@ -143,15 +153,12 @@ class SequentialTask:
         prepared = {name: torch.from_numpy(value) for name, value in prepared.items()}
         if config.loss == "bce":
             prepared["negative"] = self._negatives(prepared["label"], torch.from_numpy(item_BJ).long())
+        elif config.loss == "sampled":
+            shape = (*place_BL.shape, config.num_sampled)
+            prepared["drawn"] = self.catalogue[torch.randint(len(self.catalogue), shape, generator=self.generator)]
         else:
-            prepared["candidates"] = self._drawn_items()
+            prepared["candidates"] = self.catalogue
         return prepared
-
-    def _drawn_items(self) -> Tensor:
-        if self.spec.model.loss == "cross_entropy":
-            return self.catalogue
-        drawn = torch.randperm(len(self.catalogue), generator=self.generator)[: self.spec.model.num_sampled]
-        return self.catalogue[drawn]
 
     def _negatives(self, label_BL: Tensor, own_BJ: Tensor) -> Tensor:
         """For every label an item of the catalogue that is not among the row's own, drawn uniformly: int64 [B, L].

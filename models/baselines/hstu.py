@@ -30,9 +30,9 @@ class HSTU(SequentialModel):
 
     Differences from the paper and its public experiments (github.com/meta-recsys/generative-recommenders, `research`):
     items only, no actions, ratings or other features among the tokens; rab's time is from key to query, as the public
-    code's, from the key to the item after the query, is not known when users are scored in a batch; the sampled
-    negatives are drawn without replacement and shared by a step's positions instead of drawn by position; no stochastic
-    length, no fused kernel; Q, K, V, U have the width D / heads each; normal initialisations are not truncated.
+    code's, from the key to the item after the query, is not known when users are scored in a batch; negatives are drawn
+    among the training snapshot's items; no stochastic length, no fused kernel; Q, K, V, U have D / heads each;
+    normal initialisations are not truncated.
     """
 
     needs_time = True

@@ -65,10 +65,10 @@ def naive_binary_loss(states, labels, negatives, vectors):
 
 
 def naive_softmax_loss(states, labels, candidates, vectors):
-    """Mean of -log softmax of the label among itself and the other candidates."""
+    """Mean of -log softmax of each label among itself and its own list of candidates, repeats counting again."""
     total = 0.0
-    for state, label in zip(states, labels, strict=True):
-        among = sum(math.exp(state @ vectors[item]) for item in {label, *candidates})
+    for state, label, others in zip(states, labels, candidates, strict=True):
+        among = sum(math.exp(state @ vectors[item]) for item in [label, *(i for i in others if i != label)])
         total -= math.log(math.exp(state @ vectors[label]) / among)
     return total / len(labels)
 

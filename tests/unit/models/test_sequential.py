@@ -226,7 +226,7 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss):
     rows = [{name: value[r].tolist() for name, value in raw.items()} for r in range(len(raw["hist_len"]))]
     batch = task._prepare({name: raw[name] for name in task.columns})
     vectors = task.model.items(torch.arange(21)).detach().numpy()
-    states, labels, negatives = [], [], []
+    states, labels, negatives, drawn = [], [], [], []
     for number, row in enumerate(rows):
         events, places = naive_steps(row, positions, 6)
         items, times = zip(*events, strict=True)
@@ -237,14 +237,16 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss):
             if loss == "bce":
                 negatives.append(int(batch["negative"][number, place]))
                 assert negatives[-1] not in row["hist_items"] + row["tar_items"] and negatives[-1] > 0
+            if loss == "sampled":
+                drawn.append(batch["drawn"][number, place].tolist())
     assert len(labels) > (100 if positions == "all" else 31)
     if loss == "bce":
         assert len(set(negatives)) > 10
         want = naive_binary_loss(states, labels, negatives, vectors)
     else:
-        candidates = batch["candidates"].tolist()
-        assert sorted(set(candidates)) == (list(range(1, 21)) if loss == "cross_entropy" else sorted(candidates))
-        assert len(candidates) == (20 if loss == "cross_entropy" else 7)
+        candidates = drawn if loss == "sampled" else [batch["candidates"].tolist()] * len(labels)
+        assert {len(own) for own in candidates} == {7 if loss == "sampled" else 20}
+        assert {item for own in candidates for item in own} == set(range(1, 21))
         want = naive_softmax_loss(states, labels, candidates, vectors)
     assert task.loss(batch).item() == pytest.approx(want, rel=1e-6)
 
