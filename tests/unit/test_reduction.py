@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learn_spark.core.config import Config
 from learn_spark.core.errors import QualityError
 from learn_spark.embedding.encoders import model_source
 from learn_spark.embedding.reduction import Reduction, load_reduction, measured_reduction
+from learn_spark.estimate import estimate_lines
 from models.encoder import Encoder
-from tests.builders.items import product_titles
+from tests.builders.items import product_titles, with_embedding
 
 WIDTH = 48
 
@@ -70,6 +72,19 @@ def test_a_vector_alone_is_reduced_as_among_others(reduction: Reduction, vectors
 
 def test_equal_vectors_give_an_equal_file(reduction: Reduction, vectors_ND: np.ndarray) -> None:
     assert measured_reduction(vectors_ND, vectors_ND, WIDTH).meta == reduction.meta
+
+
+def test_dry_run_counts_the_narrower_matrix(config: Config) -> None:
+    def line(width: int | None) -> str:
+        (found,) = [
+            text for text in estimate_lines(with_embedding(config, reduce_to=width)) if "content matrix" in text
+        ]
+        return " ".join(found.split()[-2:])
+
+    assert config.scale.content_dim == 384
+    rows = config.scale.items + 1
+    assert line(None) == f"{rows * 768 / 1e6:.1f} MB"
+    assert line(96) == f"{rows * 192 / 1e3:.1f} KB"
 
 
 def test_saved_map_is_the_same_and_another_is_refused(reduction: Reduction, tmp_path: Path) -> None:
