@@ -68,7 +68,7 @@ class OnlineModel(mlflow.pyfunc.PythonModel):
         """Content [n, C] and item_idx [n] of a row's history or candidates."""
         import torch
 
-        ids, content = row.get(side), row.get(f"{side}_content")
+        ids, content = _given(row, side), _given(row, f"{side}_content")
         if ids is None and content is None:
             raise ValueError(f"a row needs {side} (item_idx) or {side}_content (vectors); it has {sorted(row)}")
         item_n = np.asarray(np.zeros(len(content)) if ids is None else ids, np.int64)
@@ -85,6 +85,12 @@ class OnlineModel(mlflow.pyfunc.PythonModel):
             content_nC = self._matrix[item_n].astype(np.float32)
         start = max(0, len(item_n) - last) if last else 0
         return torch.from_numpy(content_nC[start:]), torch.from_numpy(item_n[start:])
+
+
+def _given(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
+    """A list, or None where the row has none: pandas fills what only other rows have with NaN."""
+    value = row.get(name)
+    return None if isinstance(value, float) else value
 
 
 def _mapped(folder: Path, dim: int) -> np.memmap:

@@ -114,7 +114,7 @@ def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, 
         {"history": [7] * 300 + [5] * lake.config.sequences.history_length, "candidates": []},
         {"history": [5] * lake.config.sequences.history_length, "candidates": []},
     ]
-    by_id, by_content, empty, long, short = (predict(exported, [row])[0] for row in rows)
+    by_id, by_content, empty, long, short = predict(exported, rows)
     assert by_id == by_content
     assert not np.any(empty["user_emb"]) and len(empty["cvr_score"]) == 1
     assert long == short and long["item_emb"] == [] and np.any(long["user_emb"])

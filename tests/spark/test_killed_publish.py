@@ -1,0 +1,82 @@
+"""A publishing process that is really killed between its staged rows and the release's row."""
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from learn_spark.core.config import load_config
+from learn_spark.core.days import DayRange
+from learn_spark.core.steps import Context
+from learn_spark.features.job import write_features
+from learn_spark.features.registry import find_release, releases, rows_of
+from learn_spark.features.release import FEATURE_TABLES
+from tests.builders.commands import ROOT, environment, kill_process
+from tests.builders.lake import fill_lake, save_models, tiny_context
+
+pytestmark = [pytest.mark.spark, pytest.mark.e2e]
+CONF = ROOT / "conf" / "test.yaml"
+WINDOWS = [
+    *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
+    *("windows.ranker_train_end=2011-11-23", "windows.end=2011-11-25"),
+]
+PUBLISHER = """
+import sys
+from datetime import date
+from learn_spark.core.config import load_config
+from learn_spark.core.session import build_session
+from learn_spark.features.job import write_features
+from tests.builders.lake import tiny_context
+
+config = load_config(sys.argv[1], sys.argv[2].split())
+spark = build_session(config, "publisher")
+context = tiny_context(spark, config)
+print(write_features(context, [date.fromisoformat(day) for day in sys.argv[3:]]).details["release_id"])
+"""
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Context:
+    context = tiny_context(spark, load_config(CONF, settings(tmp_path)))
+    fill_lake(context)
+    save_models(context)
+    return context
+
+
+def settings(folder: Path) -> list[str]:
+    return [*WINDOWS, f"lake.root={folder}/lake", f"output.dir={folder}/output", "spark.driver_memory=1g"]
+
+
+def shown(lake: Context) -> dict[str, list[str]]:
+    """What readers of the current release see."""
+    release = find_release(lake.tables)
+    return {name: sorted(map(str, rows_of(lake.tables, release, name).collect())) for name in FEATURE_TABLES}
+
+
+def test_the_old_release_stays_until_the_same_command_publishes(lake: Context, tmp_path: Path) -> None:
+    windows = lake.config.windows
+    days = list(DayRange(windows.towers_end, windows.end + timedelta(days=1)))
+    old = write_features(lake, days[:2]).details["release_id"]
+    before, staged = shown(lake), lake.tables.version("pair_features") + 1
+    command = [sys.executable, "-c", PUBLISHER, str(CONF), " ".join(settings(tmp_path)), *map(str, days[2:])]
+    kill_process(tmp_path, command, when=f"lake/pair_features/_delta_log/{staged:020d}.json")
+
+    ids = {row.release_id for row in lake.tables.read("user_features").select("release_id").distinct().collect()}
+    (orphan,) = ids - {old}  # staged under the new release's id, which nothing names
+    assert lake.tables.read("pair_features").where(f"release_id = '{orphan}'").count() > 0
+    assert [release.release_id for release in releases(lake.tables)] == [old]
+    assert shown(lake) == before
+
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == orphan
+    assert find_release(lake.tables).release_id == orphan
+    assert {release.status for release in releases(lake.tables)} == {"published"}
+    after = shown(lake)
+    for name, rows in before.items():
+        assert set(rows) < set(after[name]), f"{name}: a release takes over the days of the one before it"
+    keys = [tuple(row) for row in lake.tables.read("pair_features").select("user_id", "item_id", "event_ts").collect()]
+    assert len(keys) == len(set(keys)), "what the killed process staged is written again, not beside it"
