@@ -16,6 +16,7 @@ from models.settings import LossConfig
 
 # A tile of logits (1 MiB in fp32) stays in the caches.
 TILE_ANCHORS, TILE_CANDIDATES = 256, 1024
+LINEAR_FROM = 40.0  # softplus(x) is x there to the last bit; by default from 20 on, which fp64 can tell
 LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
 
 
@@ -133,7 +134,7 @@ def all_action_info_nce(
             positive_BNT = positive_BNT + target_bias_BT[:, None, :]
         weights = _Weights(candidates, user_B, own_item_BL, wide)
         lse_BN = _NegativeLSE.apply(scaled_BNK, candidates.vector_MK.to(wide), candidates.bias_M.to(wide), weights)
-        loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT)
+        loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT, threshold=LINEAR_FROM)
         is_pair_BNT = is_anchor_BN[:, :, None] & is_target_BT[:, None, :]
         return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
 

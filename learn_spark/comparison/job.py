@@ -19,6 +19,7 @@ from learn_spark.training.snapshot import read_manifest
 from learn_spark.training.tracking import loss_curve
 
 SPLITS = ("train", "val", "test")
+MORE = ("tar_ts",)  # HSTU's relative times
 COMMANDS = {"towers": "train-towers", "sequential": "train-sequential"}
 VALIDATION_K = 50  # ValidationConfig.k
 
@@ -42,8 +43,8 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
     """
     config = context.config
     chosen = chosen_systems(config, systems)
-    mark, version = sequences_mark(context), context.tables.version("sequences")
-    snapshots = {split: sequence_snapshot(context, split, version, mark) for split in SPLITS}
+    mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
+    snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
     matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
     models = {
         (name, seed): _trained(context, name, system, seed, snapshots, matrices[name])

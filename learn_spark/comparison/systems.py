@@ -58,7 +58,9 @@ def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, 
     if towers:
         return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **common}
     sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
-    return {"model": {**sizes, **system.model}, **common}
+    # every prefix of a leave-one-out log is a row: all of its positions would train once a row
+    positions = "last" if config.sequences.protocol == "leave_one_out" else "all"
+    return {"model": {**sizes, "positions": positions, **system.model}, **common}
 
 
 def prior_weight(config: Config, system: SystemSettings) -> float:

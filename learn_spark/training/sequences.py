@@ -1,5 +1,6 @@
 """Snapshots of the table `sequences`: the rows that one split trains, validates or tests on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyspark.sql import functions as F
@@ -13,8 +14,14 @@ from learn_spark.training.snapshot import export
 _COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
 
 
-def sequence_snapshot(context: Context, split: str, version: int, mark: str) -> Path:
-    """The snapshot of a split (train, val, test) of a version of the table; `mark` is in the folder's name."""
+def sequence_snapshot(context: Context, split: str, version: int, mark: str, more: Sequence[str] = ()) -> Path:
+    """The snapshot of a split (train, val, test) of a version of the table.
+
+    Args:
+        context, split, version: what is exported.
+        mark: in the folder's name; says what the rows are made of, and `more`.
+        more: columns beside those that the towers read.
+    """
     config, key = context.config, ["user_id", "as_of"]
     rows = context.tables.read("sequences", version).where(F.col("split") == split)
     if config.sequences.protocol == "leave_one_out":
@@ -22,7 +29,7 @@ def sequence_snapshot(context: Context, split: str, version: int, mark: str) -> 
     else:
         dates = [day for day, name in as_of_dates(config).items() if name == split]
         rows = rows.where(days_predicate("as_of", dates))
-    columns = dict.fromkeys([*key, *_COLUMNS])
+    columns = dict.fromkeys([*key, *_COLUMNS, *more])
     name = f"towers-{split}-{mark}"
     return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
 
