@@ -57,6 +57,10 @@ def check_numbers(task: Task) -> None:
     task.figures["checksum"] = f"{len(numbers)}:{sum(map(int, numbers))}"
 
 
+def refuse(task: Task) -> None:
+    task.figures |= {"checksum": "any", "cosine": 0.5, "failure": "not faithful"}
+
+
 def _write(task: Task, count: int) -> None:
     assert (task.folder / "input").exists()
     task.output.mkdir(parents=True)

@@ -148,6 +148,16 @@ def test_different_outputs_end_the_run_before_any_ratio(tmp_path: Path, capsys: 
     assert "outputs differ at 10: slow" in captured.err and captured.out == ""
 
 
+def test_output_that_is_not_good_enough_is_a_failure_without_a_ratio(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bench = benchmark(contender("slow"), contender("fast", check="refuse"))
+    rc, result = run(tmp_path, bench, "--sizes", "10")
+    found = {case.contender: (case.failure, len(case.seconds)) for case in result.cases}
+    assert (rc, found, result.ratios) == (0, {"slow": (None, 1), "fast": ("not faithful", 0)}, [])
+    assert "not faithful" in capsys.readouterr().out
+
+
 def test_resumed_run_measures_only_what_is_missing(tmp_path: Path) -> None:
     bench = benchmark(contender("slow"), contender("fast"))
     run(tmp_path, bench, "--sizes", "10")
