@@ -62,7 +62,7 @@ def test_the_old_release_stays_until_the_same_command_publishes(lake: Context, t
     old = write_features(lake, days[:2]).details["release_id"]
     before, staged = shown(lake), lake.tables.version("pair_features") + 1
     command = [sys.executable, "-c", PUBLISHER, str(CONF), " ".join(settings(tmp_path)), *map(str, days[2:])]
-    kill_process(tmp_path, command, when=f"lake/pair_features/_delta_log/{staged:020d}.json")
+    kill_process(tmp_path, command, when=f"lake/pair_features/_delta_log/{staged:020d}.json", seconds=900)
 
     ids = {row.release_id for row in lake.tables.read("user_features").select("release_id").distinct().collect()}
     (orphan,) = ids - {old}  # staged under the new release's id, which nothing names
