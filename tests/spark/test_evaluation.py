@@ -179,12 +179,11 @@ def test_summary_and_report_come_from_ledger_and_tables(context, result):
 def test_the_report_is_an_artifact_of_the_experiment(context, result):
     from mlflow import MlflowClient
 
+    publish_report(context, peak_rss_mb=1)
+    publish_report(context, peak_rss_mb=1)
     client = MlflowClient(tracking_uri=tracking_uri(context.config))
-    artifacts = (context.config.output.dir / "mlartifacts").as_uri()
-    experiment = client.create_experiment(context.config.mlflow.experiment, artifacts)
-    publish_report(context, peak_rss_mb=1)
-    publish_report(context, peak_rss_mb=1)
-    (run,) = client.search_runs([experiment])
+    experiment = client.get_experiment_by_name(context.config.mlflow.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"index.html", "summary.json"}
     assert run.data.metrics["ranker.auc_with"] == result.details["ranker"]["auc_with"]
 
