@@ -20,6 +20,7 @@ from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
 from learn_spark.core.steps import Context
+from learn_spark.core.tables import ARTIFACTS
 from learn_spark.embedding.job import embed_items
 
 TEXTS, QUICK_TEXTS, MEDIAN_TOKENS = 10_000, 300, 40
@@ -63,7 +64,7 @@ def prepare(task: Task) -> None:
 
 def changed(task: Task) -> None:
     """The job on a lake that has the vectors of the texts before the change."""
-    _embed(task, (ITEMS.name, ITEM_INDEX.name, ITEM_TEXT.name, CONTENT_EMBEDDINGS.name, "artifacts"))
+    _embed(task, (ITEMS.name, ITEM_INDEX.name, ITEM_TEXT.name, CONTENT_EMBEDDINGS.name, ARTIFACTS))
 
 
 def everything(task: Task) -> None:

@@ -7,25 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.online import Rectangle
 
-class Padded:
-    """The interface of `models.packing.Packing` over the padded layout: views, no selection, nothing saved."""
+
+class Padded(Rectangle):
+    """All of `models.packing.Packing` over the padded layout: views, no selection, nothing saved."""
 
     def __init__(self, length_B: Tensor, max_len: int, device: torch.device | None = None) -> None:
-        self.rows, self.max_len = len(length_B), max_len
-        self.position_N = torch.arange(max_len, device=device or length_B.device).repeat(self.rows)
+        super().__init__(len(length_B), max_len, device or length_B.device)
 
     def packed(self, x_BL: Tensor) -> Tensor:
         return x_BL.flatten(0, 1)
 
     def at(self, position_BS: Tensor) -> Tensor:
-        return torch.arange(self.rows, device=position_BS.device)[:, None] * self.max_len + position_BS
-
-    def groups(self, x_ND: Tensor) -> list[Tensor]:
-        return [x_ND.unflatten(0, (self.rows, self.max_len))]
-
-    def ungrouped(self, groups: list[Tensor]) -> Tensor:
-        return groups[0].flatten(0, 1)
+        rows, max_len = self.shape
+        return torch.arange(rows, device=position_BS.device)[:, None] * max_len + position_BS
 
 
 def naive_loss(anchor_BNK: Tensor, target_BTK: Tensor, scale: float | Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from learn_spark.core.runner import lake_lock
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables
+from learn_spark.features.folders import require_absent
 from learn_spark.features.join import join_features
 from learn_spark.features.lineage import compared, lines_of, listed, shown
 from learn_spark.features.maintenance import maintain_tables
@@ -109,19 +110,22 @@ def _roll_back(context: Context, names: list[str], summary: Summary) -> None:
     print(f"rolled back {', '.join(summary['withdrawn'])}; current is {current.release_id}", flush=True)
 
 
+def _export_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="PATH", help="where to write; must not exist yet")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+
+
 def _join_arguments(command: ArgumentParser) -> None:
     command.add_argument("--samples", required=True, metavar="PATH", help="a Delta or Parquet folder with ids and days")
-    command.add_argument("--out", required=True, metavar="PATH", help="where to write; must not exist yet")
+    _export_arguments(command)
     command.add_argument("--format", choices=("delta", "parquet"), default="parquet", help="of the output (parquet)")
-    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
     command.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (features.max_age_days)")
     command.add_argument("--pairs", action="store_true", help="add the conversion model's mid_emb and cvr_score")
 
 
 def _join(context: Context, args: Namespace, summary: Summary) -> None:
     out = Path(args.out).absolute()
-    if out.exists():
-        raise ConfigError(f"--out {out} is there already: remove it, or name another")
+    require_absent(out)
     release = find_release(context.tables, args.release)
     samples = context.tables.read_samples(Path(args.samples).absolute())
     age = context.config.features.max_age_days if args.max_age_days is None else args.max_age_days
@@ -133,8 +137,7 @@ def _join(context: Context, args: Namespace, summary: Summary) -> None:
 
 
 def _online_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
-    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    _export_arguments(command)
     command.add_argument("--no-onnx", action="store_true", help="no .onnx files, whose packages are an extra (online)")
 
 
@@ -149,8 +152,7 @@ def _online(context: Context, args: Namespace, summary: Summary) -> None:
 
 
 def _vector_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--out", required=True, metavar="DIR", help="where to write; must not exist yet")
-    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+    _export_arguments(command)
     kinds = ("hnsw", "ivf", "flat", "none")
     command.add_argument("--index", choices=kinds, default="hnsw", help="of faiss, an extra (ann); hnsw")
 

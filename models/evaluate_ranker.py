@@ -3,7 +3,6 @@
 Shapes: N rows, F features, K, E embedding widths.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from models.metrics import Scored, gain_interval, uauc, wuauc
 from models.ranker import Ranker, RankerConfig, binned
+from models.result import write_result
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings
 
@@ -112,9 +112,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
         blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
         result = _main_figures(task, base_NF, blocks, is_in)
-    spec.out_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_without_nan(result), indent=2)
-    (spec.out_dir / "result.json").write_text(text + "\n", encoding="utf-8")
+    write_result(spec.out_dir, _without_nan(result))
     return result
 
 

@@ -4,7 +4,6 @@ Shapes: B users, I candidate items, K embedding width, H history length, P (user
 Q (user, item) pairs bought before.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity
 from models.content import ContentMatrix
 from models.metrics import recall_ndcg, target_ranks
+from models.result import write_result
 from models.snapshot import open_snapshot
 from models.spec import Settings
 from models.stream import read_column
@@ -132,8 +132,7 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
     result |= _named("mean_content", task.figures(means_BC, content_IC))
     scale = task.item_IK.square().sum(-1).mean()  # the towers' own: their vectors are unit ones times its root
     result |= _named("mean_content_with_prior", task.figures(scale * means_BC, content_IC, prior_I))
-    spec.out_dir.mkdir(parents=True, exist_ok=True)
-    (spec.out_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(spec.out_dir, result)
     return result
 
 

@@ -4,7 +4,6 @@ Shapes: B test rows, H history length, T target length, I items (padding, item 0
 P (row, item) pairs of targets, Q (row, item) pairs of history.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from models.baselines.popularity import log_popularity, recent_log_popularity, t
 from models.checkpoint import load_retriever
 from models.content import ContentMatrix
 from models.metrics import target_ranks
+from models.result import write_result
 from models.segments import Figures, Segments
 from models.snapshot import open_snapshot
 from models.spec import Settings, require_folder
@@ -227,10 +227,9 @@ def run(spec: SystemsSpec) -> dict[str, object]:
     """
     torch.set_num_threads(spec.threads)
     task = SystemsTask(spec)
+    spec.out_dir.mkdir(parents=True, exist_ok=True)
     result = {"data": task.about(), "systems": {system.name: _measured(task, system) for system in spec.systems}}
-    partial = spec.out_dir / ".result.json"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.rename(spec.out_dir / "result.json")
+    write_result(spec.out_dir, result)
     return result
 
 
@@ -239,7 +238,6 @@ def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
     rank_P, num_parameters = task.ranks(system)
     seconds = time.perf_counter() - started
     figures = task.segments.figures(rank_P)
-    task.spec.out_dir.mkdir(parents=True, exist_ok=True)
     row_P, item_P = task.target_P2.T
     user_P = task.test["user_id"][row_P]
     np.savez_compressed(task.spec.out_dir / f"{system.name}.npz", row=row_P, user=user_P, item=item_P, rank=rank_P)

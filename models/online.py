@@ -8,7 +8,6 @@ E width of mid_emb, N = B * H.
 """
 
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,13 +21,13 @@ from torch.export import Dim
 
 from models.checkpoint import load_cvr, load_towers
 from models.cvr import CVRModel
+from models.result import write_result
 from models.spec import Settings, require_folder
 from models.towers import Towers
 from models.transformer import causal_mean
 
 PT2, ONNX = "pt2", "onnx"
 NEEDED = ("onnx", "onnxscript")
-RESULT = "result.json"
 LARGEST_INLINE = 1 << 30  # bytes of weights inside an .onnx file, which protobuf bounds; more go beside it
 _EXAMPLE = 3  # rows of the example inputs: 0 and 1 would be taken for constants
 
@@ -54,9 +53,9 @@ class Rectangle:
     A real position sees no later one, so that what stands in the slots behind a sequence's end changes nothing.
     """
 
-    def __init__(self, x_BHD: Tensor) -> None:
-        self.shape = x_BHD.shape[:2]
-        self.position_N = torch.arange(self.shape[1], device=x_BHD.device).repeat(self.shape[0])
+    def __init__(self, rows: int, length: int, device: torch.device) -> None:
+        self.shape = (rows, length)
+        self.position_N = torch.arange(length, device=device).repeat(rows)
 
     def groups(self, x_ND: Tensor) -> list[Tensor]:
         """[N, D] as one group, [B, H, D]."""
@@ -174,9 +173,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
         "mid_dim": cvr.config.mid_dim,
     }
     about = {"sizes": sizes, "programs": programs}
-    partial = spec.out_dir / f".{RESULT}"
-    partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    partial.replace(spec.out_dir / RESULT)
+    write_result(spec.out_dir, about)
     return about
 
 
@@ -219,7 +216,7 @@ def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict,
 
 def _transformed(towers: Towers, input_BHC: Tensor) -> Tensor:
     x_BHD = towers.adaptor(input_BHC)
-    rectangle = Rectangle(x_BHD)
+    rectangle = Rectangle(*x_BHD.shape[:2], x_BHD.device)
     return rectangle.groups(towers.sequence(x_BHD.flatten(0, 1), rectangle))[0]
 
 

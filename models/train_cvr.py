@@ -19,7 +19,6 @@ then of lines against the whole catalogue, and so is the base rate, about one by
 is that of sampled softmax: Bengio & Senécal 2008; the towers' is `towers.loss.log_q`.)
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -35,9 +34,9 @@ from models.metrics import calibration, uauc
 from models.settings import CVRConfig, StreamConfig, TrainConfig
 from models.snapshot import Snapshot
 from models.spec import Settings
-from models.stream import ArrowReader, epoch_reader, read_column
+from models.stream import read_column
 from models.trainer import Batch, Metrics, TrainResult
-from models.training import train_from_snapshots
+from models.training import SnapshotBatches, train_from_snapshots
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 LOG_Q = "log_q"
@@ -64,26 +63,18 @@ class CVRSpec(Settings):
     stream: StreamConfig = StreamConfig()
 
 
-class CVRTask:
+class CVRTask(SnapshotBatches):
     """Weighted cross-entropy; validated by AUC, also within users, log loss and calibration."""
 
     metric = "auc"
 
     def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot, ranks: Ranks) -> None:
-        self.spec, self.train_snapshot, self.ranks = spec, train, ranks
-        self.columns = [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS
+        super().__init__(spec, train, [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS, ranks)
         self.val = {name: read_column(val, name) for name in [*self.columns, "user_id"]}
         if set(np.unique(self.val["label"])) != {0, 1}:
             raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
         widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
         self.model = CVRModel(spec.cvr, *widths)
-
-    def steps_per_epoch(self) -> int:
-        return len(self._reader(epoch=0))
-
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
-        for batch in self._reader(epoch).batches(start):
-            yield {name: value.float() for name, value in batch.items()}, len(batch["label"])
 
     def loss(self, batch: Batch) -> Tensor:
         _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
@@ -111,8 +102,8 @@ class CVRTask:
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_cvr(path, self.model, state)
 
-    def _reader(self, epoch: int) -> ArrowReader:
-        return epoch_reader(self.train_snapshot, self.columns, self.spec.train, self.spec.stream, self.ranks, epoch)
+    def _prepare(self, batch: Batch) -> Batch:
+        return {name: value.float() for name, value in batch.items()}
 
 
 def run(spec: CVRSpec) -> TrainResult:

@@ -4,7 +4,6 @@ Shapes: B rows, H history length, T target length, J joined length, L input leng
 P trained positions, D model width, M candidates, S items drawn for a position.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,11 @@ from models.content import ContentMatrix
 from models.distributed import Ranks, global_mean
 from models.losses import Candidates, all_action_info_nce
 from models.packing import Packing
-from models.resume import step_seed
 from models.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, epoch_reader
 from models.trainer import Batch, TrainResult
-from models.training import train_from_snapshots
+from models.training import SnapshotBatches, train_from_snapshots
 from models.validation import Validation
 
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
@@ -54,28 +51,17 @@ class SequentialSpec(Settings):
     validation: ValidationConfig = ValidationConfig()
 
 
-class SequentialTask:
+class SequentialTask(SnapshotBatches):
     """Prediction of the next item at every trained position, validated as the towers are."""
 
     def __init__(self, spec: SequentialSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks) -> None:
-        self.spec, self.train_snapshot, self.num_items, self.ranks = spec, train, num_items, ranks
-        self.model = SEQUENTIAL[spec.model.kind](spec.model, num_items)
+        self.num_items, self.model = num_items, SEQUENTIAL[spec.model.kind](spec.model, num_items)
         times = ("hist_ts",) if self.model.needs_time else ()
-        self.columns = COLUMNS + list(times)
-        if self.model.needs_time and spec.model.positions == "all":
-            self.columns.append("tar_ts")
+        target_times = ("tar_ts",) if times and spec.model.positions == "all" else ()
+        super().__init__(spec, train, [*COLUMNS, *times, *target_times], ranks)
         self.validation = Validation(val, num_items, spec.validation, times)
         self.metric = self.validation.metric
         self.catalogue = torch.from_numpy(trained_items(train, num_items))
-        self.generator = torch.Generator().manual_seed(spec.train.seed)
-
-    def steps_per_epoch(self) -> int:
-        return len(self._reader(epoch=0))
-
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
-        for number, batch in enumerate(self._reader(epoch).batches(start), start):
-            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
-            yield self._prepare(batch), len(batch["hist_len"])
 
     def loss(self, batch: Batch) -> Tensor:
         packing = Packing(batch["length"], self.model.device)
@@ -127,9 +113,6 @@ class SequentialTask:
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_sequential(path, self.model, state)
-
-    def _reader(self, epoch: int) -> ArrowReader:
-        return epoch_reader(self.train_snapshot, self.columns, self.spec.train, self.spec.stream, self.ranks, epoch)
 
     def _prepare(self, batch: Batch) -> Batch:
         """Inputs, their times, and at each trained position the next item; candidates or negatives."""

@@ -4,7 +4,6 @@ Shapes: B users, H history length, T target length, K embedding width, I items, 
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.distributed import Ranks, gathered, global_mean
 from models.losses import Candidates, all_action_info_nce, sample_positions
-from models.resume import step_seed
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
-from models.stream import ArrowReader, epoch_reader, read_column
+from models.stream import read_column
 from models.towers import Towers, distinct
 from models.trainer import Batch, TrainResult
-from models.training import train_from_snapshots
+from models.training import SnapshotBatches, train_from_snapshots
 from models.validation import Validation
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
@@ -58,28 +56,20 @@ class TowersSpec(Settings):
         return self
 
 
-class TowersTask:
+class TowersTask(SnapshotBatches):
     """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
 
     def __init__(
         self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
     ) -> None:
-        self.spec, self.train_snapshot, self.content, self.ranks = spec, train, content, ranks or Ranks()
+        super().__init__(spec, train, COLUMNS, ranks or Ranks())
+        self.content = content
         self.validation = Validation(val, content.rows, spec.validation)
         self.metric = self.validation.metric
         self.model = Towers(spec.towers, content.dim, content.rows)
-        self.generator = torch.Generator().manual_seed(spec.train.seed)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
         if spec.loss.negatives != "in_batch":  # what the towers are trained on
             self.catalogue = torch.from_numpy(trained_items(train, content.rows))
-
-    def steps_per_epoch(self) -> int:
-        return len(self._reader(epoch=0))
-
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
-        for number, batch in enumerate(self._reader(epoch).batches(start), start):
-            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
-            yield self._prepare(batch), len(batch["hist_len"])
 
     def loss(self, batch: Batch) -> Tensor:
         input_UC = self.model.inputs(batch["content"], batch["items"])
@@ -129,9 +119,6 @@ class TowersTask:
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)
-
-    def _reader(self, epoch: int) -> ArrowReader:
-        return epoch_reader(self.train_snapshot, COLUMNS, self.spec.train, self.spec.stream, self.ranks, epoch)
 
     def _prepare(self, batch: Batch) -> Batch:
         """Sample positions, cut the padding that all rows share, and fetch the content."""

@@ -17,12 +17,12 @@ from models.device import device_of, uses_bfloat16
 from models.distributed import Ranks, agreed, averaged
 from models.prefetch import prefetched
 from models.progress import Progress
+from models.result import RESULT, write_result
 from models.resume import CHECKPOINT, Position, load_checkpoint, restore_optimizer, save_checkpoint, step_seed
 from models.settings import TrainConfig
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, float | None | list[dict[str, float]]]
-RESULT = "result.json"
 METRICS = "metrics.jsonl"
 PREFETCHED_BATCHES = 4
 
@@ -280,9 +280,7 @@ class Trainer:
         seconds, at = time.monotonic() - self.started, self.at
         result = TrainResult(at.best, at.best_step, at.step, at.samples, seconds, count, stopped)
         if self.ranks.is_first:
-            partial = self.out_dir / f".{RESULT}"
-            partial.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-            partial.rename(self.out_dir / RESULT)  # its existence says that the training is finished
+            write_result(self.out_dir, asdict(result))
             (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
         return result
 

@@ -1,17 +1,18 @@
 """From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from models.distributed import Ranks, joined
-from models.resume import fingerprint_of
+from models.resume import fingerprint_of, step_seed
 from models.settings import StreamConfig, TrainConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import require_folder
-from models.trainer import Task, Trainer, TrainResult
+from models.stream import ArrowReader, epoch_reader
+from models.trainer import Batch, Task, Trainer, TrainResult
 
 
 class TrainingSpec(Protocol):
@@ -22,6 +23,41 @@ class TrainingSpec(Protocol):
     out_dir: Path
     train: TrainConfig
     stream: StreamConfig
+
+
+class SnapshotBatches:
+    """The half of a `Task` that reads: an epoch's batches out of the training snapshot.
+
+    Args:
+        spec: the training's settings.
+        train: the training snapshot.
+        columns: what is read of it.
+        ranks: the processes that train together.
+
+    Attributes:
+        generator: for what is random in a batch; seeded anew for each by its epoch and number.
+    """
+
+    def __init__(self, spec: TrainingSpec, train: Snapshot, columns: list[str], ranks: Ranks) -> None:
+        self.spec, self.train_snapshot, self.columns, self.ranks = spec, train, columns, ranks
+        self.generator = torch.Generator().manual_seed(spec.train.seed)
+
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch."""
+        return len(self._reader(epoch=0))
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        """See `Task.batches`."""
+        for number, batch in enumerate(self._reader(epoch).batches(start), start):
+            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
+            yield self._prepare(batch), len(next(iter(batch.values())))
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """What the model takes, out of the snapshot's columns."""
+        raise NotImplementedError
+
+    def _reader(self, epoch: int) -> ArrowReader:
+        return epoch_reader(self.train_snapshot, self.columns, self.spec.train, self.spec.stream, self.ranks, epoch)
 
 
 def train_from_snapshots(spec: TrainingSpec, make_task: Callable[[Snapshot, Snapshot, Ranks], Task]) -> TrainResult:

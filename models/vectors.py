@@ -4,7 +4,6 @@ Shapes: I items, B users, K embedding width, k results of a query.
 """
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from models.result import write_result
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings, require_folder
 from models.stream import read_column
@@ -21,7 +21,7 @@ from models.stream import read_column
 if TYPE_CHECKING:
     import faiss
 
-RESULT, ITEMS, INDEX = "result.json", "items.parquet", "index.faiss"
+ITEMS, INDEX = "items.parquet", "index.faiss"
 NEEDED = "faiss"
 LINKS, BUILD_REACH, SEARCH_REACH = 32, 200, 256  # of the graph: edges a node, candidates at building and at searching
 CELLS_PER_ROOT, VISITED_SHARE, LEAST_VISITED = 4, 0.1, 8  # of the cells: 4 sqrt(I), of which a query visits a tenth
@@ -78,9 +78,7 @@ def run(spec: VectorsSpec) -> dict[str, object]:
     about["copies"] = _write_copies(item_IK, user_BK, exact_Bk, spec.out_dir)
     if spec.index != "none":
         about["index"] = _write_index(item_IK, user_BK, exact_Bk, spec)
-    partial = spec.out_dir / f".{RESULT}"
-    partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    partial.replace(spec.out_dir / RESULT)
+    write_result(spec.out_dir, about)
     return about
 
 

@@ -38,13 +38,9 @@ def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], c
     first = {name: seed for name, seed in reversed(curves)}
     lines = {systems[name]["title"]: curves[name, seed] for name, seed in first.items()}
     for key, wanted in (("loss", "loss"), ("validation", "recall_at_50")):
-        points = {title: _points(curve, wanted) for title, curve in lines.items()}
+        points = {title: charts.points(curve, wanted) for title, curve in lines.items()}
         there = {title: each for title, each in points.items() if each}
         if there:
             label = "training loss" if key == "loss" else "validation R@50"
             drawn[key] = charts.curves(there, "step", label, "" if key == "loss" else "o")
     return drawn
-
-
-def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
-    return [(line["step"], line[name]) for line in curve if isinstance(line.get(name), int | float)]

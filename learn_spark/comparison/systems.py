@@ -10,6 +10,7 @@ from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.config import Config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.settings import EmbeddingSettings, TowersSettings
+from learn_spark.training.specs import towers_settings
 from models.settings import LossConfig, TowersConfig
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
@@ -47,20 +48,17 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
 
 def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, object]:
     """The part of a trained system's spec that says what is trained, and how: without data and folders."""
-    towers = _towers(config, system) if system.kind == "towers" else None
-    train = {**config.towers.train.model_dump(), **system.train, "seed": seed}
-    validation = {"prior_weight": prior_weight(config, system), "prior_days": config.retrieval.popularity_days}
-    common = {
-        "train": train,
-        "validation": validation,
-        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
-    }
-    if towers:
-        return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **common}
+    settings = towers_settings(config)
+    settings["train"] |= {**system.train, "seed": seed}
+    settings["validation"] |= {"prior_weight": prior_weight(config, system)}
+    del settings["towers"], settings["loss"]
+    if system.kind == "towers":
+        towers = _towers(config, system)
+        return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **settings}
     sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
     # every prefix of a leave-one-out log is a row: all of its positions would train once a row
     positions = "last" if config.sequences.protocol == "leave_one_out" else "all"
-    return {"model": {**sizes, "positions": positions, **system.model}, **common}
+    return {"model": {**sizes, "positions": positions, **system.model}, **settings}
 
 
 def prior_weight(config: Config, system: SystemSettings) -> float:

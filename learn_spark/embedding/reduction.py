@@ -1,7 +1,7 @@
 """The optional reduction of the content matrix: a fixed linear map to fewer numbers an item, fitted once.
 
 Its rows are the principal directions of a sample of vectors about zero, not about their mean: what the models read are
-cosines, and these a shift would change (docs/decisions/0007-reduction.md).
+cosines, and these a shift would change (docs/decisions/0006-encoder.md).
 
 Shapes: N vectors, D width of the encoder, K width of the matrix, S vectors added up at a time.
 """

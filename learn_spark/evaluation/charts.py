@@ -41,6 +41,11 @@ WIDE = 8.4
 Line = Sequence[tuple[float, float]]
 
 
+def points(curve: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, figure) of the lines of a training's curve that have the figure."""
+    return [(line["step"], line[name]) for line in curve if isinstance(line.get(name), int | float)]
+
+
 @mpl.rc_context(_STYLE)
 def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = "") -> str:
     """Line chart: name -> (x, y) points."""

@@ -104,8 +104,8 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
     drawn = {}
     for stage, quality in (("train_towers", ("recall_at_50", "ndcg_at_50")), ("train_cvr", ("auc",))):
         curve = details[stage].get("curve", [])
-        loss = {"loss": _points(curve, "loss")}
-        evaluations = {name: _points(curve, name) for name in quality}
+        loss = {"loss": charts.points(curve, "loss")}
+        evaluations = {name: charts.points(curve, name) for name in quality}
         for name, lines, label, marker in (
             (f"{stage}_loss", loss, "training loss", ""),
             (f"{stage}_quality", evaluations, "validation", "o"),
@@ -127,10 +127,6 @@ def _calibrated(details: Mapping[str, dict]) -> dict[str, object] | None:
     """The conversion model's best evaluation, where it says how well its probabilities hold."""
     best = details["train_cvr"].get("result", {}).get("best", {})
     return best if best.get("calibration") else None
-
-
-def _points(curve: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
-    return [(line["step"], line[name]) for line in curve if isinstance(line.get(name), int | float)]
 
 
 def _retrieval_chart(found: Mapping[str, float]) -> str:

@@ -1,8 +1,6 @@
 """A release's models for a server: exported programs, ONNX files, and an MLflow model around them."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.features.folders import require_absent, written_whole
 from learn_spark.features.registry import Release
 from learn_spark.training.launch import run_trainer
 
@@ -35,19 +34,13 @@ def export_online(context: Context, release: Release, out: Path, formats: Sequen
         ConfigError: the folder is there already, the models' folders or the content are gone or another's, or a
             package for a format is missing.
     """
-    if out.exists():
-        raise ConfigError(f"--out {out} is there already: remove it, or name another")
+    require_absent(out)
     matrix = _matrix_of(context, release)
     models = context.tables.artifact("models")
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     spec = {name: models / f"{name}-{release.models[name]}" for name in ("towers", "cvr")}
-    try:
-        about = run_trainer("export-online", {**spec, "formats": list(formats)}, partial)
-        (partial / "spec.json").unlink()
-        _save_pyfunc(partial, matrix, context.config.sequences.history_length)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written_whole(out) as folder:
+        about = run_trainer("export-online", {**spec, "formats": list(formats)}, folder)
+        _save_pyfunc(folder, matrix, context.config.sequences.history_length)
     return about
 
 

@@ -1,14 +1,12 @@
 """A release's item embeddings for retrieval outside the lake: index and smaller copies, with their measured losses."""
 
-import shutil
-import uuid
 from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
+from learn_spark.features.folders import require_absent, written_whole
 from learn_spark.features.registry import Release, rows_of
 from learn_spark.training.launch import run_trainer
 from learn_spark.training.snapshot import export
@@ -34,8 +32,7 @@ def export_vectors(context: Context, release: Release, out: Path, index: str) ->
     Raises:
         ConfigError: the folder is there already, or faiss, which an index needs, is not installed.
     """
-    if out.exists():
-        raise ConfigError(f"--out {out} is there already: remove it, or name another")
+    require_absent(out)
     numbers = context.tables.read("item_index", release.inputs["item_index"])
     items = _newest(context, release, "item").join(numbers, on="item_id", how="inner")
     spec = {
@@ -44,14 +41,8 @@ def export_vectors(context: Context, release: Release, out: Path, index: str) ->
         "index": index,
         "threads": context.config.evaluation.threads,
     }
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        about = run_trainer("export-vectors", spec, partial)
-        (partial / "spec.json").unlink()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return about
+    with written_whole(out) as folder:
+        return run_trainer("export-vectors", spec, folder)
 
 
 def _newest(context: Context, release: Release, side: str, most: int | None = None) -> DataFrame:

@@ -19,6 +19,7 @@ from learn_spark.sequences.samples import with_log_q
 from learn_spark.training.launch import run_trainer
 from learn_spark.training.sequences import sequence_snapshot
 from learn_spark.training.snapshot import export, read_manifest
+from learn_spark.training.specs import stream_settings, towers_settings
 from learn_spark.training.tracking import Training, log_training, loss_curve
 
 _PAIR_KEY = ("user_id", "item_id", "event_ts")
@@ -33,14 +34,7 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
         "content_matrix": matrix_path(context),
-        "towers": config.towers.model.model_dump(),
-        "loss": config.towers.loss.model_dump(),
-        "validation": {
-            "prior_weight": config.retrieval.popularity_weight,
-            "prior_days": config.retrieval.popularity_days,
-        },
-        "train": config.towers.train.model_dump(),
-        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
+        **towers_settings(config),
     }
     training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
     return _trained(context, "train-towers", training, config.towers.launch)
@@ -62,7 +56,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         "cvr": config.cvr.model.model_dump(),
         "log_q": config.cvr.log_q,
         "train": config.cvr.train.model_dump(),
-        "stream": config.stream.model_dump(exclude={"rows_per_file"}),
+        "stream": stream_settings(config),
     }
     training = Training("learn-cvr", mark, cvr_path(context), spec, snapshots)
     return _trained(context, "train-cvr", training)

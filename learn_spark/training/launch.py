@@ -15,6 +15,7 @@ from learn_spark.core.errors import ConfigError, LearnError, QualityError
 from learn_spark.core.settings import LaunchSettings
 
 RESULT = "result.json"
+SPEC = "spec.json"
 _ERRORS: dict[int, type[LearnError]] = {2: ConfigError, 3: QualityError}
 _FAILURE = "failure.json"
 _LOG_LINES = 20
@@ -49,7 +50,7 @@ def run_trainer(
     """
     if not (out_dir / RESULT).is_file():
         out_dir.mkdir(parents=True, exist_ok=True)
-        spec_file = out_dir / "spec.json"
+        spec_file = out_dir / SPEC
         text = json.dumps({**spec, "out_dir": out_dir}, indent=1, default=str)
         spec_file.write_text(text + "\n", encoding="utf-8")
         (out_dir / _FAILURE).unlink(missing_ok=True)

@@ -63,6 +63,7 @@ class Cooccurrence:
         user_N, item_N = np.divmod(np.unique(np.concatenate(keys)), num_items)
         shape = (int(user_R.max(initial=-1)) + 1, num_items)
         self.has_UI = sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), shape=shape)
+        self.has_IU = self.has_UI.T.tocsr()
         count_I = np.bincount(item_N, minlength=num_items)
         self.factor_I = np.where(count_I > 0, 1 / np.sqrt(np.maximum(count_I, 1)), 0.0)
         self.num_items, self.decay = num_items, decay
@@ -73,7 +74,7 @@ class Cooccurrence:
         item_n = hist_items_bH[row_n, place_n]
         weight_n = self.decay ** (hist_len_b[row_n] - 1.0 - place_n) * (self.factor_I[item_n] > 0)
         weight_bI = sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
-        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_UI.T.tocsr()
+        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
         score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
         np.subtract.at(score_bI, (row_n, item_n), weight_n)  # an item's similarity to itself is 1
         return score_bI.round(DECIMALS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config
+from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.ledger import Ledger, fingerprint
 from learn_spark.core.progress import Progress
@@ -17,6 +17,7 @@ from learn_spark.core.tables import Tables
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.models import cvr_path, towers_path
 
+CONF = Path(__file__).parents[2] / "conf"
 USERS, ITEMS, CONTENT_DIM = 40, 30, 16
 NEW_ITEM = 30  # first sold on the second feature day
 NO_CONTENT_ITEM = 7
@@ -31,6 +32,15 @@ def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context
         return fingerprint(step, day, salt)
 
     return Context(config, spark, tables, Ledger(spark, tables), mark, Progress(spark))
+
+
+def feature_lake(spark: SparkSession, folder: Path, settings: Iterable[str]) -> Context:
+    """A filled lake below `folder` with models that score it; `settings` on top of conf/test.yaml."""
+    places = (f"lake.root={folder}/lake", f"output.dir={folder}/output")
+    context = tiny_context(spark, load_config(CONF / "test.yaml", [*places, *settings]))
+    fill_lake(context)
+    save_models(context)
+    return context
 
 
 def item_id(number: int) -> str:

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
@@ -28,29 +26,22 @@ from tests.builders.lake import (
     ITEMS,
     NEW_ITEM,
     NO_CONTENT_ITEM,
-    fill_lake,
+    feature_lake,
     item_id,
-    save_models,
-    tiny_context,
 )
 from tests.oracles.point_in_time import newest_before
 
 pytestmark = pytest.mark.spark
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    folder = tmp_path_factory.mktemp("features")
     settings = [
-        *(f"lake.root={folder}/lake", f"output.dir={folder}/output", "features.cold_events=3"),
+        "features.cold_events=3",
         *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
         *("windows.ranker_train_end=2011-11-24", "windows.end=2011-11-26"),
     ]
-    context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
-    fill_lake(context)
-    save_models(context)
-    return context
+    return feature_lake(spark, tmp_path_factory.mktemp("features"), settings)
 
 
 @pytest.fixture(scope="module")

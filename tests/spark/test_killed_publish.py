@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.steps import Context
 from learn_spark.features.job import write_features
 from learn_spark.features.registry import find_release, releases, rows_of
 from learn_spark.features.release import FEATURE_TABLES
 from tests.builders.commands import ROOT, environment, kill_process
-from tests.builders.lake import fill_lake, save_models, tiny_context
+from tests.builders.lake import feature_lake
 
 pytestmark = [pytest.mark.spark, pytest.mark.e2e]
 CONF = ROOT / "conf" / "test.yaml"
@@ -40,10 +39,7 @@ print(write_features(context, [date.fromisoformat(day) for day in sys.argv[3:]])
 
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> Context:
-    context = tiny_context(spark, load_config(CONF, settings(tmp_path)))
-    fill_lake(context)
-    save_models(context)
-    return context
+    return feature_lake(spark, tmp_path, settings(tmp_path))
 
 
 def settings(folder: Path) -> list[str]:

@@ -13,7 +13,6 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
@@ -22,10 +21,9 @@ from learn_spark.features.models import cvr_path
 from learn_spark.features.online import export_online
 from learn_spark.features.registry import Release, find_release
 from learn_spark.features.vectors import QUERIES, export_vectors
-from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, fill_lake, save_models, tiny_context
+from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, feature_lake
 
 pytestmark = pytest.mark.spark
-CONF = Path(__file__).parents[2] / "conf"
 ALONE = """
 import json, sys
 sys.modules.update(dict.fromkeys(["models", "learn_spark", "pyspark"]))
@@ -37,16 +35,11 @@ print(model.predict(pd.DataFrame(json.load(sys.stdin))).to_json(orient="records"
 
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    folder = tmp_path_factory.mktemp("online")
     settings = [
-        *(f"lake.root={folder}/lake", f"output.dir={folder}/output"),
         *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
         *("windows.ranker_train_end=2011-11-23", "windows.end=2011-11-25"),
     ]
-    context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
-    fill_lake(context)
-    save_models(context)
-    return context
+    return feature_lake(spark, tmp_path_factory.mktemp("online"), settings)
 
 
 @pytest.fixture(scope="module")
