@@ -73,6 +73,9 @@ def _add_arguments(command: ArgumentParser, job: Job) -> None:
     if job.compares:
         command.add_argument("--systems", type=_names, metavar="A,B", help="instead of comparison.systems")
         command.add_argument("--seeds", type=_numbers, metavar="1,2", help="instead of comparison.seeds")
+        command.add_argument(
+            "--prepare", metavar="FILE", help="train nothing: write the missing trainings' commands, for other machines"
+        )
     if job.days != "none":
         required = job.days == "required"
         command.add_argument("--start", type=_day, required=required, metavar="DAY", help="first day, as 2011-12-01")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-from learn_spark.comparison.job import compare
+from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
@@ -231,10 +231,14 @@ def _is_planned(step: str, plan: Plan) -> bool:
 
 
 def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: dict[str, object]) -> int:
-    """Runs the missing steps that a comparison stands on, then compares."""
+    """Runs the missing steps that a comparison stands on, then compares, or writes down what has to be trained."""
     run_plan(plan, context, _options(name, args))
-    seeds = args.seeds or context.config.comparison.seeds
-    summary["comparison"] = compare(context, name, _systems(name, args, context.config), seeds)
+    seeds, systems = args.seeds or context.config.comparison.seeds, _systems(name, args, context.config)
+    if args.prepare:
+        summary["missing"] = write_trainings(context, systems, seeds, Path(args.prepare))
+        print(f"{summary['missing']} trainings are missing: {args.prepare}", flush=True)
+    else:
+        summary["comparison"] = compare(context, name, systems, seeds)
     return 0
 
 

@@ -14,8 +14,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.settings import LossConfig
 
-# A tile of logits (1 MiB in fp32) stays in the caches.
-TILE_ANCHORS, TILE_CANDIDATES = 256, 1024
+# Anchors and candidates of a tile of logits: on CPUs 1 MiB in fp32, which stays in the caches; on GPUs 128 MiB, whose
+# products take longer than their launches.
+TILES = {"cpu": (256, 1024), "cuda": (8192, 4096)}
+MOST_WEIGHTS = 2**25  # of a tile's rows over all candidates, 128 MiB
 LINEAR_FROM = 40.0  # softplus(x) is x there to the last bit; by default from 20 on, which fp64 can tell
 LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
 
@@ -220,14 +222,16 @@ class _NegativeLSE(torch.autograd.Function):
 
 def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows with their candidates' biases, log weights included."""
-    step = max(1, TILE_ANCHORS // max(1, anchor_BNK.shape[1]))
+    most = TILES[anchor_BNK.device.type][0] // max(1, anchor_BNK.shape[1])
+    step = max(1, min(most, MOST_WEIGHTS // max(1, len(bias_M))))
     for start in range(0, len(anchor_BNK), step):
         rows = slice(start, start + step)
         yield rows, weights.log(rows).add_(bias_M)
 
 
 def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    for start in range(0, len(candidate_MK), TILE_CANDIDATES):
-        columns = slice(start, start + TILE_CANDIDATES)
+    step = TILES[anchor_bNK.device.type][1]
+    for start in range(0, len(candidate_MK), step):
+        columns = slice(start, start + step)
         logit_am = anchor_bNK.flatten(0, 1) @ candidate_MK[columns].T
         yield columns, logit_am.unflatten(0, anchor_bNK.shape[:2]).add_(bias_bM[:, None, columns])

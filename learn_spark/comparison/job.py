@@ -1,6 +1,8 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from learn_spark.comparison.inputs import content_of
@@ -13,7 +15,7 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.summary import write_json, write_text
 from learn_spark.evaluation.tracking import log_figures
-from learn_spark.training.launch import RESULT, run_trainer
+from learn_spark.training.launch import RESULT, run_trainer, write_spec
 from learn_spark.training.sequences import sequence_snapshot, sequences_mark
 from learn_spark.training.snapshot import read_manifest
 from learn_spark.training.tracking import loss_curve
@@ -22,6 +24,37 @@ SPLITS = ("train", "val", "test")
 MORE = ("tar_ts",)  # HSTU's relative times
 COMMANDS = {"towers": "train-towers", "sequential": "train-sequential"}
 VALIDATION_K = 50  # ValidationConfig.k
+
+
+@dataclass(frozen=True)
+class Training:
+    """A system's training with a seed: a command of `python -m models`, its spec, its folder."""
+
+    system: str
+    seed: int
+    command: str
+    spec: Mapping[str, object]
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its figures are there."""
+        return (self.folder / RESULT).is_file()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a comparison reads: snapshots by split, matrices by system, and the trainings, finished or not."""
+
+    version: int
+    snapshots: Mapping[str, Path]
+    matrices: Mapping[str, Path]
+    trainings: Sequence[Training]
+
+    @property
+    def models(self) -> dict[tuple[str, int], Path]:
+        """The models' folders by system and seed."""
+        return {(training.system, training.seed): training.folder for training in self.trainings}
 
 
 def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence[int]) -> dict[str, object]:
@@ -43,31 +76,62 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
     """
     config = context.config
     chosen = chosen_systems(config, systems)
-    mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
-    snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
-    matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
-    models = {
-        (name, seed): _trained(context, name, system, seed, snapshots, matrices[name])
-        for name, system in chosen.items()
-        if system.is_trained
-        for seed in seeds
-    }
-    ranked = _ranked(context, chosen, snapshots, matrices, models)
+    prepared = _prepared(context, chosen, seeds)
+    for training in prepared.trainings:
+        if not training.is_finished:
+            context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
+        run_trainer(training.command, training.spec, training.folder, config.towers.launch, context.spark)
+    ranked = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
-        "protocol": _protocol(context, snapshots, version, seeds),
+        "protocol": _protocol(context, prepared, seeds),
         "data": ranked["data"],
-        "systems": gathered(chosen, ranked["systems"], models),
+        "systems": gathered(chosen, ranked["systems"], prepared.models),
         "published": config.comparison.published,
     }
-    _publish(context, comparison, models)
+    _publish(context, comparison, prepared.models)
     return comparison
 
 
-def _trained(
+def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[int], file: Path) -> int:
+    """Writes the trainings that a comparison lacks as shell commands, a line each, for machines without Spark.
+
+    Who runs them needs torch and this repository's `models`, and sees the lake under the same path; `compare` goes on
+    from what they leave there.
+
+    Returns:
+        The number of commands.
+
+    Raises:
+        ConfigError: as `compare`.
+    """
+    prepared = _prepared(context, chosen_systems(context.config, systems), seeds)
+    commands = [
+        f"python -m models {training.command} --spec {shlex.quote(str(write_spec(training.spec, training.folder)))}\n"
+        for training in prepared.trainings
+        if not training.is_finished
+    ]
+    write_text(file, "".join(commands))
+    return len(commands)
+
+
+def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
+    mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
+    snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
+    matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
+    trainings = [
+        _training(context, name, system, seed, snapshots, matrices[name])
+        for name, system in chosen.items()
+        if system.is_trained
+        for seed in seeds
+    ]
+    return Prepared(version, snapshots, matrices, trainings)
+
+
+def _training(
     context: Context, name: str, system: SystemSettings, seed: int, snapshots: Mapping[str, Path], matrix: Path
-) -> Path:
-    """The model's folder; its name holds the fingerprint of all that made it, so a finished one is kept."""
+) -> Training:
+    """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
     spec = {
         "train_snapshot": snapshots["train"],
         "val_snapshot": snapshots["val"],
@@ -75,34 +139,25 @@ def _trained(
         **settings_of(context.config, system, seed),
     }
     folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, spec)}")
-    if not (folder / RESULT).is_file():
-        context.progress.say(f"compare: {name} with seed {seed} is trained")
-    run_trainer(COMMANDS[system.kind], spec, folder, context.config.towers.launch, context.spark)
-    return folder
+    return Training(name, seed, COMMANDS[system.kind], spec, folder)
 
 
-def _ranked(
-    context: Context,
-    chosen: Mapping[str, SystemSettings],
-    snapshots: Mapping[str, Path],
-    matrices: Mapping[str, Path],
-    models: Mapping[tuple[str, int], Path],
-) -> dict[str, dict]:
+def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
     """Figures of every system and seed on the test rows."""
     config, settings = context.config, context.config.comparison
     rows: list[dict[str, object]] = []
     for name, system in chosen.items():
         own: dict[str, object] = {"prior_weight": prior_weight(config, system)}
         if system.is_trained or system.kind == "mean_content":
-            own["content_matrix"] = matrices[name]
+            own["content_matrix"] = prepared.matrices[name]
         if system.is_trained:
-            seeds = [(seed, folder) for (model, seed), folder in models.items() if model == name]
+            seeds = [(seed, folder) for (model, seed), folder in prepared.models.items() if model == name]
             rows += [{"name": f"{name}.{seed}", "kind": "model", "folder": folder, **own} for seed, folder in seeds]
         else:
             rows.append({"name": name, "kind": system.kind, **own})
     spec = {
-        "train_snapshot": snapshots["train"],
-        "test_snapshot": snapshots["test"],
+        "train_snapshot": prepared.snapshots["train"],
+        "test_snapshot": prepared.snapshots["test"],
         "content_matrix": matrix_path(context),
         "systems": rows,
         "ks": settings.ks,
@@ -119,7 +174,7 @@ def _ranked(
     return run_trainer("evaluate-systems", spec, folder)
 
 
-def _protocol(context: Context, snapshots: Mapping[str, Path], version: int, seeds: Sequence[int]) -> dict[str, object]:
+def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dict[str, object]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
     is_leave_one_out = config.sequences.protocol == "leave_one_out"
@@ -137,8 +192,8 @@ def _protocol(context: Context, snapshots: Mapping[str, Path], version: int, see
         "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
         "picked_by": f"recall@{VALIDATION_K} on the validation rows",
         "seeds": list(seeds),
-        "sequences_version": version,
-        "rows": {split: int(read_manifest(path)["rows"]) for split, path in snapshots.items()},
+        "sequences_version": prepared.version,
+        "rows": {split: int(read_manifest(path)["rows"]) for split, path in prepared.snapshots.items()},
     }
 
 

@@ -49,10 +49,7 @@ def run_trainer(
         LearnError: it ended in another way; the message has its last lines.
     """
     if not (out_dir / RESULT).is_file():
-        out_dir.mkdir(parents=True, exist_ok=True)
-        spec_file = out_dir / SPEC
-        text = json.dumps({**spec, "out_dir": out_dir}, indent=1, default=str)
-        spec_file.write_text(text + "\n", encoding="utf-8")
+        spec_file = write_spec(spec, out_dir)
         (out_dir / _FAILURE).unlink(missing_ok=True)
         trainer = ["-m", "models", command, "--spec", str(spec_file)]
         mode = launch.mode if launch else "process"
@@ -63,6 +60,15 @@ def run_trainer(
             threads = spec.get("train", {}).get("threads")
             _run([sys.executable, *torchrun, *trainer], _environment(threads), command, out_dir)
     return read_result(out_dir)
+
+
+def write_spec(spec: Mapping[str, object], out_dir: Path) -> Path:
+    """`spec` as `python -m models` takes it, in `out_dir`, which it names."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    spec_file = out_dir / SPEC
+    text = json.dumps({**spec, "out_dir": out_dir}, indent=1, default=str)
+    spec_file.write_text(text + "\n", encoding="utf-8")
+    return spec_file
 
 
 def read_result(out_dir: Path) -> dict[str, object]:

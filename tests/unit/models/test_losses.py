@@ -73,8 +73,7 @@ def value_and_gradients(function, leaves, *others, **named):
 
 @pytest.fixture(params=[(256, 1024), (3, 4)], ids=["one tile", "many tiles"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(losses, "TILE_ANCHORS", request.param[0])
-    monkeypatch.setattr(losses, "TILE_CANDIDATES", request.param[1])
+    monkeypatch.setitem(losses.TILES, "cpu", request.param)
 
 
 @pytest.mark.usefixtures("tiles")
@@ -103,8 +102,7 @@ def test_any_masks_users_and_items_equal_the_double_loop(data):
     others = (is_anchor, is_target, user, item if data.draw(st.booleans()) else None)
     leaves = [anchor, target, torch.tensor(1.7, dtype=torch.float64), log_q]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "TILE_ANCHORS", data.draw(st.integers(1, 5)))
-        patch.setattr(losses, "TILE_CANDIDATES", data.draw(st.integers(1, 5)))
+        patch.setitem(losses.TILES, "cpu", data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))))
         ours, theirs = (value_and_gradients(function, leaves, *others) for function in (tiled, brute_force))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
