@@ -23,7 +23,7 @@ from learn_spark.embedding.estimate import EmbeddingEstimate, embedding_estimate
 from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.summary import headline, totals
+from learn_spark.evaluation.summary import REPORT, headline, refused_release, totals
 from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
@@ -219,6 +219,9 @@ def _execute(
         if todo or not (context.config.output.dir / "summary.json").exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
+    if failures and refused_release(context):
+        publish_report(context, memory.peak_mb)
+        print(f"report     {context.config.output.dir / REPORT}", flush=True)
     for failure in failures:
         print(f"{name}: error: {failure}", file=sys.stderr, flush=True)
     if failures:

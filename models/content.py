@@ -3,7 +3,6 @@
 Shapes: C content width, U unique items asked for.
 """
 
-import json
 import mmap
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.matrix import open_matrix
+
 # Pages that were read stay in the process until they are given back (the system's cache keeps them all the same).
 MAX_MAPPED_BYTES = 128 << 20
 _READ_AROUND = 64 << 10  # what the kernel maps at most around a page that is asked for
-META_KEYS = {"rows", "dim", "dtype", "encoder_id"}
 
 
 class ContentMatrix:
@@ -36,15 +36,8 @@ class ContentMatrix:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        meta = _read_meta(self.path / "meta.json")
-        self.rows, self.dim, self.encoder_id = int(meta["rows"]), int(meta["dim"]), str(meta["encoder_id"])
-        vectors = self.path / Path(str(meta.get("vectors", "vectors.f16"))).name
-        if not vectors.is_file():
-            raise ValueError(f"content matrix {self.path}: {vectors.name} is missing")
-        want, have = self.rows * self.dim * 2, vectors.stat().st_size
-        if have < want:  # longer: a run is extending it, or was killed while it did
-            raise ValueError(f"{vectors}: {have} bytes, but {self.rows} x {self.dim} fp16 need {want}")
-        self._matrix = np.memmap(vectors, dtype="<f2", mode="r", shape=(self.rows, self.dim))
+        self._matrix, meta = open_matrix(self.path)
+        (self.rows, self.dim), self.encoder_id = self._matrix.shape, str(meta["encoder_id"])
         self._mapped_bytes = 0
 
     def gather(self, idx: Tensor | np.ndarray) -> Tensor:
@@ -87,17 +80,3 @@ class ContentMatrix:
         if self._mapped_bytes > MAX_MAPPED_BYTES and self._matrix.nbytes > MAX_MAPPED_BYTES:
             self._matrix._mmap.madvise(mmap.MADV_DONTNEED)
             self._mapped_bytes = 0
-
-
-def _read_meta(path: Path) -> dict:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"content matrix: cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"content matrix: {path} is not JSON: {error}") from None
-    if not isinstance(meta, dict) or not meta.keys() >= META_KEYS:
-        raise ValueError(f"content matrix: {path} must hold {', '.join(sorted(META_KEYS))}")
-    if meta["dtype"] != "float16":
-        raise ValueError(f"content matrix: {path}: dtype {meta['dtype']!r}; only float16 is read")
-    return meta

@@ -55,6 +55,7 @@ class Encoder:
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
+        self._model.config.use_cache = False  # else keys and values are copied, for tokens that nobody will generate
         pack_linears(self._model)
         self._tokenizer = tokenizer
         self._pooling = pooling

@@ -1,6 +1,6 @@
 """What the embeddings bring a ranker: the same trees with and without, on samples that no model has seen.
 
-Shapes: N rows, F features, K, E embedding widths.
+Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths.
 """
 
 import sys
@@ -14,22 +14,25 @@ import pyarrow.dataset
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
+from models.matrix import open_matrix
 from models.metrics import Scored, gain_interval, uauc, wuauc
 from models.ranker import Ranker, RankerConfig, binned
 from models.result import write_result
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings
 
-KEYS = ("user_id", "label", "weight", "is_test", "day")
+KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
+FITTED_ITEMS = 20_000  # whose content the raw embedding's axes are made of
 
 
 class RankerSpec(Settings):
     """The spec of `evaluate-ranker`.
 
     Attributes:
-        rows: snapshot with user_id, label, weight, is_test (0 or 1), day (any day number), the columns of
+        rows: snapshot with user_id, item_idx, label, weight, is_test (0 or 1), day (any day number), the columns of
             `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
+        content_matrix: folder of the content matrix.
         base: the base features; `categorical` names those among them that hold categories.
         user_events, item_events: the base features by which users and items are called cold.
         cold_events: fewer events are cold.
@@ -40,6 +43,7 @@ class RankerSpec(Settings):
     """
 
     rows: Path
+    content_matrix: Path
     out_dir: Path
     base: tuple[str, ...]
     categorical: tuple[str, ...] = ()
@@ -71,7 +75,7 @@ class RankerTask:
             raise ValueError(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
 
     def fit(self, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
-        """Trains on these features; returns the test rows' scores."""
+        """Trains on these features; returns the test rows' scores by seed: [S, T]."""
         categorical = [self.spec.base.index(name) for name in self.spec.categorical]
         train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
         return Ranker(config, self.spec.seed).fit(train, valid, categorical).predict(X_NF[self.test])
@@ -95,8 +99,10 @@ def run(spec: RankerSpec) -> dict[str, object]:
     """The ranker's figures; written to result.json.
 
     Returns:
-        rows, users, auc_…, uauc_…, wuauc_… without and with; auc_gain, auc_gain_ci90; `segments` by name, and
-        `alone` (each embedding by itself, and `shuffled`: all three of other rows, which must bring nothing).
+        rows, users, auc_…, uauc_…, wuauc_… without and with, of the seeds' mean scores; auc_gain, auc_gain_ci90;
+        `auc_gain_by_seed`; `segments` by name, and `alone`: each embedding by itself; the item's raw content
+        (`item_content`) and a random vector by item (`item_id`), of item_emb's width; `shuffled`, all three
+        embeddings of other rows, which must bring nothing.
 
     Raises:
         ValueError: columns are missing, or a window has one label only.
@@ -105,13 +111,15 @@ def run(spec: RankerSpec) -> dict[str, object]:
         rows = read_rows(spec, open_snapshot(spec.rows))
         task = RankerTask(spec, rows)
         base_NF, blocks = _features(rows, spec)
+        raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
         del rows
         events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
         is_in = segments(spec, *events)
         categorical = [spec.base.index(name) for name in spec.categorical]
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
         blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
-        result = _main_figures(task, base_NF, blocks, is_in)
+        raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
+        result = _main_figures(task, base_NF, blocks, is_in) | {"alone": _alone(task, base_NF, blocks, raw)}
     write_result(spec.out_dir, _without_nan(result))
     return result
 
@@ -133,14 +141,19 @@ def _main_figures(
     task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], is_in: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
     spec, test = task.spec, task.test
-    without_T = _timed(task, "without embeddings", base_NF, spec.ranker)
-    with_T = _timed(task, "with embeddings", _joined(base_NF, blocks.values()), spec.ranker)
+    without_ST = _timed(task, "without embeddings", base_NF, spec.ranker)
+    with_ST = _timed(task, "with embeddings", _joined(base_NF, blocks.values()), spec.ranker)
+    without_T, with_T = without_ST.mean(0), with_ST.mean(0)
     label_T, user_T, weight_T = task.label_N[test], task.user_N[test], task.weight_N[test]
     result: dict[str, object] = {
         "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(test)},
         "users": len(np.unique(user_T)),
         "features": {"without": base_NF.shape[1], "with": base_NF.shape[1] + _width(blocks.values())},
         **task.gain(with_T, without_T),
+        "auc_gain_by_seed": [
+            task.scored(more_T).auc() - task.scored(less_T).auc()
+            for more_T, less_T in zip(with_ST, without_ST, strict=True)
+        ],
     }
     for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
         for side, score_T in (("without", without_T), ("with", with_T)):
@@ -150,28 +163,30 @@ def _main_figures(
         | task.gain(with_T, without_T, is_in_T)
         for name, is_in_T in is_in.items()
     }
-    return result | {"alone": _alone(task, base_NF, blocks)}
+    return result
 
 
-def _alone(task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray]) -> dict[str, dict]:
+def _alone(
+    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]
+) -> dict[str, dict]:
     """Each embedding by itself, and all of them shuffled over the rows; one seed each, and so the base."""
     config = task.spec.ranker.model_copy(update={"num_seeds": 1})
     shuffle = np.random.default_rng(task.spec.seed).permutation(len(base_NF))
-    trials = {name: [blocks[name]] for name in EMBEDDINGS}
+    trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
     trials["shuffled"] = [block[shuffle] for block in blocks.values()]
-    base_T = _timed(task, "without embeddings, one seed", base_NF, config)
+    base_T = _timed(task, "without embeddings, one seed", base_NF, config)[0]
     return {
-        name: task.gain(_timed(task, f"{name} alone", _joined(base_NF, parts), config), base_T)
+        name: task.gain(_timed(task, f"{name} alone", _joined(base_NF, parts), config)[0], base_T)
         for name, parts in trials.items()
     }
 
 
 def _timed(task: RankerTask, what: str, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
     started = time.monotonic()
-    score_T = task.fit(X_NF, config)
-    line = f"ranker {what}: {X_NF.shape[1]} features, AUC {task.scored(score_T).auc():.4f}"
+    score_ST = task.fit(X_NF, config)
+    line = f"ranker {what}: {X_NF.shape[1]} features, AUC {task.scored(score_ST.mean(0)).auc():.4f}"
     print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-    return score_T
+    return score_ST
 
 
 def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
@@ -196,6 +211,32 @@ def _features(rows: pa.Table, spec: RankerSpec) -> tuple[np.ndarray, dict[str, n
     inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
     scores_N2 = np.stack([inner_N, _values(rows, "cvr_score")], axis=1)
     return base_NF, blocks | {"scores": scores_N2.astype(np.float32)}
+
+
+def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str, np.ndarray]:
+    """What no model has aligned, [N, width] each: the items' content on its main axes, and a random vector by item.
+
+    Raises:
+        ValueError: an item is outside the content matrix, or that cannot be read.
+    """
+    matrix_IC, _ = open_matrix(spec.content_matrix)
+    item_U, place_N = np.unique(item_N, return_inverse=True)
+    if item_U[-1] >= len(matrix_IC):
+        raise ValueError(f"item_idx {item_U[-1]} is outside the content matrix {spec.content_matrix}")
+    generator = np.random.default_rng(spec.seed)
+    fitted = generator.permutation(len(item_U))[:FITTED_ITEMS]
+    unit_FC = _unit(matrix_IC[np.sort(item_U[fitted])])
+    mean_C = unit_FC.mean(0)
+    _, axes_CC = np.linalg.eigh(np.cov(unit_FC, rowvar=False))
+    content_UK = (_unit(matrix_IC[item_U]) - mean_C) @ axes_CC[:, ::-1][:, :width]
+    random_UK = generator.standard_normal((len(item_U), width), np.float32)
+    return {"item_content": content_UK.astype(np.float32)[place_N], "item_id": random_UK[place_N]}
+
+
+def _unit(vectors_IC: np.ndarray) -> np.ndarray:
+    """Rows at length 1, in float64; zero rows stay zero."""
+    values = vectors_IC.astype(np.float64)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
 def _values(rows: pa.Table, name: str) -> np.ndarray:

@@ -60,6 +60,9 @@ class LossConfig(Settings):
     """Settings of the all-action loss; the defaults are the paper's.
 
     Attributes:
+        pairs: `all_action`, sampled history positions with sampled targets (the paper's); `next_item`, every history
+            position with the item that follows it, the last one with the first target, as SASRec trains. That wants
+            snapshots in which no item follows in two rows, and negatives other than in_batch. Beyond the paper.
         num_hist: sampled history positions (anchors) of a user.
         num_targets: sampled targets of a user.
         alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n; equal ones weigh
@@ -73,6 +76,7 @@ class LossConfig(Settings):
         log_q: subtract log popularity (as target) from every candidate's logit. Beyond the paper.
     """
 
+    pairs: Literal["all_action", "next_item"] = "all_action"
     num_hist: int = Field(10, gt=0)
     num_targets: int = Field(10, gt=0)
     alpha: float = Field(10.0, gt=1)
@@ -81,6 +85,12 @@ class LossConfig(Settings):
     num_sampled: int = Field(1024, gt=0)
     mask_false_negatives: bool = False
     log_q: bool = False
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> "LossConfig":
+        if self.pairs == "next_item" and self.negatives == "in_batch":
+            raise ValueError("pairs next_item needs negatives catalogue or sampled; negatives is in_batch")
+        return self
 
     @model_validator(mode="after")
     def _check_log_q(self) -> "LossConfig":

@@ -1,6 +1,7 @@
 """Training of the towers out of snapshots.
 
-Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions.
+Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions, U distinct
+items of a batch, P history positions that an item follows.
 """
 
 import math
@@ -73,33 +74,61 @@ class TowersTask(SnapshotBatches):
 
     def loss(self, batch: Batch) -> Tensor:
         input_UC = self.model.inputs(batch["content"], batch["items"])
+        return self._next_item(batch, input_UC) if "follower" in batch else self._all_action(batch, input_UC)
+
+    def _all_action(self, batch: Batch, input_UC: Tensor) -> Tensor:
         user_BNK = self.model.users(input_UC, batch["hist"], batch["hist_len"], batch["anchors"])
         target_BSK = self.model.items(input_UC, batch["tar"], batch["tar_len"], batch["targets"])
         item_BS = batch["tar_items"].gather(1, batch["targets"])
         bias_BS = self.model.bias(item_BS)
         if self.log_q_I is not None:
             bias_BS = bias_BS - self.log_q_I.to(bias_BS.device)[item_BS]
+        if self.spec.loss.negatives == "in_batch":
+            candidates = self._batch_candidates(batch, target_BSK, item_BS, bias_BS)
+        else:
+            candidates = self._drawn_candidates(batch)
         loss = all_action_info_nce(
             user_BNK,
             target_BSK,
             batch["is_anchor"],
             batch["is_target"],
             self.model.scale,
-            self._candidates(batch, target_BSK, item_BS, bias_BS),
+            candidates,
             batch["user_id"],
             bias_BS,
             self._own_items(batch, item_BS),
         )
         return global_mean(loss, (batch["is_anchor"].sum(1) * batch["is_target"].sum(1)).sum())
 
-    def _candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
-        if self.spec.loss.negatives == "in_batch":
-            width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]
-            vector_GSK, is_target_GS, item_GS, bias_GS = (
-                gathered(_widened(x, width)) for x in (target_BSK, batch["is_target"], item_BS, bias_BS)
-            )
-            merge = self.model.items_go_in_alone
-            return Candidates.in_batch(vector_GSK, is_target_GS, gathered(batch["user_id"]), item_GS, bias_GS, merge)
+    def _next_item(self, batch: Batch, input_UC: Tensor) -> Tensor:
+        """Each position a row of its own, with one anchor and one target."""
+        position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
+        is_trained_BH, ones_P1 = batch["is_followed"], batch["is_followed"].new_ones(int(batch["is_followed"].sum()), 1)
+        user_PK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)[is_trained_BH]
+        row_P = batch["follower"][is_trained_BH]
+        item_P = batch["items"][row_P]
+        loss = all_action_info_nce(
+            user_PK[:, None],
+            F.embedding(row_P, self.model.items_alone(input_UC))[:, None],
+            ones_P1,
+            ones_P1,
+            self.model.scale,
+            self._drawn_candidates(batch),
+            item_P,
+            self.model.bias(item_P)[:, None],
+            item_P[:, None],
+        )
+        return global_mean(loss, is_trained_BH.sum())
+
+    def _batch_candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
+        width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]
+        vector_GSK, is_target_GS, item_GS, bias_GS = (
+            gathered(_widened(x, width)) for x in (target_BSK, batch["is_target"], item_BS, bias_BS)
+        )
+        merge = self.model.items_go_in_alone
+        return Candidates.in_batch(vector_GSK, is_target_GS, gathered(batch["user_id"]), item_GS, bias_GS, merge)
+
+    def _drawn_candidates(self, batch: Batch) -> Candidates:
         item_M = batch["candidates"]
         vector_MK = self.model.items_alone(self.model.inputs(batch["candidate_content"], item_M))
         weight = len(self.catalogue) / len(item_M)  # a sample stands for the catalogue
@@ -121,32 +150,32 @@ class TowersTask(SnapshotBatches):
         save_towers(path, self.model, state)
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Sample positions, cut the padding that all rows share, and fetch the content."""
-        hist_len_B, tar_len_B, config = batch["hist_len"].long(), batch["tar_len"].long(), self.spec.loss
-        longest_hist, longest_tar = int(hist_len_B.max().clamp(min=1)), int(tar_len_B.max().clamp(min=1))
-        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_hist, config, self.generator)
-        target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
-        tar_items_BT = batch["tar_items"][:, :longest_tar].long()
-        content_UC, hist_BH, tar_BT = self.content.unique(batch["hist_items"][:, :longest_hist], tar_items_BT)
-        hist_items_BH = batch["hist_items"][:, :longest_hist]
+        """Cut the padding that all rows share, pair histories with targets, and fetch the content."""
+        hist_len_B, tar_len_B = batch["hist_len"].long(), batch["tar_len"].long()
+        hist_items_BH = batch["hist_items"][:, : int(hist_len_B.max().clamp(min=1))]
+        tar_items_BT = batch["tar_items"][:, : int(tar_len_B.max().clamp(min=1))].long()
+        content_UC, hist_BH, tar_BT = self.content.unique(hist_items_BH, tar_items_BT)
         prepared = {
             "content": content_UC,
             "items": distinct(len(content_UC), (hist_BH, hist_items_BH), (tar_BT, tar_items_BT)),
             "hist": hist_BH,
             "hist_len": hist_len_B,
-            "tar": tar_BT,
-            "tar_len": tar_len_B,
-            "tar_items": tar_items_BT,
-            "anchors": anchor_BN,
-            "is_anchor": is_anchor_BN,
-            "targets": target_BS,
-            "is_target": is_target_BS,
-            "user_id": batch["user_id"],
         }
-        if config.negatives != "in_batch":
+        if self.spec.loss.pairs == "next_item":
+            prepared |= _followers(hist_BH, hist_len_B, tar_BT, tar_len_B)
+        else:
+            prepared |= self._sampled_pairs(hist_BH.shape[1], hist_len_B, tar_BT.shape[1], tar_len_B)
+            prepared |= {"tar": tar_BT, "tar_len": tar_len_B, "tar_items": tar_items_BT, "user_id": batch["user_id"]}
+        if self.spec.loss.negatives != "in_batch":
             prepared["candidates"] = item_M = self._drawn_items()
             prepared["candidate_content"] = self.content.gather(item_M)
         return prepared
+
+    def _sampled_pairs(self, longest_hist: int, hist_len_B: Tensor, longest_tar: int, tar_len_B: Tensor) -> Batch:
+        config = self.spec.loss
+        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_hist, config, self.generator)
+        target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
+        return {"anchors": anchor_BN, "is_anchor": is_anchor_BN, "targets": target_BS, "is_target": is_target_BS}
 
     def _drawn_items(self) -> Tensor:
         if self.spec.loss.negatives == "catalogue":
@@ -169,6 +198,18 @@ def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
     """Log of every item's share of all targets, with one added to each count: float32 [I]."""
     count_I = count_items(read_column(snapshot, "tar_items"), num_rows)
     return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
+
+
+def _followers(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor, tar_len_B: Tensor) -> Batch:
+    """What follows each history position, as row of the batch's distinct items, and whether something does."""
+    follower_BH = F.pad(hist_BH[:, 1:], [0, 1])
+    position_H = torch.arange(hist_BH.shape[1])
+    is_last_BH = position_H == hist_len_B[:, None] - 1
+    follower_BH = torch.where(is_last_BH, tar_BT[:, :1], follower_BH)
+    return {
+        "follower": follower_BH,
+        "is_followed": (position_H < hist_len_B[:, None]) & ~(is_last_BH & (tar_len_B == 0)[:, None]),
+    }
 
 
 def _widened(x_BS: Tensor, width: int) -> Tensor:

@@ -1,17 +1,17 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from learn_spark.comparison.inputs import content_of
 from learn_spark.comparison.page import render
-from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of
+from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of, trains_all_positions
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.ledger import fingerprint
-from learn_spark.core.steps import Context
+from learn_spark.core.steps import NOT_IDENTITY, Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.summary import write_json, write_text
 from learn_spark.evaluation.tracking import log_figures
@@ -21,6 +21,7 @@ from learn_spark.training.snapshot import read_manifest
 from learn_spark.training.tracking import loss_curve
 
 SPLITS = ("train", "val", "test")
+TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
 COMMANDS = {"towers": "train-towers", "sequential": "train-sequential"}
 VALIDATION_K = 50  # ValidationConfig.k
@@ -118,6 +119,8 @@ def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[in
 def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
     mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
     snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
+    if context.config.sequences.protocol == "leave_one_out":
+        snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
     matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
     trainings = [
         _training(context, name, system, seed, snapshots, matrices[name])
@@ -132,14 +135,20 @@ def _training(
     context: Context, name: str, system: SystemSettings, seed: int, snapshots: Mapping[str, Path], matrix: Path
 ) -> Training:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
-    spec = {
-        "train_snapshot": snapshots["train"],
-        "val_snapshot": snapshots["val"],
-        "content_matrix": matrix,
-        **settings_of(context.config, system, seed),
+    settings = settings_of(context.config, system, seed)
+    train = TRAIN_ONCE if TRAIN_ONCE in snapshots and trains_all_positions(settings) else "train"
+    spec = {"train_snapshot": snapshots[train], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
+    made_of = {
+        **spec,
+        "train": _without(settings["train"], NOT_IDENTITY["towers"]["train"]),
+        "stream": _without(settings["stream"], NOT_IDENTITY["stream"]),
     }
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, spec)}")
+    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
     return Training(name, seed, COMMANDS[system.kind], spec, folder)
+
+
+def _without(settings: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:

@@ -1,6 +1,6 @@
 """Which systems stand in a comparison, and the spec that each is trained by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import yaml
@@ -56,9 +56,13 @@ def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, 
         towers = _towers(config, system)
         return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **settings}
     sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
-    # every prefix of a leave-one-out log is a row: all of its positions would train once a row
-    positions = "last" if config.sequences.protocol == "leave_one_out" else "all"
-    return {"model": {**sizes, "positions": positions, **system.model}, **settings}
+    return {"model": {**sizes, "positions": "all", **system.model}, **settings}
+
+
+def trains_all_positions(settings: Mapping[str, Mapping[str, object]]) -> bool:
+    """Whether every position of a row trains: of rows that are prefixes of one another, each item once a row."""
+    sequential, towers = settings.get("model", {}), settings.get("loss", {})
+    return sequential.get("positions") == "all" or towers.get("pairs") == "next_item"
 
 
 def prior_weight(config: Config, system: SystemSettings) -> float:

@@ -16,7 +16,7 @@ from learn_spark.core.progress import Progress
 from learn_spark.core.tables import Tables
 
 # Settings that change where or how fast a step runs, never what it makes.
-_NOT_IDENTITY = {
+NOT_IDENTITY = {
     "ingest": dict.fromkeys(["path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share"], True)
     | {"items": {"path"}},
     "embedding": {
@@ -104,7 +104,7 @@ class Marks:
     def _section(self, name: str) -> object:
         if name not in self._sections:
             section = getattr(self._config, name)
-            self._sections[name] = section.model_dump(mode="json", exclude=_NOT_IDENTITY.get(name))
+            self._sections[name] = section.model_dump(mode="json", exclude=NOT_IDENTITY.get(name))
         return self._sections[name]
 
 

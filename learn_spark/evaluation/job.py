@@ -75,6 +75,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
     rows = _export(context, ranker_rows(context, release), "ranker", mark, PAIR_KEY)
     spec = {
         "rows": rows,
+        "content_matrix": matrix_path(context),
         "base": BASE_COLUMNS,
         "categorical": CATEGORICAL,
         "cold_events": context.config.features.cold_events,

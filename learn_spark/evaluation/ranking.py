@@ -30,7 +30,7 @@ NEVER = -1
 
 
 def ranker_rows(context: Context, release: Release) -> DataFrame:
-    """The rows of `evaluate-ranker`: keys, label, weight, is_test, day, base features and embeddings.
+    """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features and embeddings.
 
     A user or item without a feature row so far has zeros.
     """
@@ -47,10 +47,12 @@ def ranker_rows(context: Context, release: Release) -> DataFrame:
     rows = rows.join(pairs, on=list(PAIR_KEY), how="left").withColumn(
         "cvr_score", F.coalesce("cvr_score", F.lit(0.0).cast("float"))
     )
+    rows = rows.join(tables.read("item_index").select("item_id", "item_idx"), on="item_id", how="left")
     for column, frame in (("user_emb", users), ("item_emb", items), ("mid_emb", pairs)):
         rows = with_zeros(rows, frame, column)
     return rows.select(
         *PAIR_KEY,
+        F.coalesce("item_idx", F.lit(0)).alias("item_idx"),
         "label",
         "weight",
         (F.col("stage") == "ranker_test").cast("int").alias("is_test"),

@@ -15,6 +15,7 @@ from learn_spark.evaluation.summary import (
     build_summary,
     current_release,
     newest_details,
+    refused_release,
     totals,
     write_json,
     write_text,
@@ -41,6 +42,8 @@ TRIALS = {
     "user_emb": "Base + user_emb",
     "item_emb": "Base + item_emb",
     "mid_emb": "Base + mid_emb",
+    "item_content": "Base + raw item content",
+    "item_id": "Base + random vector by item",
     "shuffled": "Base + all three, shuffled",
 }
 SCORERS = {
@@ -56,7 +59,9 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     output, windows = context.config.output.dir, context.config.windows
     summary = build_summary(context) | {"peak_rss_mb": int(peak_rss_mb)}
     recorded = list(context.ledger.recorded().values())
-    page = render(summary, recorded, _newest_release(context), _config_text(context))
+    rows = current_release(context), refused_release(context)
+    release, refused = (row.asDict(recursive=True) if row else None for row in rows)
+    page = render(summary, recorded, release, _config_text(context), refused)
     write_json(output / SUMMARY, summary)
     target = output / REPORT
     write_text(target, page)
@@ -70,6 +75,7 @@ def render(
     recorded: list[Recorded],
     release: Mapping[str, object] | None,
     config_text: str,
+    refused: Mapping[str, object] | None = None,
 ) -> str:
     """The page. What has not run yet is left out.
 
@@ -78,6 +84,7 @@ def render(
         recorded: the ledger's rows; the stages' details are drawn.
         release: the row of the release that was published last, or None.
         config_text: the config as YAML.
+        refused: the row of a newer release that its gates have stopped.
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
     return template("report.html.jinja").render(
@@ -89,6 +96,7 @@ def render(
         details=details,
         duplicates=sum(row.details.get("duplicates", 0) for row in recorded),
         release=release,
+        refused=refused,
         health=details["write_features"],
         charts=_charts(summary, details),
         calibration=_calibrated(details),
@@ -166,11 +174,6 @@ def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
     ]
     order = list(STAGES)
     return sorted(lines, key=lambda line: (order.index(line["step"]), line["last"]))
-
-
-def _newest_release(context: Context) -> dict[str, object] | None:
-    row = current_release(context)
-    return row.asDict(recursive=True) if row else None
 
 
 def _config_text(context: Context) -> str:

@@ -11,7 +11,7 @@ from learn_spark.core.config import Config
 from learn_spark.core.ledger import Recorded, pieces
 from learn_spark.core.schemas import RELEASES, TABLES
 from learn_spark.core.steps import Context
-from learn_spark.features.registry import PUBLISHED
+from learn_spark.features.registry import FAILED, PUBLISHED
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"
@@ -129,8 +129,18 @@ def _tables(context: Context) -> dict[str, dict[str, object]]:
 
 def current_release(context: Context) -> Row | None:
     """The row of the release that was published last; None where there is none."""
-    published = context.tables.read(RELEASES.name).where(F.col("status") == PUBLISHED)
-    return published.orderBy(F.desc("published_at")).first()
+    return _newest(context, PUBLISHED)
+
+
+def refused_release(context: Context) -> Row | None:
+    """The row of the release that its gates have stopped since the current one was published; None without one."""
+    refused, current = _newest(context, FAILED), current_release(context)
+    return refused if refused and (current is None or refused.published_at > current.published_at) else None
+
+
+def _newest(context: Context, status: str) -> Row | None:
+    rows = context.tables.read(RELEASES.name).where(F.col("status") == status)
+    return rows.orderBy(F.desc("published_at")).first()
 
 
 def _release_id(context: Context) -> str | None:

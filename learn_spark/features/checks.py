@@ -4,9 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import date
 
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, DayRange
+from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.core.settings import FeatureSettings
 from learn_spark.core.steps import Context
 from learn_spark.features.drift import centroid_shift, neighbour_overlap, paired_vectors
@@ -25,6 +27,7 @@ from learn_spark.features.release import own_rows, visible
 
 ENOUGH = 64  # entities: fewer say nothing about the spread or the drift of all
 RECENT_DAYS = 7
+PROBE_BINS = 1000
 REMADE_SHARE = 0.9  # rows of days that are made again, against those that were there
 _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb": "pair_features"}
 
@@ -67,6 +70,7 @@ def checked(
     ]
     widths = {name: figure.widest for name, figure in found.items() if figure.rows}
     gates += width_gates(found, base.widths if base else {})
+    gates += _probe_gates(context, release, own["mid_emb"], limits)
     gates += _drift_gates(context, release, base, own)
     norms = {name: {"mean": f.mean, "p5": f.p5, "p95": f.p95} for name, f in found.items()}
     figures = {"norms": norms, "effective_rank": rank, "mean_cosine": cosine}
@@ -159,6 +163,23 @@ def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limit
         for name, enough in asked
         if found[f"{name}_emb"].rows >= enough
     ]
+
+
+def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: FeatureSettings) -> list[Gate]:
+    """AUC of the conversion scores on the release's own pairs: far below what it was, models and vectors do not fit.
+
+    Its curve has at most PROBE_BINS points, so the driver holds no more. A night without samples has no figure.
+    """
+    key = ["user_id", "item_id", "event_ts"]
+    samples = context.tables.read("samples", release.inputs["samples"]).where(days_predicate("ds", release.days))
+    labels = samples.select(*key, F.col("label").cast("double").alias("label"), F.col("weight").cast("double"))
+    scored = pairs.select(*key, F.col("cvr_score").cast("double")).join(labels, on=key, how="inner")
+    counts = {row["label"]: row["count"] for row in scored.groupBy("label").count().collect()}
+    if len(counts) < 2 or sum(counts.values()) < ENOUGH:
+        return []
+    columns = {"rawPredictionCol": "cvr_score", "labelCol": "label", "weightCol": "weight"}
+    auc = BinaryClassificationEvaluator(**columns, metricName="areaUnderROC", numBins=PROBE_BINS).evaluate(scored)
+    return [Gate("pair_auc", auc, lower=limits.min_pair_auc)]
 
 
 def _drift_gates(context: Context, release: Release, base: Release | None, own: dict[str, DataFrame]) -> list[Gate]:

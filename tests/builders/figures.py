@@ -43,6 +43,7 @@ RANKER = {
     "users": 1893,
     "features": {"without": 17, "with": 179},
     **gain(0.7185, 0.0112, 0.0021),
+    "auc_gain_by_seed": [0.0109, 0.0115, 0.0112],
     **{"uauc_without": 0.688, "uauc_with": 0.697, "wuauc_without": 0.701, "wuauc_with": 0.708},
     "segments": {
         "cold_users": {"rows": 21040, "users": 402, **gain(0.643, 0.031, 0.009)},
@@ -56,6 +57,8 @@ RANKER = {
         "user_emb": gain(0.718, 0.004),
         "item_emb": gain(0.718, 0.006),
         "mid_emb": gain(0.718, 0.0085),
+        "item_content": gain(0.718, 0.0011),
+        "item_id": gain(0.718, -0.0002),
         "shuffled": gain(0.718, -0.0004, 0.002),
     },
 }

@@ -1,12 +1,13 @@
 """`compare` on a tiny lake: real trainings, real rankings, a rerun that trains nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.comparison.job import compare
+from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
@@ -47,6 +48,14 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     models = lake.tables.artifact("models")
     before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
     assert len(before) == 3
+    threads = lake.config.towers.train.model_copy(update={"threads": 1, "checkpoint_seconds": 9.0})
+    towers = lake.config.towers.model_copy(update={"train": threads})
+    faster = replace(lake, config=lake.config.model_copy(update={"towers": towers}))
+    assert write_trainings(faster, names, [3], faster.config.output.dir / "none.txt") == 0
+    assert write_trainings(faster, names, [3, 4], faster.config.output.dir / "three.txt") == 3
+    lines = (faster.config.output.dir / "three.txt").read_text().splitlines()
+    assert [line.split()[3] for line in lines] == ["train-towers", "train-towers", "train-sequential"]
+    assert all(json.loads(Path(line.split()[-1]).read_text())["train"]["seed"] == 4 for line in lines)
     second = compare(lake, "compare", names, [3])
     assert {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))} == before
     assert second == first
@@ -62,8 +71,6 @@ def test_random_content_has_a_row_an_item(lake: Context) -> None:
 
 
 def test_an_encoder_without_vectors_says_how_to_make_them(lake: Context) -> None:
-    from dataclasses import replace
-
     define = "comparison.define={bert: {title: B, kind: towers, embedding: {template: brief}}}"
     config = load_config(CONF / "test.yaml", [f"lake.root={lake.config.lake.root}", *SETTINGS, define])
     with pytest.raises(ConfigError, match="run embed_items --set embedding.template=brief first"):

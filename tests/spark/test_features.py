@@ -13,6 +13,7 @@ from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.evaluation.report import publish_report
 from learn_spark.features.item_life import write_item_life
 from learn_spark.features.job import write_features
 from learn_spark.features.join import create_views, join_features
@@ -70,6 +71,18 @@ def test_a_release_row_names_what_was_published(lake: Context, written: StepResu
     assert release.table_versions == lake.tables.versions(("user_features", "item_features", "pair_features"))
     assert all(gate.passed for gate in release.gates)
     assert {"user_emb_not_finite", "item_effective_rank", "item_mean_cosine"} <= {g.name for g in release.gates}
+
+
+def test_the_pairs_auc_is_a_gate(lake: Context, written: StepResult) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    pairs = lake.tables.read("pair_features").where(F.col("release_id") == written.details["release_id"])
+    labels = lake.tables.read("samples").select("user_id", "item_id", "event_ts", "label", "weight")
+    rows = pairs.join(labels, on=["user_id", "item_id", "event_ts"]).toPandas()
+    (gate,) = [gate for gate in written.details["gates"] if gate["name"] == "pair_auc"]
+    assert gate["value"] == pytest.approx(
+        roc_auc_score(rows.label, rows.cvr_score, sample_weight=rows.weight), abs=2e-3
+    )
 
 
 def test_users_have_a_row_wherever_their_history_changed(lake: Context, written: StepResult) -> None:
@@ -178,7 +191,9 @@ def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Conte
 
 
 def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written: StepResult, days: list[date]) -> None:
-    features = lake.config.features.model_copy(update={"min_users": 10_000, "min_effective_rank": 99.0})
+    features = lake.config.features.model_copy(
+        update={"min_users": 10_000, "min_effective_rank": 99.0, "min_pair_auc": 1.0}
+    )
     strict = Context(
         lake.config.model_copy(update={"features": features}),
         *(lake.spark, lake.tables, lake.ledger, lambda step, day: "other" * 4 + step, lake.progress),
@@ -197,6 +212,9 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
     assert failed.gate("users_on_first_day") < 10_000
     with pytest.raises(ConfigError, match=f"release {failed.release_id} is failed"):
         find_release(lake.tables, failed.release_id)
+    publish_report(strict, 1)
+    page = (strict.config.output.dir / "report" / "index.html").read_text()
+    assert f"Release <code>{failed.release_id}</code> was not published: users on first day is " in page
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:

@@ -1,15 +1,21 @@
 """Leave-one-out on the whole of the shipped logs: UniSRec's counts, and every prefix with its next item."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
 
+from learn_spark.comparison.job import write_trainings
 from learn_spark.core.config import load_config
 from learn_spark.core.runner import RunOptions, run_plan
+from learn_spark.embedding.matrix import matrix_path
 from learn_spark.pipeline import as_plan, pipeline_days
 from learn_spark.sequences.audit import audit_sequences
+from learn_spark.training.sequences import sequence_snapshot
 from tests.builders.contexts import make_context
+from tests.builders.tensors import random_vectors, write_matrix
 from tests.conftest import CONF
 
 pytestmark = pytest.mark.spark
@@ -31,7 +37,32 @@ def test_counts_are_unisrecs(spark, tmp_path):
     assert targets.unionByName(firsts).distinct().count() == ITEMS
     assert Counter(r.split for r in rows.groupBy("user_id", "split").count().collect())["test"] == USERS
     _check_a_user(rows)
+    _check_every_event_follows_once(spark, context, rows)
+    _check_snapshots_by_system(context)
     _check_audit(context, rows)
+
+
+def _check_every_event_follows_once(spark, context, rows):
+    """Models that train on every position read few rows, whose events are those of all training rows."""
+    folder = sequence_snapshot(context, "train", context.tables.version("sequences"), "check", each_once=True)
+    once = spark.read.parquet(*(str(path) for path in folder.glob("*.parquet")))
+    train = rows.where("split = 'train'")
+    assert once.count() < train.count() / 4
+    followers = once.select("user_id", F.explode(F.expr("sequence(position - hist_len + 1, position)")).alias("place"))
+    assert followers.count() == followers.distinct().count() == train.count()
+
+
+def _check_snapshots_by_system(context):
+    write_matrix(matrix_path(context), random_vectors(ITEMS))
+    file = context.config.output.dir / "trainings.txt"
+    assert write_trainings(context, ["leader", "paper", "sasrec"], [1], file) == 3
+    specs = [json.loads(Path(line.split()[-1]).read_text()) for line in file.read_text().splitlines()]
+    assert [Path(spec["train_snapshot"]).name.rsplit("-", 1)[0] for spec in specs] == [
+        "towers-train-once",
+        "towers-train",
+        "towers-train-once",
+    ]
+    assert {Path(spec["val_snapshot"]).name.rsplit("-", 1)[0] for spec in specs} == {"towers-val"}
 
 
 def _check_audit(context, rows):

@@ -35,6 +35,8 @@ def test_the_page_shows_all_that_ran(page):
         "learn-towers version 1",
         "Long-tail items",
         "Base + all three, shuffled",
+        "Base + raw item content",
+        "by seed of the trees: +0.0109, +0.0115, +0.0112.",
         "WHITE HANGING HEART T-LIGHT HOLDER",
         "Effective rank",
         "item effective rank",
@@ -46,6 +48,18 @@ def test_the_page_shows_all_that_ran(page):
         assert text in page, text
     assert page.count("<svg") == 7
     assert all(f"<code>{name}</code>" in page for name in figures.summary()["tables"])
+
+
+def test_a_refused_release_is_shown_with_what_stopped_it(page):
+    assert "stopped by its gates" not in page
+    failed = {"name": "item_mean_cosine", "value": 0.97, "lower": None, "upper": 0.9, "passed": False}
+    refused = figures.RELEASE | {"release_id": "20111211-00000000", "gates": [*figures.GATES[:2], failed]}
+    shown = render(figures.summary(), figures.recorded(), figures.RELEASE, "", refused)
+    part = shown[shown.index("stopped by its gates") : shown.index("<h2>Release and gates")]
+    assert "20111211-00000000</code> was not published: item mean cosine is 0.970." in part
+    assert "Readers still get <code>20111210-ab12cd34</code>." in part
+    assert part.count("holds") == 2 and part.count("failed") == 1
+    assert "There is no release yet." in render(figures.summary(), figures.recorded(), None, "", refused)
 
 
 def test_calibration_is_drawn_and_listed(page):

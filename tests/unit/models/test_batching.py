@@ -10,7 +10,7 @@ import torch
 
 from models.batching import pack_by_length, run_batches, shared_prefix
 from models.encoder import Encoder
-from models.packed import PackedLinear
+from models.packed import PackedLinear, pack_linears
 from models.prefetch import prefetched
 from tests.builders.encoders import save_tiny_llama
 
@@ -116,6 +116,10 @@ def test_packed_linear_is_the_linear_layer(dtype: torch.dtype, tolerance: float)
     torch.manual_seed(0)
     for bias in (True, False):
         linear = torch.nn.Linear(96, 40, bias=bias, dtype=dtype)
+        packed = torch.nn.Sequential(linear)
+        pack_linears(packed)
+        is_packed = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        assert isinstance(packed[0], PackedLinear) == is_packed
         inputs = torch.randn(3, 7, 96, dtype=dtype)
         with torch.inference_mode():
-            torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs), atol=tolerance, rtol=0)
+            torch.testing.assert_close(packed(inputs), linear(inputs), atol=tolerance, rtol=0)

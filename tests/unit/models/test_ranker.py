@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.evaluate_ranker import RankerSpec, RankerTask, run, segments
+from models.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
 from models.ranker import Ranker, RankerConfig, binned
-from tests.builders.tensors import write_snapshot
+from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 
-SMALL = RankerConfig(max_iter=40, min_samples_leaf=20, num_seeds=1)
+SMALL = RankerConfig(max_iter=40, min_samples_leaf=20, num_seeds=2)
+ITEMS = 50
 
 
 def rows_table(n=6000, seed=0):
@@ -27,6 +28,7 @@ def rows_table(n=6000, seed=0):
     }
     columns = {
         "user_id": pa.array([f"u{i}" for i in generator.integers(0, 300, n)]),
+        "item_idx": pa.array(generator.integers(1, ITEMS + 1, n).astype(np.int32)),
         "label": pa.array(label.astype(np.int32)),
         "weight": pa.array(generator.integers(1, 3, n).astype(np.float32)),
         "day": pa.array(np.sort(generator.integers(0, 20, n)).astype(np.int32)),
@@ -45,6 +47,7 @@ def rows_table(n=6000, seed=0):
 def spec_for(folder, table, **changes):
     settings = {
         "rows": write_snapshot(folder / "rows", table, row_group_size=10_000),
+        "content_matrix": write_matrix(folder / "matrix", random_vectors(ITEMS, dim=24)),
         "out_dir": folder / "out",
         "base": ("user_events", "item_events", "item_bucket"),
         "categorical": ("item_bucket",),
@@ -67,6 +70,7 @@ def test_embeddings_that_say_something_help(found):
     low, high = result["auc_gain_ci90"]
     assert 0.03 < low < result["auc_gain"] < high
     assert result["auc_gain"] == result["auc_with"] - result["auc_without"]
+    assert len(set(result["auc_gain_by_seed"])) == 2 and min(result["auc_gain_by_seed"]) > low
     assert result["uauc_with"] > result["uauc_without"]
     assert result["wuauc_with"] > result["wuauc_without"]
     assert written == json.loads(json.dumps(result))
@@ -75,9 +79,23 @@ def test_embeddings_that_say_something_help(found):
 def test_noise_and_shuffled_embeddings_bring_nothing(found):
     alone = found[0]["alone"]
     assert alone["mid_emb"]["auc_gain_ci90"][0] > 0.03
-    for name in ("user_emb", "item_emb", "shuffled"):
+    for name in ("user_emb", "item_emb", "item_content", "item_id", "shuffled"):
         assert alone[name]["auc_gain"] < 0.1 * alone["mid_emb"]["auc_gain"]
         assert alone[name]["auc_gain_ci90"][0] < 0.005
+
+
+def test_raw_content_keeps_the_distances_that_its_width_can(tmp_path):
+    spec = spec_for(tmp_path, rows_table(60))
+    items = np.array([3, 50, 3, 7])
+    whole, narrow = (raw_embeddings(items, spec, width) for width in (24, 2))
+    unit = random_vectors(ITEMS, dim=24)[items].astype("<f2").astype(float)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for first, second in ((0, 1), (1, 3)):
+        distance = np.linalg.norm(whole["item_content"][first] - whole["item_content"][second])
+        assert distance == pytest.approx(np.linalg.norm(unit[first] - unit[second]), rel=1e-5)
+    assert narrow["item_content"].shape == narrow["item_id"].shape == (4, 2)
+    for vectors in (*whole.values(), *narrow.values()):
+        assert (vectors[0] == vectors[2]).all() and (vectors[0] != vectors[1]).any()
 
 
 def test_segments_cover_the_test_rows(found):
