@@ -32,8 +32,9 @@ def sequence_snapshot(
     if config.sequences.protocol == "leave_one_out":
         key = ["user_id", "as_of", "position"]  # every prefix is a row
         if each_once:
-            before = F.max("position").over(Window.partitionBy("user_id")) - F.col("position")
-            rows = rows.where(before % config.sequences.history_length == 0)
+            last = F.max("position").over(Window.partitionBy("user_id"))
+            rows = rows.withColumn("before", last - F.col("position"))
+            rows = rows.where(F.col("before") % config.sequences.history_length == 0)
     else:
         dates = [day for day, name in as_of_dates(config).items() if name == split]
         rows = rows.where(days_predicate("as_of", dates))
