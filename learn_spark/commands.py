@@ -29,6 +29,7 @@ from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
 PIPELINE, BACKFILL, EVALUATION, AUDIT = "run_pipeline", "run_backfill", "evaluate_features", "audit_leakage"
+RELEASING = "write_features"
 COMPARISON, VARIANTS = "compare", "compare_towers"
 COMPARED = ("ingest_events", "build_sequences", "embed_items")  # the steps that a comparison stands on
 
@@ -219,7 +220,7 @@ def _execute(
         if todo or not (context.config.output.dir / "summary.json").exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
-    if failures and refused_release(context):
+    if any(failure.step == RELEASING for failure in failures) and refused_release(context):
         publish_report(context, memory.peak_mb)
         print(f"report     {context.config.output.dir / REPORT}", flush=True)
     for failure in failures:

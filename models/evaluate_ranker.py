@@ -119,7 +119,9 @@ def run(spec: RankerSpec) -> dict[str, object]:
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
         blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
         raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
-        result = _main_figures(task, base_NF, blocks, is_in) | {"alone": _alone(task, base_NF, blocks, raw)}
+        without_ST = _timed(task, "without embeddings", base_NF, spec.ranker)
+        result = _main_figures(task, base_NF, blocks, is_in, without_ST)
+        result["alone"] = _alone(task, base_NF, blocks, raw, without_ST[0])
     write_result(spec.out_dir, _without_nan(result))
     return result
 
@@ -138,10 +140,13 @@ def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndar
 
 
 def _main_figures(
-    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], is_in: Mapping[str, np.ndarray]
+    task: RankerTask,
+    base_NF: np.ndarray,
+    blocks: Mapping[str, np.ndarray],
+    is_in: Mapping[str, np.ndarray],
+    without_ST: np.ndarray,
 ) -> dict[str, object]:
     spec, test = task.spec, task.test
-    without_ST = _timed(task, "without embeddings", base_NF, spec.ranker)
     with_ST = _timed(task, "with embeddings", _joined(base_NF, blocks.values()), spec.ranker)
     without_T, with_T = without_ST.mean(0), with_ST.mean(0)
     label_T, user_T, weight_T = task.label_N[test], task.user_N[test], task.weight_N[test]
@@ -167,14 +172,17 @@ def _main_figures(
 
 
 def _alone(
-    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]
+    task: RankerTask,
+    base_NF: np.ndarray,
+    blocks: Mapping[str, np.ndarray],
+    raw: Mapping[str, np.ndarray],
+    base_T: np.ndarray,
 ) -> dict[str, dict]:
-    """Each embedding by itself, and all of them shuffled over the rows; one seed each, and so the base."""
+    """Each embedding by itself, and all of them shuffled over the rows: the first seed alone, against the base's."""
     config = task.spec.ranker.model_copy(update={"num_seeds": 1})
     shuffle = np.random.default_rng(task.spec.seed).permutation(len(base_NF))
     trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
     trials["shuffled"] = [block[shuffle] for block in blocks.values()]
-    base_T = _timed(task, "without embeddings, one seed", base_NF, config)[0]
     return {
         name: task.gain(_timed(task, f"{name} alone", _joined(base_NF, parts), config)[0], base_T)
         for name, parts in trials.items()
@@ -225,10 +233,9 @@ def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str
         raise ValueError(f"item_idx {item_U[-1]} is outside the content matrix {spec.content_matrix}")
     generator = np.random.default_rng(spec.seed)
     fitted = generator.permutation(len(item_U))[:FITTED_ITEMS]
-    unit_FC = _unit(matrix_IC[np.sort(item_U[fitted])])
-    mean_C = unit_FC.mean(0)
-    _, axes_CC = np.linalg.eigh(np.cov(unit_FC, rowvar=False))
-    content_UK = (_unit(matrix_IC[item_U]) - mean_C) @ axes_CC[:, ::-1][:, :width]
+    unit_UC = _unit(matrix_IC[item_U])
+    _, axes_CC = np.linalg.eigh(np.cov(unit_UC[fitted], rowvar=False))
+    content_UK = (unit_UC - unit_UC[fitted].mean(0)) @ axes_CC[:, ::-1][:, :width]
     random_UK = generator.standard_normal((len(item_U), width), np.float32)
     return {"item_content": content_UK.astype(np.float32)[place_N], "item_id": random_UK[place_N]}
 

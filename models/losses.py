@@ -141,6 +141,29 @@ def all_action_info_nce(
         return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
 
 
+def next_item_info_nce(
+    anchor_PK: Tensor,
+    target_PK: Tensor,
+    item_P: Tensor,
+    scale: Tensor | float,
+    candidates: Candidates,
+    bias_P: Tensor | None = None,
+) -> Tensor:
+    """`all_action_info_nce` of P rows with one anchor and one target each: a softmax cross-entropy.
+
+    Args:
+        anchor_PK, target_PK: vectors of the positions, and of the items that follow them.
+        item_P: those items, which are no negatives of their own row.
+        scale, candidates: as there, drawn candidates that are nobody's target.
+        bias_P: what `candidates.bias_M` is for these items.
+    """
+    ones_P1 = torch.ones(len(item_P), 1, dtype=torch.bool, device=item_P.device)
+    bias_P1 = None if bias_P is None else bias_P[:, None]
+    return all_action_info_nce(
+        anchor_PK[:, None], target_PK[:, None], ones_P1, ones_P1, scale, candidates, item_P, bias_P1, item_P[:, None]
+    )
+
+
 class _Weights:
     """How often every candidate counts as a negative of every row: its occurrences but for the row's own."""
 

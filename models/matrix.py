@@ -1,9 +1,10 @@
 """The files of a content matrix, for readers with and without torch: row = item_idx, row 0 = padding (zeros)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
+
+from models.spec import read_json
 
 META_KEYS = {"rows", "dim", "dtype", "encoder_id"}
 
@@ -29,12 +30,7 @@ def open_matrix(path: Path) -> tuple[np.memmap, dict[str, object]]:
 
 
 def _read_meta(path: Path) -> dict:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"content matrix: cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"content matrix: {path} is not JSON: {error}") from None
+    meta = read_json(path, "content matrix")
     if not isinstance(meta, dict) or not meta.keys() >= META_KEYS:
         raise ValueError(f"content matrix: {path} must hold {', '.join(sorted(META_KEYS))}")
     if meta["dtype"] != "float16":

@@ -1,12 +1,13 @@
 """Immutable Parquet snapshots: a folder with plain Parquet files and the manifest.json that lists them."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from models.spec import read_json
 
 # Petastorm unpickles what it finds in these.
 FORBIDDEN = ("_common_metadata", "_metadata")
@@ -56,12 +57,7 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
 
 def _read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"snapshot: cannot read {file}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"snapshot: {file} is not JSON: {error}") from None
+    manifest = read_json(file, "snapshot")
     missing = {"files", "rows", "schema"} - (manifest.keys() if isinstance(manifest, dict) else set())
     if missing:
         raise ValueError(f"snapshot: {file} lacks {', '.join(sorted(missing))}")

@@ -50,6 +50,20 @@ def load_spec(path: Path | str, cls: type[SettingsT]) -> SettingsT:
     return parse_settings(cls, data, f"spec {path}")
 
 
+def read_json(path: Path, what: str) -> object:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: in one line that starts with `what`; the file cannot be read or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{what}: cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {path} is not JSON: {error}") from None
+
+
 def require_folder(path: Path, key: str) -> Path:
     """Return `path` if it is a folder, else raise a ValueError that names the spec's key and the path."""
     if not path.is_dir():

@@ -16,7 +16,7 @@ from models.baselines.sequential import last_places
 from models.checkpoint import SEQUENTIAL, save_sequential
 from models.content import ContentMatrix
 from models.distributed import Ranks, global_mean
-from models.losses import Candidates, all_action_info_nce
+from models.losses import Candidates, next_item_info_nce
 from models.packing import Packing
 from models.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot
@@ -86,17 +86,7 @@ class SequentialTask(SnapshotBatches):
         """-log of the label's share among itself and the candidates that are not it: each position a row."""
         vector_MD = self.model.items(item_M)
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
-        ones_P1 = torch.ones(len(label_P), 1, dtype=torch.bool, device=label_P.device)
-        return all_action_info_nce(
-            state_PD[:, None],
-            self.model.items(label_P)[:, None],
-            ones_P1,
-            ones_P1,
-            1.0,
-            candidates,
-            label_P,
-            own_item_BL=label_P[:, None],
-        )
+        return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates)
 
     def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor) -> Tensor:
         """-log of the label's share among itself and the items drawn for its position, those equal to it left out."""

@@ -17,7 +17,7 @@ from models.baselines.popularity import count_items, trained_items
 from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.distributed import Ranks, gathered, global_mean
-from models.losses import Candidates, all_action_info_nce, sample_positions
+from models.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -74,7 +74,8 @@ class TowersTask(SnapshotBatches):
 
     def loss(self, batch: Batch) -> Tensor:
         input_UC = self.model.inputs(batch["content"], batch["items"])
-        return self._next_item(batch, input_UC) if "follower" in batch else self._all_action(batch, input_UC)
+        loss = self._next_item if self.spec.loss.pairs == "next_item" else self._all_action
+        return loss(batch, input_UC)
 
     def _all_action(self, batch: Batch, input_UC: Tensor) -> Tensor:
         user_BNK = self.model.users(input_UC, batch["hist"], batch["hist_len"], batch["anchors"])
@@ -103,21 +104,13 @@ class TowersTask(SnapshotBatches):
     def _next_item(self, batch: Batch, input_UC: Tensor) -> Tensor:
         """Each position a row of its own, with one anchor and one target."""
         position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
-        is_trained_BH, ones_P1 = batch["is_followed"], batch["is_followed"].new_ones(int(batch["is_followed"].sum()), 1)
+        is_trained_BH = batch["is_followed"]
         user_PK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)[is_trained_BH]
         row_P = batch["follower"][is_trained_BH]
         item_P = batch["items"][row_P]
-        loss = all_action_info_nce(
-            user_PK[:, None],
-            F.embedding(row_P, self.model.items_alone(input_UC))[:, None],
-            ones_P1,
-            ones_P1,
-            self.model.scale,
-            self._drawn_candidates(batch),
-            item_P,
-            self.model.bias(item_P)[:, None],
-            item_P[:, None],
-        )
+        target_PK = F.embedding(row_P, self.model.items_alone(input_UC))
+        candidates, bias_P = self._drawn_candidates(batch), self.model.bias(item_P)
+        loss = next_item_info_nce(user_PK, target_PK, item_P, self.model.scale, candidates, bias_P)
         return global_mean(loss, is_trained_BH.sum())
 
     def _batch_candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:

@@ -1,7 +1,7 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from learn_spark.comparison.systems import chosen_systems, prior_weight, setting
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.ledger import fingerprint
-from learn_spark.core.steps import NOT_IDENTITY, Context
+from learn_spark.core.steps import Context, identity
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.summary import write_json, write_text
 from learn_spark.evaluation.tracking import log_figures
@@ -119,7 +119,8 @@ def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[in
 def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
     mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
     snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
-    if context.config.sequences.protocol == "leave_one_out":
+    trained = [settings_of(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
+    if context.config.sequences.protocol == "leave_one_out" and any(map(trains_all_positions, trained)):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
     matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
     trainings = [
@@ -136,19 +137,12 @@ def _training(
 ) -> Training:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
     settings = settings_of(context.config, system, seed)
-    train = TRAIN_ONCE if TRAIN_ONCE in snapshots and trains_all_positions(settings) else "train"
-    spec = {"train_snapshot": snapshots[train], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
-    made_of = {
-        **spec,
-        "train": _without(settings["train"], NOT_IDENTITY["towers"]["train"]),
-        "stream": _without(settings["stream"], NOT_IDENTITY["stream"]),
-    }
+    split = TRAIN_ONCE if TRAIN_ONCE in snapshots and trains_all_positions(settings) else "train"
+    spec = {"train_snapshot": snapshots[split], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
+    train, stream = identity("towers", {"train": settings["train"]}), identity("stream", settings["stream"])
+    made_of = {**spec, **train, "stream": stream}
     folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
     return Training(name, seed, COMMANDS[system.kind], spec, folder)
-
-
-def _without(settings: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
-    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from learn_spark.comparison.table import ordered, short
-from learn_spark.evaluation import charts
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.report import SEGMENTS
 
@@ -33,6 +32,8 @@ def render(comparison: Mapping[str, object], curves: Curves) -> str:
 
 
 def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], curves: Curves) -> dict[str, str]:
+    from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
+
     bars = [(row["title"], row["metrics"][metrics[-1]]["mean"], *row["ci90"][metrics[-1]]) for row in rows]
     drawn = {"figures": charts.intervals(bars, f"{short(metrics[-1])}, 90% interval over users")}
     first = {name: seed for name, seed in reversed(curves)}

@@ -1,6 +1,6 @@
 """What a step is and what it was made from; which days of a plan are missing, stale or refused."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from threading import RLock
@@ -29,6 +29,20 @@ NOT_IDENTITY = {
     "features": {"batch_rows", "max_age_days", "keep_releases", "vacuum_hours"},
     "evaluation": {"threads"},
 }
+
+
+def identity(section: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """A config section's settings, as plain values, without those that never change what is made."""
+    return _without(settings, NOT_IDENTITY.get(section, {}))
+
+
+def _without(settings: Mapping[str, object], names: Collection[str] | Mapping[str, object]) -> dict[str, object]:
+    inner = names if isinstance(names, Mapping) else dict.fromkeys(names, True)
+    return {
+        name: _without(value, inner[name]) if name in inner and isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if inner.get(name) is not True
+    }
 
 
 @dataclass(frozen=True)
@@ -103,8 +117,7 @@ class Marks:
 
     def _section(self, name: str) -> object:
         if name not in self._sections:
-            section = getattr(self._config, name)
-            self._sections[name] = section.model_dump(mode="json", exclude=NOT_IDENTITY.get(name))
+            self._sections[name] = identity(name, getattr(self._config, name).model_dump(mode="json"))
         return self._sections[name]
 
 

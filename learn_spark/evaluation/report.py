@@ -7,7 +7,6 @@ import yaml
 from learn_spark.core.ledger import Recorded
 from learn_spark.core.schemas import TABLES
 from learn_spark.core.steps import Context
-from learn_spark.evaluation import charts
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.summary import (
     REPORT,
@@ -109,6 +108,8 @@ def render(
 
 def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[str, str]:
     """The drawings that there are figures for."""
+    from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
+
     drawn = {}
     for stage, quality in (("train_towers", ("recall_at_50", "ndcg_at_50")), ("train_cvr", ("auc",))):
         curve = details[stage].get("curve", [])
@@ -125,7 +126,7 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
         pairs = [(row["predicted"], row["observed"]) for row in calibrated["calibration"]]
         drawn["calibration"] = charts.against(pairs, "foretold", "observed")
     if summary["retrieval"]:
-        drawn["retrieval"] = _retrieval_chart(summary["retrieval"])
+        drawn["retrieval"] = charts.bars(*_retrieval_bars(summary["retrieval"]), "recall@50")
     if summary["ranker"]:
         drawn["segments"] = charts.intervals(_gains(summary["ranker"]), "AUC gain, 90% interval over users")
     return drawn
@@ -137,11 +138,12 @@ def _calibrated(details: Mapping[str, dict]) -> dict[str, object] | None:
     return best if best.get("calibration") else None
 
 
-def _retrieval_chart(found: Mapping[str, float]) -> str:
+def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, list[float]]]:
+    """Names of the groups of bars, and by scorer a figure a group."""
     groups = {"": "All purchases", "new_": "New to the user"}
     there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
     series = {title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there] for scorer, title in SCORERS.items()}
-    return charts.bars([groups[prefix] for prefix in there], series, "recall@50")
+    return [groups[prefix] for prefix in there], series
 
 
 def _gains(ranker: Mapping[str, object]) -> list[tuple[str, float, float, float]]:

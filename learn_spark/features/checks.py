@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import date
 
-from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -177,6 +176,8 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
     counts = {row["label"]: row["count"] for row in scored.groupBy("label").count().collect()}
     if len(counts) < 2 or sum(counts.values()) < ENOUGH:
         return []
+    from pyspark.ml.evaluation import BinaryClassificationEvaluator  # slow to import, and for this figure alone
+
     columns = {"rawPredictionCol": "cvr_score", "labelCol": "label", "weightCol": "weight"}
     auc = BinaryClassificationEvaluator(**columns, metricName="areaUnderROC", numBins=PROBE_BINS).evaluate(scored)
     return [Gate("pair_auc", auc, lower=limits.min_pair_auc)]

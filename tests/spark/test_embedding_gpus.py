@@ -27,7 +27,7 @@ def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_pa
         env=environment() | {"SPARK_WORKER_DIR": str(tmp_path / "work")},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
