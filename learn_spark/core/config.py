@@ -1,4 +1,4 @@
-"""One YAML file plus at most one that it extends, `--set` on top, checked as a whole before any work."""
+"""A YAML file over those that it extends, `--set` on top, checked as a whole before any work."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -116,30 +116,35 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Relative paths in a file are taken from that file's folder; in `overrides`, from the working directory.
 
     Args:
-        path: the YAML file; its `extends: other.yaml` names one file of defaults beside it.
+        path: the YAML file; its `extends: other.yaml` names a file beside it whose values it changes.
         overrides: `section.key=value` strings, the value in YAML.
 
     Raises:
         ConfigError: with one line that names the key, the file and the reason.
     """
     file = Path(path)
-    values = _read_yaml(file)
-    parent = values.pop("extends", None)
-    values = _absolute_paths(values, file.parent)
-    if parent is not None:
-        base_file = file.parent / str(parent)
-        base = _read_yaml(base_file)
-        if "extends" in base:
-            raise ConfigError(f"{base_file}: `extends` goes one level deep; {file} extends it already")
-        if "mapping" in (values.get("ingest") or {}):
-            base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
-        values = _overlay(_absolute_paths(base, base_file.parent), values)
+    values = _read_with_base(file, ())
     for text in overrides:
         values = _overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{file}: {_first_problems(error)}") from None
+
+
+def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
+    """The values of a file over those of the file that it extends, paths made absolute."""
+    if file in above:
+        raise ConfigError(f"{above[-1]}: `extends: {file.name}` goes in a circle")
+    values = _read_yaml(file)
+    parent = values.pop("extends", None)
+    values = _absolute_paths(values, file.parent)
+    if parent is None:
+        return values
+    base = _read_with_base(file.parent / str(parent), (*above, file))
+    if "mapping" in (values.get("ingest") or {}):
+        base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
+    return _overlay(base, values)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

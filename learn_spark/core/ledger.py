@@ -75,10 +75,21 @@ class Ledger:
     def __init__(self, spark: SparkSession, tables: Tables) -> None:
         self._spark = spark
         self._tables = tables
+        self._version = -1
+        self._rows: dict[tuple[str, date], Recorded] = {}
 
     def recorded(self) -> dict[tuple[str, date], Recorded]:
-        """All rows by step and day; they grow with steps and days, never with users or items."""
-        rows = self._tables.read(INTERVALS.name).collect()
+        """All rows by step and day; they grow with steps and days, never with users or items.
+
+        Read anew only where the table has a newer version than at the last call.
+        """
+        version = self._tables.version(INTERVALS.name)
+        if version != self._version:
+            self._rows, self._version = self._read(version), version
+        return dict(self._rows)
+
+    def _read(self, version: int) -> dict[tuple[str, date], Recorded]:
+        rows = self._tables.read(INTERVALS.name, version).collect()
         return {
             (r.step, r.day): Recorded(
                 r.step,

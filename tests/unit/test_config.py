@@ -86,11 +86,15 @@ def test_missing_file_is_named(tmp_path):
         load_config(tmp_path / "nowhere.yaml")
 
 
-def test_extends_goes_one_level(tmp_path):
-    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
-    (tmp_path / "b.yaml").write_text("extends: c.yaml\n")
-    with pytest.raises(ConfigError, match="one level"):
-        load_config(tmp_path / "a.yaml")
+def test_extends_goes_on_but_not_in_a_circle(tmp_path):
+    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
+    (tmp_path / "shop.yaml").write_text("extends: base.yaml\ncvr: {validation_days: 5}\nlake: {root: shop}\n")
+    (tmp_path / "trial.yaml").write_text("extends: shop.yaml\nlake: {root: trial}\n")
+    trial = load_config(tmp_path / "trial.yaml")
+    assert (trial.cvr.validation_days, trial.lake.root) == (5, tmp_path / "trial")
+    (tmp_path / "base.yaml").write_text("extends: trial.yaml\n")
+    with pytest.raises(ConfigError, match=r"base\.yaml: `extends: trial\.yaml` goes in a circle"):
+        load_config(tmp_path / "trial.yaml")
 
 
 def test_relative_paths_are_taken_from_the_files_folder(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """The report's page and the summary's headline, on made-up figures."""
 
 import re
+import sys
 import xml.etree.ElementTree as ET
+from subprocess import PIPE, Popen
 
+import psutil
 import pytest
 
 from learn_spark.core.config import load_config
@@ -132,11 +135,23 @@ def test_numbers_for_readers():
     assert [signed(0.01), signed(-0.01), signed(None)] == ["+0.0100", "−0.0100", "–"]
 
 
+HELD_AND_FREED = """
+block = bytearray(b"x") * (200 << 20)
+print("held", flush=True)
+input()
+del block
+print("freed", flush=True)
+input()
+"""
+
+
 def test_peak_memory_sees_what_is_gone():
-    with PeakMemory(sample_seconds=0.01) as memory:
-        before = memory.peak_mb
-        block = bytearray(b"x") * (200 << 20)
-        high = memory.peak_mb
-        del block
-    assert high > before + 150
-    assert memory.peak_mb >= high
+    with Popen([sys.executable, "-c", HELD_AND_FREED], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        assert process.stdout.readline() == "held\n"
+        with PeakMemory(sample_seconds=0.01, pid=process.pid) as memory:
+            held = memory.peak_mb
+            process.stdin.write("\n")
+            assert process.stdout.readline() == "freed\n"
+            assert memory.peak_mb >= held > 200
+            assert psutil.Process(process.pid).memory_info().rss >> 20 < held - 150
+        process.communicate("\n")
