@@ -12,7 +12,7 @@ from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
-from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, TemporaryError
+from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, ReleaseRefused, TemporaryError
 from learn_spark.core.ledger import Ledger, Recorded, pieces
 from learn_spark.core.progress import Progress
 from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
@@ -23,13 +23,12 @@ from learn_spark.embedding.estimate import EmbeddingEstimate, embedding_estimate
 from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.summary import REPORT, headline, refused_release, totals
+from learn_spark.evaluation.summary import REPORT, headline, totals
 from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 
 PIPELINE, BACKFILL, EVALUATION, AUDIT = "run_pipeline", "run_backfill", "evaluate_features", "audit_leakage"
-RELEASING = "write_features"
 COMPARISON, VARIANTS = "compare", "compare_towers"
 COMPARED = ("ingest_events", "build_sequences", "embed_items")  # the steps that a comparison stands on
 
@@ -209,7 +208,11 @@ def _execute(
     """Runs what is missing; the whole plan is gone through, as late events may make more of it stale on the way."""
     failures = []
     if todo:
-        report = run_plan(plan, context, options)
+        try:
+            report = run_plan(plan, context, options)
+        except ReleaseRefused:
+            _show_refusal(context, memory)
+            raise
         failures = report.failures
         summary["run_id"] = report.run_id
         summary["steps"] = steps_done(report, context)
@@ -220,14 +223,18 @@ def _execute(
         if todo or not (context.config.output.dir / "summary.json").exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
-    if any(failure.step == RELEASING for failure in failures) and refused_release(context):
-        publish_report(context, memory.peak_mb)
-        print(f"report     {context.config.output.dir / REPORT}", flush=True)
+    if any(isinstance(failure.error, ReleaseRefused) for failure in failures):
+        _show_refusal(context, memory)
     for failure in failures:
         print(f"{name}: error: {failure}", file=sys.stderr, flush=True)
     if failures:
         return failures[0].error.exit_code
     return 0 if todo else NOTHING_TO_DO
+
+
+def _show_refusal(context: Context, memory: PeakMemory) -> None:
+    publish_report(context, memory.peak_mb)
+    print(f"report     {context.config.output.dir / REPORT}", flush=True)
 
 
 def _is_planned(step: str, plan: Plan) -> bool:

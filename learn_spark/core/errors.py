@@ -19,6 +19,10 @@ class QualityError(LearnError):
     exit_code = 3
 
 
+class ReleaseRefused(QualityError):
+    """A release stopped at its gates; its row in `releases` has the figures, and the report shows them."""
+
+
 class TemporaryError(LearnError):
     """Something outside is busy or full; the same command may work later."""
 

@@ -52,7 +52,8 @@ def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = 
     figure, axes = _figure(4.8, 2.7)
     for (name, points), colour in zip(lines.items(), SERIES, strict=False):
         x, y = zip(*points, strict=True)
-        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+        dots = marker or ("o" if len(points) == 1 else "")
+        axes.plot(x, y, color=colour, linewidth=1.8, marker=dots, markersize=4, label=name)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(lines) > 1:

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.core.days import days_predicate
-from learn_spark.core.errors import QualityError
+from learn_spark.core.errors import QualityError, ReleaseRefused
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
@@ -36,7 +36,7 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     """Scores users, items and the ranker's pairs of these days, checks them, publishes them as one release.
 
     Raises:
-        QualityError: where a gate fails. The release's row then says `failed`; the current release stays, and
+        ReleaseRefused: where a gate fails. The release's row then says `failed`; the current release stays, and
             rows without a published row are invisible.
     """
     release, base = plan_release(context, days)
@@ -57,7 +57,7 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
         require(gates)
     except QualityError as error:
         record(context, release, gates, widths, FAILED)
-        raise QualityError(f"release {release.release_id}: {error}") from None
+        raise ReleaseRefused(f"release {release.release_id}: {error}") from None
     if not is_published:
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]

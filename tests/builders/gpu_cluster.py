@@ -1,6 +1,6 @@
-"""Encodes on a local cluster whose GPUs are made-up addresses; prints each share's spans of tasks as a line of JSON.
+"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans as JSON.
 
-`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE …`: two executors of two cores and one GPU each; all
+`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE`: two executors of two cores and one GPU each; all
 computing is on the CPU.
 """
 
@@ -29,16 +29,20 @@ done
 """
 
 
-def main(folder: Path, model: str, shares: list[float]) -> None:
-    """Six tasks on two GPUs, each with a share of one; each share encodes the texts anew, as its own encoder."""
-    config = _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder)
+def main(folder: Path, model: str, share: float) -> None:
+    """Six tasks on two GPUs, each with a share of one."""
+    config = with_embedding(
+        _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder),
+        model=model,
+        workers=6,
+        gpu_per_task=share,
+    )
     spark = build_session(config, "gpus")
-    add_items(step_context(spark, config), [item_row(f"{n}", "2011-11-02", " ".join(f"{n:08b}")) for n in range(200)])
-    write_item_text(step_context(spark, config), TEMPLATES["title"], before=date(2011, 11, 27))
-    for number, share in enumerate(shares):
-        changed = with_embedding(config, model=model, workers=6, gpu_per_task=share, max_tokens=64 + number)
-        encoded = encode_new_texts(step_context(spark, changed), TEMPLATES["title"], encoder_id(changed))
-        print(json.dumps({"texts": encoded.work.texts, "spans": [asdict(span) for span in encoded.work.spans]}))
+    context = step_context(spark, config)
+    add_items(context, [item_row(f"{n}", "2011-11-02", " ".join(f"{n:08b}")) for n in range(200)])
+    write_item_text(context, TEMPLATES["title"], before=date(2011, 11, 27))
+    encoded = encode_new_texts(context, TEMPLATES["title"], encoder_id(config))
+    print(json.dumps({"texts": encoded.work.texts, "spans": [asdict(span) for span in encoded.work.spans]}))
     spark.stop()
 
 
@@ -56,4 +60,4 @@ def _with_gpus(config: Config, folder: Path) -> Config:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], [float(share) for share in sys.argv[3:]])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

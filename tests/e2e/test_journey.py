@@ -96,7 +96,7 @@ def test_gold_tables_join_to_samples_without_spark(journey: Journey) -> None:
     assert no_leak
 
 
-def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
+def test_nightly_runs_follow_and_a_refused_release_is_shown(journey: Journey, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
     days = ("--start", "2011-11-27", "--end", "2011-11-29")
     plan = run_job(folder, "run_backfill", *days, "--dry-run")
@@ -108,6 +108,14 @@ def test_nightly_runs_follow(journey: Journey, tmp_path: Path) -> None:
     assert all(rows > 0 for rows in plan.summary["rows"].values())
     encoding, items = plan.summary["encoding"], relation(folder / "lake", "item_index").count("*").fetchall()[0][0]
     assert encoding["texts"] == 0 < encoding["expected"] < items, "nothing waits; the two days bring new items"
+    current = json.loads((folder / "output" / "summary.json").read_text())["release_id"]
+    refused = run_job(folder, "run_backfill", *days, "--set", "features.min_users=1000000")
+    assert refused.code == 3
+    page = (folder / "output" / "report" / "index.html").read_text()
+    assert refused.out.splitlines()[-1] == f"report     {folder}/output/report/index.html"
+    stopped = re.search(r"release (\S+): nothing is published, gates failed: users_on_first_day", refused.err)[1]
+    assert f"{stopped}</code> was not published: users on first day is" in page
+    assert f"Readers still get <code>{current}</code>." in page
     done = run_job(folder, "run_backfill", *days)
     assert done.code == 0, done.err[-5000:]
     lake = folder / "lake"

@@ -18,10 +18,11 @@ from tests.builders.items import with_embedding
 pytestmark = pytest.mark.spark
 
 
-def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_path: Path) -> None:
-    model, shares = save_tiny_llama(tmp_path / "llama"), (1.0, 0.5)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_path: Path, share: float) -> None:
+    model = save_tiny_llama(tmp_path / "llama")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model), *map(str, shares)],
+        [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model), str(share)],
         cwd=ROOT,
         env=environment() | {"SPARK_WORKER_DIR": str(tmp_path / "work")},
         capture_output=True,
@@ -29,15 +30,14 @@ def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_pa
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["texts"] == 200
     addresses = {path.name.removeprefix("gpu") for path in tmp_path.glob("gpu?")}
+    assert {span["device"] for span in found["spans"]} == addresses
     assert len(addresses) == 2
-    for share, line in zip(shares, done.stdout.splitlines()[-2:], strict=True):
-        found = json.loads(line)
-        assert found["texts"] == 200
-        assert {span["device"] for span in found["spans"]} == addresses
-        assert len(found["spans"]) == 6
-        most = [at_once([span for span in found["spans"] if span["device"] == address]) for address in addresses]
-        assert max(most) == (1 if share == 1.0 else 2)
+    assert len(found["spans"]) == 6
+    most = [at_once([span for span in found["spans"] if span["device"] == address]) for address in addresses]
+    assert max(most) == (1 if share == 1.0 else 2)
 
 
 def at_once(spans: list[dict]) -> int:
