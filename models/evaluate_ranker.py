@@ -5,7 +5,7 @@ Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ class RankerSpec(Settings):
         cold_events: fewer events are cold.
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
-        ranker, bootstrap, seed, threads: settings.
+        seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
+        ranker, bootstrap, threads: settings.
         out_dir: gets result.json.
     """
 
@@ -55,6 +56,7 @@ class RankerSpec(Settings):
     ranker: RankerConfig = RankerConfig()
     bootstrap: int = Field(200, ge=10)
     seed: int = Field(7, ge=0)
+    num_seeds: int = Field(3, gt=0)
     threads: int = Field(2, gt=0)
 
 
@@ -63,6 +65,7 @@ class RankerTask:
 
     def __init__(self, spec: RankerSpec, rows: pa.Table) -> None:
         self.spec = spec
+        self.seeds = range(spec.seed, spec.seed + spec.num_seeds)
         label_N, self.weight_N = _values(rows, "label"), _values(rows, "weight")
         is_test_N, day_N = _values(rows, "is_test") > 0, _values(rows, "day")
         self.label_N = label_N.astype(np.int64)
@@ -74,11 +77,15 @@ class RankerTask:
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise ValueError(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
 
-    def fit(self, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
-        """Trains on these features; returns the test rows' scores by seed: [S, T]."""
+    def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T]."""
+        started = time.monotonic()
         categorical = [self.spec.base.index(name) for name in self.spec.categorical]
         train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
-        return Ranker(config, self.spec.seed).fit(train, valid, categorical).predict(X_NF[self.test])
+        score_ST = Ranker(self.spec.ranker, seeds).fit(train, valid, categorical).predict(X_NF[self.test])
+        line = f"ranker {what}: {X_NF.shape[1]} features, AUC {self.scored(score_ST.mean(0)).auc():.4f}"
+        print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        return score_ST
 
     def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
         """Test scores, all or a segment of them, ready for AUC."""
@@ -119,9 +126,9 @@ def run(spec: RankerSpec) -> dict[str, object]:
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
         blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
         raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
-        without_ST = _timed(task, "without embeddings", base_NF, spec.ranker)
+        without_ST = task.fit("without embeddings", base_NF, task.seeds)
         result = _main_figures(task, base_NF, blocks, is_in, without_ST)
-        result["alone"] = _alone(task, base_NF, blocks, raw, without_ST[0])
+        result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
     write_result(spec.out_dir, _without_nan(result))
     return result
 
@@ -146,8 +153,8 @@ def _main_figures(
     is_in: Mapping[str, np.ndarray],
     without_ST: np.ndarray,
 ) -> dict[str, object]:
-    spec, test = task.spec, task.test
-    with_ST = _timed(task, "with embeddings", _joined(base_NF, blocks.values()), spec.ranker)
+    test = task.test
+    with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
     without_T, with_T = without_ST.mean(0), with_ST.mean(0)
     label_T, user_T, weight_T = task.label_N[test], task.user_N[test], task.weight_N[test]
     result: dict[str, object] = {
@@ -178,23 +185,15 @@ def _alone(
     raw: Mapping[str, np.ndarray],
     base_T: np.ndarray,
 ) -> dict[str, dict]:
-    """Each embedding by itself, and all of them shuffled over the rows: the first seed alone, against the base's."""
-    config = task.spec.ranker.model_copy(update={"num_seeds": 1})
-    shuffle = np.random.default_rng(task.spec.seed).permutation(len(base_NF))
+    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew."""
     trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
-    trials["shuffled"] = [block[shuffle] for block in blocks.values()]
-    return {
-        name: task.gain(_timed(task, f"{name} alone", _joined(base_NF, parts), config)[0], base_T)
-        for name, parts in trials.items()
-    }
-
-
-def _timed(task: RankerTask, what: str, X_NF: np.ndarray, config: RankerConfig) -> np.ndarray:
-    started = time.monotonic()
-    score_ST = task.fit(X_NF, config)
-    line = f"ranker {what}: {X_NF.shape[1]} features, AUC {task.scored(score_ST.mean(0)).auc():.4f}"
-    print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-    return score_ST
+    scores = {name: task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds) for name, parts in trials.items()}
+    shuffled = []
+    for seed in task.seeds:
+        order_N = np.random.default_rng(seed).permutation(len(base_NF))
+        shuffled.append(task.fit("shuffled", _joined(base_NF, [b[order_N] for b in blocks.values()]), [seed])[0])
+    scores["shuffled"] = np.stack(shuffled)
+    return {name: task.gain(score_ST.mean(0), base_T) for name, score_ST in scores.items()}
 
 
 def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:

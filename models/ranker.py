@@ -22,7 +22,6 @@ class RankerConfig(Settings):
         max_iter, patience: at most so many trees; stop when so many brought no lower validation loss.
         learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization, max_bins: of the trees.
         max_features: share of the features that a split may choose from, drawn by the seed.
-        num_seeds: members, each with a seed of its own.
     """
 
     max_iter: int = Field(200, gt=0)
@@ -33,7 +32,6 @@ class RankerConfig(Settings):
     l2_regularization: float = Field(1.0, ge=0)
     max_bins: int = Field(64, gt=2, le=255)
     max_features: float = Field(0.5, gt=0, le=1)
-    num_seeds: int = Field(3, gt=0)
 
 
 class Ranker:
@@ -41,11 +39,11 @@ class Ranker:
 
     Args:
         config: the trees' settings.
-        seed: of the first member; the next ones follow.
+        seeds: one a member.
     """
 
-    def __init__(self, config: RankerConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: RankerConfig, seeds: Sequence[int]) -> None:
+        self.config, self.seeds = config, seeds
         self.members: list[HistGradientBoostingClassifier] = []
 
     def fit(
@@ -68,8 +66,8 @@ class Ranker:
                 raise ValueError(
                     f"the ranker's {name} rows hold one label only ({len(label_N)} rows): widen its window"
                 )
-        settings = self.config.model_dump(exclude={"patience", "num_seeds"})
-        for seed in range(self.seed, self.seed + self.config.num_seeds):
+        settings = self.config.model_dump(exclude={"patience"})
+        for seed in self.seeds:
             trees = HistGradientBoostingClassifier(
                 **settings,
                 early_stopping=True,

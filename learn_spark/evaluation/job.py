@@ -10,7 +10,7 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import StepResult, fingerprint
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.evaluation.ranking import BASE_COLUMNS, CATEGORICAL, PAIR_KEY, ranker_rows, tail_events
+from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
 from learn_spark.features.registry import Release
 from learn_spark.features.release import published_release, visible
@@ -76,7 +76,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
     spec = {
         "rows": rows,
         "content_matrix": matrix_path(context),
-        "base": BASE_COLUMNS,
+        "base": base_columns(context.config.samples),
         "categorical": CATEGORICAL,
         "cold_events": context.config.features.cold_events,
         "tail_events": tail_events(context),

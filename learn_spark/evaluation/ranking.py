@@ -6,27 +6,35 @@ the days strictly before it, so no event is ever joined to a sample.
 
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.settings import EvaluationSettings
+from learn_spark.core.settings import EvaluationSettings, SampleSettings
 from learn_spark.core.steps import Context
 from learn_spark.evaluation.retrieval import with_zeros
 from learn_spark.features.join import latest_before
 from learn_spark.features.registry import Release
 from learn_spark.features.release import visible
+from learn_spark.sequences.samples import is_conversion, is_exposure
 
 SPANS = {"7d": 7, "28d": 28}
 BUCKETS = 60
 CATEGORICAL = ("user_bucket", "item_bucket")
+RATES = ("user_conversion_rate", "item_conversion_rate")
 BASE_COLUMNS = (
     *(f"{who}_events{span}" for who in ("user", "item", "pair") for span in ("", "_7d", "_28d")),
     *(f"{who}_days_since" for who in ("user", "item", "pair")),
     *("price", "user_mean_price", "hour", "weekday"),
     *CATEGORICAL,
 )
+COUNTS = ("n", "price_sum", "price_n", "exposures", "conversions")  # of a key's day
 PAIR_KEY = ("user_id", "item_id", "event_ts")
 NEVER = -1
+
+
+def base_columns(settings: SampleSettings) -> tuple[str, ...]:
+    """The base features of a ranker: with observed labels, how often users and items converted belongs to them."""
+    return (*BASE_COLUMNS, *(RATES if settings.labels == "observed" else ()))
 
 
 def ranker_rows(context: Context, release: Release) -> DataFrame:
@@ -57,7 +65,7 @@ def ranker_rows(context: Context, release: Release) -> DataFrame:
         "weight",
         (F.col("stage") == "ranker_test").cast("int").alias("is_test"),
         F.unix_date("ds").alias("day"),
-        *(F.col(name).cast("float").alias(name) for name in BASE_COLUMNS),
+        *(F.col(name).cast("float").alias(name) for name in base_columns(context.config.samples)),
         *("user_emb", "item_emb", "mid_emb", "cvr_score"),
     )
 
@@ -72,21 +80,29 @@ def thinned(samples: DataFrame, settings: EvaluationSettings) -> DataFrame:
 
 
 def with_base_features(context: Context, samples: DataFrame) -> DataFrame:
-    """Samples with BASE_COLUMNS; history events strictly before the sample's day count, -1 is never."""
+    """Samples with BASE_COLUMNS and RATES; events strictly before the sample's day count, -1 is never."""
     config, tables = context.config, context.tables
     is_history = F.col("event_type").isin(config.sequences.history_events)
-    before_end = F.col("ds") < F.lit(config.windows.end)
-    events = tables.read("interactions").where(is_history & before_end).select("user_id", "item_id", "ds")
+    exposed, converted = is_exposure(config.samples), is_conversion(config.samples)
+    events = (
+        tables.read("interactions")
+        .where((F.col("ds") < F.lit(config.windows.end)) & (is_history | exposed | converted))
+        .select(
+            *("user_id", "item_id", "ds"),
+            is_history.cast("int").alias("n"),
+            exposed.cast("int").alias("exposures"),
+            converted.cast("int").alias("conversions"),
+        )
+    )
     versions = tables.read("items").select("item_id", "price", F.to_date("valid_from").alias("valid_ds"))
     first_price = versions.groupBy("item_id").agg(F.min_by("price", "valid_ds").alias("price"))
-    priced = events.join(first_price, on="item_id", how="left")
+    price = F.when(F.col("n") > 0, F.col("price"))
+    priced = events.join(first_price, on="item_id", how="left").withColumn("price", price)
     rows = samples
     for who, key in (("user", ["user_id"]), ("item", ["item_id"]), ("pair", ["user_id", "item_id"])):
         asked = samples.select(*key, "ds").distinct()
-        history = history_before(priced, asked, key, who)
-        if who != "user":
-            history = history.drop(f"{who}_mean_price")
-        rows = rows.join(history, on=[*key, "ds"], how="inner")
+        rows = rows.join(history_before(priced, asked, key, who), on=[*key, "ds"], how="inner")
+    rows = rows.drop("item_mean_price", "pair_mean_price", "pair_conversion_rate")
     return with_context(rows.join(newest_price(samples, versions), on=["item_id", "ds"], how="left"))
 
 
@@ -106,33 +122,35 @@ def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who:
     """What is known of a key before each asked day.
 
     Args:
-        events: `key`, `ds`, `price`; a row an event.
+        events: `key`, `ds`, `price`; `n`, `exposures` and `conversions`, 1 or 0, say what the event counts as.
         asked: `key` and `ds`, distinct.
         key: columns.
         who: prefix of the new columns.
 
     Returns:
-        `key`, `ds`, {who}_events, {who}_events_7d, {who}_events_28d, {who}_days_since, {who}_mean_price.
+        `key`, `ds`, {who}_events, {who}_events_7d, {who}_events_28d, {who}_days_since, {who}_mean_price,
+        {who}_conversion_rate (conversions an exposure, whenever they came).
     """
     wanted = events.join(asked.select(*key).distinct(), on=list(key), how="left_semi")
-    daily = wanted.groupBy(*key, "ds").agg(
-        F.count(F.lit(1)).alias("n"), F.sum("price").alias("price_sum"), F.count("price").alias("price_n")
-    )
-    nothing = [F.lit(None).alias(name) for name in ("n", "price_sum", "price_n")]
-    days = daily.withColumn("is_asked", F.lit(False)).unionByName(
-        asked.select(*key, "ds", *nothing, F.lit(True).alias("is_asked"))
-    )
+    sums = (F.sum(name).alias(name) for name in ("n", "exposures", "conversions"))
+    prices = (F.sum("price").alias("price_sum"), F.count("price").alias("price_n"))
+    daily = wanted.groupBy(*key, "ds").agg(*sums, *prices).withColumn("is_asked", F.lit(False))
+    nothing = [F.lit(None).alias(name) for name in COUNTS]
+    days = daily.unionByName(asked.select(*key, "ds", *nothing, F.lit(True).alias("is_asked")))
     days = days.withColumn("day", F.unix_date("ds"))
     by_day = Window.partitionBy(*key).orderBy("day")
     ever = by_day.rangeBetween(Window.unboundedPreceding, -1)
-    last_day = F.max(F.when(F.col("n").isNotNull(), F.col("day"))).over(ever)
+    last_day = F.max(F.when(F.col("n") > 0, F.col("day"))).over(ever)
     never = F.lit(NEVER)
+
+    def mean(total: str, count: str) -> Column:
+        return F.coalesce(F.try_divide(F.sum(total).over(ever), F.sum(count).over(ever)), never)
+
     known = {
         f"{who}_events": F.coalesce(F.sum("n").over(ever), F.lit(0)),
         f"{who}_days_since": F.coalesce(F.col("day") - last_day, never),
-        f"{who}_mean_price": F.coalesce(
-            F.try_divide(F.sum("price_sum").over(ever), F.sum("price_n").over(ever)), never
-        ),
+        f"{who}_mean_price": mean("price_sum", "price_n"),
+        f"{who}_conversion_rate": mean("conversions", "exposures"),
     }
     for span, length in SPANS.items():
         within = by_day.rangeBetween(-length, -1)

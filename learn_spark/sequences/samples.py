@@ -66,14 +66,11 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
         window: its end closes the labels.
         settings: exposure_events, conversion_events, conversion_days, min_value.
     """
-    is_exposure = F.col("event_type").isin(settings.exposure_events)
-    is_conversion = F.col("event_type").isin(settings.conversion_events)
-    if settings.min_value is not None:
-        is_conversion &= F.coalesce(F.col("value") >= settings.min_value, F.lit(False))
+    exposed, converted = is_exposure(settings), is_conversion(settings)
     moments = (
-        events.where(is_exposure | is_conversion)
+        events.where(exposed | converted)
         .groupBy(*_KEY)
-        .agg(F.max(is_exposure).alias("is_exposure"), F.max(is_conversion).alias("is_conversion"))
+        .agg(F.max(exposed).alias("is_exposure"), F.max(converted).alias("is_conversion"))
         .withColumn("at", F.unix_micros("event_ts"))
     )
     # From the last moment back: a frame that only grows costs one pass, one that looks ahead a pass a row.
@@ -87,6 +84,19 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
         .where(F.col("is_exposure") & is_mature(window, settings))
         .select(*_KEY, F.lit(1).alias("weight"), is_converted.cast("int").alias("label"))
     )
+
+
+def is_exposure(settings: SampleSettings) -> Column:
+    """Whether an event shows an item to its user."""
+    return F.col("event_type").isin(settings.exposure_events)
+
+
+def is_conversion(settings: SampleSettings) -> Column:
+    """Whether an event is what exposures are shown for: of the right type, and of the least value if one is asked."""
+    is_of_type = F.col("event_type").isin(settings.conversion_events)
+    if settings.min_value is None:
+        return is_of_type
+    return is_of_type & F.coalesce(F.col("value") >= settings.min_value, F.lit(False))
 
 
 def is_mature(window: SampleWindow, settings: SampleSettings) -> Column:

@@ -97,7 +97,7 @@ def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
 
 
 def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
-    """Five purchases a day; the new item is first sold on the second feature day."""
+    """Five purchases a day, of 1 to 3 pieces; the new item is first sold on the second feature day."""
     events = []
     for day in DayRange(config.windows.first_as_of, config.windows.end):
         for number in range(5):
@@ -105,7 +105,10 @@ def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
             if day == config.windows.towers_end + timedelta(days=1) and number == 0:
                 item = NEW_ITEM
             at = datetime(day.year, day.month, day.day, 9 + number, tzinfo=UTC)
-            events.append((len(events), f"user{user:02d}", item_id(item), item, "purchase", at, 1.0, "f", at, day, day))
+            value = float(1 + number % 3)
+            events.append(
+                (len(events), f"user{user:02d}", item_id(item), item, "purchase", at, value, "f", at, day, day)
+            )
     return events
 
 

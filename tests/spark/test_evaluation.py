@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from learn_spark.core.config import load_config
 from learn_spark.core.schemas import TABLES
 from learn_spark.core.settings import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
-from learn_spark.evaluation.ranking import BASE_COLUMNS, tail_events, thinned, with_base_features
+from learn_spark.evaluation.ranking import base_columns, history_before, tail_events, thinned, with_base_features
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
 from learn_spark.evaluation.summary import headline
@@ -53,7 +54,7 @@ def test_base_features_equal_the_naive_ones(context):
     rows = with_base_features(context, samples).collect()
     events = [(r.user_id, r.item_id, r.ds, 1.0) for r in context.tables.read("interactions").collect()]
     assert len(rows) == samples.count() > 20
-    assert {*BASE_COLUMNS} <= {*rows[0].asDict()}
+    assert {*base_columns(context.config.samples)} <= {*rows[0].asDict()}
     for row in rows:
         keys = {"user": (row.user_id, None), "item": (None, row.item_id), "pair": (row.user_id, row.item_id)}
         for who, key in keys.items():
@@ -62,6 +63,36 @@ def test_base_features_equal_the_naive_ones(context):
                     assert row[f"{who}_{name}"] == want, (who, name, row)
         assert (row.hour, row.weekday) == (row.event_ts.hour, row.ds.weekday())
         assert 0 <= row.user_bucket < 60
+
+
+def test_observed_labels_add_the_rate_of_conversions_so_far(context):
+    bought = {"labels": "observed", "exposure_events": ["purchase"], "conversion_events": ["purchase"], "min_value": 2}
+    samples = context.config.samples.model_copy(update=bought)
+    observed = replace(context, config=context.config.model_copy(update={"samples": samples}))
+    rates = {"user_conversion_rate", "item_conversion_rate"}
+    assert {*base_columns(samples)} - {*base_columns(context.config.samples)} == rates
+    events = context.tables.read("interactions").collect()
+    rows = with_base_features(observed, context.tables.read("samples").where("stage = 'ranker_test'")).collect()
+    for row in rows:
+        for key in ("user", "item"):
+            past = [e.value >= 2 for e in events if e[f"{key}_id"] == row[f"{key}_id"] and e.ds < row.ds]
+            want = sum(past) / len(past) if past else -1
+            assert row[f"{key}_conversion_rate"] == pytest.approx(want, rel=1e-12)
+    assert len({row.user_conversion_rate for row in rows}) > 3
+
+
+def test_exposures_that_are_no_history_count_for_the_rate_alone(spark):
+    days = [date(2024, 1, day) for day in range(1, 5)]
+    events = spark.createDataFrame(
+        [("u", days[0], 5.0, 1, 0, 1), ("u", days[1], None, 0, 1, 0), ("u", days[1], None, 0, 1, 0)],
+        "user_id string, ds date, price double, n int, exposures int, conversions int",
+    )
+    asked = spark.createDataFrame([("u", day) for day in days], "user_id string, ds date")
+    rows = history_before(events, asked, ["user_id"], "user").orderBy("ds").collect()
+    assert [row.user_events for row in rows] == [0, 1, 1, 1]
+    assert [row.user_days_since for row in rows] == [-1, 1, 2, 3]
+    assert [row.user_mean_price for row in rows] == [-1, 5, 5, 5]
+    assert [row.user_conversion_rate for row in rows] == [-1, -1, 0.5, 0.5]
 
 
 def test_a_price_counts_from_the_day_after_it_was_seen(context):

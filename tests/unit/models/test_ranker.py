@@ -12,7 +12,7 @@ from models.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, 
 from models.ranker import Ranker, RankerConfig, binned
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 
-SMALL = RankerConfig(max_iter=40, min_samples_leaf=20, num_seeds=2)
+SMALL = RankerConfig(max_iter=40, min_samples_leaf=20)
 ITEMS = 50
 
 
@@ -55,6 +55,7 @@ def spec_for(folder, table, **changes):
         "bootstrap": 40,
         "threads": 1,
         "ranker": SMALL,
+        "num_seeds": 2,
     }
     return RankerSpec(**(settings | changes))
 
@@ -130,7 +131,7 @@ def test_one_label_is_an_error_that_says_so(tmp_path):
     X_NF, label_N = np.zeros((4, 1), np.float32), np.ones(4)
     part = (X_NF, label_N, label_N)
     with pytest.raises(ValueError, match="training rows hold one label only"):
-        Ranker(SMALL, 0).fit(part, part, [])
+        Ranker(SMALL, [0]).fit(part, part, [])
 
 
 def test_bins_are_quantiles_of_the_training_rows():
