@@ -1,8 +1,8 @@
 """Writing vectors back: ours (Arrow lists from one flat buffer), a scalar pandas UDF, and a bare pyarrow writer.
 
-All map the same float32 file [rows, 64] and write Parquet (snappy): id bigint, emb list of float. `half` writes what
-content vectors are stored as: fp16 in one binary value a row, whose bytes are compared with the bare ids and numbers
-(`bytes_over_payload`). Sizes are rows.
+All map the same float32 file [rows, 64] and write Parquet (snappy): id bigint, user_emb list of float. `half` writes
+what content vectors are stored as: fp16 in one binary value a row, whose bytes are compared with the bare ids and
+numbers (`bytes_over_payload`). Sizes are rows.
 """
 
 import sys
@@ -24,6 +24,7 @@ from benchmarks.vectors import ensure_vectors, vectors_checksum
 from learn_spark.features.scoring import vectors
 
 WIDTH = 64
+EMB = "user_emb"
 BATCH = 10_000  # Spark's own Arrow batch
 
 CHECK = "benchmarks.write:check"
@@ -60,10 +61,10 @@ def ours(task: Task) -> None:
         values = np.load(path, mmap_mode="r")
         for batch in batches:
             ids = batch.column("id")
-            yield pa.RecordBatch.from_arrays([ids, vectors(values[ids.to_numpy()])], names=["id", "emb"])
+            yield pa.RecordBatch.from_arrays([ids, vectors(values[ids.to_numpy()])], names=["id", EMB])
 
     with task.clock():
-        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, "id bigint, emb array<float>")
+        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, f"id bigint, {EMB} array<float>")
         written.write.parquet(str(task.output))
 
 
@@ -77,14 +78,14 @@ def with_pandas_udf(task: Task) -> None:
 
     with task.clock():
         frame = spark.range(0, int(task.size), 1, 2)
-        frame.select("id", emb("id").alias("emb")).write.parquet(str(task.output))
+        frame.select("id", emb("id").alias(EMB)).write.parquet(str(task.output))
 
 
 def with_pyarrow(task: Task) -> None:
     """No Spark at all: one thread and one file, from the mapped file to the disk."""
     path = ensure_vectors(task.folder, int(task.size), WIDTH)
     task.output.mkdir(parents=True)
-    schema = pa.schema([("id", pa.int64()), ("emb", pa.list_(pa.float32()))])
+    schema = pa.schema([("id", pa.int64()), (EMB, pa.list_(pa.float32()))])
     with task.clock(), pq.ParquetWriter(task.output / "part.parquet", schema, use_dictionary=False) as writer:
         values = np.load(path, mmap_mode="r")
         for start in range(0, len(values), 10 * BATCH):
@@ -103,10 +104,10 @@ def with_half(task: Task) -> None:
             ids = batch.column("id")
             half = values[ids.to_numpy()].astype("<f2")
             fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * WIDTH), len(half), [None, pa.py_buffer(half)])
-            yield pa.RecordBatch.from_arrays([ids, fixed.cast(pa.binary())], names=["id", "emb"])
+            yield pa.RecordBatch.from_arrays([ids, fixed.cast(pa.binary())], names=["id", EMB])
 
     with task.clock():
-        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, "id bigint, emb binary")
+        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, f"id bigint, {EMB} binary")
         written.write.option("parquet.enable.dictionary", False).parquet(str(task.output))
 
 
@@ -115,7 +116,7 @@ def check_half(task: Task) -> None:
     values = np.load(ensure_vectors(task.folder, int(task.size), WIDTH), mmap_mode="r")
     rows = 0
     for batch in ds.dataset(task.output, format="parquet").to_batches():
-        half = np.frombuffer(b"".join(batch.column("emb").to_pylist()), "<f2").reshape(-1, WIDTH)
+        half = np.frombuffer(b"".join(batch.column(EMB).to_pylist()), "<f2").reshape(-1, WIDTH)
         if not np.array_equal(half, values[batch.column("id").to_numpy()].astype("<f2")):
             raise ValueError("vectors differ from the file's")
         rows += len(half)
@@ -125,7 +126,7 @@ def check_half(task: Task) -> None:
 
 def check(task: Task) -> None:
     """Equal ids with equal vectors."""
-    task.figures["checksum"] = vectors_checksum(task.output, "id", "emb::FLOAT[]")
+    task.figures["checksum"] = vectors_checksum(task.output, "id", f"{EMB}::FLOAT[]")
 
 
 def _session(task: Task) -> SparkSession:

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -141,6 +143,17 @@ def test_pairs_are_scored_with_what_was_known_before_their_day(lake: Context, wr
         assert pair["cvr_score"] == pytest.approx(float(score[0]), abs=2e-6)
         assert pair["ds"] == day
     assert written.details["pairs"] == len(pairs)
+
+
+@pytest.mark.parametrize("column", ["user_emb", "item_emb", "mid_emb"])
+def test_vectors_are_written_without_a_dictionary(spark: SparkSession, tmp_path: Path, column: str) -> None:
+    equal = F.array(*[F.lit(number / 8).cast("float") for number in range(8)])
+    frame = spark.range(0, 2000, 1, 1).select(equal.alias(column), equal.alias("other"))
+    frame.write.format("delta").save(f"{tmp_path}/vectors")
+    (file,) = tmp_path.glob("vectors/*.parquet")
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    has_dictionary = {c.path_in_schema: c.has_dictionary_page for c in map(group.column, range(group.num_columns))}
+    assert has_dictionary == {f"{column}.list.element": False, "other.list.element": True}
 
 
 def test_details_tell_the_report_about_health(written: StepResult) -> None:
