@@ -107,7 +107,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     ranked = {"popularity": figures(0.2), "variant_1.1": figures(0.3), "variant_1.2": figures(0.4)}
     return {
         "name": "compare",
-        "protocol": {"split": "global time"},
+        "protocol": {"split": "global time", "test_from": None, "seeds": [1, 2], "rows": {"train": 4321, "val": 7}},
         "data": {"users": 10, "targets": 20, "items": 30},
         "systems": gathered(chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
@@ -139,5 +139,6 @@ def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[st
     page = render(comparison, curves)
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
+    assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
     assert page.count("<svg") == 3
     assert "<script" not in page
