@@ -260,8 +260,7 @@ def _systems(name: str, args: Namespace, config: Config) -> list[str]:
 def _audit(context: Context, summary: dict[str, object]) -> int:
     figures = audit_sequences(context.tables, context.config)
     summary["audit"] = [vars(figure) for figure in figures]
-    for figure in figures:
-        print(f"{figure.leaks:>10,} leaks in {figure.rows:>14,} rows: {figure.rule}", flush=True)
+    print(*figures, sep="\n", flush=True)
     require_no_leak(figures)
     return 0
 

@@ -16,12 +16,14 @@ from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables
 from learn_spark.features.folders import require_absent
 from learn_spark.features.join import join_features
+from learn_spark.features.join_audit import audit_join
 from learn_spark.features.lineage import compared, lines_of, listed, shown
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.features.online import export_online
 from learn_spark.features.registry import CURRENT, find_release, releases, roll_back
 from learn_spark.features.vectors import export_vectors
 from learn_spark.pipeline import STEPS
+from learn_spark.sequences.audit import require_no_leak
 
 Summary = dict[str, object]
 ACTIONS = ("list", "show", "diff", "rollback")
@@ -136,6 +138,21 @@ def _join(context: Context, args: Namespace, summary: Summary) -> None:
     print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)
 
 
+def _join_audit_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--joined", required=True, metavar="PATH", help="a Delta or Parquet folder with vectors")
+    command.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+
+
+def _audit_join(context: Context, args: Namespace, summary: Summary) -> None:
+    release = find_release(context.tables, args.release)
+    joined = context.tables.read_samples(Path(args.joined).absolute())
+    figures = audit_join(joined, context.tables, release)
+    summary["release"] = release.release_id
+    summary["audit"] = [vars(figure) for figure in figures]
+    print(*figures, sep="\n", flush=True)
+    require_no_leak(figures)
+
+
 def _online_arguments(command: ArgumentParser) -> None:
     _export_arguments(command)
     command.add_argument("--no-onnx", action="store_true", help="no .onnx files, whose packages are an extra (online)")
@@ -187,6 +204,13 @@ LAKE_COMMANDS = {
             "Joins a table of samples with what a release knew before each sample's day.",
             _join_arguments,
             _join,
+            writes=lambda args: False,
+        ),
+        LakeCommand(
+            "audit_join",
+            "Audits a joined table, whoever joined it: no vector may be from after its sample's day.",
+            _join_audit_arguments,
+            _audit_join,
             writes=lambda args: False,
         ),
         LakeCommand(

@@ -45,8 +45,7 @@ def join_features(
     tables = Tables(samples.sparkSession, Path(lake))
     shown = find_release(tables, release)
     sides = _require_columns(samples, pairs)
-    day = F.col("ds") if "ds" in samples.columns else _utc_day("event_ts")
-    rows = samples.withColumn("_day", day)
+    rows = samples.withColumn("_day", sample_day(samples))
     for side in sides:
         features = rows_of(tables, shown, f"{side}_features").drop("release_id")
         rows = _with_side(rows, features, side, shown.widths[f"{side}_emb"], max_age_days)
@@ -87,6 +86,13 @@ def latest_before(samples: DataFrame, features: DataFrame, key: str) -> DataFram
         is old enough.
     """
     return _newest(samples, features, key, F.col("ds"))
+
+
+def sample_day(samples: DataFrame) -> Column:
+    """A sample's day: `ds`, else that of `event_ts` in UTC, whatever the session's time zone."""
+    if "ds" in samples.columns:
+        return F.col("ds")
+    return F.date_from_unix_date(F.floor(F.unix_seconds("event_ts") / 86400).cast("int"))
 
 
 def with_until(features: DataFrame, key: str) -> DataFrame:
@@ -144,8 +150,3 @@ def _require_columns(samples: DataFrame, pairs: bool) -> list[str]:
 
 def _columns(side: str) -> tuple[str, str, str, str]:
     return f"{side}_feature_ds", f"{side}_is_cold", f"{side}_content_coverage", f"{side}_emb"
-
-
-def _utc_day(column: str) -> Column:
-    """The day in UTC, whatever the session's time zone."""
-    return F.date_from_unix_date(F.floor(F.unix_seconds(column) / 86400).cast("int"))

@@ -23,6 +23,9 @@ class AuditFigure:
     rows: int
     leaks: int
 
+    def __str__(self) -> str:
+        return f"{self.leaks:>10,} leaks in {self.rows:>14,} rows: {self.rule}"
+
 
 def audit_sequences(tables: Tables, config: Config, days: Sequence[date] | None = None) -> list[AuditFigure]:
     """Audits histories, targets, samples and windows: all rows, or only what a build of these days writes."""
@@ -50,7 +53,7 @@ def require_no_leak(figures: Sequence[AuditFigure]) -> list[dict[str, object]]:
     broken = [figure for figure in figures if figure.leaks]
     if broken:
         named = "; ".join(f"{figure.rule}: {figure.leaks} of {figure.rows} rows" for figure in broken)
-        raise QualityError(f"leakage audit failed, nothing is published: {named}")
+        raise QualityError(f"leakage audit failed: {named}")
     return [asdict(figure) for figure in figures]
 
 

@@ -134,6 +134,14 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
     joined = duckdb.sql(f"SELECT count(*), min(len(user_emb)), max(len(item_emb)) FROM '{tmp_path}/joined/*.parquet'")
     samples = relation(folder / "lake", "samples").count("*").fetchall()[0][0]
     assert joined.fetchall() == [(samples, 64, 64)]
+    newest = f"SELECT item_id, arg_max(item_emb, ds) AS item_emb FROM '{tmp_path}/joined/*.parquet' GROUP BY item_id"
+    leaky = f"SELECT s.item_id, s.ds, n.item_emb FROM '{tmp_path}/joined/*.parquet' s JOIN ({newest}) n USING (item_id)"
+    (tmp_path / "leaky").mkdir()
+    duckdb.sql(leaky).write_parquet(f"{tmp_path}/leaky/part.parquet")
+    audit = run_job(folder, "audit_join", "--joined", f"{tmp_path}/leaky")
+    assert audit.code == 3
+    assert audit.summary["audit"][0]["leaks"] > 0 == audit.summary["audit"][1]["leaks"]
+    assert re.search(r"leakage audit failed: item_emb was known on the sample's day: \d+ of", audit.err)
     shown = run_job(folder, "release", "show")
     models = shown.summary["release"]["lineage"]["models"]
     assert "mlflow_run_id" in models["towers"]

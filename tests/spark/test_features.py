@@ -19,6 +19,7 @@ from learn_spark.evaluation.report import publish_report
 from learn_spark.features.item_life import write_item_life
 from learn_spark.features.job import write_features
 from learn_spark.features.join import create_views, join_features
+from learn_spark.features.join_audit import audit_join
 from learn_spark.features.lineage import compared, shown
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.features.models import cvr_path, towers_path
@@ -291,6 +292,27 @@ def test_joined_features_equal_the_naive_ones(lake: Context, written: StepResult
                 )
             names = ("feature_ds", "is_cold", "content_coverage", "emb")
             assert tuple(row[f"{side}_{name}"] for name in names) == expected
+
+
+def test_the_audit_of_a_join_sees_vectors_from_later_days(lake: Context, written: StepResult) -> None:
+    release = find_release(lake.tables)
+    samples = lake.tables.read("samples").where("stage <> 'cvr'").drop("ds")
+    joined = join_features(samples, lake.tables.root).cache()
+    assert [figure.leaks for figure in audit_join(joined, lake.tables, release)] == [0, 0, 0, 0]
+    users = visible(lake, release, "user_features")
+    newest = users.groupBy("user_id").agg(F.max_by("user_emb", "ds").alias("user_emb"))
+    leaky = samples.join(newest, on="user_id", how="left")
+    first = {(row.user_id, tuple(row.user_emb)): row.ds for row in users.orderBy(F.desc("ds")).collect()}
+    expected = sum(
+        row.user_emb is not None and first[row.user_id, tuple(row.user_emb)] > row.event_ts.date()
+        for row in leaky.collect()
+    )
+    assert [figure.leaks for figure in audit_join(leaky, lake.tables, release)] == [expected, 0]
+    assert expected > 0
+    strange = joined.withColumn("item_emb", F.transform("item_emb", lambda number: number + 1))
+    assert audit_join(strange, lake.tables, release)[3].leaks == strange.count()
+    with pytest.raises(ConfigError, match="a joined table needs ds or event_ts, and user_id with user_emb"):
+        audit_join(samples, lake.tables, release)
 
 
 def test_joined_pairs_are_those_of_the_table(lake: Context, written: StepResult) -> None:
