@@ -33,19 +33,28 @@ def is_launched() -> bool:
 
 
 @contextmanager
-def joined(timeout_seconds: float) -> Iterator[Ranks]:
+def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     """Joins the processes that torchrun started: nccl where each has a GPU, gloo elsewhere.
 
     Args:
+        device: `train.device`.
         timeout_seconds: an exchange that takes longer is an error: a rank is gone.
+
+    Raises:
+        ValueError: more ranks than GPUs.
     """
     if not is_launched():
         yield Ranks()
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    uses_gpus = device != "cpu" and torch.cuda.is_available()
+    if uses_gpus:
+        rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= there:
+            raise ValueError(
+                f"rank {rank} of this machine has no GPU of its own, there are {there}: start {there} ranks"
+            )
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if uses_gpus else "gloo", timeout=timedelta(seconds=timeout_seconds))
     yield Ranks(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
 

@@ -94,12 +94,19 @@ class RankerTask:
         return Scored.of(self.label_N[rows], score_T[chosen], self.weight_N[rows], self.user_N[rows])
 
     def gain(self, with_T: np.ndarray, without_T: np.ndarray, is_in_T: np.ndarray | None = None) -> dict:
-        """AUC with and without, the gain and its 90% bootstrap interval over users."""
+        """AUC, UAUC and WUAUC with and without; AUC's gain and its 90% bootstrap interval over users."""
         with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
         users = int(self.user_N.max()) + 1
         low, high = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
         figures = {"auc_without": without.auc(), "auc_with": with_.auc()}
-        return figures | {"auc_gain": with_.auc() - without.auc(), "auc_gain_ci90": [low, high]}
+        figures |= {"auc_gain": with_.auc() - without.auc(), "auc_gain_ci90": [low, high]}
+        rows = self.test if is_in_T is None else self.test[is_in_T]
+        of_rows = self.label_N[rows], self.user_N[rows], self.weight_N[rows]
+        for side, score_T in (("without", without_T), ("with", with_T)):
+            own_T = score_T if is_in_T is None else score_T[is_in_T]
+            for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
+                figures[f"{name}_{side}"] = metric(of_rows[0], own_T, *of_rows[1:])
+        return figures
 
 
 def run(spec: RankerSpec) -> dict[str, object]:
@@ -156,7 +163,7 @@ def _main_figures(
     test = task.test
     with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
     without_T, with_T = without_ST.mean(0), with_ST.mean(0)
-    label_T, user_T, weight_T = task.label_N[test], task.user_N[test], task.weight_N[test]
+    user_T = task.user_N[test]
     result: dict[str, object] = {
         "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(test)},
         "users": len(np.unique(user_T)),
@@ -167,9 +174,6 @@ def _main_figures(
             for more_T, less_T in zip(with_ST, without_ST, strict=True)
         ],
     }
-    for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
-        for side, score_T in (("without", without_T), ("with", with_T)):
-            result[f"{name}_{side}"] = metric(label_T, score_T, user_T, weight_T)
     result["segments"] = {
         name: {"rows": int(is_in_T.sum()), "users": len(np.unique(user_T[is_in_T]))}
         | task.gain(with_T, without_T, is_in_T)

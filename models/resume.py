@@ -22,6 +22,7 @@ from models.spec import Settings
 
 FORMAT_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
+NOT_LEARNED = {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}
 
 
 @dataclass
@@ -52,11 +53,18 @@ class Position:
 
 
 def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
-    """A hash of the spec without its out_dir, of the snapshots' manifests and of the number of ranks."""
-    text = json.dumps({"spec": spec.model_dump(mode="json", exclude={"out_dir"}), "ranks": ranks.size}, sort_keys=True)
-    digest = hashlib.sha256(text.encode())
-    for folder in snapshots:
-        digest.update((folder / "manifest.json").read_bytes())
+    """A hash of what a training depends on: spec, number of ranks, the snapshots' manifests, the matrix's description.
+
+    Settings that change nothing of what is learned may differ between a kill and the next start (`NOT_LEARNED`).
+    """
+    told = spec.model_dump(mode="json", exclude={"out_dir": True, "train": NOT_LEARNED})
+    digest = hashlib.sha256(json.dumps({"spec": told, "ranks": ranks.size}, sort_keys=True).encode())
+    for file in (
+        *(folder / "manifest.json" for folder in snapshots),
+        Path(told.get("content_matrix", "")) / "meta.json",
+    ):
+        if file.is_file():
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -143,7 +143,8 @@ class Trainer:
         if self.ranks.size > 1:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.started = self.checkpointed = time.monotonic() - self.at.seconds
-        with Progress(self.total_steps, self.at.step, self.config.max_seconds, self.ranks.is_first) as self.progress:
+        left = self.config.max_seconds and max(0.0, self.config.max_seconds - self.at.seconds)
+        with Progress(self.total_steps, self.at.step, left, self.ranks.is_first) as self.progress:
             try:
                 stopped = self._trained()
             finally:
@@ -214,18 +215,22 @@ class Trainer:
         with self.autocast:
             loss = self.loss(batch)
         value, seconds = averaged([loss.item(), time.monotonic() - self.started], self.device)
-        if not math.isfinite(value):
-            self._write({"step": self.at.step + 1, "loss": str(value)})
-            raise LossNotFiniteError(
-                f"loss is {value} at step {self.at.step + 1}; {self.out_dir} keeps that of step {self.at.best_step}"
-            )
+        self._require_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self._require_finite("gradient's norm", norm.item())
         self.optimizer.step()
         self.at.step += 1
         self.at.epoch, self.at.batches = divmod(self.at.step, self.steps_per_epoch)
         return value, seconds
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            self._write({"step": self.at.step + 1, what: str(value)})
+            raise LossNotFiniteError(
+                f"{what} is {value} at step {self.at.step + 1}; {self.out_dir} keeps that of step {self.at.best_step}"
+            )
 
     def _evaluate(self) -> bool:
         """Evaluate, keep the state if it is the best; whether patience has run out."""

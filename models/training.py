@@ -79,7 +79,7 @@ def train_from_snapshots(spec: TrainingSpec, make_task: Callable[[Snapshot, Snap
     val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
     if not val.rows:
         raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    with joined(spec.train.rank_timeout) as ranks:
+    with joined(spec.train.device, spec.train.rank_timeout) as ranks:
         task = make_task(train, val, ranks)
         fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
         return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()

@@ -1,11 +1,12 @@
 """The report and its figures as an MLflow run."""
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from learn_spark.core.config import Config
-from learn_spark.training.tracking import FINGERPRINT, client_of, experiment_of
+from learn_spark.training.tracking import FINGERPRINT, client_of, experiment_of, flattened
 
 KIND = "evaluation"
 
@@ -22,14 +23,16 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
         The run's id; None where MLflow cannot be used. The job goes on then.
     """
     try:
+        from mlflow.entities import Metric
+
         client = client_of(config)
         experiment = experiment_of(client, config)
         wanted = f"tags.{FINGERPRINT} = '{mark}' AND tags.model = '{kind}'"
         known = client.search_runs([experiment], wanted, max_results=1)
         tags = {FINGERPRINT: mark, "model": kind}
         run = known[0] if known else client.create_run(experiment, tags=tags, run_name=kind)
-        for name, value in figures.items():
-            client.log_metric(run.info.run_id, name, value)
+        now = time.time_ns() // 1_000_000
+        client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])
         for file in files:
             client.log_artifact(run.info.run_id, str(file))
         client.set_terminated(run.info.run_id)
@@ -45,10 +48,13 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
 
 
 def _figures(summary: Mapping[str, object]) -> dict[str, float]:
-    """Numbers of the two top levels of retrieval and ranker, by dotted name."""
-    return {
-        f"{part}.{name}": float(value)
-        for part in ("retrieval", "ranker")
-        for name, value in (summary[part] or {}).items()
-        if isinstance(value, int | float)
+    """All numbers of retrieval and ranker by dotted name, segments and controls too; an interval's ends by 0 and 1."""
+    parts = {part: summary[part] or {} for part in ("retrieval", "ranker")}
+    ends = {
+        name: value
+        for key, values in flattened(parts)
+        for name, value in (
+            [(f"{key}.{i}", one) for i, one in enumerate(values)] if isinstance(values, list) else [(key, values)]
+        )
     }
+    return {name: float(value) for name, value in ends.items() if isinstance(value, int | float)}

@@ -108,7 +108,9 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
 
 
 def effective_rank(vectors_NK: np.ndarray) -> float:
-    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 is one direction."""
+    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 is one direction, NaN not finite."""
+    if not np.isfinite(vectors_NK).all():
+        return float("nan")
     singular = np.linalg.svd(np.asarray(vectors_NK, np.float64), compute_uv=False) if len(vectors_NK) else np.zeros(1)
     if not singular.sum():
         return 0.0

@@ -115,7 +115,19 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")
     pairs = latest_before(with_user, items, "item_id").drop("feature_ds")
-    _write(context, release, "pair_features", score_pairs(pairs, cvr_path(context), context.config.features.batch_rows))
+    scored = score_pairs(pairs, cvr_path(context), context.config.features.batch_rows)
+    _write(context, release, "pair_features", _without_nan_scores(scored))
+
+
+def _without_nan_scores(pairs: DataFrame) -> DataFrame:
+    """A score that is not a number leaves its trace in mid_emb alone, where a gate names it.
+
+    The table's check on scores would end the job before any gate is looked at.
+    """
+    is_nan, nan = F.isnan("cvr_score"), F.lit(float("nan")).cast("float")
+    mid_emb = F.when(is_nan, F.transform("mid_emb", lambda _: nan)).otherwise(F.col("mid_emb"))
+    score = F.when(is_nan, F.lit(0.0).cast("float")).otherwise(F.col("cvr_score"))
+    return pairs.withColumns({"mid_emb": mid_emb, "cvr_score": score})
 
 
 def _write(context: Context, release: Release, table: str, rows: DataFrame) -> None:

@@ -12,6 +12,7 @@ from learn_spark.features.scoring import score_pairs
 
 SIDES = ("user", "item")
 BATCH_ROWS = 4096
+_ON_THE_WAY = {"feature_ds", "is_cold", "content_coverage", "_day", "_key", "_until"}
 
 
 def join_features(
@@ -143,6 +144,7 @@ def _require_columns(samples: DataFrame, pairs: bool) -> list[str]:
             f"samples need user_id{' and' if pairs else ' or'} item_id, and ds or event_ts; they have {sorted(there)}"
         )
     added = {name for side in sides for name in _columns(side)} | ({"mid_emb", "cvr_score"} if pairs else set())
+    added |= _ON_THE_WAY
     if there & added:
         raise ConfigError(f"samples already have {sorted(there & added)}: drop or rename them before the join")
     return sides

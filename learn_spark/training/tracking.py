@@ -62,15 +62,24 @@ def log_training(config: Config, training: Training) -> dict[str, str]:
     try:
         client = client_of(config)
         experiment = experiment_of(client, config)
-        for earlier in _pending(training.folder.parent):
-            if earlier.folder != training.folder:
-                _sent(client, experiment, earlier)
+        _send_earlier(client, experiment, training)
         run_id, version = _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
         reason = f"unreachable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         print(f"warning: MLflow is {reason}; training goes on, the figures are sent later", file=sys.stderr, flush=True)
         return {"mlflow": reason}
     return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
+
+
+def _send_earlier(client: "MlflowClient", experiment: str, training: Training) -> None:
+    """One whose snapshot is gone, or that MLflow refuses, does not keep back the others."""
+    for earlier in _pending(training.folder.parent):
+        if earlier.folder != training.folder:
+            try:
+                _sent(client, experiment, earlier)
+            except Exception as error:
+                told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                print(f"warning: {earlier.folder / PENDING} stays, not sent: {told}", file=sys.stderr, flush=True)
 
 
 def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str]:
@@ -185,7 +194,7 @@ def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str
 def _log_parameters(client: "MlflowClient", run_id: str, training: Training) -> None:
     from mlflow.entities import Param
 
-    flat = dict(_flattened(training.spec))
+    flat = dict(flattened(training.spec))
     client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in flat.items()])
 
 
@@ -197,7 +206,7 @@ def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
     started = int((folder / RESULT).stat().st_mtime * 1000)
     metrics += [
         Metric(f"result.{key}", float(value), started, 0)
-        for key, value in _flattened(result)
+        for key, value in flattened(result)
         if isinstance(value, int | float)
     ]
     for start in range(0, len(metrics), _METRICS_A_BATCH):
@@ -274,9 +283,10 @@ def _git_tags() -> dict[str, str]:
     return {"mlflow.source.git.commit": done.stdout.strip()}
 
 
-def _flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested values by dotted name."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

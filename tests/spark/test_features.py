@@ -1,5 +1,6 @@
 """Feature writing on a tiny lake with real (untrained) models: rows, days, gates, the release row, reruns."""
 
+import shutil
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from safetensors.numpy import load_file, save_file
 
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError
@@ -229,6 +231,18 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
     publish_report(strict, 1)
     page = (strict.config.output.dir / "report" / "index.html").read_text()
     assert f"Release <code>{failed.release_id}</code> was not published: users on first day is " in page
+
+
+def test_models_that_give_nan_are_refused_by_the_gates(lake: Context, written: StepResult) -> None:
+    broken = replace(lake, mark=lambda step, day: "nan" * 5 + step)
+    for path, other in ((towers_path(lake), towers_path(broken)), (cvr_path(lake), cvr_path(broken))):
+        shutil.copytree(path, other)
+        weights = load_file(other / "model.safetensors")
+        save_file({name: np.full_like(value, np.nan) for name, value in weights.items()}, other / "model.safetensors")
+    days = list(DayRange(lake.config.windows.towers_end, lake.config.windows.end))
+    with pytest.raises(QualityError, match=r"user_emb_not_finite is .*item_emb_not_finite is .*mid_emb_not_finite is "):
+        write_features(broken, days)
+    assert find_release(lake.tables).release_id != broken.mark("write_features", days[0])
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:

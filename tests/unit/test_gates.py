@@ -17,6 +17,7 @@ from learn_spark.features.registry import Part, Release
 
 def test_effective_rank_counts_directions() -> None:
     assert effective_rank(np.eye(8)) == pytest.approx(8)
+    assert np.isnan(effective_rank(np.array([[1.0, np.nan], [0.0, 1.0]])))
     assert effective_rank(np.ones((100, 8))) == pytest.approx(1)
     assert effective_rank(np.repeat(np.eye(8)[:3], 5, axis=0)) == pytest.approx(3)
     assert effective_rank(np.zeros((4, 8))) == effective_rank(np.zeros((0, 8))) == 0

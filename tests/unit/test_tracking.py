@@ -102,6 +102,22 @@ def test_what_could_not_be_sent_is_sent_by_the_next_training(config: Config, tra
     assert not list(training.folder.parent.glob(f"*/{PENDING}"))
 
 
+def test_a_training_that_cannot_be_sent_any_more_keeps_nobody_back(
+    config: Config, training: Training, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config.output.dir.parent.mkdir(parents=True, exist_ok=True)
+    config.output.dir.write_text("a file where the folder of the database should be")
+    log_training(config, training)
+    config.output.dir.unlink()
+    later = replace(training, fingerprint="def456", folder=training.folder.with_name("towers-def"))
+    shutil.copytree(training.folder, later.folder)
+    kept = training.snapshots["train"].rename(training.snapshots["train"].with_name("kept"))
+    later = replace(later, snapshots={"train": kept})
+    assert log_training(config, later)["model_version"] == "1"
+    assert f"{training.folder / PENDING} stays, not sent: " in capfd.readouterr().err
+    assert (training.folder / PENDING).is_file() and not (later.folder / PENDING).exists()
+
+
 def test_a_loss_curve_is_thinned_and_keeps_the_evaluations(training: Training) -> None:
     curve = loss_curve(training.folder)
     losses = [line for line in curve if "loss" in line]

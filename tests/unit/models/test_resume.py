@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.resume import CHECKPOINT, Position, load_checkpoint, restore_optimizer, save_checkpoint
+from models.distributed import Ranks
+from models.resume import CHECKPOINT, Position, fingerprint_of, load_checkpoint, restore_optimizer, save_checkpoint
+from models.train_towers import TowersSpec
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 60
@@ -93,6 +95,19 @@ def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spe
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_belongs_to_what_is_learned_not_to_how_fast(tmp_path, spec):
+    def fingerprint(**train):
+        told = TowersSpec(**(spec | {"train": spec["train"] | train}))
+        return fingerprint_of(told, [told.train_snapshot, told.val_snapshot], Ranks())
+
+    first = fingerprint()
+    assert fingerprint(threads=2, checkpoint_steps=3, checkpoint_seconds=9, rank_timeout=77) == first
+    assert fingerprint(batch_size=4) != first
+    meta = tmp_path / "matrix" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"encoder_id": "another"}))
+    assert fingerprint() != first
 
 
 @pytest.fixture

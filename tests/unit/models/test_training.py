@@ -177,16 +177,28 @@ def test_early_stopping_and_the_time_budget(tmp_path, cvr_spec):
     assert json.loads((tmp_path / "cvr" / "result.json").read_text())["stopped"] == "max_seconds"
 
 
-def test_a_nan_loss_keeps_the_last_good_model(tmp_path, cvr_spec, capsys, monkeypatch):
+def nan_loss(loss):
+    return loss * float("nan")
+
+
+def nan_gradient(loss):
+    return loss + torch.sqrt(loss * 0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"), [(nan_loss, "loss is nan at step 30"), (nan_gradient, "gradient's norm is nan at step 30")]
+)
+def test_a_nan_keeps_the_last_good_model(tmp_path, cvr_spec, capsys, monkeypatch, broken, told):
     original = train_cvr.CVRTask.loss
 
     def nan_in_the_end(self, batch):
         self.calls = getattr(self, "calls", 0) + 1
-        return original(self, batch) * (float("nan") if self.calls == 30 else 1.0)
+        loss = original(self, batch)
+        return broken(loss) if self.calls == 30 else loss
 
     monkeypatch.setattr(train_cvr.CVRTask, "loss", nan_in_the_end)
     assert run(tmp_path, "train-cvr", cvr_spec) == 3
-    assert "loss is nan at step 30" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     _, probability = load_cvr(cvr_spec["out_dir"]).score(np.zeros((1, 8)), np.ones((1, 8)))
     assert np.isfinite(probability).all()
 
