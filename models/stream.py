@@ -255,8 +255,6 @@ def _column_array(name: str, column: pa.Array) -> np.ndarray:
 
 def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "UO":
-        if pd.isnull(values).any():
-            raise ValueError(f"column {name} holds nulls")
         values = pd.util.hash_array(values.astype(object), categorize=False).view(np.int64)
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")

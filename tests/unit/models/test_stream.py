@@ -158,14 +158,6 @@ def test_ragged_or_null_lists_are_refused(tmp_path, reader, values):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_null_ids_are_refused(tmp_path, reader):
-    table = pa.table({"user_id": pa.array(["a", None, "b", "c"])})
-    snapshot = open_snapshot(write_snapshot(tmp_path / "s", table, files=1))
-    with pytest.raises(ValueError, match="user_id"):
-        list(reader(snapshot, ["user_id"], 2))
-
-
-@pytest.mark.parametrize("reader", READERS)
 def test_only_the_manifests_files_are_read(tmp_path, reader):
     folder = write_snapshot(tmp_path / "s", pa.table({"row": [1, 2, 3]}), files=1)
     write_snapshot(tmp_path / "other", pa.table({"row": [9]}), files=1)
