@@ -6,7 +6,7 @@ numbers (`bytes_over_payload`). Sizes are rows.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -55,17 +55,7 @@ def prepare(task: Task) -> None:
 
 def ours(task: Task) -> None:
     """As features are written: `mapInArrow`, lists without an object a row."""
-    spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
-
-    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        values = np.load(path, mmap_mode="r")
-        for batch in batches:
-            ids = batch.column("id")
-            yield pa.RecordBatch.from_arrays([ids, vectors(values[ids.to_numpy()])], names=["id", EMB])
-
-    with task.clock():
-        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, f"id bigint, {EMB} array<float>")
-        written.write.parquet(str(task.output))
+    _write(task, "array<float>", vectors)
 
 
 def with_pandas_udf(task: Task) -> None:
@@ -96,19 +86,7 @@ def with_pyarrow(task: Task) -> None:
 
 def with_half(task: Task) -> None:
     """A binary value a row instead of a list."""
-    spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
-
-    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        values = np.load(path, mmap_mode="r")
-        for batch in batches:
-            ids = batch.column("id")
-            half = values[ids.to_numpy()].astype("<f2")
-            fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * WIDTH), len(half), [None, pa.py_buffer(half)])
-            yield pa.RecordBatch.from_arrays([ids, fixed.cast(pa.binary())], names=["id", EMB])
-
-    with task.clock():
-        written = spark.range(0, int(task.size), 1, 2).mapInArrow(write, f"id bigint, {EMB} binary")
-        written.write.option("parquet.enable.dictionary", False).parquet(str(task.output))
+    _write(task, "binary", _half_values, {"parquet.enable.dictionary": False})
 
 
 def check_half(task: Task) -> None:
@@ -127,6 +105,28 @@ def check_half(task: Task) -> None:
 def check(task: Task) -> None:
     """Equal ids with equal vectors."""
     task.figures["checksum"] = vectors_checksum(task.output, "id", f"{EMB}::FLOAT[]")
+
+
+def _write(
+    task: Task, kind: str, as_column: Callable[[np.ndarray], pa.Array], options: Mapping[str, bool] | None = None
+) -> None:
+    spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
+
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        values = np.load(path, mmap_mode="r")
+        for batch in batches:
+            ids = batch.column("id")
+            yield pa.RecordBatch.from_arrays([ids, as_column(values[ids.to_numpy()])], names=["id", EMB])
+
+    with task.clock():
+        written = spark.range(0, int(task.size), 1, 2).mapInArrow(rows, f"id bigint, {EMB} {kind}")
+        written.write.options(**(options or {})).parquet(str(task.output))
+
+
+def _half_values(values_BK: np.ndarray) -> pa.Array:
+    half = pa.py_buffer(values_BK.astype("<f2"))
+    fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * WIDTH), len(values_BK), [None, half])
+    return fixed.cast(pa.binary())
 
 
 def _session(task: Task) -> SparkSession:

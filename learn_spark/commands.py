@@ -24,9 +24,9 @@ from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import REPORT, headline, totals
-from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command
+from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command, show_audit
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
-from learn_spark.sequences.audit import audit_sequences, require_no_leak
+from learn_spark.sequences.audit import audit_sequences
 
 PIPELINE, BACKFILL, EVALUATION, AUDIT = "run_pipeline", "run_backfill", "evaluate_features", "audit_leakage"
 COMPARISON, VARIANTS = "compare", "compare_towers"
@@ -258,10 +258,7 @@ def _systems(name: str, args: Namespace, config: Config) -> list[str]:
 
 
 def _audit(context: Context, summary: dict[str, object]) -> int:
-    figures = audit_sequences(context.tables, context.config)
-    summary["audit"] = [vars(figure) for figure in figures]
-    print(*figures, sep="\n", flush=True)
-    require_no_leak(figures)
+    show_audit(audit_sequences(context.tables, context.config), summary)
     return 0
 
 

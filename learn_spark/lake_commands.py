@@ -23,7 +23,7 @@ from learn_spark.features.online import export_online
 from learn_spark.features.registry import CURRENT, find_release, releases, roll_back
 from learn_spark.features.vectors import export_vectors
 from learn_spark.pipeline import STEPS
-from learn_spark.sequences.audit import require_no_leak
+from learn_spark.sequences.audit import AuditFigure, require_no_leak
 
 Summary = dict[str, object]
 ACTIONS = ("list", "show", "diff", "rollback")
@@ -146,8 +146,16 @@ def _join_audit_arguments(command: ArgumentParser) -> None:
 def _audit_join(context: Context, args: Namespace, summary: Summary) -> None:
     release = find_release(context.tables, args.release)
     joined = context.tables.read_samples(Path(args.joined).absolute())
-    figures = audit_join(joined, context.tables, release)
     summary["release"] = release.release_id
+    show_audit(audit_join(joined, context.tables, release), summary)
+
+
+def show_audit(figures: list[AuditFigure], summary: Summary) -> None:
+    """Prints an audit's figures and puts them into the summary.
+
+    Raises:
+        QualityError: where any rule is broken.
+    """
     summary["audit"] = [vars(figure) for figure in figures]
     print(*figures, sep="\n", flush=True)
     require_no_leak(figures)

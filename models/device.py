@@ -5,10 +5,14 @@ import torch
 from models.settings import TrainConfig
 
 
+def uses_gpu(device: str) -> bool:
+    """Whether `train.device` means a GPU here."""
+    return torch.cuda.is_available() if device == "auto" else device == "cuda"
+
+
 def device_of(config: TrainConfig) -> torch.device:
     """The device that `train.device` means here; under torchrun, a rank's own GPU."""
-    is_gpu = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
-    return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if uses_gpu(config.device) else torch.device("cpu")
 
 
 def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.device import uses_gpu
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -46,15 +48,14 @@ def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     if not is_launched():
         yield Ranks()
         return
-    uses_gpus = device != "cpu" and torch.cuda.is_available()
-    if uses_gpus:
+    if uses_gpu(device):
         rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if rank >= there:
             raise ValueError(
                 f"rank {rank} of this machine has no GPU of its own, there are {there}: start {there} ranks"
             )
         torch.cuda.set_device(rank)
-    dist.init_process_group("nccl" if uses_gpus else "gloo", timeout=timedelta(seconds=timeout_seconds))
+    dist.init_process_group("nccl" if uses_gpu(device) else "gloo", timeout=timedelta(seconds=timeout_seconds))
     yield Ranks(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
 

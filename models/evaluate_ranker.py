@@ -100,12 +100,12 @@ class RankerTask:
         low, high = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
         figures = {"auc_without": without.auc(), "auc_with": with_.auc()}
         figures |= {"auc_gain": with_.auc() - without.auc(), "auc_gain_ci90": [low, high]}
-        rows = self.test if is_in_T is None else self.test[is_in_T]
-        of_rows = self.label_N[rows], self.user_N[rows], self.weight_N[rows]
+        chosen = slice(None) if is_in_T is None else is_in_T
+        rows = self.test[chosen]
         for side, score_T in (("without", without_T), ("with", with_T)):
-            own_T = score_T if is_in_T is None else score_T[is_in_T]
             for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
-                figures[f"{name}_{side}"] = metric(of_rows[0], own_T, *of_rows[1:])
+                scored = self.label_N[rows], score_T[chosen], self.user_N[rows], self.weight_N[rows]
+                figures[f"{name}_{side}"] = metric(*scored)
         return figures
 
 
@@ -160,12 +160,11 @@ def _main_figures(
     is_in: Mapping[str, np.ndarray],
     without_ST: np.ndarray,
 ) -> dict[str, object]:
-    test = task.test
     with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
     without_T, with_T = without_ST.mean(0), with_ST.mean(0)
-    user_T = task.user_N[test]
+    user_T = task.user_N[task.test]
     result: dict[str, object] = {
-        "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(test)},
+        "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(task.test)},
         "users": len(np.unique(user_T)),
         "features": {"without": base_NF.shape[1], "with": base_NF.shape[1] + _width(blocks.values())},
         **task.gain(with_T, without_T),

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.distributed import Ranks
+from models.settings import NOT_LEARNED
 from models.spec import Settings
 
 FORMAT_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
-NOT_LEARNED = {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}
 
 
 @dataclass
@@ -59,12 +59,11 @@ def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
     """
     told = spec.model_dump(mode="json", exclude={"out_dir": True, "train": NOT_LEARNED})
     digest = hashlib.sha256(json.dumps({"spec": told, "ranks": ranks.size}, sort_keys=True).encode())
-    for file in (
-        *(folder / "manifest.json" for folder in snapshots),
-        Path(told.get("content_matrix", "")) / "meta.json",
-    ):
-        if file.is_file():
-            digest.update(file.read_bytes())
+    files = [folder / "manifest.json" for folder in snapshots]
+    if matrix := getattr(spec, "content_matrix", None):
+        files.append(matrix / "meta.json")
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -197,6 +197,10 @@ class StreamConfig(Settings):
     verify_sha256: bool = True
 
 
+# Of a training's settings those that change where, how fast or how safely it runs, never what it learns.
+NOT_LEARNED = {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}
+
+
 class TrainConfig(Settings):
     """Settings of the loop.
 

@@ -14,6 +14,7 @@ from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import Ledger, Recorded, StepResult, fingerprint
 from learn_spark.core.progress import Progress
 from learn_spark.core.tables import Tables
+from models.settings import NOT_LEARNED
 
 # Settings that change where or how fast a step runs, never what it makes.
 NOT_IDENTITY = {
@@ -23,8 +24,8 @@ NOT_IDENTITY = {
         *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
         *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
     },
-    "towers": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
-    "cvr": {"train": {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}},
+    "towers": {"train": NOT_LEARNED},
+    "cvr": {"train": NOT_LEARNED},
     "stream": {"verify_sha256"},
     "features": {"batch_rows", "max_age_days", "keep_releases", "vacuum_hours"},
     "evaluation": {"threads"},

@@ -27,7 +27,6 @@ BASE_COLUMNS = (
     *("price", "user_mean_price", "hour", "weekday"),
     *CATEGORICAL,
 )
-COUNTS = ("n", "price_sum", "price_n", "exposures", "conversions")  # of a key's day
 PAIR_KEY = ("user_id", "item_id", "event_ts")
 NEVER = -1
 
@@ -135,8 +134,7 @@ def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who:
     sums = (F.sum(name).alias(name) for name in ("n", "exposures", "conversions"))
     prices = (F.sum("price").alias("price_sum"), F.count("price").alias("price_n"))
     daily = wanted.groupBy(*key, "ds").agg(*sums, *prices).withColumn("is_asked", F.lit(False))
-    nothing = [F.lit(None).alias(name) for name in COUNTS]
-    days = daily.unionByName(asked.select(*key, "ds", *nothing, F.lit(True).alias("is_asked")))
+    days = daily.unionByName(asked.select(*key, "ds", F.lit(True).alias("is_asked")), allowMissingColumns=True)
     days = days.withColumn("day", F.unix_date("ds"))
     by_day = Window.partitionBy(*key).orderBy("day")
     ever = by_day.rangeBetween(Window.unboundedPreceding, -1)

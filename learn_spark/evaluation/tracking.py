@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from learn_spark.core.config import Config
-from learn_spark.training.tracking import FINGERPRINT, client_of, experiment_of, flattened
+from learn_spark.training.tracking import FINGERPRINT, client_of, experiment_of, flattened, one_line
 
 KIND = "evaluation"
 
@@ -37,12 +37,7 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
             client.log_artifact(run.info.run_id, str(file))
         client.set_terminated(run.info.run_id)
     except Exception as error:  # whatever MLflow, its database or the network raise
-        reason = " ".join(str(error).split())[:200]
-        print(
-            f"warning: {kind} is not in MLflow: {type(error).__name__}: {reason}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"warning: {kind} is not in MLflow: {one_line(error)}", file=sys.stderr, flush=True)
         return None
     return run.info.run_id
 
@@ -50,11 +45,8 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
 def _figures(summary: Mapping[str, object]) -> dict[str, float]:
     """All numbers of retrieval and ranker by dotted name, segments and controls too; an interval's ends by 0 and 1."""
     parts = {part: summary[part] or {} for part in ("retrieval", "ranker")}
-    ends = {
-        name: value
-        for key, values in flattened(parts)
-        for name, value in (
-            [(f"{key}.{i}", one) for i, one in enumerate(values)] if isinstance(values, list) else [(key, values)]
-        )
-    }
-    return {name: float(value) for name, value in ends.items() if isinstance(value, int | float)}
+    figures = {}
+    for name, value in flattened(parts):
+        named = {f"{name}.{i}": end for i, end in enumerate(value)} if isinstance(value, list) else {name: value}
+        figures |= {key: float(figure) for key, figure in named.items() if isinstance(figure, int | float)}
+    return figures

@@ -65,7 +65,7 @@ def log_training(config: Config, training: Training) -> dict[str, str]:
         _send_earlier(client, experiment, training)
         run_id, version = _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
-        reason = f"unreachable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"unreachable: {one_line(error)}"
         print(f"warning: MLflow is {reason}; training goes on, the figures are sent later", file=sys.stderr, flush=True)
         return {"mlflow": reason}
     return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
@@ -78,8 +78,8 @@ def _send_earlier(client: "MlflowClient", experiment: str, training: Training) -
             try:
                 _sent(client, experiment, earlier)
             except Exception as error:
-                told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                print(f"warning: {earlier.folder / PENDING} stays, not sent: {told}", file=sys.stderr, flush=True)
+                told = f"warning: {earlier.folder / PENDING} stays, not sent: {one_line(error)}"
+                print(told, file=sys.stderr, flush=True)
 
 
 def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str]:
@@ -281,6 +281,11 @@ def _git_tags() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"mlflow.source.git.commit": done.stdout.strip()}
+
+
+def one_line(error: Exception) -> str:
+    """The error's kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,6 +1,5 @@
 """Feature writing on a tiny lake with real (untrained) models: rows, days, gates, the release row, reruns."""
 
-import shutil
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -233,16 +232,15 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
     assert f"Release <code>{failed.release_id}</code> was not published: users on first day is " in page
 
 
-def test_models_that_give_nan_are_refused_by_the_gates(lake: Context, written: StepResult) -> None:
-    broken = replace(lake, mark=lambda step, day: "nan" * 5 + step)
-    for path, other in ((towers_path(lake), towers_path(broken)), (cvr_path(lake), cvr_path(broken))):
-        shutil.copytree(path, other)
-        weights = load_file(other / "model.safetensors")
-        save_file({name: np.full_like(value, np.nan) for name, value in weights.items()}, other / "model.safetensors")
+def test_models_that_give_nan_are_refused_by_the_gates(spark: SparkSession, tmp_path: Path) -> None:
+    lake = feature_lake(spark, tmp_path, [])
+    for folder in (towers_path(lake), cvr_path(lake)):
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: np.full_like(value, np.nan) for name, value in weights.items()}, folder / "model.safetensors")
     days = list(DayRange(lake.config.windows.towers_end, lake.config.windows.end))
     with pytest.raises(QualityError, match=r"user_emb_not_finite is .*item_emb_not_finite is .*mid_emb_not_finite is "):
-        write_features(broken, days)
-    assert find_release(lake.tables).release_id != broken.mark("write_features", days[0])
+        write_features(lake, days)
+    assert [release.status for release in releases(lake.tables)] == ["failed"]
 
 
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
@@ -363,7 +361,7 @@ def test_samples_that_cannot_be_joined_are_refused_by_name(lake: Context, writte
         join_features(frame, lake.tables.root)
     with pytest.raises(ConfigError, match="samples need user_id or item_id, and ds or event_ts"):
         join_features(frame.drop("ds"), lake.tables.root)
-    with pytest.raises(ConfigError, match=r"unknown release 'nope' .* there are .*20111126-\w+ \(published\)"):
+    with pytest.raises(ConfigError, match=r"unknown release 'nope' .* there are 20111126-\w+ \(published\)"):
         join_features(frame.drop("user_emb"), lake.tables.root, release="nope")
     with pytest.raises(ConfigError, match="no lake with releases"):
         join_features(frame.drop("user_emb"), lake.tables.root / "nowhere")
