@@ -63,7 +63,7 @@ def _failed(code: int, reason: str, spec: Path) -> int:
     return code
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
     """Ends the process; one of several ranks without the interpreter's own end.
 
     DistributedDataParallel keeps its process group, and gloo's threads, for as long as the process lives, destroyed
@@ -78,4 +78,4 @@ def _leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    leave(main())

@@ -1,5 +1,6 @@
 """Training runs in processes of its own: `python -m models <command> --spec F`, alone, by torchrun or on executors."""
 
+import atexit
 import importlib.util
 import json
 import os
@@ -138,11 +139,12 @@ def _run_on_executors(spark: SparkSession, command: str, arguments: list[str], p
 
 
 def _train_on_executor(arguments: list[str]) -> None:
-    from models.__main__ import main
+    from models.__main__ import leave, main
 
     code = main(arguments)
     if code:
         raise SystemExit(code)
+    atexit.register(leave, code)  # at the end, once the distributor has what this function returns
 
 
 def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:

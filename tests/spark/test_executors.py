@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
@@ -16,7 +18,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError
+from learn_spark.core.errors import LearnError
 from learn_spark.core.session import build_session
 from learn_spark.core.settings import LaunchSettings
 from learn_spark.training.launch import run_trainer
@@ -26,14 +28,16 @@ master = "spark.master=local-cluster[2,1,1024]"
 spark = build_session(load_config(conf, [master, f"lake.root={folder}/lake", f"output.dir={folder}/out"]), "test")
 spec, launch = json.loads((folder / "spec.json").read_text()), LaunchSettings(mode="spark", processes=2)
 print(json.dumps(run_trainer("train-towers", spec, folder / "model", launch, spark)))
-try:
-    run_trainer("train-towers", spec | {"colour": "red"}, folder / "bad", launch, spark)
-except ConfigError as error:
-    print(error)
+endless = spec["train"] | {"epochs": 100_000, "patience": 100_000, "log_every": 1}
+for changes, name in (({"colour": "red"}, "bad"), ({"train": endless}, "lost")):
+    try:
+        run_trainer("train-towers", spec | changes, folder / name, launch, spark)
+    except LearnError as error:
+        print(type(error).__name__, " ".join(str(error).split()))
 """
 
 
-def test_two_ranks_train_on_two_executors(tmp_path):
+def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_path):
     write_snapshot(tmp_path / "train", sequences_table(83, 30))
     write_snapshot(tmp_path / "val", sequences_table(30, 30, seed=1))
     write_matrix(tmp_path / "matrix", random_vectors(30))
@@ -48,9 +52,31 @@ def test_two_ranks_train_on_two_executors(tmp_path):
     conf = Path(__file__).parents[2] / "conf" / "test.yaml"
     command = [sys.executable, "-c", DRIVER, str(tmp_path), str(conf)]
     environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result, refused = done.stdout.splitlines()[-2:]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=tmp_path)
+    metrics, deadline = tmp_path / "lost" / "metrics.jsonl", time.monotonic() + 240
+    while not metrics.is_file() or metrics.read_text().count("\n") < 10:
+        assert driver.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    ranks = ranks_below(driver.pid)
+    assert sorted(ranks) == [0, 1]
+    ranks[1].kill()
+    said = driver.communicate(timeout=120)[0]
+    assert driver.returncode == 0, (tmp_path / "log").read_text()[-3000:]
+    result, refused, lost = said.splitlines()[-3:]
     assert (json.loads(result)["steps"], json.loads(result)["samples"]) == (10, 160)
     assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert "unknown key 'colour'" in refused
+    assert refused.startswith("ConfigError") and "unknown key 'colour'" in refused
+    assert lost.startswith("LearnError train-towers ended with exit code 1")
+    assert not (tmp_path / "lost" / "result.json").exists()
+    assert not any(rank.is_running() for rank in ranks.values())
+
+
+def ranks_below(pid):
+    """The training processes of a driver, by rank: torchrun tells each its own."""
+    found = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        told = child.environ()
+        if "LOCAL_RANK" in told:
+            found[int(told["RANK"])] = child
+    return found

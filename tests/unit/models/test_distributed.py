@@ -24,31 +24,28 @@ NUM_ITEMS, STEPS, BATCH = 60, 20, 10
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    """20 steps of 2 x 10 rows an epoch, three rows too many; users, items and row groups are shared by both ranks."""
+@pytest.fixture(scope="module", params=["shared_causal", "mlp"])
+def spec(request, tmp_path_factory):
+    """20 steps of 2 x 10 rows an epoch, three rows too many; users, items and row groups are shared by both ranks.
+
+    Items of `shared_causal` go in by their place, those of `mlp` alone: a batch's equal ones are merged.
+    """
     folder = tmp_path_factory.mktemp("ranks")
     write_snapshot(folder / "train", sequences_table(2 * BATCH * STEPS + 3, NUM_ITEMS), files=5)
     write_snapshot(folder / "val", sequences_table(60, NUM_ITEMS, seed=1))
     write_matrix(folder / "matrix", random_vectors(NUM_ITEMS))
+    sizes = {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6}
+    train = {"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.02, "threads": 1}
     return {
         "train_snapshot": str(folder / "train"),
         "val_snapshot": str(folder / "val"),
         "content_matrix": str(folder / "matrix"),
         "out_dir": str(folder / "two"),
-        "towers": {
-            "d_model": 16,
-            "heads": 2,
-            "layers": 1,
-            "out_dim": 8,
-            "max_len": 6,
-            "dropout": 0.0,
-            "temperature": 0.5,
-        },
+        "towers": {**sizes, "dropout": 0.0, "temperature": 0.5, "item_tower": request.param},
         "loss": {"num_hist": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
-        "train": {"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.005, "threads": 1},
+        "train": {**train, "checkpoint_steps": 3},
         "stream": {"shuffle_rows": 32},
-        "validation": {"k": 5},
+        "validation": {"k": 20},
     }
 
 
@@ -76,40 +73,82 @@ class DoubledTask(TowersTask):
             yield self._prepare(both), 2 * BATCH
 
 
-def test_two_ranks_equal_one_process_with_the_doubled_batch(tmp_path, spec):
-    ranks = torchrun(tmp_path, spec)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, spec):
+    """The folder that two ranks trained."""
+    ranks = torchrun(tmp_path_factory.mktemp("two"), spec)
     said = ranks.communicate(timeout=120)[0]
     assert ranks.returncode == 0, said
+    return Path(spec["out_dir"])
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_two_ranks_equal_one_process_with_the_doubled_batch(tmp_path, spec, two):
     alone = TowersSpec.model_validate(spec | {"out_dir": tmp_path / "one"})
     torch.manual_seed(alone.train.seed)
     snapshots = [open_snapshot(folder) for folder in (alone.train_snapshot, alone.val_snapshot)]
     task = DoubledTask(alone, *snapshots, ContentMatrix(alone.content_matrix))
-    result = Trainer(task, alone.train, alone.out_dir, "one").run()
-    folders = [Path(spec["out_dir"]), alone.out_dir]
-    two, one = ((folder / "metrics.jsonl").read_text() for folder in folders)
-    losses = [[line["loss"] for line in map(json.loads, text.splitlines()) if "loss" in line] for text in (two, one)]
-    assert len(losses[0]) == STEPS
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    samples = json.loads((folders[0] / "result.json").read_text())["samples"]
-    assert samples == result.samples == 2 * BATCH * STEPS
-    weights = [load_file(folder / "model.safetensors") for folder in folders]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], atol=2e-6, rtol=1e-5)
+    Trainer(task, alone.train, alone.out_dir, "one").run()
+    assert len(losses(two)) == STEPS
+    assert losses(two) == pytest.approx(losses(alone.out_dir), rel=1e-6)
+    assert result(two)["samples"] == result(alone.out_dir)["samples"] == 2 * BATCH * STEPS
+    assert result(two)["best_step"] == result(alone.out_dir)["best_step"] == STEPS, "the last weights are compared"
+    found, expected = weights(two), weights(alone.out_dir)
+    for name, value in found.items():
+        # Adam magnifies the rounding of gradients near zero: allowed is a hundredth of one of the twenty steps.
+        torch.testing.assert_close(value, expected[name], atol=0.01 * alone.train.learning_rate, rtol=0)
 
 
+def weights(folder):
+    """The weights without the keys' bias: it moves all scores of a row alike, so its gradient is but rounding."""
+    found = load_file(folder / "model.safetensors")
+    for name in [name for name in found if name.endswith("qkv.bias")]:
+        query, _, value = found[name].chunk(3)
+        found[name] = torch.cat([query, value])
+    return found
+
+
+def started(tmp_path, spec, steps):
+    """A job of two ranks that has done some steps, and its ranks."""
+    job, metrics, deadline = torchrun(tmp_path, spec), Path(spec["out_dir"]) / "metrics.jsonl", time.monotonic() + 90
+    while not metrics.is_file() or metrics.read_text().count("\n") < steps:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "train-towers" in child.cmdline()]
+    assert len(ranks) == 2
+    return job, ranks
+
+
+@pytest.mark.parametrize("spec", ["shared_causal"], indirect=True)
+def test_ranks_that_are_killed_go_on_with_the_curve_of_those_that_were_not(tmp_path, spec, two):
+    spec = spec | {"out_dir": str(tmp_path / "killed")}
+    job, ranks = started(tmp_path, spec, steps=8)
+    for process in (job, *ranks):
+        process.kill()
+    job.communicate(timeout=60)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    again = torchrun(tmp_path, spec)
+    said = again.communicate(timeout=120)[0]
+    assert again.returncode == 0, said
+    assert losses(tmp_path / "killed") == losses(two)
+    assert result(tmp_path / "killed")["best"] == result(two)["best"]
+
+
+@pytest.mark.parametrize("spec", ["shared_causal"], indirect=True)
 @pytest.mark.parametrize(
     ("how", "says"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "Timed out")], ids=["killed", "hanging"]
 )
 def test_a_rank_that_is_lost_ends_the_job(tmp_path, spec, how, says):
-    train = spec["train"] | {"epochs": 100_000, "rank_timeout": 10}
-    job = torchrun(tmp_path, spec | {"out_dir": str(tmp_path / "lost"), "train": train})
-    metrics = tmp_path / "lost" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not metrics.is_file() or metrics.read_text().count("\n") < 10:
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "train-towers" in child.cmdline()]
-    assert len(ranks) == 2
+    train = spec["train"] | {"epochs": 100_000, "patience": 100_000, "rank_timeout": 10}
+    job, ranks = started(tmp_path, spec | {"out_dir": str(tmp_path / "lost"), "train": train}, steps=10)
     os.kill(ranks[1].pid, how)
     said = job.communicate(timeout=120)[0]
     assert job.returncode != 0 and says in said, said[-3000:]

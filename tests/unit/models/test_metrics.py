@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import metrics
 
@@ -157,6 +158,29 @@ def test_equal_items_tie_wherever_they_stand(tile):
 def test_a_target_without_a_score_ranks_last():
     user = torch.full((1, 4), torch.nan)
     assert metrics.target_ranks(user, torch.ones(10, 4), torch.zeros(10), np.array([[0, 3]])).tolist() == [10]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        sizes = [
+            value.numel() for value in (made if isinstance(made, tuple | list) else [made]) if torch.is_tensor(value)
+        ]
+        self.numel = max([self.numel, *sizes])
+        return made
+
+
+def test_ranking_never_holds_users_times_items():
+    users, items = 900, 5000
+    pairs = np.stack([np.arange(users), np.arange(users) * 5], axis=1)
+    with Largest() as largest:
+        rank_P = metrics.target_ranks(torch.randn(users, 4), torch.randn(items, 4), torch.zeros(items), pairs)
+    assert len(rank_P) == users
+    assert largest.numel == metrics.TILE[0] * metrics.TILE[1] < users * items / 8
 
 
 def naive_calibration(label, probability, weight, bins):

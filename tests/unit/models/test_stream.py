@@ -72,13 +72,19 @@ def test_a_seed_repeats_its_order(snapshot, reader, seed):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_shuffling_crosses_files(tmp_path, reader):
+@pytest.mark.parametrize("shuffle_rows", [200, 5000], ids=["a tenth at once", "all at once"])
+def test_shuffling_crosses_files(tmp_path, reader, shuffle_rows):
     table = pa.table({"row": pa.array(np.arange(2000))})
     snapshot = open_snapshot(write_snapshot(tmp_path / "s", table, files=4, row_group_size=50))
-    order = np.concatenate([b["row"] for b in reader(snapshot, ["row"], 100, seed=1)])
-    assert abs(np.corrcoef(np.arange(2000), order)[0, 1]) < 0.1
+    config = StreamConfig(shuffle_rows=shuffle_rows)
+    order = np.concatenate([b["row"] for b in reader(snapshot, ["row"], 100, seed=1, config=config)])
+    # Whoever shuffles a few row groups at once takes those in random order, too.
+    assert abs(np.corrcoef(np.arange(2000), order)[0, 1]) < (0.1 if shuffle_rows > 2000 else 0.35)
     # Neighbours in the file are far apart: on average a third of the rows for a uniform shuffle.
-    assert np.abs(np.diff(np.argsort(order))).mean() > 500
+    assert np.abs(np.diff(np.argsort(order))).mean() > (500 if shuffle_rows > 2000 else 60)
+    # A batch of 100 rows holds what 200 rows of random groups hold: never two groups as they stand in the file.
+    groups = [len(np.unique(batch // 50)) for batch in order.reshape(-1, 100)]
+    assert np.mean(groups) > (30 if shuffle_rows > 2000 else 3.5)
 
 
 def test_petastorm_loses_no_row_groups_however_fast_they_are_taken(tmp_path):

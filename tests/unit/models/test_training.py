@@ -101,38 +101,6 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
     assert task.evaluate() == pytest.approx(result["best"])
 
 
-@pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
-def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(data, towers_spec, negatives):
-    switches = {"item_tower": "mlp", "id_residual": True, "item_bias": True, "content_residual": True}
-    loss = {"pairs": "next_item", "negatives": negatives, "num_sampled": 9}
-    spec = train_towers.TowersSpec.model_validate(
-        towers_spec | {"towers": towers_spec["towers"] | switches, "loss": loss}
-    )
-    content = ContentMatrix(data / "matrix")
-    task = train_towers.TowersTask(spec, *(open_snapshot(data / name) for name in ("train", "val")), content)
-    task.model.eval()
-    for table in (task.model.id_residual, task.model.item_bias):
-        torch.nn.init.normal_(table.weight[1:], std=0.5)
-    raw = next(iter(task._reader(epoch=0)))
-    raw["tar_len"][3], raw["tar_items"][3] = 0, 0  # nothing follows this row's last position
-    raw["hist_len"][4], raw["hist_items"][4] = 0, 0
-    batch = task._prepare(raw)
-    candidates = batch["candidates"].tolist()
-    weight = len(task.catalogue) / len(candidates)
-    assert len(candidates) == (9 if negatives == "sampled" else len(task.catalogue))
-    item_IK, losses = task.model.embed_items(np.arange(content.rows), content).astype(np.float64), []
-    for row in range(len(raw["hist_len"])):
-        history = raw["hist_items"][row, : raw["hist_len"][row]].tolist()
-        events = history + raw["tar_items"][row, : min(1, raw["tar_len"][row])].tolist()
-        for stop in range(1, len(events)):
-            user_K = task.model.embed_users(np.array([events[:stop]]), np.array([stop]), content)[0]
-            logit_I = item_IK @ user_K
-            below = sum(np.exp(logit_I[item]) * weight for item in candidates if item != events[stop])
-            losses.append(-np.log(np.exp(logit_I[events[stop]]) / (np.exp(logit_I[events[stop]]) + below)))
-    assert len(losses) > 60
-    assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
