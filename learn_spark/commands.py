@@ -1,6 +1,5 @@
 """What every job reads, writes and returns, and how one runs: from the config to the exit code."""
 
-import json
 import sys
 import traceback
 from argparse import Namespace
@@ -23,7 +22,7 @@ from learn_spark.embedding.estimate import EmbeddingEstimate, embedding_estimate
 from learn_spark.estimate import estimate_lines, expected_rows
 from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.summary import REPORT, headline, totals
+from learn_spark.evaluation.summary import REPORT, headline, totals, write_json
 from learn_spark.lake_commands import LAKE_COMMANDS, run_lake_command, show_audit
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
 from learn_spark.sequences.audit import audit_sequences
@@ -157,7 +156,7 @@ def run_job(name: str, args: Namespace) -> int:
         code = _report_error(name, known or error, known.exit_code if known else 1, summary)
     summary["exit_code"] = code
     if args.json_out:
-        Path(args.json_out).write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
+        write_json(Path(args.json_out), summary)
     return code
 
 
@@ -165,7 +164,6 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
     config = load_config(args.config, args.set or ())
     if JOBS[name].compares:
         chosen_systems(config, _systems(name, args, config))
-    mark = Marks(config, STEPS)
     plan = as_plan(_asked_days(name, args, config), only=_asked_steps(name, args))
     if args.dry_run and not (config.lake.root / "intervals").exists():
         return _print_plan(plan, config, {}, summary)
@@ -175,6 +173,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
             tables = Tables(spark, config.lake.root)
             tables.create_all()
             ledger = Ledger(spark, tables)
+            mark = Marks(config, STEPS, ledger.recorded)
             with Progress(spark) as progress:
                 context = Context(config, spark, tables, ledger, mark, progress)
                 if name == AUDIT:

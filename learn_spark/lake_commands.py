@@ -60,8 +60,9 @@ def _context(config: Config, name: str) -> Iterator[Context]:
     spark = build_session(config, name)
     try:
         tables = Tables(spark, config.lake.root)
+        ledger = Ledger(spark, tables)
         with Progress(spark) as progress:
-            yield Context(config, spark, tables, Ledger(spark, tables), Marks(config, STEPS), progress)
+            yield Context(config, spark, tables, ledger, Marks(config, STEPS, ledger.recorded), progress)
     finally:
         spark.stop()
 

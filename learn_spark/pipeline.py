@@ -11,7 +11,7 @@ from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.features.job import write_features
 from learn_spark.features.release import FEATURE_TABLES
-from learn_spark.ingest.files import source_identity
+from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
@@ -77,7 +77,7 @@ STEPS = {
             ("ingest",),
             lambda config, day: (),
             writes=("interactions", "items", "item_index", "rejects"),
-            source=source_identity,
+            source=SourceFiles,
             overlaps=True,
         ),
         Step(

@@ -48,6 +48,7 @@ class Recorded:
     seconds: float
     details: dict[str, Any]
     is_stale: bool = False
+    source: str | None = None
 
     @property
     def run(self) -> str:
@@ -89,7 +90,7 @@ class Ledger:
         return dict(self._rows)
 
     def _read(self, version: int) -> dict[tuple[str, date], Recorded]:
-        rows = self._tables.read(INTERVALS.name, version).collect()
+        frame = self._tables.read(INTERVALS.name, version)
         return {
             (r.step, r.day): Recorded(
                 r.step,
@@ -101,8 +102,9 @@ class Ledger:
                 r.seconds,
                 json.loads(r.details),
                 r.status == STALE,
+                getattr(r, "source", None),  # lakes of before the column have none until their next row
             )
-            for r in rows
+            for r in frame.collect()
         }
 
     def record(
@@ -114,8 +116,12 @@ class Ledger:
         input_versions: Mapping[str, int],
         output_versions: Mapping[str, int],
         seconds: float,
+        sources: Mapping[date, str | None] | None = None,
     ) -> None:
-        """Marks days of a step as done, in place of what was recorded for them; the last gets the details."""
+        """Marks days of a step as done, in place of what was recorded for them; the last gets the details.
+
+        `sources`: what `Marks.source_state` gives for the days.
+        """
         common = (
             DONE,
             run_id,
@@ -126,7 +132,10 @@ class Ledger:
             seconds,
         )
         details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
-        rows = [(step, day, mark, *common, details if day == last else "{}", now) for day, mark in fingerprints.items()]
+        rows = [
+            (step, day, mark, *common, details if day == last else "{}", now, (sources or {}).get(day))
+            for day, mark in fingerprints.items()
+        ]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
 

@@ -148,7 +148,8 @@ def _run_days(step: Step, days: list[date], label: str, run_id: str, context: Co
     result = step.run(context, days)
     seconds = round(time.monotonic() - started, 2)
     marks = {day: context.mark(step.name, day) for day in days}
+    sources = {day: context.mark.source_state(step, day) for day in days} if step.source else {}
     with context.publishing:
         written = context.tables.versions(step.writes)
-        context.ledger.record(step.name, marks, run_id, result, input_versions, written, seconds)
+        context.ledger.record(step.name, marks, run_id, result, input_versions, written, seconds, sources)
     context.progress.end(f"{result.rows_in:,} rows in, {result.rows_out:,} out, {seconds:.1f} s")

@@ -321,6 +321,9 @@ INTERVALS = TableSpec(
         Column("seconds", "double", "wall time of the piece"),
         Column("details", "string", "the step's own figures, JSON; in the piece's last day only"),
         Column("finished_at", "timestamp", "UTC"),
+        Column(
+            "source", "string", "the day's raw files, hashed: what they were, should they be deleted", nullable=True
+        ),
     ),
     key=("step", "day"),
     partition=("step",),

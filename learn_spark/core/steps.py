@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from threading import RLock
+from typing import Protocol
 
 from pyspark.sql import SparkSession
 
@@ -46,6 +47,18 @@ def _without(settings: Mapping[str, object], names: Collection[str] | Mapping[st
     }
 
 
+class Source(Protocol):
+    """Input from outside the lake, as it is now."""
+
+    def state(self, day: date) -> str:
+        """What the ledger keeps of the input that is this day's own."""
+        ...
+
+    def identity(self, day: date) -> object:
+        """All input that the day is made from; JSON values."""
+        ...
+
+
 @dataclass(frozen=True)
 class Step:
     """A job's work as the ledger sees it.
@@ -56,7 +69,7 @@ class Step:
         sections: config sections that its result depends on.
         needs: the (step, day) pairs that a day is made from.
         reads, writes: tables whose versions are recorded.
-        source: looks at the input from outside the lake, if any, and gives the identity of a day's.
+        source: looks at the input from outside the lake, if any; told what the ledger keeps of it by day.
         trains: it makes a model, which late events do not make stale.
         overlaps: runs over different days may overlap.
     """
@@ -67,7 +80,7 @@ class Step:
     needs: Callable[[Config, date], Iterable[tuple[str, date]]]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    source: Callable[[Config], Callable[[date], object]] | None = None
+    source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
     trains: bool = False
     overlaps: bool = False
 
@@ -77,19 +90,26 @@ Rows = Mapping[tuple[str, date], Recorded]
 
 
 class Marks:
-    """Expected fingerprints: code version, config sections, outside input, and the marks of a day's needs."""
+    """Expected fingerprints: code version, config sections, outside input, and the marks of a day's needs.
 
-    def __init__(self, config: Config, steps: Mapping[str, Step]) -> None:
+    Args:
+        config: the run's.
+        steps: by name.
+        recorded: the ledger's rows, for outside input that is gone; asked once.
+    """
+
+    def __init__(self, config: Config, steps: Mapping[str, Step], recorded: Callable[[], Rows] = dict) -> None:
         self._config = config
         self._steps = steps
+        self._recorded = recorded
         self._known: dict[tuple[str, date], str] = {}
         self._sections: dict[str, object] = {}
-        self._sources: dict[str, Callable[[date], object]] = {}
+        self._sources: dict[str, Source] = {}
 
     def __call__(self, name: str, day: date) -> str:
         if (name, day) not in self._known:
             step = self._steps[name]
-            source = self._source(step, day) if step.source else None
+            source = self._source(step).identity(day) if step.source else None
             upstream = [self(*need) for need in step.needs(self._config, day)]
             sections = {section: self._section(section) for section in step.sections}
             self._known[name, day] = fingerprint(__version__, name, day, sections, source, upstream)
@@ -111,10 +131,15 @@ class Marks:
         start = set(reached)
         return [pair for pair in sorted(rows) if pair not in start and reaches(pair)]
 
-    def _source(self, step: Step, day: date) -> object:
+    def source_state(self, step: Step, day: date) -> str | None:
+        """What the ledger keeps of the outside input of a step's day."""
+        return self._source(step).state(day) if step.source else None
+
+    def _source(self, step: Step) -> Source:
         if step.name not in self._sources:
-            self._sources[step.name] = step.source(self._config)
-        return self._sources[step.name](day)
+            known = {day: row.source for (name, day), row in self._recorded().items() if name == step.name}
+            self._sources[step.name] = step.source(self._config, known)
+        return self._sources[step.name]
 
     def _section(self, name: str) -> object:
         if name not in self._sections:

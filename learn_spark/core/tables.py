@@ -8,7 +8,7 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.core.days import days_predicate
@@ -68,7 +68,7 @@ class Tables:
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
         before = self.version(name)
-        self._shaped(name, df).write.format("delta").mode("append").save(self.path(name))
+        self._writer(name, df, "append").save(self.path(name))
         return self._rows_written(name, before)
 
     def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
@@ -79,8 +79,7 @@ class Tables:
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
         before = self.version(name)
-        writer = self._shaped(name, df).write.format("delta").mode("overwrite")
-        writer.option("replaceWhere", predicate).save(self.path(name))
+        self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(self.path(name))
         return self._rows_written(name, before)
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
@@ -161,6 +160,10 @@ class Tables:
         info = _commit_info(self._log(name) / f"{version:020d}.json")
         output, copied = (int(info["operationMetrics"].get(f"num{kind}Rows", 0)) for kind in ("Output", "Copied"))
         return output - copied
+
+    def _writer(self, name: str, df: DataFrame, mode: str) -> DataFrameWriter:
+        """Whose tables grow with their contracts: a new column is null in what was written before."""
+        return self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
         """The contract's columns in order and type; gathered by partition, so that a day is few files."""

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.core.ingest_settings import IngestSettings
 from learn_spark.core.tables import Tables
-from learn_spark.ingest.parse import delivery_day
+from learn_spark.ingest.parse import delivery_day, has_day
 
 DUPLICATE = "duplicate"
 _IDENTITY = ("event_id", "user_id", "ds")
@@ -40,6 +40,21 @@ def with_copies_marked(events: DataFrame) -> DataFrame:
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
     marked = events.withColumn("_apart", apart)
     return marked.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason"))).drop("_apart")
+
+
+def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], settings: IngestSettings) -> DataFrame:
+    """Of a table's lines whose time names no day, those that no earlier run has in `rejects` become the last day's.
+
+    All of them belong to `ingest.start`, which nights after it do not load again; they would be lost and not counted.
+    """
+    undated = (F.col("load_day") == F.lit(settings.start)) & ~has_day(settings)
+    known = tables.read("rejects").where(f"NOT ({days_predicate('ds', days)})").groupBy("reason", "raw")
+    equal = Window.partitionBy("reason", "raw").orderBy("source_file")
+    numbered = lines.where(undated).withColumn("_number", F.row_number().over(equal))
+    numbered = numbered.join(known.agg(F.count(F.lit(1)).alias("_known")), on=["reason", "raw"], how="left")
+    is_new = F.col("_number") > F.coalesce("_known", F.lit(0))
+    day = F.when(is_new, F.lit(max(days))).otherwise(F.col("load_day"))
+    return lines.where(~undated).unionByName(numbered.withColumn("load_day", day).drop("_number", "_known"))
 
 
 def without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:

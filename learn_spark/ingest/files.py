@@ -1,9 +1,10 @@
 """The raw log's files: which belong to a day, what day a path names, and whether they are still the same."""
 
+import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from glob import iglob
@@ -55,32 +56,44 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
     return source_files(settings.items, own) if own else {}
 
 
-def source_identity(config: Config) -> Callable[[date], object]:
-    """What a day is made from, as the files lie now: other names, sizes or modification times are another input.
+class SourceFiles:
+    """What each day is made from, as the files lie now: other names, sizes or modification times are another input.
 
     A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
-    for the first one where they name none. Keeps one digest a day, however many files there are.
+    for the first one where they name none. Keeps one digest a day, however many files there are. Raw logs are rarely
+    kept for ever: files that are gone count as they were when their day was recorded.
     """
-    settings = config.ingest
-    logs = _digests(settings)
-    catalogue = _digests(settings.items) if settings.items else {}
 
-    def identity(day: date) -> object:
-        own = day if settings.items and settings.items.by_day else None
-        described = catalogue.get(own) if own or day == settings.start else None
-        return [logs.get(each) for each in _days_read(settings, day)], described
+    def __init__(self, config: Config, recorded: Mapping[date, str | None]) -> None:
+        """Lists the files; `recorded` is what `state` gave for days that are done."""
+        self._settings = config.ingest
+        self._logs = _digests(self._settings)
+        self._catalogue = _digests(self._settings.items) if self._settings.items else {}
+        self._recorded = recorded
 
-    return identity
+    def state(self, day: date) -> str:
+        """The day's own files, logs and catalogue, as JSON."""
+        return json.dumps(self._files(day))
+
+    def identity(self, day: date) -> object:
+        """All that the day is made from."""
+        return [self._files(each)[0] for each in _days_read(self._settings, day)], self._files(day)[1]
+
+    def _files(self, day: date) -> list[str | None]:
+        settings = self._settings
+        now = [self._logs.get(day if settings.by_day else None), None]
+        if settings.items and (settings.items.by_day or day == settings.start):
+            now[1] = self._catalogue.get(day if settings.items.by_day else None)
+        was = self._recorded.get(day)
+        return [digest or before for digest, before in zip(now, json.loads(was) if was else now, strict=True)]
 
 
-def _days_read(settings: IngestSettings, day: date) -> list[date | None]:
-    if not settings.by_day:
-        return [None]
-    first = max(settings.start, day - timedelta(days=settings.late_days))
+def _days_read(settings: IngestSettings, day: date) -> list[date]:
+    first = max(settings.start, day - timedelta(days=settings.late_days)) if settings.by_day else day
     return [first + ONE_DAY * number for number in range((day - first).days + 1)]
 
 
-def _digests(settings: SourceSettings) -> dict[date | None, int]:
+def _digests(settings: SourceSettings) -> dict[date | None, str]:
     """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
     digests: dict[date | None, int] = defaultdict(int)
     for day, name, stat in _listed(settings):
@@ -88,7 +101,7 @@ def _digests(settings: SourceSettings) -> dict[date | None, int]:
         state = (name,) if settings.files is None else (name, stat.st_size, stat.st_mtime_ns)
         digest = blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
         digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
-    return dict(digests)
+    return {day: f"{digest:x}" for day, digest in digests.items()}
 
 
 def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, os.stat_result]]:

@@ -52,7 +52,8 @@ class Guess:
 def guess(seen: Seen) -> Guess | None:
     """None where no time, or no two further columns, can be found."""
     columns = {name: [row.get(name, "") for row in seen.rows] for name in seen.columns}
-    times = {name: found for name, values in columns.items() if (found := _time(values)) is not None}
+    called_ids = {_named(role, columns) for role in ("user_id", "item_id")}  # long numbers may be ids or times
+    times = {name: found for name, values in columns.items() if name not in called_ids and (found := _time(values))}
     if not times:
         return None
     time = _named("event_ts", times) or next(iter(times))

@@ -21,6 +21,7 @@ from learn_spark.ingest.deliveries import (
     Written,
     changed_days,
     with_copies_marked,
+    with_new_undated,
     without_known,
     write_events,
 )
@@ -62,6 +63,8 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     catalogue = read_catalogue(context.spark, settings, days)
     earlier = _done_before(context, days)
     lines = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
+    if settings.format == "delta" and settings.start not in days and _is_done(context, settings.start):
+        lines = lines.transform(with_new_undated, context.tables, days, settings)
     lines = lines.where(days_predicate("load_day", [*earlier, *days])).withColumn("ds", F.to_date("event_ts"))
     lines = lines.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
     try:
@@ -96,8 +99,11 @@ def _done_before(context: Context, days: Sequence[date]) -> list[date]:
     if settings.format != "delta":
         return []
     near = {day - timedelta(days=back) for day in days for back in range(1, settings.late_days + 1)}
-    recorded = context.ledger.recorded()
-    return sorted(day for day in near - set(days) if ("ingest_events", day) in recorded)
+    return sorted(day for day in near - set(days) if _is_done(context, day))
+
+
+def _is_done(context: Context, day: date) -> bool:
+    return ("ingest_events", day) in context.ledger.recorded()
 
 
 def _stop_at_gates(context: Context, counts: Sequence[Row], bad: Sequence[LogFile], days: Sequence[date]) -> list[date]:

@@ -53,9 +53,8 @@ def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
     )
     reasoned = _with_reason(parsed, settings)
     if not settings.by_day:
-        day = F.to_date("event_ts")
-        usable = (F.col("event_ts") < _latest()) & (day >= F.lit(settings.start))
-        reasoned = reasoned.withColumn("load_day", F.when(usable, day).otherwise(F.lit(settings.start)))
+        day = F.when(has_day(settings), F.to_date("event_ts")).otherwise(F.lit(settings.start))
+        reasoned = reasoned.withColumn("load_day", day)
     return _one_row_an_event(reasoned, mapping)
 
 
@@ -113,6 +112,12 @@ def delivery_day(time: Column, settings: IngestSettings) -> Column:
 def time_out_of_range(time: Column) -> Column:
     """Before 1971 or after 2099: a unit that is none, or no time at all."""
     return (time < FIRST_TIME) | (time >= LAST_TIME)
+
+
+def has_day(settings: IngestSettings) -> Column:
+    """Whether the time of an event names a day that can be loaded."""
+    time = F.col("event_ts")
+    return F.coalesce((time < _latest()) & (F.to_date(time) >= F.lit(settings.start)), F.lit(False))
 
 
 def _latest() -> Column:

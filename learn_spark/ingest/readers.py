@@ -1,5 +1,6 @@
 """Lines of the log as strings, whatever the order, number or types of a file's columns."""
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, path
     mapped = {name: F.col(places[name]) for name in settings.mapping.source_columns()}
     raw = F.coalesce(F.col(CORRUPT), F.concat_ws(settings.delimiter, *mapped.values()))
     return _selected(
-        reader.csv(paths),
+        reader.csv(_literal(paths)),
         settings,
         **mapped,
         **{CORRUPT: F.col(CORRUPT), RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))},
@@ -128,7 +129,7 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
     text = F.make_valid_utf8("value")
-    lines = spark.read.text(paths).where(F.trim("value") != "")
+    lines = spark.read.text(_literal(paths)).where(F.trim("value") != "")
     is_object = F.trim("value").startswith("{") & F.trim("value").endswith("}")  # the parser stops at its end
     parsed = lines.withColumn("line", F.from_json(text, schema, options)).withColumn(
         CORRUPT, F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}"))
@@ -143,7 +144,7 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
 
 def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Parquet files or a Delta table: every type as its text."""
-    rows = spark.read.format(settings.format).load(paths if settings.format == "parquet" else paths[0])
+    rows = spark.read.format(settings.format).load(_literal(paths) if settings.format == "parquet" else paths[0])
     arrow = dict(zip(like.columns, like.types, strict=True))
     names = settings.mapping.source_columns()
     mapped = {name: _as_text(quoted(name), rows.schema[name].dataType, arrow[name]) for name in names}
@@ -159,6 +160,11 @@ def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, pa
             BAD_BYTES: ~F.coalesce(valid, F.lit(True)),
         },
     )
+
+
+def _literal(paths: Sequence[str]) -> list[str]:
+    """Spark takes paths with any of these characters for patterns."""
+    return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
 
 
 def _as_text(column: Column, kind: DataType, arrow: str) -> Column:

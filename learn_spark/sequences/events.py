@@ -4,7 +4,7 @@ A packed event is two longs beside its user: `[second: 32 | item_idx: 30 | side:
 `[microsecond: 20 | tie: 44]`. It halves what the shuffle carries, and sorts by time, then tie.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
@@ -54,8 +54,17 @@ def survey(events: DataFrame) -> Survey:
         F.coalesce(F.sum("events"), F.lit(0)).alias("rows"),
         F.collect_list(F.when(is_heavy, F.struct("user_id", "events"))).alias("heavy"),
     ).first()
-    heaviest = sorted(found["heavy"], key=lambda user: (-user["events"], user["user_id"]))[:_MOST_HEAVY]
-    return Survey(found["rows"], [HeavyUser(user["user_id"], round(user["events"] / _SAMPLED)) for user in heaviest])
+    users = [HeavyUser(user["user_id"], round(user["events"] / _SAMPLED)) for user in found["heavy"]]
+    return Survey(found["rows"], heaviest(users))
+
+
+def heaviest(users: Iterable[HeavyUser]) -> list[HeavyUser]:
+    """Each user once, with the most events that one survey gave, the heaviest first; at most 1,000."""
+    most: dict[str, int] = {}
+    for user in users:
+        most[user.user_id] = max(most.get(user.user_id, 0), user.events)
+    found = [HeavyUser(*pair) for pair in most.items()]
+    return sorted(found, key=lambda user: (-user.events, user.user_id))[:_MOST_HEAVY]
 
 
 def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSettings) -> DataFrame:

@@ -11,7 +11,7 @@ from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
-from learn_spark.sequences.events import HeavyUser, limited, sided_events, survey
+from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
@@ -122,6 +122,6 @@ class _Builder:
         events = self._events(start, end)
         found = survey(events)
         self.rows_in += found.rows
-        self.heavy = self.heavy or found.heavy
+        self.heavy = heaviest([*self.heavy, *found.heavy])
         changes = {"sampling": sampling} if sampling else {}
         return limited(events, found.heavy, self._settings.model_copy(update=changes))

@@ -13,4 +13,5 @@ from learn_spark.pipeline import STEPS
 def make_context(spark: SparkSession, config: Config) -> Context:
     """Tables come into being when they are first read or written."""
     tables = Tables(spark, config.lake.root)
-    return Context(config, spark, tables, Ledger(spark, tables), Marks(config, STEPS), Progress(spark))
+    ledger = Ledger(spark, tables)
+    return Context(config, spark, tables, ledger, Marks(config, STEPS, ledger.recorded), Progress(spark))

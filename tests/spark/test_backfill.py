@@ -158,6 +158,21 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
     assert _times(mixed) == _times(scheduled)
 
 
+def test_nights_go_on_when_old_raw_files_are_deleted(spark, tmp_path, logs, scheduled):
+    shutil.copytree(logs, tmp_path / "logs")
+    lake, last = Lake(spark, tmp_path, tmp_path / "logs"), END - timedelta(days=1)
+    lake.run(START, last)
+    kept = {f"{last - timedelta(days=back)}" for back in range(LATE_DAYS)}
+    for file in (tmp_path / "logs").iterdir():
+        if file.name.partition(".")[0] not in kept:
+            file.unlink()
+    lake.run(last, END)
+    for name in ("interactions", "user_history", "sequences", "samples"):
+        assert lake.table(name) == scheduled.table(name), name
+    lake.run(START, END)
+    assert not lake.again().ledger.recorded()["ingest_events", START].is_stale
+
+
 class Killed(BaseException):
     """Ends a run as a kill does: nothing catches it."""
 

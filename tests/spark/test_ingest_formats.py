@@ -129,6 +129,18 @@ def test_damaged_parquet_files_are_named(tmp_path, logs):
     assert check_file(str(logs / "whole.parquet"), settings).problem == ""
 
 
+def test_names_that_look_like_patterns(spark, tmp_path):
+    folder = tmp_path / "logs [a-c] {x}*"
+    folder.mkdir()
+    rows = [{"user": "u", "item": "good", "time": NOON, "name": "A thing"}]
+    (folder / "[1].csv").write_text("user,item,time,name\n" + ",".join(map(str, rows[0].values())) + "\n")
+    (folder / "{1}.json").write_bytes(line() + b"\n")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "1?.parquet")
+    for kind in ("csv", "json", "parquet"):
+        config = make_config(tmp_path, path=str(folder), files=f"*.{kind}", format=kind)
+        assert by_item(read_events(spark, config))["good"].reason is None, kind
+
+
 def test_a_delta_table(spark, tmp_path, logs):
     rows = [(1, "a", NOON, "A"), (2, "b", NOON + DAY, "B"), (3, "gone", NOON, "C")]
     spark.createDataFrame(rows, "user int, item string, time long, name string").coalesce(1).write.format(
@@ -148,13 +160,29 @@ def test_a_delta_table(spark, tmp_path, logs):
         found = context.tables.read("interactions").collect()
         return sorted((row.item_id, row.ds.day) for row in found), [int(day[-2:]) for day in result.details["late"]]
 
+    def rejected():
+        """Reasons by the day that they stand on."""
+        return sorted((row.ds.day, row.reason) for row in context.tables.read("rejects").collect())
+
     added = [(4, "late", NOON, "D"), (5, "too late", NOON - 4 * DAY, "E"), (6, "c", NOON + 2 * DAY, "F")]
+    added += [(7, "never", None, "G"), (7, "never", None, "G")]
+    night(config.ingest.start)
     assert night(date(2024, 2, 1)) == ([("a", 1)], [])
     assert night(date(2024, 2, 2)) == ([("a", 1), ("b", 2)], [])
     spark.createDataFrame(added, "user int, item string, time long, name string").write.format("delta").mode(
         "append"
     ).save(str(logs / "table"))
-    assert night(date(2024, 2, 3)) == ([("a", 1), ("b", 2), ("c", 3), ("late", 1)], [1])
+    nobody = spark.createDataFrame(
+        [(8, "d", NOON + 3 * DAY, "H"), (9, "e", None, "I")], "user int, item string, time long, name string"
+    )
+    lost = [(3, "unparsable time")] * 2
+    for changed in ([1], []):  # again: the same
+        assert night(date(2024, 2, 3)) == ([("a", 1), ("b", 2), ("c", 3), ("late", 1)], changed)
+        assert [row for row in rejected() if row[1] == "unparsable time"] == lost
+    nobody.write.format("delta").mode("append").save(str(logs / "table"))
+    spark.sql(f"OPTIMIZE delta.`{logs}/table`")
+    assert ("d", 4) in night(date(2024, 2, 4))[0]
+    assert [row for row in rejected() if row[1] == "unparsable time"] == [*lost, (4, "unparsable time")]
     plain = make_config(tmp_path, format="delta", files=None)
     with pytest.raises(ConfigError, match="is no Delta table"):
         read_events(spark, plain)

@@ -33,7 +33,7 @@ def write_csv(folder):
 def write_json(folder):
     lines = [
         {
-            "user_id": int(user[1:]),
+            "user_id": 1_300_000_000 + int(user[1:]),  # as a time in seconds might be
             "parent_asin": item,
             "timestamp": milliseconds(day),
             "title": f"Ä {item}",
@@ -113,6 +113,7 @@ def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
     elif write is write_json:
         assert len(usable) == 40
         assert [row.reason for row in rows if row.reason] == ["missing user"]
+        assert {row.user_id for row in usable} == {f"130000000{n}" for n in range(7)}
         assert (mapping.item_id.column, mapping.event_ts.unit) == ("parent_asin", "milliseconds")
         assert "more: [1]" in said
     else:

@@ -11,6 +11,7 @@ from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.core.ledger import StepResult
 from learn_spark.core.runner import RunOptions, lake_lock, run_plan
+from learn_spark.core.schemas import INTERVALS
 from learn_spark.core.steps import Marks, Step, missing
 from learn_spark.estimate import expected_rows
 from learn_spark.evaluation.summary import build_summary
@@ -119,6 +120,17 @@ def test_touched_days_make_what_follows_stale(work):
     work.go(follow_late=True)
     assert work.runs == [("second", DAYS[2:])]
     assert work.missing() == {}
+
+
+def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
+    old = [column for column in INTERVALS.columns if column.name != "source"]
+    ddl = ", ".join(f"{column.name} {column.type}" for column in old)
+    path = work.context.tables.path("intervals")
+    spark.sql(f"CREATE TABLE delta.`{path}` ({ddl}) USING delta PARTITIONED BY (step)")
+    work.plan = [(work.plan[0][0], DAYS[:2])]
+    work.go()
+    assert work.missing() == {}
+    assert "source" in work.context.tables.read("intervals").columns
 
 
 def test_a_lake_has_one_driver(tmp_path):

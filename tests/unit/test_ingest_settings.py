@@ -15,7 +15,7 @@ from learn_spark.core.config import load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ingest_settings import SourceSettings
 from learn_spark.ingest.check import check_file, csv_fields
-from learn_spark.ingest.files import catalogue_files, day_pattern, source_files, source_identity
+from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
 from learn_spark.ingest.gates import thin_days
 from tests.builders.ingest import make_config
 from tests.conftest import CONF
@@ -137,10 +137,10 @@ def test_a_day_is_made_from_the_deliveries_that_could_hold_its_events(tmp_path):
     seven = [date(2024, 1, day) for day in range(1, 8)]
 
     def changed_by(change, of=config):
-        before = source_identity(of)
+        before = SourceFiles(of, {})
         change()
-        after = source_identity(of)
-        return [day.day for day in seven if before(day) != after(day)]
+        after = SourceFiles(of, {})
+        return [day.day for day in seven if before.identity(day) != after.identity(day)]
 
     assert changed_by(lambda: None) == []
     assert changed_by(lambda: os.utime(logs / "2024-01-03" / "part.csv", (1, 1))) == [3, 4, 5]
@@ -151,6 +151,28 @@ def test_a_day_is_made_from_the_deliveries_that_could_hold_its_events(tmp_path):
     assert changed_by(lambda: (logs / "items.csv").write_text("a,b\n1,2\n")) == [1]
     undated = make_config(tmp_path, files="*/part.csv")
     assert changed_by(lambda: os.utime(logs / "2024-01-03" / "part.csv", (2, 2)), undated) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_files_that_are_gone_count_as_they_were_when_their_day_was_done(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for number in range(1, 5):
+        (logs / f"2024-01-0{number}.csv").write_text("x")
+    (logs / "items.csv").write_text("a,b\n")
+    items = {"path": str(logs), "files": "items.csv", "format": "csv"}
+    items["mapping"] = {"item_id": {"column": "a"}, "title": {"column": "b"}}
+    config = make_config(tmp_path, files="{day}.csv", late_days=1, items=items)
+    days = [date(2024, 1, number) for number in range(1, 5)]
+    full = SourceFiles(config, {})
+    recorded = {day: full.state(day) for day in days[:3]}
+    for name in ("2024-01-01.csv", "2024-01-02.csv", "items.csv"):
+        (logs / name).unlink()
+    later = SourceFiles(config, recorded)
+    assert [later.identity(day) for day in days] == [full.identity(day) for day in days]
+    assert [later.state(day) for day in days[:3]] == list(recorded.values())
+    assert SourceFiles(config, {}).identity(days[0]) != full.identity(days[0]), "nobody knows what it was"
+    (logs / "2024-01-01.csv").write_text("another")
+    assert SourceFiles(config, recorded).identity(days[0]) != full.identity(days[0])
 
 
 def test_days_and_their_files(tmp_path):
