@@ -15,7 +15,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from models.matrix import open_matrix
-from models.metrics import Scored, gain_interval, uauc, wuauc
+from models.metrics import Scored, gain_interval, mean_interval, user_aucs
 from models.ranker import Ranker, RankerConfig, binned
 from models.result import write_result
 from models.snapshot import Snapshot, open_snapshot
@@ -94,18 +94,21 @@ class RankerTask:
         return Scored.of(self.label_N[rows], score_T[chosen], self.weight_N[rows], self.user_N[rows])
 
     def gain(self, with_T: np.ndarray, without_T: np.ndarray, is_in_T: np.ndarray | None = None) -> dict:
-        """AUC, UAUC and WUAUC with and without; AUC's gain and its 90% bootstrap interval over users."""
+        """AUC, UAUC and WUAUC with and without, their gains, and the gains' 90% bootstrap intervals over users."""
         with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
         users = int(self.user_N.max()) + 1
-        low, high = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
-        figures = {"auc_without": without.auc(), "auc_with": with_.auc()}
-        figures |= {"auc_gain": with_.auc() - without.auc(), "auc_gain_ci90": [low, high]}
+        interval = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
+        figures = _gain("auc", without.auc(), with_.auc(), interval)
         chosen = slice(None) if is_in_T is None else is_in_T
         rows = self.test[chosen]
-        for side, score_T in (("without", without_T), ("with", with_T)):
-            for name, metric in (("uauc", uauc), ("wuauc", wuauc)):
-                scored = self.label_N[rows], score_T[chosen], self.user_N[rows], self.weight_N[rows]
-                figures[f"{name}_{side}"] = metric(*scored)
+        (before_U, weight_U), (after_U, _) = (
+            user_aucs(self.label_N[rows], score_T[chosen], self.user_N[rows], self.weight_N[rows])
+            for score_T in (without_T, with_T)
+        )
+        for name, counted_U in (("uauc", np.ones_like(weight_U)), ("wuauc", weight_U)):
+            without, with_ = (_mean(value_U, counted_U) for value_U in (before_U, after_U))
+            interval = mean_interval(after_U - before_U, counted_U, self.spec.bootstrap, self.spec.seed)
+            figures |= _gain(name, without, with_, interval)
         return figures
 
 
@@ -113,7 +116,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
     """The ranker's figures; written to result.json.
 
     Returns:
-        rows, users, auc_…, uauc_…, wuauc_… without and with, of the seeds' mean scores; auc_gain, auc_gain_ci90;
+        rows, users; of auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the seeds' mean scores;
         `auc_gain_by_seed`; `segments` by name, and `alone`: each embedding by itself; the item's raw content
         (`item_content`) and a random vector by item (`item_id`), of item_emb's width; `shuffled`, all three
         embeddings of other rows, which must bring nothing.
@@ -260,6 +263,15 @@ def _vectors(rows: pa.Table, name: str) -> np.ndarray:
     if lists.null_count or (length_N != length_N[0]).any():
         raise ValueError(f"column {name}: lists must be present and of equal length")
     return lists.flatten().to_numpy().reshape(len(length_N), -1)
+
+
+def _gain(name: str, without: float, with_: float, interval: tuple[float, float]) -> dict[str, object]:
+    figures = {f"{name}_without": without, f"{name}_with": with_, f"{name}_gain": with_ - without}
+    return {**figures, f"{name}_gain_ci90": list(interval)}
+
+
+def _mean(value_U: np.ndarray, weight_U: np.ndarray) -> float:
+    return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
 
 
 def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:

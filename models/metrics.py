@@ -108,12 +108,6 @@ def uauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N:
     return float(value_U.mean()) if len(value_U) else float("nan")
 
 
-def wuauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None) -> float:
-    """As `uauc`, each user counted by the weight of his or her rows (impressions)."""
-    value_U, weight_U = user_aucs(label_N, score_N, user_N, weight_N)
-    return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
-
-
 def calibration(
     label_N: np.ndarray, probability_N: np.ndarray, weight_N: np.ndarray | None = None, bins: int = 10
 ) -> tuple[list[dict[str, float]], float]:
@@ -160,10 +154,23 @@ def gain_interval(
     Resamples that lack a class are left out; NaN, NaN if all do.
     """
     gains = [with_.auc(times_U) - without.auc(times_U) for times_U in user_draws(num_users, resamples, seed)]
-    known = np.array([gain for gain in gains if np.isfinite(gain)])
-    if not len(known):
+    return _percentiles([gain for gain in gains if np.isfinite(gain)], level)
+
+
+def mean_interval(
+    value_U: np.ndarray, weight_U: np.ndarray, resamples: int, seed: int, level: float = 0.9
+) -> tuple[float, float]:
+    """Bootstrap percentile interval of the weighted mean of users' values; NaN, NaN without users."""
+    if not len(value_U):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    draws = user_draws(len(value_U), resamples, seed)
+    return _percentiles([np.average(value_U, weights=weight_U * times_U) for times_U in draws], level)
+
+
+def _percentiles(found: list[float], level: float) -> tuple[float, float]:
+    if not found:
+        return float("nan"), float("nan")
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

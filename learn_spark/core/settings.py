@@ -171,6 +171,7 @@ class FeatureSettings(Section):
     max_mean_cosine: Share
     cold_events: Annotated[int, Field(ge=0)]
     min_row_share: Share
+    min_remade_share: Share
     min_pair_auc: Share
     max_centroid_shift: Annotated[float, Field(ge=0)]
     min_neighbour_overlap: Share

@@ -21,13 +21,12 @@ from learn_spark.features.gates import (
     vector_figures,
 )
 from learn_spark.features.health import item_sample
-from learn_spark.features.registry import Part, Release
+from learn_spark.features.registry import Part, Release, newest_release
 from learn_spark.features.release import own_rows, visible
 
 ENOUGH = 64  # entities: fewer say nothing about the spread or the drift of all
 RECENT_DAYS = 7
 PROBE_BINS = 1000
-REMADE_SHARE = 0.9  # rows of days that are made again, against those that were there
 _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb": "pair_features"}
 
 
@@ -76,24 +75,26 @@ def checked(
     return gates, {**(base.widths if base else {}), **widths}, figures
 
 
-def volume_gates(release: Release, base: Release | None, first: date, min_row_share: float) -> list[Gate]:
-    """Rows of days against those of the release before: of the same days, and of a new day against the mean one.
+def volume_gates(release: Release, before: Release | None, limits: FeatureSettings) -> list[Gate]:
+    """Rows of days against those of the release before, whose models may be others: vectors change, who has one not.
 
-    The first day holds all users, so it is no measure of the others.
+    Of the same days, and of a new day against the mean one. A first day holds all users, so it is no measure.
     """
-    if base is None:
+    if before is None:
         return []
     own = {day: release.parts[day] for day in release.days}
-    again = [day for day in own if day in base.parts]
+    again = [day for day in own if day in before.parts]
     gates = [
-        Gate(f"{name}_of_days_made_again", _rows(own, again, name) / before, lower=REMADE_SHARE)
+        Gate(f"{name}_of_days_made_again", _rows(own, again, name) / rows, lower=limits.min_remade_share)
         for name in ("users", "items")
-        if (before := _rows(base.parts, again, name))
+        if (rows := _rows(before.parts, again, name))
     ]
-    usual = [day for day in base.parts if day != first]
-    new = [day for day in own if day not in base.parts and own[day].users]
-    if new and (mean_rows := _rows(base.parts, usual, "users") / max(len(usual), 1)):
-        gates.append(Gate("users_of_new_days", _rows(own, new, "users") / len(new) / mean_rows, lower=min_row_share))
+    usual = sorted(before.parts)[1:]
+    new = [day for day in own if day not in before.parts and own[day].users]
+    if new and (mean_rows := _rows(before.parts, usual, "users") / max(len(usual), 1)):
+        gates.append(
+            Gate("users_of_new_days", _rows(own, new, "users") / len(new) / mean_rows, lower=limits.min_row_share)
+        )
     return gates
 
 
@@ -109,6 +110,7 @@ def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list
 
 
 def _row_gates(context: Context, release: Release, base: Release | None) -> list[Gate]:
+    before = base or newest_release(context.tables, {}, other_than=release.release_id)
     limits, first = context.config.features, context.config.windows.towers_end
     lacking = (
         sum(day not in release.parts for day in DayRange(first, max(release.parts) + ONE_DAY)) if release.parts else 0
@@ -117,7 +119,7 @@ def _row_gates(context: Context, release: Release, base: Release | None) -> list
         Gate("feature_days_missing", lacking, upper=0),
         Gate("users_on_first_day", release.parts[first].users if first in release.parts else 0, lower=limits.min_users),
         Gate("items", sum(part.items for part in release.parts.values()), lower=1),
-        *volume_gates(release, base, first, limits.min_row_share),
+        *volume_gates(release, before, limits),
     ]
 
 

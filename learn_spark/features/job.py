@@ -1,5 +1,6 @@
 """Feature tables of the asked days: score, write, check, and publish with one row written last."""
 
+import time
 from collections.abc import Sequence
 from datetime import date
 
@@ -131,7 +132,11 @@ def _without_nan_scores(pairs: DataFrame) -> DataFrame:
 
 
 def _write(context: Context, release: Release, table: str, rows: DataFrame) -> None:
-    context.tables.overwrite_where(table, rows.withColumn("release_id", F.lit(release.release_id)), own_rows(release))
+    started = time.monotonic()
+    rows = rows.withColumn("release_id", F.lit(release.release_id))
+    written, seconds = context.tables.overwrite_where(table, rows, own_rows(release)), time.monotonic() - started
+    speed = f"{written / seconds:,.0f} rows/s" if written else "none was due"
+    context.progress.say(f"{table}: {written:,} rows scored and written in {seconds:.1f} s, {speed}")
 
 
 def _pinned(context: Context, release: Release, table: str) -> DataFrame:

@@ -92,9 +92,10 @@ def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, ma
 
 
 def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
-    """Adds `user_emb` (newest history with ds <= the sample's day; zeros for new users) and `item_emb`.
+    """Adds `user_emb` (newest history with ds <= the sample's day) and `item_emb`, as releases show them on that day.
 
-    Every (user, history day) and every item is scored once.
+    So a new user's, and an item's whose first event is not before that day, are zeros. Every (user, history day) and
+    every item is scored once.
     """
     tables, towers, matrix = context.tables, towers_path(context), matrix_path(context)
     batch_rows = context.config.features.batch_rows
@@ -107,9 +108,12 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
     items = score_items(sold.repartition("item_id"), towers, matrix, batch_rows).select("item_id", "item_emb")
+    seen = tables.read("interactions").groupBy("item_id").agg(F.min("ds").alias("first_ds"))
+    items = items.join(seen, on="item_id", how="left")
     joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(items, on="item_id", how="inner")
     unknown = F.transform("item_emb", lambda _: F.lit(0.0).cast("float"))
-    return joined.withColumn("user_emb", F.coalesce("user_emb", unknown))
+    item_emb = F.when(F.col("first_ds") < F.col("ds"), F.col("item_emb")).otherwise(unknown)
+    return joined.withColumns({"user_emb": F.coalesce("user_emb", unknown), "item_emb": item_emb})
 
 
 def _rows(snapshots: Mapping[str, Path]) -> dict[str, int]:

@@ -148,6 +148,38 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
     assert models["cvr"]["snapshots"]["train"]["source"].startswith("samples version")
 
 
+def test_releases_upkeep_and_exports_are_commands(journey: Journey, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
+    first = json.loads((folder / "output" / "summary.json").read_text())["release_id"]
+    assert run_job(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
+    listed = run_job(folder, "release", "list")
+    second = next(line.split()[1] for line in listed.out.splitlines() if line.startswith("*"))
+    assert first in listed.out and second != first
+    diff = run_job(folder, "release", "diff", first, second)
+    assert re.search(r"days_added +2011-11-28", diff.out)
+    assert run_job(folder, "release", "rollback", "no-such-release").code == 2
+    assert run_job(folder, "release", "rollback").code == 0
+    assert f"* {first}" in run_job(folder, "release", "list").out
+    assert run_job(folder, "maintain_tables").code == 0
+    vectors = run_job(folder, "export_vectors", "--out", f"{tmp_path}/vectors")
+    assert vectors.code == 0, vectors.err[-3000:]
+    assert json.loads((tmp_path / "vectors" / "result.json").read_text())
+    online = run_job(folder, "export_online", "--out", f"{tmp_path}/online")
+    assert online.code == 0, online.err[-3000:]
+    score = [sys.executable, ROOT / "examples" / "score_online.py", "--programs", tmp_path / "online", "--repeats", "5"]
+    assert "500 candidates" in subprocess.run(score, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
+def test_tower_variants_are_compared_by_one_command(journey: Journey) -> None:
+    done = run_job(journey[0], "compare-towers", "--seeds", "1", "--set", "comparison.bootstrap=20")
+    assert done.code == 0, done.err[-5000:]
+    compared = json.loads((journey[0] / "output" / "comparison" / "compare_towers.json").read_text())
+    assert list(compared["systems"]) == ["variant_1", "variant_2", "variant_3", "mlp"]
+    assert all(0 < row["metrics"]["recall_at_50"]["mean"] < 1 for row in compared["systems"].values())
+    page = (journey[0] / "output" / "comparison" / "compare_towers.html").read_text()
+    assert page.count("<svg") >= 2 and "Variant 3 (content itself)" in page, "bars and training curves"
+
+
 FRONT = ("--steps", "ingest_events,build_sequences")
 
 

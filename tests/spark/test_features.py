@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from safetensors.numpy import load_file, save_file
@@ -33,6 +34,7 @@ from tests.builders.lake import (
     NO_CONTENT_ITEM,
     feature_lake,
     item_id,
+    save_models,
 )
 from tests.oracles.point_in_time import newest_before
 
@@ -415,3 +417,15 @@ def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepRe
     with pytest.raises(ConfigError, match="is expired, it has no rows to read"):
         find_release(lake.tables, done["expired"][0])
     assert done["tables"]["user_features"]["kept_hours"] == 168
+
+
+def test_another_models_release_is_held_against_the_rows_of_the_one_before(lake: Context, days: list[date]) -> None:
+    other = replace(lake, mark=lambda step, day: lake.mark(step, day) + "b")
+    save_models(other)
+    before = lake.tables.version("user_history")
+    lake.tables.delete("user_history", "user_id < 'user20'")
+    with pytest.raises(QualityError, match=r"users_of_days_made_again is 0\.[0-8]"):
+        write_features(other, days)
+    DeltaTable.forPath(lake.spark, lake.tables.path("user_history")).restoreToVersion(before)
+    released = write_features(other, days).details["release_id"]
+    assert find_release(lake.tables, "current").release_id == released

@@ -67,6 +67,9 @@ def test_cvr_pairs_hold_what_was_known_on_their_day(lake: Context, cvr: StepResu
     samples = [row for row in lake.tables.read("samples").collect() if row.stage == "cvr"]
     assert len(pairs) == len(samples) == cvr.rows_in
     by_time = {(user, item, at.replace(tzinfo=None)): row for (user, item, at), row in pairs.items()}
+    first_seen, new_items = {}, 0
+    for row in lake.tables.read("interactions").collect():
+        first_seen[row.item_id] = min(row.ds, first_seen.get(row.item_id, row.ds))
     for sample in samples:
         pair = by_time[sample.user_id, sample.item_id, sample.event_ts]
         known = [row for row in histories if row.user_id == sample.user_id and row.ds <= sample.ds]
@@ -76,8 +79,11 @@ def test_cvr_pairs_hold_what_was_known_on_their_day(lake: Context, cvr: StepResu
             expected = model.embed_users(items, np.array([items.shape[1]]), content)[0]
         np.testing.assert_allclose(pair["user_emb"], expected, atol=2e-6)
         item = model.embed_items(np.array([int(sample.item_id[4:])]), content)[0]
+        if first_seen.get(sample.item_id, sample.ds) >= sample.ds:  # what releases show on that day: nothing is known yet
+            item, new_items = np.zeros(8), new_items + 1
         np.testing.assert_allclose(pair["item_emb"], item, atol=2e-6)
         assert (pair["label"], pair["weight"]) == (sample.label, sample.weight)
+    assert 0 < new_items < len(samples) / 2
 
 
 def test_cvr_is_validated_on_its_last_days(lake: Context, cvr: StepResult) -> None:

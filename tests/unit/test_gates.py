@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
+from learn_spark.core.config import load_config
 from learn_spark.core.errors import QualityError
 from learn_spark.features.checks import volume_gates, width_gates
 from learn_spark.features.drift import centroid_shift, neighbour_overlap
@@ -13,6 +14,9 @@ from learn_spark.features.gates import Gate, VectorFigures, effective_rank, mean
 from learn_spark.features.health import _nearest
 from learn_spark.features.lineage import compared, lines_of
 from learn_spark.features.registry import Part, Release
+from tests.conftest import CONF
+
+LIMITS = load_config(CONF / "test.yaml").features
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -104,7 +108,7 @@ def release_of(own: dict[date, int], taken_over: dict[date, int] | None = None) 
 )
 def test_volumes_are_those_of_the_release_before(own: dict[date, int], failed: list[str]) -> None:
     before = {DAYS[0]: 5000, DAYS[1]: 100, DAYS[2]: 100}
-    gates = volume_gates(release_of(own, before), release_of(before), DAYS[0], min_row_share=0.05)
+    gates = volume_gates(release_of(own, before), release_of(before), LIMITS)
     assert [gate.name for gate in gates if not gate.passed] == failed
 
 

@@ -69,7 +69,7 @@ def test_auc_equals_scikit_learn(rows):
 def test_auc_of_one_class_is_nan():
     assert math.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
     assert math.isnan(metrics.uauc(np.ones(3), np.arange(3.0), np.zeros(3, int)))
-    assert math.isnan(metrics.wuauc(np.empty(0), np.empty(0), np.empty(0, int)))
+    assert not len(metrics.user_aucs(np.empty(0), np.empty(0), np.empty(0, int))[0])
 
 
 def test_user_aucs_equal_the_naive_ones(rows):
@@ -77,7 +77,21 @@ def test_user_aucs_equal_the_naive_ones(rows):
     args = (rows["label"], rows["score"], rows["user"], rows["weight"])
     assert metrics.uauc(*args) == pytest.approx(sum(v for v, _ in values) / len(values), abs=1e-12)
     weighted = sum(v * w for v, w in values) / sum(w for _, w in values)
-    assert metrics.wuauc(*args) == pytest.approx(weighted, abs=1e-6)
+    value_U, weight_U = metrics.user_aucs(*args)
+    assert np.average(value_U, weights=weight_U) == pytest.approx(weighted, abs=1e-6)
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    generator = np.random.default_rng(2)
+    value, weight = generator.normal(0.3, 1, 4000), generator.uniform(0.5, 2, 4000)
+    low, high = metrics.mean_interval(value, weight, resamples=400, seed=1)
+    mean = np.average(value, weights=weight)
+    error = np.sqrt((weight**2 * (value - mean) ** 2).sum()) / weight.sum()
+    assert (low, high) == (
+        pytest.approx(mean - 1.645 * error, abs=0.004),
+        pytest.approx(mean + 1.645 * error, abs=0.004),
+    )
+    assert all(map(math.isnan, metrics.mean_interval(np.empty(0), np.empty(0), 10, seed=1)))
 
 
 def test_users_with_one_label_are_left_out():

@@ -72,8 +72,10 @@ def test_embeddings_that_say_something_help(found):
     assert 0.03 < low < result["auc_gain"] < high
     assert result["auc_gain"] == result["auc_with"] - result["auc_without"]
     assert len(set(result["auc_gain_by_seed"])) == 2 and min(result["auc_gain_by_seed"]) > low
-    assert result["uauc_with"] > result["uauc_without"]
-    assert result["wuauc_with"] > result["wuauc_without"]
+    for name in ("uauc", "wuauc"):
+        low, high = result[f"{name}_gain_ci90"]
+        assert 0 < low < result[f"{name}_gain"] < high
+        assert result[f"{name}_gain"] == result[f"{name}_with"] - result[f"{name}_without"]
     assert written == json.loads(json.dumps(result))
 
 
