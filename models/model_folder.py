@@ -104,7 +104,10 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
 def _missing_weights(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        shards = set(read_json(index).get("weight_map", {}).values())
+        weight_map = read_json(index).get("weight_map", {})
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(f"{index}: weight_map must give every weight the name of its file")
+        shards = set(weight_map.values())
         return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
     return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
 

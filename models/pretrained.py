@@ -28,11 +28,11 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     disable_progress_bar()
     config = read_json(folder / "config.json")
     is_baichuan = config.get("model_type") == baichuan.MODEL_TYPE
+    tokenizer = load_tokenizer(folder)
     try:
         if is_baichuan:
             baichuan.check_config(config)
             baichuan.register()
-        tokenizer = load_tokenizer(folder)
         model, report = AutoModel.from_pretrained(
             folder,
             dtype=dtype,
@@ -52,9 +52,16 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer alone, which needs no weights; raises what its files give cause for."""
+    """The tokenizer alone, which needs no weights.
+
+    Raises:
+        ValueError: what is wrong with its files, in one line.
+    """
     is_baichuan = read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE
-    return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+    try:
+        return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+    except _UNREADABLE as error:
+        raise ValueError(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 
 
 def _check_complete(folder: Path, report: dict[str, object]) -> None:

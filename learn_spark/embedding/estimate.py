@@ -10,7 +10,7 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import rendered_texts, vectors_of
-from learn_spark.embedding.udf import EncodeSpec, count_function
+from learn_spark.embedding.udf import EncodeSpec, bad_models_named, count_function
 from learn_spark.estimate import encoder_hours
 
 SAMPLE = 1000
@@ -63,7 +63,8 @@ def embedding_estimate(context: Context, before: date, deliveries: int) -> Embed
     )
     texts = new_df.count()
     sample_df = new_df.orderBy(F.xxhash64("text_hash")).limit(SAMPLE).select("prompt")
-    mean = sample_df.mapInPandas(count_function(spec), "tokens bigint").agg(F.mean("tokens")).first()[0]
+    with bad_models_named():
+        mean = sample_df.mapInPandas(count_function(spec), "tokens bigint").agg(F.mean("tokens")).first()[0]
     new_df.unpersist()
     expected = round(deliveries * _new_items_a_day(context))
     tokens = round((mean or context.config.scale.tokens_per_item) * (texts + expected))

@@ -124,7 +124,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
         .first()
     )
     is_kept = old is not None and old.texts == totals["old_texts"] and is_whole(folder, old)
-    name = old.vectors if is_kept else _file_name(_generation(old) + 1)
+    name = old.vectors if is_kept else _file_name(_newest_generation(folder) + 1)
     first_row = old.rows if is_kept else 0
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
@@ -163,7 +163,7 @@ def extend_matrix(extension: Extension) -> None:
         _write_rows(extension, file)
     _replace_meta(folder, meta)
     for old in folder.glob("vectors-*.f16"):
-        if _generation_of(old.name) < _generation(meta) - 1:
+        if _generation_of(old.name) < _generation_of(meta.vectors) - 1:
             old.unlink()
 
 
@@ -257,8 +257,9 @@ def _file_name(generation: int) -> str:
     return f"vectors-{generation}.f16"
 
 
-def _generation(meta: MatrixMeta | None) -> int:
-    return _generation_of(meta.vectors) if meta else 0
+def _newest_generation(folder: Path) -> int:
+    """Of the files, whatever meta.json says or whether it is lost: somebody may read any of them."""
+    return max((_generation_of(file.name) for file in folder.glob("vectors-*.f16")), default=0)
 
 
 def _generation_of(name: str) -> int:

@@ -1,21 +1,19 @@
 """item_text and content_embeddings: what each item's text is, and the vectors of the texts that had none."""
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import date
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import ConfigError, QualityError
+from learn_spark.core.errors import QualityError
 from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
 from learn_spark.core.settings import EmbeddingSettings
 from learn_spark.core.steps import Context
 from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
-from learn_spark.embedding.udf import BAD_MODEL, EMPTY, OUTPUT_SCHEMA, EncodeSpec, encode_function
+from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function
 from learn_spark.embedding.work import Pace, Work, counted_work
 
 BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
@@ -117,11 +115,12 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     work = counted_work(context.spark)
     encode = encode_function(EncodeSpec.of(context.config), work)
     profile = encoding_profile(context.spark, context.config)
-    with Pace(context.progress, work, counts["texts"]):
+    with bad_models_named(), Pace(context.progress, work, counts["texts"]):
         for bucket in range(buckets):
             bucket_df = new_df.where(F.pmod(F.xxhash64("text_hash"), F.lit(buckets)) == bucket)
             tasks_df = bucket_df.repartition(min(settings.workers, counts["texts"]), "text_hash")
-            _append_vectors(context, tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile))
+            vectors_df = tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile)
+            context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
     new_df.unpersist()
     return Encoded(counts["texts"], counts["empty"], work.value)
 
@@ -193,17 +192,6 @@ def _bucket_texts(settings: EmbeddingSettings) -> int:
     if settings.bucket_texts == "auto":
         return BUCKET_TEXTS_A_WORKER * settings.workers
     return settings.bucket_texts
-
-
-def _append_vectors(context: Context, vectors_df: DataFrame) -> None:
-    """Appends; a worker's own complaint becomes one line, anything else stays what it is."""
-    try:
-        context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
-    except PySparkException as error:
-        found = re.search(re.escape(BAD_MODEL) + ".*", str(error))
-        if found:
-            raise ConfigError(f"embed_items: {found.group().removeprefix(BAD_MODEL)}") from None
-        raise
 
 
 def _midnight(day: date) -> Column:

@@ -4,8 +4,10 @@ Shapes: N texts of a window, D encoder width.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from pyspark import Accumulator, TaskContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf
 
@@ -193,12 +196,31 @@ def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Itera
         from models.pretrained import load_tokenizer
         from models.tokens import first_tokens
 
-        tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
+        try:
+            tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
+        except (ConfigError, ValueError) as error:
+            raise ValueError(f"{BAD_MODEL}{error}") from error
         for batch_pdf in batches:
             tokens = first_tokens(tokenizer, batch_pdf["prompt"].tolist(), spec.max_tokens)
             yield pd.DataFrame({"tokens": [len(ids) for ids in tokens]})
 
     return count
+
+
+@contextmanager
+def bad_models_named() -> Iterator[None]:
+    """Around Spark actions that run these functions: a worker's own complaint becomes one line.
+
+    Raises:
+        ConfigError: with what is wrong with the model; anything else stays what it is.
+    """
+    try:
+        yield
+    except PySparkException as error:
+        found = re.search(re.escape(BAD_MODEL) + ".*", str(error))
+        if found:
+            raise ConfigError(f"embed_items: {found.group().removeprefix(BAD_MODEL)}") from None
+        raise
 
 
 def _worker_encoder(spec: EncodeSpec) -> "Encoder":

@@ -167,6 +167,16 @@ def test_matrix_that_lost_bytes_is_made_anew(embedded: Context) -> None:
     assert matrix_bytes(folder) == valid
 
 
+def test_matrix_whose_meta_is_lost_is_made_anew_beside_the_old_one(embedded: Context) -> None:
+    folder = matrix_path(embedded)
+    valid, old = matrix_bytes(folder), matrix_file(folder)
+    (folder / "meta.json").unlink()
+    with old.open("rb") as reader:
+        embed_items(embedded, [END])
+        assert reader.read() == valid and matrix_file(folder) != old
+    assert matrix_bytes(folder) == valid
+
+
 def test_item_that_got_no_text_at_first_gets_its_row_later(embedded: Context) -> None:
     add_items(embedded, [NEW_ITEM, item_row("C", "2011-11-04", "GREEN LAMP")])
     embed_items(embedded, [END])
@@ -392,13 +402,18 @@ def test_learn_embed_gives_sql_the_stored_vectors(embedded: Context) -> None:
     assert [row[0] for row in odd] == [None, [0.0] * 16]
 
 
-def test_dry_run_counts_new_texts_and_their_tokens(embedded: Context) -> None:
+def test_dry_run_counts_new_texts_and_their_tokens(embedded: Context, llama: Path, tmp_path: Path) -> None:
     add_items(embedded, [NEW_ITEM, item_row("C", "2011-11-05", "green lamp 0 1 2")])
     estimate = embedding_estimate(embedded, END, deliveries=0)
     assert (estimate.texts, estimate.tokens) == (1, 6)
     assert estimate.device_hours > 0
     assert embed_items(embedded, [END]).details["tokens"] == 6
     assert embedding_estimate(embedded, END, deliveries=0).texts == 0
+    broken = Path(shutil.copytree(llama, tmp_path / "broken"))
+    (broken / "tokenizer.json").write_text("{")
+    context = replace(embedded, config=with_embedding(embedded.config, model=str(broken)))
+    with pytest.raises(ConfigError, match=f"tokenizer of model folder {broken} cannot be loaded"):
+        embedding_estimate(context, END, deliveries=0)
 
 
 def test_gpu_that_is_not_there_is_said_in_one_line(empty: Context) -> None:

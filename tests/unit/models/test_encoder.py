@@ -115,6 +115,21 @@ def test_missing_shard_is_named(broken: Path) -> None:
         load(broken)
 
 
+@pytest.mark.parametrize("weight_map", [["model.safetensors"], {"a": 7}, "model.safetensors"])
+def test_an_index_of_another_form_is_refused(broken: Path, weight_map: object) -> None:
+    (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="weight_map must give every weight the name of its file"):
+        load(broken)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_named(broken: Path, content: str) -> None:
+    (broken / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=f"tokenizer of model folder {broken} cannot be loaded") as raised:
+        load(broken)
+    assert "\n" not in str(raised.value)
+
+
 def test_half_copied_weights_are_refused(broken: Path) -> None:
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
