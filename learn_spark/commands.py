@@ -243,7 +243,8 @@ def _is_planned(step: str, plan: Plan) -> bool:
 def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: dict[str, object]) -> int:
     """Runs the missing steps that a comparison stands on, then compares, or writes down what has to be trained."""
     run_plan(plan, context, _options(name, args))
-    seeds, systems = args.seeds or context.config.comparison.seeds, _systems(name, args, context.config)
+    seeds = list(dict.fromkeys(args.seeds or context.config.comparison.seeds))
+    systems = _systems(name, args, context.config)
     if args.prepare:
         summary["missing"] = write_trainings(context, systems, seeds, Path(args.prepare))
         print(f"{summary['missing']} trainings are missing: {args.prepare}", flush=True)

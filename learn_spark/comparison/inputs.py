@@ -8,8 +8,8 @@ import numpy as np
 
 from learn_spark.comparison.systems import encoder_of
 from learn_spark.core.comparison_settings import SystemSettings
-from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
+from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import META, matrix_path
 from learn_spark.evaluation.summary import write_json
 
@@ -18,18 +18,18 @@ CHUNK_ROWS = 65_536
 
 
 def content_of(context: Context, name: str, system: SystemSettings) -> Path:
-    """The folder of the matrix.
+    """The folder of the matrix; what the lake lacks of another encoder's vectors is made first.
 
     Raises:
-        ConfigError: the lake has no vectors of the system's encoder.
+        ConfigError, QualityError: what `embed_items` raises.
     """
     if system.content == "random":
         return _random_matrix(context)
-    folder = matrix_path(replace(context, config=encoder_of(context.config, system)))
-    if not (folder / META).is_file():
-        changes = " ".join(f"--set embedding.{key}={value}" for key, value in system.embedding.items())
-        raise ConfigError(f"system {name}: the lake has no vectors of its encoder; run embed_items {changes} first")
-    return folder
+    own = replace(context, config=encoder_of(context.config, system))
+    if system.embedding:
+        made = embed_items(own, [context.config.windows.end])
+        context.progress.say(f"compare: {made.rows_out} texts were encoded for {name}")
+    return matrix_path(own)
 
 
 def _random_matrix(context: Context) -> Path:

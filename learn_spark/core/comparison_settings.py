@@ -19,7 +19,7 @@ class SystemSettings(Section):
         based_on: `config`, the config's own towers with the changes below; `paper`, the paper's defaults with them.
         content: `config`, the config's content vectors; `random`, frozen random ones, which together with the
             id residual are id embeddings of normal initial values.
-        embedding: changes of the section `embedding`: another text encoder, whose vectors the lake must have.
+        embedding: changes of the section `embedding`: another text encoder; `compare` makes its vectors.
         model, loss, train: changes of the settings of these names.
         prior_weight: of log popularity when ranking; null: retrieval.popularity_weight for towers, else none.
     """

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 # Colours that stand for CSS variables of the page.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
+DASHES = ("-", "--", ":")
 _CSS = {
     INK: "--ink",
     MUTED: "--muted",
@@ -50,10 +52,10 @@ def points(curve: Sequence[Mapping[str, float]], name: str) -> list[tuple[float,
 def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = "") -> str:
     """Line chart: name -> (x, y) points."""
     figure, axes = _figure(4.8, 2.7)
-    for (name, points), colour in zip(lines.items(), SERIES, strict=False):
+    for (name, points), (dashes, colour) in zip(lines.items(), cycle(product(DASHES, SERIES)), strict=False):
         x, y = zip(*points, strict=True)
         dots = marker or ("o" if len(points) == 1 else "")
-        axes.plot(x, y, color=colour, linewidth=1.8, marker=dots, markersize=4, label=name)
+        axes.plot(x, y, dashes, color=colour, linewidth=1.8, marker=dots, markersize=4, label=name)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(lines) > 1:

@@ -9,7 +9,6 @@ from pyspark.sql import SparkSession
 
 from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError
 from learn_spark.core.steps import Context
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
 
@@ -70,8 +69,14 @@ def test_random_content_has_a_row_an_item(lake: Context) -> None:
     assert (meta["rows"], meta["dim"]) == (ITEMS + 1, 16)
 
 
-def test_an_encoder_without_vectors_says_how_to_make_them(lake: Context) -> None:
-    define = "comparison.define={bert: {title: B, kind: towers, embedding: {template: brief}}}"
-    config = load_config(CONF / "test.yaml", [f"lake.root={lake.config.lake.root}", *SETTINGS, define])
-    with pytest.raises(ConfigError, match="run embed_items --set embedding.template=brief first"):
-        compare(replace(lake, config=config), "compare", ["bert"], [1])
+def test_another_encoders_vectors_are_made_once(lake: Context) -> None:
+    define = "comparison.define={bert: {title: B, kind: mean_content, embedding: {template: brief, pooling: cls}}}"
+    settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]
+    other = replace(lake, config=load_config(CONF / "test.yaml", settings))
+    metrics = compare(other, "compare", ["bert", "mean_content"], [1])["systems"]
+    assert metrics["bert"]["metrics"] != metrics["mean_content"]["metrics"]
+    vectors = other.tables.read("content_embeddings").where("encoder_id LIKE 'bert-%'")
+    assert vectors.select("text_hash").distinct().count() == vectors.count() == ITEMS
+    version = other.tables.version("content_embeddings")
+    compare(other, "compare", ["bert"], [1])
+    assert other.tables.version("content_embeddings") == version

@@ -106,6 +106,8 @@ def test_drawings_are_well_formed_and_take_the_pages_colours():
         ET.fromstring(drawing)
         assert "var(--c1)" in drawing
         assert not re.findall(r"#[0-9a-f]{6}\b", drawing)
+    many = charts.curves({f"line{n}": [(0, 1.0), (5, float(n))] for n in range(30)}, "step", "loss")
+    assert all(f">line{n}<" in many for n in range(30)), "none is left out for want of a colour"
     same = [charts.intervals([("up", 0.02, 0.01, 0.03)], "gain") for _ in range(2)]
     assert same[0] == same[1]
 
