@@ -151,14 +151,26 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
 def test_releases_upkeep_and_exports_are_commands(journey: Journey, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
     first = json.loads((folder / "output" / "summary.json").read_text())["release_id"]
-    assert run_job(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
+    two_days = (
+        "--start",
+        "2011-11-27",
+        "--end",
+        "2011-11-29",
+        "--step-days",
+        "1",
+        "--max-parallel",
+        "2",
+        "--keep-going",
+    )
+    assert run_job(folder, "run_backfill", *two_days).code == 0
     listed = run_job(folder, "release", "list")
+    assert len(listed.out.splitlines()) == 3, "a release a day"
     second = next(line.split()[1] for line in listed.out.splitlines() if line.startswith("*"))
     assert first in listed.out and second != first
     diff = run_job(folder, "release", "diff", first, second)
-    assert re.search(r"days_added +2011-11-28", diff.out)
+    assert re.search(r"days_added +2011-11-28 .. 2011-11-29", diff.out)
     assert run_job(folder, "release", "rollback", "no-such-release").code == 2
-    assert run_job(folder, "release", "rollback").code == 0
+    assert run_job(folder, "release", "rollback", first).code == 0
     assert f"* {first}" in run_job(folder, "release", "list").out
     assert run_job(folder, "maintain_tables").code == 0
     vectors = run_job(folder, "export_vectors", "--out", f"{tmp_path}/vectors")

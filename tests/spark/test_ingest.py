@@ -168,6 +168,11 @@ def test_too_many_rejects_publish_nothing(context, logs):
         ingest_events(context, days_of(DAY))
     assert context.tables.read("interactions").count() == 0
     assert context.tables.read("rejects").count() == 10
+    good = [line(StockCode=str(n), InvoiceDate="2011-11-02 09:00:00") for n in range(190)]
+    write_day(logs, "2011-11-02", good)  # 5% of both days together, all of the first
+    with pytest.raises(QualityError, match=r"10 of 10 lines of 2011-11-01 .*\(1 days above it\)"):
+        ingest_events(context, days_of(DAY, "2011-11-02"))
+    assert context.tables.read("interactions").count() == 0
 
 
 def test_items_get_versions_and_stable_numbers(context, logs):

@@ -162,6 +162,36 @@ def _check_audit_sees_leaks(context, days):
     assert 0 < night.rows < figures[3].rows and night.leaks == 0  # of what that night wrote, and nothing else
 
 
+def test_other_sides_strides_and_windows_agree_with_naive_loops(built):
+    """Cancellations are history, but no target; old events are forgotten; an as-of date a day."""
+    context, _, _, log, _ = built
+    changes = {"history_events": ["purchase", "cancel"], "history_days": 6, "target_days": 3, "stride_days": 1}
+    changes |= {"history_length": 4, "target_length": 2, "min_history": 2}
+    own = context.config.model_copy(update={"sequences": context.config.sequences.model_copy(update=changes)})
+    settings, splits = own.sequences, as_of_dates(own)
+    assert len(splits) > len(as_of_dates(context.config))
+    sides = {kinds: defaultdict(list) for kinds in (("purchase", "cancel"), ("purchase",))}
+    for event_id, user, item, kind, ts, _ in log:
+        for kinds, events in sides.items():
+            if kind in kinds:
+                events[user].append((ts, event_id, ITEMS.index(item) + 1))
+    history_side, target_side = sides.values()
+    expected = {}
+    for user, events in history_side.items():
+        for as_of in splits:
+            history = [e[2] for e in naive_history(events, as_of, 4, 6)]
+            targets = [e[2] for e in naive_targets(target_side[user], as_of, 2, 3)]
+            if len(history) >= 2 and targets:
+                expected[user, as_of] = history, targets
+    events = sided_events(context.tables.read("interactions"), settings)
+    rows = sequences(events, splits, settings).collect()
+    found = {(r.user_id, r.as_of): (r.hist_items[: r.hist_len], r.tar_items[: r.tar_len]) for r in rows}
+    assert found == expected and len(expected) > 20
+    naive = {user: [e[2] for e in naive_history(events, DAY, 4, 6)] for user, events in history_side.items()}
+    histories = {row.user_id: row.item_idx for row in full_histories(events, DAY, settings).collect()}
+    assert histories == {user: items for user, items in naive.items() if items}
+
+
 def test_as_of_is_exclusive_midnight():
     assert naive_history([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30) == []
     assert len(naive_targets([(datetime(2011, 1, 2), "a", 1)], date(2011, 1, 2), 5, 30)) == 1

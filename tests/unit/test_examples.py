@@ -119,6 +119,7 @@ def test_the_spark_application_is_a_job_with_its_arguments():
     assert job.is_file()
     args = build_parser().parse_args([job.stem, *spec["arguments"]])
     assert (args.start, args.end) == (date(2024, 10, 1), date(2024, 10, 2))
+    assert spec["restartPolicy"] == {"type": "Never"}, "a gate's refusal must not be tried again and again"
 
 
 def test_the_cron_line_is_a_night():

@@ -1,6 +1,7 @@
 """The commands on tiny snapshots: real files, real Petastorm, in this process and in their own."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from models.__main__ import main
 from models.checkpoint import load_cvr, load_towers
 from models.content import ContentMatrix
 from models.snapshot import open_snapshot
+from models.trainer import Trainer
 from tests.builders.tensors import pairs_table, random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 60
@@ -210,4 +212,31 @@ def test_its_own_process_writes_nothing_to_stdout(tmp_path, towers_spec):
     command = [sys.executable, "-m", "models", "train-towers", "--spec", str(tmp_path / "spec.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "Warning" not in done.stderr and "s left" in done.stderr
+    assert "Warning" not in done.stderr
+    told = (
+        r"step \d+/7, loss \d+\.\d{4}, best recall_at_5 \d\.\d{4} at \d+, \d+ samples/s, \d+% waiting for data, about"
+    )
+    assert re.search(told, done.stderr) and "s left" in done.stderr
+
+
+def test_steps_are_clipped_and_follow_warm_up_and_cosine(data, tmp_path, towers_spec):
+    train = {"epochs": 2, "log_every": 1, "warmup_share": 0.2, "clip_norm": 0.01}
+    spec = train_towers.TowersSpec.model_validate(towers_spec | {"train": towers_spec["train"] | train})
+    snapshots = (open_snapshot(data / name) for name in ("train", "val"))
+    task = train_towers.TowersTask(spec, *snapshots, ContentMatrix(data / "matrix"))
+    trainer, norms = Trainer(task, spec.train, tmp_path / "towers", "one"), []
+    step = trainer.optimizer.step
+
+    def watched():
+        norms.append(torch.stack([p.grad.norm() for p in trainer.parameters]).norm().item())
+        step()
+
+    trainer.optimizer.step = watched
+    trainer.run()
+    total, warm = 14, 3
+    factors = [
+        (n + 1) / warm if n < warm else (1 + math.cos(math.pi * (n - warm) / (total - warm))) / 2 for n in range(total)
+    ]
+    assert [line["lr"] for line in lines_of(towers_spec, "lr")] == pytest.approx([0.01 * factor for factor in factors])
+    assert len(norms) == total and max(norms) <= 0.01 * 1.001
+    assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.optimizer.param_groups[0]["fused"]
