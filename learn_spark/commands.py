@@ -1,5 +1,6 @@
 """What every job reads, writes and returns, and how one runs: from the config to the exit code."""
 
+import re
 import sys
 import traceback
 from argparse import Namespace
@@ -150,7 +151,7 @@ def run_job(name: str, args: Namespace) -> int:
     except KeyboardInterrupt:
         code = _report_error(name, ValueError("interrupted; the same command goes on where it stopped"), 130, summary)
     except Exception as error:
-        known = _known_trouble(error)
+        known = known_trouble(error)
         if known is None:
             traceback.print_exc()
         code = _report_error(name, known or error, known.exit_code if known else 1, summary)
@@ -353,11 +354,17 @@ def _report_error(name: str, error: Exception, code: int, summary: dict[str, obj
     return code
 
 
-def _known_trouble(error: Exception) -> LearnError | None:
-    """Troubles of the machine rather than of the job."""
+def known_trouble(error: Exception) -> LearnError | None:
+    """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
     text = str(error)
     if getattr(error, "errno", None) == 28 or "No space left on device" in text:
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
+    if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
+        named = re.search(r"\S+\.parquet", text)
+        return ConfigError(
+            f"a data file is gone, deleted or vacuumed by something else than maintain_tables:"
+            f" {named.group() if named else text[:300]}; make its days again, or bring it back"
+        )
     return None

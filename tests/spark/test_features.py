@@ -1,5 +1,7 @@
 """Feature writing on a tiny lake with real (untrained) models: rows, days, gates, the release row, reruns."""
 
+import re
+import shutil
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from safetensors.numpy import load_file, save_file
 
+from learn_spark.commands import known_trouble
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.core.ledger import StepResult
@@ -417,6 +420,18 @@ def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepRe
     with pytest.raises(ConfigError, match="is expired, it has no rows to read"):
         find_release(lake.tables, done["expired"][0])
     assert done["tables"]["user_features"]["kept_hours"] == 168
+
+
+def test_a_vacuumed_file_is_named(lake: Context, written: StepResult, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(lake.tables.root, tmp_path / "lake"))
+    samples = lake.tables.read("samples").where("stage <> 'cvr'")
+    for file in root.glob("user_features/*/*.parquet"):
+        file.unlink()
+    with pytest.raises(Exception, match="parquet") as raised:
+        join_features(samples, root).collect()
+    known = known_trouble(raised.value)
+    assert isinstance(known, ConfigError)
+    assert re.search(r"a data file is gone.*user_features/ds=\S+\.parquet; make its days again", str(known))
 
 
 def test_another_models_release_is_held_against_the_rows_of_the_one_before(lake: Context, days: list[date]) -> None:
