@@ -40,7 +40,7 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 	@ls build/dist/*
 
 lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
-	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra online --extra ann --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
 
 clean: ## remove build/ (tables, models, reports); .venv stays

@@ -34,6 +34,7 @@ EXTRAS_REQUIRE = {
     # export_online's ONNX files; onnxscript before 0.6 does not fit this torch
     "online": ["onnx", "onnxscript>=0.6", "onnxruntime"],
     "ann": ["faiss-cpu"],  # export_vectors' index of the items
+    "llm": ["peft"],  # LoRA, for the comparison's systems that train a language model
     "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
 }
 
