@@ -15,7 +15,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from models.matrix import open_matrix
-from models.metrics import Scored, gain_interval, mean_interval, user_aucs
+from models.metrics import Scored, gain_interval, mean_interval, user_aucs, user_mean
 from models.ranker import Ranker, RankerConfig, binned
 from models.result import write_result
 from models.snapshot import Snapshot, open_snapshot
@@ -106,7 +106,7 @@ class RankerTask:
             for score_T in (without_T, with_T)
         )
         for name, counted_U in (("uauc", np.ones_like(weight_U)), ("wuauc", weight_U)):
-            without, with_ = (_mean(value_U, counted_U) for value_U in (before_U, after_U))
+            without, with_ = (user_mean(value_U, counted_U) for value_U in (before_U, after_U))
             interval = mean_interval(after_U - before_U, counted_U, self.spec.bootstrap, self.spec.seed)
             figures |= _gain(name, without, with_, interval)
         return figures
@@ -268,10 +268,6 @@ def _vectors(rows: pa.Table, name: str) -> np.ndarray:
 def _gain(name: str, without: float, with_: float, interval: tuple[float, float]) -> dict[str, object]:
     figures = {f"{name}_without": without, f"{name}_with": with_, f"{name}_gain": with_ - without}
     return {**figures, f"{name}_gain_ci90": list(interval)}
-
-
-def _mean(value_U: np.ndarray, weight_U: np.ndarray) -> float:
-    return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
 
 
 def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:

@@ -105,7 +105,12 @@ def user_aucs(
 def uauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None) -> float:
     """The plain mean of the AUCs within users that have both labels; NaN if there is none."""
     value_U, _ = user_aucs(label_N, score_N, user_N, weight_N)
-    return float(value_U.mean()) if len(value_U) else float("nan")
+    return user_mean(value_U, np.ones_like(value_U))
+
+
+def user_mean(value_U: np.ndarray, weight_U: np.ndarray) -> float:
+    """The weighted mean of users' values; NaN without users."""
+    return float(np.average(value_U, weights=weight_U)) if len(value_U) else float("nan")
 
 
 def calibration(

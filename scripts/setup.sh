@@ -78,6 +78,15 @@ write_spark_conf() {
     } >"$conf/spark-env.sh"
 }
 
+# Two processes that fetch the same jars into an empty cache at once get in each other's way.
+fetch_jars() {
+    echo "setup: fetching Delta's jars" >&2
+    JAVA_HOME="$java_home" SPARK_LOCAL_IP=127.0.0.1 .venv/bin/python >/dev/null 2>.venv/jars.log -c '
+from pyspark.sql import SparkSession
+SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate().stop()' ||
+        echo "setup: Delta's jars could not be fetched (.venv/jars.log says why); the first job will try again" >&2
+}
+
 java_home=$(scripts/java.sh ensure)
 state=$(cat constraints.txt setup.py scripts/setup.sh | cksum; echo "$PWD $java_home")
 if [ -x .venv/bin/python ] && [ "$(cat .venv/setup-state 2>/dev/null)" = "$state" ]; then
@@ -89,5 +98,6 @@ if ! is_supported .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/
 fi
 install_packages
 write_spark_conf
+fetch_jars
 echo "$state" >.venv/setup-state
 echo "setup: done in $SECONDS s" >&2

@@ -1,6 +1,7 @@
 """The content vectors that a system of the comparison reads: the lake's, another encoder's, or random ones."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +18,24 @@ VECTORS = "vectors.f16"
 CHUNK_ROWS = 65_536
 
 
-def content_of(context: Context, name: str, system: SystemSettings) -> Path:
-    """The folder of the matrix; what the lake lacks of another encoder's vectors is made first.
+def matrices_of(context: Context, systems: Mapping[str, SystemSettings]) -> dict[str, Path]:
+    """The folder of each system's matrix; what the lake lacks of another encoder's vectors is made first.
 
     Raises:
         ConfigError, QualityError: what `embed_items` raises.
     """
-    if system.content == "random":
-        return _random_matrix(context)
-    own = replace(context, config=encoder_of(context.config, system))
-    if system.embedding:
-        made = embed_items(own, [context.config.windows.end])
-        context.progress.say(f"compare: {made.rows_out} texts were encoded for {name}")
-    return matrix_path(own)
+    found: dict[str, Path] = {}
+    for name, system in systems.items():
+        if system.content == "random":
+            found[name] = _random_matrix(context)
+            continue
+        own = replace(context, config=encoder_of(context.config, system))
+        folder = matrix_path(own)
+        if system.embedding and folder not in found.values():
+            made = embed_items(own, [context.config.windows.end])
+            context.progress.say(f"compare: {made.rows_out} texts were encoded for {name}")
+        found[name] = folder
+    return found
 
 
 def _random_matrix(context: Context) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from learn_spark.comparison.inputs import content_of
+from learn_spark.comparison.inputs import matrices_of
 from learn_spark.comparison.page import render
 from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of, trains_all_positions
 from learn_spark.comparison.table import gathered, lines
@@ -122,7 +122,7 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
     trained = [settings_of(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
     if context.config.sequences.protocol == "leave_one_out" and any(map(trains_all_positions, trained)):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
-    matrices = {name: content_of(context, name, system) for name, system in chosen.items()}
+    matrices = matrices_of(context, chosen)
     trainings = [
         _training(context, name, system, seed, snapshots, matrices[name])
         for name, system in chosen.items()

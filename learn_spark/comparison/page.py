@@ -41,7 +41,6 @@ def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], c
     for key, wanted in (("loss", "loss"), ("validation", "recall_at_50")):
         points = {title: charts.points(curve, wanted) for title, curve in lines.items()}
         there = {title: each for title, each in points.items() if each}
-        if there:
-            label = "training loss" if key == "loss" else "validation R@50"
-            drawn[key] = charts.curves(there, "step", label, "" if key == "loss" else "o")
+        label = "training loss" if key == "loss" else "validation R@50"
+        drawn[key] = charts.curves(there, "step", label, "" if key == "loss" else "o") if there else ""
     return drawn

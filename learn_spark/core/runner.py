@@ -148,7 +148,7 @@ def _run_days(step: Step, days: list[date], label: str, run_id: str, context: Co
     result = step.run(context, days)
     seconds = round(time.monotonic() - started, 2)
     marks = {day: context.mark(step.name, day) for day in days}
-    sources = {day: context.mark.source_state(step, day) for day in days} if step.source else {}
+    sources = {day: context.mark.source_state(step, day) for day in days}
     with context.publishing:
         written = context.tables.versions(step.writes)
         context.ledger.record(step.name, marks, run_id, result, input_versions, written, seconds, sources)

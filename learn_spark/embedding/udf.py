@@ -196,10 +196,8 @@ def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Itera
         from models.pretrained import load_tokenizer
         from models.tokens import first_tokens
 
-        try:
+        with _named_bad():
             tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
-        except (ConfigError, ValueError) as error:
-            raise ValueError(f"{BAD_MODEL}{error}") from error
         for batch_pdf in batches:
             tokens = first_tokens(tokenizer, batch_pdf["prompt"].tolist(), spec.max_tokens)
             yield pd.DataFrame({"tokens": [len(ids) for ids in tokens]})
@@ -237,7 +235,14 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
     from models.encoder import Encoder
 
     torch.set_num_threads(spec.threads)
-    try:
+    with _named_bad():
         return Encoder.load(model_source(spec.model), spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device)
+
+
+@contextmanager
+def _named_bad() -> Iterator[None]:
+    """In a worker, around the reading of a model: marks its complaints for `bad_models_named`."""
+    try:
+        yield
     except (ConfigError, ValueError) as error:
         raise ValueError(f"{BAD_MODEL}{error}") from error

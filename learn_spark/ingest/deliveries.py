@@ -47,7 +47,7 @@ def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], set
 
     All of them belong to `ingest.start`, which nights after it do not load again; they would be lost and not counted.
     """
-    undated = (F.col("load_day") == F.lit(settings.start)) & ~has_day(settings)
+    undated = ~has_day(settings)
     known = tables.read("rejects").where(f"NOT ({days_predicate('ds', days)})").groupBy("reason", "raw")
     equal = Window.partitionBy("reason", "raw").orderBy("source_file")
     numbered = lines.where(undated).withColumn("_number", F.row_number().over(equal))

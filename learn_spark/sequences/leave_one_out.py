@@ -19,6 +19,7 @@ from learn_spark.sequences.events import packed
 from learn_spark.sequences.histories import sequence_batch, user_batches
 
 BATCH_USERS = 512
+BATCH_ROWS = 65_536
 
 
 def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
@@ -44,6 +45,9 @@ def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
 def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> DataFrame:
     """`sequences` rows, one a target: `position` is the target's place in the user's events.
 
+    A task holds its partition's events (about 60 bytes each) and a batch of rows: every event of a user is a row here,
+    so a heavy user takes longer, and takes no more memory than those events.
+
     Args:
         core: user_id, item_idx, event_ts, tie, side; every event counts on both sides.
         day: stands in `as_of`: the day on which the log ends.
@@ -52,17 +56,22 @@ def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> Dat
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for log, users in user_batches(batches, BATCH_USERS):
-            yield _rows(log, users, day, settings)
+            yield from prefix_rows(log, users, day, settings)
 
     return packed(core).mapInArrow(rows, SEQUENCES.columns_ddl)
 
 
-def _rows(log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings) -> pa.RecordBatch:
+def prefix_rows(
+    log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings, size: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Rows of `users` (U,), at most `size` at a time, however many events a user has."""
     first, stop = log.history.until(users, 0), log.history.until(users + 1, 0)
     first_targets = Cut.between(log.history, np.minimum(first + 1, stop), stop)
-    place, owner = first_targets.places, np.repeat(np.arange(len(users)), first_targets.lengths)
-    history = Cut.between(log.history, np.maximum(first[owner], place - settings.history_length), place)
-    targets = Cut.between(log.targets, place, place + 1)
-    left = stop[owner] - place
-    splits = np.where(left == 1, "test", np.where(left == 2, "val", "train"))
-    return sequence_batch(log, users[owner], day, history, targets, splits, place - first[owner], settings)
+    places, owners = first_targets.places, np.repeat(np.arange(len(users)), first_targets.lengths)
+    for start in range(0, len(places), size):
+        place, owner = places[start : start + size], owners[start : start + size]
+        history = Cut.between(log.history, np.maximum(first[owner], place - settings.history_length), place)
+        targets = Cut.between(log.history, place, place + 1)
+        left = stop[owner] - place
+        splits = np.where(left == 1, "test", np.where(left == 2, "val", "train"))
+        yield sequence_batch(log, users[owner], day, history, targets, splits, place - first[owner], settings)

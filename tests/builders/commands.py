@@ -66,6 +66,14 @@ def kill_process(folder: Path, command: list[str], when: str, seconds: float = 3
     job.wait()
 
 
+def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float = 120) -> None:
+    """Until the running job's file has so many lines; fails where the job ends before, or the time."""
+    deadline = time.monotonic() + seconds
+    while not file.is_file() or file.read_text().count("\n") < lines:
+        assert job.poll() is None and time.monotonic() < deadline, f"{file} has no {lines} lines"
+        time.sleep(0.005)
+
+
 def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     config = [] if "--config" in arguments else ["--config", str(CONFIG)]
     return [*config, "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]

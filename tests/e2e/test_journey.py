@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
@@ -20,7 +22,12 @@ pytestmark = pytest.mark.e2e
 
 Journey = tuple[Path, Done]
 VECTORS = {"content_embeddings": {"embedding", "norm"}}  # the last bits differ with the batches
-LEARNED = ("user_features", "item_features", "pair_features")
+LEARNED = {
+    "user_features": ("user_id, ds", "user_emb"),
+    "item_features": ("item_id, ds", "item_emb"),
+    "pair_features": ("user_id, item_id, event_ts", "mid_emb, cvr_score"),
+}
+NIGHTS = ("--start", "2011-11-27", "--end", "2011-11-29")
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 GOLD = ("user_features", "item_features", "pair_features", "releases")
 
@@ -96,35 +103,72 @@ def test_gold_tables_join_to_samples_without_spark(journey: Journey) -> None:
     assert no_leak
 
 
-def test_nightly_runs_follow_and_a_refused_release_is_shown(journey: Journey, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
-    days = ("--start", "2011-11-27", "--end", "2011-11-29")
-    plan = run_job(folder, "run_backfill", *days, "--dry-run")
+@dataclass(frozen=True)
+class Nights:
+    """A copy of the journey's lake, and how a plan, a refused run and a run of two more days on it ended."""
+
+    folder: Path
+    plan: Done
+    refused: Done
+    refused_page: str
+    done: Done
+
+
+@pytest.fixture(scope="module")
+def nights(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    folder = Path(shutil.copytree(journey[0], tmp_path_factory.mktemp("nights") / "copy"))
+    plan = run_job(folder, "run_backfill", *NIGHTS, "--dry-run")
+    refused = run_job(folder, "run_backfill", *NIGHTS, "--set", "features.min_users=1000000")
+    page = (folder / "output" / "report" / "index.html").read_text()
+    return Nights(folder, plan, refused, page, run_job(folder, "run_backfill", *NIGHTS))
+
+
+def test_a_plan_of_nights_shows_days_rows_and_texts(nights: Nights) -> None:
+    plan = nights.plan
     assert plan.code == 0
     assert re.search(r"1\. ingest_events +2 days +2011-11-27 \.\. 2011-11-28", plan.out)
     assert "train_towers" not in plan.out
     assert "estimated sizes" not in plan.out, "the lake knows better than the config"
     assert set(plan.summary["rows"]) == set(plan.summary["plan"])
     assert all(rows > 0 for rows in plan.summary["rows"].values())
-    encoding, items = plan.summary["encoding"], relation(folder / "lake", "item_index").count("*").fetchall()[0][0]
-    assert encoding["texts"] == 0 < encoding["expected"] < items, "nothing waits; the two days bring new items"
-    current = json.loads((folder / "output" / "summary.json").read_text())["release_id"]
-    refused = run_job(folder, "run_backfill", *days, "--set", "features.min_users=1000000")
-    assert refused.code == 3
-    page = (folder / "output" / "report" / "index.html").read_text()
-    assert refused.out.splitlines()[-1] == f"report     {folder}/output/report/index.html"
-    stopped = re.search(r"release (\S+): nothing is published, gates failed: users_on_first_day", refused.err)[1]
-    assert f"{stopped}</code> was not published: users on first day is" in page
-    assert f"Readers still get <code>{current}</code>." in page
-    done = run_job(folder, "run_backfill", *days)
-    assert done.code == 0, done.err[-5000:]
-    lake = folder / "lake"
+    encoding, items = plan.summary["encoding"], relation(nights.folder / "lake", "item_index").count("*").fetchall()
+    assert encoding["texts"] == 0 < encoding["expected"] < items[0][0], "nothing waits; the two days bring new items"
+
+
+def test_a_refused_release_is_shown(journey: Journey, nights: Nights) -> None:
+    current = json.loads((journey[0] / "output" / "summary.json").read_text())["release_id"]
+    assert nights.refused.code == 3
+    assert nights.refused.out.splitlines()[-1] == f"report     {nights.folder}/output/report/index.html"
+    gate = r"release (\S+): nothing is published, gates failed: users_on_first_day"
+    stopped = re.search(gate, nights.refused.err)[1]
+    assert f"{stopped}</code> was not published: users on first day is" in nights.refused_page
+    assert f"Readers still get <code>{current}</code>." in nights.refused_page
+
+
+def test_nightly_runs_follow(nights: Nights) -> None:
+    assert nights.done.code == 0, nights.done.err[-5000:]
+    lake = nights.folder / "lake"
     news = relation(lake, "user_features").filter("ds >= '2011-11-28'")
     active = relation(lake, "interactions").filter("ds >= '2011-11-27' AND event_type = 'purchase'")
     active_days = set(active.project("user_id, ds + 1").distinct().fetchall())
     assert set(news.project("user_id, ds").fetchall()) == active_days
     releases = relation(lake, "releases").project("release_id, len(days)").fetchall()
     assert sorted(count for _, count in releases)[0] == 2
+
+
+def assert_equal_lakes(one: Path, other: Path) -> None:
+    """Equal rows in all tables; learned vectors to 1e-5, whatever release they came with."""
+    for name in sorted(set(TABLES) - set(LEARNED) - {"releases", "intervals"}):
+        without = frozenset(VECTORS.get(name, ()))
+        assert rows(one, name, without) == rows(other, name, without), name
+    for name, (keys, vectors) in LEARNED.items():
+        keys_and_vectors = [relation(lake, name).order(keys).project(f"{keys}, {vectors}") for lake in (one, other)]
+        ours, theirs = (table.fetchnumpy() for table in keys_and_vectors)
+        for key in keys.split(", "):
+            assert ours[key].tolist() == theirs[key].tolist(), (name, key)
+        for vector in vectors.split(", "):
+            left, right = (np.array(table[vector].tolist(), dtype=np.float64) for table in (ours, theirs))
+            np.testing.assert_allclose(left, right, atol=1e-5, err_msg=f"{name} {vector}")
 
 
 def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Journey, tmp_path: Path) -> None:
@@ -148,21 +192,23 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
     assert models["cvr"]["snapshots"]["train"]["source"].startswith("samples version")
 
 
-def test_releases_upkeep_and_exports_are_commands(journey: Journey, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(journey[0], tmp_path / "copy"))
-    first = json.loads((folder / "output" / "summary.json").read_text())["release_id"]
-    two_days = (
-        "--start",
-        "2011-11-27",
-        "--end",
-        "2011-11-29",
-        "--step-days",
-        "1",
-        "--max-parallel",
-        "2",
-        "--keep-going",
-    )
-    assert run_job(folder, "run_backfill", *two_days).code == 0
+@pytest.fixture(scope="module")
+def scheduled(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the journey's lake on which each of the two nights was run when its day was over."""
+    folder = Path(shutil.copytree(journey[0], tmp_path_factory.mktemp("scheduled") / "copy"))
+    assert run_job(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
+    how = ("--step-days", "1", "--max-parallel", "2", "--keep-going")
+    assert run_job(folder, "run_backfill", *NIGHTS, *how).code == 0
+    return folder
+
+
+def test_a_backfill_equals_the_scheduled_nights(nights: Nights, scheduled: Path) -> None:
+    assert_equal_lakes(nights.folder / "lake", scheduled / "lake")
+
+
+def test_releases_upkeep_and_exports_are_commands(journey: Journey, scheduled: Path, tmp_path: Path) -> None:
+    folder = scheduled
+    first = json.loads((journey[0] / "output" / "summary.json").read_text())["release_id"]
     listed = run_job(folder, "release", "list")
     assert len(listed.out.splitlines()) == 3, "a release a day"
     second = next(line.split()[1] for line in listed.out.splitlines() if line.startswith("*"))

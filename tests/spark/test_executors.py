@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 pytestmark = [pytest.mark.spark, pytest.mark.e2e]
@@ -54,10 +54,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
     environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"}
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=tmp_path)
-    metrics, deadline = tmp_path / "lost" / "metrics.jsonl", time.monotonic() + 240
-    while not metrics.is_file() or metrics.read_text().count("\n") < 10:
-        assert driver.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
-        time.sleep(0.1)
+    wait_for_lines(driver, tmp_path / "lost" / "metrics.jsonl", 10, seconds=240)
     ranks = ranks_below(driver.pid)
     assert sorted(ranks) == [0, 1]
     ranks[1].kill()

@@ -7,8 +7,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learn_spark.core.config import load_config
 from learn_spark.sequences.cuts import UserEvents, cut
 from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS
+from learn_spark.sequences.leave_one_out import prefix_rows
+from tests.conftest import CONF
 from tests.oracles.sequences import naive_history, naive_sample, naive_targets
 
 USERS = ["17850", "0042", "ユーザー", ""]
@@ -132,3 +135,25 @@ def test_padding_fills_with_zeros_behind():
     assert items.to_pylist() == [[1, 2, 3, 0, 0]]
     assert times.to_pylist()[0][3:] == [0, 0]
     assert items.type == pa.list_(pa.int32()) and times.type == pa.list_(pa.int64())
+
+
+@settings(deadline=None)
+@given(logs().filter(bool), st.integers(1, 5), st.integers(1, 4))
+def test_every_prefix_is_a_row_in_batches_of_any_size(log, size, length):
+    events = UserEvents.of([packed(log)])
+    users = np.arange(len(events.names), dtype=np.int64)
+    of_length = load_config(CONF / "test.yaml", [f"sequences.history_length={length}"]).sequences
+    batches = list(prefix_rows(events, users, AS_OF, of_length, size))
+    assert all(batch.num_rows <= size for batch in batches)
+    found = {
+        (row["user_id"], row["position"]): (row["hist_items"][: row["hist_len"]], row["tar_items"][0], row["split"])
+        for batch in batches
+        for row in batch.to_pylist()
+    }
+    expected = {}
+    for user in {event[0] for event in log}:
+        items = [item for _, ts, tie, item, side in sorted(e for e in log if e[0] == user) if side & HISTORY]
+        for place in range(1, len(items)):
+            split = {1: "test", 2: "val"}.get(len(items) - place, "train")
+            expected[user, place] = (items[max(place - length, 0) : place], items[place], split)
+    assert found == expected

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from models.distributed import Ranks
 from models.snapshot import open_snapshot
 from models.train_towers import TowersSpec, TowersTask
 from models.trainer import Trainer
+from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS, STEPS, BATCH = 60, 20, 10
@@ -118,10 +118,8 @@ def weights(folder):
 
 def started(tmp_path, spec, steps):
     """A job of two ranks that has done some steps, and its ranks."""
-    job, metrics, deadline = torchrun(tmp_path, spec), Path(spec["out_dir"]) / "metrics.jsonl", time.monotonic() + 90
-    while not metrics.is_file() or metrics.read_text().count("\n") < steps:
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    job = torchrun(tmp_path, spec)
+    wait_for_lines(job, Path(spec["out_dir"]) / "metrics.jsonl", steps)
     ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "train-towers" in child.cmdline()]
     assert len(ranks) == 2
     return job, ranks

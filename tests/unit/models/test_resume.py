@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from models.distributed import Ranks
 from models.resume import CHECKPOINT, Position, fingerprint_of, load_checkpoint, restore_optimizer, save_checkpoint
 from models.train_towers import TowersSpec
+from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 60
@@ -63,10 +63,7 @@ def curve(folder):
 def kill_after(process, folder, lines):
     """kill -9 as soon as metrics.jsonl has so many lines; how many it then had."""
     file = Path(folder, "metrics.jsonl")
-    deadline = time.monotonic() + 120
-    while not file.is_file() or file.read_text().count("\n") < lines:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_lines(process, file, lines)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     return file.read_text().count("\n")
