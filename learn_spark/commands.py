@@ -12,7 +12,7 @@ from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
-from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, ReleaseRefused, TemporaryError
+from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, QualityError, ReleaseRefused, TemporaryError
 from learn_spark.core.ledger import Ledger, Recorded, pieces
 from learn_spark.core.progress import Progress
 from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
@@ -250,7 +250,9 @@ def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: 
         summary["missing"] = write_trainings(context, systems, seeds, Path(args.prepare))
         print(f"{summary['missing']} trainings are missing: {args.prepare}", flush=True)
     else:
-        summary["comparison"] = compare(context, name, systems, seeds)
+        summary["comparison"] = comparison = compare(context, name, systems, seeds)
+        if comparison["diverged"]:
+            raise QualityError(f"the comparison lacks {', '.join(comparison['diverged'])}: the loss was not finite")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from learn_spark.comparison.inputs import matrices_of
@@ -10,6 +10,7 @@ from learn_spark.comparison.page import render
 from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of, trains_all_positions
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.core.comparison_settings import SystemSettings
+from learn_spark.core.errors import QualityError
 from learn_spark.core.ledger import fingerprint
 from learn_spark.core.steps import Context, identity
 from learn_spark.embedding.matrix import matrix_path
@@ -70,18 +71,20 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
         systems, seeds: what is trained; systems that are not trained count once.
 
     Returns:
-        What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs.
+        What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs;
+        and under `diverged` the trainings whose loss was not finite, with their last words: the figures lack those.
 
     Raises:
         ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
+        QualityError: nothing is left to compare.
     """
     config = context.config
     chosen = chosen_systems(config, systems)
-    prepared = _prepared(context, chosen, seeds)
-    for training in prepared.trainings:
-        if not training.is_finished:
-            context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
-        run_trainer(training.command, training.spec, training.folder, config.towers.launch, context.spark)
+    prepared, diverged = _trained(context, _prepared(context, chosen, seeds))
+    lost = {training for training, _ in diverged} - {name for name, _ in prepared.models}
+    chosen = {name: system for name, system in chosen.items() if name not in lost}
+    if not chosen:
+        raise QualityError(next(iter(diverged.values())))
     ranked = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
@@ -89,6 +92,7 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "published": config.comparison.published,
+        "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
     }
     _publish(context, comparison, prepared.models)
     return comparison
@@ -114,6 +118,20 @@ def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[in
     ]
     write_text(file, "".join(commands))
     return len(commands)
+
+
+def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple[str, int], str]]:
+    """The finished trainings, and why the others have no model: one that diverges must not cost the rest."""
+    diverged = {}
+    for training in prepared.trainings:
+        if not training.is_finished:
+            context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
+        try:
+            run_trainer(training.command, training.spec, training.folder, context.config.towers.launch, context.spark)
+        except QualityError as error:
+            diverged[training.system, training.seed] = str(error)
+    finished = [training for training in prepared.trainings if training.is_finished]
+    return replace(prepared, trainings=finished), diverged
 
 
 def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:

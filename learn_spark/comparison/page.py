@@ -24,6 +24,7 @@ def render(comparison: Mapping[str, object], curves: Curves) -> str:
         rows=rows,
         metrics=[(metric, short(metric)) for metric in metrics],
         published=comparison["published"],
+        diverged=comparison["diverged"],
         protocol=comparison["protocol"],
         data=comparison["data"],
         segments={name: SEGMENTS.get(name, name) for name in rows[0]["segments"]},

@@ -65,7 +65,7 @@ def lines(comparison: Mapping[str, object]) -> list[str]:
     for title, figures in comparison["published"].items():
         cells = "".join(f"{figures[m]:>16.4f}" if m in figures else f"{'':>16}" for m in metrics)
         found.append(f"{title:<{width}}{cells}   published")
-    return found
+    return found + [f"{training} has no model: {reason}" for training, reason in comparison["diverged"].items()]
 
 
 def ordered(systems: Mapping[str, dict]) -> list[dict]:

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
+from learn_spark.core.errors import QualityError
 from learn_spark.core.steps import Context
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
 
@@ -80,3 +81,15 @@ def test_another_encoders_vectors_are_made_once(lake: Context) -> None:
     version = other.tables.version("content_embeddings")
     compare(other, "compare", ["bert"], [1])
     assert other.tables.version("content_embeddings") == version
+
+
+def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys) -> None:
+    define = "comparison.define={wild: {title: Wild, kind: sequential, train: {learning_rate: 1.0e+30}}}"
+    settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]
+    other = replace(lake, config=load_config(CONF / "test.yaml", settings))
+    compared = compare(other, "compare", ["wild", "popularity"], [1])
+    assert list(compared["systems"]) == ["popularity"]
+    assert list(compared["diverged"]) == ["wild with seed 1"]
+    assert "wild with seed 1 has no model: train-sequential: " in capsys.readouterr().out
+    with pytest.raises(QualityError, match="train-sequential: "):
+        compare(other, "compare", ["wild"], [1])

@@ -111,6 +111,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
         "data": {"users": 10, "targets": 20, "items": 30},
         "systems": gathered(chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
+        "diverged": {"mlp with seed 1": "loss nan at step 9"},
     }
 
 
@@ -126,12 +127,13 @@ def test_seeds_become_mean_and_deviation(comparison: dict[str, object]) -> None:
 
 
 def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(comparison: dict[str, object]) -> None:
-    head, first, second, published = lines(comparison)
+    head, first, second, published, diverged = lines(comparison)
     assert "R@50" in head
     assert first.startswith("Variant 1") and "0.3500 ±0.0707" in first
     assert second.startswith("Popularity")
     assert published.startswith("SASRec of the paper") and published.endswith("published")
     assert "0.3872" in published
+    assert diverged == "mlp with seed 1 has no model: loss nan at step 9"
 
 
 def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[str, object]) -> None:
@@ -139,6 +141,7 @@ def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[st
     page = render(comparison, curves)
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
+    assert "mlp with seed 1 has no model" in page
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
     assert page.count("<svg") == 3
     assert "<script" not in page
