@@ -17,6 +17,8 @@ from pathlib import Path
 COMMANDS = {
     "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
     "train-sequential": ("models.train_sequential", "SequentialSpec", "train a sequential baseline by item ids"),
+    "train-notellm": ("models.train_notellm", "NoteLLMSpec", "train a text encoder on items that go together"),
+    "train-prompts": ("models.train_prompts", "PromptSpec", "train a language model on histories as prompts"),
     "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
     "export-online": ("models.online", "OnlineSpec", "write towers and conversion model as programs for a server"),
     "export-vectors": ("models.vectors", "VectorsSpec", "write item vectors for retrieval: an index, smaller copies"),

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,11 +14,19 @@ from models.baselines.sasrec import SASRec
 from models.baselines.sequential import SequentialModel
 from models.content import ContentMatrix
 from models.cvr import CVRModel
+from models.language_settings import NoteLLMConfig, PromptConfig
 from models.settings import CVRConfig, SequentialConfig, TowersConfig
 from models.spec import parse_settings
 from models.towers import Towers
 
+if TYPE_CHECKING:
+    from models.baselines.notellm import NoteLLM
+    from models.baselines.prompts import PromptRanker
+
+    LanguageSystem = NoteLLM | PromptRanker
+
 FORMAT_VERSION = 1
+NOTELLM, PROMPTS = "notellm", "prompts"
 SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -64,6 +72,15 @@ def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, T
     _save(Path(path), model.config.kind, sizes, model.config.model_dump(), state or model.state_dict())
 
 
+def save_language(path: Path | str, kind: str, model: "LanguageSystem", state: dict[str, Tensor] | None = None) -> None:
+    """Write what was trained of a system on a language model into folder `path`; `state` as above.
+
+    The frozen weights are named by their folder and digest, the items' texts by theirs.
+    """
+    config = {"model": model.config.model_dump(), "item_texts": str(model.texts.folder)}
+    _save(Path(path), kind, {"num_items": model.num_items}, config, state or model.state_dict())
+
+
 def load_towers(path: Path | str) -> Towers:
     """The towers in folder `path`, ready for scoring.
 
@@ -92,9 +109,22 @@ def load_sequential(path: Path | str) -> SequentialModel:
     return _filled(Path(path), SEQUENTIAL[kind](config, **sizes), state)
 
 
+def load_language(path: Path | str) -> "LanguageSystem":
+    """The system on a language model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    from models.baselines.notellm import NoteLLM  # transformers: for these systems alone
+    from models.baselines.prompts import PromptRanker
+    from models.item_texts import ItemTexts
+
+    cls, settings_of = {NOTELLM: (NoteLLM, NoteLLMConfig), PROMPTS: (PromptRanker, PromptConfig)}[kind_of(path)]
+    sizes, settings, state = _load(Path(path), kind_of(path), ("num_items",))
+    config = parse_settings(settings_of, settings["model"], f"{path}/config.json")
+    return _filled(Path(path), cls(config, ItemTexts(settings["item_texts"]), **sizes), state)
+
+
 def load_retriever(path: Path | str) -> Retriever:
-    """The towers or the sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
-    return load_towers(path) if kind_of(path) == "towers" else load_sequential(path)
+    """The retriever in folder `path`, of whatever kind, ready for scoring; errors as for `load_towers`."""
+    load = {"towers": load_towers, NOTELLM: load_language}.get(kind_of(path), load_sequential)
+    return load(path)
 
 
 def kind_of(path: Path | str) -> str | None:

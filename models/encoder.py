@@ -18,13 +18,10 @@ from models.batching import run_batches, shared_prefix
 from models.model_folder import locate
 from models.packed import pack_linears
 from models.prefetch import prefetched
-from models.pretrained import load_pretrained
+from models.pretrained import DTYPES, is_causal, load_pretrained, longest_input
 from models.tokens import Tokenizer, first_tokens
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 POOLINGS = ("mean", "last", "cls")
-# Decoders with nothing but full causal attention, where the first tokens' states do not depend on the later ones.
-CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
 SHORTEST_PREFIX = 8  # a shorter one saves less than its cache costs
 WINDOW_TEXTS = 8192  # sorted by length together: wide enough for even batches
 
@@ -59,8 +56,8 @@ class Encoder:
         pack_linears(self._model)
         self._tokenizer = tokenizer
         self._pooling = pooling
-        self._max_tokens = min(max_tokens, _longest_input(model))
-        self._can_share = pooling != "cls" and _is_causal(model)
+        self._max_tokens = min(max_tokens, longest_input(model))
+        self._can_share = pooling != "cls" and is_causal(model)
         self.dim = int(model.config.hidden_size)
 
     @classmethod
@@ -158,7 +155,7 @@ class Encoder:
         ids_BL, mask_BL, lengths_B = ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
         inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
         if prefix is not None:
-            inputs["past_key_values"] = _expanded(prefix.cache, len(rests))
+            inputs["past_key_values"] = expanded(prefix.cache, len(rests))
             inputs["attention_mask"] = torch.nn.functional.pad(mask_BL.long(), (prefix.length, 0), value=1)
         hidden_BLD = self._model(**inputs).last_hidden_state
         return self._pool(hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
@@ -174,20 +171,9 @@ class Encoder:
         return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
 
 
-def _expanded(cache: DynamicCache, batch: int) -> DynamicCache:
+def expanded(cache: DynamicCache, batch: int) -> DynamicCache:
     """The cache of one text seen by `batch` texts; its memory is not copied here."""
     expanded = DynamicCache()
     for place, layer in enumerate(cache.layers):
         expanded.update(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1), place)
     return expanded
-
-
-def _is_causal(model: PreTrainedModel) -> bool:
-    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
-    return model.config.model_type in CAUSAL and set(layers) == {"full_attention"}
-
-
-def _longest_input(model: PreTrainedModel) -> int:
-    """Positions that the model has; RoBERTa's first two are its padding's."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    return positions - 2 if "roberta" in model.config.model_type else positions

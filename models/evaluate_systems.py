@@ -6,106 +6,32 @@ P (row, item) pairs of targets, Q (row, item) pairs of history.
 
 import sys
 import time
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
 
 from models.baselines.history import Cooccurrence, LastItems, block_ranks
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity, recent_log_popularity, training_counts
-from models.checkpoint import load_retriever
+from models.checkpoint import load_language, load_retriever
 from models.content import ContentMatrix
 from models.metrics import target_ranks
 from models.result import write_result
+from models.sampled import SampledCandidates
 from models.segments import Figures, Segments
 from models.snapshot import open_snapshot
-from models.spec import Settings, require_folder
+from models.spec import require_folder
 from models.stream import read_column
+from models.systems_spec import SystemConfig, SystemsSpec
 from models.validation import distinct_targets
+
+if TYPE_CHECKING:
+    from models.baselines.prompts import PromptRanker
 
 TRAIN_COLUMNS = ("user_id", "hist_items", "tar_items")
 TEST_COLUMNS = ("user_id", "hist_items", "hist_ts", "hist_len", "tar_items")
-
-
-class SystemConfig(Settings):
-    """A system.
-
-    Attributes:
-        name: names its figures and its file of ranks.
-        kind: `model` (towers, SASRec, HSTU in `folder`), `popularity` (training occurrences), `last_item`,
-            `cooccurrence` (models/baselines/history.py), `mean_content` (models/baselines/mean_content.py).
-        folder: of the trained model.
-        prior_weight: weight of log(1 + recent purchases) beside the score; not for popularity and last_item.
-        content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
-        recency_decay: cooccurrence's weight of an event relative to the one after it.
-    """
-
-    name: str = Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)
-    kind: Literal["model", "popularity", "last_item", "cooccurrence", "mean_content"]
-    folder: Path | None = None
-    prior_weight: float = Field(0.0, ge=0)
-    content_matrix: Path | None = None
-    recency_decay: float = Field(0.9, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> "SystemConfig":
-        if (self.folder is None) == (self.kind == "model"):
-            raise ValueError(f"system {self.name}: kind model needs a folder, no other kind has one")
-        if self.content_matrix and self.kind not in ("model", "mean_content"):
-            raise ValueError(f"system {self.name}: kind {self.kind} uses no content_matrix")
-        if self.prior_weight and self.kind in ("popularity", "last_item"):
-            raise ValueError(f"system {self.name}: kind {self.kind} takes no prior_weight")
-        return self
-
-
-class SystemsSpec(Settings):
-    """The spec of `evaluate-systems`.
-
-    Attributes:
-        train_snapshot: `sequences` rows that the systems were trained on (user_id, hist_items, tar_items).
-        test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
-            without a history or a target are left out and counted.
-        content_matrix: folder of the content matrix; its items are the candidates.
-        out_dir: gets result.json, and <name>.npz a system: row, user (a hash), item and rank of every target,
-            in the same order in all files.
-        systems: what is measured.
-        ks: lengths of the lists.
-        keep_seen: whether items of the history are candidates; if not, targets that the history holds are left
-            out and counted.
-        prior_days: the prior counts purchases in the last so many days of the test rows' histories.
-        cold_item_max: an item with at most so many training occurrences is cold.
-        long_tail_max: one with at most so many, and not cold, is of the long tail.
-        cold_user_max: a row with at most so many history items is a cold user's.
-        resamples, seed: of the bootstrap over users.
-        threads: torch threads.
-    """
-
-    train_snapshot: Path
-    test_snapshot: Path
-    content_matrix: Path
-    out_dir: Path
-    systems: tuple[SystemConfig, ...] = Field(min_length=1)
-    ks: tuple[int, ...] = Field((10, 50), min_length=1)
-    keep_seen: bool = True
-    prior_days: int = Field(28, gt=0)
-    cold_item_max: int = Field(0, ge=0)
-    long_tail_max: int = Field(10, ge=0)
-    cold_user_max: int = Field(5, ge=0)
-    resamples: int = Field(1000, gt=0)
-    seed: int = Field(1, ge=0)
-    threads: int = Field(2, gt=0)
-
-    @field_validator("systems")
-    @classmethod
-    def _check_names(cls, systems: tuple[SystemConfig, ...]) -> tuple[SystemConfig, ...]:
-        names = [system.name for system in systems]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"systems of one name: {', '.join(twice)}")
-        return systems
 
 
 class SystemsTask:
@@ -136,6 +62,7 @@ class SystemsTask:
         if not len(self.target_P2):
             raise ValueError(f"test_snapshot: no row of {test.path} has a history and a target to rank")
         self.segments = self._segments()
+        self.sampled = SampledCandidates(self.test, items, spec.sampled) if spec.sampled else None
 
     def _hide_seen(self) -> None:
         row_Q, place_Q = np.nonzero(self.test["hist_items"] > 0)
@@ -177,14 +104,15 @@ class SystemsTask:
             "train_users": len(np.unique(self.train["user_id"])),
         }
 
-    def ranks(self, system: SystemConfig) -> tuple[np.ndarray, int]:
-        """Rank of every target, and how many numbers the system has learned."""
+    def ranked(self, system: SystemConfig) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Rank of every target, the sampled candidates' scores, and how many numbers the system has learned."""
         bias_I, num = system.prior_weight * self.prior_I.astype(np.float64), 0
         bias_I[0] = -np.inf  # padding is no candidate
         hist_BH, hist_len_B = self.test["hist_items"], self.test["hist_len"].astype(np.int64)
         if system.kind in ("last_item", "cooccurrence"):
             scores = LastItems(self.count_I) if system.kind == "last_item" else self._cooccurrence(system)
-            return block_ranks(scores, hist_BH, hist_len_B, self.target_P2, self.hidden_Q2, bias_I), num
+            rank_P = block_ranks(scores, hist_BH, hist_len_B, self.target_P2, self.hidden_Q2, bias_I)
+            return rank_P, self._sampled(lambda rows: scores(hist_BH[rows], hist_len_B[rows]) + bias_I), num
         if system.kind == "popularity":
             user_BK, item_IK = np.zeros((len(hist_BH), 1), np.float32), np.zeros((len(bias_I), 1), np.float32)
             bias_I = bias_I + log_popularity(self.count_I)
@@ -196,11 +124,38 @@ class SystemsTask:
                 item_IK = item_vectors(torch.from_numpy(item_I), content).numpy()
             else:
                 model = load_retriever(system.folder)
-                num = sum(p.numel() for p in model.parameters() if p.requires_grad)
+                num = num_trained(model)
                 user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=self.test["hist_ts"])
                 item_IK = model.embed_items(item_I, content)
-        tensors = (torch.from_numpy(array) for array in (user_BK, item_IK, bias_I.astype(np.float32)))
-        return target_ranks(*tensors, self.target_P2, self.hidden_Q2), num
+        bias_I = bias_I.astype(np.float32)
+        rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, bias_I)), self.target_P2, self.hidden_Q2)
+        return rank_P, self._sampled(lambda rows: user_BK[rows] @ item_IK.T + bias_I), num
+
+    def prompted(self, system: SystemConfig) -> Figures:
+        """A language model's figures on the sampled candidates, and what it costs."""
+        model = self._prompt_ranker(system)
+        started = time.perf_counter()
+        scores_SC, num_tokens = model.sampled_scores(self.test, self.sampled)
+        rows, candidates = scores_SC.shape
+        seconds = (time.perf_counter() - started) / rows
+        return self.sampled.figures(scores_SC) | {
+            "parameters": num_trained(model),
+            "model_parameters": sum(weight.numel() for weight in model.parameters()),
+            "seconds_per_user": seconds,
+            "tokens_per_user": num_tokens / rows,
+            "seconds_per_user_all_items": seconds * (self.content.rows - 1) / candidates,
+        }
+
+    def _sampled(self, scores: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+        return self.sampled.of_all(scores) if self.sampled else None
+
+    def _prompt_ranker(self, system: SystemConfig) -> "PromptRanker":
+        from models.baselines.prompts import PromptRanker  # transformers: for this system alone
+        from models.item_texts import ItemTexts
+
+        if system.folder:
+            return load_language(system.folder)
+        return PromptRanker(system.prompt, ItemTexts(self.spec.item_texts), self.content.rows)
 
     def _cooccurrence(self, system: SystemConfig) -> Cooccurrence:
         return Cooccurrence(*(self.train[name] for name in TRAIN_COLUMNS), self.content.rows, system.recency_decay)
@@ -235,16 +190,30 @@ def run(spec: SystemsSpec) -> dict[str, object]:
 
 def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
     started = time.perf_counter()
-    rank_P, num_parameters = task.ranks(system)
+    if system.kind == "prompt":
+        figures = {"sampled": task.prompted(system)}
+        _say(system, f"mrr {figures['sampled']['mrr']:.4f} of sampled candidates", started)
+        return figures
+    rank_P, score_SC, num_parameters = task.ranked(system)
     seconds = time.perf_counter() - started
     figures = task.segments.figures(rank_P)
     row_P, item_P = task.target_P2.T
     user_P = task.test["user_id"][row_P]
     np.savez_compressed(task.spec.out_dir / f"{system.name}.npz", row=row_P, user=user_P, item=item_P, rank=rank_P)
     first = f"recall_at_{task.spec.ks[0]}"
-    print(f"{system.name}: {first} {figures[first]:.4f}, {seconds:.1f} s", file=sys.stderr, flush=True)
+    _say(system, f"{first} {figures[first]:.4f}", started)
     return figures | {
         "seconds": seconds,
         "seconds_per_user": seconds / len(np.unique(row_P)),
         "parameters": num_parameters,
+        "sampled": task.sampled.figures(score_SC) if task.sampled else None,
     }
+
+
+def num_trained(model: torch.nn.Module) -> int:
+    """How many numbers the model has learned."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def _say(system: SystemConfig, what: str, started: float) -> None:
+    print(f"{system.name}: {what}, {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)

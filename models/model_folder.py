@@ -21,6 +21,8 @@ TOKENIZER_SIDE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# Decoders with nothing but full causal attention, where the first tokens' states do not depend on the later ones.
+CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

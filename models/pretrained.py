@@ -4,15 +4,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from models import baichuan
-from models.model_folder import read_json
+from models.model_folder import CAUSAL, read_json
 from models.tokens import FastTokenizer, SentencePieceTokenizer, Tokenizer
 
 # Whatever transformers, tokenizers, sentencepiece and safetensors raise for files that they cannot read.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
@@ -25,6 +28,36 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     Raises:
         ValueError: what is wrong with the folder, in one line.
     """
+    model, tokenizer = _load(AutoModel, folder, dtype)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # BERT's head on the first token: computed at every call, used by no pooling here
+    return model, tokenizer
+
+
+def load_causal_lm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+    """As `load_pretrained`, with the output layer.
+
+    Raises:
+        ValueError: as there, and for Baichuan2, whose output layer is of another kind (NormHead).
+    """
+    if read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE:
+        raise ValueError(f"model folder {folder}: Baichuan2's output layer is not mapped; take a Llama or Qwen model")
+    return _load(AutoModelForCausalLM, folder, dtype)
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether no position of the model sees a later one."""
+    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
+    return model.config.model_type in CAUSAL and set(layers) == {"full_attention"}
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """Positions that the model has; RoBERTa's first two are its padding's."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    return positions - 2 if "roberta" in model.config.model_type else positions
+
+
+def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
     disable_progress_bar()
     config = read_json(folder / "config.json")
     is_baichuan = config.get("model_type") == baichuan.MODEL_TYPE
@@ -33,7 +66,7 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
         if is_baichuan:
             baichuan.check_config(config)
             baichuan.register()
-        model, report = AutoModel.from_pretrained(
+        model, report = cls.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -46,8 +79,6 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
             raise
         raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # BERT's head on the first token: computed at every call, used by no pooling here
     return model, tokenizer
 
 

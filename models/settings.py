@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from models.language_settings import LanguageModelConfig
 from models.spec import Settings
 
 
@@ -14,8 +15,10 @@ class TowersConfig(Settings):
         d_model, layers, heads, dropout: the transformer's.
         out_dim: width of user_emb and item_emb.
         max_len: longest sequence (histories and targets).
-        user_tower: `transformer`, or `pooling_mlp`: the mean of the adapted content up to each position and a
-            perceptron, also where the item tower shares the user tower's weights.
+        user_tower: `transformer`; `pooling_mlp`, the mean of the adapted content up to each position and a
+            perceptron; or `llm`, a language model with adapters, at its own width, layers and heads. Also where the
+            item tower shares the user tower's weights.
+        llm: the language model of `llm`.
         item_tower: `shared_causal` (the user tower's weights, causal over the target sequence),
             `shared_self` (the same weights, each item sees only itself), `mlp` (own weights),
             `content` (the projected content embedding itself).
@@ -39,7 +42,8 @@ class TowersConfig(Settings):
     dropout: float = Field(0.1, ge=0, lt=1)
     out_dim: int = Field(64, gt=1)
     max_len: int = Field(100, gt=0)
-    user_tower: Literal["transformer", "pooling_mlp"] = "transformer"
+    user_tower: Literal["transformer", "pooling_mlp", "llm"] = "transformer"
+    llm: LanguageModelConfig | None = None
     item_tower: Literal["shared_causal", "shared_self", "mlp", "content"] = "shared_causal"
     train_input: Literal["sequence", "single"] = "sequence"
     pooling: Literal["last", "mean"] = "last"
@@ -53,6 +57,12 @@ class TowersConfig(Settings):
     def _check_heads(self) -> "TowersConfig":
         if self.d_model % self.heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_llm(self) -> "TowersConfig":
+        if (self.user_tower == "llm") != (self.llm is not None):
+            raise ValueError(f"user_tower is {self.user_tower}, llm is {'not ' if self.llm is None else ''}set")
         return self
 
 

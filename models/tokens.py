@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
+import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # No text of this many characters a token is cut before it is tokenised.
@@ -91,6 +93,16 @@ def first_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) ->
     return tokenizer.ids([_head(tokenizer, text, max_tokens) for text in clean], max_tokens)
 
 
+def continuation(tokenizer: Tokenizer, text: str, max_tokens: int = 1 << 20) -> list[int]:
+    """The first ids of a text that stands behind another: without the tokens that every text begins and ends with."""
+    around = tokenizer.ids([""], max_tokens)[0]
+    ids = first_tokens(tokenizer, [text], max_tokens + len(around))[0]
+    first = next((n for n, (one, other) in enumerate(zip(around, ids, strict=False)) if one != other), len(around))
+    last = len(around) - first
+    ids = ids[first:-last] if last and ids[-last:] == around[first:] else ids[first:]
+    return ids[:max_tokens]
+
+
 def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
     """A beginning of the text with the same first ids: one that twice as much text does not change.
 
@@ -103,3 +115,12 @@ def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
             return text[:size]
         size *= 2
     return text
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, room: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as one right-padded rectangle with `room` columns more than the longest, and their lengths."""
+    length_N = torch.tensor([len(ids) for ids in rows])
+    ids_NL = torch.full((len(rows), int(length_N.max()) + room), pad_id)
+    for row, ids in zip(ids_NL, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+    return ids_NL, length_N

@@ -37,17 +37,18 @@ class Towers(nn.Module):
         super().__init__()
         self.config, self.content_dim, self.num_items = config, content_dim, num_items
         vector_dim = config.out_dim - config.item_bias  # the bias takes the embeddings' last column
-        self.adaptor = nn.Linear(content_dim, config.d_model)
-        if config.user_tower == "pooling_mlp":
-            self.sequence = CausalPooling(config.d_model, config.dropout)
+        language = _language_tower(config) if config.user_tower == "llm" else None
+        width = language.width if language else config.d_model
+        self.adaptor = nn.Linear(content_dim, width)
+        if language:
+            self.sequence, self.config = language, config.model_copy(update={"llm": language.config})
+        elif config.user_tower == "pooling_mlp":
+            self.sequence = CausalPooling(width, config.dropout)
         else:
-            sizes = (config.d_model, config.layers, config.heads, config.dropout, config.max_len)
-            self.sequence = CausalTransformer(*sizes)
-        self.head = nn.Linear(config.d_model, vector_dim)
+            self.sequence = CausalTransformer(width, config.layers, config.heads, config.dropout, config.max_len)
+        self.head = nn.Linear(width, vector_dim)
         if config.item_tower == "mlp":
-            self.item_mlp = nn.Sequential(
-                nn.Linear(content_dim, config.d_model), nn.GELU(), nn.Linear(config.d_model, vector_dim)
-            )
+            self.item_mlp = nn.Sequential(nn.Linear(content_dim, width), nn.GELU(), nn.Linear(width, vector_dim))
         if config.content_residual or config.item_tower == "content":
             self.residual = nn.Linear(content_dim, vector_dim, bias=False)
             nn.init.orthogonal_(self.residual.weight)
@@ -215,6 +216,15 @@ class Towers(nn.Module):
     def _known(self, item: Tensor) -> Tensor:
         """Row 0 (zeros) for the items that came after the training."""
         return torch.where(item < self.num_items, item, 0)
+
+
+def _language_tower(config: TowersConfig) -> nn.Module:
+    from models.language import LanguageTower  # transformers: for this tower alone
+
+    tower = LanguageTower(config.llm)
+    if config.max_len > tower.longest:
+        raise ValueError(f"max_len is {config.max_len}, but {config.llm.model} has {tower.longest} positions")
+    return tower
 
 
 def distinct(num: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:

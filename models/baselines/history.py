@@ -54,17 +54,9 @@ class Cooccurrence:
     def __init__(
         self, user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int, decay: float
     ) -> None:
-        user_R = np.unique(user_R, return_inverse=True)[1].astype(np.int64)
-        keys = [np.empty(0, np.int64)]
-        for start in range(0, len(user_R), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            item_rJ = np.concatenate([hist_items_RH[rows], tar_items_RT[rows]], axis=1)
-            keys.append(np.unique((user_R[rows, None] * num_items + item_rJ)[item_rJ > 0]))
-        user_N, item_N = np.divmod(np.unique(np.concatenate(keys)), num_items)
-        shape = (int(user_R.max(initial=-1)) + 1, num_items)
-        self.has_UI = sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), shape=shape)
+        self.has_UI = incidence(user_R, hist_items_RH, tar_items_RT, num_items)
         self.has_IU = self.has_UI.T.tocsr()
-        count_I = np.bincount(item_N, minlength=num_items)
+        count_I = np.asarray(self.has_UI.sum(0)).ravel()
         self.factor_I = np.where(count_I > 0, 1 / np.sqrt(np.maximum(count_I, 1)), 0.0)
         self.num_items, self.decay = num_items, decay
 
@@ -78,6 +70,21 @@ class Cooccurrence:
         score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
         np.subtract.at(score_bI, (row_n, item_n), weight_n)  # an item's similarity to itself is 1
         return score_bI.round(DECIMALS)
+
+
+def incidence(
+    user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int
+) -> sparse.csr_matrix:
+    """Which user has which item in any of the rows: ones in a sparse float64 [U, I]."""
+    user_R = np.unique(user_R, return_inverse=True)[1].astype(np.int64)
+    keys = [np.empty(0, np.int64)]
+    for start in range(0, len(user_R), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        item_rJ = np.concatenate([hist_items_RH[rows], tar_items_RT[rows]], axis=1)
+        keys.append(np.unique((user_R[rows, None] * num_items + item_rJ)[item_rJ > 0]))
+    user_N, item_N = np.divmod(np.unique(np.concatenate(keys)), num_items)
+    shape = (int(user_R.max(initial=-1)) + 1, num_items)
+    return sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), shape=shape)
 
 
 def block_ranks(

@@ -9,7 +9,8 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoModel
 
-from models.encoder import CAUSAL, Encoder
+from models.encoder import Encoder
+from models.model_folder import CAUSAL
 from tests.builders.encoders import FAMILIES
 from tests.oracles.baichuan import last_hidden_states
 

@@ -1,0 +1,166 @@
+"""NoteLLM-like: a language model compresses an item's text into one vector, trained on items that go together.
+
+Zhang et al., WWW 2024, arXiv 2403.01939. Differences: no second task (the paper generates hashtags and categories,
+which these logs lack); pairs have no direction, as events of one time have no order; a user counts once for a pair,
+however often; the compression token is a learned input vector, not a row of the vocabulary; adapters instead of all
+weights; another pair's item that equals one of a pair's own is no negative.
+
+Shapes: N items, L tokens, D the language model's width, K the vectors' width, I items (padding, item 0, included),
+T related items, B users, H history length.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.baselines.history import incidence
+from models.content import ContentMatrix
+from models.item_texts import ItemTexts
+from models.language import LanguageModel
+from models.language_settings import NoteLLMConfig
+from models.tokens import continuation, first_tokens, padded
+
+MAX_SCALE = 100.0
+BLOCK_ITEMS = 1024
+BATCH_ITEMS = 128
+
+
+class NoteLLM(nn.Module):
+    """An item's vector is the state at a compression token behind its text; a user's the mean of the history's.
+
+    Args:
+        config: sizes and the language model.
+        texts: of the items.
+        num_items: I.
+    """
+
+    def __init__(self, config: NoteLLMConfig, texts: ItemTexts, num_items: int) -> None:
+        super().__init__()
+        self.language = LanguageModel(config.llm)
+        self.config = config.model_copy(update={"llm": self.language.config})
+        self.texts, self.num_items = texts, num_items
+        tokenizer = self.language.tokenizer
+        instruction = continuation(tokenizer, config.instruction)
+        needed = config.max_tokens + len(instruction) + 1
+        if needed > self.language.longest:
+            raise ValueError(
+                f"max_tokens {config.max_tokens} and the instruction need {needed} positions,"
+                f" but {config.llm.model} has {self.language.longest}"
+            )
+        # All at once: a tokenizer must not be asked by two threads.
+        text_ids = first_tokens(tokenizer, texts.of(np.arange(num_items)), config.max_tokens)
+        self.prompts = [[*ids, *instruction] for ids in text_ids]
+        self.compression = nn.Parameter(torch.randn(self.language.width) * self._embeddings.weight.float().std())
+        self.head = nn.Linear(self.language.width, config.out_dim)
+        self.log_scale = nn.Parameter(torch.tensor(config.log_scale))
+        self._vectors_IK: np.ndarray | None = None
+
+    @property
+    def scale(self) -> Tensor:
+        """What similarities are multiplied by in the loss, a scalar."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def tokens(self, item_N: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The items' prompts, right-padded with room for one token more: int64 [N, L], and their lengths [N]."""
+        return padded([self.prompts[item] for item in item_N], self.language.tokenizer.pad_id, room=1)
+
+    def forward(self, ids_NL: Tensor, length_N: Tensor) -> Tensor:
+        """Unit vectors of prompts: [N, K]. Padding stands behind the compression token, which sees none of it."""
+        is_last_NL1 = (torch.arange(ids_NL.shape[1], device=ids_NL.device) == length_N[:, None])[..., None]
+        input_NLD = self._embeddings(ids_NL)
+        input_NLD = torch.where(is_last_NL1, self.compression.to(input_NLD.dtype), input_NLD)
+        state_NLD = self.language.model(inputs_embeds=input_NLD, use_cache=False).last_hidden_state
+        state_ND = state_NLD[torch.arange(len(length_N), device=ids_NL.device), length_N]
+        return F.normalize(self.head(state_ND.float()), dim=-1)
+
+    @torch.inference_mode()
+    def vectors(self) -> np.ndarray:
+        """Unit vectors of all items, float32 [I, K]; zeros for padding. Made once until training goes on."""
+        if self._vectors_IK is None:
+            self.eval()
+            vectors_IK = np.zeros((self.num_items, self.config.out_dim), np.float32)
+            item_N = np.arange(1, self.num_items)
+            for start in range(0, len(item_N), BATCH_ITEMS):
+                item_n = item_N[start : start + BATCH_ITEMS]
+                ids_nL, length_n = (x.to(self.head.weight.device) for x in self.tokens(item_n))
+                vectors_IK[item_n] = self(ids_nL, length_n).cpu().numpy()
+            self._vectors_IK = vectors_IK
+        return self._vectors_IK
+
+    def train(self, mode: bool = True) -> "NoteLLM":
+        """As every module's; vectors that were made before are forgotten where training goes on."""
+        if mode:
+            self._vectors_IK = None
+        return super().train(mode)
+
+    def embed_users(
+        self,
+        hist_items_BH: np.ndarray,
+        hist_len_B: np.ndarray,
+        content: ContentMatrix | None = None,
+        batch_size: int = 512,
+        hist_ts_BH: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The mean of the history's vectors, as a unit vector: float32 [B, K]; see `Retriever`."""
+        vectors_IK = torch.from_numpy(self.vectors())
+        hist_BH = torch.from_numpy(np.asarray(hist_items_BH)).long()  # padding is row 0, zeros
+        sums = [F.embedding_bag(hist_bH, vectors_IK, mode="sum") for hist_bH in hist_BH.split(batch_size)]
+        return F.normalize(torch.cat(sums), dim=-1).numpy()
+
+    def embed_items(
+        self, item_idx_N: np.ndarray, content: ContentMatrix | None = None, batch_size: int = 4096
+    ) -> np.ndarray:
+        """float32 [N, K]; see `Retriever`."""
+        return self.vectors()[np.asarray(item_idx_N)]
+
+    @property
+    def _embeddings(self) -> nn.Embedding:
+        return self.language.model.get_input_embeddings()
+
+
+def pair_loss(vector_2BK: Tensor, item_2B: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE of B pairs, row i with row i + B, both ways: each of the 2B items among all others of the batch.
+
+    Args:
+        vector_2BK: unit vectors.
+        item_2B: their item_idx; who equals the anchor or its partner is no negative.
+        scale: of the similarities.
+    """
+    size = len(item_2B) // 2
+    partner_2B = torch.arange(2 * size, device=item_2B.device).roll(size)
+    is_own = (item_2B[:, None] == item_2B) | (item_2B[partner_2B][:, None] == item_2B)
+    is_own[torch.arange(2 * size), partner_2B] = False
+    logits = (vector_2BK @ vector_2BK.T * scale).masked_fill(is_own, -torch.inf)
+    return F.cross_entropy(logits, partner_2B)
+
+
+def related_items(
+    user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int, most: int, least: float
+) -> np.ndarray:
+    """The items that go best with each: int64 [I, T], zeros where there are fewer.
+
+    s(i, j) is the sum of 1 / N_u over the users who have both, N_u the items that user u has: who has everything says
+    little about a pair. Equal scores: the lower item_idx.
+
+    Args:
+        user_R, hist_items_RH, tar_items_RT: all training rows; a user has what any of his or her rows holds.
+        num_items: I.
+        most: T.
+        least: pairs with a lower score count as unrelated.
+    """
+    has_UI = incidence(user_R, hist_items_RH, tar_items_RT, num_items)
+    count_U = np.asarray(has_UI.sum(1)).ravel()
+    weighted_UI = has_UI.multiply(1 / np.maximum(count_U, 1)[:, None]).tocsr()
+    has_IU = has_UI.T.tocsr()
+    related_IT = np.zeros((num_items, most), np.int64)
+    for start in range(0, num_items, BLOCK_ITEMS):
+        score_bI = (has_IU[start : start + BLOCK_ITEMS] @ weighted_UI).tocsr()
+        for place in range(score_bI.shape[0]):
+            own = slice(*score_bI.indptr[place : place + 2])
+            item_n, score_n = score_bI.indices[own], score_bI.data[own]
+            is_other_n = (item_n != start + place) & (score_n >= least)
+            item_n, score_n = item_n[is_other_n], score_n[is_other_n]
+            best = item_n[np.lexsort((item_n, -score_n))][:most]
+            related_IT[start + place, : len(best)] = best
+    return related_IT
