@@ -12,12 +12,18 @@ from models.__main__ import main
 from models.baselines import history
 from models.baselines.hstu import HSTU
 from models.baselines.popularity import training_counts
+from models.baselines.prompts import PromptRanker
 from models.checkpoint import save_sequential, save_towers
 from models.content import ContentMatrix
 from models.evaluate_systems import SystemsSpec, run
+from models.item_texts import ItemTexts
+from models.language_settings import PromptConfig
+from models.sampled import SampledCandidates, SampledConfig
 from models.settings import SequentialConfig, TowersConfig
 from models.towers import Towers
+from tests.builders.encoders import save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
+from tests.builders.texts import write_texts
 from tests.oracles import retrieval
 
 ITEMS, HIST, TAR = 30, 6, 3
@@ -226,6 +232,36 @@ def test_intervals_are_those_of_resampled_users_with_all_their_rows(data, spec):
             assert (low, high) == pytest.approx(want[:, column], abs=0.02)
 
 
+def test_all_systems_rank_the_same_sampled_candidates(data, spec, tmp_path):
+    prompt = {"llm": {"model": str(save_tiny_llama(tmp_path / "llama")), "lora": None}, "history": 3, "max_tokens": 4}
+    prompt |= {"heading": "red", "question": "blue"}
+    texts = write_texts(tmp_path / "texts", ITEMS)
+    spec["systems"].append({"name": "llm", "kind": "prompt", "prompt": prompt})
+    spec |= {"sampled": {"rows": 25, "candidates": 6, "seed": 3}, "item_texts": str(texts)}
+    found = run(SystemsSpec.model_validate(spec))["systems"]
+    rows = {
+        "hist_items": np.array([row["hist"] + [0] * (HIST - len(row["hist"])) for row in TEST]),
+        "hist_len": np.array([len(row["hist"]) for row in TEST]),
+        "tar_items": np.array([row["tar"] + [0] * (TAR - len(row["tar"])) for row in TEST]),
+    }
+    drawn = SampledCandidates(rows, ITEMS + 1, SampledConfig(rows=25, candidates=6, seed=3))
+    for name, scores in naive_scores(data).items():
+        ranks = []
+        for row, items in zip(drawn.row_S, drawn.item_SC, strict=True):
+            target, *others = (float(scores[row][item]) for item in items)
+            ranks.append(1 + sum(other >= target - 1e-7 for other in others))
+        assert found[name]["sampled"]["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks])), name
+        assert found[name]["sampled"]["recall_at_1"] == pytest.approx(np.mean([rank == 1 for rank in ranks])), name
+    asked = PromptRanker(PromptConfig.model_validate(prompt), ItemTexts(texts), ITEMS + 1)
+    scores, tokens = asked.sampled_scores(rows, drawn)
+    llm = found["llm"]["sampled"]
+    assert list(found["llm"]) == ["sampled"], "no figure over all items, which others have"
+    assert llm["mrr"] == pytest.approx(drawn.figures(scores)["mrr"])
+    assert (llm["parameters"], llm["tokens_per_user"]) == (0, tokens / 25)
+    assert llm["seconds_per_user_all_items"] == pytest.approx(llm["seconds_per_user"] * ITEMS / 6)
+    assert llm["model_parameters"] == sum(weight.numel() for weight in asked.parameters())
+
+
 def test_equal_scores_stand_before_the_target(data, spec, tmp_path):
     write_matrix(tmp_path / "equal", np.ones((ITEMS + 1, 4)) * (np.arange(ITEMS + 1) > 0)[:, None])
     spec["systems"] = [{"name": "equal", "kind": "mean_content", "content_matrix": str(tmp_path / "equal")}]
@@ -262,7 +298,8 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"systems": [{"name": "a", "kind": "popularity"}, {"name": "a", "kind": "last_item"}]}, "of one name: a"),
         ({"systems": [{"name": "../a", "kind": "popularity"}]}, "systems.0.name"),
         ({"systems": [{"name": "a", "kind": "model"}]}, "system a: kind model needs a folder"),
-        ({"systems": [{"name": "a", "kind": "popularity", "folder": "/x"}]}, "no other kind has one"),
+        ({"systems": [{"name": "a", "kind": "popularity", "folder": "/x"}]}, "no other has one"),
+        ({"systems": [{"name": "a", "kind": "prompt", "folder": "/x"}]}, "kind prompt need sampled and item_texts"),
         ({"systems": [{"name": "a", "kind": "popularity", "prior_weight": 1}]}, "takes no prior_weight"),
         ({"systems": [{"name": "a", "kind": "last_item", "content_matrix": "/x"}]}, "uses no content_matrix"),
         ({"systems": [{"name": "a", "kind": "model", "folder": "/nowhere"}]}, "model /nowhere: cannot read"),
