@@ -6,34 +6,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.snapshot import open_snapshot
+
 COLUMNS = ["item_idx", "text"]
 
 
 class ItemTexts:
-    """Texts of a folder of Parquet files with the columns item_idx and text, held in memory: some 100 bytes an item.
+    """Texts of a snapshot with the columns item_idx and text, held in memory: some 100 bytes an item.
 
     Args:
-        folder: of the files.
+        folder: of the snapshot.
 
     Raises:
-        ValueError: the folder is missing, holds no such files, or names an item twice.
+        ValueError: what is wrong with it, in one line.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        files = sorted(self.folder.glob("*.parquet"))
-        if not files:
-            raise ValueError(f"item texts {folder}: no Parquet files there")
-        try:
-            table = pa.concat_tables(pq.read_table(file, columns=COLUMNS) for file in files)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"item texts {folder} cannot be read: {' '.join(str(error).split())}") from None
+        snapshot = open_snapshot(self.folder)
+        table = pa.concat_tables(pq.read_table(file, columns=COLUMNS) for file in snapshot.files)
         item_N = table["item_idx"].to_numpy()
         self._texts = table["text"].combine_chunks()
         self._place_I = np.full(int(item_N.max(initial=0)) + 1, -1)
         self._place_I[item_N] = np.arange(len(item_N))
-        if (self._place_I >= 0).sum() != len(item_N):
-            raise ValueError(f"item texts {folder}: an item has two texts")
 
     def of(self, item_N: np.ndarray) -> list[str]:
         """Texts of items, "" for those that have none (padding, 0, is one of them)."""

@@ -6,8 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from learn_spark.comparison.inputs import matrices_of
+from learn_spark.comparison.language import item_texts
 from learn_spark.comparison.page import render
-from learn_spark.comparison.systems import chosen_systems, prior_weight, settings_of, trains_all_positions
+from learn_spark.comparison.sampled import sampled_lines, sampled_table
+from learn_spark.comparison.systems import (
+    chosen_systems,
+    language_settings,
+    prior_weight,
+    settings_of,
+    trains_all_positions,
+)
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.errors import QualityError
@@ -24,7 +32,12 @@ from learn_spark.training.tracking import loss_curve
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
-COMMANDS = {"towers": "train-towers", "sequential": "train-sequential"}
+COMMANDS = {
+    "towers": "train-towers",
+    "sequential": "train-sequential",
+    "notellm": "train-notellm",
+    "prompt": "train-prompts",
+}
 VALIDATION_K = 50  # ValidationConfig.k
 
 
@@ -46,11 +59,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a comparison reads: snapshots by split, matrices by system, and the trainings, finished or not."""
+    """What a comparison reads: snapshots by split, matrices by system, texts if any system reads them, trainings."""
 
     version: int
     snapshots: Mapping[str, Path]
     matrices: Mapping[str, Path]
+    texts: Path | None
     trainings: Sequence[Training]
 
     @property
@@ -91,6 +105,7 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
         "protocol": _protocol(context, prepared, seeds),
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
+        "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
         "published": config.comparison.published,
         "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
     }
@@ -127,7 +142,8 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
         if not training.is_finished:
             context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
         try:
-            run_trainer(training.command, training.spec, training.folder, context.config.towers.launch, context.spark)
+            launch = context.config.towers.launch if training.command in ("train-towers", "train-sequential") else None
+            run_trainer(training.command, training.spec, training.folder, launch, context.spark)
         except QualityError as error:
             diverged[training.system, training.seed] = str(error)
     finished = [training for training in prepared.trainings if training.is_finished]
@@ -141,22 +157,31 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
     if context.config.sequences.protocol == "leave_one_out" and any(map(trains_all_positions, trained)):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
     matrices = matrices_of(context, chosen)
+    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     trainings = [
-        _training(context, name, system, seed, snapshots, matrices[name])
+        _training(context, name, system, seed, snapshots, matrices[name], texts)
         for name, system in chosen.items()
         if system.is_trained
         for seed in seeds
     ]
-    return Prepared(version, snapshots, matrices, trainings)
+    return Prepared(version, snapshots, matrices, texts, trainings)
 
 
 def _training(
-    context: Context, name: str, system: SystemSettings, seed: int, snapshots: Mapping[str, Path], matrix: Path
+    context: Context,
+    name: str,
+    system: SystemSettings,
+    seed: int,
+    snapshots: Mapping[str, Path],
+    matrix: Path,
+    texts: Path | None,
 ) -> Training:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
     settings = settings_of(context.config, system, seed)
     split = TRAIN_ONCE if TRAIN_ONCE in snapshots and trains_all_positions(settings) else "train"
     spec = {"train_snapshot": snapshots[split], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
+    if system.reads_texts:
+        spec["item_texts"] = texts
     train, stream = identity("towers", {"train": settings["train"]}), identity("stream", settings["stream"])
     made_of = {**spec, **train, "stream": stream}
     folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
@@ -169,13 +194,15 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     rows: list[dict[str, object]] = []
     for name, system in chosen.items():
         own: dict[str, object] = {"prior_weight": prior_weight(config, system)}
-        if system.is_trained or system.kind == "mean_content":
+        if system.kind == "mean_content" or (system.is_trained and system.kind != "prompt"):
             own["content_matrix"] = prepared.matrices[name]
+        kind = system.kind if system.kind == "prompt" or not system.is_trained else "model"
         if system.is_trained:
             seeds = [(seed, folder) for (model, seed), folder in prepared.models.items() if model == name]
-            rows += [{"name": f"{name}.{seed}", "kind": "model", "folder": folder, **own} for seed, folder in seeds]
+            rows += [{"name": f"{name}.{seed}", "kind": kind, "folder": folder, **own} for seed, folder in seeds]
         else:
-            rows.append({"name": name, "kind": system.kind, **own})
+            prompt = {"prompt": language_settings(config, system)} if kind == "prompt" else {}
+            rows.append({"name": name, "kind": kind, **prompt, **own})
     spec = {
         "train_snapshot": prepared.snapshots["train"],
         "test_snapshot": prepared.snapshots["test"],
@@ -188,6 +215,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         "long_tail_max": settings.long_tail_max,
         "resamples": settings.bootstrap,
         "seed": config.evaluation.seed,
+        "sampled": settings.sampled.model_dump() if settings.sampled.rows else None,
+        "item_texts": prepared.texts,
         "threads": config.evaluation.threads,
     }
     folder = context.tables.artifact("comparisons", fingerprint(spec))
@@ -231,4 +260,5 @@ def _publish(context: Context, comparison: dict[str, object], models: Mapping[tu
         for metric, values in row["metrics"].items()
     }
     log_figures(context.config, name, fingerprint(comparison["protocol"], sorted(figures)), [page, data], figures)
-    print("\n".join([*lines(comparison), f"page   {page}"]), flush=True)
+    told = [*lines(comparison), *sampled_lines(comparison["sampled"]), f"page   {page}"]
+    print("\n".join(told), flush=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from learn_spark.comparison.sampled import SAMPLED_METRICS, by_mrr, is_prompt, note_on
 from learn_spark.comparison.table import ordered, short
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.report import SEGMENTS
@@ -25,11 +26,24 @@ def render(comparison: Mapping[str, object], curves: Curves) -> str:
         metrics=[(metric, short(metric)) for metric in metrics],
         published=comparison["published"],
         diverged=comparison["diverged"],
+        sampled=_sampled(comparison["sampled"]),
         protocol=comparison["protocol"],
         data=comparison["data"],
         segments={name: SEGMENTS.get(name, name) for name in rows[0]["segments"]},
         charts=_charts(systems, rows, metrics, curves),
     )
+
+
+def _sampled(sampled: Mapping[str, object] | None) -> dict[str, object] | None:
+    if sampled is None:
+        return None
+    rows = by_mrr(sampled)
+    return {
+        "protocol": sampled["protocol"],
+        "metrics": [(metric, short(metric)) for metric in SAMPLED_METRICS],
+        "rows": [(row, is_prompt(row)) for row in rows],
+        "notes": [(row["title"], note) for row in rows if (note := note_on(row))],
+    }
 
 
 def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], curves: Curves) -> dict[str, str]:

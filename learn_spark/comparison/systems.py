@@ -6,11 +6,13 @@ from importlib import resources
 import yaml
 from pydantic import ValidationError
 
+from learn_spark.comparison.language import language_model
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.config import Config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.settings import EmbeddingSettings, TowersSettings
 from learn_spark.training.specs import towers_settings
+from models.language_settings import NoteLLMConfig, PromptConfig
 from models.settings import LossConfig, TowersConfig
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
@@ -35,11 +37,16 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = {name: known[name] for name in names}
+    _check_prompts(config, chosen)
     for name, system in chosen.items():
         try:
             encoder_of(config, system)
             if system.kind == "towers":
                 _towers(config, system)
+            elif system.reads_texts:
+                language_settings(config, system)
+        except ConfigError as error:
+            raise ConfigError(f"system {name}: {error}") from error
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
             raise ConfigError(f"system {name}: {found}") from None
@@ -55,6 +62,10 @@ def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, 
     if system.kind == "towers":
         towers = _towers(config, system)
         return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **settings}
+    if system.reads_texts:
+        if system.kind == "prompt":
+            del settings["validation"]  # it is validated on sampled candidates
+        return {"model": language_settings(config, system), **settings}
     sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
     return {"model": {**sizes, "positions": "all", **system.model}, **settings}
 
@@ -86,9 +97,27 @@ def _towers(config: Config, system: SystemSettings) -> TowersSettings:
     if system.based_on == "paper":
         sizes = {name: model[name] for name in (*_SHARED_SIZES, "out_dim")}
         model, loss = TowersConfig(**sizes).model_dump(), LossConfig().model_dump()
+    model |= system.model
+    if model["user_tower"] == "llm":
+        model["llm"] = language_model(config, model.get("llm") or {})
     return TowersSettings(
-        model={**model, **system.model},
+        model=model,
         loss={**loss, **system.loss},
         train={**own.train.model_dump(), **system.train},
         launch=own.launch,
     )
+
+
+def language_settings(config: Config, system: SystemSettings) -> dict[str, object]:
+    """The settings of a `NoteLLMConfig` or `PromptConfig`; errors as of `language_model`, and ValidationError."""
+    llm = language_model(config, system.model.get("llm", {}))
+    cls = NoteLLMConfig if system.kind == "notellm" else PromptConfig
+    return cls(**{**system.model, "llm": llm}).model_dump()
+
+
+def _check_prompts(config: Config, chosen: Mapping[str, SystemSettings]) -> None:
+    prompts = [name for name, system in chosen.items() if system.kind == "prompt"]
+    if prompts and not config.comparison.sampled.rows:
+        raise ConfigError(f"system {prompts[0]} ranks sampled candidates alone: set comparison.sampled.rows, as to 200")
+    if prompts and len(prompts) == len(chosen):
+        raise ConfigError(f"system {prompts[0]} has nothing beside it: add one that is no prompt, as popularity")

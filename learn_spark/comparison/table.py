@@ -13,6 +13,8 @@ def gathered(
 ) -> dict[str, dict]:
     """By system: title, paper, figures with mean and deviation over its seeds, segments, parameters, costs.
 
+    Prompts rank no item but the sampled ones: `sampled_table` has them.
+
     Args:
         chosen: the systems.
         ranked: figures of `evaluate-systems`, by `name.seed` or name.
@@ -20,6 +22,8 @@ def gathered(
     """
     rows = {}
     for name, system in chosen.items():
+        if system.kind == "prompt":
+            continue
         seeds = [seed for model, seed in models if model == name]
         found = [ranked[f"{name}.{seed}"] for seed in seeds] or [ranked[name]]
         trained = [read_result(models[name, seed]) for seed in seeds]
@@ -59,7 +63,7 @@ def lines(comparison: Mapping[str, object]) -> list[str]:
     head = "".join(f"{short(metric):>16}" for metric in metrics)
     found = [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us a user':>11}"]
     for row in ordered(systems):
-        cells = "".join(f"{_cell(row['metrics'][metric]):>16}" for metric in metrics)
+        cells = "".join(f"{cell(row['metrics'][metric]):>16}" for metric in metrics)
         costs = f"{row['parameters']:>14,}{row['train_seconds']:>12,.0f}{row['seconds_per_user'] * 1e6:>11,.0f}"
         found.append(f"{row['title']:<{width}}{cells}{costs}")
     for title, figures in comparison["published"].items():
@@ -77,10 +81,11 @@ def ordered(systems: Mapping[str, dict]) -> list[dict]:
 def short(metric: str) -> str:
     """`recall_at_50` -> `R@50`."""
     name, _, k = metric.partition("_at_")
-    return f"{'R' if name == 'recall' else 'N'}@{k}"
+    return f"{'R' if name == 'recall' else 'N'}@{k}" if k else metric.upper()
 
 
-def _cell(values: Mapping[str, object]) -> str:
+def cell(values: Mapping[str, object]) -> str:
+    """A figure's mean, and its deviation if there are several seeds."""
     deviation = f" ±{values['std']:.4f}" if values["std"] is not None else ""
     return f"{values['mean']:.4f}{deviation}"
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from learn_spark.core.settings import Section
 
-TRAINED = ("towers", "sequential")
+TRAINED = ("towers", "sequential", "notellm")
 
 
 class SystemSettings(Section):
@@ -15,7 +15,8 @@ class SystemSettings(Section):
     Attributes:
         title: what tables and charts call it.
         paper: where its equations are from.
-        kind: `towers` and `sequential` are trained; the others count.
+        kind: `towers`, `sequential` and `notellm` are trained, `prompt` unless its model has `llm: {lora: null}`; the
+            others count.
         based_on: `config`, the config's own towers with the changes below; `paper`, the paper's defaults with them.
         content: `config`, the config's content vectors; `random`, frozen random ones, which together with the
             id residual are id embeddings of normal initial values.
@@ -26,7 +27,9 @@ class SystemSettings(Section):
 
     title: str
     paper: str = ""
-    kind: Literal["towers", "sequential", "popularity", "last_item", "cooccurrence", "mean_content"]
+    kind: Literal[
+        "towers", "sequential", "notellm", "prompt", "popularity", "last_item", "cooccurrence", "mean_content"
+    ]
     based_on: Literal["config", "paper"] = "config"
     content: Literal["config", "random"] = "config"
     embedding: dict[str, object] = {}
@@ -38,16 +41,32 @@ class SystemSettings(Section):
     @property
     def is_trained(self) -> bool:
         """Whether its figures depend on a training's seed."""
-        return self.kind in TRAINED
+        return self.kind in TRAINED or (self.kind == "prompt" and self._has_adapters)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it needs the items' texts."""
+        return self.kind in ("notellm", "prompt")
+
+    @property
+    def _has_adapters(self) -> bool:
+        llm = self.model.get("llm", {})
+        return not isinstance(llm, dict) or llm.get("lora", {}) is not None
 
     @model_validator(mode="after")
     def _changes_what_it_has(self) -> Self:
         given = [name for name in ("model", "loss", "train") if getattr(self, name)]
-        if given and not self.is_trained:
+        if given and not self.is_trained and self.kind != "prompt":
             raise ValueError(f"{given[0]} is set, but a system of kind {self.kind} is not trained")
         if self.loss and self.kind != "towers":
             raise ValueError(f"loss is that of towers; kind is {self.kind}: its loss is in model")
         return self
+
+
+class SampledSettings(Section):
+    rows: Annotated[int, Field(ge=0)]
+    candidates: Annotated[int, Field(ge=2)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 class ComparisonSettings(Section):
@@ -58,5 +77,6 @@ class ComparisonSettings(Section):
     cold_user_max: Annotated[int, Field(ge=0)]
     long_tail_max: Annotated[int, Field(ge=0)]
     bootstrap: Annotated[int, Field(ge=10)]
+    sampled: SampledSettings
     define: dict[str, SystemSettings]
     published: dict[str, dict[str, float]]

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from tests.builders.tensors import write_snapshot
 
 COLOURS, THINGS = ("red", "blue", "green", "white"), ("lamp", "mug", "holder", "heart", "lantern")
 
@@ -16,9 +18,7 @@ def text_of(item: int) -> str:
 
 
 def write_texts(folder: Path, num_items: int) -> Path:
-    """Item texts of items 1 .. num_items, in two files."""
-    folder.mkdir(parents=True)
-    for part, items in enumerate((range(1, num_items // 2), range(num_items // 2, num_items + 1))):
-        table = pa.table({"item_idx": pa.array(items, pa.int32()), "text": [text_of(item) for item in items]})
-        pq.write_table(table, folder / f"part-{part}.parquet")
-    return folder
+    """A snapshot of the texts of items 1 .. num_items, in no order."""
+    items = np.random.default_rng(0).permutation(num_items) + 1
+    table = pa.table({"item_idx": pa.array(items, pa.int32()), "text": [text_of(item) for item in items.tolist()]})
+    return write_snapshot(folder, table)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
@@ -11,6 +12,8 @@ from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import QualityError
 from learn_spark.core.steps import Context
+from models.item_texts import ItemTexts
+from tests.builders.encoders import save_tiny_llama
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
 
 pytestmark = pytest.mark.spark
@@ -93,3 +96,30 @@ def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys
     assert "wild with seed 1 has no model: train-sequential: " in capsys.readouterr().out
     with pytest.raises(QualityError, match="train-sequential: "):
         compare(other, "compare", ["wild"], [1])
+
+
+def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, capsys) -> None:
+    """With a tiny random checkpoint: mechanics, not figures."""
+    llm = f"llm: {{model: {save_tiny_llama(tmp_path / 'llama')}, lora: {{rank: 2}}}}"
+    short = "history: 1, max_tokens: 8, heading: red, question: blue, train_rows: 40, validation_rows: 9, candidates: 4"
+    define = [
+        f"pch: {{title: P, kind: towers, model: {{user_tower: llm, item_tower: mlp, {llm}}}}}",
+        f"pairs: {{title: N, kind: notellm, model: {{{llm}, max_tokens: 8, instruction: red}}}}",
+        f"tuned: {{title: T, kind: prompt, model: {{{llm}, {short}}}, train: {{batch_size: 4}}}}",
+        f"zero: {{title: Z, kind: prompt, model: {{{llm.replace('lora: {rank: 2}', 'lora: null')}, {short}}}}}",
+    ]
+    settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS]
+    settings += [f"comparison.define={{{', '.join(define)}}}", "comparison.sampled={rows: 7, candidates: 4, seed: 1}"]
+    other = replace(lake, config=load_config(CONF / "test.yaml", settings))
+    names = ["pch", "pairs", "tuned", "zero", "popularity"]
+    compared = compare(other, "compare", names, [1])
+    assert list(compared["systems"]) == ["pch", "pairs", "popularity"]
+    assert list(compared["sampled"]["systems"]) == names
+    for name, row in compared["sampled"]["systems"].items():
+        assert 0 < row["metrics"]["mrr"]["mean"] <= 1, name
+        assert ("tokens_per_user" in row) == (name in ("tuned", "zero"))
+    assert "7 rows, 4 sampled candidates each" in capsys.readouterr().out
+    assert "mechanics and cost" in (other.config.output.dir / "comparison" / "compare.html").read_text()
+    (texts,) = lake.tables.artifact("snapshots").glob("item-texts-*")
+    prompts = {row.prompt for row in lake.tables.read("item_text").collect()}
+    assert set(ItemTexts(texts).of(np.arange(1, ITEMS + 1))) == prompts

@@ -6,11 +6,14 @@ import pytest
 
 from learn_spark.cli import build_parser, main
 from learn_spark.comparison.page import render
+from learn_spark.comparison.sampled import sampled_lines, sampled_table
 from learn_spark.comparison.systems import chosen_systems, known_systems, settings_of
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError
+from models.language_settings import NoteLLMConfig, PromptConfig
 from models.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+from tests.builders.encoders import save_tiny_llama
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -20,7 +23,9 @@ def config() -> Config:
     return load_config(CONF / "demo.yaml")
 
 
-def test_every_shipped_system_fits_a_config_that_can_train_it(config: Config) -> None:
+def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) -> None:
+    settings = [f"embedding.model={save_tiny_llama(tmp_path)}", "comparison.sampled.rows=5"]
+    config = load_config(CONF / "demo.yaml", settings)
     for name, system in chosen_systems(config, list(known_systems(config))).items():
         if not system.is_trained:
             continue
@@ -29,6 +34,9 @@ def test_every_shipped_system_fits_a_config_that_can_train_it(config: Config) ->
         if system.kind == "towers":
             TowersConfig(**settings["towers"])
             LossConfig(**settings["loss"])
+        elif system.reads_texts:
+            cls = PromptConfig if system.kind == "prompt" else NoteLLMConfig
+            assert cls(**settings["model"]).llm.digest, "another model in that folder is another training"
         else:
             assert SequentialConfig(**settings["model"]).d_model == config.towers.model.d_model, name
 
@@ -57,6 +65,11 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
     ("override", "names", "said"),
     [
         ("evaluation.seed=7", ["learnt"], "no system learnt; there are learn, paper"),
+        ("comparison.sampled.rows=0", ["rec_to_llm", "learn"], "system rec_to_llm .* set comparison.sampled.rows"),
+        ("comparison.sampled.rows=9", ["rec_to_llm_zero"], "rec_to_llm_zero has nothing beside it"),
+        ("evaluation.seed=7", ["llm_lora"], "system llm_lora: .* is a bert, not a causal decoder .* comparison.define"),
+        ("evaluation.seed=7", ["notellm"], "system notellm: .* is a bert, not a causal decoder"),
+        ("comparison.define={a: {title: A, kind: notellm, model: {llm: {model: /no}}}}", ["a"], "folder /no does not"),
         ("comparison.define={a: {title: A, kind: towers, model: {heads: 7}}}", ["a"], "not a multiple of heads 7"),
         ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: dtype"),
     ],
@@ -92,6 +105,7 @@ def figures(recall: float) -> dict[str, object]:
         "seconds": 1.0,
         "seconds_per_user": 0.001,
         "parameters": 10,
+        "sampled": {"recall_at_1": recall / 3, "recall_at_5": recall, "ndcg_at_10": recall, "mrr": recall / 2},
     }
 
 
@@ -103,13 +117,16 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     for path in models.values():
         path.mkdir()
         (path / "result.json").write_text(result)
-    chosen = chosen_systems(config, ["popularity", "variant_1"])
+    chosen = {name: known_systems(config)[name] for name in ("popularity", "variant_1", "rec_to_llm_zero")}
     ranked = {"popularity": figures(0.2), "variant_1.1": figures(0.3), "variant_1.2": figures(0.4)}
+    costs = {"model_parameters": 4000, "tokens_per_user": 321.0, "seconds_per_user": 0.5}
+    ranked["rec_to_llm_zero"] = {"sampled": figures(0.7)["sampled"] | costs | {"seconds_per_user_all_items": 77.0}}
     return {
         "name": "compare",
         "protocol": {"split": "global time", "test_from": None, "seeds": [1, 2], "rows": {"train": 4321, "val": 7}},
         "data": {"users": 10, "targets": 20, "items": 30},
         "systems": gathered(chosen, ranked, models),
+        "sampled": sampled_table({"rows": 6, "candidates": 20, "seed": 1}, chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
         "diverged": {"mlp with seed 1": "loss nan at step 9"},
     }
@@ -136,12 +153,28 @@ def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(compari
     assert diverged == "mlp with seed 1 has no model: loss nan at step 9"
 
 
+def test_sampled_candidates_have_a_table_of_their_own(comparison: dict[str, object]) -> None:
+    assert "rec_to_llm_zero" not in comparison["systems"], "it ranks no item but the sampled ones"
+    first, head, *rows, note = sampled_lines(comparison["sampled"])
+    assert first.startswith("6 rows, 20 sampled candidates each") and "MRR" in head
+    assert [row.split("  ")[0] for row in rows] == [
+        "Recommendation as a prompt, zero-shot",
+        "Variant 1 (causal over the targets)",
+        "Popularity",
+    ]
+    assert rows[0].endswith("77.0 s") and "321" in rows[0] and "0.1750 ±0.0354" in rows[1]
+    assert note.endswith("of 4,000 parameters shows mechanics and cost, not what such systems can do")
+    assert sampled_lines(None) == []
+
+
 def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[str, object]) -> None:
     curves = {("variant_1", seed): [{"step": 1, "loss": 3.0}, {"step": 1, "recall_at_50": 0.1}] for seed in (1, 2)}
     page = render(comparison, curves)
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
     assert "mlp with seed 1 has no model" in page
+    assert "Not comparable with figures over all items" in page and "mechanics and cost" in page
+    assert "Sampled candidates" not in render(comparison | {"sampled": None}, curves)
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
     assert page.count("<svg") == 3
     assert "<script" not in page

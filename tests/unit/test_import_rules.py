@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_SIDE = {"pyspark", "delta", "mlflow", "learn_spark"}
 TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm"}
-TORCH_FREE = {"models.settings"}  # what a config may be checked against
+TORCH_FREE = {"models.settings", "models.language_settings"}  # what a config may be checked against
 SESSION = {"learn_spark.core.session"}
 TABLES = {"learn_spark.core.tables", "learn_spark.training.snapshot"}
 DELTA = TABLES | SESSION
