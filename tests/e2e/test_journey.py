@@ -156,19 +156,30 @@ def test_nightly_runs_follow(nights: Nights) -> None:
     assert sorted(count for _, count in releases)[0] == 2
 
 
+def published(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
+    """A feature table without what a refused release has staged."""
+    relation(lake, "releases").create_view("published_releases", replace=True)
+    is_published = "release_id IN (SELECT release_id FROM published_releases WHERE status = 'published')"
+    return relation(lake, name).filter(is_published)
+
+
 def assert_equal_lakes(one: Path, other: Path) -> None:
-    """Equal rows in all tables; learned vectors to 1e-5, whatever release they came with."""
-    for name in sorted(set(TABLES) - set(LEARNED) - {"releases", "intervals"}):
+    """Equal rows in all tables; learned vectors to 5e-5 of a length of 3.8, whatever release they came with."""
+    once_a_run = {"item_life"}  # the state that the next release begins with: one a run, not one a day
+    for name in sorted(set(TABLES) - set(LEARNED) - once_a_run - {"releases", "intervals"}):
         without = frozenset(VECTORS.get(name, ()))
         assert rows(one, name, without) == rows(other, name, without), name
+    ours, theirs = (relation(lake, "item_life") for lake in (one, other))
+    newest = [table.filter(f"ds = DATE '{table.max('ds').fetchall()[0][0]}'") for table in (ours, theirs)]
+    assert sorted(newest[0].fetchall(), key=str) == sorted(newest[1].fetchall(), key=str)
     for name, (keys, vectors) in LEARNED.items():
-        keys_and_vectors = [relation(lake, name).order(keys).project(f"{keys}, {vectors}") for lake in (one, other)]
-        ours, theirs = (table.fetchnumpy() for table in keys_and_vectors)
+        columns = f"{keys}, {vectors}"
+        ours, theirs = (published(lake, name).order(keys).project(columns).fetchnumpy() for lake in (one, other))
         for key in keys.split(", "):
             assert ours[key].tolist() == theirs[key].tolist(), (name, key)
         for vector in vectors.split(", "):
             left, right = (np.array(table[vector].tolist(), dtype=np.float64) for table in (ours, theirs))
-            np.testing.assert_allclose(left, right, atol=1e-5, err_msg=f"{name} {vector}")
+            np.testing.assert_allclose(left, right, atol=5e-5, err_msg=f"{name} {vector}")
 
 
 def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Journey, tmp_path: Path) -> None:
