@@ -30,7 +30,7 @@ def render(comparison: Mapping[str, object], curves: Curves) -> str:
         protocol=comparison["protocol"],
         data=comparison["data"],
         segments={name: SEGMENTS.get(name, name) for name in rows[0]["segments"]},
-        charts=_charts(systems, rows, metrics, curves),
+        charts=_charts(rows, metrics, _by_title(comparison, curves)),
     )
 
 
@@ -46,13 +46,18 @@ def _sampled(sampled: Mapping[str, object] | None) -> dict[str, object] | None:
     }
 
 
-def _charts(systems: Mapping[str, dict], rows: list[dict], metrics: list[str], curves: Curves) -> dict[str, str]:
+def _by_title(comparison: Mapping[str, object], curves: Curves) -> dict[str, list[dict[str, float]]]:
+    """The first seed's lines by the system's title."""
+    rows = {**comparison["systems"], **(comparison["sampled"] or {"systems": {}})["systems"]}
+    first = {name: seed for name, seed in reversed(curves)}
+    return {rows[name]["title"]: curves[name, seed] for name, seed in first.items()}
+
+
+def _charts(rows: list[dict], metrics: list[str], lines: Mapping[str, list[dict[str, float]]]) -> dict[str, str]:
     from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
 
     bars = [(row["title"], row["metrics"][metrics[-1]]["mean"], *row["ci90"][metrics[-1]]) for row in rows]
     drawn = {"figures": charts.intervals(bars, f"{short(metrics[-1])}, 90% interval over users")}
-    first = {name: seed for name, seed in reversed(curves)}
-    lines = {systems[name]["title"]: curves[name, seed] for name, seed in first.items()}
     for key, wanted in (("loss", "loss"), ("validation", "recall_at_50")):
         points = {title: charts.points(curve, wanted) for title, curve in lines.items()}
         there = {title: each for title, each in points.items() if each}

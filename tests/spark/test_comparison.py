@@ -104,7 +104,7 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
     llm = f"llm: {{model: {save_tiny_llama(tmp_path / 'llama')}, lora: {{rank: 2}}}}"
     short = "history: 1, max_tokens: 8, heading: red, question: blue, train_rows: 40, validation_rows: 9, candidates: 4"
     define = [
-        f"pch: {{title: P, kind: towers, model: {{user_tower: llm, item_tower: mlp, {llm}}}}}",
+        f"pch: {{title: P, kind: towers, model: {{user_tower: llm, item_tower: mlp, max_len: 20, {llm}}}}}",
         f"pairs: {{title: N, kind: notellm, model: {{{llm}, max_tokens: 8, instruction: red}}}}",
         f"tuned: {{title: T, kind: prompt, model: {{{llm}, {short}}}, train: {{batch_size: 4}}}}",
         f"zero: {{title: Z, kind: prompt, model: {{{llm.replace('lora: {rank: 2}', 'lora: null')}, {short}}}}}",
