@@ -63,11 +63,12 @@ class SampledCandidates:
             self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, num_items, config.candidates - 1, own)]
 
     def figures(self, score_SC: np.ndarray) -> dict[str, float]:
-        """recall_at_k, ndcg_at_10 and mrr; candidates of equal score stand before the target."""
+        """recall_at_k, ndcg_at_10 and mrr, and the rows they are means of; equal scores stand before the target's."""
         rank_S = (score_SC >= score_SC[:, :1]).sum(1)
         found = {f"recall_at_{k}": float((rank_S <= k).mean()) for k in KS}
         gain_S = np.where(rank_S <= KS[-1], 1 / np.log2(rank_S + 1.0), 0.0)
-        return found | {f"ndcg_at_{KS[-1]}": float(gain_S.mean()), "mrr": float((1 / rank_S).mean())}
+        found |= {f"ndcg_at_{KS[-1]}": float(gain_S.mean()), "mrr": float((1 / rank_S).mean())}
+        return found | {"rows": len(rank_S)}
 
     def of_all(self, scores: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The candidates' scores, float64 [S, C].

@@ -21,7 +21,7 @@ def sampled_table(
     """The figures on sampled candidates, in a table of their own, with their protocol; None where none were asked for.
 
     Args:
-        protocol: rows, candidates, seed.
+        protocol: rows that were asked for (there may be fewer), candidates, seed.
         chosen, ranked, models: as `gathered`.
     """
     if not protocol["rows"]:
@@ -37,7 +37,7 @@ def sampled_table(
             **{key: fmean(each[key] for each in found) for key in costs},
         }
     drawn = "uniformly, without the row's own items; the target is the row's first"
-    return {"protocol": {**protocol, "drawn": drawn}, "systems": rows}
+    return {"protocol": {**protocol, "rows": found[0]["rows"], "drawn": drawn}, "systems": rows}
 
 
 def sampled_lines(sampled: Mapping[str, object] | None) -> list[str]:
@@ -51,7 +51,7 @@ def sampled_lines(sampled: Mapping[str, object] | None) -> list[str]:
         f"{protocol['rows']} rows, {protocol['candidates']} sampled candidates each: not comparable with the above"
     ]
     found.append(f"{'':<{width}}{head}{'tokens a user':>15}{'s a user':>10}{'all items':>11}")
-    for row in sorted(systems.values(), key=lambda row: -row["metrics"]["mrr"]["mean"]):
+    for row in by_mrr(sampled):
         cells = "".join(f"{cell(row['metrics'][metric]):>16}" for metric in SAMPLED_METRICS)
         costs = [f"{row['tokens_per_user']:>15,.0f}", f"{row['seconds_per_user']:>10.3f}"] if is_prompt(row) else []
         costs += [f"{row['seconds_per_user_all_items']:>9,.1f} s"] if is_prompt(row) else []

@@ -98,8 +98,8 @@ def _towers(config: Config, system: SystemSettings) -> TowersSettings:
         sizes = {name: model[name] for name in (*_SHARED_SIZES, "out_dim")}
         model, loss = TowersConfig(**sizes).model_dump(), LossConfig().model_dump()
     model |= system.model
-    if model["user_tower"] == "llm":
-        model["llm"] = language_model(config, model.get("llm") or {})
+    is_llm = model["user_tower"] == "llm"
+    model["llm"] = language_model(config, model["llm"] or {}) if is_llm else None
     return TowersSettings(
         model=model,
         loss={**loss, **system.loss},

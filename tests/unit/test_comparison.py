@@ -105,7 +105,13 @@ def figures(recall: float) -> dict[str, object]:
         "seconds": 1.0,
         "seconds_per_user": 0.001,
         "parameters": 10,
-        "sampled": {"recall_at_1": recall / 3, "recall_at_5": recall, "ndcg_at_10": recall, "mrr": recall / 2},
+        "sampled": {
+            "recall_at_1": recall / 3,
+            "recall_at_5": recall,
+            "ndcg_at_10": recall,
+            "mrr": recall / 2,
+            "rows": 6,
+        },
     }
 
 
@@ -126,7 +132,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
         "protocol": {"split": "global time", "test_from": None, "seeds": [1, 2], "rows": {"train": 4321, "val": 7}},
         "data": {"users": 10, "targets": 20, "items": 30},
         "systems": gathered(chosen, ranked, models),
-        "sampled": sampled_table({"rows": 6, "candidates": 20, "seed": 1}, chosen, ranked, models),
+        "sampled": sampled_table({"rows": 9, "candidates": 20, "seed": 1}, chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
         "diverged": {"mlp with seed 1": "loss nan at step 9"},
     }
