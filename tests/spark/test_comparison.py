@@ -12,7 +12,8 @@ from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import QualityError
 from learn_spark.core.steps import Context
-from learn_spark.embedding.job import embed_items
+from learn_spark.embedding.prompts import template
+from learn_spark.embedding.store import write_item_text
 from models.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
@@ -112,7 +113,7 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
     settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS]
     settings += [f"comparison.define={{{', '.join(define)}}}", "comparison.sampled={rows: 7, candidates: 4, seed: 1}"]
     other = replace(lake, config=load_config(CONF / "test.yaml", settings))
-    embed_items(other, [other.config.windows.end])  # the texts
+    write_item_text(other, template(other.config.embedding.template), before=other.config.windows.end)
     names = ["pch", "pairs", "tuned", "zero", "popularity"]
     compared = compare(other, "compare", names, [1])
     assert list(compared["systems"]) == ["pch", "pairs", "popularity"]
