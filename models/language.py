@@ -83,7 +83,10 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel
         lora_dropout=config.dropout,
         target_modules=list(config.targets) if config.targets else "all-linear",
     )
-    adapted = peft.inject_adapter_in_model(settings, model)
+    try:
+        adapted = peft.inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise ValueError(f"llm.lora.targets {list(config.targets or ())}: {' '.join(str(error).split())}") from None
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

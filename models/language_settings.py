@@ -49,7 +49,8 @@ class NoteLLMConfig(Settings):
         instruction: stands between the text and the compression token.
         out_dim: width of an item's vector.
         related: at most so many items count as related to an item, those of the highest co-occurrence.
-        min_score: related items have at least this co-occurrence.
+        min_score, max_score: related items have at least and at most this co-occurrence (null: no upper bound; the
+            paper has both, as what goes together too often says little).
         log_scale: initial value of the learned log of the similarities' factor.
     """
 
@@ -59,6 +60,7 @@ class NoteLLMConfig(Settings):
     out_dim: int = Field(64, gt=0)
     related: int = Field(10, gt=0)
     min_score: float = Field(0.0, ge=0)
+    max_score: float | None = Field(None, gt=0)
     log_scale: float = 3.0
 
 

@@ -53,7 +53,7 @@ class Position:
 
 
 def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
-    """A hash of what a training depends on: spec, number of ranks, the snapshots' manifests, the matrix's description.
+    """A hash of what a training depends on: spec, number of ranks, manifests of snapshots and texts, the matrix's meta.
 
     Settings that change nothing of what is learned may differ between a kill and the next start (`NOT_LEARNED`).
     """
@@ -62,6 +62,8 @@ def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
     files = [folder / "manifest.json" for folder in snapshots]
     if matrix := getattr(spec, "content_matrix", None):
         files.append(matrix / "meta.json")
+    if texts := getattr(spec, "item_texts", None):
+        files.append(texts / "manifest.json")
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

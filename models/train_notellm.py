@@ -3,6 +3,7 @@
 Shapes: B pairs, L tokens, I items, T related items, N items with a related one.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class NoteLLMTask:
     def __init__(self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int) -> None:
         self.spec = spec
         rows = (read_column(train, name) for name in COLUMNS)
-        self.related_IT = related_items(*rows, num_items, spec.model.related, spec.model.min_score)
+        highest = math.inf if spec.model.max_score is None else spec.model.max_score
+        self.related_IT = related_items(*rows, num_items, spec.model.related, (spec.model.min_score, highest))
         self.anchor_N = np.flatnonzero(self.related_IT[:, 0])
         if len(self.anchor_N) < 2:
             raise ValueError(f"train_snapshot: {train.path} holds no items that go together")

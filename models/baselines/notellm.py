@@ -136,7 +136,12 @@ def pair_loss(vector_2BK: Tensor, item_2B: Tensor, scale: Tensor) -> Tensor:
 
 
 def related_items(
-    user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int, most: int, least: float
+    user_R: np.ndarray,
+    hist_items_RH: np.ndarray,
+    tar_items_RT: np.ndarray,
+    num_items: int,
+    most: int,
+    scores: tuple[float, float],
 ) -> np.ndarray:
     """The items that go best with each: int64 [I, T], zeros where there are fewer.
 
@@ -147,7 +152,7 @@ def related_items(
         user_R, hist_items_RH, tar_items_RT: all training rows; a user has what any of his or her rows holds.
         num_items: I.
         most: T.
-        least: pairs with a lower score count as unrelated.
+        scores: pairs with a lower or a higher score count as unrelated.
     """
     has_UI = incidence(user_R, hist_items_RH, tar_items_RT, num_items)
     count_U = np.asarray(has_UI.sum(1)).ravel()
@@ -159,8 +164,8 @@ def related_items(
         for place in range(score_bI.shape[0]):
             own = slice(*score_bI.indptr[place : place + 2])
             item_n, score_n = score_bI.indices[own], score_bI.data[own]
-            is_other_n = (item_n != start + place) & (score_n >= least)
-            item_n, score_n = item_n[is_other_n], score_n[is_other_n]
+            is_related_n = (item_n != start + place) & (score_n >= scores[0]) & (score_n <= scores[1])
+            item_n, score_n = item_n[is_related_n], score_n[is_related_n]
             best = item_n[np.lexsort((item_n, -score_n))][:most]
             related_IT[start + place, : len(best)] = best
     return related_IT

@@ -116,6 +116,11 @@ def test_what_is_no_causal_decoder_or_too_short_is_refused(checkpoint, tmp_path)
         TowersConfig(user_tower="llm")
 
 
+def test_a_layer_that_is_not_there_is_named(checkpoint):
+    with pytest.raises(ValueError, match=r"llm\.lora\.targets \['w_pack'\]: .*not found"):
+        LanguageTower(language(checkpoint, lora=LoraConfig(targets=("w_pack",))))
+
+
 def test_a_missing_peft_is_named(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"pip install 'learn-spark\[llm\]'"):

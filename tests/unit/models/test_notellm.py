@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from models.__main__ import main
@@ -18,6 +19,7 @@ from models.baselines.notellm import NoteLLM, pair_loss, related_items
 from models.checkpoint import load_retriever
 from models.item_texts import ItemTexts
 from models.language_settings import LanguageModelConfig, NoteLLMConfig
+from models.resume import CHECKPOINT
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 from tests.builders.texts import text_of, write_texts
@@ -56,9 +58,10 @@ def test_related_items_are_those_of_a_plain_count(rows):
         for one in items:
             for other in items - {one}:
                 score[one, other] += 1 / len(items)
-    found = related_items(user_R, item_RJ[:, :3], item_RJ[:, 3:], 10, 3, 0.3)
+    found = related_items(user_R, item_RJ[:, :3], item_RJ[:, 3:], 10, 3, (0.31, 0.91))
+    related = {pair: round(value, 9) for pair, value in score.items() if 0.31 <= value <= 0.91}
     for item in range(10):
-        own = sorted((-round(value, 9), other) for (one, other), value in score.items() if one == item and value >= 0.3)
+        own = sorted((-value, other) for (one, other), value in related.items() if one == item)
         values = [round(score[item, other], 9) for other in found[item] if other]
         assert values == [-value for value, _ in own[:3]]
 
@@ -154,3 +157,32 @@ def test_training_brings_what_goes_together_together(spec, tmp_path):
     known = slice(0, ITEMS - 1)
     inside = similar_II[known, known][is_same[known, known]].mean()
     assert inside > similar_II[known, known][~is_same[known, known]].mean() + 0.3
+
+
+def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, monkeypatch):
+    def train(name):
+        told = spec | {"out_dir": str(tmp_path / name), "train": spec["train"] | {"epochs": 4, "checkpoint_steps": 2}}
+        (tmp_path / "spec.json").write_text(json.dumps(told))
+        return main(["train-notellm", "--spec", str(tmp_path / "spec.json")])
+
+    def curve(name):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], line.get("loss"), line.get("recall_at_5")) for line in lines]
+
+    assert train("whole") == 0
+    calls = iter(range(5))
+
+    def interrupted(*arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return pair_loss(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("models.train_notellm.pair_loss", interrupted)
+        train("again")
+    kept = load_file(tmp_path / "again" / CHECKPOINT)
+    trained = {name.split(".")[1] for name in kept if name.startswith("model.") and "lora_" not in name}
+    assert trained == {"compression", "head", "log_scale"}, "the frozen weights are not checkpointed"
+    assert train("again") == 0
+    assert curve("again") == curve("whole")
+    assert not (tmp_path / "again" / CHECKPOINT).exists()
