@@ -8,6 +8,8 @@ BENCH ?= sequences increment embed embed_spark embed_changed loss towers evaluat
 
 # Another Spark or Python that the shell points at must not mix with the one in .venv.
 unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Every process would compile the project's own code anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18

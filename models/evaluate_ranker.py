@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from models.matrix import open_matrix
 from models.metrics import Scored, gain_interval, mean_interval, user_aucs, user_mean
-from models.ranker import Ranker, RankerConfig, binned
+from models.ranker import Ranker, binned
 from models.result import write_result
+from models.settings import RankerConfig
 from models.snapshot import Snapshot, open_snapshot
 from models.spec import Settings
 

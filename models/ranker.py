@@ -4,34 +4,14 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field
 
-from models.spec import Settings
+from models.settings import RankerConfig
 
 # Trees are thousands of short parallel loops; threads that spin while they wait starve each other as soon as
 # the cores are shared. OpenMP reads this once, when scikit-learn is imported, and only if torch was not first.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
-
-
-class RankerConfig(Settings):
-    """Settings of the trees; the same with and without embeddings.
-
-    Attributes:
-        max_iter, patience: at most so many trees; stop when so many brought no lower validation loss.
-        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization, max_bins: of the trees.
-        max_features: share of the features that a split may choose from, drawn by the seed.
-    """
-
-    max_iter: int = Field(200, gt=0)
-    patience: int = Field(10, gt=0)
-    learning_rate: float = Field(0.1, gt=0)
-    max_leaf_nodes: int = Field(31, gt=1)
-    min_samples_leaf: int = Field(50, gt=0)
-    l2_regularization: float = Field(1.0, ge=0)
-    max_bins: int = Field(64, gt=2, le=255)
-    max_features: float = Field(0.5, gt=0, le=1)
 
 
 class Ranker:

@@ -249,3 +249,22 @@ class TrainConfig(Settings):
     checkpoint_seconds: float = Field(60.0, ge=0)
     checkpoint_steps: int | None = Field(None, gt=0)
     rank_timeout: float = Field(600.0, gt=0)
+
+
+class RankerConfig(Settings):
+    """The production-like ranker's trees (models/ranker.py); the same with and without embeddings.
+
+    Attributes:
+        max_iter, patience: at most so many trees; stop when so many brought no lower validation loss.
+        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization, max_bins: of the trees.
+        max_features: share of the features that a split may choose from, drawn by the seed.
+    """
+
+    max_iter: int = Field(200, gt=0)
+    patience: int = Field(10, gt=0)
+    learning_rate: float = Field(0.1, gt=0)
+    max_leaf_nodes: int = Field(31, gt=1)
+    min_samples_leaf: int = Field(50, gt=0)
+    l2_regularization: float = Field(1.0, ge=0)
+    max_bins: int = Field(64, gt=2, le=255)
+    max_features: float = Field(0.5, gt=0, le=1)

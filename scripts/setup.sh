@@ -57,7 +57,8 @@ install_packages() {
     wanted=$(grep -c '^[a-z]' constraints.txt)
     echo "setup: installing up to $wanted packages from constraints.txt, 6 GB unpacked" >&2
     if .venv/bin/python -m pip install --quiet --disable-pip-version-check uv; then
-        .venv/bin/uv pip install --python .venv/bin/python -r constraints.txt >&2 &&
+        # Compiled once here; where Python may not write bytecode, every process would compile all that it imports.
+        .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode -r constraints.txt >&2 &&
             .venv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e . >&2 && return
         echo "setup: uv did not succeed, trying pip" >&2
     fi

@@ -67,6 +67,7 @@ def _settings(config: Config) -> dict[str, str]:
         "spark.sql.legacy.parquet.nanosAsLong": "true",  # pandas writes them; ingest makes times of them
         "spark.sql.shuffle.partitions": partitions,
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,  # tasks of a VACUUM; else 10,000
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         **_PLAIN_VECTORS,
         "spark.ui.enabled": str(config.spark.ui).lower(),

@@ -7,7 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.settings import CVRConfig, LossConfig, StreamConfig, TowersConfig, TrainConfig, check_negatives
+from models.settings import (
+    CVRConfig,
+    LossConfig,
+    RankerConfig,
+    StreamConfig,
+    TowersConfig,
+    TrainConfig,
+    check_negatives,
+)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -193,6 +201,8 @@ class EvaluationSettings(Section):
     tail_share: Share
     threads: Annotated[int, Field(ge=1)]
     seed: int
+    num_seeds: Annotated[int, Field(ge=1)]
+    ranker: RankerConfig
 
 
 class ScaleSettings(Section):

@@ -82,6 +82,8 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
         "tail_events": tail_events(context),
         "bootstrap": settings.bootstrap,
         "seed": settings.seed,
+        "num_seeds": settings.num_seeds,
+        "ranker": settings.ranker.model_dump(),
         "threads": settings.threads,
     }
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")

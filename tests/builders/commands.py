@@ -1,13 +1,20 @@
 """Jobs as a user runs them: a process, a config, an exit code."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+from pyspark.sql import SparkSession
+
+from learn_spark.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf" / "test.yaml"
@@ -44,6 +51,16 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
     )
     values = json.loads(summary.read_text()) if summary.exists() else {}
     return Done(done.returncode, done.stdout, done.stderr, values)
+
+
+def run_here(folder: Path, *arguments: str) -> Done:
+    """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that there is, which stays."""
+    summary, out, err = folder / "json-out.json", io.StringIO(), io.StringIO()
+    summary.unlink(missing_ok=True)
+    with patch.object(SparkSession, "stop"), redirect_stdout(out), redirect_stderr(err):
+        code = main([*arguments, *_settings(folder, arguments), "--json-out", str(summary)])
+    values = json.loads(summary.read_text()) if summary.exists() else {}
+    return Done(code, out.getvalue(), err.getvalue(), values)
 
 
 def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 300) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT, run_job
+from tests.builders.commands import ROOT, run_here
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
     ],
 )
 def test_wrong_arguments_exit_2_before_any_work(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = run_job(tmp_path, *arguments)
+    done = run_here(tmp_path, *arguments)
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
     assert said in line
@@ -35,13 +35,13 @@ def test_a_second_driver_is_sent_away(tmp_path: Path) -> None:
     (tmp_path / "lake").mkdir()
     with (tmp_path / "lake" / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        done = run_job(tmp_path, "ingest_events")
+        done = run_here(tmp_path, "ingest_events")
     assert done.code == 75
     assert "another run works on the lake" in done.err
 
 
 def test_paper_scale_config_prints_its_plan_and_sizes(tmp_path: Path) -> None:
-    done = run_job(tmp_path, "run_pipeline", "--config", str(ROOT / "conf" / "kuaishou.yaml"), "--dry-run")
+    done = run_here(tmp_path, "run_pipeline", "--config", str(ROOT / "conf" / "kuaishou.yaml"), "--dry-run")
     assert done.code == 0, done.err
     assert "7. evaluate_features" in done.out
     assert "31,000,000 texts, 3,968,000,000 tokens" in done.out

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark.core.schemas import TABLES
 from learn_spark.pipeline import STEPS
-from tests.builders.commands import ROOT, Done, environment, kill_job, run_job
+from tests.builders.commands import ROOT, Done, environment, kill_job, run_here, run_job
 from tests.builders.reading import relation, rows, versions
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +33,8 @@ GOLD = ("user_features", "item_features", "pair_features", "releases")
 
 
 @pytest.fixture(scope="module")
-def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+def journey(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    """Folder and end of a command that was a process of its own; most later ones run here, on `spark`."""
     folder = tmp_path_factory.mktemp("journey")
     done = run_job(folder, "run_pipeline")
     assert done.code == 0, done.err[-5000:]
@@ -73,7 +74,7 @@ def test_no_line_of_the_log_is_lost(journey: Journey) -> None:
 def test_a_second_run_recomputes_nothing(journey: Journey) -> None:
     folder, _ = journey
     before = versions(folder / "lake")
-    again = run_job(folder, "run_pipeline")
+    again = run_here(folder, "run_pipeline")
     assert again.code == 99, again.err[-3000:]
     assert "nothing is missing, nothing was recomputed" in again.err
     assert "recall@50" in again.out
@@ -117,8 +118,8 @@ class Nights:
 @pytest.fixture(scope="module")
 def nights(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     folder = Path(shutil.copytree(journey[0], tmp_path_factory.mktemp("nights") / "copy"))
-    plan = run_job(folder, "run_backfill", *NIGHTS, "--dry-run")
-    refused = run_job(folder, "run_backfill", *NIGHTS, "--set", "features.min_users=1000000")
+    plan = run_here(folder, "run_backfill", *NIGHTS, "--dry-run")
+    refused = run_here(folder, "run_backfill", *NIGHTS, "--set", "features.min_users=1000000")
     page = (folder / "output" / "report" / "index.html").read_text()
     return Nights(folder, plan, refused, page, run_job(folder, "run_backfill", *NIGHTS))
 
@@ -185,7 +186,7 @@ def assert_equal_lakes(one: Path, other: Path) -> None:
 def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Journey, tmp_path: Path) -> None:
     folder, _ = journey
     wanted = ("--samples", f"{folder}/lake/samples", "--out", f"{tmp_path}/joined")
-    assert run_job(folder, "join_features", *wanted).code == 0
+    assert run_here(folder, "join_features", *wanted).code == 0
     joined = duckdb.sql(f"SELECT count(*), min(len(user_emb)), max(len(item_emb)) FROM '{tmp_path}/joined/*.parquet'")
     samples = relation(folder / "lake", "samples").count("*").fetchall()[0][0]
     assert joined.fetchall() == [(samples, 64, 64)]
@@ -193,11 +194,11 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
     leaky = f"SELECT s.item_id, s.ds, n.item_emb FROM '{tmp_path}/joined/*.parquet' s JOIN ({newest}) n USING (item_id)"
     (tmp_path / "leaky").mkdir()
     duckdb.sql(leaky).write_parquet(f"{tmp_path}/leaky/part.parquet")
-    audit = run_job(folder, "audit_join", "--joined", f"{tmp_path}/leaky")
+    audit = run_here(folder, "audit_join", "--joined", f"{tmp_path}/leaky")
     assert audit.code == 3
     assert audit.summary["audit"][0]["leaks"] > 0 == audit.summary["audit"][1]["leaks"]
     assert re.search(r"leakage audit failed: item_emb was known on the sample's day: \d+ of", audit.err)
-    shown = run_job(folder, "release", "show")
+    shown = run_here(folder, "release", "show")
     models = shown.summary["release"]["lineage"]["models"]
     assert "mlflow_run_id" in models["towers"]
     assert models["cvr"]["snapshots"]["train"]["source"].startswith("samples version")
@@ -207,9 +208,9 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
 def scheduled(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the journey's lake on which each of the two nights was run when its day was over."""
     folder = Path(shutil.copytree(journey[0], tmp_path_factory.mktemp("scheduled") / "copy"))
-    assert run_job(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
+    assert run_here(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
     how = ("--step-days", "1", "--max-parallel", "2", "--keep-going")
-    assert run_job(folder, "run_backfill", *NIGHTS, *how).code == 0
+    assert run_here(folder, "run_backfill", *NIGHTS, *how).code == 0
     return folder
 
 
@@ -220,20 +221,20 @@ def test_a_backfill_equals_the_scheduled_nights(nights: Nights, scheduled: Path)
 def test_releases_upkeep_and_exports_are_commands(journey: Journey, scheduled: Path, tmp_path: Path) -> None:
     folder = scheduled
     first = json.loads((journey[0] / "output" / "summary.json").read_text())["release_id"]
-    listed = run_job(folder, "release", "list")
+    listed = run_here(folder, "release", "list")
     assert len(listed.out.splitlines()) == 3, "a release a day"
     second = next(line.split()[1] for line in listed.out.splitlines() if line.startswith("*"))
     assert first in listed.out and second != first
-    diff = run_job(folder, "release", "diff", first, second)
+    diff = run_here(folder, "release", "diff", first, second)
     assert re.search(r"days_added +2011-11-28 .. 2011-11-29", diff.out)
-    assert run_job(folder, "release", "rollback", "no-such-release").code == 2
-    assert run_job(folder, "release", "rollback", first).code == 0
-    assert f"* {first}" in run_job(folder, "release", "list").out
-    assert run_job(folder, "maintain_tables").code == 0
-    vectors = run_job(folder, "export_vectors", "--out", f"{tmp_path}/vectors")
+    assert run_here(folder, "release", "rollback", "no-such-release").code == 2
+    assert run_here(folder, "release", "rollback", first).code == 0
+    assert f"* {first}" in run_here(folder, "release", "list").out
+    assert run_here(folder, "maintain_tables").code == 0
+    vectors = run_here(folder, "export_vectors", "--out", f"{tmp_path}/vectors")
     assert vectors.code == 0, vectors.err[-3000:]
     assert json.loads((tmp_path / "vectors" / "result.json").read_text())
-    online = run_job(folder, "export_online", "--out", f"{tmp_path}/online")
+    online = run_here(folder, "export_online", "--out", f"{tmp_path}/online")
     assert online.code == 0, online.err[-3000:]
     score = [sys.executable, ROOT / "examples" / "score_online.py", "--programs", tmp_path / "online", "--repeats", "5"]
     assert "500 candidates" in subprocess.run(score, check=True, capture_output=True, text=True, timeout=300).stdout
@@ -241,7 +242,7 @@ def test_releases_upkeep_and_exports_are_commands(journey: Journey, scheduled: P
 
 def test_tower_variants_are_compared_by_one_command(journey: Journey) -> None:
     asked = ("--systems", "variant_1,variant_3", "--seeds", "1", "--set", "comparison.bootstrap=20")
-    done = run_job(journey[0], "compare-towers", *asked)
+    done = run_here(journey[0], "compare-towers", *asked)
     assert done.code == 0, done.err[-5000:]
     compared = json.loads((journey[0] / "output" / "comparison" / "compare_towers.json").read_text())
     assert list(compared["systems"]) == ["variant_1", "variant_3"]
@@ -268,11 +269,11 @@ def test_a_run_killed_three_times_is_finished_by_the_same_command(journey: Journ
     assert done.code == 0, done.err[-3000:]
     for name in ("interactions", "rejects", "items", "item_index", "sequences", "user_history", "samples"):
         assert rows(tmp_path / "lake", name) == rows(journey[0] / "lake", name), name
-    assert run_job(tmp_path, "run_pipeline", *FRONT).code == 99
+    assert run_here(tmp_path, "run_pipeline", *FRONT).code == 99
 
 
 def test_the_audit_finds_no_leak(journey: Journey) -> None:
-    done = run_job(journey[0], "audit_leakage")
+    done = run_here(journey[0], "audit_leakage")
     assert done.code == 0, done.err[-3000:]
     assert len(done.summary["audit"]) == 5
     assert all(figure["rows"] > 0 and figure["leaks"] == 0 for figure in done.summary["audit"])
@@ -281,7 +282,7 @@ def test_the_audit_finds_no_leak(journey: Journey) -> None:
 def test_other_config_is_refused_without_restate(journey: Journey) -> None:
     folder, _ = journey
     before = versions(folder / "lake")
-    done = run_job(folder, "train_cvr", "--set", "cvr.train.epochs=3")
+    done = run_here(folder, "train_cvr", "--set", "cvr.train.epochs=3")
     assert done.code == 2
     assert re.search(r"train_cvr of 2011-11-20 was made from other code, config or input.*--restate", done.err)
     assert versions(folder / "lake") == before

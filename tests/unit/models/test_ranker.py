@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from models.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
-from models.ranker import Ranker, RankerConfig, binned
+from models.ranker import Ranker, binned
+from models.settings import RankerConfig
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 
 SMALL = RankerConfig(max_iter=40, min_samples_leaf=20)
