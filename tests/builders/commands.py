@@ -47,7 +47,7 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     values = json.loads(summary.read_text()) if summary.exists() else {}
     return Done(done.returncode, done.stdout, done.stderr, values)
@@ -63,12 +63,12 @@ def run_here(folder: Path, *arguments: str) -> Done:
     return Done(code, out.getvalue(), err.getvalue(), values)
 
 
-def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 300) -> None:
+def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 600) -> None:
     """Starts a job as `run_job` does and kills it, JVM and all, as soon as a file matches `when` in `folder`."""
     kill_process(folder, ["learn-spark", *arguments, *_settings(folder, arguments)], when, seconds)
 
 
-def kill_process(folder: Path, command: list[str], when: str, seconds: float = 300) -> None:
+def kill_process(folder: Path, command: list[str], when: str, seconds: float = 600) -> None:
     """Starts a command and kills it with all its children as soon as a file matches `when` in `folder`."""
     with (folder / "killed.log").open("wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
@@ -83,7 +83,7 @@ def kill_process(folder: Path, command: list[str], when: str, seconds: float = 3
     job.wait()
 
 
-def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float = 120) -> None:
+def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float = 400) -> None:
     """Until the running job's file has so many lines; fails where the job ends before, or the time."""
     deadline = time.monotonic() + seconds
     while not file.is_file() or file.read_text().count("\n") < lines:

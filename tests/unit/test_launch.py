@@ -69,7 +69,7 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
         "try:\n    run_trainer('train-cvr', {}, Path('out'))\n"
         "except ConfigError as error:\n    print(json.dumps([package_root(), str(error)]))\n"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     root, error = json.loads(done.stdout)
     assert root == str(archive)

@@ -77,7 +77,7 @@ class DoubledTask(TowersTask):
 def two(tmp_path_factory, spec):
     """The folder that two ranks trained."""
     ranks = torchrun(tmp_path_factory.mktemp("two"), spec)
-    said = ranks.communicate(timeout=120)[0]
+    said = ranks.communicate(timeout=400)[0]
     assert ranks.returncode == 0, said
     return Path(spec["out_dir"])
 
@@ -131,10 +131,10 @@ def test_ranks_that_are_killed_go_on_with_the_curve_of_those_that_were_not(tmp_p
     job, ranks = started(tmp_path, spec, steps=8)
     for process in (job, *ranks):
         process.kill()
-    job.communicate(timeout=60)
+    job.communicate(timeout=300)
     assert not (tmp_path / "killed" / "result.json").exists()
     again = torchrun(tmp_path, spec)
-    said = again.communicate(timeout=120)[0]
+    said = again.communicate(timeout=400)[0]
     assert again.returncode == 0, said
     assert losses(tmp_path / "killed") == losses(two)
     assert result(tmp_path / "killed")["best"] == result(two)["best"]
@@ -148,7 +148,7 @@ def test_a_rank_that_is_lost_ends_the_job(tmp_path, spec, how, says):
     train = spec["train"] | {"epochs": 100_000, "patience": 100_000, "rank_timeout": 10}
     job, ranks = started(tmp_path, spec | {"out_dir": str(tmp_path / "lost"), "train": train}, steps=10)
     os.kill(ranks[1].pid, how)
-    said = job.communicate(timeout=120)[0]
+    said = job.communicate(timeout=400)[0]
     assert job.returncode != 0 and says in said, said[-3000:]
     assert not any(rank.is_running() for rank in ranks)
     assert not (tmp_path / "lost" / "result.json").exists()
