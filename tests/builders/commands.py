@@ -54,7 +54,7 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
 
 
 def run_here(folder: Path, *arguments: str) -> Done:
-    """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that there is, which stays."""
+    """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that is there and stays."""
     summary, out, err = folder / "json-out.json", io.StringIO(), io.StringIO()
     summary.unlink(missing_ok=True)
     with patch.object(SparkSession, "stop"), redirect_stdout(out), redirect_stderr(err):

@@ -14,14 +14,14 @@ from learn_spark.core.ledger import Ledger
 from learn_spark.core.progress import Progress
 from learn_spark.core.schemas import ITEM_INDEX, ITEMS
 from learn_spark.core.steps import Context, Marks
-from learn_spark.core.tables import Tables
+from tests.builders.contexts import make_tables
 
 DATA = Path(__file__).parents[2] / "data" / "online_retail"
 
 
 def step_context(spark: SparkSession, config: Config) -> Context:
-    """A context over a fresh lake; tables come into being when they are first read or written."""
-    tables = Tables(spark, config.lake.root)
+    """A context whose marks know no steps, on the lake that is there, else an empty one."""
+    tables = make_tables(spark, config.lake.root)
     return Context(config, spark, tables, Ledger(spark, tables), Marks(config, {}), Progress(spark))
 
 

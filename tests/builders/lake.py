@@ -13,9 +13,9 @@ from learn_spark.core.days import DayRange
 from learn_spark.core.ledger import Ledger, fingerprint
 from learn_spark.core.progress import Progress
 from learn_spark.core.steps import Context
-from learn_spark.core.tables import Tables
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.features.models import cvr_path, towers_path
+from tests.builders.contexts import make_tables
 
 CONF = Path(__file__).parents[2] / "conf"
 USERS, ITEMS, CONTENT_DIM = 40, 30, 16
@@ -25,8 +25,7 @@ NO_CONTENT_ITEM = 7
 
 def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context:
     """A context whose marks depend on step, day and `salt` alone; its tables exist and are empty."""
-    tables = Tables(spark, config.lake.root)
-    tables.create_all()
+    tables = make_tables(spark, config.lake.root)
 
     def mark(step: str, day: date) -> str:
         return fingerprint(step, day, salt)
