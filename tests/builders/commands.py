@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from pyspark.sql import SparkSession
-
-from learn_spark.cli import main
-
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf" / "test.yaml"
+SUMMARY = "json-out.json"
 
 
 @dataclass(frozen=True)
@@ -39,28 +36,27 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
         launcher: what stands before the arguments.
         cwd: the working directory.
     """
-    summary = folder / "json-out.json"
-    summary.unlink(missing_ok=True)
     done = subprocess.run(
-        [*launcher, *arguments, *_settings(folder, arguments), "--json-out", str(summary)],
+        [*launcher, *_with_summary(folder, arguments)],
         cwd=cwd,
         env=environment(),
         capture_output=True,
         text=True,
         timeout=1800,
     )
-    values = json.loads(summary.read_text()) if summary.exists() else {}
-    return Done(done.returncode, done.stdout, done.stderr, values)
+    return Done(done.returncode, done.stdout, done.stderr, _summary(folder))
 
 
 def run_here(folder: Path, *arguments: str) -> Done:
     """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that is there and stays."""
-    summary, out, err = folder / "json-out.json", io.StringIO(), io.StringIO()
-    summary.unlink(missing_ok=True)
+    from pyspark.sql import SparkSession  # here: the tests of `models` use this module, and need no Spark
+
+    from learn_spark.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
     with patch.object(SparkSession, "stop"), redirect_stdout(out), redirect_stderr(err):
-        code = main([*arguments, *_settings(folder, arguments), "--json-out", str(summary)])
-    values = json.loads(summary.read_text()) if summary.exists() else {}
-    return Done(code, out.getvalue(), err.getvalue(), values)
+        code = main(_with_summary(folder, arguments))
+    return Done(code, out.getvalue(), err.getvalue(), _summary(folder))
 
 
 def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 600) -> None:
@@ -89,6 +85,18 @@ def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float
     while not file.is_file() or file.read_text().count("\n") < lines:
         assert job.poll() is None and time.monotonic() < deadline, f"{file} has no {lines} lines"
         time.sleep(0.005)
+
+
+def _with_summary(folder: Path, arguments: tuple[str, ...]) -> list[str]:
+    """The command's arguments, with a summary asked for; an earlier command's is gone."""
+    summary = folder / SUMMARY
+    summary.unlink(missing_ok=True)
+    return [*arguments, *_settings(folder, arguments), "--json-out", str(summary)]
+
+
+def _summary(folder: Path) -> dict[str, object]:
+    summary = folder / SUMMARY
+    return json.loads(summary.read_text()) if summary.exists() else {}
 
 
 def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
