@@ -25,7 +25,7 @@ def make_context(spark: SparkSession, config: Config) -> Context:
 def make_tables(spark: SparkSession, root: Path) -> Tables:
     """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
     if not root.exists():
-        shutil.copytree(_empty_lake(spark).name, root)
+        shutil.copytree(_empty_lake(spark).name, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
     return Tables(spark, root)
 
 
