@@ -148,7 +148,7 @@ def _audit_join(context: Context, args: Namespace, summary: Summary) -> None:
     release = find_release(context.tables, args.release)
     joined = context.tables.read_samples(Path(args.joined).absolute())
     summary["release"] = release.release_id
-    show_audit(audit_join(joined, context.tables, release), summary)
+    show_audit(audit_join(joined, context.tables, release, context.config.features.max_age_days), summary)
 
 
 def show_audit(figures: list[AuditFigure], summary: Summary) -> None:

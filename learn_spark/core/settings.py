@@ -183,6 +183,7 @@ class FeatureSettings(Section):
     min_pair_auc: Share
     max_centroid_shift: Annotated[float, Field(ge=0)]
     min_neighbour_overlap: Share
+    min_model_overlap: Share
     max_age_days: Annotated[int, Field(ge=0)] | None
     keep_releases: Annotated[int, Field(ge=1)]
     vacuum_hours: Annotated[int, Field(ge=168)]  # Delta's own guard: readers and writers may take that long

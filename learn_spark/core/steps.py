@@ -28,7 +28,11 @@ NOT_IDENTITY = {
     "towers": {"train": NOT_LEARNED},
     "cvr": {"train": NOT_LEARNED},
     "stream": {"verify_sha256"},
-    "features": {"batch_rows", "max_age_days", "keep_releases", "vacuum_hours"},
+    "features": {
+        *("batch_rows", "max_age_days", "keep_releases", "vacuum_hours"),
+        *("min_users", "min_content_coverage", "min_effective_rank", "max_mean_cosine", "min_row_share"),
+        *("min_remade_share", "min_pair_auc", "max_centroid_shift", "min_neighbour_overlap", "min_model_overlap"),
+    },
     "evaluation": {"threads"},
 }
 

@@ -57,8 +57,9 @@ def checked(
     own = {name: context.tables.read(table).where(own_rows(release)) for name, table in _COLUMNS.items()}
     found = vector_figures({name: (df, name) for name, df in own.items()})
     rank, cosine = _spread(own["item_emb"], found["item_emb"].rows, base)
+    before = base or newest_release(context.tables, {}, other_than=release.release_id)
     gates = [
-        *_row_gates(context, release, base),
+        *_row_gates(context, release, before),
         *_due_gates(release, due),
         *(Gate(f"{name}_not_finite", figure.not_finite, upper=0) for name, figure in found.items()),
         *_norm_gates(found),
@@ -69,7 +70,8 @@ def checked(
     widths = {name: figure.widest for name, figure in found.items() if figure.rows}
     gates += width_gates(found, base.widths if base else {})
     gates += _probe_gates(context, release, own["mid_emb"], limits)
-    gates += _drift_gates(context, release, base, own)
+    if before is not None:
+        gates += _drift_gates(context, release, before, own, is_same_model=base is not None)
     norms = {name: {"mean": f.mean, "p5": f.p5, "p95": f.p95} for name, f in found.items()}
     figures = {"norms": norms, "effective_rank": rank, "mean_cosine": cosine}
     return gates, {**(base.widths if base else {}), **widths}, figures
@@ -109,8 +111,7 @@ def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list
     return [*gates, Gate("widths_changed_by", max(changed), upper=0)] if changed else gates
 
 
-def _row_gates(context: Context, release: Release, base: Release | None) -> list[Gate]:
-    before = base or newest_release(context.tables, {}, other_than=release.release_id)
+def _row_gates(context: Context, release: Release, before: Release | None) -> list[Gate]:
     limits, first = context.config.features, context.config.windows.towers_end
     lacking = (
         sum(day not in release.parts for day in DayRange(first, max(release.parts) + ONE_DAY)) if release.parts else 0
@@ -185,26 +186,30 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
     return [Gate("pair_auc", auc, lower=limits.min_pair_auc)]
 
 
-def _drift_gates(context: Context, release: Release, base: Release | None, own: dict[str, DataFrame]) -> list[Gate]:
-    """Of users and items that the release before has too, on the same days or in its last week: a night reads no more.
+def _drift_gates(
+    context: Context, release: Release, before: Release, own: dict[str, DataFrame], is_same_model: bool
+) -> list[Gate]:
+    """Of users and items that the release before has too.
 
-    Another model's vectors cannot be compared.
+    By the same models: those of the same days or of its last week, a night reads no more. Other models have axes of
+    their own, so of theirs only the items' neighbours can be compared, over all days.
     """
-    if base is None:
-        return []
-    recent = {*release.days, *sorted(base.parts)[-RECENT_DAYS:]}
-    compared = replace(base, parts={day: part for day, part in base.parts.items() if day in recent})
     limits, gates = context.config.features, []
-    for side in ("user", "item"):
+    if is_same_model:
+        recent = {*release.days, *sorted(before.parts)[-RECENT_DAYS:]}
+        before = replace(before, parts={day: part for day, part in before.parts.items() if day in recent})
+    for side in ("user", "item") if is_same_model else ("item",):
         column = f"{side}_emb"
-        old = visible(context, compared, f"{side}_features")
+        old = visible(context, before, f"{side}_features")
         new_NK, old_NK = paired_vectors(own[column], old, f"{side}_id", column)
         if len(new_NK) < ENOUGH:
             continue
-        gates.append(Gate(f"{side}_centroid_shift", centroid_shift(new_NK, old_NK), upper=limits.max_centroid_shift))
+        if is_same_model:
+            shift = centroid_shift(new_NK, old_NK)
+            gates.append(Gate(f"{side}_centroid_shift", shift, upper=limits.max_centroid_shift))
         if side == "item":
-            overlap = neighbour_overlap(new_NK, old_NK)
-            gates.append(Gate("item_neighbour_overlap", overlap, lower=limits.min_neighbour_overlap))
+            lower = limits.min_neighbour_overlap if is_same_model else limits.min_model_overlap
+            gates.append(Gate("item_neighbour_overlap", neighbour_overlap(new_NK, old_NK), lower=lower))
     return gates
 
 

@@ -11,7 +11,7 @@ NEIGHBOURS = 10
 
 
 def paired_vectors(new: DataFrame, old: DataFrame, key: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """At most 2,048 entities that both frames have, the same ones at every run, as [N, K] and [N, K].
+    """At most 2,048 entities that both frames have, the same ones at every run, as [N, K] and [N, K of the old].
 
     Args:
         new, old: `key`, `ds` and `column`; of several rows of an entity the newest counts.
@@ -22,13 +22,15 @@ def paired_vectors(new: DataFrame, old: DataFrame, key: str, column: str) -> tup
     drawn = ids.withColumn("_order", F.xxhash64(key)).orderBy("_order", key).limit(SAMPLE)
     rows = _newest(new, drawn, key, column, "new").join(_newest(old, drawn, key, column, "old"), on=key, how="inner")
     found = rows.orderBy("_order", key).collect()
-    if not found or len(found[0].new) != len(found[0].old):
+    if not found:
         return np.zeros((0, 1)), np.zeros((0, 1))
     return np.array([row.new for row in found], np.float64), np.array([row.old for row in found], np.float64)
 
 
 def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
-    """How far the mean vector moved, in units of the old vectors' root mean square length."""
+    """How far the mean vector moved, in units of the old vectors' root mean square length; NaN for another width."""
+    if new_NK.shape != old_NK.shape:
+        return float("nan")
     length = np.sqrt((old_NK**2).sum(1).mean())
     return float(np.linalg.norm(new_NK.mean(0) - old_NK.mean(0)) / max(length, 1e-12))
 

@@ -52,7 +52,7 @@ def join_features(
         rows = _with_side(rows, features, side, shown.widths[f"{side}_emb"], max_age_days)
     added = [name for side in sides for name in _columns(side)]
     rows = rows.select(*samples.columns, *sorted(added, key=lambda name: name.endswith("_emb")))  # vectors last
-    return _with_pairs(rows, tables, shown) if pairs else rows
+    return with_pairs(rows, tables, shown) if pairs else rows
 
 
 def create_views(spark: SparkSession, lake: Path | str, release: str = CURRENT) -> Release:
@@ -68,6 +68,21 @@ def create_views(spark: SparkSession, lake: Path | str, release: str = CURRENT) 
         rows.createOrReplaceTempView(f"{side}_features")
     rows_of(tables, shown, "pair_features").createOrReplaceTempView("pair_features")
     return shown
+
+
+def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
+    """Adds `cvr_score` and `mid_emb`, which the release's conversion model makes of `user_emb` and `item_emb`.
+
+    Raises:
+        ConfigError: where the model's folder is gone.
+    """
+    model = tables.artifact("models", f"cvr-{release.models['cvr']}")
+    if not model.is_dir():
+        raise ConfigError(f"the conversion model of release {release.release_id} is not at {model}")
+    kept = {"_user": F.col("user_emb"), "_item": F.col("item_emb")}
+    scored = score_pairs(rows.withColumns(kept), model, BATCH_ROWS)
+    named = scored.withColumnsRenamed({"_user": "user_emb", "_item": "item_emb"})
+    return named.select(*rows.columns, "cvr_score", "mid_emb")
 
 
 def latest_before(samples: DataFrame, features: DataFrame, key: str) -> DataFrame:
@@ -124,16 +139,6 @@ def _with_side(rows: DataFrame, features: DataFrame, side: str, width: int, max_
             emb: F.when(is_known, F.col(emb)).otherwise(F.array_repeat(F.lit(0.0).cast("float"), width)),
         }
     )
-
-
-def _with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
-    model = tables.artifact("models", f"cvr-{release.models['cvr']}")
-    if not model.is_dir():
-        raise ConfigError(f"the conversion model of release {release.release_id} is not at {model}")
-    kept = {"_user": F.col("user_emb"), "_item": F.col("item_emb")}
-    scored = score_pairs(rows.withColumns(kept), model, BATCH_ROWS)
-    named = scored.withColumnsRenamed({"_user": "user_emb", "_item": "item_emb"})
-    return named.select(*rows.columns, "cvr_score", "mid_emb")
 
 
 def _require_columns(samples: DataFrame, pairs: bool) -> list[str]:

@@ -75,7 +75,7 @@ def save_matrix(folder: Path, rng: np.random.Generator) -> None:
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def save_models(context: Context) -> None:
+def save_models(context: Context, seed: int = 3) -> None:
     """Untrained towers and conversion model, where the context looks for them."""
     import torch
 
@@ -84,7 +84,7 @@ def save_models(context: Context) -> None:
     from models.settings import CVRConfig, TowersConfig
     from models.towers import Towers
 
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), CONTENT_DIM)
     save_towers(towers_path(context), towers)
     save_cvr(cvr_path(context), CVRModel(CVRConfig(hidden=(8,), mid_dim=4), 8, 8))

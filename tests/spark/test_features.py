@@ -21,6 +21,7 @@ from learn_spark.core.ledger import StepResult
 from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.report import publish_report
+from learn_spark.features import checks
 from learn_spark.features.item_life import write_item_life
 from learn_spark.features.job import write_features
 from learn_spark.features.join import create_views, join_features
@@ -326,6 +327,15 @@ def test_the_audit_of_a_join_sees_vectors_from_later_days(lake: Context, written
     )
     assert [figure.leaks for figure in audit_join(leaky, lake.tables, release)] == [expected, 0]
     assert expected > 0
+    only_ids = ["user_id", "item_id", "event_ts", "mid_emb"]
+    pairs = join_features(samples.drop("label", "weight"), lake.tables.root, pairs=True).cache()
+    for table in (pairs, pairs.select(only_ids), pairs.withColumn("mid_emb", F.lit(None).cast("array<float>"))):
+        assert audit_join(table, lake.tables, release)[-1].leaks == 0
+    ahead = pairs.withColumn("event_ts", F.col("event_ts") + F.expr("INTERVAL 1 DAY")).select(only_ids)
+    assert audit_join(ahead, lake.tables, release)[-1].leaks > 0
+    wider = pairs.withColumn("mid_emb", F.array_append("mid_emb", F.lit(1.0).cast("float")))
+    (figure,) = [found for found in audit_join(wider, lake.tables, release) if found.rule.startswith("mid_emb")]
+    assert figure.leaks == figure.rows == samples.count()
     strange = joined.withColumn("item_emb", F.transform("item_emb", lambda number: number + 1))
     assert audit_join(strange, lake.tables, release)[3].leaks == strange.count()
     with pytest.raises(ConfigError, match="a joined table needs ds or event_ts, and user_id with user_emb"):
@@ -434,13 +444,25 @@ def test_a_vacuumed_file_is_named(lake: Context, written: StepResult, tmp_path: 
     assert re.search(r"a data file is gone.*user_features/ds=\S+\.parquet; make its days again", str(known))
 
 
-def test_another_models_release_is_held_against_the_rows_of_the_one_before(lake: Context, days: list[date]) -> None:
+def test_another_models_release_is_held_against_the_one_before(
+    lake: Context, written: StepResult, days: list[date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "ENOUGH", ITEMS // 2)
     other = replace(lake, mark=lambda step, day: lake.mark(step, day) + "b")
-    save_models(other)
+    save_models(other, seed=4)
     before = lake.tables.version("user_history")
     lake.tables.delete("user_history", "user_id < 'user20'")
     with pytest.raises(QualityError, match=r"users_of_days_made_again is 0\.[0-8]"):
         write_features(other, days)
     DeltaTable.forPath(lake.spark, lake.tables.path("user_history")).restoreToVersion(before)
-    released = write_features(other, days).details["release_id"]
-    assert find_release(lake.tables, "current").release_id == released
+    limits = other.config.features.model_copy(update={"min_model_overlap": 1.0})
+    strict = replace(other, config=other.config.model_copy(update={"features": limits}))
+    with pytest.raises(QualityError, match=r"gates failed: item_neighbour_overlap is 0\.\d+, must be at least 1$"):
+        write_features(strict, days)
+    released = write_features(other, days).details
+    assert find_release(lake.tables, "current").release_id == released["release_id"]
+    remade = replace(other, mark=lambda step, day: other.mark(step, day) + "c" * (step == "write_features"))
+    again = write_features(remade, days).details
+    drift = {gate["name"]: gate["value"] for gate in again["gates"]}
+    assert drift["user_centroid_shift"] == drift["item_centroid_shift"] == 0
+    assert drift["item_neighbour_overlap"] == 1
