@@ -1,11 +1,12 @@
-"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans as JSON.
+"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans by their share, as JSON.
 
-`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE`: two executors of two cores and one GPU each; all
+`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE ...`: two executors of two cores and one GPU each; all
 computing is on the CPU.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -29,20 +30,19 @@ done
 """
 
 
-def main(folder: Path, model: str, share: float) -> None:
-    """Six tasks on two GPUs, each with a share of one."""
-    config = with_embedding(
-        _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake"]), folder),
-        model=model,
-        workers=6,
-        gpu_per_task=share,
-    )
-    spark = build_session(config, "gpus")
-    context = step_context(spark, config)
-    add_items(context, [item_row(f"{n}", "2011-11-02", " ".join(f"{n:08b}")) for n in range(200)])
-    write_item_text(context, TEMPLATES["title"], before=date(2011, 11, 27))
-    encoded = encode_new_texts(context, TEMPLATES["title"], encoder_id(config))
-    print(json.dumps({"texts": encoded.work.texts, "spans": [asdict(span) for span in encoded.work.spans]}))
+def main(folder: Path, model: str, shares: Sequence[str]) -> None:
+    """Six tasks on two GPUs, each with a share of one; a lake for every share."""
+    found = {}
+    for share in shares:
+        config = _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake-{share}"]), folder)
+        config = with_embedding(config, model=model, device="cpu", workers=6, gpu_per_task=float(share))
+        spark = build_session(config, "gpus")
+        context = step_context(spark, config)
+        add_items(context, [item_row(f"{n}", "2011-11-02", " ".join(f"{n:08b}")) for n in range(200)])
+        write_item_text(context, TEMPLATES["title"], before=date(2011, 11, 27))
+        work = encode_new_texts(context, TEMPLATES["title"], encoder_id(config)).work
+        found[share] = {"texts": work.texts, "spans": [asdict(span) for span in work.spans]}
+    print(json.dumps(found))
     spark.stop()
 
 
@@ -56,8 +56,8 @@ def _with_gpus(config: Config, folder: Path) -> Config:
         "spark.executor.resource.gpu.amount": "1",
     }
     cluster = config.spark.model_copy(update={"master": "local-cluster[2,2,1024]", "conf": conf})
-    return with_embedding(config, device="cpu").model_copy(update={"spark": cluster})
+    return config.model_copy(update={"spark": cluster})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

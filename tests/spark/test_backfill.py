@@ -22,7 +22,7 @@ from tests.conftest import CONF
 
 pytestmark = pytest.mark.spark
 
-START, FEATURES, END = date(2011, 11, 1), date(2011, 11, 4), date(2011, 11, 8)
+START, FEATURES, LAST, END = date(2011, 11, 1), date(2011, 11, 4), date(2011, 11, 7), date(2011, 11, 8)
 LATE_DAYS = 2
 STEPS = ("ingest_events", "build_sequences")
 WINDOWS = {
@@ -94,11 +94,13 @@ def logs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scheduled(spark, tmp_path_factory, logs):
-    """The first days at once, then night by night."""
+    """The first days at once, then night by night; `before_last` is a copy without the last night."""
     lake = Lake(spark, tmp_path_factory.mktemp("scheduled"), logs)
     first = FEATURES + timedelta(days=1)
     lake.run(START, first)
-    lake.reports = [lake.run(day, day + timedelta(days=1)) for day in DayRange(first, END)]
+    lake.reports = [lake.run(day, day + timedelta(days=1)) for day in DayRange(first, LAST)]
+    lake.before_last = shutil.copytree(lake.folder, tmp_path_factory.mktemp("before_last") / "copy")
+    lake.reports.append(lake.run(LAST, END))
     return lake
 
 
@@ -160,13 +162,13 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
 
 def test_nights_go_on_when_old_raw_files_are_deleted(spark, tmp_path, logs, scheduled):
     shutil.copytree(logs, tmp_path / "logs")
-    lake, last = Lake(spark, tmp_path, tmp_path / "logs"), END - timedelta(days=1)
-    lake.run(START, last)
-    kept = {f"{last - timedelta(days=back)}" for back in range(LATE_DAYS)}
+    shutil.copytree(scheduled.before_last, tmp_path / "lake")
+    lake = Lake(spark, tmp_path / "lake", tmp_path / "logs")
+    kept = {f"{LAST - timedelta(days=back)}" for back in range(LATE_DAYS)}
     for file in (tmp_path / "logs").iterdir():
         if file.name.partition(".")[0] not in kept:
             file.unlink()
-    lake.run(last, END)
+    lake.run(LAST, END)
     for name in ("interactions", "user_history", "sequences", "samples"):
         assert lake.table(name) == scheduled.table(name), name
     lake.run(START, END)

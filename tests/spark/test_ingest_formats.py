@@ -153,10 +153,10 @@ def test_a_delta_table(spark, tmp_path, logs):
     assert found["a"].source_file.endswith(".parquet")
     context = make_context(spark, config)
 
-    def night(day):
-        """Loads it, and what the ledger then has as made from days that changed."""
-        result = ingest_events(context, [day])
-        context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
+    def night(*days):
+        """Loads them, and what the ledger then has as made from days that changed."""
+        result = ingest_events(context, days)
+        context.ledger.record("ingest_events", dict.fromkeys(days, "mark"), "run", result, {}, {}, 0.0)
         found = context.tables.read("interactions").collect()
         return sorted((row.item_id, row.ds.day) for row in found), [int(day[-2:]) for day in result.details["late"]]
 
@@ -166,8 +166,7 @@ def test_a_delta_table(spark, tmp_path, logs):
 
     added = [(4, "late", NOON, "D"), (5, "too late", NOON - 4 * DAY, "E"), (6, "c", NOON + 2 * DAY, "F")]
     added += [(7, "never", None, "G"), (7, "never", None, "G")]
-    night(config.ingest.start)
-    assert night(date(2024, 2, 1)) == ([("a", 1)], [])
+    assert night(config.ingest.start, date(2024, 2, 1)) == ([("a", 1)], [])
     assert night(date(2024, 2, 2)) == ([("a", 1), ("b", 2)], [])
     spark.createDataFrame(added, "user int, item string, time long, name string").write.format("delta").mode(
         "append"
