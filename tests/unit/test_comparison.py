@@ -7,7 +7,7 @@ import pytest
 from learn_spark.cli import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled import sampled_lines, sampled_table
-from learn_spark.comparison.systems import chosen_systems, known_systems, settings_of
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, settings_of
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError
@@ -39,6 +39,14 @@ def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) ->
             assert cls(**settings["model"]).llm.digest, "another model in that folder is another training"
         else:
             assert SequentialConfig(**settings["model"]).d_model == config.towers.model.d_model, name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_the_item_towers_can_be_compared_by_every_ready_config(name: str) -> None:
+    config = load_config(CONF / f"{name}.yaml")
+    losses = [settings_of(config, each, 1)["loss"] for each in chosen_systems(config, TOWER_VARIANTS).values()]
+    assert [loss["negatives"] for loss in losses] == ["in_batch"] * 4
+    chosen_systems(config, config.comparison.systems)
 
 
 def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
