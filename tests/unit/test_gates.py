@@ -8,12 +8,14 @@ import pytest
 
 from learn_spark.core.config import load_config
 from learn_spark.core.errors import QualityError
+from learn_spark.core.steps import Marks
 from learn_spark.features.checks import volume_gates, width_gates
 from learn_spark.features.drift import centroid_shift, neighbour_overlap
 from learn_spark.features.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
 from learn_spark.features.health import _nearest
 from learn_spark.features.lineage import compared, lines_of
 from learn_spark.features.registry import Part, Release
+from learn_spark.pipeline import STEPS
 from tests.conftest import CONF
 
 LIMITS = load_config(CONF / "test.yaml").features
@@ -140,3 +142,12 @@ def test_a_diff_names_what_changed() -> None:
     assert found["rows"]["users"] == [107, 116]
     assert found["models"] == {"towers": [None, "b"]}
     assert "days_added               2024-05-03" in lines_of(found)
+
+
+def test_a_limit_makes_no_day_stale() -> None:
+    def mark(*settings: str) -> str:
+        config = load_config(CONF / "test.yaml", settings)
+        return Marks(config, STEPS)("write_features", config.windows.end)
+
+    assert mark("features.min_pair_auc=0.9", "features.max_centroid_shift=9", "features.min_users=7") == mark()
+    assert mark("features.cold_events=1") != mark()
