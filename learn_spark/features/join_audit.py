@@ -1,6 +1,6 @@
 """The audit of a table that somebody joined: no sample may hold what was known only after its day."""
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.core.errors import ConfigError
@@ -51,8 +51,7 @@ def _side_figures(joined: DataFrame, tables: Tables, release: Release, side: str
     numbers = F.xxhash64(emb).alias("numbers")
     known = rows_of(tables, release, f"{side}_features").select(key, numbers, "ds")
     since = known.groupBy("key", "numbers").agg(F.min("ds").alias("since"))
-    is_cold = F.coalesce(F.forall(emb, lambda number: number == 0), F.lit(True))
-    samples = joined.select(key, numbers, sample_day(joined).alias("day"), is_cold.alias("is_cold"))
+    samples = joined.select(key, numbers, sample_day(joined).alias("day"), _is_cold(emb).alias("is_cold"))
     found = samples.join(since, on=["key", "numbers"], how="left")
     is_late = ~F.col("is_cold") & (F.col("since") > F.col("day"))
     is_strange = ~F.col("is_cold") & F.col("since").isNull()
@@ -75,7 +74,11 @@ def _pair_figure(joined: DataFrame, tables: Tables, release: Release, max_age_da
         else join_features(rows, tables.root, release.release_id, max_age_days, pairs=True)
     )
     is_near = F.zip_with("found", "mid_emb", lambda a, b: F.abs(a - b) <= TOLERANCE * (1 + F.abs(b)))
-    is_cold = F.coalesce(F.forall("found", lambda number: number == 0), F.lit(True))
-    is_other = ~is_cold & ~F.forall(is_near, lambda near: F.coalesce(near, F.lit(False)))
+    is_other = ~_is_cold("found") & ~F.forall(is_near, lambda near: F.coalesce(near, F.lit(False)))
     count, other = again.agg(F.count(F.lit(1)), F.count_if(is_other)).first()
     return AuditFigure("mid_emb is the model's of vectors known on the sample's day", count, other)
+
+
+def _is_cold(vector: Column | str) -> Column:
+    """No vector, or zeros alone."""
+    return F.coalesce(F.forall(vector, lambda number: number == 0), F.lit(True))
