@@ -56,6 +56,8 @@ class NoteLLMSpec(Settings):
 class NoteLLMTask:
     """Pairs of items that go together, validated as the towers are, by the mean of a history's vectors."""
 
+    keeps_untrained = True  # the text encoder as it is
+
     def __init__(self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int) -> None:
         self.spec = spec
         rows = (read_column(train, name) for name in COLUMNS)

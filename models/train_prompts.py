@@ -54,6 +54,7 @@ class PromptTask(SnapshotBatches):
     """Each row's history as a prompt, one of its targets as the answer; validated on sampled candidates."""
 
     metric = "mrr"
+    keeps_untrained = True  # the language model as it is
 
     def __init__(self, spec: PromptSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks) -> None:
         super().__init__(spec, train, COLUMNS, ranks)

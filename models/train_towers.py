@@ -67,6 +67,7 @@ class TowersTask(SnapshotBatches):
         self.content = content
         self.validation = Validation(val, content.rows, spec.validation)
         self.metric = self.validation.metric
+        self.keeps_untrained = spec.towers.content_residual  # it ranks by content
         self.model = Towers(spec.towers, content.dim, content.rows)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
         if spec.loss.negatives != "in_batch":  # what the towers are trained on

@@ -37,10 +37,13 @@ class Task(Protocol):
     Attributes:
         model: the module.
         metric: name of the evaluation metric that chooses the best state; higher is better.
+        keeps_untrained: whether the state before training can be the best, as where training starts from content or
+            from a pretrained model. That of random weights cannot, however well it happens to score.
     """
 
     model: nn.Module
     metric: str
+    keeps_untrained: bool
 
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
@@ -245,7 +248,8 @@ class Trainer:
 
     def _keep_if_best(self, metrics: Metrics) -> None:
         metric = self.task.metric
-        if self.at.best and metrics[metric] <= self.at.best[metric]:
+        has_best = self.at.best and (self.at.best_step > 0 or self.task.keeps_untrained)
+        if has_best and metrics[metric] <= self.at.best[metric]:
             self.at.misses += 1
             return
         self.at.best, self.at.best_step, self.at.misses = metrics, self.at.step, 0

@@ -38,6 +38,8 @@ class SnapshotBatches:
         generator: for what is random in a batch; seeded anew for each by its epoch and number.
     """
 
+    keeps_untrained = False
+
     def __init__(self, spec: TrainingSpec, train: Snapshot, columns: list[str], ranks: Ranks) -> None:
         self.spec, self.train_snapshot, self.columns, self.ranks = spec, train, columns, ranks
         self.generator = torch.Generator().manual_seed(spec.train.seed)

@@ -83,6 +83,13 @@ def lines_of(spec, key):
     return [line for line in map(json.loads, text.splitlines()) if key in line]
 
 
+def changed(spec, **changes):
+    for key, value in changes.items():
+        outer, _, inner = key.partition("__")
+        spec = spec | {outer: spec.get(outer, {}) | {inner: value} if inner else value}
+    return spec
+
+
 def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
     before = threading.active_count()
     assert run(tmp_path, "train-towers", towers_spec) == 0
@@ -147,6 +154,36 @@ def test_early_stopping_and_the_time_budget(tmp_path, cvr_spec):
     assert json.loads((tmp_path / "cvr" / "result.json").read_text())["stopped"] == "max_seconds"
 
 
+def lucky_start(task, monkeypatch):
+    """The state before training scores better than any later one."""
+    original = task.evaluate
+
+    def evaluate(self):
+        metrics = original(self)
+        self.evaluated = getattr(self, "evaluated", 0) + 1
+        return metrics | {self.metric: 2.0} if self.evaluated == 1 else metrics
+
+    monkeypatch.setattr(task, "evaluate", evaluate)
+
+
+def test_a_lucky_score_of_random_weights_is_not_the_best(tmp_path, cvr_spec, monkeypatch):
+    lucky_start(train_cvr.CVRTask, monkeypatch)
+    cvr_spec["train"] |= {"patience": 1}
+    assert run(tmp_path, "train-cvr", cvr_spec) == 0
+    result = json.loads((tmp_path / "cvr" / "result.json").read_text())
+    trained = [line["auc"] for line in lines_of(cvr_spec, "auc") if line["step"]]
+    assert result["best_step"] > 0 and result["best"]["auc"] == max(trained) > 0.7
+
+
+@pytest.mark.parametrize("content_residual", [True, False])
+def test_towers_keep_the_start_only_if_it_ranks_by_content(tmp_path, towers_spec, monkeypatch, content_residual):
+    lucky_start(train_towers.TowersTask, monkeypatch)
+    spec = changed(towers_spec, towers__content_residual=content_residual, train__epochs=2)
+    assert run(tmp_path, "train-towers", spec) == 0
+    result = json.loads((tmp_path / "towers" / "result.json").read_text())
+    assert (result["best_step"] == 0) == content_residual
+
+
 def nan_loss(loss):
     return loss * float("nan")
 
@@ -173,13 +210,6 @@ def test_a_nan_keeps_the_last_good_model(tmp_path, cvr_spec, capsys, monkeypatch
     assert np.isfinite(probability).all()
 
 
-def bad(spec, **changes):
-    for key, value in changes.items():
-        outer, _, inner = key.partition("__")
-        spec = spec | {outer: spec.get(outer, {}) | {inner: value} if inner else value}
-    return spec
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -193,7 +223,7 @@ def bad(spec, **changes):
     ],
 )
 def test_bad_specs_exit_with_one_line_and_code_2(tmp_path, towers_spec, capsys, changes, message):
-    assert run(tmp_path, "train-towers", bad(towers_spec, **changes)) == 2
+    assert run(tmp_path, "train-towers", changed(towers_spec, **changes)) == 2
     error = capsys.readouterr().err
     assert error.startswith("train-towers: ") and error.count("\n") == 1
     assert re.search(message, error)
