@@ -14,8 +14,9 @@ from learn_spark.core.config import Config, load_config
 from learn_spark.core.days import DayRange, contiguous, spans
 from learn_spark.core.errors import NOTHING_TO_DO, ConfigError, LearnError, QualityError, ReleaseRefused, TemporaryError
 from learn_spark.core.ledger import Ledger, Recorded, pieces
+from learn_spark.core.lock import Release, lake_lock
 from learn_spark.core.progress import Progress
-from learn_spark.core.runner import RunOptions, RunReport, lake_lock, run_plan
+from learn_spark.core.runner import RunOptions, RunReport, run_plan
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks, Plan, Rows, missing, with_stale_days
 from learn_spark.core.tables import Tables
@@ -168,7 +169,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
     plan = as_plan(_asked_days(name, args, config), only=_asked_steps(name, args))
     if args.dry_run and not (config.lake.root / "intervals").exists():
         return _print_plan(plan, config, {}, summary)
-    with lake_lock(config.lake.root), PeakMemory() as memory:
+    with lake_lock(config.lake.root) as release_lake, PeakMemory() as memory:
         spark = build_session(config, name)
         try:
             tables = Tables(spark, config.lake.root)
@@ -185,7 +186,7 @@ def _run(name: str, args: Namespace, summary: dict[str, object]) -> int:
                 if args.dry_run:
                     return _print_plan(todo, config, recorded, summary, _encoding(todo, context))
                 if JOBS[name].compares:
-                    return _compare(name, args, plan if todo else [], context, summary)
+                    return _compare(name, args, plan if todo else [], context, release_lake, summary)
                 return _execute(name, plan, todo, context, _options(name, args), memory, summary)
         finally:
             spark.stop()
@@ -241,7 +242,9 @@ def _is_planned(step: str, plan: Plan) -> bool:
     return any(planned.name == step for planned, _ in plan)
 
 
-def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: dict[str, object]) -> int:
+def _compare(
+    name: str, args: Namespace, plan: Plan, context: Context, release_lake: Release, summary: dict[str, object]
+) -> int:
     """Runs the missing steps that a comparison stands on, then compares, or writes down what has to be trained."""
     run_plan(plan, context, _options(name, args))
     seeds = list(dict.fromkeys(args.seeds or context.config.comparison.seeds))
@@ -250,7 +253,7 @@ def _compare(name: str, args: Namespace, plan: Plan, context: Context, summary: 
         summary["missing"] = write_trainings(context, systems, seeds, Path(args.prepare))
         print(f"{summary['missing']} trainings are missing: {args.prepare}", flush=True)
     else:
-        summary["comparison"] = comparison = compare(context, name, systems, seeds)
+        summary["comparison"] = comparison = compare(context, name, systems, seeds, release_lake)
         if comparison["diverged"]:
             raise QualityError(f"the comparison lacks {', '.join(comparison['diverged'])}: the loss was not finite")
     return 0

@@ -9,8 +9,8 @@ from pathlib import Path
 from learn_spark.core.config import Config, load_config
 from learn_spark.core.errors import ConfigError
 from learn_spark.core.ledger import Ledger
+from learn_spark.core.lock import lake_lock
 from learn_spark.core.progress import Progress
-from learn_spark.core.runner import lake_lock
 from learn_spark.core.session import build_session
 from learn_spark.core.steps import Context, Marks
 from learn_spark.core.tables import Tables

@@ -20,6 +20,7 @@ from learn_spark.comparison.table import gathered, lines
 from learn_spark.core.comparison_settings import SystemSettings
 from learn_spark.core.errors import QualityError
 from learn_spark.core.ledger import fingerprint
+from learn_spark.core.lock import Release, folder_lock
 from learn_spark.core.steps import Context, identity
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.summary import write_json, write_text
@@ -73,7 +74,9 @@ class Prepared:
         return {(training.system, training.seed): training.folder for training in self.trainings}
 
 
-def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence[int]) -> dict[str, object]:
+def compare(
+    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Release
+) -> dict[str, object]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
     What it costs: a training a system and seed, in a process of its own, one after the other; then one pass over the
@@ -83,6 +86,7 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
         context: a lake with sequences and content vectors.
         name: of the comparison: its files in `output.dir`.
         systems, seeds: what is trained; systems that are not trained count once.
+        release_lake: called when all is read that the lake changes: nights go on beside trainings of hours.
 
     Returns:
         What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs;
@@ -91,10 +95,24 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
     Raises:
         ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
         QualityError: nothing is left to compare.
+        TemporaryError: another comparison trains on this lake.
     """
+    chosen = chosen_systems(context.config, systems)
+    prepared = _prepared(context, chosen, seeds)
+    folder = context.tables.artifact("comparisons")
+    with folder_lock(folder, "the folder of comparisons", f"another comparison trains in {folder}"):
+        release_lake()
+        comparison, models = _compared(context, name, chosen, prepared, seeds)
+        _publish(context, comparison, models)
+    return comparison
+
+
+def _compared(
+    context: Context, name: str, chosen: Mapping[str, SystemSettings], prepared: Prepared, seeds: Sequence[int]
+) -> tuple[dict[str, object], dict[tuple[str, int], Path]]:
+    """What `compare` returns, and the models' folders."""
     config = context.config
-    chosen = chosen_systems(config, systems)
-    prepared, diverged = _trained(context, _prepared(context, chosen, seeds))
+    prepared, diverged = _trained(context, prepared)
     lost = {training for training, _ in diverged} - {name for name, _ in prepared.models}
     chosen = {name: system for name, system in chosen.items() if name not in lost}
     if not chosen:
@@ -109,8 +127,7 @@ def compare(context: Context, name: str, systems: Sequence[str], seeds: Sequence
         "published": config.comparison.published,
         "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
     }
-    _publish(context, comparison, prepared.models)
-    return comparison
+    return comparison, prepared.models
 
 
 def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[int], file: Path) -> int:

@@ -1,19 +1,16 @@
 """Running a plan: step by step, in runs of days, each recorded when done, under one lock a lake."""
 
-import fcntl
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import count
-from pathlib import Path
 from threading import Event
 
 from learn_spark.core.days import spans
-from learn_spark.core.errors import ConfigError, LearnError, TemporaryError
+from learn_spark.core.errors import ConfigError, LearnError
 from learn_spark.core.steps import Context, Plan, Step, unmet_need, wanted_days, with_stale_days
 
 
@@ -74,26 +71,6 @@ def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
         failed = {day for failure in failures for day in failure.days}
         report.done.append((step, [day for day in days if day not in failed]))
     return report
-
-
-@contextmanager
-def lake_lock(root: Path) -> Iterator[None]:
-    """One driver at a time on a lake: local file systems have no safe concurrent Delta commit.
-
-    Raises:
-        TemporaryError: if another driver holds it; the lock ends with the process that holds it.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = (root / ".lock").open("a+")
-    except OSError as error:
-        raise ConfigError(f"lake.root {root} cannot be written: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TemporaryError(f"another run works on the lake {root}; try again when it has ended") from None
-        yield
 
 
 def _days_now(step: Step, asked: Sequence[date], context: Context, options: RunOptions) -> list[date]:

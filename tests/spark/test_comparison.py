@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from learn_spark.comparison import job
 from learn_spark.comparison.job import compare, write_trainings
 from learn_spark.core.config import load_config
-from learn_spark.core.errors import QualityError
+from learn_spark.core.errors import QualityError, TemporaryError
+from learn_spark.core.lock import lake_lock
 from learn_spark.core.steps import Context
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
@@ -37,9 +39,15 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
     return context
 
 
+def compared_on(context: Context, systems: list[str], seeds: list[int]) -> dict:
+    """Under the lake's lock, as the command."""
+    with lake_lock(context.tables.root) as release_lake:
+        return compare(context, "compare", systems, seeds, release_lake)
+
+
 def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, capsys) -> None:
     names = ["learn", "id", "sasrec", "popularity", "mean_content"]
-    first = compare(lake, "compare", names, [3])
+    first = compared_on(lake, names, [3])
     assert list(first["systems"]) == names
     test_rows = lake.tables.read("sequences").where("split = 'test'").count()
     assert first["data"]["rows"] == test_rows
@@ -61,12 +69,28 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     lines = (faster.config.output.dir / "three.txt").read_text().splitlines()
     assert [line.split()[3] for line in lines] == ["train-towers", "train-towers", "train-sequential"]
     assert all(json.loads(Path(line.split()[-1]).read_text())["train"]["seed"] == 4 for line in lines)
-    second = compare(lake, "compare", names, [3])
+    second = compared_on(lake, names, [3])
     assert {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))} == before
     assert second == first
     output = lake.config.output.dir / "comparison"
     assert json.loads((output / "compare.json").read_text())["data"] == first["data"]
     assert "Popularity" in (output / "compare.html").read_text()
+
+
+def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch) -> None:
+    train, seen = job.run_trainer, []
+
+    def beside(command: str, *rest: object) -> dict:
+        if not seen:
+            with lake_lock(lake.tables.root):
+                seen.append(command)
+            with pytest.raises(TemporaryError, match="another comparison trains in"):
+                compared_on(lake, ["popularity"], [5])
+        return train(command, *rest)
+
+    monkeypatch.setattr(job, "run_trainer", beside)
+    compared_on(lake, ["learn", "popularity"], [5])
+    assert seen == ["train-towers"]
 
 
 def test_random_content_has_a_row_an_item(lake: Context) -> None:
@@ -79,12 +103,12 @@ def test_another_encoders_vectors_are_made_once(lake: Context) -> None:
     define = "comparison.define={bert: {title: B, kind: mean_content, embedding: {template: brief, pooling: cls}}}"
     settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]
     other = replace(lake, config=load_config(CONF / "test.yaml", settings))
-    metrics = compare(other, "compare", ["bert", "mean_content"], [1])["systems"]
+    metrics = compared_on(other, ["bert", "mean_content"], [1])["systems"]
     assert metrics["bert"]["metrics"] != metrics["mean_content"]["metrics"]
     vectors = other.tables.read("content_embeddings").where("encoder_id LIKE 'bert-%'")
     assert vectors.select("text_hash").distinct().count() == vectors.count() == ITEMS
     version = other.tables.version("content_embeddings")
-    compare(other, "compare", ["bert"], [1])
+    compared_on(other, ["bert"], [1])
     assert other.tables.version("content_embeddings") == version
 
 
@@ -92,12 +116,12 @@ def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys
     define = "comparison.define={wild: {title: Wild, kind: sequential, train: {learning_rate: 1.0e+30}}}"
     settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]
     other = replace(lake, config=load_config(CONF / "test.yaml", settings))
-    compared = compare(other, "compare", ["wild", "popularity"], [1])
+    compared = compared_on(other, ["wild", "popularity"], [1])
     assert list(compared["systems"]) == ["popularity"]
     assert list(compared["diverged"]) == ["wild with seed 1"]
     assert "wild with seed 1 has no model: train-sequential: " in capsys.readouterr().out
     with pytest.raises(QualityError, match="train-sequential: "):
-        compare(other, "compare", ["wild"], [1])
+        compared_on(other, ["wild"], [1])
 
 
 def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, capsys) -> None:
@@ -115,7 +139,7 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
     other = replace(lake, config=load_config(CONF / "test.yaml", settings))
     write_item_text(other, template(other.config.embedding.template), before=other.config.windows.end)
     names = ["pch", "pairs", "tuned", "zero", "popularity"]
-    compared = compare(other, "compare", names, [1])
+    compared = compared_on(other, names, [1])
     assert list(compared["systems"]) == ["pch", "pairs", "popularity"]
     assert list(compared["sampled"]["systems"]) == names
     for name, row in compared["sampled"]["systems"].items():

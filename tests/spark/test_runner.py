@@ -11,7 +11,8 @@ from learn_spark.core.config import load_config
 from learn_spark.core.days import DayRange
 from learn_spark.core.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.core.ledger import StepResult
-from learn_spark.core.runner import RunOptions, lake_lock, run_plan
+from learn_spark.core.lock import lake_lock
+from learn_spark.core.runner import RunOptions, run_plan
 from learn_spark.core.schemas import INTERVALS
 from learn_spark.core.steps import Marks, Step, missing
 from learn_spark.estimate import expected_rows
@@ -138,5 +139,7 @@ def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
 def test_a_lake_has_one_driver(tmp_path):
     with lake_lock(tmp_path), pytest.raises(TemporaryError, match="another run works on the lake"), lake_lock(tmp_path):
         pass
-    with lake_lock(tmp_path):
-        pass
+    with lake_lock(tmp_path) as release:
+        release()
+        with lake_lock(tmp_path):
+            pass
