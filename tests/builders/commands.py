@@ -71,6 +71,8 @@ def kill_process(folder: Path, command: list[str], when: str, seconds: float = 6
     deadline = time.monotonic() + seconds
     while not any(folder.glob(when)):
         if job.poll() is not None or time.monotonic() > deadline:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
             raise AssertionError(
                 f"the job ended before {when} was there: {(folder / 'killed.log').read_text()[-2000:]}"
             )
