@@ -53,7 +53,7 @@ def run_task(target: str, task: Task, log: Path, timeout: float) -> Outcome:
         try:
             peak_mb, failure = _watch(child, task.memory_mb, timeout)
         finally:
-            _end_session(child)
+            end_session(child)
     answer = question.with_suffix(".answer")
     if failure is None and not answer.exists():
         failure = _failure(child.returncode, log.read_text(encoding="utf-8", errors="replace"))
@@ -75,7 +75,7 @@ def _watch(child: subprocess.Popen, memory_mb: int, timeout: float) -> tuple[int
     return memory.peak_mb, None
 
 
-def _end_session(child: subprocess.Popen) -> None:
+def end_session(child: subprocess.Popen) -> None:
     """Ends what is left of the child's session: a JVM outlives its Python for a moment, and must not share the next
     contender's processors."""
     left = [process for process in psutil.process_iter() if _session(process.pid) == child.pid]

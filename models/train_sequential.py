@@ -1,7 +1,7 @@
 """Training of the sequential baselines out of snapshots.
 
 Shapes: B rows, H history length, T target length, J joined length, L input length, N packed positions,
-P trained positions, D model width, M candidates, I items of the catalogue, S of them drawn for a position.
+P trained positions, D model width, M candidates, I items, S of them drawn for a position.
 """
 
 from pathlib import Path
@@ -88,18 +88,16 @@ class SequentialTask(SnapshotBatches):
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
         return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates)
 
-    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, place_PS: Tensor) -> Tensor:
+    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor) -> Tensor:
         """-log of the label's share among itself and the items drawn for its position, those equal to it left out.
 
-        Args:
-            place_PS: of the drawn items in the catalogue. Where all items' scores are fewer numbers than the drawn
-                items' vectors, all are computed: one product of matrices instead of gathered rows.
+        Where all items' scores are fewer numbers than the drawn items' vectors, all are computed: one product of
+        matrices instead of gathered rows.
         """
-        item_I = self.catalogue.to(place_PS.device)
-        drawn_PS = item_I[place_PS]
         positive_P1 = (state_PD * self.model.items(label_P)).sum(1, keepdim=True)
-        if len(item_I) <= place_PS.shape[1] * state_PD.shape[1]:
-            score_PS = (state_PD @ self.model.items(item_I).T).gather(1, place_PS)
+        if self.num_items <= drawn_PS.shape[1] * state_PD.shape[1]:
+            vector_ID = self.model.items(torch.arange(self.num_items, device=drawn_PS.device))
+            score_PS = (state_PD @ vector_ID.T).gather(1, drawn_PS)
         else:
             score_PS = (self.model.items(drawn_PS) @ state_PD[:, :, None])[:, :, 0]
         score_PS = score_PS.masked_fill(drawn_PS == label_P[:, None], -torch.inf)
@@ -138,7 +136,7 @@ class SequentialTask(SnapshotBatches):
             prepared["negative"] = self._negatives(prepared["label"], torch.from_numpy(item_BJ).long())
         elif config.loss == "sampled":
             shape = (*place_BL.shape, config.num_sampled)
-            prepared["drawn"] = torch.randint(len(self.catalogue), shape, generator=self.generator)
+            prepared["drawn"] = self.catalogue[torch.randint(len(self.catalogue), shape, generator=self.generator)]
         else:
             prepared["candidates"] = self.catalogue
         return prepared

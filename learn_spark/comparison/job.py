@@ -98,9 +98,9 @@ def compare(
         TemporaryError: another comparison trains on this lake.
     """
     chosen = chosen_systems(context.config, systems)
-    prepared = _prepared(context, chosen, seeds)
     folder = context.tables.artifact("comparisons")
     with folder_lock(folder, "the folder of comparisons", f"another comparison trains in {folder}"):
+        prepared = _prepared(context, chosen, seeds)
         release_lake()
         comparison, models = _compared(context, name, chosen, prepared, seeds)
         _publish(context, comparison, models)

@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.process import end_session
 from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
@@ -54,15 +54,24 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
     command = [sys.executable, "-c", DRIVER, str(tmp_path), str(conf)]
     environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"}
     with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=tmp_path)
+        driver = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
     try:
         wait_for_lines(driver, tmp_path / "lost" / "metrics.jsonl", 10, seconds=600)
         ranks = ranks_below(driver.pid)
         assert sorted(ranks) == [0, 1]
         ranks[1].kill()
         said = driver.communicate(timeout=400)[0]
-    finally:
-        end_with_children(driver)  # whatever failed: its training is an endless one
+    except BaseException:
+        end_session(driver)  # its training is an endless one
+        raise
     assert driver.returncode == 0, (tmp_path / "log").read_text()[-3000:]
     result, refused, lost = said.splitlines()[-3:]
     assert (json.loads(result)["steps"], json.loads(result)["samples"]) == (10, 160)
@@ -84,12 +93,3 @@ def ranks_below(pid):
         if "LOCAL_RANK" in told:
             found[int(told["RANK"])] = child
     return found
-
-
-def end_with_children(process):
-    if process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        process.kill()
-        process.wait()

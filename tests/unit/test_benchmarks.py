@@ -120,8 +120,7 @@ def test_slope_ratio_takes_the_better_rival_over_common_sizes() -> None:
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_result_keeps_the_schema(path: Path) -> None:
     result = Result.model_validate_json(path.read_text(encoding="utf-8"))
-    name = path.stem.removesuffix("-2")  # a day's second run, kept beside the first
-    assert name in {f"{result.bench}{kind}_{result.machine}_{result.date}" for kind in ("", "_memory")}
+    assert path.stem in {f"{result.bench}{kind}_{result.machine}_{result.date}" for kind in ("", "_memory")}
     assert all(result.rooflines.values())
     assert not [case for case in result.cases if not case.seconds and not case.failure]
 
