@@ -32,7 +32,13 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Retriever(Protocol):
-    """A trained model whose score of an item for a user is the inner product of their embeddings."""
+    """A trained model whose score of an item for a user is the inner product of their embeddings.
+
+    Attributes:
+        repeat_bias: added to the scores of the items that the user's history holds; None where none is learned.
+    """
+
+    repeat_bias: Tensor | None
 
     def embed_users(
         self,

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity
+from models.checkpoint import load_towers
 from models.content import ContentMatrix
 from models.metrics import recall_ndcg, target_ranks
+from models.repeats import held_pairs
 from models.result import write_result
 from models.snapshot import open_snapshot
-from models.spec import Settings
+from models.spec import Settings, require_folder
 from models.stream import read_column
 
 POPULARITIES = ("popularity_recent", "popularity_all")
@@ -32,6 +34,7 @@ class RetrievalSpec(Settings):
         pairs: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases in the target
             window, and before it. item_idx 0 is an item that was not known yet: a miss for every scorer.
         content_matrix: folder of the content matrix.
+        towers: folder of the model that made the embeddings, for its repeat bias if it has learned one.
         popularity_weight: weight of log(1 + recent purchases) beside the inner product.
         ks: lengths of the lists.
         threads: torch threads.
@@ -42,6 +45,7 @@ class RetrievalSpec(Settings):
     items: Path
     pairs: Path
     content_matrix: Path
+    towers: Path
     out_dir: Path
     popularity_weight: float = Field(1.0, ge=0)
     ks: tuple[int, ...] = (10, 50)
@@ -65,6 +69,14 @@ class RetrievalTask:
         self.target_P2, self.is_new_P = _sorted(pair_2[is_target], ~is_seen[is_target])
         seen_Q2 = pair_2[is_seen & (pair_2[:, 1] >= 0)]
         self.seen_Q2, _ = _sorted(seen_Q2, np.ones(len(seen_Q2), bool))
+        self.held_Q2 = self._held_rows()
+
+    def _held_rows(self) -> np.ndarray:
+        """(user row, item row) of what the histories hold."""
+        user_row_Q, item_idx_Q = held_pairs(self.hist_BH.numpy()).T
+        item_row_Q = self._row_of(item_idx_Q)
+        is_candidate_Q = item_row_Q >= 0
+        return np.stack([user_row_Q[is_candidate_Q], item_row_Q[is_candidate_Q]], axis=1)
 
     def _pair_rows(self, user_id_B: np.ndarray, pairs: object) -> np.ndarray:
         """(user row, item row) of every pair; item row -1 where the item is no candidate."""
@@ -74,21 +86,27 @@ class RetrievalTask:
         user_row = order_B[place]
         if (user_id_B[user_row] != user_id).any():
             raise ValueError(f"snapshot {pairs.path} holds users that the users' snapshot lacks")
-        item_idx = read_column(pairs, "item_idx")
-        row_of = np.full(max(int(self.item_idx_I.max()), int(item_idx.max())) + 1, -1, np.int64)
-        row_of[self.item_idx_I.numpy()] = np.arange(len(self.item_idx_I))
-        return np.stack([user_row, row_of[item_idx]], axis=1)
+        return np.stack([user_row, self._row_of(read_column(pairs, "item_idx"))], axis=1)
 
-    def figures(self, user_BK: Tensor, item_IK: Tensor, bias_I: np.ndarray | None = None) -> dict[str, float]:
+    def _row_of(self, item_idx_N: np.ndarray) -> np.ndarray:
+        """Item rows; -1 of what is no candidate."""
+        row_of = np.full(max(int(self.item_idx_I.max()), int(item_idx_N.max(initial=0))) + 1, -1, np.int64)
+        row_of[self.item_idx_I.numpy()] = np.arange(len(self.item_idx_I))
+        return row_of[item_idx_N]
+
+    def figures(
+        self, user_BK: Tensor, item_IK: Tensor, bias_I: np.ndarray | None = None, repeat_bias: float = 0.0
+    ) -> dict[str, float]:
         """recall_at_k and ndcg_at_k over all purchases and (`new_…`) over those that are new to the user.
 
-        Where only new items count, items bought before are no candidates.
+        Where only new items count, items bought before are no candidates; else those that the history holds get
+        `repeat_bias`.
         """
         bias_I = torch.zeros(len(item_IK)) if bias_I is None else torch.from_numpy(bias_I)
         found = {}
-        for prefix, is_task_P, hidden_Q2 in (
-            ("", np.ones(len(self.target_P2), bool), None),
-            ("new_", self.is_new_P, self.seen_Q2),
+        for prefix, is_task_P, held in (
+            ("", np.ones(len(self.target_P2), bool), (self.held_Q2, repeat_bias)),
+            ("new_", self.is_new_P, (self.seen_Q2, -np.inf)),
         ):
             task_P2 = self.target_P2[is_task_P]
             if not len(task_P2):
@@ -97,7 +115,7 @@ class RetrievalTask:
             num_targets_B = np.bincount(row_P)
             is_candidate_P = task_P2[:, 1] >= 0
             ranked_P2, row_P = task_P2[is_candidate_P], row_P[is_candidate_P]
-            rank_P = target_ranks(user_BK, item_IK, bias_I, ranked_P2, hidden_Q2)
+            rank_P = target_ranks(user_BK, item_IK, bias_I, ranked_P2, *held)
             for k in self.ks:
                 recall, ndcg = recall_ndcg(rank_P, row_P, num_targets_B, k)
                 found |= {f"{prefix}recall_at_{k}": recall, f"{prefix}ndcg_at_{k}": ndcg}
@@ -118,6 +136,8 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
     torch.set_num_threads(spec.threads)
     task = RetrievalTask(spec)
     prior_I = spec.popularity_weight * task.popularity["popularity_recent"]
+    learned = load_towers(require_folder(spec.towers, "towers")).repeat_bias
+    repeat_bias = 0.0 if learned is None else learned.item()
     result: dict[str, float] = {
         "users": len(task.user_BK),
         "items": len(task.item_IK),
@@ -125,8 +145,8 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
         "targets_not_known": int((task.target_P2[:, 1] < 0).sum()),
         "targets_new": int(task.is_new_P.sum()),
     }
-    result |= task.figures(task.user_BK, task.item_IK, prior_I)
-    result |= _named("without_prior", task.figures(task.user_BK, task.item_IK))
+    result |= task.figures(task.user_BK, task.item_IK, prior_I, repeat_bias)
+    result |= _named("without_prior", task.figures(task.user_BK, task.item_IK, None, repeat_bias))
     result |= _named("popularity", _best_popularity(task))
     means_BC, content_IC = user_means(task.hist_BH, task.content), item_vectors(task.item_idx_I, task.content)
     result |= _named("mean_content", task.figures(means_BC, content_IC))

@@ -18,6 +18,7 @@ from models.baselines.popularity import log_popularity, recent_log_popularity, t
 from models.checkpoint import load_language, load_retriever
 from models.content import ContentMatrix
 from models.metrics import target_ranks
+from models.repeats import held_pairs
 from models.result import write_result
 from models.sampled import SampledCandidates
 from models.segments import Figures, Segments
@@ -108,6 +109,7 @@ class SystemsTask:
         """Rank of every target, the sampled candidates' scores, and how many numbers the system has learned."""
         bias_I, num = system.prior_weight * self.prior_I.astype(np.float64), 0
         bias_I[0] = -np.inf  # padding is no candidate
+        held_Q2, held_bias = self.hidden_Q2, -np.inf
         hist_BH, hist_len_B = self.test["hist_items"], self.test["hist_len"].astype(np.int64)
         if system.kind in ("last_item", "cooccurrence"):
             scores = LastItems(self.count_I) if system.kind == "last_item" else self._cooccurrence(system)
@@ -127,9 +129,19 @@ class SystemsTask:
                 num = num_trained(model)
                 user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=self.test["hist_ts"])
                 item_IK = model.embed_items(item_I, content)
+                if model.repeat_bias is not None and self.spec.keep_seen:
+                    held_Q2, held_bias = held_pairs(hist_BH), model.repeat_bias.item()
         bias_I = bias_I.astype(np.float32)
-        rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, bias_I)), self.target_P2, self.hidden_Q2)
-        return rank_P, self._sampled(lambda rows: user_BK[rows] @ item_IK.T + bias_I), num
+        tensors = map(torch.from_numpy, (user_BK, item_IK, bias_I))
+        rank_P = target_ranks(*tensors, self.target_P2, held_Q2, held_bias)
+
+        def scores(rows: np.ndarray) -> np.ndarray:
+            score_sI = user_BK[rows] @ item_IK.T + bias_I
+            row_q, item_q = held_pairs(hist_BH[rows]).T
+            score_sI[row_q, item_q] += held_bias if np.isfinite(held_bias) else 0.0
+            return score_sI
+
+        return rank_P, self._sampled(scores), num
 
     def prompted(self, system: SystemConfig) -> Figures:
         """A language model's figures on the sampled candidates, and what it costs."""

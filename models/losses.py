@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.repeats import Held
 from models.settings import LossConfig
 
 # Anchors and candidates of a tile of logits: on CPUs 1 MiB in fp32, which stays in the caches; on GPUs 128 MiB, whose
@@ -107,6 +108,7 @@ def all_action_info_nce(
     user_B: Tensor,
     target_bias_BT: Tensor | None = None,
     own_item_BL: Tensor | None = None,
+    more_BN: Tensor | None = None,
 ) -> Tensor:
     """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + negatives).
 
@@ -124,6 +126,7 @@ def all_action_info_nce(
         target_bias_BT: what `candidates.bias_M` is for these targets.
         own_item_BL: item ids that are no negatives for that row, whoever's targets they are (false
             negatives); -1 is none. Needs `candidates.item_M`.
+        more_BN: log-sum-exp of every anchor over negatives that are no candidates.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
@@ -136,6 +139,8 @@ def all_action_info_nce(
             positive_BNT = positive_BNT + target_bias_BT[:, None, :]
         weights = _Weights(candidates, user_B, own_item_BL, wide)
         lse_BN = _NegativeLSE.apply(scaled_BNK, candidates.vector_MK.to(wide), candidates.bias_M.to(wide), weights)
+        if more_BN is not None:
+            lse_BN = torch.logaddexp(lse_BN, more_BN.to(wide))
         loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT, threshold=LINEAR_FROM)
         is_pair_BNT = is_anchor_BN[:, :, None] & is_target_BT[:, None, :]
         return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
@@ -148,6 +153,7 @@ def next_item_info_nce(
     scale: Tensor | float,
     candidates: Candidates,
     bias_P: Tensor | None = None,
+    held: Held | None = None,
 ) -> Tensor:
     """`all_action_info_nce` of P rows with one anchor and one target each: a softmax cross-entropy.
 
@@ -156,11 +162,29 @@ def next_item_info_nce(
         item_P: those items, which are no negatives of their own row.
         scale, candidates: as there, drawn candidates that are nobody's target.
         bias_P: what `candidates.bias_M` is for these items.
+        held: what each anchor's history holds, if such items have logits of their own; no candidate stands for them.
     """
     ones_P1 = torch.ones(len(item_P), 1, dtype=torch.bool, device=item_P.device)
     bias_P1 = None if bias_P is None else bias_P[:, None]
+    own_item_PL, more_P1 = item_P[:, None], None
+    if held is not None:
+        is_target_PH = held.item_PH == own_item_PL
+        repeat_P1 = held.bias * is_target_PH.any(1, keepdim=True)
+        bias_P1 = repeat_P1 if bias_P1 is None else bias_P1 + repeat_P1
+        logit_PH = (held.logit_PH + held.bias).masked_fill(is_target_PH | (held.item_PH == 0), LOWEST)
+        more_P1 = logit_PH.logsumexp(1, keepdim=True)
+        own_item_PL = torch.cat([own_item_PL, held.item_PH], dim=1)
     return all_action_info_nce(
-        anchor_PK[:, None], target_PK[:, None], ones_P1, ones_P1, scale, candidates, item_P, bias_P1, item_P[:, None]
+        anchor_PK[:, None],
+        target_PK[:, None],
+        ones_P1,
+        ones_P1,
+        scale,
+        candidates,
+        item_P,
+        bias_P1,
+        own_item_PL,
+        more_P1,
     )
 
 

@@ -184,7 +184,8 @@ def target_ranks(
     item_IK: "Tensor",
     bias_I: "Tensor",
     target_P2: np.ndarray,
-    hidden_Q2: np.ndarray | None = None,
+    held_Q2: np.ndarray | None = None,
+    held_bias: float = -np.inf,
     tile: tuple[int, int] = TILE,
 ) -> np.ndarray:
     """Rank of every target among all candidates by user . item + bias, counted tile by tile of their product.
@@ -195,7 +196,9 @@ def target_ranks(
         user_BK, item_IK: embeddings; a score is their inner product.
         bias_I: added to the score of every item.
         target_P2: (user row, item row) pairs, sorted by user row.
-        hidden_Q2: pairs in the same form that are no candidates for that user (never a target of theirs).
+        held_Q2: distinct pairs in the same form whose score gets `held_bias` as well, as the user had the item before;
+            -inf, the default, says that they are no candidates (and never a target).
+        held_bias: as said.
         tile: users and items of which scores are held at once.
 
     Returns:
@@ -204,23 +207,33 @@ def target_ranks(
     import torch
 
     rank_P = np.zeros(len(target_P2), np.int64)
-    hidden_Q2 = np.empty((0, 2), np.int64) if hidden_Q2 is None else hidden_Q2
+    held_Q2 = np.empty((0, 2), np.int64) if held_Q2 is None else held_Q2
+    is_held_P = np.isin(target_P2 @ [len(item_IK), 1], held_Q2 @ [len(item_IK), 1])
+    more_P = np.where(is_held_P, held_bias, 0.0)
     users_U, number_P, count_U = np.unique(target_P2[:, 0], return_inverse=True, return_counts=True)
     order_U = np.argsort(-count_U, kind="stable")  # users of a tile have about as many targets
     first_U = np.cumsum(count_U) - count_U
     column_P = np.arange(len(target_P2)) - first_U[number_P]
     place_B = np.full(len(user_BK), -1)
     place_B[users_U[order_U]] = np.arange(len(users_U))
-    place_P, place_Q = place_B[target_P2[:, 0]], place_B[hidden_Q2[:, 0]]
+    place_P, place_Q = place_B[target_P2[:, 0]], place_B[held_Q2[:, 0]]
+    order_P, order_Q = (np.argsort(place, kind="stable") for place in (place_P, place_Q))
     for start in range(0, len(users_U), tile[0]):
         users_b = users_U[order_U[start : start + tile[0]]]
-        own, hidden = (np.flatnonzero((p >= start) & (p < start + len(users_b))) for p in (place_P, place_Q))
+        own, held = (
+            order[slice(*np.searchsorted(place, [start, start + len(users_b)], sorter=order))]
+            for place, order in ((place_P, order_P), (place_Q, order_Q))
+        )
+        at = place_P[own] - start, column_P[own]
         target_bT = np.full((len(users_b), column_P[own].max() + 1), -1)
-        target_bT[place_P[own] - start, column_P[own]] = target_P2[own, 1]
-        hidden = hidden[np.argsort(hidden_Q2[hidden, 1], kind="stable")]
-        hidden_q2 = np.stack([place_Q[hidden] - start, hidden_Q2[hidden, 1]], axis=1)
-        below_bT = _count_below(user_BK[torch.from_numpy(users_b)], item_IK, bias_I, target_bT, hidden_q2, tile[1])
-        rank_P[own] = len(item_IK) - below_bT.numpy()[place_P[own] - start, column_P[own]]
+        more_bT = np.zeros(target_bT.shape)
+        target_bT[at], more_bT[at] = target_P2[own, 1], more_P[own]
+        held_q2 = np.stack([place_Q[held] - start, held_Q2[held, 1]], axis=1)
+        held_q2 = held_q2[np.argsort(held_q2[:, 1], kind="stable")]
+        targets = torch.from_numpy(target_bT), torch.from_numpy(more_bT).to(user_BK.dtype)
+        user_bK = user_BK[torch.from_numpy(users_b)]
+        below_bT = _count_below(user_bK, item_IK, bias_I, targets, (held_q2, held_bias), tile[1])
+        rank_P[own] = len(item_IK) - below_bT.numpy()[at]
     return rank_P
 
 
@@ -253,24 +266,31 @@ def _count_below(
     user_bK: "Tensor",
     item_IK: "Tensor",
     bias_I: "Tensor",
-    target_bT: np.ndarray,
-    hidden_q2: np.ndarray,
+    targets: tuple["Tensor", "Tensor"],
+    held: tuple[np.ndarray, float],
     width: int,
 ) -> "Tensor":
-    """How many candidates score below each target (-1: none there); hidden pairs, sorted by item, are below all."""
+    """How many candidates score below each target.
+
+    Args:
+        user_bK, item_IK, bias_I: as `target_ranks`.
+        targets: items (-1: none there) and what is added to their scores: [b, T] each.
+        held: pairs, sorted by item, and what is added to their scores.
+        width: items of which scores are held at once.
+    """
     import torch
 
     num_items = len(item_IK)
     width = min(width, num_items)
-    target_bT = torch.from_numpy(target_bT)
-    score_bT = _own_scores(user_bK, item_IK, bias_I, target_bT, width)
+    (target_bT, more_bT), (held_q2, held_bias) = targets, held
+    score_bT = _own_scores(user_bK, item_IK, bias_I, target_bT, width) + more_bT
     below_bT = torch.zeros(target_bT.shape, dtype=torch.int64)
     score_bw, is_below_bw = (torch.empty(len(user_bK), width, dtype=user_bK.dtype) for _ in range(2))
     for first in range(0, num_items, width):
         start = min(first, num_items - width)  # all products have one shape, the last tile overlaps
         torch.addmm(bias_I[start : start + width], user_bK, item_IK[start : start + width].T, out=score_bw)
-        near = hidden_q2[slice(*np.searchsorted(hidden_q2[:, 1], [start, start + width]))]
-        score_bw[near[:, 0], near[:, 1] - start] = -torch.inf
+        near = held_q2[slice(*np.searchsorted(held_q2[:, 1], [start, start + width]))]
+        score_bw[near[:, 0], near[:, 1] - start] += held_bias
         new = slice(first - start, None)
         for column, score_b in enumerate(score_bT.unbind(1)):
             is_last = column == score_bT.shape[1] - 1

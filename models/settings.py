@@ -32,6 +32,8 @@ class TowersConfig(Settings):
             towers. Beyond the paper.
         item_bias: add a learned number by item to its logits; it takes the last of the embeddings' out_dim
             columns. Beyond the paper.
+        repeat_bias: learn one number that is added to the logits of the items which the history holds already; it is
+            no part of the embeddings. With pairs next_item alone. Beyond the paper.
         temperature: the inner product of the unit vectors is divided by it.
         learned_scale: train 1 / temperature as well (at most 100).
     """
@@ -50,6 +52,7 @@ class TowersConfig(Settings):
     content_residual: bool = False
     id_residual: bool = False
     item_bias: bool = False
+    repeat_bias: bool = False
     temperature: float = Field(0.07, gt=0)
     learned_scale: bool = False
 
@@ -109,12 +112,14 @@ class LossConfig(Settings):
         return self
 
 
-def check_negatives(towers: TowersConfig, loss: LossConfig) -> None:
-    """Items out of no sequence need a tower that trains without one.
+def check_loss(towers: TowersConfig, loss: LossConfig) -> None:
+    """Items out of no sequence need a tower that trains without one; repeats are told position by position.
 
     Raises:
         ValueError: they do not fit.
     """
+    if towers.repeat_bias and loss.pairs != "next_item":
+        raise ValueError(f"towers.repeat_bias needs loss.pairs next_item; it is {loss.pairs}")
     if loss.negatives != "in_batch" and towers.item_tower == "shared_causal" and towers.train_input == "sequence":
         raise ValueError(
             f"loss.negatives {loss.negatives} draws items that go in alone, but item_tower shared_causal trains "
@@ -136,6 +141,7 @@ class SequentialConfig(Settings):
         positions: `all`, every item of history and targets predicts the next one, which wants snapshots of one
             row a user (of prefix rows, early items would train once a row); `last`, the history's last item
             predicts the first target, which wants a row a prefix.
+        repeat_bias: as of TowersConfig, with the loss cross_entropy alone.
         temperature: hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not.
         time_buckets: hstu's relative time bias has so many buckets and one more.
     """
@@ -149,6 +155,7 @@ class SequentialConfig(Settings):
     loss: Literal["bce", "cross_entropy", "sampled"] = "cross_entropy"
     num_sampled: int = Field(128, gt=0)
     positions: Literal["all", "last"] = "all"
+    repeat_bias: bool = False
     temperature: float = Field(0.05, gt=0)
     time_buckets: int = Field(128, gt=0)
 
@@ -156,6 +163,12 @@ class SequentialConfig(Settings):
     def _check_heads(self) -> "SequentialConfig":
         if self.d_model % self.heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_repeats(self) -> "SequentialConfig":
+        if self.repeat_bias and self.loss != "cross_entropy":
+            raise ValueError(f"repeat_bias needs the loss cross_entropy; it is {self.loss}")
         return self
 
 

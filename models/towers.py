@@ -59,6 +59,7 @@ class Towers(nn.Module):
         self.id_residual = _zero_rows(num_items, content_dim) if config.id_residual else None
         self.item_bias = _zero_rows(num_items, 1) if config.item_bias else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
+        self.repeat_cosine = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +70,11 @@ class Towers(nn.Module):
     def scale(self) -> Tensor:
         """1 / temperature, a scalar."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    @property
+    def repeat_bias(self) -> Tensor | None:
+        """Summand of the logits of items that the history holds, a scalar; None where none is learned."""
+        return None if self.repeat_cosine is None else self.scale * self.repeat_cosine
 
     @property
     def items_go_in_alone(self) -> bool:

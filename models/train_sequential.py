@@ -18,6 +18,7 @@ from models.content import ContentMatrix
 from models.distributed import Ranks, global_mean
 from models.losses import Candidates, next_item_info_nce
 from models.packing import Packing
+from models.repeats import Held, held_items
 from models.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -74,7 +75,10 @@ class SequentialTask(SnapshotBatches):
         elif self.spec.model.loss == "sampled":
             loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N])
         else:
-            loss = self._softmax_loss(state_PD, label_P, batch["candidates"])
+            held = None
+            if self.model.repeat_bias is not None:
+                held = self._held(batch["item"], state_ND, packing, is_trained_N)
+            loss = self._softmax_loss(state_PD, label_P, batch["candidates"], held)
         return global_mean(loss, is_trained_N.sum())
 
     def _binary_loss(self, state_PD: Tensor, label_P: Tensor, negative_P: Tensor) -> Tensor:
@@ -82,11 +86,18 @@ class SequentialTask(SnapshotBatches):
         positive_P, below_P = ((state_PD * self.model.items(item_P)).sum(1) for item_P in (label_P, negative_P))
         return (F.softplus(-positive_P) + F.softplus(below_P)).sum() / max(len(label_P), 1)
 
-    def _softmax_loss(self, state_PD: Tensor, label_P: Tensor, item_M: Tensor) -> Tensor:
+    def _held(self, item_BL: Tensor, state_ND: Tensor, packing: Packing, is_trained_N: Tensor) -> Held:
+        """What the inputs hold at the trained positions; an item's logit by its place among the inputs."""
+        position_BL = torch.arange(item_BL.shape[1], device=item_BL.device).expand_as(item_BL)
+        logit_BLL = state_ND[packing.at(position_BL)] @ self.model.items(item_BL).transpose(1, 2)
+        held_NL, logit_NL = packing.packed(held_items(item_BL)), packing.packed(logit_BLL)
+        return Held(held_NL[is_trained_N], logit_NL[is_trained_N], self.model.repeat_bias)
+
+    def _softmax_loss(self, state_PD: Tensor, label_P: Tensor, item_M: Tensor, held: Held | None) -> Tensor:
         """-log of the label's share among itself and the candidates that are not it: each position a row."""
         vector_MD = self.model.items(item_M)
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
-        return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates)
+        return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates, held=held)
 
     def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor) -> Tensor:
         """-log of the label's share among itself and the items drawn for its position, those equal to it left out.
@@ -107,7 +118,9 @@ class SequentialTask(SnapshotBatches):
     def evaluate(self) -> dict[str, float]:
         rows = self.validation.rows
         user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], hist_ts_BH=rows.get("hist_ts"))
-        return self.validation.figures(user_BK, self.model.embed_items(np.arange(self.num_items)))
+        return self.validation.figures(
+            user_BK, self.model.embed_items(np.arange(self.num_items)), self.model.repeat_bias
+        )
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_sequential(path, self.model, state)

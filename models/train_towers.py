@@ -18,7 +18,8 @@ from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.distributed import Ranks, gathered, global_mean
 from models.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
-from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_negatives
+from models.repeats import Held, held_items
+from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_loss
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
 from models.stream import read_column
@@ -52,8 +53,8 @@ class TowersSpec(Settings):
     validation: ValidationConfig = ValidationConfig()
 
     @model_validator(mode="after")
-    def _check_negatives(self) -> "TowersSpec":
-        check_negatives(self.towers, self.loss)
+    def _check_loss(self) -> "TowersSpec":
+        check_loss(self.towers, self.loss)
         return self
 
 
@@ -106,13 +107,23 @@ class TowersTask(SnapshotBatches):
         """Each position a row of its own, with one anchor and one target."""
         position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
         is_trained_BH = batch["is_followed"]
-        user_PK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)[is_trained_BH]
+        user_BHK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)
         row_P = batch["follower"][is_trained_BH]
-        item_P = batch["items"][row_P]
-        target_PK = F.embedding(row_P, self.model.items_alone(input_UC))
+        item_P, item_UK = batch["items"][row_P], self.model.items_alone(input_UC)
         candidates, bias_P = self._drawn_candidates(batch), self.model.bias(item_P)
-        loss = next_item_info_nce(user_PK, target_PK, item_P, self.model.scale, candidates, bias_P)
+        held = None
+        if self.model.repeat_bias is not None:
+            held = self._held(batch, user_BHK, F.embedding(batch["hist"], item_UK), is_trained_BH)
+        anchor_PK, target_PK = user_BHK[is_trained_BH], F.embedding(row_P, item_UK)
+        loss = next_item_info_nce(anchor_PK, target_PK, item_P, self.model.scale, candidates, bias_P, held)
         return global_mean(loss, is_trained_BH.sum())
+
+    def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor, is_trained_BH: Tensor) -> Held:
+        """What the history holds at the trained positions; an item's logit by its place in the history."""
+        hist_items_BH = batch["items"][batch["hist"]]
+        logit_BHH = self.model.scale * user_BHK @ item_BHK.transpose(1, 2) + self.model.bias(hist_items_BH)[:, None, :]
+        held_BHH = held_items(hist_items_BH)
+        return Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
 
     def _batch_candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
         width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]
@@ -138,7 +149,8 @@ class TowersTask(SnapshotBatches):
     def evaluate(self) -> dict[str, float]:
         rows = self.validation.rows
         user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], self.content)
-        return self.validation.figures(user_BK, self.model.embed_items(np.arange(self.content.rows), self.content))
+        item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
+        return self.validation.figures(user_BK, item_IK, self.model.repeat_bias)
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)

@@ -8,6 +8,7 @@ import torch
 
 from models.baselines.popularity import recent_log_popularity
 from models.metrics import recall_ndcg, target_ranks
+from models.repeats import held_pairs
 from models.settings import ValidationConfig
 from models.snapshot import Snapshot
 from models.stream import read_column
@@ -39,9 +40,17 @@ class Validation:
         self.prior_I = config.prior_weight * recent_log_popularity(val, num_rows, config.prior_days)
         self.prior_I[0] = -np.inf  # padding is no candidate
 
-    def figures(self, user_BK: np.ndarray, item_IK: np.ndarray) -> dict[str, float]:
-        """recall_at_k and ndcg_at_k by inner product plus prior, and the number of users that they are means of."""
-        rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self.prior_I)), self.target_P2)
+    def figures(
+        self, user_BK: np.ndarray, item_IK: np.ndarray, repeat_bias: torch.Tensor | None = None
+    ) -> dict[str, float]:
+        """recall_at_k and ndcg_at_k by inner product plus prior, and the number of users that they are means of.
+
+        Args:
+            user_BK, item_IK: embeddings.
+            repeat_bias: the model's summand for items that the history holds, if it has learned one.
+        """
+        held = () if repeat_bias is None else (held_pairs(self.rows["hist_items"]), repeat_bias.item())
+        rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self.prior_I)), self.target_P2, *held)
         users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
         recall, ndcg = recall_ndcg(rank_P, row_P, count_B, self.k)
         return {self.metric: recall, f"ndcg_at_{self.k}": ndcg, "users": len(users_B)}

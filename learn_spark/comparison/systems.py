@@ -1,9 +1,7 @@
 """Which systems stand in a comparison, and the spec that each is trained by."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
-import yaml
 from pydantic import ValidationError
 
 from learn_spark.comparison.language import language_model
@@ -19,20 +17,13 @@ TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
 _SHARED_SIZES = ("d_model", "layers", "heads", "dropout", "max_len")
 
 
-def known_systems(config: Config) -> dict[str, SystemSettings]:
-    """The systems that come with this package, with those of `comparison.define` beside and over them."""
-    text = resources.files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8")
-    shipped = {name: SystemSettings(**values) for name, values in yaml.safe_load(text).items()}
-    return shipped | config.comparison.define
-
-
 def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
     """The systems of these names, in this order, their settings checked before anything is trained.
 
     Raises:
         ConfigError: an unknown name, with those that there are; settings that do not fit.
     """
-    known = known_systems(config)
+    known = config.comparison.define
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")

@@ -14,7 +14,7 @@ from models.settings import (
     StreamConfig,
     TowersConfig,
     TrainConfig,
-    check_negatives,
+    check_loss,
 )
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -159,8 +159,8 @@ class TowersSettings(Section):
     launch: LaunchSettings
 
     @model_validator(mode="after")
-    def _check_negatives(self) -> "TowersSettings":
-        check_negatives(self.model, self.loss)
+    def _check_loss(self) -> "TowersSettings":
+        check_loss(self.model, self.loss)
         return self
 
 

@@ -12,6 +12,7 @@ from learn_spark.core.steps import Context
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.features.models import towers_path
 from learn_spark.features.registry import Release
 from learn_spark.features.release import published_release, visible
 from learn_spark.training.launch import run_trainer
@@ -62,6 +63,7 @@ def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str,
     spec = {
         **snapshots,
         "content_matrix": matrix_path(context),
+        "towers": towers_path(context),
         "popularity_weight": context.config.retrieval.popularity_weight,
         "threads": settings.threads,
     }

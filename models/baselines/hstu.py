@@ -41,6 +41,7 @@ class HSTU(SequentialModel):
         super().__init__(config, num_items)
         self.positions = nn.Embedding(config.max_len, config.d_model)
         self.drop = nn.Dropout(config.dropout)
+        self.logit_unit = 1 / config.temperature
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         nn.init.normal_(self.item_table.weight[1:], std=0.02)
         nn.init.normal_(self.positions.weight, std=math.sqrt(1 / config.d_model))

@@ -35,6 +35,8 @@ class NoteLLM(nn.Module):
         num_items: I.
     """
 
+    repeat_bias = None
+
     def __init__(self, config: NoteLLMConfig, texts: ItemTexts, num_items: int) -> None:
         super().__init__()
         self.language = LanguageModel(config.llm)

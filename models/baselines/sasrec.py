@@ -3,6 +3,8 @@
 Shapes: B sequences, L input length, N packed items, D model width, b, l a group, h heads, K head width; M items.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class SASRec(SequentialModel):
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.d_model)
+        self.logit_unit = math.sqrt(config.d_model)  # the length of a normed state
         self.apply(_init_weights)
 
     def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:

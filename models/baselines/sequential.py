@@ -24,19 +24,27 @@ class SequentialModel(nn.Module):
 
     Attributes:
         needs_time: whether `states` looks at the events' times.
+        logit_unit: about the largest score, in which `repeat_bias` is learned: a step moves it by the learning rate.
     """
 
     needs_time = False
+    logit_unit = 1.0
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.num_items = config, num_items
         self.item_table = nn.Embedding(num_items, config.d_model, padding_idx=0)
+        self.repeat_units = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.item_table.weight.device
+
+    @property
+    def repeat_bias(self) -> Tensor | None:
+        """Summand of the scores of items that the history holds, a scalar; None where none is learned."""
+        return None if self.repeat_units is None else self.logit_unit * self.repeat_units
 
     def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:
         """The state after every item, which sees no later one: [N, D] in the packing's order.

@@ -64,12 +64,17 @@ def naive_binary_loss(states, labels, negatives, vectors):
     return total / len(labels)
 
 
-def naive_softmax_loss(states, labels, candidates, vectors):
-    """Mean of -log softmax of each label among itself and its own list of candidates, repeats counting again."""
+def naive_softmax_loss(states, labels, candidates, vectors, held=None, bias=0.0):
+    """Mean of -log softmax of each label among itself and its own list of candidates, repeats counting again.
+
+    `bias` is added to the logits of the items that stand in the position's set `held`.
+    """
     total = 0.0
-    for state, label, others in zip(states, labels, candidates, strict=True):
-        among = sum(math.exp(state @ vectors[item]) for item in [label, *(i for i in others if i != label)])
-        total -= math.log(math.exp(state @ vectors[label]) / among)
+    held = [set()] * len(labels) if held is None else held
+    for state, label, others, own in zip(states, labels, candidates, held, strict=True):
+        logits = {item: state @ vectors[item] + bias * (item in own) for item in {label, *others}}
+        among = sum(math.exp(logits[item]) for item in [label, *(i for i in others if i != label)])
+        total -= math.log(math.exp(logits[label]) / among)
     return total / len(labels)
 
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from models.baselines.mean_content import item_vectors, user_means
+from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.evaluate_retrieval import RetrievalSpec, run
+from models.settings import TowersConfig
+from models.towers import Towers
 from tests.builders.tensors import write_matrix, write_snapshot
 
 ITEMS = 6
@@ -17,6 +20,14 @@ ITEMS = 6
 
 def lists(rows):
     return pa.array(rows, pa.list_(pa.float32()))
+
+
+def towers_of(folder, repeat_cosine):
+    towers = Towers(TowersConfig(d_model=4, heads=1, temperature=1.0, repeat_bias=repeat_cosine is not None), ITEMS)
+    if repeat_cosine is not None:
+        towers.repeat_cosine.data.fill_(repeat_cosine)
+    save_towers(folder, towers)
+    return folder
 
 
 @pytest.fixture
@@ -52,6 +63,7 @@ def spec(tmp_path):
         items=write_snapshot(tmp_path / "items", items),
         pairs=write_snapshot(tmp_path / "pairs", pairs),
         content_matrix=write_matrix(tmp_path / "matrix", axes),
+        towers=towers_of(tmp_path / "towers", None),
         out_dir=tmp_path / "out",
         popularity_weight=0.0,
         ks=(1, 2),
@@ -79,6 +91,15 @@ def test_the_prior_counts(spec):
     with_prior = run(spec.model_copy(update={"popularity_weight": 10.0}))
     assert with_prior["recall_at_1"] == with_prior["popularity_recall_at_1"]
     assert with_prior["without_prior_recall_at_1"] == pytest.approx(0.25)
+
+
+def test_what_the_history_holds_has_the_models_bias(spec, tmp_path):
+    """b's target, 5, stands in b's history, as 4 does; 3 is nearest."""
+    raised = run(spec.model_copy(update={"towers": towers_of(tmp_path / "raised", 2.0)}))
+    assert raised["recall_at_2"] == pytest.approx((0.5 + 1) / 2), "4 and 5 tie before 3; a's 2 stands before 1"
+    assert raised["recall_at_1"] == 0
+    assert raised["new_recall_at_1"] == run(spec)["new_recall_at_1"] == 0.5
+    assert run(spec)["recall_at_2"] == pytest.approx(0.5 / 2)
 
 
 def test_strangers_in_the_pairs_are_an_error(spec, tmp_path):

@@ -74,6 +74,9 @@ def data(tmp_path_factory):
     torch.manual_seed(0)
     towers = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True), 16)
     save_towers(folder / "towers", towers)
+    again = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True, repeat_bias=True), 16)
+    again.repeat_cosine.data.fill_(-0.04)
+    save_towers(folder / "repeats", again)
     save_sequential(folder / "hstu", HSTU(SequentialConfig(kind="hstu", d_model=8), ITEMS + 1))
     return folder
 
@@ -88,6 +91,7 @@ def spec(data, tmp_path):
         "systems": [
             {"name": "towers", "kind": "model", "folder": str(data / "towers"), "prior_weight": 0.5},
             {"name": "hstu", "kind": "model", "folder": str(data / "hstu")},
+            {"name": "repeats", "kind": "model", "folder": str(data / "repeats")},
             {"name": "popularity", "kind": "popularity"},
             {"name": "last item", "kind": "last_item"},
             {"name": "cooccurrence", "kind": "cooccurrence", "recency_decay": 0.7},
@@ -139,10 +143,12 @@ def naive_scores(data):
     counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
     prior = np.array(retrieval.naive_prior(TEST, ITEMS + 1, 20))
     users = retrieval.naive_users(TRAIN, ITEMS + 1)
+    is_held = np.array([[item in row["hist"] for item in range(ITEMS + 1)] for row in TEST])
     cooccurrence = [[retrieval.naive_cooccurrence(row, users, decay) for row in TEST] for decay in (0.7, 0.9)]
     return {
         "towers": model_scores(data, "towers") + 0.5 * prior,
         "hstu": model_scores(data, "hstu"),
+        "repeats": model_scores(data, "repeats") - 0.04 / 0.07 * is_held,
         "popularity": [counts] * len(TEST),
         "last item": [retrieval.naive_last_item(row, counts) for row in TEST],
         "cooccurrence": cooccurrence[0],
@@ -209,11 +215,11 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
         assert found["seconds"] > 0 and found["seconds_per_user"] * result["data"]["rows"] == pytest.approx(
             found["seconds"]
         )
-        assert (found["parameters"] > 0) == (name in ("towers", "hstu"))
+        assert (found["parameters"] > 0) == (name in ("towers", "hstu", "repeats"))
 
 
 def test_intervals_are_those_of_resampled_users_with_all_their_rows(data, spec):
-    spec |= {"systems": spec["systems"][4:5], "resamples": 4000}
+    spec |= {"systems": spec["systems"][5:6], "resamples": 4000}
     found = run(SystemsSpec.model_validate(spec))["systems"]["cooccurrence"]
     ranks = retrieval.naive_ranks(TEST, naive_scores(data)["cooccurrence"], True)
     rng = np.random.default_rng(5)

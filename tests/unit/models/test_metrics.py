@@ -145,10 +145,25 @@ def test_recall_and_ndcg_equal_the_naive_ones(tile, k):
         torch.tensor(bias, dtype=torch.float32),
         pairs,
         hidden_pairs,
-        tile,
+        tile=tile,
     )
     want = naive_retrieval(user @ item.T + bias, targets, hidden, num_targets, k)
     assert metrics.recall_ndcg(rank_P, pairs[:, 0], num_targets, k) == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (3, 7), (256, 2048)])
+@pytest.mark.parametrize("held_bias", [-2.0, 0.0, 3.0])
+def test_what_a_user_holds_has_a_bias_of_its_own(tile, held_bias):
+    generator = np.random.default_rng(9)
+    user, item = generator.integers(-2, 3, (17, 4)), generator.integers(-2, 3, (30, 4))
+    is_held = generator.random((17, 30)) < 0.3
+    pairs = np.argwhere(generator.random((17, 30)) < 0.1)
+    assert 5 < is_held[*pairs.T].sum() < len(pairs) - 5
+    tensors = (torch.tensor(x, dtype=torch.float32) for x in (user, item, np.zeros(30)))
+    held = generator.permutation(np.argwhere(is_held))
+    rank_P = metrics.target_ranks(*tensors, pairs, held, held_bias, tile)
+    score = user @ item.T + held_bias * is_held
+    assert rank_P.tolist() == [int((score[u] >= score[u, i]).sum()) for u, i in pairs]
 
 
 def test_equal_scores_rank_last():

@@ -214,11 +214,14 @@ def naive_steps(row, positions, max_len):
     return events, places
 
 
-@pytest.mark.parametrize(("loss", "width"), [("bce", 16), ("cross_entropy", 16), ("sampled", 16), ("sampled", 2)])
+@pytest.mark.parametrize(
+    ("loss", "width"), [("bce", 16), ("cross_entropy", 16), ("sampled", 16), ("sampled", 2), ("repeats", 16)]
+)
 @pytest.mark.parametrize("positions", ["all", "last"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, width):
-    task = task_of(spec, kind=kind, positions=positions, loss=loss, d_model=width, max_len=6)
+    settings = {"loss": "cross_entropy", "repeat_bias": True} if loss == "repeats" else {"loss": loss}
+    task = task_of(spec, kind=kind, positions=positions, d_model=width, max_len=6, **settings)
     task.model.double().eval()
     for parameter in task.model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -226,7 +229,7 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, w
     rows = [{name: value[r].tolist() for name, value in raw.items()} for r in range(len(raw["hist_len"]))]
     batch = task._prepare({name: raw[name] for name in task.columns})
     vectors = task.model.items(torch.arange(21)).detach().numpy()
-    states, labels, negatives, drawn = [], [], [], []
+    states, labels, negatives, drawn, held = [], [], [], [], []
     for number, row in enumerate(rows):
         events, places = naive_steps(row, positions, 6)
         items, times = zip(*events, strict=True)
@@ -234,6 +237,7 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, w
         for place in places:
             states.append(of_row[place])
             labels.append(items[place + 1])
+            held.append(set(items[: place + 1]))
             if loss == "bce":
                 negatives.append(int(batch["negative"][number, place]))
                 assert negatives[-1] not in row["hist_items"] + row["tar_items"] and negatives[-1] > 0
@@ -247,7 +251,9 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, w
         candidates = drawn if loss == "sampled" else [batch["candidates"].tolist()] * len(labels)
         assert {len(own) for own in candidates} == {7 if loss == "sampled" else 20}
         assert {item for own in candidates for item in own} == set(range(1, 21))
-        want = naive_softmax_loss(states, labels, candidates, vectors)
+        bias = task.model.repeat_bias.item() if loss == "repeats" else 0.0
+        assert (bias != 0) == (loss == "repeats")
+        want = naive_softmax_loss(states, labels, candidates, vectors, held, bias)
     assert task.loss(batch).item() == pytest.approx(want, rel=1e-6)
 
 
@@ -256,6 +262,7 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, w
     [
         {"kind": "sasrec", "loss": "bce"},
         {"kind": "sasrec", "positions": "last"},
+        {"kind": "sasrec", "repeat_bias": True},
         {"kind": "hstu", "loss": "sampled"},
         {"kind": "hstu", "positions": "last", "loss": "bce", "temperature": 0.2},
     ],
@@ -310,6 +317,7 @@ def test_one_loader_for_all_retrievers(tmp_path, data):
     [
         ({"model": {"kind": "gru"}}, "model.kind"),
         ({"model": {"d_model": 9, "heads": 2}}, "d_model 9 is not a multiple of heads 2"),
+        ({"model": {"loss": "bce", "repeat_bias": True}}, "repeat_bias needs the loss cross_entropy; it is bce"),
         ({"model": {"layer": 1}}, "unknown key 'model.layer'; known: d_model"),
         ({"content_matrix": "/nowhere"}, "content_matrix: no such folder: /nowhere"),
         ({"train_snapshot": "val", "model": {"kind": "hstu"}}, "no column tar_ts; it has: user_id"),

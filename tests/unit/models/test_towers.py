@@ -7,7 +7,7 @@ import torch
 from benchmarks.padded import Padded
 from models.content import ContentMatrix
 from models.packing import Packing
-from models.settings import LossConfig, TowersConfig, check_negatives
+from models.settings import LossConfig, TowersConfig, check_loss
 from models.towers import Towers
 from models.transformer import CausalTransformer
 from tests.builders.tensors import write_matrix
@@ -206,6 +206,8 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="item_tower"):
         TowersConfig(item_tower="variant_1")
     with pytest.raises(ValueError, match="catalogue draws items that go in alone.*set train_input single"):
-        check_negatives(TowersConfig(), LossConfig(negatives="catalogue"))
+        check_loss(TowersConfig(), LossConfig(negatives="catalogue"))
+    with pytest.raises(ValueError, match="repeat_bias needs loss.pairs next_item; it is all_action"):
+        check_loss(TowersConfig(repeat_bias=True), LossConfig())
     with pytest.raises(ValueError, match="log_q corrects in-batch negatives; negatives is sampled"):
         LossConfig(negatives="sampled", log_q=True)

@@ -3,13 +3,15 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from models.checkpoint import load_towers
 from models.content import ContentMatrix
 from models.snapshot import open_snapshot
 from models.stream import read_column
-from models.train_towers import TowersSpec, TowersTask
+from models.train_towers import TowersSpec, TowersTask, run
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 40
@@ -116,22 +118,70 @@ def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives):
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=2e-5)
 
 
+@pytest.mark.parametrize("repeat_cosine", [None, -0.2, 0.3])
 @pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
-def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(folder, negatives):
-    task, raw = made(folder, SWITCHES, {"pairs": "next_item", "negatives": negatives, "num_sampled": 9})
+def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(folder, negatives, repeat_cosine):
+    towers = SWITCHES | {"repeat_bias": repeat_cosine is not None}
+    task, raw = made(folder, towers, {"pairs": "next_item", "negatives": negatives, "num_sampled": 9})
+    if repeat_cosine is not None:
+        task.model.repeat_cosine.data.fill_(repeat_cosine)
     raw["tar_len"][3], raw["tar_items"][3] = 0, 0  # nothing follows this row's last position
     raw["hist_len"][4], raw["hist_items"][4] = 0, 0
     batch = task._prepare(raw)
     candidates = batch["candidates"].tolist()
-    weight, alone_IK, losses = len(task.catalogue) / len(candidates), all_items(task), []
+    weight, alone_IK, losses, repeats = len(task.catalogue) / len(candidates), all_items(task), [], 0
     for row in range(len(raw["hist_len"])):
         history = raw["hist_items"][row, : raw["hist_len"][row]].tolist()
         events = history + raw["tar_items"][row, : min(1, raw["tar_len"][row])].tolist()
         for stop in range(1, len(events)):
             logit_I = alone_IK @ scored(task, events[:stop])
-            others = [item for item in candidates if item != events[stop]]
-            logits = [logit_I[events[stop]], *(logit_I[others] + np.log(weight))]
+            held = {} if repeat_cosine is None else set(events[:stop])
+            logit_I[list(held)] += float(task.model.scale) * (repeat_cosine or 0.0)
+            others = [item for item in candidates if item != events[stop] and item not in held]
+            own = [item for item in held if item != events[stop]]  # they need no sample to stand for them
+            logits = [logit_I[events[stop]], *logit_I[own], *(logit_I[others] + np.log(weight))]
+            repeats += events[stop] in held
             losses.append(-log_softmax_of_first(np.array(logits)))
     assert len(candidates) == (9 if negatives == "sampled" else len(task.catalogue))
-    assert len(losses) > 60
+    assert len(losses) > 60 and (repeats > 10) == (repeat_cosine is not None)
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated):
+    """Users who take three of ten items of a kind by turns, or never one twice."""
+    rng = np.random.default_rng(0)
+    rows = np.array([rng.permutation(10)[:7] + rng.integers(4) * 10 + 1 for _ in range(240)])
+    kinds = np.repeat(rng.normal(size=(4, 16)), 10, axis=0) + 0.3 * rng.normal(size=(NUM_ITEMS, 16))
+    if is_repeated:
+        rows = rows[:, [0, 1, 2, 0, 1, 2, 0]]
+    hist, tar = rows[:, :6], rows[:, 6:]
+    ints = {"hist_items": hist, "tar_items": tar, "hist_ts": np.arange(6) + 0 * hist}
+    table = pa.table(
+        {
+            "user_id": [f"u{number}" for number in range(240)],
+            **{name: pa.array(list(value), pa.list_(pa.int64())) for name, value in ints.items()},
+            "hist_len": np.full(240, 6, np.int32),
+            "tar_len": np.full(240, 1, np.int32),
+        }
+    )
+    write_snapshot(tmp_path / "train", table.slice(0, 200))
+    write_snapshot(tmp_path / "val", table.slice(200))
+    write_matrix(tmp_path / "matrix", np.concatenate([np.zeros((1, 16)), kinds]))
+    found = {}
+    for repeat_bias in (False, True):
+        spec = TowersSpec(
+            train_snapshot=tmp_path / "train",
+            val_snapshot=tmp_path / "val",
+            content_matrix=tmp_path / "matrix",
+            out_dir=tmp_path / f"model-{repeat_bias}",
+            towers=SIZES | {"item_tower": "content", "content_residual": True, "repeat_bias": repeat_bias},
+            loss={"pairs": "next_item", "negatives": "catalogue"},
+            train={"batch_size": 20, "epochs": 6, "learning_rate": 0.01, "threads": 1},
+            validation={"k": 3},
+        )
+        found[repeat_bias] = run(spec).best["recall_at_3"]
+    model = load_towers(tmp_path / "model-True")
+    assert load_towers(tmp_path / "model-False").repeat_bias is None
+    assert found[True] > 1.5 * found[False]
+    assert model.repeat_bias > 1 if is_repeated else model.repeat_bias < -1

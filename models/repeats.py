@@ -1,0 +1,48 @@
+"""Items that a history holds already, as candidates of what follows it.
+
+Some logs repeat (groceries), some hardly do (the lines of an invoice), and no inner product of a user with an item can
+say so of every item at once: a history's own items are close to it. One learned number does.
+
+Shapes: B rows, H history length, P anchors, Q distinct (row, item) pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Held:
+    """The items of each anchor's history: negatives beside the candidates.
+
+    Attributes:
+        item_PH: every item once, 0 elsewhere.
+        logit_PH: their logits, `bias` not included.
+        bias: added to the logits of all items that the anchor's history holds.
+    """
+
+    item_PH: Tensor
+    logit_PH: Tensor
+    bias: Tensor
+
+
+def held_items(item_BH: Tensor) -> Tensor:
+    """What each position's history holds, itself included: int64 [B, H, H], an item at its first place, 0 elsewhere.
+
+    Args:
+        item_BH: item_idx, oldest first, 0 behind a history's end.
+    """
+    length = item_BH.shape[1]
+    is_before_HH = torch.ones(length, length, dtype=torch.bool, device=item_BH.device).tril(-1)
+    is_again_BH = ((item_BH[:, :, None] == item_BH[:, None, :]) & is_before_HH).any(2)
+    first_BH = item_BH.masked_fill(is_again_BH, 0)
+    is_held_HH = is_before_HH.logical_or(torch.eye(length, dtype=torch.bool, device=item_BH.device))
+    return first_BH[:, None, :] * is_held_HH
+
+
+def held_pairs(hist_items_BH: np.ndarray) -> np.ndarray:
+    """(row, item_idx) of every distinct item of the histories, sorted: int64 [Q, 2]."""
+    row_N, place_N = np.nonzero(hist_items_BH > 0)
+    return np.unique(np.stack([row_N, hist_items_BH[row_N, place_N]], axis=1).astype(np.int64), axis=0)
