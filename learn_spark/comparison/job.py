@@ -25,10 +25,10 @@ from learn_spark.core.steps import Context, identity
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.evaluation.summary import write_json, write_text
 from learn_spark.evaluation.tracking import log_figures
+from learn_spark.training import tracking
 from learn_spark.training.launch import RESULT, run_trainer, write_spec
 from learn_spark.training.sequences import sequence_snapshot, sequences_mark
 from learn_spark.training.snapshot import read_manifest
-from learn_spark.training.tracking import loss_curve
 
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
@@ -56,6 +56,12 @@ class Training:
     def is_finished(self) -> bool:
         """Whether its figures are there."""
         return (self.folder / RESULT).is_file()
+
+    def as_run(self) -> tracking.Training:
+        """For MLflow."""
+        snapshots = {role: Path(str(self.spec[f"{role}_snapshot"])) for role in ("train", "val")}
+        mark = self.folder.name.rpartition("-")[2]
+        return tracking.Training(f"compare-{self.system}", mark, self.folder, self.spec, snapshots, is_registered=False)
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
         except QualityError as error:
             diverged[training.system, training.seed] = str(error)
     finished = [training for training in prepared.trainings if training.is_finished]
+    tracking.log_runs(context.config, [training.as_run() for training in finished])
     return replace(prepared, trainings=finished), diverged
 
 
@@ -269,7 +276,7 @@ def _publish(context: Context, comparison: dict[str, object], models: Mapping[tu
     folder, name = context.config.output.dir / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"
     write_json(data, comparison)
-    curves = {key: loss_curve(path) for key, path in models.items()}
+    curves = {key: tracking.loss_curve(path) for key, path in models.items()}
     write_text(page, render(comparison, curves))
     figures = {
         f"{system}.{metric}": values["mean"]

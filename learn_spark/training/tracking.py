@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -39,6 +39,8 @@ class Training:
         folder: the model's folder, with metrics.jsonl and result.json.
         spec: what the trainer was told.
         snapshots: its data by role (train, val).
+        is_registered: whether it becomes a version of the registered model. A comparison's do not: who deploys must not
+            meet them, and their weights stay in the lake.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Training:
     folder: Path
     spec: Mapping[str, object]
     snapshots: Mapping[str, Path]
+    is_registered: bool = True
 
 
 def log_training(config: Config, training: Training) -> dict[str, str]:
@@ -71,6 +74,20 @@ def log_training(config: Config, training: Training) -> dict[str, str]:
     return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
 
 
+def log_runs(config: Config, trainings: Sequence[Training]) -> None:
+    """Logs trainings that are not registered, each once; where MLflow cannot be used, later, with a warning."""
+    for training in trainings:
+        _note_pending(training)
+    try:
+        client = client_of(config)
+        experiment = experiment_of(client, config)
+        for training in trainings:
+            _sent(client, experiment, training)
+    except Exception as error:  # whatever MLflow, its database or the network raise
+        told = f"warning: MLflow is unreachable: {one_line(error)}; the trainings' figures are sent later"
+        print(told, file=sys.stderr, flush=True)
+
+
 def _send_earlier(client: "MlflowClient", experiment: str, training: Training) -> None:
     """One whose snapshot is gone, or that MLflow refuses, does not keep back the others."""
     for earlier in _pending(training.folder.parent):
@@ -82,9 +99,9 @@ def _send_earlier(client: "MlflowClient", experiment: str, training: Training) -
                 print(told, file=sys.stderr, flush=True)
 
 
-def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str]:
+def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str | None]:
     run_id = _finished_run(client, experiment, training) or _new_run(client, experiment, training)
-    version = _registered(client, training, run_id)
+    version = _registered(client, training, run_id) if training.is_registered else None
     (training.folder / PENDING).unlink(missing_ok=True)
     return run_id, version
 
@@ -106,6 +123,7 @@ def _pending(models: Path) -> list[Training]:
             file.parent,
             values["spec"],
             {role: Path(path) for role, path in values["snapshots"].items()},
+            values.get("is_registered", True),
         )
         for file, values in zip(files, told, strict=True)
     ]
@@ -181,7 +199,7 @@ def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str
         _log_metrics(client, run_id, training.folder)
         for role, snapshot in training.snapshots.items():
             _log_snapshot(client, run_id, role, snapshot)
-        for file in sorted(path for path in training.folder.iterdir() if PENDING not in path.name):
+        for file in sorted(path for path in training.folder.iterdir() if _is_kept(path, training)):
             client.log_artifact(run_id, str(file), "model")
         client.log_dict(run_id, _packages(), "environment.json")
     except Exception:
@@ -189,6 +207,11 @@ def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str
         raise
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def _is_kept(file: Path, training: Training) -> bool:
+    """Whether the run keeps a copy of the training's file."""
+    return PENDING not in file.name and (training.is_registered or file.suffix in (".json", ".jsonl"))
 
 
 def _log_parameters(client: "MlflowClient", run_id: str, training: Training) -> None:

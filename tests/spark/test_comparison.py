@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
 from learn_spark.comparison import job
@@ -16,6 +17,7 @@ from learn_spark.core.lock import lake_lock
 from learn_spark.core.steps import Context
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
+from learn_spark.training.tracking import tracking_uri
 from models.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
@@ -72,9 +74,27 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     second = compared_on(lake, names, [3])
     assert {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))} == before
     assert second == first
+    _check_runs(lake, before)
     output = lake.config.output.dir / "comparison"
     assert json.loads((output / "compare.json").read_text())["data"] == first["data"]
     assert "Popularity" in (output / "compare.html").read_text()
+
+
+def _check_runs(lake: Context, results: dict[Path, int]) -> None:
+    """A run for each training, of both comparisons once, with its curve and without weights; no registered model."""
+    client = MlflowClient(tracking_uri(lake.config))
+    experiment = client.get_experiment_by_name(lake.config.mlflow.experiment).experiment_id
+    runs = {run.data.tags["model"]: run for run in client.search_runs([experiment])}
+    trained = {name: runs.pop(name) for name in ("compare-learn", "compare-id", "compare-sasrec")}
+    assert set(runs) == {"compare"}
+    assert not client.search_registered_models()
+    for file in results:
+        run = trained[file.parent.name.rsplit("-", 2)[0]]
+        assert run.data.params["train.seed"] == "3"
+        assert run.data.metrics["result.best_step"] == json.loads(file.read_text())["best_step"]
+        assert client.get_metric_history(run.info.run_id, "recall_at_50")
+        kept = {Path(one.path).name for one in client.list_artifacts(run.info.run_id, "model")}
+        assert kept == {"config.json", "metrics.jsonl", "result.json", "spec.json"}
 
 
 def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch) -> None:
