@@ -1,5 +1,7 @@
 """The benchmarks' harness: its statistics, its results' schema, and a tiny run with real child processes."""
 
+import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.file_order import write_in_file_order
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.process import ROOT, run_task
 from benchmarks.ratios import Ratio, Run, Runs, SlopeRatio, Target
@@ -216,3 +219,26 @@ def within_seconds(seconds: float, is_so: Callable[[], object]) -> bool:
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.1)
     return bool(is_so())
+
+
+def test_lines_in_file_order_are_microseconds_apart(tmp_path: Path) -> None:
+    head = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate"
+    days = {
+        "2010-12-01": [
+            "1,b,Bag,1,2010-12-01 08:26:00",
+            "1,a,Axe,2,2010-12-01 08:26:00",
+            "2,c,Cup,1,2010-12-01 08:26:00",
+        ],
+        "2010-12-02": ["1,b,Bag,1,2010-12-01 08:26:00", "1,d,,1,2010-12-01 08:26:00", "1,e,Egg,1,2010-12-01 08:26:00"],
+    }
+    for day, lines in days.items():
+        with gzip.open(tmp_path / f"{day}.csv.gz", "wt") as file:
+            file.write("\n".join([head, *(f"{line},2010-12-01 08:26:00" for line in lines)]) + "\n")
+    assert write_in_file_order(tmp_path, tmp_path / "out") == 4
+    rows = []
+    for day in days:
+        with gzip.open(tmp_path / "out" / f"{day}.csv.gz", "rt") as file:
+            rows += [(row["StockCode"], row["InvoiceDate"][-9:]) for row in csv.DictReader(file)]
+    assert rows == [("b", "00.000000"), ("a", "00.000001"), ("c", "00.000000"), ("e", "00.000002")]
+    with pytest.raises(ValueError, match=r"holds no \*.csv.gz"):
+        write_in_file_order(tmp_path / "none", tmp_path / "out")
