@@ -3,7 +3,7 @@
 Some logs repeat (groceries), some hardly do (the lines of an invoice), and no inner product of a user with an item can
 say so of every item at once: a history's own items are close to it. One learned number does.
 
-Shapes: B rows, H history length, P anchors, Q distinct (row, item) pairs.
+Shapes: B rows, H history length, P anchors, S items asked for, Q distinct (row, item) pairs.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,12 @@ class Held:
     item_PH: Tensor
     logit_PH: Tensor
     bias: Tensor
+
+    def holds(self, item_PS: Tensor) -> Tensor:
+        """Whether an anchor's history holds the items asked for: bool [P, S]."""
+        sorted_PH = self.item_PH.sort(1).values
+        place_PS = torch.searchsorted(sorted_PH, item_PS).clamp(max=sorted_PH.shape[1] - 1)
+        return sorted_PH.gather(1, place_PS) == item_PS
 
 
 def held_items(item_BH: Tensor) -> Tensor:

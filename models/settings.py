@@ -141,7 +141,7 @@ class SequentialConfig(Settings):
         positions: `all`, every item of history and targets predicts the next one, which wants snapshots of one
             row a user (of prefix rows, early items would train once a row); `last`, the history's last item
             predicts the first target, which wants a row a prefix.
-        repeat_bias: as of TowersConfig, with the loss cross_entropy alone.
+        repeat_bias: as of TowersConfig; not with bce, whose negatives are never the row's own.
         temperature: hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not.
         time_buckets: hstu's relative time bias has so many buckets and one more.
     """
@@ -167,8 +167,8 @@ class SequentialConfig(Settings):
 
     @model_validator(mode="after")
     def _check_repeats(self) -> "SequentialConfig":
-        if self.repeat_bias and self.loss != "cross_entropy":
-            raise ValueError(f"repeat_bias needs the loss cross_entropy; it is {self.loss}")
+        if self.repeat_bias and self.loss == "bce":
+            raise ValueError("repeat_bias needs the loss cross_entropy or sampled; it is bce")
         return self
 
 

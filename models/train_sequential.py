@@ -70,14 +70,14 @@ class SequentialTask(SnapshotBatches):
         is_trained_N = label_N > 0
         state_ND = self.model.states(batch["item"], batch.get("ts"), packing)
         state_PD, label_P = state_ND[is_trained_N], label_N[is_trained_N]
+        held = None
+        if self.model.repeat_bias is not None:
+            held = self._held(batch["item"], state_ND, packing, is_trained_N)
         if self.spec.model.loss == "bce":
             loss = self._binary_loss(state_PD, label_P, packing.packed(batch["negative"])[is_trained_N])
         elif self.spec.model.loss == "sampled":
-            loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N])
+            loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N], held)
         else:
-            held = None
-            if self.model.repeat_bias is not None:
-                held = self._held(batch["item"], state_ND, packing, is_trained_N)
             loss = self._softmax_loss(state_PD, label_P, batch["candidates"], held)
         return global_mean(loss, is_trained_N.sum())
 
@@ -99,7 +99,7 @@ class SequentialTask(SnapshotBatches):
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
         return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates, held=held)
 
-    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor) -> Tensor:
+    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor, held: Held | None) -> Tensor:
         """-log of the label's share among itself and the items drawn for its position, those equal to it left out.
 
         Where all items' scores are fewer numbers than the drawn items' vectors, all are computed: one product of
@@ -111,6 +111,9 @@ class SequentialTask(SnapshotBatches):
             score_PS = (state_PD @ vector_ID.T).gather(1, drawn_PS)
         else:
             score_PS = (self.model.items(drawn_PS) @ state_PD[:, :, None])[:, :, 0]
+        if held is not None:
+            positive_P1 = positive_P1 + held.bias * held.holds(label_P[:, None])
+            score_PS = score_PS + held.bias * held.holds(drawn_PS)
         score_PS = score_PS.masked_fill(drawn_PS == label_P[:, None], -torch.inf)
         loss_P = torch.cat([positive_P1, score_PS], dim=1).logsumexp(1) - positive_P1[:, 0]
         return loss_P.sum() / max(len(label_P), 1)

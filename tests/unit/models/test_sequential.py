@@ -215,13 +215,20 @@ def naive_steps(row, positions, max_len):
 
 
 @pytest.mark.parametrize(
-    ("loss", "width"), [("bce", 16), ("cross_entropy", 16), ("sampled", 16), ("sampled", 2), ("repeats", 16)]
+    ("loss", "width", "repeats"),
+    [
+        ("bce", 16, False),
+        ("cross_entropy", 16, False),
+        ("cross_entropy", 16, True),
+        ("sampled", 16, False),
+        ("sampled", 16, True),
+        ("sampled", 2, False),
+    ],
 )
 @pytest.mark.parametrize("positions", ["all", "last"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, width):
-    settings = {"loss": "cross_entropy", "repeat_bias": True} if loss == "repeats" else {"loss": loss}
-    task = task_of(spec, kind=kind, positions=positions, d_model=width, max_len=6, **settings)
+def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, width, repeats):
+    task = task_of(spec, kind=kind, positions=positions, loss=loss, d_model=width, max_len=6, repeat_bias=repeats)
     task.model.double().eval()
     for parameter in task.model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -251,8 +258,8 @@ def test_a_batchs_loss_is_the_mean_over_its_steps(spec, kind, positions, loss, w
         candidates = drawn if loss == "sampled" else [batch["candidates"].tolist()] * len(labels)
         assert {len(own) for own in candidates} == {7 if loss == "sampled" else 20}
         assert {item for own in candidates for item in own} == set(range(1, 21))
-        bias = task.model.repeat_bias.item() if loss == "repeats" else 0.0
-        assert (bias != 0) == (loss == "repeats")
+        bias = task.model.repeat_bias.item() if repeats else 0.0
+        assert (bias != 0) == repeats
         want = naive_softmax_loss(states, labels, candidates, vectors, held, bias)
     assert task.loss(batch).item() == pytest.approx(want, rel=1e-6)
 
@@ -317,7 +324,10 @@ def test_one_loader_for_all_retrievers(tmp_path, data):
     [
         ({"model": {"kind": "gru"}}, "model.kind"),
         ({"model": {"d_model": 9, "heads": 2}}, "d_model 9 is not a multiple of heads 2"),
-        ({"model": {"loss": "bce", "repeat_bias": True}}, "repeat_bias needs the loss cross_entropy; it is bce"),
+        (
+            {"model": {"loss": "bce", "repeat_bias": True}},
+            "repeat_bias needs the loss cross_entropy or sampled; it is bce",
+        ),
         ({"model": {"layer": 1}}, "unknown key 'model.layer'; known: d_model"),
         ({"content_matrix": "/nowhere"}, "content_matrix: no such folder: /nowhere"),
         ({"train_snapshot": "val", "model": {"kind": "hstu"}}, "no column tar_ts; it has: user_id"),
