@@ -172,7 +172,8 @@ def run(spec: OnlineSpec) -> dict[str, object]:
         "embedding_dim": width,
         "mid_dim": cvr.config.mid_dim,
     }
-    about = {"sizes": sizes, "programs": programs}
+    repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
+    about = {"sizes": sizes, "repeat_bias": repeat_bias, "programs": programs}
     write_result(spec.out_dir, about)
     return about
 

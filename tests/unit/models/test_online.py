@@ -23,7 +23,13 @@ TOWERS = {
     "beyond": {"pooling": "mean", "content_residual": True, "id_residual": True, "item_bias": True},
     "mlp": {"user_tower": "pooling_mlp", "item_tower": "mlp", "content_residual": True, "item_bias": True},
     "content": {"item_tower": "content", "pooling": "mean", "user_tower": "pooling_mlp"},
-    "self": {"item_tower": "shared_self", "content_residual": True, "layers": 3, "learned_scale": True},
+    "self": {
+        "item_tower": "shared_self",
+        "content_residual": True,
+        "layers": 3,
+        "learned_scale": True,
+        "repeat_bias": True,
+    },
 }
 CVR = {"paper": {}, "beyond": {"fusion": "concat+product", "batch_norm": True, "hidden": (16, 9)}}
 
@@ -97,6 +103,8 @@ def test_exported_programs_equal_batch_scoring(tmp_path, content, name):
     models = saved(tmp_path, TOWERS[name], CVR.get(name, {}))
     about = export(tmp_path, ["pt2"])
     assert about["sizes"] == {"content_dim": DIM, "max_history": MAX_LEN, "embedding_dim": 8, "mid_dim": 6}
+    bias = models[0].repeat_bias
+    assert about["repeat_bias"] == (bias.item() if name == "self" else None)
     files = {part: values["files"] for part, values in about["programs"].items()}
     assert files == {part: {"pt2": f"{part}.pt2"} for part in ("user_tower", "item_tower", "cvr")}
     check({part: module_of(tmp_path / "out" / f"{part}.pt2") for part in files}, models, content)
