@@ -3,7 +3,7 @@
 Some logs repeat (groceries), some hardly do (the lines of an invoice), and no inner product of a user with an item can
 say so of every item at once: a history's own items are close to it. One learned number does.
 
-Shapes: B rows, H history length, P anchors, S items asked for, Q distinct (row, item) pairs.
+Shapes: B rows, H history length, K embedding width, P anchors, S items asked for, Q distinct (row, item) pairs.
 """
 
 from dataclasses import dataclass
@@ -46,6 +46,13 @@ def held_items(item_BH: Tensor) -> Tensor:
     first_BH = item_BH.masked_fill(is_again_BH, 0)
     is_held_HH = is_before_HH.logical_or(torch.eye(length, dtype=torch.bool, device=item_BH.device))
     return first_BH[:, None, :] * is_held_HH
+
+
+def history_logits(state_BHK: Tensor, item_BHK: Tensor) -> Tensor:
+    """Inner products of every position's state with every item of its row, in fp32 under autocast: [B, H, H]."""
+    with torch.autocast(state_BHK.device.type, enabled=False):
+        wide = torch.promote_types(state_BHK.dtype, torch.float32)
+        return state_BHK.to(wide) @ item_BHK.to(wide).transpose(1, 2)
 
 
 def held_pairs(hist_items_BH: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from models.content import ContentMatrix
 from models.distributed import Ranks, global_mean
 from models.losses import Candidates, next_item_info_nce
 from models.packing import Packing
-from models.repeats import Held, held_items
+from models.repeats import Held, held_items, history_logits
 from models.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -89,7 +89,7 @@ class SequentialTask(SnapshotBatches):
     def _held(self, item_BL: Tensor, state_ND: Tensor, packing: Packing, is_trained_N: Tensor) -> Held:
         """What the inputs hold at the trained positions; an item's logit by its place among the inputs."""
         position_BL = torch.arange(item_BL.shape[1], device=item_BL.device).expand_as(item_BL)
-        logit_BLL = state_ND[packing.at(position_BL)] @ self.model.items(item_BL).transpose(1, 2)
+        logit_BLL = history_logits(state_ND[packing.at(position_BL)], self.model.items(item_BL))
         held_NL, logit_NL = packing.packed(held_items(item_BL)), packing.packed(logit_BLL)
         return Held(held_NL[is_trained_N], logit_NL[is_trained_N], self.model.repeat_bias)
 

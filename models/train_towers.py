@@ -18,7 +18,7 @@ from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.distributed import Ranks, gathered, global_mean
 from models.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
-from models.repeats import Held, held_items
+from models.repeats import Held, held_items, history_logits
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_loss
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -121,7 +121,7 @@ class TowersTask(SnapshotBatches):
     def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor, is_trained_BH: Tensor) -> Held:
         """What the history holds at the trained positions; an item's logit by its place in the history."""
         hist_items_BH = batch["items"][batch["hist"]]
-        logit_BHH = self.model.scale * user_BHK @ item_BHK.transpose(1, 2) + self.model.bias(hist_items_BH)[:, None, :]
+        logit_BHH = history_logits(self.model.scale * user_BHK, item_BHK) + self.model.bias(hist_items_BH)[:, None, :]
         held_BHH = held_items(hist_items_BH)
         return Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
 

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -65,7 +65,8 @@ def log_training(config: Config, training: Training) -> dict[str, str]:
     try:
         client = client_of(config)
         experiment = experiment_of(client, config)
-        _send_earlier(client, experiment, training)
+        earlier = [one for one in _pending(training.folder.parent) if one.folder != training.folder]
+        _send_each(client, experiment, earlier)
         run_id, version = _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
         reason = f"unreachable: {one_line(error)}"
@@ -81,22 +82,21 @@ def log_runs(config: Config, trainings: Sequence[Training]) -> None:
     try:
         client = client_of(config)
         experiment = experiment_of(client, config)
-        for training in trainings:
-            _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
         told = f"warning: MLflow is unreachable: {one_line(error)}; the trainings' figures are sent later"
         print(told, file=sys.stderr, flush=True)
+        return
+    _send_each(client, experiment, trainings)
 
 
-def _send_earlier(client: "MlflowClient", experiment: str, training: Training) -> None:
+def _send_each(client: "MlflowClient", experiment: str, trainings: Iterable[Training]) -> None:
     """One whose snapshot is gone, or that MLflow refuses, does not keep back the others."""
-    for earlier in _pending(training.folder.parent):
-        if earlier.folder != training.folder:
-            try:
-                _sent(client, experiment, earlier)
-            except Exception as error:
-                told = f"warning: {earlier.folder / PENDING} stays, not sent: {one_line(error)}"
-                print(told, file=sys.stderr, flush=True)
+    for training in trainings:
+        try:
+            _sent(client, experiment, training)
+        except Exception as error:
+            told = f"warning: {training.folder / PENDING} stays, not sent: {one_line(error)}"
+            print(told, file=sys.stderr, flush=True)
 
 
 def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str | None]:
