@@ -69,7 +69,6 @@ class RetrievalTask:
         self.target_P2, self.is_new_P = _sorted(pair_2[is_target], ~is_seen[is_target])
         seen_Q2 = pair_2[is_seen & (pair_2[:, 1] >= 0)]
         self.seen_Q2, _ = _sorted(seen_Q2, np.ones(len(seen_Q2), bool))
-        self.held_Q2 = self._held_rows()
 
     def _held_rows(self) -> np.ndarray:
         """(user row, item row) of what the histories hold."""
@@ -105,7 +104,7 @@ class RetrievalTask:
         bias_I = torch.zeros(len(item_IK)) if bias_I is None else torch.from_numpy(bias_I)
         found = {}
         for prefix, is_task_P, held in (
-            ("", np.ones(len(self.target_P2), bool), (self.held_Q2, repeat_bias)),
+            ("", np.ones(len(self.target_P2), bool), (self._held_rows(), repeat_bias) if repeat_bias else ()),
             ("new_", self.is_new_P, (self.seen_Q2, -np.inf)),
         ):
             task_P2 = self.target_P2[is_task_P]

@@ -66,12 +66,10 @@ class SystemsTask:
         self.sampled = SampledCandidates(self.test, items, spec.sampled) if spec.sampled else None
 
     def _hide_seen(self) -> None:
-        row_Q, place_Q = np.nonzero(self.test["hist_items"] > 0)
-        pair_Q2 = np.stack([row_Q, self.test["hist_items"][row_Q, place_Q]], axis=1).astype(np.int64)
-        key_Q, key_P = (pair_2[:, 0] * self.content.rows + pair_2[:, 1] for pair_2 in (pair_Q2, self.target_P2))
+        self.hidden_Q2 = held_pairs(self.test["hist_items"])
+        key_Q, key_P = (pair_2[:, 0] * self.content.rows + pair_2[:, 1] for pair_2 in (self.hidden_Q2, self.target_P2))
         is_seen_P = np.isin(key_P, key_Q)
         self.num_dropped, self.target_P2 = int(is_seen_P.sum()), self.target_P2[~is_seen_P]
-        self.hidden_Q2 = np.stack(np.divmod(np.unique(key_Q), self.content.rows), axis=1)
 
     def _segments(self) -> Segments:
         spec, (row_P, item_P) = self.spec, self.target_P2.T
@@ -109,7 +107,7 @@ class SystemsTask:
         """Rank of every target, the sampled candidates' scores, and how many numbers the system has learned."""
         bias_I, num = system.prior_weight * self.prior_I.astype(np.float64), 0
         bias_I[0] = -np.inf  # padding is no candidate
-        held_Q2, held_bias = self.hidden_Q2, -np.inf
+        repeat_bias = 0.0
         hist_BH, hist_len_B = self.test["hist_items"], self.test["hist_len"].astype(np.int64)
         if system.kind in ("last_item", "cooccurrence"):
             scores = LastItems(self.count_I) if system.kind == "last_item" else self._cooccurrence(system)
@@ -130,15 +128,16 @@ class SystemsTask:
                 user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=self.test["hist_ts"])
                 item_IK = model.embed_items(item_I, content)
                 if model.repeat_bias is not None and self.spec.keep_seen:
-                    held_Q2, held_bias = held_pairs(hist_BH), model.repeat_bias.item()
+                    repeat_bias = model.repeat_bias.item()
         bias_I = bias_I.astype(np.float32)
         tensors = map(torch.from_numpy, (user_BK, item_IK, bias_I))
-        rank_P = target_ranks(*tensors, self.target_P2, held_Q2, held_bias)
+        held = (held_pairs(hist_BH), repeat_bias) if repeat_bias else (self.hidden_Q2, -np.inf)
+        rank_P = target_ranks(*tensors, self.target_P2, *held)
 
         def scores(rows: np.ndarray) -> np.ndarray:
             score_sI = user_BK[rows] @ item_IK.T + bias_I
             row_q, item_q = held_pairs(hist_BH[rows]).T
-            score_sI[row_q, item_q] += held_bias if np.isfinite(held_bias) else 0.0
+            score_sI[row_q, item_q] += repeat_bias
             return score_sI
 
         return rank_P, self._sampled(scores), num

@@ -169,7 +169,7 @@ def next_item_info_nce(
     own_item_PL, more_P1 = item_P[:, None], None
     if held is not None:
         is_target_PH = held.item_PH == own_item_PL
-        repeat_P1 = held.bias * held.holds(own_item_PL)
+        repeat_P1 = held.bias * is_target_PH.any(1, keepdim=True)
         bias_P1 = repeat_P1 if bias_P1 is None else bias_P1 + repeat_P1
         logit_PH = (held.logit_PH + held.bias).masked_fill(is_target_PH | (held.item_PH == 0), LOWEST)
         more_P1 = logit_PH.logsumexp(1, keepdim=True)

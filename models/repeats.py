@@ -27,12 +27,6 @@ class Held:
     logit_PH: Tensor
     bias: Tensor
 
-    def holds(self, item_PS: Tensor) -> Tensor:
-        """Whether an anchor's history holds the items asked for: bool [P, S]."""
-        sorted_PH = self.item_PH.sort(1).values
-        place_PS = torch.searchsorted(sorted_PH, item_PS).clamp(max=sorted_PH.shape[1] - 1)
-        return sorted_PH.gather(1, place_PS) == item_PS
-
 
 def held_items(item_BH: Tensor) -> Tensor:
     """What each position's history holds, itself included: int64 [B, H, H], an item at its first place, 0 elsewhere.
@@ -46,6 +40,13 @@ def held_items(item_BH: Tensor) -> Tensor:
     first_BH = item_BH.masked_fill(is_again_BH, 0)
     is_held_HH = is_before_HH.logical_or(torch.eye(length, dtype=torch.bool, device=item_BH.device))
     return first_BH[:, None, :] * is_held_HH
+
+
+def is_held(held_PH: Tensor, item_PS: Tensor) -> Tensor:
+    """Whether an anchor's history, a row of `held_items`, holds the items asked for: bool [P, S]."""
+    sorted_PH = held_PH.sort(1).values
+    place_PS = torch.searchsorted(sorted_PH, item_PS).clamp(max=sorted_PH.shape[1] - 1)
+    return sorted_PH.gather(1, place_PS) == item_PS
 
 
 def history_logits(state_BHK: Tensor, item_BHK: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Training of the sequential baselines out of snapshots.
 
 Shapes: B rows, H history length, T target length, J joined length, L input length, N packed positions,
-P trained positions, D model width, M candidates, I items, S of them drawn for a position.
+P trained positions, D model width, M candidates, I items, S of them drawn for a position, C = 1 + S.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from models.content import ContentMatrix
 from models.distributed import Ranks, global_mean
 from models.losses import Candidates, next_item_info_nce
 from models.packing import Packing
-from models.repeats import Held, held_items, history_logits
+from models.repeats import Held, held_items, history_logits, is_held
 from models.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -70,14 +70,18 @@ class SequentialTask(SnapshotBatches):
         is_trained_N = label_N > 0
         state_ND = self.model.states(batch["item"], batch.get("ts"), packing)
         state_PD, label_P = state_ND[is_trained_N], label_N[is_trained_N]
-        held = None
+        held_PH = None
         if self.model.repeat_bias is not None:
-            held = self._held(batch["item"], state_ND, packing, is_trained_N)
+            held_PH = packing.packed(held_items(batch["item"]))[is_trained_N]
         if self.spec.model.loss == "bce":
             loss = self._binary_loss(state_PD, label_P, packing.packed(batch["negative"])[is_trained_N])
         elif self.spec.model.loss == "sampled":
-            loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N], held)
+            loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N], held_PH)
         else:
+            held = None
+            if held_PH is not None:
+                logit_PH = self._history_logits(batch["item"], state_ND, packing)[is_trained_N]
+                held = Held(held_PH, logit_PH, self.model.repeat_bias)
             loss = self._softmax_loss(state_PD, label_P, batch["candidates"], held)
         return global_mean(loss, is_trained_N.sum())
 
@@ -86,12 +90,10 @@ class SequentialTask(SnapshotBatches):
         positive_P, below_P = ((state_PD * self.model.items(item_P)).sum(1) for item_P in (label_P, negative_P))
         return (F.softplus(-positive_P) + F.softplus(below_P)).sum() / max(len(label_P), 1)
 
-    def _held(self, item_BL: Tensor, state_ND: Tensor, packing: Packing, is_trained_N: Tensor) -> Held:
-        """What the inputs hold at the trained positions; an item's logit by its place among the inputs."""
+    def _history_logits(self, item_BL: Tensor, state_ND: Tensor, packing: Packing) -> Tensor:
+        """Scores of the row's inputs at every position, an item's by its place among them: [N, L]."""
         position_BL = torch.arange(item_BL.shape[1], device=item_BL.device).expand_as(item_BL)
-        logit_BLL = history_logits(state_ND[packing.at(position_BL)], self.model.items(item_BL))
-        held_NL, logit_NL = packing.packed(held_items(item_BL)), packing.packed(logit_BLL)
-        return Held(held_NL[is_trained_N], logit_NL[is_trained_N], self.model.repeat_bias)
+        return packing.packed(history_logits(state_ND[packing.at(position_BL)], self.model.items(item_BL)))
 
     def _softmax_loss(self, state_PD: Tensor, label_P: Tensor, item_M: Tensor, held: Held | None) -> Tensor:
         """-log of the label's share among itself and the candidates that are not it: each position a row."""
@@ -99,7 +101,7 @@ class SequentialTask(SnapshotBatches):
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
         return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates, held=held)
 
-    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor, held: Held | None) -> Tensor:
+    def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor, held_PH: Tensor | None) -> Tensor:
         """-log of the label's share among itself and the items drawn for its position, those equal to it left out.
 
         Where all items' scores are fewer numbers than the drawn items' vectors, all are computed: one product of
@@ -111,11 +113,12 @@ class SequentialTask(SnapshotBatches):
             score_PS = (state_PD @ vector_ID.T).gather(1, drawn_PS)
         else:
             score_PS = (self.model.items(drawn_PS) @ state_PD[:, :, None])[:, :, 0]
-        if held is not None:
-            positive_P1 = positive_P1 + held.bias * held.holds(label_P[:, None])
-            score_PS = score_PS + held.bias * held.holds(drawn_PS)
         score_PS = score_PS.masked_fill(drawn_PS == label_P[:, None], -torch.inf)
-        loss_P = torch.cat([positive_P1, score_PS], dim=1).logsumexp(1) - positive_P1[:, 0]
+        score_PC = torch.cat([positive_P1, score_PS], dim=1)  # the label first
+        if held_PH is not None:
+            item_PC = torch.cat([label_P[:, None], drawn_PS], dim=1)
+            score_PC = score_PC + self.model.repeat_bias * is_held(held_PH, item_PC)
+        loss_P = score_PC.logsumexp(1) - score_PC[:, 0]
         return loss_P.sum() / max(len(label_P), 1)
 
     def evaluate(self) -> dict[str, float]:

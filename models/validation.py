@@ -1,7 +1,9 @@
 """Retrieval over all items of a validation snapshot, the same for every model that training chooses by it.
 
-Shapes: B rows, I items, K embedding width, T target length, P (row, target) pairs.
+Shapes: B rows, I items, K embedding width, T target length, P (row, target) pairs, Q (row, item) pairs of history.
 """
+
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,11 +51,16 @@ class Validation:
             user_BK, item_IK: embeddings.
             repeat_bias: the model's summand for items that the history holds, if it has learned one.
         """
-        held = () if repeat_bias is None else (held_pairs(self.rows["hist_items"]), repeat_bias.item())
+        held = () if repeat_bias is None else (self._held_Q2, repeat_bias.item())
         rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self.prior_I)), self.target_P2, *held)
         users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
         recall, ndcg = recall_ndcg(rank_P, row_P, count_B, self.k)
         return {self.metric: recall, f"ndcg_at_{self.k}": ndcg, "users": len(users_B)}
+
+    @cached_property
+    def _held_Q2(self) -> np.ndarray:
+        """What the histories hold, the same at every evaluation."""
+        return held_pairs(self.rows["hist_items"])
 
 
 def distinct_targets(hist_len_B: np.ndarray, tar_items_BT: np.ndarray) -> np.ndarray:
