@@ -7,7 +7,7 @@ INSTALL_REQUIRES = [
     "pyspark>=4.0,<4.1",
     "delta-spark>=4.0,<4.1",
     "torch>=2.10",
-    "transformers>=5.3",
+    "transformers>=5.23",
     "huggingface-hub",
     "safetensors",
     "sentencepiece",

@@ -1,9 +1,10 @@
-"""Retrieval of the next window's purchases, beside popularity and the mean of the history's content.
+"""Retrieval of the next window's purchases, beside popularity, the history itself and the mean of its content.
 
 Shapes: B users, I candidate items, K embedding width, H history length, P (user, target) pairs,
 Q (user, item) pairs bought before.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.baselines.history import last_item_bias, last_item_shares
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity
 from models.checkpoint import load_towers
@@ -70,12 +72,13 @@ class RetrievalTask:
         seen_Q2 = pair_2[is_seen & (pair_2[:, 1] >= 0)]
         self.seen_Q2, _ = _sorted(seen_Q2, np.ones(len(seen_Q2), bool))
 
-    def _held_rows(self) -> np.ndarray:
-        """(user row, item row) of what the histories hold."""
-        user_row_Q, item_idx_Q = held_pairs(self.hist_BH.numpy()).T
-        item_row_Q = self._row_of(item_idx_Q)
+    @cached_property
+    def held(self) -> tuple[np.ndarray, np.ndarray]:
+        """(user row, item row) of what the histories hold, and its last place in them."""
+        pair_Q2, place_Q = held_pairs(self.hist_BH.numpy())
+        item_row_Q = self._row_of(pair_Q2[:, 1])
         is_candidate_Q = item_row_Q >= 0
-        return np.stack([user_row_Q[is_candidate_Q], item_row_Q[is_candidate_Q]], axis=1)
+        return np.stack([pair_Q2[:, 0], item_row_Q], axis=1)[is_candidate_Q], place_Q[is_candidate_Q]
 
     def _pair_rows(self, user_id_B: np.ndarray, pairs: object) -> np.ndarray:
         """(user row, item row) of every pair; item row -1 where the item is no candidate."""
@@ -94,17 +97,21 @@ class RetrievalTask:
         return row_of[item_idx_N]
 
     def figures(
-        self, user_BK: Tensor, item_IK: Tensor, bias_I: np.ndarray | None = None, repeat_bias: float = 0.0
+        self,
+        user_BK: Tensor,
+        item_IK: Tensor,
+        bias_I: np.ndarray | None = None,
+        held_bias: float | np.ndarray | None = None,
     ) -> dict[str, float]:
         """recall_at_k and ndcg_at_k over all purchases and (`new_…`) over those that are new to the user.
 
-        Where only new items count, items bought before are no candidates; else those that the history holds get
-        `repeat_bias`.
+        Where only new items count, items bought before are no candidates; else those that the history holds (`held`)
+        get `held_bias`.
         """
         bias_I = torch.zeros(len(item_IK)) if bias_I is None else torch.from_numpy(bias_I)
         found = {}
         for prefix, is_task_P, held in (
-            ("", np.ones(len(self.target_P2), bool), (self._held_rows(), repeat_bias) if repeat_bias else ()),
+            ("", np.ones(len(self.target_P2), bool), () if held_bias is None else (self.held[0], held_bias)),
             ("new_", self.is_new_P, (self.seen_Q2, -np.inf)),
         ):
             task_P2 = self.target_P2[is_task_P]
@@ -126,7 +133,8 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
 
     Returns:
         users, items, targets, of them targets_not_known and targets_new; `recall_at_50`, … of the towers,
-        `without_prior_…`, `popularity_…` (the better of two windows), `mean_content_…`,
+        `without_prior_…`, `popularity_…` (the better of two windows), `last_item_…` (the history from its end, then
+        the recently popular), `mean_content_…`,
         `mean_content_with_prior_…` (what the untrained content does with the towers' prior); each also `new_…`.
 
     Raises:
@@ -136,7 +144,7 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
     task = RetrievalTask(spec)
     prior_I = spec.popularity_weight * task.popularity["popularity_recent"]
     learned = load_towers(require_folder(spec.towers, "towers")).repeat_bias
-    repeat_bias = 0.0 if learned is None else learned.item()
+    repeat_bias = None if learned is None else learned.item()
     result: dict[str, float] = {
         "users": len(task.user_BK),
         "items": len(task.item_IK),
@@ -147,6 +155,8 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
     result |= task.figures(task.user_BK, task.item_IK, prior_I, repeat_bias)
     result |= _named("without_prior", task.figures(task.user_BK, task.item_IK, None, repeat_bias))
     result |= _named("popularity", _best_popularity(task))
+    share_I = last_item_shares(task.popularity["popularity_recent"])
+    result |= _named("last_item", task.figures(*_no_vectors(task), share_I, last_item_bias(task.held[1])))
     means_BC, content_IC = user_means(task.hist_BH, task.content), item_vectors(task.item_idx_I, task.content)
     result |= _named("mean_content", task.figures(means_BC, content_IC))
     scale = task.item_IK.square().sum(-1).mean()  # the towers' own: their vectors are unit ones times its root
@@ -157,9 +167,13 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
 
 def _best_popularity(task: RetrievalTask) -> dict[str, float]:
     """Of the two windows the better one, figure by figure: the baseline gets the benefit of the doubt."""
-    none_BK, none_IK = torch.zeros(len(task.user_BK), 1), torch.zeros(len(task.item_IK), 1)
-    both = [task.figures(none_BK, none_IK, count_I) for count_I in task.popularity.values()]
+    both = [task.figures(*_no_vectors(task), count_I) for count_I in task.popularity.values()]
     return {name: max(figures[name] for figures in both) for name in both[0]}
+
+
+def _no_vectors(task: RetrievalTask) -> tuple[Tensor, Tensor]:
+    """For scorers that have none: users and items whose inner products are 0."""
+    return torch.zeros(len(task.user_BK), 1), torch.zeros(len(task.item_IK), 1)
 
 
 def _named(scorer: str, figures: dict[str, float]) -> dict[str, float]:

@@ -7,12 +7,13 @@ P (row, item) pairs of targets, Q (row, item) pairs of history.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from models.baselines.history import Cooccurrence, LastItems, block_ranks
+from models.baselines.history import Cooccurrence, block_ranks, last_item_bias, last_item_shares
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity, recent_log_popularity, training_counts
 from models.checkpoint import load_language, load_retriever
@@ -66,7 +67,7 @@ class SystemsTask:
         self.sampled = SampledCandidates(self.test, items, spec.sampled) if spec.sampled else None
 
     def _hide_seen(self) -> None:
-        self.hidden_Q2 = held_pairs(self.test["hist_items"])
+        self.hidden_Q2, _ = held_pairs(self.test["hist_items"])
         key_Q, key_P = (pair_2[:, 0] * self.content.rows + pair_2[:, 1] for pair_2 in (self.hidden_Q2, self.target_P2))
         is_seen_P = np.isin(key_P, key_Q)
         self.num_dropped, self.target_P2 = int(is_seen_P.sum()), self.target_P2[~is_seen_P]
@@ -107,15 +108,18 @@ class SystemsTask:
         """Rank of every target, the sampled candidates' scores, and how many numbers the system has learned."""
         bias_I, num = system.prior_weight * self.prior_I.astype(np.float64), 0
         bias_I[0] = -np.inf  # padding is no candidate
-        repeat_bias = 0.0
+        raised: Callable[[np.ndarray], np.ndarray] | None = None  # what the history's items get, from their last places
         hist_BH, hist_len_B = self.test["hist_items"], self.test["hist_len"].astype(np.int64)
-        if system.kind in ("last_item", "cooccurrence"):
-            scores = LastItems(self.count_I) if system.kind == "last_item" else self._cooccurrence(system)
+        if system.kind == "cooccurrence":
+            scores = self._cooccurrence(system)
             rank_P = block_ranks(scores, hist_BH, hist_len_B, self.target_P2, self.hidden_Q2, bias_I)
             return rank_P, self._sampled(lambda rows: scores(hist_BH[rows], hist_len_B[rows]) + bias_I), num
-        if system.kind == "popularity":
+        if system.kind in ("popularity", "last_item"):
             user_BK, item_IK = np.zeros((len(hist_BH), 1), np.float32), np.zeros((len(bias_I), 1), np.float32)
-            bias_I = bias_I + log_popularity(self.count_I)
+            if system.kind == "popularity":
+                bias_I = bias_I + log_popularity(self.count_I)
+            else:
+                bias_I, raised = bias_I + last_item_shares(self.count_I), last_item_bias
         else:
             content = self._content(system)
             item_I = np.arange(self.content.rows)
@@ -127,17 +131,21 @@ class SystemsTask:
                 num = num_trained(model)
                 user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=self.test["hist_ts"])
                 item_IK = model.embed_items(item_I, content)
-                if model.repeat_bias is not None and self.spec.keep_seen:
-                    repeat_bias = model.repeat_bias.item()
+                if model.repeat_bias is not None:
+                    raised = partial(np.full_like, fill_value=model.repeat_bias.item(), dtype=np.float64)
         bias_I = bias_I.astype(np.float32)
         tensors = map(torch.from_numpy, (user_BK, item_IK, bias_I))
-        held = (held_pairs(hist_BH), repeat_bias) if repeat_bias else (self.hidden_Q2, -np.inf)
+        held = self.hidden_Q2, -np.inf
+        if raised and self.spec.keep_seen:
+            pair_Q2, place_Q = held_pairs(hist_BH)
+            held = pair_Q2, raised(place_Q)
         rank_P = target_ranks(*tensors, self.target_P2, *held)
 
         def scores(rows: np.ndarray) -> np.ndarray:
             score_sI = user_BK[rows] @ item_IK.T + bias_I
-            row_q, item_q = held_pairs(hist_BH[rows]).T
-            score_sI[row_q, item_q] += repeat_bias
+            if raised and self.spec.keep_seen:
+                pair_q2, place_q = held_pairs(hist_BH[rows])
+                score_sI[pair_q2[:, 0], pair_q2[:, 1]] += raised(place_q)
             return score_sI
 
         return rank_P, self._sampled(scores), num

@@ -49,6 +49,8 @@ class LanguageModel(nn.Module):
         self.config = config.model_copy(update={"digest": digest})
         self.width, self.longest = int(model.config.hidden_size), longest_input(model)
         self.model = model.requires_grad_(False) if config.lora is None else with_adapters(model, config.lora)
+        if config.gradient_checkpointing:
+            model.activation_checkpointing_enable()
         self._frozen = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
         self.register_state_dict_post_hook(_without_frozen)
         self.register_load_state_dict_pre_hook(_with_frozen)

@@ -31,6 +31,8 @@ class LanguageModelConfig(Settings):
         digest: sha256 over the model's files; null where nobody has looked yet. A model that is saved holds it, and
             is refused on top of other files.
         lora: the adapters; null: nothing of the model is trained.
+        gradient_checkpointing: training keeps each layer's input alone and computes the rest again in the backward
+            pass: a third more time, a fraction of the memory.
     """
 
     model: str
@@ -38,6 +40,7 @@ class LanguageModelConfig(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     digest: str | None = None
     lora: LoraConfig | None = LoraConfig()
+    gradient_checkpointing: bool = True
 
 
 class NoteLLMConfig(Settings):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from models.repeats import Held
+from models.repeats import Held, HeldCandidates
 from models.settings import LossConfig
 
 # Anchors and candidates of a tile of logits: on CPUs 1 MiB in fp32, which stays in the caches; on GPUs 128 MiB, whose
@@ -109,6 +109,7 @@ def all_action_info_nce(
     target_bias_BT: Tensor | None = None,
     own_item_BL: Tensor | None = None,
     more_BN: Tensor | None = None,
+    held: HeldCandidates | None = None,
 ) -> Tensor:
     """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + negatives).
 
@@ -123,10 +124,11 @@ def all_action_info_nce(
         scale: 1 / temperature.
         candidates: those of the whole global batch, these rows' own targets included.
         user_B: ids of the rows' users.
-        target_bias_BT: what `candidates.bias_M` is for these targets.
+        target_bias_BT: what `candidates.bias_M` is for these targets, and `held.bias` on top for those that are held.
         own_item_BL: item ids that are no negatives for that row, whoever's targets they are (false
             negatives); -1 is none. Needs `candidates.item_M`.
         more_BN: log-sum-exp of every anchor over negatives that are no candidates.
+        held: which candidates a row's history holds, and what their logits get there. Needs `candidates.item_M`.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
@@ -137,8 +139,10 @@ def all_action_info_nce(
         positive_BNT = scaled_BNK @ target_BTK.transpose(1, 2)
         if target_bias_BT is not None:
             positive_BNT = positive_BNT + target_bias_BT[:, None, :]
-        weights = _Weights(candidates, user_B, own_item_BL, wide)
-        lse_BN = _NegativeLSE.apply(scaled_BNK, candidates.vector_MK.to(wide), candidates.bias_M.to(wide), weights)
+        weights = _Weights(candidates, user_B, own_item_BL, held, wide)
+        held_bias = None if held is None else held.bias.to(wide)
+        vector_MK, bias_M = candidates.vector_MK.to(wide), candidates.bias_M.to(wide)
+        lse_BN = _NegativeLSE.apply(scaled_BNK, vector_MK, bias_M, held_bias, weights)
         if more_BN is not None:
             lse_BN = torch.logaddexp(lse_BN, more_BN.to(wide))
         loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT, threshold=LINEAR_FROM)
@@ -191,15 +195,23 @@ def next_item_info_nce(
 class _Weights:
     """How often every candidate counts as a negative of every row: its occurrences but for the row's own."""
 
-    def __init__(self, candidates: Candidates, user_B: Tensor, own_item_BL: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        candidates: Candidates,
+        user_B: Tensor,
+        own_item_BL: Tensor | None,
+        held: HeldCandidates | None,
+        dtype: torch.dtype,
+    ) -> None:
         num, user_R, device = len(candidates.vector_MK), candidates.user_R, candidates.vector_MK.device
-        self.user_B, self.own_item_BL = user_B, own_item_BL
+        self.user_B, self.own_item_BL, self.held_item_BH = user_B, own_item_BL, None if held is None else held.item_BH
         if user_R is None:
             self.count_M = torch.ones(num, dtype=dtype, device=device)
         else:
             self.count_M = torch.bincount(candidates.place_R, minlength=num).to(dtype)
         self.users = None if user_R is None else _Sorted(user_R, candidates.place_R)
-        self.items = None if own_item_BL is None else _Sorted(candidates.item_M, torch.arange(num, device=device))
+        needs_items = own_item_BL is not None or held is not None
+        self.items = _Sorted(candidates.item_M, torch.arange(num, device=device)) if needs_items else None
 
     def log(self, rows: slice) -> Tensor:
         """Log weights, -inf for what is no negative: [b, M]."""
@@ -208,11 +220,17 @@ class _Weights:
         if self.users is not None:
             row_p, place_p = self.users.equal_to(user_b)
             weight_bM.index_put_((row_p, place_p), weight_bM.new_tensor(-1.0), accumulate=True)
-        if self.items is not None:
-            own_bL = self.own_item_BL[rows]
-            slot_p, place_p = self.items.equal_to(own_bL.flatten())
-            weight_bM[slot_p // own_bL.shape[1], place_p] = 0.0
+        if self.own_item_BL is not None:
+            weight_bM[self._equal(self.own_item_BL[rows])] = 0.0
         return weight_bM.log_()
+
+    def held(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """(row, candidate) of what the rows' histories hold."""
+        return self._equal(self.held_item_BH[rows])
+
+    def _equal(self, item_bL: Tensor) -> tuple[Tensor, Tensor]:
+        slot_p, place_p = self.items.equal_to(item_bL.flatten())
+        return slot_p // item_bL.shape[1], place_p
 
 
 class _Sorted:
@@ -236,44 +254,60 @@ class _NegativeLSE(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, anchor_BNK: Tensor, candidate_MK: Tensor, bias_M: Tensor, weights: _Weights
+        ctx: FunctionCtx,
+        anchor_BNK: Tensor,
+        candidate_MK: Tensor,
+        bias_M: Tensor,
+        held_bias: Tensor | None,
+        weights: _Weights,
     ) -> Tensor:
         lse_BN = anchor_BNK.new_full(anchor_BNK.shape[:2], LOWEST)
-        for rows, bias_bM in _row_tiles(anchor_BNK, bias_M, weights):
+        for rows, bias_bM, _ in _row_tiles(anchor_BNK, bias_M, held_bias, weights):
             for _, logit_bNm in _logit_tiles(anchor_BNK[rows], candidate_MK, bias_bM):
                 top_bN = torch.maximum(lse_BN[rows], logit_bNm.amax(-1))
                 total_bN = logit_bNm.sub_(top_bN[:, :, None]).exp_().sum(-1) + (lse_BN[rows] - top_bN).exp()
                 lse_BN[rows] = total_bN.log() + top_bN
-        ctx.save_for_backward(anchor_BNK, candidate_MK, bias_M, lse_BN)
+        ctx.save_for_backward(anchor_BNK, candidate_MK, bias_M, held_bias, lse_BN)
         ctx.weights = weights
         return lse_BN
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
-        anchor_BNK, candidate_MK, bias_M, lse_BN = ctx.saved_tensors
+        anchor_BNK, candidate_MK, bias_M, held_bias, lse_BN = ctx.saved_tensors
         d_anchor_BNK, d_candidate_MK = torch.zeros_like(anchor_BNK), torch.zeros_like(candidate_MK)
         d_bias_M = torch.zeros_like(bias_M) if ctx.needs_input_grad[2] else None
+        d_held = None if held_bias is None else torch.zeros_like(held_bias)
         with torch.autocast(anchor_BNK.device.type, enabled=False):
-            for rows, bias_bM in _row_tiles(anchor_BNK, bias_M, ctx.weights):
+            for rows, bias_bM, held in _row_tiles(anchor_BNK, bias_M, held_bias, ctx.weights):
                 d_anchor_aK, anchor_aK = d_anchor_BNK[rows].flatten(0, 1), anchor_BNK[rows].flatten(0, 1)
                 lse_bN1, graded_aK = lse_BN[rows, :, None], anchor_aK * grad_BN[rows].reshape(-1, 1)
                 for columns, logit_bNm in _logit_tiles(anchor_BNK[rows], candidate_MK, bias_bM):
-                    share_am = logit_bNm.sub_(lse_bN1).exp_().flatten(0, 1)
+                    share_bNm = logit_bNm.sub_(lse_bN1).exp_()
+                    share_am = share_bNm.flatten(0, 1)
                     d_anchor_aK.addmm_(share_am, candidate_MK[columns])
                     d_candidate_MK[columns].addmm_(share_am.T, graded_aK)
                     if d_bias_M is not None:
                         d_bias_M[columns] += grad_BN[rows].flatten() @ share_am
-        return d_anchor_BNK.mul_(grad_BN[:, :, None]), d_candidate_MK, d_bias_M, None
+                    if held is not None:
+                        row_p, place_p = _within(held, columns)
+                        d_held += (share_bNm[row_p, :, place_p] * grad_BN[rows][row_p]).sum()
+        return d_anchor_BNK.mul_(grad_BN[:, :, None]), d_candidate_MK, d_bias_M, d_held, None
 
 
-def _row_tiles(anchor_BNK: Tensor, bias_M: Tensor, weights: _Weights) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows with their candidates' biases, log weights included."""
+def _row_tiles(
+    anchor_BNK: Tensor, bias_M: Tensor, held_bias: Tensor | None, weights: _Weights
+) -> Iterator[tuple[slice, Tensor, tuple[Tensor, Tensor] | None]]:
+    """Slices of rows, their candidates' biases with log weights and held bias, and (row, candidate) of what is held."""
     most = TILES[anchor_BNK.device.type][0] // max(1, anchor_BNK.shape[1])
     step = max(1, min(most, MOST_WEIGHTS // max(1, len(bias_M))))
     for start in range(0, len(anchor_BNK), step):
-        rows = slice(start, start + step)
-        yield rows, weights.log(rows).add_(bias_M)
+        rows, held = slice(start, start + step), None
+        bias_bM = weights.log(rows).add_(bias_M)
+        if held_bias is not None:
+            held = weights.held(rows)
+            bias_bM.index_put_(held, held_bias, accumulate=True)
+        yield rows, bias_bM, held
 
 
 def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -282,3 +316,10 @@ def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> I
         columns = slice(start, start + step)
         logit_am = anchor_bNK.flatten(0, 1) @ candidate_MK[columns].T
         yield columns, logit_am.unflatten(0, anchor_bNK.shape[:2]).add_(bias_bM[:, None, columns])
+
+
+def _within(pairs: tuple[Tensor, Tensor], columns: slice) -> tuple[Tensor, Tensor]:
+    """The (row, candidate) pairs of these columns, candidates counted from the first of them."""
+    row_p, place_p = pairs
+    is_here_p = (place_p >= columns.start) & (place_p < columns.stop)
+    return row_p[is_here_p], place_p[is_here_p] - columns.start

@@ -185,7 +185,7 @@ def target_ranks(
     bias_I: "Tensor",
     target_P2: np.ndarray,
     held_Q2: np.ndarray | None = None,
-    held_bias: float = -np.inf,
+    held_bias: float | np.ndarray = -np.inf,
     tile: tuple[int, int] = TILE,
 ) -> np.ndarray:
     """Rank of every target among all candidates by user . item + bias, counted tile by tile of their product.
@@ -198,7 +198,7 @@ def target_ranks(
         target_P2: (user row, item row) pairs, sorted by user row.
         held_Q2: distinct pairs in the same form whose score gets `held_bias` as well, as the user had the item before;
             -inf, the default, says that they are no candidates (and never a target).
-        held_bias: as said.
+        held_bias: one for all, or one a pair.
         tile: users and items of which scores are held at once.
 
     Returns:
@@ -208,8 +208,8 @@ def target_ranks(
 
     rank_P = np.zeros(len(target_P2), np.int64)
     held_Q2 = np.empty((0, 2), np.int64) if held_Q2 is None else held_Q2
-    is_held_P = np.isin(target_P2 @ [len(item_IK), 1], held_Q2 @ [len(item_IK), 1])
-    more_P = np.where(is_held_P, held_bias, 0.0)
+    more_Q = np.broadcast_to(held_bias, len(held_Q2))
+    more_P = _found(held_Q2 @ [len(item_IK), 1], more_Q, target_P2 @ [len(item_IK), 1])
     users_U, number_P, count_U = np.unique(target_P2[:, 0], return_inverse=True, return_counts=True)
     order_U = np.argsort(-count_U, kind="stable")  # users of a tile have about as many targets
     first_U = np.cumsum(count_U) - count_U
@@ -228,11 +228,11 @@ def target_ranks(
         target_bT = np.full((len(users_b), column_P[own].max() + 1), -1)
         more_bT = np.zeros(target_bT.shape)
         target_bT[at], more_bT[at] = target_P2[own, 1], more_P[own]
-        held_q2 = np.stack([place_Q[held] - start, held_Q2[held, 1]], axis=1)
-        held_q2 = held_q2[np.argsort(held_q2[:, 1], kind="stable")]
+        held = held[np.argsort(held_Q2[held, 1], kind="stable")]
+        held_q2, more_q = np.stack([place_Q[held] - start, held_Q2[held, 1]], axis=1), torch.from_numpy(more_Q[held])
         targets = torch.from_numpy(target_bT), torch.from_numpy(more_bT).to(user_BK.dtype)
         user_bK = user_BK[torch.from_numpy(users_b)]
-        below_bT = _count_below(user_bK, item_IK, bias_I, targets, (held_q2, held_bias), tile[1])
+        below_bT = _count_below(user_bK, item_IK, bias_I, targets, (held_q2, more_q.to(user_BK.dtype)), tile[1])
         rank_P[own] = len(item_IK) - below_bT.numpy()[at]
     return rank_P
 
@@ -267,7 +267,7 @@ def _count_below(
     item_IK: "Tensor",
     bias_I: "Tensor",
     targets: tuple["Tensor", "Tensor"],
-    held: tuple[np.ndarray, float],
+    held: tuple[np.ndarray, "Tensor"],
     width: int,
 ) -> "Tensor":
     """How many candidates score below each target.
@@ -275,22 +275,22 @@ def _count_below(
     Args:
         user_bK, item_IK, bias_I: as `target_ranks`.
         targets: items (-1: none there) and what is added to their scores: [b, T] each.
-        held: pairs, sorted by item, and what is added to their scores.
+        held: pairs [q, 2], sorted by item, and what is added to their scores [q].
         width: items of which scores are held at once.
     """
     import torch
 
     num_items = len(item_IK)
     width = min(width, num_items)
-    (target_bT, more_bT), (held_q2, held_bias) = targets, held
+    (target_bT, more_bT), (held_q2, more_q) = targets, held
     score_bT = _own_scores(user_bK, item_IK, bias_I, target_bT, width) + more_bT
     below_bT = torch.zeros(target_bT.shape, dtype=torch.int64)
     score_bw, is_below_bw = (torch.empty(len(user_bK), width, dtype=user_bK.dtype) for _ in range(2))
     for first in range(0, num_items, width):
         start = min(first, num_items - width)  # all products have one shape, the last tile overlaps
         torch.addmm(bias_I[start : start + width], user_bK, item_IK[start : start + width].T, out=score_bw)
-        near = held_q2[slice(*np.searchsorted(held_q2[:, 1], [start, start + width]))]
-        score_bw[near[:, 0], near[:, 1] - start] += held_bias
+        near = slice(*np.searchsorted(held_q2[:, 1], [start, start + width]))
+        score_bw[held_q2[near, 0], held_q2[near, 1] - start] += more_q[near]
         new = slice(first - start, None)
         for column, score_b in enumerate(score_bT.unbind(1)):
             is_last = column == score_bT.shape[1] - 1
@@ -298,6 +298,15 @@ def _count_below(
             torch.lt(score_bw[:, new], score_b[:, None], out=flag_bw)  # 0 and 1 in fp32: five times faster than bool
             below_bT[:, column] += flag_bw.sum(1).long()
     return below_bT
+
+
+def _found(key_Q: np.ndarray, value_Q: np.ndarray, key_P: np.ndarray) -> np.ndarray:
+    """The values of the keys asked for, 0 where there is none: float64 [P]."""
+    order_Q = np.argsort(key_Q)
+    first_P, stop_P = (np.searchsorted(key_Q, key_P, side, sorter=order_Q) for side in ("left", "right"))
+    value_P, is_there_P = np.zeros(len(key_P)), stop_P > first_P
+    value_P[is_there_P] = value_Q[order_Q[first_P[is_there_P]]]
+    return value_P
 
 
 def _own_scores(user_bK: "Tensor", item_IK: "Tensor", bias_I: "Tensor", target_bT: "Tensor", width: int) -> "Tensor":

@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# A step of AdamW moves any weight by about the learning rate; this one number is to keep up with what thousands of
+# weights do together to the logits, also where an epoch has a hundred steps.
+REPEAT_SPEED = 5.0
+
 
 @dataclass(frozen=True)
 class Held:
@@ -28,6 +32,27 @@ class Held:
     bias: Tensor
 
 
+@dataclass(frozen=True)
+class HeldCandidates:
+    """The items of each row's history, for candidates of the loss that are among them.
+
+    Attributes:
+        item_BH: every item once, 0 elsewhere.
+        bias: added to the logits of the candidates that the row's history holds.
+    """
+
+    item_BH: Tensor
+    bias: Tensor
+
+
+def once(item_BH: Tensor) -> Tensor:
+    """The items of each row, an item at its first place and 0 elsewhere."""
+    length = item_BH.shape[1]
+    is_before_HH = torch.ones(length, length, dtype=torch.bool, device=item_BH.device).tril(-1)
+    is_again_BH = ((item_BH[:, :, None] == item_BH[:, None, :]) & is_before_HH).any(2)
+    return item_BH.masked_fill(is_again_BH, 0)
+
+
 def held_items(item_BH: Tensor) -> Tensor:
     """What each position's history holds, itself included: int64 [B, H, H], an item at its first place, 0 elsewhere.
 
@@ -35,11 +60,8 @@ def held_items(item_BH: Tensor) -> Tensor:
         item_BH: item_idx, oldest first, 0 behind a history's end.
     """
     length = item_BH.shape[1]
-    is_before_HH = torch.ones(length, length, dtype=torch.bool, device=item_BH.device).tril(-1)
-    is_again_BH = ((item_BH[:, :, None] == item_BH[:, None, :]) & is_before_HH).any(2)
-    first_BH = item_BH.masked_fill(is_again_BH, 0)
-    is_held_HH = is_before_HH.logical_or(torch.eye(length, dtype=torch.bool, device=item_BH.device))
-    return first_BH[:, None, :] * is_held_HH
+    is_held_HH = torch.ones(length, length, dtype=torch.bool, device=item_BH.device).tril()
+    return once(item_BH)[:, None, :] * is_held_HH
 
 
 def is_held(held_PH: Tensor, item_PS: Tensor) -> Tensor:
@@ -56,7 +78,11 @@ def history_logits(state_BHK: Tensor, item_BHK: Tensor) -> Tensor:
         return state_BHK.to(wide) @ item_BHK.to(wide).transpose(1, 2)
 
 
-def held_pairs(hist_items_BH: np.ndarray) -> np.ndarray:
-    """(row, item_idx) of every distinct item of the histories, sorted: int64 [Q, 2]."""
+def held_pairs(hist_items_BH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, item_idx) of every distinct item of the histories, sorted: int64 [Q, 2], and its last place there: [Q]."""
     row_N, place_N = np.nonzero(hist_items_BH > 0)
-    return np.unique(np.stack([row_N, hist_items_BH[row_N, place_N]], axis=1).astype(np.int64), axis=0)
+    pair_N2 = np.stack([row_N, hist_items_BH[row_N, place_N]], axis=1).astype(np.int64)
+    pair_Q2, number_N = np.unique(pair_N2, axis=0, return_inverse=True)
+    place_Q = np.zeros(len(pair_Q2), np.int64)
+    np.maximum.at(place_Q, number_N, place_N)
+    return pair_Q2, place_Q

@@ -33,7 +33,7 @@ class TowersConfig(Settings):
         item_bias: add a learned number by item to its logits; it takes the last of the embeddings' out_dim
             columns. Beyond the paper.
         repeat_bias: learn one number that is added to the logits of the items which the history holds already; it is
-            no part of the embeddings. With pairs next_item alone. Beyond the paper.
+            no part of the embeddings. Not with pairs all_action and sampled negatives. Beyond the paper.
         temperature: the inner product of the unit vectors is divided by it.
         learned_scale: train 1 / temperature as well (at most 100).
     """
@@ -118,8 +118,11 @@ def check_loss(towers: TowersConfig, loss: LossConfig) -> None:
     Raises:
         ValueError: they do not fit.
     """
-    if towers.repeat_bias and loss.pairs != "next_item":
-        raise ValueError(f"towers.repeat_bias needs loss.pairs next_item; it is {loss.pairs}")
+    if towers.repeat_bias and loss.pairs == "all_action" and loss.negatives == "sampled":
+        raise ValueError(
+            "towers.repeat_bias with loss.negatives sampled needs loss.pairs next_item: a history's own items are "
+            "hardly ever drawn"
+        )
     if loss.negatives != "in_batch" and towers.item_tower == "shared_causal" and towers.train_input == "sequence":
         raise ValueError(
             f"loss.negatives {loss.negatives} draws items that go in alone, but item_tower shared_causal trains "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.content import ContentMatrix
 from models.packing import Packing
+from models.repeats import REPEAT_SPEED
 from models.settings import TowersConfig
 from models.transformer import CausalPooling, CausalTransformer, causal_mean
 
@@ -59,7 +60,7 @@ class Towers(nn.Module):
         self.id_residual = _zero_rows(num_items, content_dim) if config.id_residual else None
         self.item_bias = _zero_rows(num_items, 1) if config.item_bias else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
-        self.repeat_cosine = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
+        self.repeat_weight = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +75,7 @@ class Towers(nn.Module):
     @property
     def repeat_bias(self) -> Tensor | None:
         """Summand of the logits of items that the history holds, a scalar; None where none is learned."""
-        return None if self.repeat_cosine is None else self.scale * self.repeat_cosine
+        return None if self.repeat_weight is None else REPEAT_SPEED * self.scale * self.repeat_weight
 
     @property
     def items_go_in_alone(self) -> bool:

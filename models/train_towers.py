@@ -18,7 +18,7 @@ from models.checkpoint import save_towers
 from models.content import ContentMatrix
 from models.distributed import Ranks, gathered, global_mean
 from models.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
-from models.repeats import Held, held_items, history_logits
+from models.repeats import Held, HeldCandidates, held_items, history_logits, is_held, once
 from models.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_loss
 from models.snapshot import Snapshot
 from models.spec import Settings, require_folder
@@ -90,6 +90,10 @@ class TowersTask(SnapshotBatches):
             candidates = self._batch_candidates(batch, target_BSK, item_BS, bias_BS)
         else:
             candidates = self._drawn_candidates(batch)
+        held = None
+        if self.model.repeat_bias is not None:
+            held = HeldCandidates(once(batch["items"][batch["hist"]]), self.model.repeat_bias)
+            bias_BS = bias_BS + held.bias * is_held(held.item_BH, item_BS)
         loss = all_action_info_nce(
             user_BNK,
             target_BSK,
@@ -100,6 +104,7 @@ class TowersTask(SnapshotBatches):
             batch["user_id"],
             bias_BS,
             self._own_items(batch, item_BS),
+            held=held,
         )
         return global_mean(loss, (batch["is_anchor"].sum(1) * batch["is_target"].sum(1)).sum())
 

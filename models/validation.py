@@ -60,7 +60,7 @@ class Validation:
     @cached_property
     def _held_Q2(self) -> np.ndarray:
         """What the histories hold, the same at every evaluation."""
-        return held_pairs(self.rows["hist_items"])
+        return held_pairs(self.rows["hist_items"])[0]
 
 
 def distinct_targets(hist_len_B: np.ndarray, tar_items_BT: np.ndarray) -> np.ndarray:

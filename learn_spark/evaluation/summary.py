@@ -65,6 +65,7 @@ def headline(config: Config) -> str:
         lines.append(
             f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users);"
             f" popularity {found['popularity_recall_at_50']:.3f},"
+            f" last item {found['last_item_recall_at_50']:.3f},"
             f" mean content {found['mean_content_recall_at_50']:.3f},"
             f" both together {found['mean_content_with_prior_recall_at_50']:.3f}"
         )

@@ -1,7 +1,7 @@
 """Baselines without weights that score every item from the history itself: the last items, and co-occurrence.
 
 Shapes: B rows, b rows of a block, H history length, T target length, I items (padding, item 0, included),
-U training users, P (row, item) pairs of targets, Q pairs that are no candidates.
+U training users, P (row, item) pairs of targets, Q pairs of what histories hold or of what is no candidate.
 """
 
 from collections.abc import Callable
@@ -17,23 +17,18 @@ DECIMALS = 10
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class LastItems:
-    """The history's items first, the most recent at the top; below them all others by popularity.
+def last_item_shares(popularity_I: np.ndarray) -> np.ndarray:
+    """What "last item" gives every item: its popularity, brought below 1, float32 [I]."""
+    return (popularity_I / (popularity_I.max() + 1)).astype(np.float32)
+
+
+def last_item_bias(place_Q: np.ndarray) -> np.ndarray:
+    """What "last item" gives on top where a history holds the item: the history comes first, its end at the top.
 
     Args:
-        count_I: training occurrences.
+        place_Q: the items' last places in the histories, the first being 0 (`held_pairs`).
     """
-
-    def __init__(self, count_I: np.ndarray) -> None:
-        self.share_I = count_I / (count_I.max() + 1)  # below 1
-
-    def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
-        """Scores: 1 + the last place of an item in the history, from 1 on; a popularity below 1 elsewhere."""
-        score_bI = np.tile(self.share_I, (len(hist_len_b), 1))
-        for place, item_b in enumerate(hist_items_bH.T):
-            rows = np.flatnonzero(place < hist_len_b)
-            score_bI[rows, item_b[rows]] = 2.0 + place
-        return score_bI
+    return 1.0 + place_Q
 
 
 class Cooccurrence:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.content import ContentMatrix
 from models.packing import Packing
+from models.repeats import REPEAT_SPEED
 from models.settings import SequentialConfig
 
 
@@ -24,7 +25,7 @@ class SequentialModel(nn.Module):
 
     Attributes:
         needs_time: whether `states` looks at the events' times.
-        logit_unit: about the largest score, in which `repeat_bias` is learned: a step moves it by the learning rate.
+        logit_unit: about the largest score, in which `repeat_bias` is learned: see REPEAT_SPEED.
     """
 
     needs_time = False
@@ -34,7 +35,7 @@ class SequentialModel(nn.Module):
         super().__init__()
         self.config, self.num_items = config, num_items
         self.item_table = nn.Embedding(num_items, config.d_model, padding_idx=0)
-        self.repeat_units = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
+        self.repeat_weight = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
 
     @property
     def device(self) -> torch.device:
@@ -44,7 +45,7 @@ class SequentialModel(nn.Module):
     @property
     def repeat_bias(self) -> Tensor | None:
         """Summand of the scores of items that the history holds, a scalar; None where none is learned."""
-        return None if self.repeat_units is None else self.logit_unit * self.repeat_units
+        return None if self.repeat_weight is None else REPEAT_SPEED * self.logit_unit * self.repeat_weight
 
     def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:
         """The state after every item, which sees no later one: [N, D] in the packing's order.

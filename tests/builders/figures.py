@@ -19,6 +19,7 @@ RETRIEVAL = {
             ("", 0.3),
             ("without_prior_", 0.2),
             ("popularity_", 0.18),
+            ("last_item_", 0.21),
             ("mean_content_", 0.22),
             ("mean_content_with_prior_", 0.24),
         )

@@ -33,7 +33,7 @@ def test_the_page_shows_all_that_ran(page):
     for text in (
         "+0.0112",
         "0.7185 → 0.7297",
-        "1.36 times the better baseline",
+        "1.36 times the best baseline",
         "135,080",
         "learn-towers version 1",
         "Long-tail items",

@@ -22,10 +22,10 @@ def lists(rows):
     return pa.array(rows, pa.list_(pa.float32()))
 
 
-def towers_of(folder, repeat_cosine):
-    towers = Towers(TowersConfig(d_model=4, heads=1, temperature=1.0, repeat_bias=repeat_cosine is not None), ITEMS)
-    if repeat_cosine is not None:
-        towers.repeat_cosine.data.fill_(repeat_cosine)
+def towers_of(folder, repeat_weight):
+    towers = Towers(TowersConfig(d_model=4, heads=1, temperature=1.0, repeat_bias=repeat_weight is not None), ITEMS)
+    if repeat_weight is not None:
+        towers.repeat_weight.data.fill_(repeat_weight)
     save_towers(folder, towers)
     return folder
 
@@ -82,6 +82,9 @@ def test_figures_counted_by_hand(spec):
     assert result["new_recall_at_1"] == pytest.approx(0.5)
     # Recent popularity puts 5 first (b's target); all-time popularity 6.
     assert result["popularity_recall_at_1"] == pytest.approx((0 + 1) / 2)
+    # Of b's history 5 came last, of a's 2; what follows 2 is popularity, where 5 leads and 1 is level with the rest.
+    assert result["last_item_recall_at_1"] == pytest.approx((0 + 1) / 2)
+    assert result["last_item_new_recall_at_1"] == result["popularity_new_recall_at_1"] == 0
     # The mean of b's history is nearest to item 5, which b bought twice.
     assert result["mean_content_recall_at_1"] == pytest.approx((0 + 1) / 2)
     assert json.loads((spec.out_dir / "result.json").read_text()) == result

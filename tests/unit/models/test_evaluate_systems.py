@@ -18,6 +18,7 @@ from models.content import ContentMatrix
 from models.evaluate_systems import SystemsSpec, run
 from models.item_texts import ItemTexts
 from models.language_settings import PromptConfig
+from models.repeats import REPEAT_SPEED
 from models.sampled import SampledCandidates, SampledConfig
 from models.settings import SequentialConfig, TowersConfig
 from models.towers import Towers
@@ -75,7 +76,7 @@ def data(tmp_path_factory):
     towers = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True), 16)
     save_towers(folder / "towers", towers)
     again = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True, repeat_bias=True), 16)
-    again.repeat_cosine.data.fill_(-0.04)
+    again.repeat_weight.data.fill_(-0.04 / REPEAT_SPEED)
     save_towers(folder / "repeats", again)
     save_sequential(folder / "hstu", HSTU(SequentialConfig(kind="hstu", d_model=8), ITEMS + 1))
     return folder

@@ -71,6 +71,28 @@ def test_packed_states_are_those_of_each_sequence_alone_with_merged_weights(tmp_
             torch.testing.assert_close(state_ND[place_BL[row, :length]], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_checkpointed_layers_keep_less_and_learn_the_same(checkpoint):
+    found = []
+    for is_checkpointed in (False, True):
+        lora = LORA.model_copy(update={"dropout": 0.3})  # drawn again in the same way
+        tower = perturbed(LanguageTower(language(checkpoint, lora=lora, gradient_checkpointing=is_checkpointed)))
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(2)
+        x_ND = torch.randn(60, tower.width, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = tower.train()(x_ND, Packing(torch.full((6,), 10))).square().mean()
+        gradients = torch.autograd.grad(loss, [x_ND, *(w for w in tower.parameters() if w.requires_grad)])
+        found.append((loss, gradients, sum(kept.values())))
+    (loss, gradients, whole), (again, others, part) = found
+    torch.testing.assert_close([loss, *gradients], [again, *others])
+    assert part < whole / 3
+
+
 def test_frozen_weights_get_half_precision_and_adapters_full(checkpoint):
     tower = LanguageTower(language(checkpoint, dtype="bfloat16"))
     assert {weight.dtype for weight in tower.parameters() if weight.requires_grad} == {torch.float32}

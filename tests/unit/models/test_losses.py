@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models import losses
 from models.losses import Candidates, all_action_info_nce, recency_weights, sample_positions
+from models.repeats import HeldCandidates, is_held, once
 from models.settings import LossConfig
 
 
@@ -127,6 +128,39 @@ def test_merged_duplicates_change_nothing(seed, mask_false_negatives, user):
         found.append((loss, *torch.autograd.grad(loss, (vector_IK, log_q_I))))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mask_false_negatives", [False, True])
+@pytest.mark.parametrize("merge", [False, True])
+def test_what_a_history_holds_has_its_bias_in_both_places(seed, mask_false_negatives, merge):
+    """As target and as negative, how often it is one; value and gradients against a loop over every pair."""
+    anchor, _, is_anchor, is_target, item, _ = batch(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vector_IK, user = torch.randn(6, 5, generator=generator, dtype=torch.float64), torch.tensor([7, 8, 7, 9])
+    history = torch.randint(0, 6, (4, 3), generator=generator)  # with repeats, and with 0, which is none
+    leaves = [x.requires_grad_() for x in (anchor, vector_IK, torch.tensor(1.3, dtype=torch.float64))]
+    own = item.masked_fill(~is_target, -1) if mask_false_negatives else None
+    held = HeldCandidates(once(history), leaves[2])
+    candidates = Candidates.in_batch(vector_IK[item], is_target, user, item, merge=merge)
+    positive_bias = held.bias * is_held(held.item_BH, item)
+    rows = (anchor, vector_IK[item], is_anchor, is_target, 1.7)
+    ours = all_action_info_nce(*rows, candidates, user, positive_bias, own, held=held)
+    terms = []
+    for b, n, t in (is_anchor[:, :, None] & is_target[:, None, :]).nonzero().tolist():
+        others = [int(item[c, s]) for c, s in is_target.nonzero().tolist() if user[c] != user[b]]
+        kept = [i for i in others if own is None or i not in own[b].tolist()]
+        logits = [
+            1.7 * anchor[b, n] @ vector_IK[i] + (leaves[2] if i in history[b].tolist() else 0.0)
+            for i in (int(item[b, t]), *kept)
+        ]
+        terms.append(torch.stack(logits).logsumexp(0) - logits[0])
+    theirs = torch.stack(terms).mean()
+    assert any(int(item[b, t]) in history[b].tolist() for b, t in is_target.nonzero().tolist())
+    for one, other in zip(*(torch.autograd.grad(x, leaves) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_the_catalogue_stands_in_the_denominator_but_for_own_items():

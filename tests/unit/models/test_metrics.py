@@ -152,7 +152,7 @@ def test_recall_and_ndcg_equal_the_naive_ones(tile, k):
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (3, 7), (256, 2048)])
-@pytest.mark.parametrize("held_bias", [-2.0, 0.0, 3.0])
+@pytest.mark.parametrize("held_bias", [-2.0, 0.0, 3.0, "one a pair"])
 def test_what_a_user_holds_has_a_bias_of_its_own(tile, held_bias):
     generator = np.random.default_rng(9)
     user, item = generator.integers(-2, 3, (17, 4)), generator.integers(-2, 3, (30, 4))
@@ -161,8 +161,10 @@ def test_what_a_user_holds_has_a_bias_of_its_own(tile, held_bias):
     assert 5 < is_held[*pairs.T].sum() < len(pairs) - 5
     tensors = (torch.tensor(x, dtype=torch.float32) for x in (user, item, np.zeros(30)))
     held = generator.permutation(np.argwhere(is_held))
-    rank_P = metrics.target_ranks(*tensors, pairs, held, held_bias, tile)
-    score = user @ item.T + held_bias * is_held
+    bias = generator.integers(-3, 4, (17, 30)) if held_bias == "one a pair" else np.full((17, 30), held_bias)
+    given = bias[*held.T] if held_bias == "one a pair" else held_bias
+    rank_P = metrics.target_ranks(*tensors, pairs, held, given, tile)
+    score = user @ item.T + bias * is_held
     assert rank_P.tolist() == [int((score[u] >= score[u, i]).sum()) for u, i in pairs]
 
 

@@ -207,7 +207,7 @@ def test_bad_settings_are_refused():
         TowersConfig(item_tower="variant_1")
     with pytest.raises(ValueError, match="catalogue draws items that go in alone.*set train_input single"):
         check_loss(TowersConfig(), LossConfig(negatives="catalogue"))
-    with pytest.raises(ValueError, match="repeat_bias needs loss.pairs next_item; it is all_action"):
-        check_loss(TowersConfig(repeat_bias=True), LossConfig())
+    with pytest.raises(ValueError, match="repeat_bias with loss.negatives sampled needs loss.pairs next_item"):
+        check_loss(TowersConfig(repeat_bias=True, item_tower="mlp"), LossConfig(negatives="sampled"))
     with pytest.raises(ValueError, match="log_q corrects in-batch negatives; negatives is sampled"):
         LossConfig(negatives="sampled", log_q=True)

@@ -60,6 +60,14 @@ def all_items(task):
     return task.model.embed_items(np.arange(task.content.rows), task.content).astype(np.float64)
 
 
+def biased(task, repeat_weight):
+    """The number that the history's items get; 0 of a task that learns none."""
+    if repeat_weight is None:
+        return 0.0
+    task.model.repeat_weight.data.fill_(repeat_weight)
+    return task.model.repeat_bias.item()
+
+
 def log_softmax_of_first(logits):
     return logits[0] - np.logaddexp.reduce(logits)
 
@@ -67,9 +75,11 @@ def log_softmax_of_first(logits):
 @pytest.mark.parametrize("towers", [{}, SWITCHES, {"item_tower": "content"}], ids=["shared_causal", "mlp", "content"])
 @pytest.mark.parametrize("log_q", [False, True])
 @pytest.mark.parametrize("mask_false_negatives", [False, True])
-def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, mask_false_negatives):
+@pytest.mark.parametrize("repeat_weight", [None, 0.04])
+def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, mask_false_negatives, repeat_weight):
     loss = {"num_hist": 3, "num_targets": 2, "log_q": log_q, "mask_false_negatives": mask_false_negatives}
-    task, raw = made(folder, towers, loss)
+    task, raw = made(folder, towers | {"repeat_bias": repeat_weight is not None}, loss)
+    repeat_bias = biased(task, repeat_weight)
     batch = task._prepare(raw)
     times = Counter(item for row in read_column(open_snapshot(folder / "train"), "tar_items") for item in row if item)
     alone_IK = all_items(task)
@@ -90,19 +100,24 @@ def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, m
     losses = []
     for row, user in enumerate(users):
         own = {item for _, item, _ in targets[row]} if mask_false_negatives else set()
+        held = set(raw["hist_items"][row, : raw["hist_len"][row]].tolist())
         others = [t for other, found in targets.items() if users[other] != user for t in found if t[1] not in own]
         for anchor in anchors[row]:
             for positive in targets[row]:
-                logits = [vector @ anchor - log_popularity for vector, _, log_popularity in (positive, *others)]
+                logits = [
+                    vector @ anchor - log_popularity + repeat_bias * (item in held)
+                    for vector, item, log_popularity in (positive, *others)
+                ]
                 losses.append(-log_softmax_of_first(np.array(logits)))
     assert len(set(users)) < len(users) and len(losses) > 60
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=2e-5)
 
 
-@pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
-def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives):
+@pytest.mark.parametrize(("negatives", "repeat_weight"), [("catalogue", None), ("catalogue", -0.03), ("sampled", None)])
+def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives, repeat_weight):
     loss = {"num_hist": 3, "num_targets": 2, "negatives": negatives, "num_sampled": 9}
-    task, raw = made(folder, SWITCHES, loss)
+    task, raw = made(folder, SWITCHES | {"repeat_bias": repeat_weight is not None}, loss)
+    repeat_bias = biased(task, repeat_weight)
     batch = task._prepare(raw)
     candidates = batch["candidates"].tolist()
     weight, alone_IK, losses = len(task.catalogue) / len(candidates), all_items(task), []
@@ -111,6 +126,7 @@ def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives):
         others = [item for item in candidates if item not in own]
         for place in batch["anchors"][row][batch["is_anchor"][row]].tolist():
             logit_I = alone_IK @ scored(task, raw["hist_items"][row, : place + 1].tolist())
+            logit_I[raw["hist_items"][row, : raw["hist_len"][row]].unique()] += repeat_bias
             for at in batch["targets"][row][batch["is_target"][row]].tolist():
                 positive = logit_I[raw["tar_items"][row, at]]
                 losses.append(-log_softmax_of_first(np.array([positive, *(logit_I[others] + np.log(weight))])))
@@ -118,13 +134,12 @@ def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives):
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=2e-5)
 
 
-@pytest.mark.parametrize("repeat_cosine", [None, -0.2, 0.3])
+@pytest.mark.parametrize("repeat_weight", [None, -0.04, 0.06])
 @pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
-def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(folder, negatives, repeat_cosine):
-    towers = SWITCHES | {"repeat_bias": repeat_cosine is not None}
+def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(folder, negatives, repeat_weight):
+    towers = SWITCHES | {"repeat_bias": repeat_weight is not None}
     task, raw = made(folder, towers, {"pairs": "next_item", "negatives": negatives, "num_sampled": 9})
-    if repeat_cosine is not None:
-        task.model.repeat_cosine.data.fill_(repeat_cosine)
+    repeat_bias = biased(task, repeat_weight)
     raw["tar_len"][3], raw["tar_items"][3] = 0, 0  # nothing follows this row's last position
     raw["hist_len"][4], raw["hist_items"][4] = 0, 0
     batch = task._prepare(raw)
@@ -135,20 +150,23 @@ def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follo
         events = history + raw["tar_items"][row, : min(1, raw["tar_len"][row])].tolist()
         for stop in range(1, len(events)):
             logit_I = alone_IK @ scored(task, events[:stop])
-            held = {} if repeat_cosine is None else set(events[:stop])
-            logit_I[list(held)] += float(task.model.scale) * (repeat_cosine or 0.0)
+            held = {} if repeat_weight is None else set(events[:stop])
+            logit_I[list(held)] += repeat_bias
             others = [item for item in candidates if item != events[stop] and item not in held]
             own = [item for item in held if item != events[stop]]  # they need no sample to stand for them
             logits = [logit_I[events[stop]], *logit_I[own], *(logit_I[others] + np.log(weight))]
             repeats += events[stop] in held
             losses.append(-log_softmax_of_first(np.array(logits)))
     assert len(candidates) == (9 if negatives == "sampled" else len(task.catalogue))
-    assert len(losses) > 60 and (repeats > 10) == (repeat_cosine is not None)
+    assert len(losses) > 60 and (repeats > 10) == (repeat_weight is not None)
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "loss", [{"pairs": "next_item", "negatives": "catalogue"}, {}], ids=["next_item", "all_action"]
+)
 @pytest.mark.parametrize("is_repeated", [True, False])
-def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated):
+def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated, loss):
     """Users who take three of ten items of a kind by turns, or never one twice."""
     rng = np.random.default_rng(0)
     rows = np.array([rng.permutation(10)[:7] + rng.integers(4) * 10 + 1 for _ in range(240)])
@@ -176,12 +194,12 @@ def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated):
             content_matrix=tmp_path / "matrix",
             out_dir=tmp_path / f"model-{repeat_bias}",
             towers=SIZES | {"item_tower": "content", "content_residual": True, "repeat_bias": repeat_bias},
-            loss={"pairs": "next_item", "negatives": "catalogue"},
+            loss=loss,
             train={"batch_size": 20, "epochs": 6, "learning_rate": 0.01, "threads": 1},
             validation={"k": 3},
         )
         found[repeat_bias] = run(spec).best["recall_at_3"]
     model = load_towers(tmp_path / "model-True")
     assert load_towers(tmp_path / "model-False").repeat_bias is None
-    assert found[True] > 1.5 * found[False]
+    assert found[True] > found[False] + 0.1
     assert model.repeat_bias > 1 if is_repeated else model.repeat_bias < -1
