@@ -67,7 +67,7 @@ def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str,
         "popularity_weight": context.config.retrieval.popularity_weight,
         "threads": settings.threads,
     }
-    context.progress.say("evaluate-retrieval: towers, popularity, mean content")
+    context.progress.say("evaluate-retrieval: towers, popularity, last item, mean content")
     figures = run_trainer("evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}"))
     return figures, sum(_rows(path) for path in snapshots.values())
 
