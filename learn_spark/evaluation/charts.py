@@ -87,8 +87,8 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: 
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(y_label)
     axes.grid(axis="x", visible=False)
-    axes.margins(y=0.18)
-    axes.legend(ncols=len(series), loc="upper center")
+    axes.margins(y=0.1)
+    figure.legend(ncols=len(series), loc="outside upper center", columnspacing=1.2, handlelength=1.4)
     return _svg(figure, repr((groups, series, y_label)))
 
 

@@ -48,7 +48,7 @@ TRIALS = {
 SCORERS = {
     "": "Towers",
     "popularity_": "Popularity",
-    "last_item_": "Last item: the history from its end",
+    "last_item_": "Last item",
     "mean_content_": "Mean content",
     "mean_content_with_prior_": "Mean content + popularity",
 }
