@@ -129,13 +129,13 @@ class RetrievalTask:
 
 
 def run(spec: RetrievalSpec) -> dict[str, float]:
-    """Figures of the towers and both baselines; written to result.json.
+    """Figures of the towers and the baselines; written to result.json.
 
     Returns:
         users, items, targets, of them targets_not_known and targets_new; `recall_at_50`, … of the towers,
         `without_prior_…`, `popularity_…` (the better of two windows), `last_item_…` (the history from its end, then
-        the recently popular), `mean_content_…`,
-        `mean_content_with_prior_…` (what the untrained content does with the towers' prior); each also `new_…`.
+        the recently popular), `mean_content_…`, `mean_content_with_prior_…` (what the untrained content does with the
+        towers' prior); each also `new_…`.
 
     Raises:
         ValueError: snapshots or matrix do not fit together.

@@ -131,7 +131,7 @@ class SystemsTask:
                 num = num_trained(model)
                 user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=self.test["hist_ts"])
                 item_IK = model.embed_items(item_I, content)
-                if model.repeat_bias is not None:
+                if model.repeat_bias is not None and self.spec.keep_seen:
                     raised = partial(np.full_like, fill_value=model.repeat_bias.item(), dtype=np.float64)
         bias_I = bias_I.astype(np.float32)
         tensors = map(torch.from_numpy, (user_BK, item_IK, bias_I))
@@ -143,7 +143,7 @@ class SystemsTask:
 
         def scores(rows: np.ndarray) -> np.ndarray:
             score_sI = user_BK[rows] @ item_IK.T + bias_I
-            if raised and self.spec.keep_seen:
+            if raised:
                 pair_q2, place_q = held_pairs(hist_BH[rows])
                 score_sI[pair_q2[:, 0], pair_q2[:, 1]] += raised(place_q)
             return score_sI
