@@ -259,6 +259,9 @@ def test_all_systems_rank_the_same_sampled_candidates(data, spec, tmp_path):
             ranks.append(1 + sum(other >= target - 1e-7 for other in others))
         assert found[name]["sampled"]["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks])), name
         assert found[name]["sampled"]["recall_at_1"] == pytest.approx(np.mean([rank == 1 for rank in ranks])), name
+    without_llm = spec | {"systems": spec["systems"][:-1], "keep_seen": False}
+    hidden = run(SystemsSpec.model_validate(without_llm))["systems"]
+    assert hidden["last item"]["sampled"] == found["last item"]["sampled"], "what is drawn is ranked, seen or not"
     asked = PromptRanker(PromptConfig.model_validate(prompt), ItemTexts(texts), ITEMS + 1)
     scores, tokens = asked.sampled_scores(rows, drawn)
     llm = found["llm"]["sampled"]
