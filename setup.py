@@ -48,6 +48,6 @@ setup(
     python_requires=">=3.11,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["learn-spark = learn_spark.cli:main"]},
+    entry_points={"console_scripts": ["learn-spark = learn_spark.cli.main:main"]},
     options={"build": {"build_base": "build/setuptools"}},
 )

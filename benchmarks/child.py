@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from learn_spark.core.periodic import Periodic
+from learn_spark.runs.periodic import Periodic
 
 
 @dataclass

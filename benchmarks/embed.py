@@ -88,8 +88,8 @@ def matmuls(task: Task) -> None:
     torch = minilm.torch_on_two_threads()
     from transformers import AutoConfig
 
-    from models.batching import pack_by_length
-    from models.packed import PackedLinear
+    from models.encoder.batching import pack_by_length
+    from models.encoder.packed import PackedLinear
 
     config = AutoConfig.from_pretrained(minilm.FOLDER)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
@@ -140,7 +140,7 @@ def _encode(task: Task, dtype: str) -> None:
 
 
 def _run_openvino(task: Task, precision: str) -> None:
-    from models.batching import pack_by_length
+    from models.encoder.batching import pack_by_length
 
     tokenize, run = minilm.load_encoder("float32").tokenize, _compiled(precision)
     texts = minilm.texts_of(task)

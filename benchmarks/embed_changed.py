@@ -18,10 +18,10 @@ from benchmarks.embed_spark import job_context
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
-from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
-from learn_spark.core.steps import Context
-from learn_spark.core.tables import ARTIFACTS
 from learn_spark.embedding.job import embed_items
+from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
+from learn_spark.lake.tables import ARTIFACTS
+from learn_spark.runs.steps import Context
 
 TEXTS, QUICK_TEXTS, MEDIAN_TOKENS = 10_000, 300, 40
 WARMING_TEXTS = 256
@@ -74,7 +74,7 @@ def everything(task: Task) -> None:
 
 def check(task: Task) -> None:
     """Every item's row of the matrix against the encoder's vector of its text after the change."""
-    from models.content import ContentMatrix
+    from models.data.content import ContentMatrix
 
     (meta,) = (task.output / "lake").rglob("meta.json")
     matrix = ContentMatrix(meta.parent)

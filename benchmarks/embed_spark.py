@@ -24,15 +24,16 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
-from learn_spark.core.config import load_config
-from learn_spark.core.ledger import Ledger
-from learn_spark.core.progress import Progress
-from learn_spark.core.schemas import ITEM_TEXT
-from learn_spark.core.steps import Context, Marks
-from learn_spark.core.tables import Tables
+from learn_spark.config.load import load_config
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import template, text_hash
 from learn_spark.embedding.store import encode_new_texts
+from learn_spark.lake.schemas import ITEM_TEXT
+from learn_spark.lake.tables import Tables
+from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import Context
 
 TEMPLATE = template("title")
 WARMING_TEXTS = 256

@@ -12,7 +12,7 @@ from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.loss import peak_growth
 from benchmarks.ratios import Ratio, Target
-from models.metrics import TILE, target_ranks
+from models.metrics.ranks import TILE, target_ranks
 
 THREADS, WIDTH = 2, 64
 USERS = {True: 1000, False: 10_000}

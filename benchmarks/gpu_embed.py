@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, BertConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from models.encoder import DTYPES, Encoder
+from models.encoder.encoder import DTYPES, Encoder
 
 MEDIAN, SPREAD, FEWEST, MOST = 40, 0.8, 8, 256
 PADDED_BATCH = 32

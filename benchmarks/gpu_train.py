@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.padded import Padded, naive_loss
-from models.losses import Candidates, all_action_info_nce
-from models.packing import Packing
-from models.settings import TowersConfig
-from models.towers import Towers
+from models.contract.settings import TowersConfig
+from models.layers.packing import Packing
+from models.towers.losses import Candidates, all_action_info_nce
+from models.towers.towers import Towers
 
 HISTORY, TARGETS, SAMPLED, CONTENT_DIM = 80, 40, 10, 4096
 MATMUL_WIDTH = {"cuda": 8192, "cpu": 512}

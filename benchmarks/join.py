@@ -17,7 +17,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from benchmarks.vectors import vectors_checksum
-from learn_spark.features.join import latest_before
+from learn_spark.lake.point_in_time import latest_before
 
 WIDTH, DAYS = 64, 20
 START = date(2024, 1, 1)

@@ -14,9 +14,9 @@ from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.stream import BATCH, leave_checksum, write_sequences
-from models.settings import StreamConfig
-from models.snapshot import open_snapshot
-from models.stream import PetastormReader
+from models.contract.settings import StreamConfig
+from models.contract.snapshot import open_snapshot
+from models.data.stream import PetastormReader
 
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 SHUFFLE_ROWS = 65_536

@@ -19,7 +19,7 @@ from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.padded import naive_loss
 from benchmarks.ratios import Ratio, Target
-from models.losses import Candidates, all_action_info_nce
+from models.towers.losses import Candidates, all_action_info_nce
 
 THREADS, WIDTH, SAMPLED, SCALE = 2, 64, 10, 14.0
 CHUNK_USERS = 64

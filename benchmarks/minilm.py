@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
-    from models.encoder import Encoder
+    from models.encoder.encoder import Encoder
 
 TEXTS, QUICK_TEXTS = 20_000, 300
 RANGES = {8: (3, 24), 40: (8, 256)}
@@ -71,7 +71,7 @@ def inputs(task: Task, size: float) -> Path:
 def load_encoder(dtype: str) -> "Encoder":
     """This project's encoder."""
     torch_on_two_threads()
-    from models.encoder import Encoder
+    from models.encoder.encoder import Encoder
 
     return Encoder.load(FOLDER, None, "mean", MAX_TOKENS, dtype, "cpu")
 

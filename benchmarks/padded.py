@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.online import Rectangle
+from models.export.online_programs import Rectangle
 
 
 class Padded(Rectangle):
-    """All of `models.packing.Packing` over the padded layout: views, no selection, nothing saved."""
+    """All of `models.layers.packing.Packing` over the padded layout: views, no selection, nothing saved."""
 
     def __init__(self, length_B: Tensor, max_len: int, device: torch.device | None = None) -> None:
         super().__init__(len(length_B), max_len, device or length_B.device)

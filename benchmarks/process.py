@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.child import Task
-from learn_spark.evaluation.memory import PeakMemory
+from learn_spark.runs.memory import PeakMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_SECONDS = 0.1

@@ -15,7 +15,7 @@ from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
-from learn_spark.features.scoring import padded, score_users, vectors
+from learn_spark.bridge.scoring import padded, score_users, vectors
 
 ITEMS, CONTENT_DIM, LONGEST, BATCH = 50_000, 384, 100, 2048
 SEED = 7
@@ -40,9 +40,9 @@ def prepare(task: Task) -> None:
 
     import torch
 
-    from models.checkpoint import save_towers
-    from models.settings import TowersConfig
-    from models.towers import Towers
+    from models.contract.settings import TowersConfig
+    from models.saved import save_towers
+    from models.towers.towers import Towers
 
     rng = np.random.default_rng(SEED)
     matrix = _matrix(task)
@@ -80,8 +80,8 @@ def with_torch(task: Task) -> None:
     """The model and Arrow alone, the histories in batches as Spark makes them."""
     import torch
 
-    from models.checkpoint import load_towers
-    from models.content import ContentMatrix
+    from models.data.content import ContentMatrix
+    from models.saved import load_towers
 
     torch.set_num_threads(2)
     task.output.mkdir(parents=True)

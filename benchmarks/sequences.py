@@ -19,7 +19,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, SlopeRatio, Target
 from benchmarks.spark import start_session
-from learn_spark.core.config import load_config
+from learn_spark.config.load import load_config
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories
 

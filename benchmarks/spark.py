@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 
 from benchmarks.child import Task
 from benchmarks.process import ROOT
-from learn_spark.core.config import load_config
-from learn_spark.core.session import build_session
+from learn_spark.config.load import load_config
+from learn_spark.lake.session import build_session
 
 EVENTS_A_PARTITION = 500_000
 BYTES = {"read_bytes": "inputBytes", "shuffle_bytes": "shuffleWriteBytes", "written_bytes": "outputBytes"}

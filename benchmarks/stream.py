@@ -20,12 +20,12 @@ from torch import Tensor
 from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
-from models.content import ContentMatrix
-from models.distributed import Ranks
-from models.snapshot import Snapshot, open_snapshot
-from models.stream import read_column
-from models.train_towers import COLUMNS, TowersSpec, TowersTask
-from models.trainer import Batch, Trainer
+from models.contract.snapshot import Snapshot, open_snapshot
+from models.data.content import ContentMatrix
+from models.data.stream import read_column
+from models.training.distributed import Ranks
+from models.training.train_towers import COLUMNS, TowersSpec, TowersTask
+from models.training.trainer import Batch, Trainer
 
 BATCH, EPOCHS, ROWS, QUICK_ROWS = 128, 3, 12_800, 2_560
 HIST, TAR, NUM_ITEMS, CONTENT_DIM = 50, 20, 3_700, 384  # as in the demo

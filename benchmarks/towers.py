@@ -14,8 +14,8 @@ from benchmarks.child import Task
 from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.padded import Padded
 from benchmarks.ratios import Ratio, Target
-from models.packing import Packing
-from models.transformer import CausalTransformer
+from models.layers.packing import Packing
+from models.layers.transformer import CausalTransformer
 
 THREADS, LENGTH, HEAD_WIDTH = 2, 80, 32
 LAYERS = {128: 2, 384: 6}

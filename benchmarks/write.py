@@ -21,7 +21,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from benchmarks.vectors import ensure_vectors, vectors_checksum
-from learn_spark.features.scoring import vectors
+from learn_spark.bridge.scoring import vectors
 
 WIDTH = 64
 EMB = "user_emb"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from learn_spark.cli import run_from_job_file
+from learn_spark.cli.main import run_from_job_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,16 +3,17 @@
 from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
-from learn_spark.core.config import Config
-from learn_spark.core.days import ONE_DAY, DayRange
-from learn_spark.core.steps import Plan, Step
+from learn_spark.config.load import Config
 from learn_spark.embedding.job import embed_items
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.features.job import write_features
-from learn_spark.features.release import FEATURE_TABLES
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
+from learn_spark.lake.days import ONE_DAY, DayRange
+from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.runs.plan import Plan
+from learn_spark.runs.steps import Step
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 from learn_spark.training.job import train_cvr, train_towers

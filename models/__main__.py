@@ -15,16 +15,32 @@ from pathlib import Path
 
 # command: (module with `run(spec)`, its spec class, help); the module is imported when it is asked for.
 COMMANDS = {
-    "train-towers": ("models.train_towers", "TowersSpec", "train user and item towers"),
-    "train-sequential": ("models.train_sequential", "SequentialSpec", "train a sequential baseline by item ids"),
-    "train-notellm": ("models.train_notellm", "NoteLLMSpec", "train a text encoder on items that go together"),
-    "train-prompts": ("models.train_prompts", "PromptSpec", "train a language model on histories as prompts"),
-    "train-cvr": ("models.train_cvr", "CVRSpec", "train the conversion model"),
-    "export-online": ("models.online", "OnlineSpec", "write towers and conversion model as programs for a server"),
-    "export-vectors": ("models.vectors", "VectorsSpec", "write item vectors for retrieval: an index, smaller copies"),
-    "evaluate-retrieval": ("models.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
-    "evaluate-systems": ("models.evaluate_systems", "SystemsSpec", "measure retrieval systems side by side"),
-    "evaluate-ranker": ("models.evaluate_ranker", "RankerSpec", "measure what the embeddings bring a ranker"),
+    "train-towers": ("models.training.train_towers", "TowersSpec", "train user and item towers"),
+    "train-sequential": (
+        "models.training.train_sequential",
+        "SequentialSpec",
+        "train a sequential baseline by item ids",
+    ),
+    "train-notellm": ("models.training.train_notellm", "NoteLLMSpec", "train a text encoder on items that go together"),
+    "train-prompts": ("models.training.train_prompts", "PromptSpec", "train a language model on histories as prompts"),
+    "train-cvr": ("models.training.train_cvr", "CVRSpec", "train the conversion model"),
+    "export-online": (
+        "models.export.online_programs",
+        "OnlineSpec",
+        "write towers and conversion model as programs for a server",
+    ),
+    "export-vectors": (
+        "models.export.item_vectors",
+        "VectorsSpec",
+        "write item vectors for retrieval: an index, smaller copies",
+    ),
+    "evaluate-retrieval": ("models.evaluation.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
+    "evaluate-systems": ("models.evaluation.evaluate_systems", "SystemsSpec", "measure retrieval systems side by side"),
+    "evaluate-ranker": (
+        "models.evaluation.evaluate_ranker",
+        "RankerSpec",
+        "measure what the embeddings bring a ranker",
+    ),
 }
 BAD_INPUT, LOSS_NOT_FINITE = 2, 3
 FAILURE = "failure.json"
@@ -42,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 
     module = importlib.import_module(module_name)  # first: the ranker's must come before torch
 
-    from models.spec import load_spec
-    from models.trainer import LossNotFiniteError
+    from models.contract.strict import load_spec
+    from models.training.trainer import LossNotFiniteError
 
     try:
         module.run(load_spec(args.spec, getattr(module, spec_name)))
@@ -55,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _failed(code: int, reason: str, spec: Path) -> int:
-    from models.distributed import is_launched
+    from models.training.distributed import is_launched
 
     print(reason, file=sys.stderr)
     if is_launched() and spec.parent.is_dir():
@@ -71,7 +87,9 @@ def leave(code: int) -> None:
     DistributedDataParallel keeps its process group, and gloo's threads, for as long as the process lives, destroyed
     or not; where one of them still frees a tensor while the interpreter ends, the rank aborts after its work is done.
     """
-    distributed = sys.modules.get("models.distributed")  # who does not train needs no torch, and has not loaded it
+    distributed = sys.modules.get(
+        "models.training.distributed"
+    )  # who does not train needs no torch, and has not loaded it
     if distributed is None or not distributed.is_launched():
         sys.exit(code)
     sys.stdout.flush()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.session import build_session
+from learn_spark.config.load import Config, load_config
+from learn_spark.lake.session import build_session
 
 CONF = Path(__file__).parent.parent / "conf"
 

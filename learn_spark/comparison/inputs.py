@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from learn_spark.comparison.systems import encoder_of
-from learn_spark.core.comparison_settings import SystemSettings
-from learn_spark.core.steps import Context
+from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import META, matrix_path
 from learn_spark.evaluation.summary import write_json
+from learn_spark.runs.steps import Context
 
 VECTORS = "vectors.f16"
 CHUNK_ROWS = 65_536

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from learn_spark.bridge.launch import RESULT, run_trainer, write_spec
+from learn_spark.bridge.snapshots import read_manifest
 from learn_spark.comparison.inputs import matrices_of
-from learn_spark.comparison.language import item_texts
+from learn_spark.comparison.language_systems import item_texts
 from learn_spark.comparison.page import render
-from learn_spark.comparison.sampled import sampled_lines, sampled_table
+from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
 from learn_spark.comparison.systems import (
     chosen_systems,
     language_settings,
@@ -17,18 +19,17 @@ from learn_spark.comparison.systems import (
     trains_all_positions,
 )
 from learn_spark.comparison.table import gathered, lines
-from learn_spark.core.comparison_settings import SystemSettings
-from learn_spark.core.errors import QualityError
-from learn_spark.core.ledger import fingerprint
-from learn_spark.core.lock import Release, folder_lock
-from learn_spark.core.steps import Context, identity
+from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import QualityError
+from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.summary import write_json, write_text
-from learn_spark.evaluation.tracking import log_figures
-from learn_spark.training import tracking
-from learn_spark.training.launch import RESULT, run_trainer, write_spec
-from learn_spark.training.sequences import sequence_snapshot, sequences_mark
-from learn_spark.training.snapshot import read_manifest
+from learn_spark.lake.lock import Release, folder_lock
+from learn_spark.runs.fingerprints import identity
+from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.steps import Context
+from learn_spark.training import mlflow_runs as tracking
+from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_mark
 
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from learn_spark.comparison.sampled import SAMPLED_METRICS, by_mrr, is_prompt, note_on
+from learn_spark.comparison.sampled_table import SAMPLED_METRICS, by_mrr, is_prompt, note_on
 from learn_spark.comparison.table import ordered, short
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.report import SEGMENTS

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from learn_spark.comparison.language import language_model
-from learn_spark.core.comparison_settings import SystemSettings
-from learn_spark.core.config import Config
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.settings import EmbeddingSettings, TowersSettings
+from learn_spark.comparison.language_systems import language_model
+from learn_spark.config.comparison import SystemSettings
+from learn_spark.config.load import Config
+from learn_spark.config.sections import EmbeddingSettings, TowersSettings
+from learn_spark.errors import ConfigError
 from learn_spark.training.specs import towers_settings
-from models.language_settings import NoteLLMConfig, PromptConfig
-from models.settings import LossConfig, TowersConfig
+from models.contract.language_models import NoteLLMConfig, PromptConfig
+from models.contract.settings import LossConfig, TowersConfig
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
 _SHARED_SIZES = ("d_model", "layers", "heads", "dropout", "max_len")

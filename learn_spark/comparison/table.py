@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
-from learn_spark.core.comparison_settings import SystemSettings
-from learn_spark.training.launch import read_result
+from learn_spark.bridge.launch import read_result
+from learn_spark.config.comparison import SystemSettings
 
 
 def gathered(

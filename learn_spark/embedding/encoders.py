@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from learn_spark.core.config import Config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import Config
+from learn_spark.errors import ConfigError
 
 PACKAGE_PREFIX = "package:"
 
@@ -15,7 +15,7 @@ def encoder_id(config: Config) -> str:
     Raises:
         ConfigError: where the model cannot be found or lacks a part.
     """
-    from models import model_folder
+    from models.contract import model_folder
 
     settings = config.embedding
     try:

@@ -3,8 +3,8 @@
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import Config
+from learn_spark.errors import ConfigError
 
 EXECUTOR_GPUS = "spark.executor.resource.gpu.amount"
 TASK_GPUS = "spark.task.resource.gpu.amount"

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
-from learn_spark.embedding.health import require_health
 from learn_spark.embedding.matrix import extend_matrix, planned_extension
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import encode_new_texts, require_few_bad, write_item_text
+from learn_spark.embedding.vector_health import require_health
+from learn_spark.errors import ConfigError
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 
 
 def embed_items(context: Context, days: Sequence[date]) -> StepResult:

@@ -17,13 +17,13 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import QualityError
-from learn_spark.core.schemas import ITEM_INDEX
-from learn_spark.core.steps import Context
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import Template, template
 from learn_spark.embedding.reduction import Reduction, ReductionMeta, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
+from learn_spark.errors import QualityError
+from learn_spark.lake.schemas import ITEM_INDEX
+from learn_spark.runs.steps import Context
 
 META = "meta.json"
 ROWS_A_TASK = 1 << 16

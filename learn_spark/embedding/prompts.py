@@ -10,7 +10,7 @@ from html.entities import name2codepoint
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import ConfigError
+from learn_spark.errors import ConfigError
 
 # Invisible and without meaning: soft hyphen, zero-width space, direction marks, byte order mark.
 # The zero-width joiners U+200C and U+200D stay: emoji, Persian and Indic scripts need them.

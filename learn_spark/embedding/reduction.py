@@ -16,9 +16,9 @@ from pyspark.sql import DataFrame
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from learn_spark.core.errors import ConfigError, QualityError
 from learn_spark.embedding.sample import sampled_vectors
-from learn_spark.features.drift import neighbour_overlap
+from learn_spark.errors import ConfigError, QualityError
+from learn_spark.quality.drift import neighbour_overlap
 
 FILE = "reduction.safetensors"
 COMPONENTS = "components"

@@ -7,14 +7,14 @@ from datetime import date
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import QualityError
-from learn_spark.core.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
-from learn_spark.core.settings import EmbeddingSettings
-from learn_spark.core.steps import Context
+from learn_spark.config.sections import EmbeddingSettings
 from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
 from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function
 from learn_spark.embedding.work import Pace, Work, counted_work
+from learn_spark.errors import QualityError
+from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
+from learn_spark.runs.steps import Context
 
 BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
 SHOWN = 80

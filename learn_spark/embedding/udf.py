@@ -19,13 +19,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf
 
-from learn_spark.core.config import Config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.work import Span, Work
+from learn_spark.errors import ConfigError
 
 if TYPE_CHECKING:
-    from models.encoder import Encoder
+    from models.encoder.encoder import Encoder
 
 OUTPUT_SCHEMA = "text_hash string, encoder_id string, dim int, embedding binary, norm float, flag string"
 BAD_MODEL = "bad model: "
@@ -97,7 +97,7 @@ def encode_function(
     """
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from models.prefetch import prefetched
+        from models.data.prefetch import prefetched
 
         started = time.time()
         encoder = _worker_encoder(spec)  # by this thread, whose number of threads torch sets
@@ -192,9 +192,9 @@ def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Itera
     """For `mapInPandas`, from (prompt) to (tokens): how many the encoder would read; needs no weights."""
 
     def count(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from models.model_folder import locate
-        from models.pretrained import load_tokenizer
-        from models.tokens import first_tokens
+        from models.contract.model_folder import locate
+        from models.encoder.pretrained import load_tokenizer
+        from models.encoder.tokens import first_tokens
 
         with _named_bad():
             tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
@@ -232,7 +232,7 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
     os.environ["TOKENIZERS_PARALLELISM"] = str(spec.threads > 1).lower()
     import torch
 
-    from models.encoder import Encoder
+    from models.encoder.encoder import Encoder
 
     torch.set_num_threads(spec.threads)
     with _named_bad():

@@ -6,8 +6,8 @@ from time import monotonic
 from pyspark import Accumulator, AccumulatorParam
 from pyspark.sql import SparkSession
 
-from learn_spark.core.periodic import Periodic
-from learn_spark.core.progress import Progress
+from learn_spark.runs.periodic import Periodic
+from learn_spark.runs.progress import Progress
 
 PACE_SECONDS = 20.0
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ledger import StepResult, fingerprint
-from learn_spark.core.steps import Context
+from learn_spark.bridge.launch import run_trainer
+from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.trained import towers_path
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
-from learn_spark.features.models import towers_path
-from learn_spark.features.registry import Release
-from learn_spark.features.release import published_release, visible
-from learn_spark.training.launch import run_trainer
-from learn_spark.training.snapshot import export, read_manifest
+from learn_spark.releases.registry import Release
+from learn_spark.releases.release import published_release, visible
+from learn_spark.runs.ledger import StepResult, fingerprint
+from learn_spark.runs.steps import Context
 
 READS = (
     "samples",
@@ -37,8 +37,8 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     finished, and late events lead to new figures.
 
     Returns:
-        `details`: `retrieval` and `ranker`, as `models.evaluate_retrieval` and `models.evaluate_ranker` name
-        their figures.
+        `details`: `retrieval` and `ranker`, with the figures of `models.evaluation.evaluate_retrieval` and
+        `models.evaluation.evaluate_ranker`.
     """
     windows = context.config.windows
     release = published_release(context)

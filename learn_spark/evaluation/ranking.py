@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.settings import EvaluationSettings, SampleSettings
-from learn_spark.core.steps import Context
+from learn_spark.config.sections import EvaluationSettings, SampleSettings
 from learn_spark.evaluation.retrieval import with_zeros
-from learn_spark.features.join import latest_before
-from learn_spark.features.registry import Release
-from learn_spark.features.release import visible
+from learn_spark.lake.point_in_time import latest_before
+from learn_spark.releases.registry import Release
+from learn_spark.releases.release import visible
+from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import is_conversion, is_exposure
 
 SPANS = {"7d": 7, "28d": 28}

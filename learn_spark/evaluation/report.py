@@ -4,10 +4,8 @@ from collections.abc import Mapping
 
 import yaml
 
-from learn_spark.core.ledger import Recorded
-from learn_spark.core.schemas import TABLES
-from learn_spark.core.steps import Context
 from learn_spark.evaluation.html import template
+from learn_spark.evaluation.mlflow_report import log_report
 from learn_spark.evaluation.summary import (
     REPORT,
     SUMMARY,
@@ -19,7 +17,9 @@ from learn_spark.evaluation.summary import (
     write_json,
     write_text,
 )
-from learn_spark.evaluation.tracking import log_report
+from learn_spark.lake.schemas import TABLES
+from learn_spark.runs.ledger import Recorded
+from learn_spark.runs.steps import Context
 
 STAGES = {
     "ingest_events": "Raw log files become events; a line that cannot be used is rejected with its reason.",

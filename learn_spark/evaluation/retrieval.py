@@ -5,8 +5,8 @@ from datetime import timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import DayRange
-from learn_spark.core.steps import Context
+from learn_spark.lake.days import DayRange
+from learn_spark.runs.steps import Context
 
 
 def retrieval_users(context: Context, user_features: DataFrame) -> DataFrame:

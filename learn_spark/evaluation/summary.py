@@ -7,11 +7,11 @@ from pathlib import Path
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import Config
-from learn_spark.core.ledger import Recorded, pieces
-from learn_spark.core.schemas import RELEASES, TABLES
-from learn_spark.core.steps import Context
-from learn_spark.features.registry import FAILED, PUBLISHED
+from learn_spark.config.load import Config
+from learn_spark.lake.schemas import RELEASES, TABLES
+from learn_spark.releases.registry import FAILED, PUBLISHED
+from learn_spark.runs.ledger import Recorded, pieces
+from learn_spark.runs.steps import Context
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"

@@ -7,11 +7,11 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
-from learn_spark.core.settings import FeatureSettings
-from learn_spark.core.steps import Context
-from learn_spark.features.drift import centroid_shift, neighbour_overlap, paired_vectors
-from learn_spark.features.gates import (
+from learn_spark.config.sections import FeatureSettings
+from learn_spark.features.neighbours import item_sample
+from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
+from learn_spark.quality.drift import centroid_shift, neighbour_overlap, paired_vectors
+from learn_spark.quality.gates import (
     LARGEST_NORM,
     SMALLEST_NORM,
     Gate,
@@ -20,9 +20,9 @@ from learn_spark.features.gates import (
     mean_cosine,
     vector_figures,
 )
-from learn_spark.features.health import item_sample
-from learn_spark.features.registry import Part, Release, newest_release
-from learn_spark.features.release import own_rows, visible
+from learn_spark.releases.registry import Part, Release, newest_release
+from learn_spark.releases.release import own_rows, visible
+from learn_spark.runs.steps import Context
 
 ENOUGH = 64  # entities: fewer say nothing about the spread or the drift of all
 RECENT_DAYS = 7

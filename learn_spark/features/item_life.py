@@ -6,8 +6,8 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, days_predicate
-from learn_spark.core.steps import Context
+from learn_spark.lake.days import ONE_DAY, days_predicate
+from learn_spark.runs.steps import Context
 
 TABLE = "item_life"
 _STATE = ("item_id", "first_ds", "warm_ds", "events")

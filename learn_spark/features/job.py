@@ -7,19 +7,18 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import days_predicate
-from learn_spark.core.errors import QualityError, ReleaseRefused
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
+from learn_spark.bridge.scoring import score_items, score_pairs, score_users
+from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import QualityError, ReleaseRefused
 from learn_spark.features.checks import Due, checked
-from learn_spark.features.gates import require
-from learn_spark.features.health import neighbours_in_words
 from learn_spark.features.item_life import due_items, write_item_life
-from learn_spark.features.join import latest_before
-from learn_spark.features.models import cvr_path, towers_path
-from learn_spark.features.registry import FAILED, PUBLISHED, Release
-from learn_spark.features.release import (
+from learn_spark.features.neighbours import neighbours_in_words
+from learn_spark.lake.days import days_predicate
+from learn_spark.lake.point_in_time import latest_before
+from learn_spark.quality.gates import require
+from learn_spark.releases.registry import FAILED, PUBLISHED, Release
+from learn_spark.releases.release import (
     is_already_published,
     own_rows,
     plan_release,
@@ -27,7 +26,8 @@ from learn_spark.features.release import (
     visible,
     with_counts,
 )
-from learn_spark.features.scoring import score_items, score_pairs, score_users
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
 _PAIR = ("user_id", "item_id", "event_ts", "ds")

@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from learn_spark.core.schemas import TABLES
-from learn_spark.core.steps import Context
 from learn_spark.features.item_life import forget_states
-from learn_spark.features.registry import EXPIRED, READABLE, Release, find_release, is_published, releases, set_status
-from learn_spark.features.release import FEATURE_TABLES
+from learn_spark.lake.schemas import TABLES
+from learn_spark.releases.registry import EXPIRED, READABLE, Release, find_release, is_published, releases, set_status
+from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.runs.steps import Context
 
 _LEAST_STATE_DAYS = 7
 

@@ -7,8 +7,8 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import QualityError
-from learn_spark.core.ingest_settings import IngestSettings, ItemsSettings
+from learn_spark.config.ingest import IngestSettings, ItemsSettings
+from learn_spark.errors import QualityError
 from learn_spark.ingest.check import check_files
 from learn_spark.ingest.fields import mapped, mapped_time
 from learn_spark.ingest.files import catalogue_files

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.config.ingest import SourceSettings
+from learn_spark.errors import ConfigError
 
 CHUNK_BYTES = 1 << 20
 FIRST_LINES = 1000

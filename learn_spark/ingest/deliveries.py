@@ -10,10 +10,10 @@ from datetime import date, timedelta
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
-from learn_spark.core.ingest_settings import IngestSettings
-from learn_spark.core.tables import Tables
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.ingest.parse import delivery_day, has_day
+from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
+from learn_spark.lake.tables import Tables
 
 DUPLICATE = "duplicate"
 _IDENTITY = ("event_id", "user_id", "ds")

@@ -7,7 +7,7 @@ from functools import reduce
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.core.mapping_settings import FieldMapping, NumberMapping, TextMapping, TimeMapping
+from learn_spark.config.mapping import FieldMapping, NumberMapping, TextMapping, TimeMapping
 
 LIST_SEPARATOR = ", "
 MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0}

@@ -15,10 +15,10 @@ from stat import S_ISREG
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import Config
-from learn_spark.core.days import ONE_DAY
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ingest_settings import DAY, DAY_PARTS, IngestSettings, SourceSettings
+from learn_spark.config.ingest import DAY, DAY_PARTS, IngestSettings, SourceSettings
+from learn_spark.config.load import Config
+from learn_spark.errors import ConfigError
+from learn_spark.lake.days import ONE_DAY
 
 _DEFAULT_DAY = "%Y-%m-%d"
 _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}

@@ -6,9 +6,9 @@ from datetime import date
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import days_predicate
-from learn_spark.core.frames import with_dense_number
-from learn_spark.core.tables import Tables
+from learn_spark.lake.days import days_predicate
+from learn_spark.lake.frames import with_dense_number
+from learn_spark.lake.tables import Tables
 
 IDENTITY = ("title", "category", "brand")
 _DETAIL = ("price", "keywords", "attributes")

@@ -11,9 +11,6 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import days_predicate
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import LogFile, check_files
 from learn_spark.ingest.deliveries import (
@@ -25,12 +22,15 @@ from learn_spark.ingest.deliveries import (
     without_known,
     write_events,
 )
+from learn_spark.ingest.delivery_gates import stop_above_limits, stop_below_usual, stop_on_empty_days
 from learn_spark.ingest.files import source_files
-from learn_spark.ingest.gates import stop_above_limits, stop_below_usual, stop_on_empty_days
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
+from learn_spark.lake.days import days_predicate
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 
 
 @dataclass(frozen=True)

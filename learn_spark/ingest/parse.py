@@ -3,8 +3,8 @@
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.ingest_settings import UTC, IngestSettings, SourceSettings
-from learn_spark.core.mapping_settings import IngestMapping, Mapping
+from learn_spark.config.ingest import UTC, IngestSettings, SourceSettings
+from learn_spark.config.mapping import IngestMapping, Mapping
 from learn_spark.ingest.fields import (
     mapped,
     mapped_attributes,

@@ -20,8 +20,8 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ingest_settings import IngestSettings, SourceSettings
+from learn_spark.config.ingest import IngestSettings, SourceSettings
+from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.fields import quoted
 from learn_spark.ingest.files import load_day

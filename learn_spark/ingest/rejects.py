@@ -7,7 +7,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.config.ingest import SourceSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.files import load_day

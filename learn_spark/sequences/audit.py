@@ -7,10 +7,10 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import Config
-from learn_spark.core.days import DayRange, days_predicate
-from learn_spark.core.errors import QualityError
-from learn_spark.core.tables import Tables
+from learn_spark.config.load import Config
+from learn_spark.errors import QualityError
+from learn_spark.lake.days import DayRange, days_predicate
+from learn_spark.lake.tables import Tables
 from learn_spark.sequences.samples import is_mature
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.settings import SequenceSettings
+from learn_spark.config.sections import SequenceSettings
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44

@@ -15,9 +15,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, days_predicate
-from learn_spark.core.schemas import SEQUENCES, USER_HISTORY
-from learn_spark.core.settings import SequenceSettings
+from learn_spark.config.sections import SequenceSettings
+from learn_spark.lake.days import ONE_DAY, days_predicate
+from learn_spark.lake.schemas import SEQUENCES, USER_HISTORY
 from learn_spark.sequences.cuts import Cut, Keep, UserEvents, cut
 from learn_spark.sequences.events import HISTORY, packed
 

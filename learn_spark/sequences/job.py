@@ -7,9 +7,9 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import ONE_DAY, DayRange, days_predicate
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
+from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences

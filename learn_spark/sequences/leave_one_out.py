@@ -12,8 +12,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.schemas import SEQUENCES
-from learn_spark.core.settings import SequenceSettings
+from learn_spark.config.sections import SequenceSettings
+from learn_spark.lake.schemas import SEQUENCES
 from learn_spark.sequences.cuts import Cut, UserEvents
 from learn_spark.sequences.events import packed
 from learn_spark.sequences.histories import sequence_batch, user_batches

@@ -3,8 +3,8 @@
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.core.frames import with_dense_number
-from learn_spark.core.settings import SampleSettings
+from learn_spark.config.sections import SampleSettings
+from learn_spark.lake.frames import with_dense_number
 from learn_spark.sequences.windows import SampleWindow
 
 _KEY = ("user_id", "item_id", "event_ts")
@@ -111,7 +111,7 @@ def with_log_q(samples: DataFrame, negatives: int) -> DataFrame:
 
     q(i) is the item's share of the window's lines, which `sampled_samples` draws from and whose counts are the
     positives' weights; a line draws `negatives` times, so log_q = log(negatives x q(i)). What follows from it is
-    in `models.train_cvr`.
+    in `models.training.train_cvr`.
 
     Args:
         samples: all of one window with sampled labels.

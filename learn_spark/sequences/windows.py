@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from learn_spark.core.config import Config
+from learn_spark.config.load import Config
 
 
 @dataclass(frozen=True)

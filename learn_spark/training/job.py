@@ -7,20 +7,20 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.core.days import DayRange, days_predicate
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.settings import LaunchSettings
-from learn_spark.core.steps import Context
+from learn_spark.bridge.launch import run_trainer
+from learn_spark.bridge.scoring import score_items, score_users
+from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.trained import cvr_mark, cvr_path, towers_mark, towers_path
+from learn_spark.config.sections import LaunchSettings
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.features.join import latest_before
-from learn_spark.features.models import cvr_mark, cvr_path, towers_mark, towers_path
-from learn_spark.features.scoring import score_items, score_users
+from learn_spark.lake.days import DayRange, days_predicate
+from learn_spark.lake.point_in_time import latest_before
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import with_log_q
-from learn_spark.training.launch import run_trainer
-from learn_spark.training.sequences import sequence_snapshot
-from learn_spark.training.snapshot import export, read_manifest
+from learn_spark.training.mlflow_runs import Training, log_training, loss_curve
+from learn_spark.training.sequence_snapshots import sequence_snapshot
 from learn_spark.training.specs import stream_settings, towers_settings
-from learn_spark.training.tracking import Training, log_training, loss_curve
 
 _PAIR_KEY = ("user_id", "item_id", "event_ts")
 

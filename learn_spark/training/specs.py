@@ -1,10 +1,10 @@
 """What the trainer's process is told of the config, without data and folders."""
 
-from learn_spark.core.config import Config
+from learn_spark.config.load import Config
 
 
 def towers_settings(config: Config) -> dict[str, object]:
-    """The sections of a `models.train_towers.TowersSpec`."""
+    """The sections of a `models.training.train_towers.TowersSpec`."""
     retrieval = config.retrieval
     return {
         "towers": config.towers.model.model_dump(),

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.baselines.sequential import SequentialModel
-from models.packing import Packing
-from models.settings import SequentialConfig
+from models.contract.settings import SequentialConfig
+from models.layers.packing import Packing
 
 EPSILON = 1e-6
 BUCKET_WIDTH = 0.301  # of ln(seconds), as in the public experiments: a bucket for each factor of 1.35

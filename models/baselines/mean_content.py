@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.content import ContentMatrix
+from models.data.content import ContentMatrix
 
 
 @torch.inference_mode()

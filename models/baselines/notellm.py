@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.baselines.history import incidence
-from models.content import ContentMatrix
-from models.item_texts import ItemTexts
-from models.language import LanguageModel
-from models.language_settings import NoteLLMConfig
-from models.tokens import continuation, first_tokens, padded
+from models.contract.language_models import NoteLLMConfig
+from models.data.content import ContentMatrix
+from models.data.item_texts import ItemTexts
+from models.encoder.language_model import LanguageModel
+from models.encoder.tokens import continuation, first_tokens, padded
 
 MAX_SCALE = 100.0
 BLOCK_ITEMS = 1024

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.snapshot import Snapshot
-from models.stream import read_column
+from models.contract.snapshot import Snapshot
+from models.data.stream import read_column
 
 DAY_SECONDS = 86400
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.baselines.sequential import SequentialModel
-from models.packing import Packing
-from models.settings import SequentialConfig
+from models.contract.settings import SequentialConfig
+from models.layers.packing import Packing
 
 
 class SASRec(SequentialModel):

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.content import ContentMatrix
-from models.packing import Packing
-from models.repeats import REPEAT_SPEED
-from models.settings import SequentialConfig
+from models.contract.settings import SequentialConfig
+from models.data.content import ContentMatrix
+from models.layers.packing import Packing
+from models.towers.repeats import REPEAT_SPEED
 
 
 class SequentialModel(nn.Module):

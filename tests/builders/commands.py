@@ -51,7 +51,7 @@ def run_here(folder: Path, *arguments: str) -> Done:
     """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that is there and stays."""
     from pyspark.sql import SparkSession  # here: the tests of `models` use this module, and need no Spark
 
-    from learn_spark.cli import main
+    from learn_spark.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with patch.object(SparkSession, "stop"), redirect_stdout(out), redirect_stderr(err):

@@ -7,12 +7,13 @@ from tempfile import TemporaryDirectory
 
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config
-from learn_spark.core.ledger import Ledger
-from learn_spark.core.progress import Progress
-from learn_spark.core.steps import Context, Marks
-from learn_spark.core.tables import Tables
+from learn_spark.config.load import Config
+from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
+from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import Context
 
 
 def make_context(spark: SparkSession, config: Config) -> Context:

@@ -4,9 +4,9 @@ import json
 import sys
 from datetime import date
 
-from learn_spark.core.config import load_config
-from learn_spark.core.session import build_session
+from learn_spark.config.load import load_config
 from learn_spark.embedding.job import embed_items
+from learn_spark.lake.session import build_session
 from tests.builders.commands import CONFIG
 from tests.builders.items import step_context, with_embedding
 

@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
-from learn_spark.core.ledger import Recorded
-from learn_spark.core.schemas import TABLES
+from learn_spark.lake.schemas import TABLES
+from learn_spark.runs.ledger import Recorded
 
 RETRIEVAL = {
     "users": 1480,

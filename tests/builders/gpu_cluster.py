@@ -11,11 +11,11 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.session import build_session
+from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import TEMPLATES
 from learn_spark.embedding.store import encode_new_texts, write_item_text
+from learn_spark.lake.session import build_session
 from tests.builders.commands import CONFIG
 from tests.builders.items import add_items, item_row, step_context, with_embedding
 

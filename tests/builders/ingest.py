@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from learn_spark.core.config import Config, load_config
+from learn_spark.config.load import Config, load_config
 from learn_spark.ingest.check import check_files
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.parse import with_events

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config
-from learn_spark.core.ledger import Ledger
-from learn_spark.core.progress import Progress
-from learn_spark.core.schemas import ITEM_INDEX, ITEMS
-from learn_spark.core.steps import Context, Marks
+from learn_spark.config.load import Config
+from learn_spark.lake.schemas import ITEM_INDEX, ITEMS
+from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import Context
 from tests.builders.contexts import make_tables
 
 DATA = Path(__file__).parents[2] / "data" / "online_retail"

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.days import DayRange
-from learn_spark.core.ledger import Ledger, fingerprint
-from learn_spark.core.progress import Progress
-from learn_spark.core.steps import Context
+from learn_spark.bridge.trained import cvr_path, towers_path
+from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.features.models import cvr_path, towers_path
+from learn_spark.lake.days import DayRange
+from learn_spark.runs.ledger import Ledger, fingerprint
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import Context
 from tests.builders.contexts import make_tables
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -79,10 +79,10 @@ def save_models(context: Context, seed: int = 3) -> None:
     """Untrained towers and conversion model, where the context looks for them."""
     import torch
 
-    from models.checkpoint import save_cvr, save_towers
-    from models.cvr import CVRModel
-    from models.settings import CVRConfig, TowersConfig
-    from models.towers import Towers
+    from models.contract.settings import CVRConfig, TowersConfig
+    from models.saved import save_cvr, save_towers
+    from models.towers.cvr import CVRModel
+    from models.towers.towers import Towers
 
     torch.manual_seed(seed)
     towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), CONTENT_DIM)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import load_config
-from learn_spark.core.schemas import TABLES
+from learn_spark.config.load import load_config
+from learn_spark.lake.schemas import TABLES
 from learn_spark.pipeline import STEPS
 from tests.builders.commands import CONFIG, ROOT, Done, environment, kill_job, run_here, run_job
 from tests.builders.reading import relation, rows, versions

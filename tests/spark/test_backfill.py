@@ -8,12 +8,12 @@ from datetime import date, datetime, timedelta
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
-from learn_spark.core.days import DayRange
-from learn_spark.core.runner import RunOptions, run_plan
-from learn_spark.core.steps import missing, with_stale_days
-from learn_spark.core.tables import Tables
+from learn_spark.config.load import load_config
+from learn_spark.lake.days import DayRange
+from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import as_plan, backfill_days
+from learn_spark.runs.plan import missing, with_stale_days
+from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.sequences.windows import as_of_dates
 from tests.builders.contexts import make_context
 from tests.builders.logs import line, write_day

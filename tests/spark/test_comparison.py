@@ -11,14 +11,14 @@ from pyspark.sql import SparkSession
 
 from learn_spark.comparison import job
 from learn_spark.comparison.job import compare, write_trainings
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import QualityError, TemporaryError
-from learn_spark.core.lock import lake_lock
-from learn_spark.core.steps import Context
+from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
-from learn_spark.training.tracking import tracking_uri
-from models.item_texts import ItemTexts
+from learn_spark.errors import QualityError, TemporaryError
+from learn_spark.lake.lock import lake_lock
+from learn_spark.runs.steps import Context
+from learn_spark.training.mlflow_runs import tracking_uri
+from models.data.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
 

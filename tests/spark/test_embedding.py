@@ -17,19 +17,19 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from safetensors.torch import load_file, save_file
 
-from learn_spark.core import schemas
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.errors import ConfigError, QualityError
-from learn_spark.core.steps import Context
+from learn_spark.config.load import Config, load_config
 from learn_spark.embedding import udf
+from learn_spark.embedding.cost import embedding_estimate
 from learn_spark.embedding.encoders import encoder_id, model_source
-from learn_spark.embedding.estimate import embedding_estimate
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.embedding.store import pinned_versions
 from learn_spark.embedding.udf import EncodeSpec
-from models.content import ContentMatrix
-from models.encoder import Encoder
+from learn_spark.errors import ConfigError, QualityError
+from learn_spark.lake import schemas
+from learn_spark.runs.steps import Context
+from models.data.content import ContentMatrix
+from models.encoder.encoder import Encoder
 from tests.builders.commands import ROOT, kill_process
 from tests.builders.encoders import WORDS, save_tiny_llama
 from tests.builders.items import add_items, item_row, matrix_bytes, matrix_file, step_context, with_embedding

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import load_config
 from learn_spark.embedding.gpus import encoding_profile
+from learn_spark.errors import ConfigError
 from tests.builders.commands import CONFIG, ROOT, environment
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.items import with_embedding

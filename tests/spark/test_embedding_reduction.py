@@ -11,15 +11,15 @@ import pytest
 from pyspark.sql import SparkSession
 from safetensors.numpy import load_file
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.errors import ConfigError, QualityError
-from learn_spark.core.steps import Context
-from learn_spark.embedding.health import SAMPLE
+from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
-from models.content import ContentMatrix
-from models.settings import TowersConfig
-from models.towers import Towers
+from learn_spark.embedding.vector_health import SAMPLE
+from learn_spark.errors import ConfigError, QualityError
+from learn_spark.runs.steps import Context
+from models.contract.settings import TowersConfig
+from models.data.content import ContentMatrix
+from models.towers.towers import Towers
 from tests.builders.commands import CONFIG
 from tests.builders.items import add_items, item_row, matrix_bytes, product_titles, step_context, with_embedding
 

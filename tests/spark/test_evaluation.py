@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
-from learn_spark.core.schemas import TABLES
-from learn_spark.core.settings import EvaluationSettings
+from learn_spark.config.load import load_config
+from learn_spark.config.sections import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.evaluation.ranking import base_columns, history_before, tail_events, thinned, with_base_features
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
 from learn_spark.evaluation.summary import headline
 from learn_spark.features.job import write_features
+from learn_spark.lake.schemas import TABLES
 from learn_spark.pipeline import feature_days
-from learn_spark.training.tracking import tracking_uri
+from learn_spark.training.mlflow_runs import tracking_uri
 from tests.builders.lake import USERS, fill_lake, save_models, tiny_context
 
 pytestmark = pytest.mark.spark

@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.spark, pytest.mark.e2e]
 DRIVER = """
 import json, sys
 from pathlib import Path
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import LearnError
-from learn_spark.core.session import build_session
-from learn_spark.core.settings import LaunchSettings
-from learn_spark.training.launch import run_trainer
+from learn_spark.config.load import load_config
+from learn_spark.errors import LearnError
+from learn_spark.lake.session import build_session
+from learn_spark.config.sections import LaunchSettings
+from learn_spark.bridge.launch import run_trainer
 
 folder, conf = Path(sys.argv[1]), sys.argv[2]
 master = "spark.master=local-cluster[2,1,1024]"

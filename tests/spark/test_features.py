@@ -14,24 +14,24 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from safetensors.numpy import load_file, save_file
 
-from learn_spark.commands import known_trouble
-from learn_spark.core.days import DayRange
-from learn_spark.core.errors import ConfigError, QualityError
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
+from learn_spark.bridge.scoring import padded, score_users
+from learn_spark.bridge.trained import cvr_path, towers_path
+from learn_spark.cli.run_commands import known_trouble
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.evaluation.report import publish_report
 from learn_spark.features import checks
 from learn_spark.features.item_life import write_item_life
 from learn_spark.features.job import write_features
-from learn_spark.features.join import create_views, join_features
-from learn_spark.features.join_audit import audit_join
-from learn_spark.features.lineage import compared, shown
 from learn_spark.features.maintenance import maintain_tables
-from learn_spark.features.models import cvr_path, towers_path
-from learn_spark.features.registry import find_release, releases, roll_back
-from learn_spark.features.release import published_release, visible
-from learn_spark.features.scoring import padded, score_users
+from learn_spark.lake.days import DayRange
+from learn_spark.releases.join import create_views, join_features
+from learn_spark.releases.join_audit import audit_join
+from learn_spark.releases.lineage import compared, shown
+from learn_spark.releases.registry import find_release, releases, roll_back
+from learn_spark.releases.release import published_release, visible
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 from tests.builders.lake import (
     ITEMS,
     NEW_ITEM,
@@ -96,8 +96,8 @@ def test_the_pairs_auc_is_a_gate(lake: Context, written: StepResult) -> None:
 
 
 def test_users_have_a_row_wherever_their_history_changed(lake: Context, written: StepResult) -> None:
-    from models.checkpoint import load_towers
-    from models.content import ContentMatrix
+    from models.data.content import ContentMatrix
+    from models.saved import load_towers
 
     features = rows_of(lake, "user_features", "user_id", "ds")
     histories = rows_of(lake, "user_history", "user_id", "ds")
@@ -133,7 +133,7 @@ def test_items_have_a_row_when_known_and_when_no_longer_cold(
 
 
 def test_pairs_are_scored_with_what_was_known_before_their_day(lake: Context, written: StepResult) -> None:
-    from models.checkpoint import load_cvr
+    from models.saved import load_cvr
 
     users, items = (rows_of(lake, f"{side}_features", f"{side}_id", "ds") for side in ("user", "item"))
     pairs = rows_of(lake, "pair_features", "user_id", "item_id", "event_ts")

@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError, QualityError
-from learn_spark.core.ingest_settings import IngestSettings
-from learn_spark.core.schemas import ITEMS
+from learn_spark.config.ingest import IngestSettings
+from learn_spark.config.load import load_config
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.items import write_items
 from learn_spark.ingest.job import ingest_events
+from learn_spark.lake.schemas import ITEMS
 from tests.builders.contexts import make_context
 from tests.builders.logs import HEADER, line, write_day
 from tests.conftest import CONF

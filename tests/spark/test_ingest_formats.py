@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learn_spark.core.errors import ConfigError, QualityError
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import check_file, check_files
 from learn_spark.ingest.files import source_files

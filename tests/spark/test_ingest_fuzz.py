@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learn_spark.core.days import DayRange
 from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.job import ingest_events
+from learn_spark.lake.days import DayRange
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, make_config
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learn_spark.cli import main
-from learn_spark.core.config import load_config
-from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.cli.main import main
+from learn_spark.config.ingest import SourceSettings
+from learn_spark.config.load import load_config
 from learn_spark.ingest.files import source_files
-from learn_spark.ingest.look import find_files
+from learn_spark.inspect.look import find_files
 from tests.builders.ingest import read_events
 from tests.conftest import CONF
 

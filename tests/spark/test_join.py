@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.features.join import latest_before
+from learn_spark.lake.point_in_time import latest_before
 from tests.oracles.point_in_time import newest_before
 
 pytestmark = pytest.mark.spark

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.days import DayRange
-from learn_spark.core.steps import Context
 from learn_spark.features.job import write_features
-from learn_spark.features.registry import find_release, releases, rows_of
-from learn_spark.features.release import FEATURE_TABLES
+from learn_spark.lake.days import DayRange
+from learn_spark.releases.registry import find_release, releases, rows_of
+from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.runs.steps import Context
 from tests.builders.commands import ROOT, kill_process
 from tests.builders.lake import feature_lake, tiny_context
 
@@ -24,8 +24,8 @@ WINDOWS = [
 PUBLISHER = """
 import sys
 from datetime import date
-from learn_spark.core.config import load_config
-from learn_spark.core.session import build_session
+from learn_spark.config.load import load_config
+from learn_spark.lake.session import build_session
 from learn_spark.features.job import write_features
 from tests.builders.lake import tiny_context
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
-from learn_spark.core.runner import RunOptions, run_plan
-from learn_spark.core.steps import Context
+from learn_spark.config.load import load_config
 from learn_spark.pipeline import as_plan, pipeline_days
+from learn_spark.runs.runner import RunOptions, run_plan
+from learn_spark.runs.steps import Context
 from tests.builders.commands import ROOT
 from tests.builders.contexts import make_context
 from tests.conftest import CONF

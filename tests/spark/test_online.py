@@ -13,14 +13,14 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.steps import Context
+from learn_spark.bridge.trained import cvr_path
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import ConfigError
 from learn_spark.features.job import write_features
-from learn_spark.features.models import cvr_path
-from learn_spark.features.online import export_online
-from learn_spark.features.registry import Release, find_release
-from learn_spark.features.vectors import QUERIES, export_vectors
+from learn_spark.releases.online import export_online
+from learn_spark.releases.registry import Release, find_release
+from learn_spark.releases.vectors import QUERIES, export_vectors
+from learn_spark.runs.steps import Context
 from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, feature_lake
 
 pytestmark = pytest.mark.spark
@@ -73,7 +73,7 @@ def predict(model: Path, rows: list[dict]) -> list[dict]:
 
 
 def test_the_mlflow_model_gives_what_the_tables_hold(lake: Context, exported: Path) -> None:
-    from models.checkpoint import load_cvr
+    from models.saved import load_cvr
 
     day = lake.config.windows.towers_end
     users = lake.tables.read("user_features").where(F.col("ds") == day).orderBy("user_id").limit(12).collect()
@@ -96,7 +96,7 @@ def test_the_mlflow_model_gives_what_the_tables_hold(lake: Context, exported: Pa
 
 
 def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, exported: Path) -> None:
-    from models.content import ContentMatrix
+    from models.data.content import ContentMatrix
 
     vectors = ContentMatrix(matrix_path(lake)).gather(np.arange(ITEMS + 1)).tolist()
     hist, cand = [4, 9, 4], [1, NEW_ITEM]

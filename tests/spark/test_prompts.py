@@ -6,8 +6,8 @@ import pytest
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.core.schemas import ITEMS
 from learn_spark.embedding.prompts import TEMPLATES, normalised, text_hash
+from learn_spark.lake.schemas import ITEMS
 from tests.builders.items import item_row
 
 pytestmark = pytest.mark.spark

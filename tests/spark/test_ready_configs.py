@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 import pytest
 
-from learn_spark.core.config import load_config
+from learn_spark.config.load import load_config
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.job import ingest_events
 from tests.builders.contexts import make_context

@@ -6,17 +6,19 @@ from datetime import date, timedelta
 
 import pytest
 
-from learn_spark.commands import steps_done
-from learn_spark.core.config import load_config
-from learn_spark.core.days import DayRange
-from learn_spark.core.errors import ConfigError, QualityError, TemporaryError
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.lock import lake_lock
-from learn_spark.core.runner import RunOptions, run_plan
-from learn_spark.core.schemas import INTERVALS
-from learn_spark.core.steps import Marks, Step, missing
-from learn_spark.estimate import expected_rows
+from learn_spark.cli.estimate import expected_rows
+from learn_spark.cli.run_commands import steps_done
+from learn_spark.config.load import load_config
+from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.summary import build_summary
+from learn_spark.lake.days import DayRange
+from learn_spark.lake.lock import lake_lock
+from learn_spark.lake.schemas import INTERVALS
+from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.plan import missing
+from learn_spark.runs.runner import RunOptions, run_plan
+from learn_spark.runs.steps import Step
 from tests.builders.contexts import make_context
 from tests.conftest import CONF
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
-from learn_spark.core.schemas import INTERACTIONS
+from learn_spark.config.load import load_config
+from learn_spark.lake.schemas import INTERACTIONS
 from learn_spark.sequences.audit import audit_sequences
 from learn_spark.sequences.samples import window_samples, with_log_q
 from learn_spark.sequences.windows import SampleWindow, sample_windows

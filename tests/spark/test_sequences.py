@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.core.config import load_config
-from learn_spark.core.days import DayRange
-from learn_spark.core.errors import QualityError
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.schemas import INTERACTIONS
+from learn_spark.config.load import load_config
+from learn_spark.errors import QualityError
+from learn_spark.lake.days import DayRange
+from learn_spark.lake.schemas import INTERACTIONS
+from learn_spark.runs.ledger import StepResult
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 from learn_spark.sequences.events import HISTORY, TARGET, HeavyUser, Survey, limited, packed, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences

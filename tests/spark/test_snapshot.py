@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.steps import Context
-from learn_spark.training.snapshot import export, read_manifest
-from models.snapshot import open_snapshot
-from models.stream import PetastormReader
+from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.config.load import Config, load_config
+from learn_spark.errors import ConfigError
+from learn_spark.runs.steps import Context
+from models.contract.snapshot import open_snapshot
+from models.data.stream import PetastormReader
 from tests.builders.lake import tiny_context
 
 pytestmark = pytest.mark.spark

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.core.config import load_config
-from learn_spark.core.ledger import StepResult
-from learn_spark.core.steps import Context
+from learn_spark.bridge.trained import cvr_path, towers_path
+from learn_spark.config.load import load_config
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.features.models import cvr_path, towers_path
+from learn_spark.runs.ledger import StepResult
+from learn_spark.runs.steps import Context
 from learn_spark.training.job import train_cvr, train_towers
 from tests.builders.lake import fill_lake, tiny_context
 
@@ -54,8 +54,8 @@ def test_towers_learn_from_train_and_val_sequences(lake: Context, towers: StepRe
 
 
 def test_cvr_pairs_hold_what_was_known_on_their_day(lake: Context, cvr: StepResult) -> None:
-    from models.checkpoint import load_towers
-    from models.content import ContentMatrix
+    from models.data.content import ContentMatrix
+    from models.saved import load_towers
 
     model, content = load_towers(towers_path(lake)), ContentMatrix(matrix_path(lake))
     histories = lake.tables.read("user_history").collect()

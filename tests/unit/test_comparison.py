@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from learn_spark.cli import build_parser, main
+from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
-from learn_spark.comparison.sampled import sampled_lines, sampled_table
+from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, settings_of
 from learn_spark.comparison.table import gathered, lines, over_seeds
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.errors import ConfigError
-from models.language_settings import NoteLLMConfig, PromptConfig
-from models.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+from learn_spark.config.load import Config, load_config
+from learn_spark.errors import ConfigError
+from models.contract.language_models import NoteLLMConfig, PromptConfig
+from models.contract.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
 from tests.builders.encoders import save_tiny_llama
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from learn_spark.core.config import Config, load_config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import Config, load_config
+from learn_spark.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 

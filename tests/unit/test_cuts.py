@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learn_spark.core.config import load_config
+from learn_spark.config.load import load_config
 from learn_spark.sequences.cuts import UserEvents, cut
 from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS
 from learn_spark.sequences.leave_one_out import prefix_rows

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learn_spark.core.days import DayRange, contiguous, days_predicate
-from learn_spark.core.errors import ConfigError
+from learn_spark.errors import ConfigError
+from learn_spark.lake.days import DayRange, contiguous, days_predicate
 
 
 def test_the_end_is_exclusive():

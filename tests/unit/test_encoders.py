@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from learn_spark.core.config import Config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.prompts import template
+from learn_spark.errors import ConfigError
 from tests.builders.items import with_embedding
 
 

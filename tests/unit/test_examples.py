@@ -10,12 +10,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from learn_spark.cli import build_parser
-from models import online
-from models.checkpoint import save_cvr, save_towers
-from models.cvr import CVRModel
-from models.settings import CVRConfig, TowersConfig
-from models.towers import Towers
+from learn_spark.cli.main import build_parser
+from models.contract.settings import CVRConfig, TowersConfig
+from models.export import online_programs as online
+from models.saved import save_cvr, save_towers
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
 from tests.builders.commands import ROOT
 from tests.builders.tensors import random_vectors, write_matrix
 

@@ -6,16 +6,16 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import QualityError
-from learn_spark.core.steps import Marks
+from learn_spark.config.load import load_config
+from learn_spark.errors import QualityError
 from learn_spark.features.checks import volume_gates, width_gates
-from learn_spark.features.drift import centroid_shift, neighbour_overlap
-from learn_spark.features.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
-from learn_spark.features.health import _nearest
-from learn_spark.features.lineage import compared, lines_of
-from learn_spark.features.registry import Part, Release
+from learn_spark.features.neighbours import _nearest
 from learn_spark.pipeline import STEPS
+from learn_spark.quality.drift import centroid_shift, neighbour_overlap
+from learn_spark.quality.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
+from learn_spark.releases.lineage import compared, lines_of
+from learn_spark.releases.registry import Part, Release
+from learn_spark.runs.fingerprints import Marks
 from tests.conftest import CONF
 
 LIMITS = load_config(CONF / "test.yaml").features

@@ -15,9 +15,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_SIDE = {"pyspark", "delta", "mlflow", "learn_spark"}
 TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm"}
-TORCH_FREE = {"models.settings", "models.language_settings"}  # what a config may be checked against
-SESSION = {"learn_spark.core.session"}
-TABLES = {"learn_spark.core.tables", "learn_spark.training.snapshot"}
+CONTRACT = {"models.contract"}  # what the two sides hand each other: needs neither
+# The rooms of each side, lowest floor first: a module imports from its own room and from those before it.
+FLOORS = {
+    "models": (
+        *("contract", "layers", "metrics", "data", "encoder", "towers", "baselines", "saved", "evaluation", "export"),
+        *("training", "__main__"),
+    ),
+    "learn_spark": (
+        *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "inspect", "sequences", "embedding"),
+        *("training", "releases", "features", "evaluation", "comparison", "pipeline", "cli"),
+    ),
+}
+SESSION = {"learn_spark.lake.session"}
+TABLES = {"learn_spark.lake.tables", "learn_spark.bridge.snapshots"}
 DELTA = TABLES | SESSION
 RAW_READERS = {"learn_spark.ingest"}
 BUILDERS = {"getOrCreate", "SparkContext", "configure_spark_with_delta_pip"}
@@ -31,7 +42,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """`learn_spark/core/days.py` -> `learn_spark.core.days`."""
+    """`learn_spark/lake/days.py` -> `learn_spark.lake.days`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -77,11 +88,11 @@ def broken_rules(module: str, source: str) -> list[str]:
     found = banned_imports(ast.walk(tree), {"jobs", "benchmarks"})
     if belongs(module, {"models"}):
         found += banned_imports(ast.walk(tree), SPARK_SIDE)
-        if module != "models.stream":
+        if module != "models.data.stream":
             found += banned_imports(ast.walk(tree), {"petastorm"})
         return found
     found += banned_imports(run_at_import(tree), TORCH_SIDE)
-    inner = (node for node in run_at_import(tree) if not all(belongs(name, TORCH_FREE) for name in imported(node)))
+    inner = (node for node in run_at_import(tree) if not all(belongs(name, CONTRACT) for name in imported(node)))
     found += banned_imports(inner, {"models"})
     if not belongs(module, DELTA):
         found += banned_imports(ast.walk(tree), {"delta"})
@@ -99,6 +110,16 @@ def broken_rules(module: str, source: str) -> list[str]:
     return found
 
 
+def upward_imports(module: str, source: str) -> list[str]:
+    """`line: what` for every import, also inside functions, of a room above the module's own."""
+    package, *rest = module.split(".")
+    if package not in FLOORS or not rest:
+        return []
+    floors = FLOORS[package]
+    above = {f"{package}.{room}" for room in floors[floors.index(rest[0]) + 1 :]}
+    return [found for found in banned_imports(ast.walk(ast.parse(source)), above) if above]
+
+
 SHIPPED = python_files("learn_spark", "models", "jobs")
 
 
@@ -106,6 +127,35 @@ SHIPPED = python_files("learn_spark", "models", "jobs")
 def test_module_keeps_the_import_rules(path: Path) -> None:
     broken = broken_rules(module_name(path), path.read_text(encoding="utf-8"))
     assert not broken, f"{path.relative_to(ROOT)}: " + "; ".join(broken)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=module_name)
+def test_module_imports_nothing_from_a_floor_above(path: Path) -> None:
+    found = upward_imports(module_name(path), path.read_text(encoding="utf-8"))
+    assert not found, f"{path.relative_to(ROOT)}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_stands_on_a_floor(package: str) -> None:
+    rooms = {path.relative_to(ROOT / package).with_suffix("").parts[0] for path in python_files(package)}
+    assert rooms - {"__init__"} == set(FLOORS[package])
+
+
+def test_an_import_of_a_floor_above_is_found() -> None:
+    source = "def f():\n    from models.training.trainer import Trainer"
+    assert upward_imports("models.data.stream", source) == ["2: imports models.training.trainer.Trainer"]
+    assert upward_imports("models.training.train_cvr", source) == []
+
+
+def test_the_contract_needs_neither_side() -> None:
+    modules = [module_name(path) for path in python_files("models/contract")]
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(SPARK_SIDE | TORCH_SIDE)}))\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_all_three_rooms_are_looked_at() -> None:
@@ -132,15 +182,15 @@ def test_package_is_importable_without_the_other_side(package: str, blocked: set
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("models.towers", "import pyspark.sql", "imports pyspark.sql"),
-        ("models.towers", "def f():\n    from learn_spark.core import days", "imports learn_spark.core.days"),
-        ("models.towers", "from petastorm import make_batch_reader", "imports petastorm"),
-        ("learn_spark.cli", "from torch import nn", "imports torch.nn"),
-        ("learn_spark.cli", "class A:\n    import models.towers", "imports models.towers"),
-        ("learn_spark.cli", "try:\n    import torch\nexcept ImportError:\n    pass", "imports torch"),
-        ("learn_spark.cli", "from jobs import ingest_events", "imports jobs.ingest_events"),
-        ("learn_spark.cli", "from benchmarks import logs", "imports benchmarks.logs"),
-        ("learn_spark.cli", "import importlib\nimportlib.import_module('torch')", "imports torch"),
+        ("models.towers.towers", "import pyspark.sql", "imports pyspark.sql"),
+        ("models.towers.towers", "def f():\n    from learn_spark.lake import days", "imports learn_spark.lake.days"),
+        ("models.towers.towers", "from petastorm import make_batch_reader", "imports petastorm"),
+        ("learn_spark.cli.main", "from torch import nn", "imports torch.nn"),
+        ("learn_spark.cli.main", "class A:\n    import models.towers.towers", "imports models.towers.towers"),
+        ("learn_spark.cli.main", "try:\n    import torch\nexcept ImportError:\n    pass", "imports torch"),
+        ("learn_spark.cli.main", "from jobs import ingest_events", "imports jobs.ingest_events"),
+        ("learn_spark.cli.main", "from benchmarks import logs", "imports benchmarks.logs"),
+        ("learn_spark.cli.main", "import importlib\nimportlib.import_module('torch')", "imports torch"),
         ("learn_spark.ingest.x", "SparkSession.builder.getOrCreate()", "builds a session"),
         ("learn_spark.ingest.x", "frame.write.format('delta').save(path)", "writes to storage"),
         ("learn_spark.ingest.x", "from delta.tables import DeltaTable", "imports delta"),
@@ -155,16 +205,16 @@ def test_rule_finds(module: str, source: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("models.stream", "from petastorm import make_batch_reader"),
-        ("models.towers", "from models.losses import info_nce"),
+        ("models.data.stream", "from petastorm import make_batch_reader"),
+        ("models.towers.towers", "from models.towers.losses import info_nce"),
         ("learn_spark.embedding.udf", "def on_executor():\n    import torch\n    from models import encoder"),
-        ("learn_spark.cli", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("learn_spark.cli.main", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         (
-            "learn_spark.core.session",
+            "learn_spark.lake.session",
             "from delta import configure_spark_with_delta_pip\nSparkSession.builder",
         ),
-        ("learn_spark.core.tables", "from delta.tables import DeltaTable\nframe.write.format('delta')"),
-        ("learn_spark.training.snapshot", "frame.write.parquet(path)"),
+        ("learn_spark.lake.tables", "from delta.tables import DeltaTable\nframe.write.format('delta')"),
+        ("learn_spark.bridge.snapshots", "frame.write.parquet(path)"),
         ("learn_spark.ingest.readers", "spark.read.csv(path)"),
         ("learn_spark.evaluation.report", "file.write('text'); file.read()"),
         ("learn_spark.evaluation.report", "partial(tables.write, frame)"),

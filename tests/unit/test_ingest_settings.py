@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError
-from learn_spark.core.ingest_settings import SourceSettings
+from learn_spark.config.ingest import SourceSettings
+from learn_spark.config.load import load_config
+from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import check_file, csv_fields
+from learn_spark.ingest.delivery_gates import thin_days
 from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
-from learn_spark.ingest.gates import thin_days
 from tests.builders.ingest import make_config
 from tests.conftest import CONF
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from learn_spark.core.errors import ConfigError, LearnError, QualityError
-from learn_spark.core.settings import LaunchSettings
-from learn_spark.training import launch
-from learn_spark.training.launch import package_root, run_trainer
+from learn_spark.bridge import launch
+from learn_spark.bridge.launch import package_root, run_trainer
+from learn_spark.config.sections import LaunchSettings
+from learn_spark.errors import ConfigError, LearnError, QualityError
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,8 +64,8 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     code = (
         f"import sys, json; sys.path.insert(0, {str(archive)!r})\n"
         "from pathlib import Path\n"
-        "from learn_spark.core.errors import ConfigError\n"
-        "from learn_spark.training.launch import package_root, run_trainer\n"
+        "from learn_spark.errors import ConfigError\n"
+        "from learn_spark.bridge.launch import package_root, run_trainer\n"
         "try:\n    run_trainer('train-cvr', {}, Path('out'))\n"
         "except ConfigError as error:\n    print(json.dumps([package_root(), str(error)]))\n"
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learn_spark.core.config import Config
-from learn_spark.core.errors import QualityError
+from learn_spark.cli.estimate import estimate_lines
+from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import model_source
 from learn_spark.embedding.reduction import Reduction, load_reduction, measured_reduction
-from learn_spark.estimate import estimate_lines
-from models.encoder import Encoder
+from learn_spark.errors import QualityError
+from models.encoder.encoder import Encoder
 from tests.builders.items import product_titles, with_embedding
 
 WIDTH = 48

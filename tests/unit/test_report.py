@@ -8,12 +8,12 @@ from subprocess import PIPE, Popen
 import psutil
 import pytest
 
-from learn_spark.core.config import load_config
+from learn_spark.config.load import load_config
 from learn_spark.evaluation import charts
 from learn_spark.evaluation.html import number, plain, signed
-from learn_spark.evaluation.memory import PeakMemory
 from learn_spark.evaluation.report import render
 from learn_spark.evaluation.summary import SUMMARY, headline, write_json
+from learn_spark.runs.memory import PeakMemory
 from tests.builders import figures
 
 

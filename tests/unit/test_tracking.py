@@ -8,8 +8,8 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from learn_spark.core.config import Config
-from learn_spark.training.tracking import PENDING, Training, log_training, loss_curve, tracking_uri
+from learn_spark.config.load import Config
+from learn_spark.training.mlflow_runs import PENDING, Training, log_training, loss_curve, tracking_uri
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from learn_spark.core.config import load_config
-from learn_spark.core.errors import ConfigError
+from learn_spark.config.load import load_config
 from learn_spark.embedding.udf import Window, as_rows
 from learn_spark.embedding.work import Span, Work, pace_line
-from learn_spark.features.drift import neighbour_overlap
+from learn_spark.errors import ConfigError
+from learn_spark.quality.drift import neighbour_overlap
 from tests.conftest import CONF
 
 

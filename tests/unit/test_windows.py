@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from learn_spark.core.config import load_config
+from learn_spark.config.load import load_config
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.batching import pack_by_length, run_batches, shared_prefix
-from models.encoder import Encoder
-from models.packed import PackedLinear, pack_linears
-from models.prefetch import prefetched
+from models.data.prefetch import prefetched
+from models.encoder.batching import pack_by_length, run_batches, shared_prefix
+from models.encoder.encoder import Encoder
+from models.encoder.packed import PackedLinear, pack_linears
 from tests.builders.encoders import save_tiny_llama
 
 TOKENS = [[2, 3, 4], [5] * 40, [6, 7], [8] * 9, [9] * 12, [2, 3, 4], [3]]

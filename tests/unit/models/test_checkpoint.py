@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import load_cvr, load_towers, save_cvr, save_towers
-from models.cvr import CVRModel
-from models.settings import CVRConfig, TowersConfig
-from models.towers import Towers
+from models.contract.settings import CVRConfig, TowersConfig
+from models.saved import load_cvr, load_towers, save_cvr, save_towers
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.content import ContentMatrix
+from models.data.content import ContentMatrix
 from tests.builders.tensors import write_matrix
 
 
@@ -62,7 +62,7 @@ RANDOM_READS = """
 import sys
 import numpy as np
 import psutil
-from models.content import ContentMatrix
+from models.data.content import ContentMatrix
 
 matrix, rng, process = ContentMatrix(sys.argv[1]), np.random.default_rng(0), psutil.Process()
 before, peak = process.memory_info().rss, 0

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.cvr import CVRModel
-from models.settings import CVRConfig
+from models.contract.settings import CVRConfig
+from models.towers.cvr import CVRModel
 
 
 @pytest.mark.parametrize("fusion", ["concat", "concat+product"])

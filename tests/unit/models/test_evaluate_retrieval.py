@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from models.baselines.mean_content import item_vectors, user_means
-from models.checkpoint import save_towers
-from models.content import ContentMatrix
-from models.evaluate_retrieval import RetrievalSpec, run
-from models.settings import TowersConfig
-from models.towers import Towers
+from models.contract.settings import TowersConfig
+from models.data.content import ContentMatrix
+from models.evaluation.evaluate_retrieval import RetrievalSpec, run
+from models.saved import save_towers
+from models.towers.towers import Towers
 from tests.builders.tensors import write_matrix, write_snapshot
 
 ITEMS = 6

@@ -12,16 +12,17 @@ from models.__main__ import main
 from models.baselines import history
 from models.baselines.hstu import HSTU
 from models.baselines.popularity import training_counts
-from models.baselines.prompts import PromptRanker
-from models.checkpoint import save_sequential, save_towers
-from models.content import ContentMatrix
-from models.evaluate_systems import SystemsSpec, run
-from models.item_texts import ItemTexts
-from models.language_settings import PromptConfig
-from models.repeats import REPEAT_SPEED
-from models.sampled import SampledCandidates, SampledConfig
-from models.settings import SequentialConfig, TowersConfig
-from models.towers import Towers
+from models.baselines.prompt_ranker import PromptRanker
+from models.contract.language_models import PromptConfig
+from models.contract.settings import SequentialConfig, TowersConfig
+from models.contract.specs import SampledConfig
+from models.data.content import ContentMatrix
+from models.data.item_texts import ItemTexts
+from models.evaluation.evaluate_systems import SystemsSpec, run
+from models.metrics.sampled_candidates import SampledCandidates
+from models.saved import save_sequential, save_towers
+from models.towers.repeats import REPEAT_SPEED
+from models.towers.towers import Towers
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 from tests.builders.texts import write_texts
@@ -126,7 +127,7 @@ def mean_content_scores(folder):
 
 
 def model_scores(data, name):
-    from models.checkpoint import load_retriever
+    from models.saved import load_retriever
 
     model, content = load_retriever(data / name), ContentMatrix(data / "matrix")
     item_IK = model.embed_items(np.arange(ITEMS + 1), content).astype(np.float64)

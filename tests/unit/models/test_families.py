@@ -9,8 +9,8 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoModel
 
-from models.encoder import Encoder
-from models.model_folder import CAUSAL
+from models.contract.model_folder import CAUSAL
+from models.encoder.encoder import Encoder
 from tests.builders.encoders import FAMILIES
 from tests.oracles.baichuan import last_hidden_states
 
@@ -94,7 +94,7 @@ def test_shared_prefix_is_read_once_and_changes_nothing(
     )
     shared = encoder.encode_tokens(tokens, 64)
     assert sum(read) < sum(map(len, tokens))
-    monkeypatch.setattr("models.encoder.SHORTEST_PREFIX", 1000)
+    monkeypatch.setattr("models.encoder.encoder.SHORTEST_PREFIX", 1000)
     np.testing.assert_allclose(shared, encoder.encode_tokens(tokens, 64), atol=1e-5)
 
 

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from models.__main__ import main
-from models.checkpoint import load_retriever, load_towers, save_towers
-from models.content import ContentMatrix
-from models.language import LanguageTower
-from models.language_settings import LanguageModelConfig, LoraConfig
-from models.packing import Packing
-from models.settings import TowersConfig
-from models.towers import Towers
+from models.contract.language_models import LanguageModelConfig, LoraConfig
+from models.contract.settings import TowersConfig
+from models.data.content import ContentMatrix
+from models.encoder.language_model import LanguageTower
+from models.layers.packing import Packing
+from models.saved import load_retriever, load_towers, save_towers
+from models.towers.towers import Towers
 from tests.builders.encoders import save_tiny_bert, save_tiny_llama, save_tiny_qwen3
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import losses
-from models.losses import Candidates, all_action_info_nce, recency_weights, sample_positions
-from models.repeats import HeldCandidates, is_held, once
-from models.settings import LossConfig
+from models.contract.settings import LossConfig
+from models.towers import losses
+from models.towers.losses import Candidates, all_action_info_nce, recency_weights, sample_positions
+from models.towers.repeats import HeldCandidates, is_held, once
 
 
 def brute_force(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None):

@@ -8,7 +8,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import metrics
+from models.metrics import auc, ranks
+
+
+def weighted_auc(label, score, weight=None):
+    weight = np.ones(len(label)) if weight is None else weight
+    return auc.Scored.of(label, score, weight, np.zeros(len(label), int)).auc()
 
 
 def naive_auc(rows):
@@ -61,49 +66,49 @@ def rows():
 
 def test_auc_equals_scikit_learn(rows):
     want = roc_auc_score(rows["label"], rows["score"], sample_weight=rows["weight"])
-    assert metrics.auc(rows["label"], rows["score"], rows["weight"]) == pytest.approx(want, abs=1e-12)
+    assert weighted_auc(rows["label"], rows["score"], rows["weight"]) == pytest.approx(want, abs=1e-12)
     want = roc_auc_score(rows["label"], rows["score"])
-    assert metrics.auc(rows["label"], rows["score"]) == pytest.approx(want, abs=1e-12)
+    assert weighted_auc(rows["label"], rows["score"]) == pytest.approx(want, abs=1e-12)
 
 
 def test_auc_of_one_class_is_nan():
-    assert math.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
-    assert math.isnan(metrics.uauc(np.ones(3), np.arange(3.0), np.zeros(3, int)))
-    assert not len(metrics.user_aucs(np.empty(0), np.empty(0), np.empty(0, int))[0])
+    assert math.isnan(weighted_auc(np.ones(3), np.arange(3.0)))
+    assert math.isnan(auc.uauc(np.ones(3), np.arange(3.0), np.zeros(3, int)))
+    assert not len(auc.user_aucs(np.empty(0), np.empty(0), np.empty(0, int))[0])
 
 
 def test_user_aucs_equal_the_naive_ones(rows):
     values = naive_users(rows["label"], rows["score"], rows["user"], rows["weight"])
     args = (rows["label"], rows["score"], rows["user"], rows["weight"])
-    assert metrics.uauc(*args) == pytest.approx(sum(v for v, _ in values) / len(values), abs=1e-12)
+    assert auc.uauc(*args) == pytest.approx(sum(v for v, _ in values) / len(values), abs=1e-12)
     weighted = sum(v * w for v, w in values) / sum(w for _, w in values)
-    value_U, weight_U = metrics.user_aucs(*args)
+    value_U, weight_U = auc.user_aucs(*args)
     assert np.average(value_U, weights=weight_U) == pytest.approx(weighted, abs=1e-6)
 
 
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():
     generator = np.random.default_rng(2)
     value, weight = generator.normal(0.3, 1, 4000), generator.uniform(0.5, 2, 4000)
-    low, high = metrics.mean_interval(value, weight, resamples=400, seed=1)
+    low, high = auc.mean_interval(value, weight, resamples=400, seed=1)
     mean = np.average(value, weights=weight)
     error = np.sqrt((weight**2 * (value - mean) ** 2).sum()) / weight.sum()
     assert (low, high) == (
         pytest.approx(mean - 1.645 * error, abs=0.004),
         pytest.approx(mean + 1.645 * error, abs=0.004),
     )
-    assert all(map(math.isnan, metrics.mean_interval(np.empty(0), np.empty(0), 10, seed=1)))
+    assert all(map(math.isnan, auc.mean_interval(np.empty(0), np.empty(0), 10, seed=1)))
 
 
 def test_users_with_one_label_are_left_out():
     label, user = np.array([1, 0, 1, 1]), np.array([5, 5, 9, 9])
-    value_U, weight_U = metrics.user_aucs(label, np.array([0.9, 0.1, 0.3, 0.2]), user)
+    value_U, weight_U = auc.user_aucs(label, np.array([0.9, 0.1, 0.3, 0.2]), user)
     assert value_U.tolist() == [1.0]
     assert weight_U.tolist() == [2.0]
 
 
 def test_a_resample_is_the_auc_of_the_repeated_rows(rows):
     times_U = np.random.default_rng(1).integers(0, 4, 40).astype(float)
-    scored = metrics.Scored.of(rows["label"], rows["score"], rows["weight"], rows["user"])
+    scored = auc.Scored.of(rows["label"], rows["score"], rows["weight"], rows["user"])
     repeat = times_U[rows["user"]].astype(int)
     want = roc_auc_score(
         np.repeat(rows["label"], repeat),
@@ -119,11 +124,11 @@ def test_gain_interval_holds_the_gain_and_repeats_with_its_seed():
     weak = label + generator.normal(0, 3, 4000)
     strong = label + generator.normal(0, 1, 4000)
     ones = np.ones(4000)
-    with_, without = (metrics.Scored.of(label, score, ones, user) for score in (strong, weak))
-    low, high = metrics.gain_interval(with_, without, 200, 200, seed=4)
+    with_, without = (auc.Scored.of(label, score, ones, user) for score in (strong, weak))
+    low, high = auc.gain_interval(with_, without, 200, 200, seed=4)
     assert 0 < low < with_.auc() - without.auc() < high
-    assert (low, high) == metrics.gain_interval(with_, without, 200, 200, seed=4)
-    low, high = metrics.gain_interval(without, without, 200, 50, seed=4)
+    assert (low, high) == auc.gain_interval(with_, without, 200, 200, seed=4)
+    low, high = auc.gain_interval(without, without, 200, 50, seed=4)
     assert low == high == 0
 
 
@@ -139,7 +144,7 @@ def test_recall_and_ndcg_equal_the_naive_ones(tile, k):
     num_targets = np.array([len(own) + 1 for own in targets])  # one target each is no candidate
     pairs = np.array([(u, i) for u, own in enumerate(targets) for i in own])
     hidden_pairs = np.array([(u, i) for u, own in enumerate(hidden) for i in own])
-    rank_P = metrics.target_ranks(
+    rank_P = ranks.target_ranks(
         torch.tensor(user, dtype=torch.float32),
         torch.tensor(item, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
@@ -148,7 +153,7 @@ def test_recall_and_ndcg_equal_the_naive_ones(tile, k):
         tile=tile,
     )
     want = naive_retrieval(user @ item.T + bias, targets, hidden, num_targets, k)
-    assert metrics.recall_ndcg(rank_P, pairs[:, 0], num_targets, k) == pytest.approx(want, abs=1e-12)
+    assert ranks.recall_ndcg(rank_P, pairs[:, 0], num_targets, k) == pytest.approx(want, abs=1e-12)
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (3, 7), (256, 2048)])
@@ -163,14 +168,14 @@ def test_what_a_user_holds_has_a_bias_of_its_own(tile, held_bias):
     held = generator.permutation(np.argwhere(is_held))
     bias = generator.integers(-3, 4, (17, 30)) if held_bias == "one a pair" else np.full((17, 30), held_bias)
     given = bias[*held.T] if held_bias == "one a pair" else held_bias
-    rank_P = metrics.target_ranks(*tensors, pairs, held, given, tile)
+    rank_P = ranks.target_ranks(*tensors, pairs, held, given, tile)
     score = user @ item.T + bias * is_held
     assert rank_P.tolist() == [int((score[u] >= score[u, i]).sum()) for u, i in pairs]
 
 
 def test_equal_scores_rank_last():
     zeros = torch.zeros(1, 1)
-    rank_P = metrics.target_ranks(zeros, torch.zeros(10, 1), torch.zeros(10), np.array([[0, 3]]))
+    rank_P = ranks.target_ranks(zeros, torch.zeros(10, 1), torch.zeros(10), np.array([[0, 3]]))
     assert rank_P.tolist() == [10]
 
 
@@ -180,7 +185,7 @@ def test_equal_items_tie_wherever_they_stand(tile):
     user, item = torch.randn(70, 64), torch.randn(37, 64).repeat(3, 1)
     bias = torch.randn(37).repeat(3)
     pairs = np.array([(u, i) for u in range(70) for i in sorted({u % 37, u % 37 + 37, u % 37 + 74, (u * 7) % 111})])
-    rank_P = metrics.target_ranks(user, item, bias, pairs, tile=tile)
+    rank_P = ranks.target_ranks(user, item, bias, pairs, tile=tile)
     exact = user.double() @ item[:37].double().T + bias[:37].double()
     want = [3 * int((exact[u] >= exact[u, i % 37]).sum()) for u, i in pairs]
     assert rank_P.tolist() == want
@@ -188,7 +193,7 @@ def test_equal_items_tie_wherever_they_stand(tile):
 
 def test_a_target_without_a_score_ranks_last():
     user = torch.full((1, 4), torch.nan)
-    assert metrics.target_ranks(user, torch.ones(10, 4), torch.zeros(10), np.array([[0, 3]])).tolist() == [10]
+    assert ranks.target_ranks(user, torch.ones(10, 4), torch.zeros(10), np.array([[0, 3]])).tolist() == [10]
 
 
 class Largest(TorchDispatchMode):
@@ -209,9 +214,9 @@ def test_ranking_never_holds_users_times_items():
     users, items = 900, 5000
     pairs = np.stack([np.arange(users), np.arange(users) * 5], axis=1)
     with Largest() as largest:
-        rank_P = metrics.target_ranks(torch.randn(users, 4), torch.randn(items, 4), torch.zeros(items), pairs)
+        rank_P = ranks.target_ranks(torch.randn(users, 4), torch.randn(items, 4), torch.zeros(items), pairs)
     assert len(rank_P) == users
-    assert largest.numel == metrics.TILE[0] * metrics.TILE[1] < users * items / 8
+    assert largest.numel == ranks.TILE[0] * ranks.TILE[1] < users * items / 8
 
 
 def naive_calibration(label, probability, weight, bins):
@@ -234,7 +239,7 @@ def test_calibration_equals_the_naive_one(bins):
     generator = np.random.default_rng(bins)
     probability = generator.integers(0, 30, 200) / 30  # many ties
     label, weight = generator.integers(0, 2, 200), generator.integers(1, 4, 200).astype(np.float32)
-    rows, error = metrics.calibration(label, probability, weight, bins)
+    rows, error = auc.calibration(label, probability, weight, bins)
     expected, expected_error = naive_calibration(label, probability, weight, bins)
     assert [tuple(row.values()) for row in rows] == [pytest.approx(one) for one in expected]
     assert error == pytest.approx(expected_error)
@@ -244,7 +249,7 @@ def test_calibration_equals_the_naive_one(bins):
 def test_calibration_of_what_is_right_is_zero_and_of_one_value_one_row():
     probability = np.repeat([0.0, 0.25, 1.0], 4)
     label = np.array([0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1])
-    rows, error = metrics.calibration(label, probability)
+    rows, error = auc.calibration(label, probability)
     assert error == 0 and [row["observed"] for row in rows] == [0.0, 0.25, 1.0]
-    rows, error = metrics.calibration(label, np.full(12, 0.5, np.float32))
+    rows, error = auc.calibration(label, np.full(12, 0.5, np.float32))
     assert len(rows) == 1 and rows[0]["weight"] == 12 and error == pytest.approx(abs(5 / 12 - 0.5))

@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from models.__main__ import main
 from models.baselines.notellm import NoteLLM, pair_loss, related_items
-from models.checkpoint import load_retriever
-from models.item_texts import ItemTexts
-from models.language_settings import LanguageModelConfig, NoteLLMConfig
-from models.resume import CHECKPOINT
+from models.contract.language_models import LanguageModelConfig, NoteLLMConfig
+from models.data.item_texts import ItemTexts
+from models.saved import load_retriever
+from models.training.checkpoint import CHECKPOINT
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 from tests.builders.texts import text_of, write_texts
@@ -178,7 +178,7 @@ def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, mon
         return pair_loss(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("models.train_notellm.pair_loss", interrupted)
+        patched.setattr("models.training.train_notellm.pair_loss", interrupted)
         train("again")
     kept = load_file(tmp_path / "again" / CHECKPOINT)
     trained = {name.split(".")[1] for name in kept if name.startswith("model.") and "lora_" not in name}

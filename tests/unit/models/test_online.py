@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import online
 from models.__main__ import main
-from models.checkpoint import save_cvr, save_towers
-from models.content import ContentMatrix
-from models.cvr import CVRModel
-from models.settings import CVRConfig, TowersConfig
-from models.towers import Towers
+from models.contract.settings import CVRConfig, TowersConfig
+from models.data.content import ContentMatrix
+from models.export import online_programs as online
+from models.saved import save_cvr, save_towers
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
 from tests.builders.tensors import write_matrix
 
 DIM, ITEMS, KNOWN, MAX_LEN = 12, 20, 15, 10

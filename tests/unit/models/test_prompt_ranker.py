@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.__main__ import main
-from models.baselines.prompts import PromptRanker
-from models.checkpoint import load_language
-from models.item_texts import ItemTexts
-from models.language_settings import LanguageModelConfig, PromptConfig
-from models.sampled import SampledCandidates, SampledConfig
+from models.baselines.prompt_ranker import PromptRanker
+from models.contract.language_models import LanguageModelConfig, PromptConfig
+from models.contract.specs import SampledConfig
+from models.data.item_texts import ItemTexts
+from models.metrics.sampled_candidates import SampledCandidates
+from models.saved import load_language
 from tests.builders.encoders import save_tiny_baichuan2, save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 from tests.builders.texts import text_of, write_texts

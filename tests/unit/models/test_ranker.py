@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
-from models.ranker import Ranker, binned
-from models.settings import RankerConfig
+from models.contract.settings import RankerConfig
+from models.evaluation.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
+from models.evaluation.ranker import Ranker, binned
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 
 SMALL = RankerConfig(max_iter=40, min_samples_leaf=20)
@@ -154,5 +154,5 @@ def test_a_missing_column_is_named(tmp_path):
 
 def test_the_ranker_needs_no_torch():
     """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
-    code = "import sys, models.evaluate_ranker; assert 'torch' not in sys.modules"
+    code = "import sys, models.evaluation.evaluate_ranker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=400)

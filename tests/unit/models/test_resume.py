@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.distributed import Ranks
-from models.resume import CHECKPOINT, Position, fingerprint_of, load_checkpoint, restore_optimizer, save_checkpoint
-from models.train_towers import TowersSpec
+from models.training.checkpoint import (
+    CHECKPOINT,
+    Position,
+    fingerprint_of,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from models.training.distributed import Ranks
+from models.training.train_towers import TowersSpec
 from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 

@@ -10,14 +10,14 @@ import torch
 from models.__main__ import main
 from models.baselines.hstu import HSTU
 from models.baselines.sasrec import SASRec
-from models.checkpoint import load_retriever, load_sequential, load_towers, save_sequential, save_towers
-from models.content import ContentMatrix
-from models.distributed import Ranks
-from models.packing import Packing
-from models.settings import SequentialConfig, TowersConfig
-from models.snapshot import open_snapshot
-from models.towers import Towers
-from models.train_sequential import SequentialSpec, SequentialTask
+from models.contract.settings import SequentialConfig, TowersConfig
+from models.contract.snapshot import open_snapshot
+from models.data.content import ContentMatrix
+from models.layers.packing import Packing
+from models.saved import load_retriever, load_sequential, load_towers, save_sequential, save_towers
+from models.towers.towers import Towers
+from models.training.distributed import Ranks
+from models.training.train_sequential import SequentialSpec, SequentialTask
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 from tests.oracles.sequential import naive_binary_loss, naive_hstu, naive_sasrec, naive_softmax_loss
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.prefetch import prefetched
-from models.settings import StreamConfig
-from models.snapshot import open_snapshot
-from models.stream import ArrowReader, PetastormReader, read_column
+from models.contract.settings import StreamConfig
+from models.contract.snapshot import open_snapshot
+from models.data.prefetch import prefetched
+from models.data.stream import ArrowReader, PetastormReader, read_column
 from tests.builders.tensors import pairs_table, sequences_table, write_snapshot
 
 READERS = [ArrowReader, PetastormReader]

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from benchmarks.padded import Padded
-from models.content import ContentMatrix
-from models.packing import Packing
-from models.settings import LossConfig, TowersConfig, check_loss
-from models.towers import Towers
-from models.transformer import CausalTransformer
+from models.contract.settings import LossConfig, TowersConfig, check_loss
+from models.data.content import ContentMatrix
+from models.layers.packing import Packing
+from models.layers.transformer import CausalTransformer
+from models.towers.towers import Towers
 from tests.builders.tensors import write_matrix
 
 ITEM_TOWERS = ["shared_causal", "shared_self", "mlp", "content"]

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.checkpoint import load_towers
-from models.content import ContentMatrix
-from models.snapshot import open_snapshot
-from models.stream import read_column
-from models.train_towers import TowersSpec, TowersTask, run
+from models.contract.snapshot import open_snapshot
+from models.data.content import ContentMatrix
+from models.data.stream import read_column
+from models.saved import load_towers
+from models.training.train_towers import TowersSpec, TowersTask, run
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 40

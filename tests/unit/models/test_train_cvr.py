@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.__main__ import main
-from models.checkpoint import load_cvr
+from models.saved import load_cvr
 from tests.builders.tensors import write_snapshot
 
 TYPES, ITEMS, NEGATIVES = 3, 8, 3

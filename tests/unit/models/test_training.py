@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import train_cvr, train_towers
 from models.__main__ import main
-from models.checkpoint import load_cvr, load_towers
-from models.content import ContentMatrix
-from models.snapshot import open_snapshot
-from models.trainer import Trainer
+from models.contract.snapshot import open_snapshot
+from models.data.content import ContentMatrix
+from models.saved import load_cvr, load_towers
+from models.training import train_cvr, train_towers
+from models.training.trainer import Trainer
 from tests.builders.tensors import pairs_table, random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 60

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models import vectors
 from models.__main__ import main
+from models.export import item_vectors as vectors
 from tests.builders.tensors import write_snapshot
 
 ITEMS, USERS, WIDTH = 3000, 60, 16

@@ -1,0 +1,193 @@
+"""Batch scoring on the executors: Arrow batches in and out, the model loaded once a worker process.
+
+Shapes: B rows of a batch, H longest history of it, K embedding width, E width of mid_emb, N list entries.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+if TYPE_CHECKING:
+    from models.data.content import ContentMatrix
+    from models.towers.cvr import CVRModel
+    from models.towers.towers import Towers
+
+Batches = Iterable[pa.RecordBatch]
+_VECTOR = ArrayType(FloatType(), containsNull=False)
+
+
+def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> DataFrame:
+    """User tower over histories.
+
+    Args:
+        df: `item_idx` array<int>, oldest first, and any other columns.
+        towers: the model's folder.
+        matrix: the content matrix's folder.
+        batch_rows: rows that the model sees at once.
+
+    Returns:
+        `df` without `item_idx`, with `user_emb` and `content_coverage`, the share of the history's items that
+        have a content vector. An empty or null history gives zeros.
+    """
+
+    def score(batches: Batches) -> Iterator[pa.RecordBatch]:
+        scorer = _scorer(str(towers), str(matrix), _stamp(matrix))
+        for batch in batches:
+            hist_BH, hist_len_B = padded(batch.column("item_idx"))
+            hist_BH = scorer.known(hist_BH)
+            user_emb_BK = scorer.towers.embed_users(hist_BH, hist_len_B, scorer.content, batch_size=batch_rows)
+            covered_B = scorer.has_content(hist_BH).sum(1) / np.maximum(hist_len_B, 1)
+            yield _extended(batch, ["item_idx"], user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B))
+
+    return _mapped(df, score, ["item_idx"], {"user_emb": _VECTOR, "content_coverage": FloatType()})
+
+
+def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> DataFrame:
+    """Item tower, each item alone.
+
+    Args:
+        df: `item_idx` int and any other columns; an item that the matrix lacks is scored without content.
+        towers, matrix, batch_rows: as of `score_users`.
+
+    Returns:
+        `df` without `item_idx`, with `item_emb` and `content_coverage` (1 if the item has a content vector).
+    """
+
+    def score(batches: Batches) -> Iterator[pa.RecordBatch]:
+        scorer = _scorer(str(towers), str(matrix), _stamp(matrix))
+        for batch in batches:
+            item_B = scorer.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
+            item_emb_BK = scorer.towers.embed_items(item_B, scorer.content, batch_size=batch_rows)
+            covered_B = scorer.has_content(item_B)
+            yield _extended(batch, ["item_idx"], item_emb=vectors(item_emb_BK), content_coverage=_floats(covered_B))
+
+    return _mapped(df, score, ["item_idx"], {"item_emb": _VECTOR, "content_coverage": FloatType()})
+
+
+def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> DataFrame:
+    """The conversion model over pairs of embeddings.
+
+    Args:
+        df: `user_emb`, `item_emb` and any other columns; null (nothing known yet) is scored as zeros.
+        cvr: the model's folder.
+        batch_rows: rows that the model sees at once.
+
+    Returns:
+        `df` without the two embeddings, with `mid_emb` and the conversion probability `cvr_score`.
+    """
+    inputs = ["user_emb", "item_emb"]
+
+    def score(batches: Batches) -> Iterator[pa.RecordBatch]:
+        model = _cvr(str(cvr))
+        for batch in batches:
+            user_emb_BK = dense(batch.column("user_emb"), model.user_dim)
+            item_emb_BK = dense(batch.column("item_emb"), model.item_dim)
+            mid_emb_BE, score_B = model.score(user_emb_BK, item_emb_BK, batch_size=batch_rows)
+            yield _extended(batch, inputs, mid_emb=vectors(mid_emb_BE), cvr_score=_floats(score_B))
+
+    return _mapped(df, score, inputs, {"mid_emb": _VECTOR, "cvr_score": FloatType()})
+
+
+def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as one array: values [B, H], zero-padded on the right, and lengths [B]; null is empty."""
+    length_B = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    values_N = lists.flatten().to_numpy(zero_copy_only=False)
+    padded_BH = np.zeros((len(length_B), max(1, length_B.max(initial=0))), values_N.dtype)
+    padded_BH[np.arange(padded_BH.shape[1]) < length_B[:, None]] = values_N
+    return padded_BH, length_B
+
+
+def dense(lists: pa.ListArray, width: int) -> np.ndarray:
+    """Vectors of one width as float32 [B, width]; null gives zeros.
+
+    Raises:
+        ValueError: where a vector has another width.
+    """
+    length_B = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    is_there_B = length_B > 0
+    if (length_B[is_there_B] != width).any():
+        found = sorted(set(length_B[is_there_B].tolist()))
+        raise ValueError(f"vectors of widths {found}, but the model takes {width}: another model made them")
+    dense_BK = np.zeros((len(length_B), width), np.float32)
+    dense_BK[is_there_B] = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return dense_BK
+
+
+def vectors(values_BK: np.ndarray) -> pa.ListArray:
+    """float32 rows as an Arrow list column, without a Python object a row."""
+    rows, width = values_BK.shape
+    flat = pa.array(np.ascontiguousarray(values_BK, dtype=np.float32).ravel())
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
+
+
+class _Scorer:
+    """Towers, content and what is known about which items have a vector; lives as long as the worker."""
+
+    def __init__(self, towers: "Towers", content: "ContentMatrix") -> None:
+        self.towers, self.content = towers, content
+        self._looked_up = np.zeros(content.rows, bool)
+        self._has_content = np.zeros(content.rows, bool)
+
+    def known(self, item_idx: np.ndarray) -> np.ndarray:
+        """Items that are newer than the matrix become padding: they have no content."""
+        return np.where((item_idx > 0) & (item_idx < self.content.rows), item_idx, 0)
+
+    def has_content(self, item_idx: np.ndarray, chunk: int = 4096) -> np.ndarray:
+        """Whether each item's row in the matrix is not zero; every row is read once a worker."""
+        new_U = np.unique(item_idx[~self._looked_up[item_idx]])
+        for start in range(0, len(new_U), chunk):
+            part_U = new_U[start : start + chunk]
+            self._has_content[part_U] = (self.content.gather(part_U).abs().amax(1) > 0).numpy()
+        self._looked_up[new_U] = True
+        return self._has_content[item_idx]
+
+
+def _stamp(matrix: Path) -> int:
+    """Changes whenever the matrix is extended or replaced: workers outlive a step."""
+    return (matrix / "meta.json").stat().st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _scorer(towers: str, matrix: str, stamp: int) -> _Scorer:
+    import torch
+
+    from models.data.content import ContentMatrix
+    from models.saved import load_towers
+
+    torch.set_num_threads(1)  # Spark's tasks are the parallelism
+    return _Scorer(load_towers(towers), ContentMatrix(matrix))
+
+
+@lru_cache(maxsize=2)
+def _cvr(path: str) -> "CVRModel":
+    import torch
+
+    from models.saved import load_cvr
+
+    torch.set_num_threads(1)
+    return load_cvr(path)
+
+
+def _mapped(
+    df: DataFrame, score: Callable, inputs: Sequence[str], outputs: dict[str, ArrayType | FloatType]
+) -> DataFrame:
+    kept = [field for field in df.schema.fields if field.name not in inputs]
+    added = [StructField(name, kind, nullable=False) for name, kind in outputs.items()]
+    return df.mapInArrow(score, StructType([*kept, *added]))
+
+
+def _extended(batch: pa.RecordBatch, without: Sequence[str], **columns: pa.Array) -> pa.RecordBatch:
+    kept = [name for name in batch.schema.names if name not in without]
+    arrays = [batch.column(name) for name in kept]
+    return pa.RecordBatch.from_arrays([*arrays, *columns.values()], names=[*kept, *columns])
+
+
+def _floats(values_B: np.ndarray) -> pa.Array:
+    return pa.array(values_B.astype(np.float32))

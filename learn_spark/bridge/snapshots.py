@@ -1,0 +1,114 @@
+"""One pinned table version as plain Parquet files of equal size, with a manifest that names every byte."""
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.errors import ConfigError
+from learn_spark.lake.frames import with_dense_number
+from learn_spark.runs.steps import Context
+
+MANIFEST = "manifest.json"
+_FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
+
+
+def export(
+    context: Context,
+    df: DataFrame,
+    name: str,
+    key: Sequence[str],
+    source_table: str,
+    source_version: int,
+    seed: int,
+) -> Path:
+    """Writes a frame as a snapshot; a finished one of this name is left as it is.
+
+    Rows are ordered by a seeded hash of their key and cut into files whose sizes differ by one row at most,
+    each one row group, so that a rerun gives equal bytes. The executors write and hash the files; the folder
+    appears under its name when all is there.
+
+    Args:
+        context: `stream.rows_per_file` is the files' size.
+        df: the rows, made from `source_version` of `source_table`; list columns of equal lengths, no nulls.
+        name: the folder; carries the fingerprint of what made the rows.
+        key: columns that are unique together.
+        source_table, source_version: the pinned source, for the manifest.
+        seed: of the order.
+
+    Returns:
+        The folder: part-*.parquet and manifest.json, nothing else.
+
+    Raises:
+        ConfigError: where there is no row.
+    """
+    target = context.tables.artifact("snapshots", name)
+    if (target / MANIFEST).is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in [*target.parent.glob(f".{name}.*"), target]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = target.parent / f".{name}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    files = _write_files(df, folder, key, seed, context.config.stream.rows_per_file)
+    if not files:
+        shutil.rmtree(folder)
+        raise ConfigError(f"{source_table} has no rows for the snapshot {name}: check windows, sequences and samples")
+    manifest = {
+        "source_table": source_table,
+        "source_version": source_version,
+        "schema": {field.name: field.dataType.simpleString() for field in df.schema.fields},
+        "rows": sum(file["rows"] for file in files),
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return folder.rename(target)
+
+
+def read_manifest(snapshot: Path) -> dict[str, object]:
+    """The manifest of a finished snapshot."""
+    return json.loads((snapshot / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _write_files(
+    df: DataFrame, folder: Path, key: Sequence[str], seed: int, rows_per_file: int
+) -> list[dict[str, str | int]]:
+    """Writes the files on the executors; what comes back is a row a file."""
+    rows = df.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        total = rows.count()
+        if not total:
+            return []
+        num_files = -(-total // rows_per_file)
+        ordered = rows.withColumn("_order", F.xxhash64(F.lit(seed), *key))
+        numbered = with_dense_number(ordered, ["_order", *key], "_row", 0)
+        # Sizes that differ by one row at most: file f holds the rows with floor(row * files / total) = f.
+        file = F.floor(F.col("_row").cast("bigint") * num_files / F.lit(total)).cast("int")
+        parts = numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(folder), _FILE_SCHEMA)
+        return [row.asDict() for row in parts.orderBy("path").collect()]
+    finally:
+        rows.unpersist()
+
+
+def _writer(folder: Path):  # noqa: ANN202 - a hint here would be read by Spark
+    def write(table: pa.Table) -> pa.Table:
+        name = f"part-{table.column('_file')[0].as_py():05d}.parquet"
+        table = table.sort_by("_row").drop(["_file", "_row", "_order"]).combine_chunks()
+        # A retried or speculative task writes the same bytes: the last rename wins, nothing is half there.
+        partial = folder / f".{name}.{uuid.uuid4().hex}"
+        pq.write_table(table.replace_schema_metadata(None), partial, row_group_size=max(1, table.num_rows))
+        with partial.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        size = partial.stat().st_size
+        partial.rename(folder / name)
+        return pa.table({"path": [name], "rows": [table.num_rows], "bytes": [size], "sha256": [digest]})
+
+    return write

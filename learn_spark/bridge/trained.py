@@ -1,0 +1,25 @@
+"""The models that a config trains and scores with: their fingerprints and folders."""
+
+from pathlib import Path
+
+from learn_spark.runs.steps import Context
+
+
+def towers_path(context: Context) -> Path:
+    """The folder of the towers that this config trains."""
+    return context.tables.artifact("models", f"towers-{towers_mark(context)}")
+
+
+def cvr_path(context: Context) -> Path:
+    """The folder of the conversion model that this config trains."""
+    return context.tables.artifact("models", f"cvr-{cvr_mark(context)}")
+
+
+def towers_mark(context: Context) -> str:
+    """The fingerprint of the towers."""
+    return context.mark("train_towers", context.config.windows.towers_end)
+
+
+def cvr_mark(context: Context) -> str:
+    """The fingerprint of the conversion model."""
+    return context.mark("train_cvr", context.config.windows.cvr_end)

@@ -1,0 +1,51 @@
+"""What the systems on a language model need beside vectors: the model, and the items' texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from learn_spark.bridge.snapshots import export
+from learn_spark.config.load import Config
+from learn_spark.embedding.encoders import model_source
+from learn_spark.embedding.prompts import template
+from learn_spark.embedding.store import current_texts
+from learn_spark.errors import ConfigError
+from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.steps import Context
+
+
+def language_model(config: Config, changes: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a `LanguageModelConfig`, with the digest of its files: by default the text encoder's model.
+
+    Args:
+        config: its section `embedding` says the default.
+        changes: of the defaults.
+
+    Raises:
+        ConfigError: there is no such model, or it is no causal decoder.
+    """
+    from models.contract.model_folder import CAUSAL, content_digest, locate, read_json
+
+    encoder = config.embedding
+    own = {} if "model" in changes else {"model": encoder.model, "revision": encoder.revision, "dtype": encoder.dtype}
+    settings = own | dict(changes)
+    try:
+        folder = locate(model_source(str(settings["model"])), settings.get("revision"))
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind not in CAUSAL:
+            raise ConfigError(
+                f"{settings['model']} is a {kind}, not a causal decoder ({', '.join(CAUSAL)}): set the system's"
+                " model: {llm: {model: …}} to one, in comparison.define"
+            )
+        return settings | {"model": str(folder), "digest": content_digest(folder)}
+    except ValueError as error:
+        raise ConfigError(f"llm.model: {error}") from error
+
+
+def item_texts(context: Context) -> Path:
+    """A snapshot of the prompts of `embed_items` by item_idx; those of these table versions are written once."""
+    chosen = template(context.config.embedding.template)
+    versions = context.tables.versions(("item_text", "item_index"))
+    texts = current_texts(context, chosen).join(context.tables.read("item_index"), on="item_id")
+    name = f"item-texts-{fingerprint(versions, chosen.version)}"
+    rows = texts.selectExpr("item_idx", "prompt AS text")
+    return export(context, rows, name, ("item_idx",), "item_text", versions["item_text"], seed=0)

@@ -1,0 +1,117 @@
+"""The ingest section of the config: where logs lie and how they are read."""
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from learn_spark.config.mapping import IngestMapping, ItemMapping, Name, Zone
+from learn_spark.config.sections import Section, Share
+
+Encoding = Literal["utf-8", "iso-8859-1", "us-ascii"]
+Format = Literal["csv", "json", "parquet", "delta"]
+DAY = re.compile(r"\{day(?::([^{}]*))?\}")
+UTC = "UTC"
+DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
+
+
+class SourceSettings(Section):
+    """Files of one format below a folder, or a table."""
+
+    path: Path
+    files: Name | None
+    format: Format
+    delimiter: Annotated[str, Field(min_length=1, max_length=4)] = ","
+    columns: Annotated[list[Name], Field(min_length=1)] | None = None
+    encoding: Encoding = "utf-8"
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether columns have types; else all is text."""
+        return self.format in ("parquet", "delta")
+
+    @property
+    def by_day(self) -> bool:
+        """Whether each file is one day's delivery."""
+        return self.files is not None and DAY.search(self.files) is not None
+
+    @model_validator(mode="after")
+    def _format_and_files_fit(self) -> Self:
+        if self.format == "delta" and self.files is not None:
+            raise ValueError("`files` must be null with format delta: `path` is the table")
+        if self.format != "delta" and self.files is None:
+            raise ValueError("`files` is missing: a pattern as {day}.csv.gz or *.json.gz")
+        if self.columns is not None and self.format != "csv":
+            raise ValueError(f"`columns` names those of a csv without a header line; {self.format} has names")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError("`columns` names a column twice")
+        if self.format != "csv" and self.encoding != "utf-8":
+            raise ValueError(f"`encoding` must be utf-8 with format {self.format}")
+        return self
+
+    @model_validator(mode="after")
+    def _pattern_is_understood(self) -> Self:
+        pattern = self.files or ""
+        if pattern.startswith("/"):
+            raise ValueError(f"`files` {pattern!r} must be relative to `path`")
+        if set(DAY.sub("", pattern)) & set("{}[]"):
+            raise ValueError(f"`files` {pattern!r}: only {{day}}, * and ? match")
+        for form in filter(None, DAY.findall(pattern)):
+            if sorted(re.findall(r"%.", form)) != sorted(DAY_PARTS) or re.search(
+                r"[^-_./]", re.sub("%[Ymd]", "", form)
+            ):
+                raise ValueError(f"`files` {pattern!r}: write a day as {{day}} or as {{day:%Y%m%d}}")
+        return self
+
+
+class ItemsSettings(SourceSettings):
+    """An item catalogue of its own."""
+
+    mapping: ItemMapping
+
+
+class IngestSettings(SourceSettings):
+    start: date
+    timezone: Zone
+    late_days: Annotated[int, Field(ge=0)]
+    event_types: Annotated[list[Name], Field(min_length=1)]
+    max_reject_share: Share
+    max_bad_files: Annotated[int, Field(ge=0)]
+    empty_day: Literal["warn", "stop"]
+    min_day_share: Share
+    mapping: IngestMapping
+    items: ItemsSettings | None
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many UTC days before, and after, its delivery's day an event may lie."""
+        if not self.by_day:
+            return 0, 0
+        beside = 0 if self.timezone == UTC else 1  # a day of another zone lies on two UTC days
+        return self.late_days + beside, beside
+
+    @model_validator(mode="after")
+    def _deliveries_have_a_zone(self) -> Self:
+        if self.timezone != UTC and not self.by_day:
+            raise ValueError("`timezone` says when a delivery's day ends, and `files` names no {day}")
+        return self
+
+    @model_validator(mode="after")
+    def _mapping_fits(self) -> Self:
+        unknown = sorted(self.mapping.event_type.given() - set(self.event_types))
+        if unknown:
+            raise ValueError(f"mapping.event_type gives {unknown}, which event_types {self.event_types} does not have")
+        if self.mapping.title is None and self.items is None:
+            raise ValueError("mapping.title is missing: items need a name, from the log or from `items`")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_there(self) -> Self:
+        for name, source in (("", self), ("items.", self.items)):
+            wanted = source.mapping.source_columns() if source and source.columns else []
+            lacking = [column for column in wanted if column not in source.columns]
+            if lacking:
+                raise ValueError(f"{name}mapping names {lacking}, which {name}columns does not have: {source.columns}")
+        return self

@@ -1,0 +1,212 @@
+"""A YAML file over those that it extends, `--set` on top, checked as a whole before any work."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from learn_spark.config.comparison import ComparisonSettings
+from learn_spark.config.ingest import IngestSettings
+from learn_spark.config.sections import (
+    CvrSettings,
+    EmbeddingSettings,
+    EvaluationSettings,
+    FeatureSettings,
+    LakeSettings,
+    MlflowSettings,
+    OutputSettings,
+    RetrievalSettings,
+    SampleSettings,
+    ScaleSettings,
+    Section,
+    SequenceSettings,
+    SparkSettings,
+    StreamSettings,
+    TowersSettings,
+    WindowSettings,
+)
+from learn_spark.errors import ConfigError
+
+PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
+
+
+class Config(Section):
+    """The whole config of a run."""
+
+    lake: LakeSettings
+    output: OutputSettings
+    spark: SparkSettings
+    ingest: IngestSettings
+    windows: WindowSettings
+    sequences: SequenceSettings
+    samples: SampleSettings
+    embedding: EmbeddingSettings
+    stream: StreamSettings
+    towers: TowersSettings
+    cvr: CvrSettings
+    retrieval: RetrievalSettings
+    features: FeatureSettings
+    evaluation: EvaluationSettings
+    comparison: ComparisonSettings
+    mlflow: MlflowSettings
+    scale: ScaleSettings
+
+    @model_validator(mode="after")
+    def _event_types_exist(self) -> Self:
+        known = set(self.ingest.event_types)
+        asked = {
+            "sequences": {*self.sequences.history_events, *self.sequences.target_events},
+            "samples": {*self.samples.exposure_events, *self.samples.conversion_events},
+        }
+        for section, names in asked.items():
+            if names - known:
+                raise ValueError(
+                    f"{section} names event types {sorted(names - known)}; ingest.event_types has {sorted(known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        """Observed labels need room for their conversions in every window; log-Q is of sampled ones."""
+        samples, windows = self.samples, self.windows
+        if samples.labels == "sampled":
+            return self
+        if self.cvr.log_q:
+            raise ValueError("cvr.log_q corrects sampled negatives, but samples.labels is observed: set it false")
+        ends = (windows.towers_end, windows.cvr_end, windows.ranker_train_end, windows.end)
+        rooms = {f"the samples' window from {a} to {b}": (b - a).days for a, b in zip(ends, ends[1:], strict=False)}
+        rooms["cvr.validation_days"] = self.cvr.validation_days
+        for name, days in rooms.items():
+            if days <= samples.conversion_days:
+                raise ValueError(
+                    f"samples.conversion_days ({samples.conversion_days}) leaves no exposure whose label is known in"
+                    f" {name} ({days} days): it must be less"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Self:
+        if self.ingest.start >= self.windows.first_as_of:
+            raise ValueError(
+                f"windows.first_as_of ({self.windows.first_as_of}) must come after ingest.start ({self.ingest.start})"
+            )
+        reach = timedelta(days=self.sequences.target_days)
+        if self.windows.towers_end - 2 * reach < self.windows.first_as_of:
+            raise ValueError(
+                f"windows.towers_end ({self.windows.towers_end}) leaves no training as-of date: it must lie at least"
+                f" twice sequences.target_days ({reach.days}) after first_as_of ({self.windows.first_as_of})"
+            )
+        if self.windows.towers_end + reach > self.windows.end:
+            raise ValueError(
+                f"windows.end ({self.windows.end}) must lie at least sequences.target_days ({reach.days})"
+                f" after towers_end ({self.windows.towers_end}): retrieval is tested there"
+            )
+        longest = max(self.sequences.history_length, self.sequences.target_length)
+        if self.towers.model.max_len < longest:
+            raise ValueError(f"towers.model.max_len ({self.towers.model.max_len}) is below the sequences' {longest}")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, overlays and checks a config.
+
+    Relative paths in a file are taken from that file's folder; in `overrides`, from the working directory.
+
+    Args:
+        path: the YAML file; its `extends: other.yaml` names a file beside it whose values it changes.
+        overrides: `section.key=value` strings, the value in YAML.
+
+    Raises:
+        ConfigError: with one line that names the key, the file and the reason.
+    """
+    file = Path(path)
+    values = _read_with_base(file, ())
+    for text in overrides:
+        values = _overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {_first_problems(error)}") from None
+
+
+def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
+    """The values of a file over those of the file that it extends, paths made absolute."""
+    if file in above:
+        raise ConfigError(f"{above[-1]}: `extends: {file.name}` goes in a circle")
+    values = _read_yaml(file)
+    parent = values.pop("extends", None)
+    values = _absolute_paths(values, file.parent)
+    if parent is None:
+        return values
+    base = _read_with_base(file.parent / str(parent), (*above, file))
+    if "mapping" in (values.get("ingest") or {}):
+        base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
+    return _overlay(base, values)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {file} does not exist (working directory {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {file} must hold a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: write section.key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _overlay(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for dotted in PATH_KEYS:
+        *sections, key = dotted.split(".")
+        inner: Any = values
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            change: Any = {key: str((folder.absolute() / inner[key]).resolve())}
+            for section in reversed(sections):
+                change = {section: change}
+            values = _overlay(values, change)
+    return values
+
+
+def _first_problems(error: ValidationError) -> str:
+    """Pydantic's findings in one line: key, reason, and the value where it helps."""
+    lines = []
+    for problem in error.errors()[:5]:
+        key = ".".join(str(part) for part in problem["loc"]) or "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key `{key}`")
+        elif problem["type"] == "missing":
+            lines.append(f"key `{key}` is missing")
+        elif problem["type"] == "value_error":
+            lines.append(f"`{key}`: {problem['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"`{key}`: {problem['msg']}, not {problem['input']!r:.80}")
+    return "; ".join(lines)

@@ -1,0 +1,91 @@
+"""The health of the vectors that the matrix is about to take: figures with limits, before any model sees them.
+
+Shapes: N items, one for each sampled text, D width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
+from learn_spark.embedding.sample import sampled_vectors
+from learn_spark.errors import QualityError
+from learn_spark.quality.drift import neighbour_overlap
+from learn_spark.quality.gates import Gate, effective_rank
+
+SAMPLE = 2000
+ENOUGH = 100  # fewer vectors say nothing about their spread
+
+
+def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    """Gates over the rows to be written: the encoder's norms and duplicates of all, the rest of a sample as the matrix
+    will have it.
+
+    Raises:
+        QualityError: with every figure that is out of its limits; the matrix stays as it was.
+    """
+    gates = [*_counted(extension, settings), *_sampled(extension, settings)]
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed:
+        raise QualityError(
+            f"embed_items: the content matrix is left as it was, gates of `embedding` failed: {'; '.join(failed)}"
+        )
+    return gates
+
+
+def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    texts_df = extension.rows_df.where(F.col("flag").isNull()).select(
+        "text_hash", "norm", F.xxhash64("embedding").alias("vector")
+    )
+    found = texts_df.agg(
+        F.count_distinct("text_hash").alias("texts"),
+        F.count_distinct("vector").alias("vectors"),
+        F.count_if(F.col("norm") == 0).alias("zeros"),
+    ).first()
+    gates = [Gate("content_zero_norms", found["zeros"], upper=0)]
+    if found["texts"] >= ENOUGH:
+        share = 1 - found["vectors"] / found["texts"]
+        gates.append(Gate("content_duplicate_share", share, upper=settings.max_duplicate_share))
+    return gates
+
+
+def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    idx_N, vectors_ND = sampled_vectors(extension.rows_df, SAMPLE)
+    if len(idx_N) < ENOUGH:
+        return []
+    if extension.reduction is not None:
+        vectors_ND = extension.reduction.reduced(vectors_ND).astype(np.float32)
+    # What all have in common, which is large in decoders, says nothing of their spread.
+    rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
+    gates = [Gate("content_effective_rank", rank, lower=settings.min_effective_rank)]
+    before = _matrix_before(extension)
+    if before is not None:
+        overlap = _overlap(*before, idx_N, vectors_ND)
+        if overlap is not None:
+            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.min_neighbour_overlap))
+    return gates
+
+
+def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
+    """What a new file takes over from: this folder's file before it, else the newest matrix beside it."""
+    if extension.first_row:
+        return None
+    metas = extension.folder.parent.glob("*/meta.json")
+    beside = [path.parent for path in sorted(metas, key=lambda path: path.stat().st_mtime, reverse=True)]
+    for folder in (extension.folder, *beside):
+        meta = read_meta(folder)
+        if meta is not None and is_whole(folder, meta):
+            return folder, meta
+    return None
+
+
+def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.ndarray) -> float | None:
+    """Over the sampled items that both have; None where they are too few."""
+    known_N = idx_N < meta.rows
+    before_ND = read_rows(folder, meta, idx_N[known_N])
+    has_vector = before_ND.any(axis=1)
+    if has_vector.sum() < ENOUGH:
+        return None
+    return neighbour_overlap(vectors_ND[known_N][has_vector], before_ND[has_vector])

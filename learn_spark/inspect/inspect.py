@@ -1,0 +1,170 @@
+"""`learn-spark inspect`: looks at unknown files and writes a first config. No Spark."""
+
+import math
+import os
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import yaml
+
+from learn_spark.errors import ConfigError, LearnError
+from learn_spark.inspect.guess import MOST_EVENT_TYPES, Guess, day_of, guess
+from learn_spark.inspect.look import Seen, look_at, read_rows
+from learn_spark.lake.days import ONE_DAY
+
+MOST_ROWS = 1_000_000
+SHORTEST_DAYS = 6
+SAMPLES = 3
+_WANTED = ("purchase", "buy", "order", "pay", "like", "click")
+
+
+def run_inspect(args: Namespace) -> int:
+    """Findings to stderr, the config to stdout or `--out`; returns the exit code."""
+    try:
+        seen = look_at(Path(args.path).absolute())
+        out = Path(args.out).absolute() if args.out else None
+        if out is not None and out.exists():
+            raise ConfigError(f"{out} exists already; give another --out")
+        found = guess(seen)
+        for line in _findings(seen):
+            print(line, file=sys.stderr)
+        if found is None:
+            raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
+        text = _config(seen, found, _base_of(out))
+        for line in found.said:
+            print(line, file=sys.stderr)
+        if out is None:
+            print(text, end="")
+        else:
+            out.write_text(text, encoding="utf-8")
+    except LearnError as error:
+        print(f"inspect: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _findings(seen: Seen) -> Iterator[str]:
+    kind = seen.format
+    if kind == "csv":
+        header = "with a header line" if seen.has_header else "without a header line"
+        kind = f"csv, delimiter {seen.delimiter!r}, {seen.encoding}, {header}"
+    days = f", days {seen.days[0]} .. {seen.days[1]}" if seen.days else ""
+    yield f"{len(seen.paths)} files {seen.files} in {seen.folder}{days}: {kind}"
+    for name in seen.columns:
+        values = [row.get(name, "") for row in seen.rows]
+        empty = sum(not value.strip() for value in values) / len(values)
+        samples = list(dict.fromkeys(value[:40] for value in values if value.strip()))[:SAMPLES]
+        yield f"  {name}: {' | '.join(samples) or 'nothing'}{f' ({empty:.0%} empty)' if empty else ''}"
+
+
+def _base_of(out: Path | None) -> str:
+    """How the new file names base.yaml: beside it, else in conf/ of the working directory."""
+    beside, usual = (out.parent if out else Path.cwd() / "conf") / "base.yaml", Path.cwd() / "conf" / "base.yaml"
+    if out is None or beside.exists():
+        return "base.yaml"
+    if usual.exists():
+        return os.path.relpath(usual, out.parent)
+    print(f"warning: there is no base.yaml beside {out}: put it where one is", file=sys.stderr)
+    return "base.yaml"
+
+
+def _config(seen: Seen, found: Guess, base: str) -> str:
+    first, last, kinds, rejected = _scan(seen, found)
+    if not found.event_types:
+        found.event_types = [kind for kind, _ in kinds.most_common(MOST_EVENT_TYPES)]
+    if seen.days:
+        first, last = seen.days
+    named = [kind for kind in found.event_types if any(word in kind.lower() for word in _WANTED)]
+    csv = {"delimiter": seen.delimiter, "encoding": seen.encoding} if seen.format == "csv" else {}
+    ingest = {
+        "path": str(seen.folder),
+        "files": seen.files,
+        "format": seen.format,
+        **csv,
+        **({} if seen.has_header else {"columns": seen.columns}),
+        "start": first,
+        "event_types": found.event_types,
+        **({"max_reject_share": rejected} if rejected > 0.05 else {}),
+        "mapping": found.mapping,
+    }
+    build = Path.cwd() / "build" / seen.folder.name
+    windows, target_days = _windows(first, last, found)
+    values = {
+        "extends": base,
+        "lake": {"root": str(build / "lake")},
+        "output": {"dir": str(build)},
+        "ingest": ingest,
+        "windows": windows,
+        "sequences": {
+            "target_days": target_days,
+            "stride_days": max(1, min(7, target_days // 2)),
+            "history_events": list(found.event_types),
+            "target_events": named or list(found.event_types),
+        },
+        "cvr": {"validation_days": max(1, min(3, (windows["cvr_end"] - windows["towers_end"]).days // 3))},
+    }
+    head = "# A first guess from the files themselves: check every line, above all the mapping and the event types.\n"
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return head + text
+
+
+def _scan(seen: Seen, found: Guess) -> tuple[date, date, Counter[str], float]:
+    """First and last day, event types, and the largest share of a day's rows that lacks an id, a title or a time."""
+    each = max(1000, MOST_ROWS // len(seen.paths))
+    needed = [str(found.mapping[name]["column"]) for name in ("user_id", "item_id", "title")]
+    time, kind = str(found.mapping["event_ts"]["column"]), str(found.mapping["event_type"].get("column", ""))
+    lines: Counter[date | None] = Counter()
+    bad: Counter[date | None] = Counter()
+    kinds: Counter[str] = Counter()
+    cut = 0
+    for path in seen.paths:
+        for row, number in zip(read_rows(seen, path), range(each + 1), strict=False):
+            if number == each:
+                cut += 1
+                break
+            moment = found.read_time(row.get(time, ""))
+            day = day_of(moment) if moment else None
+            lines[day] += 1
+            bad[day] += moment is None or not all(row.get(name, "").strip() for name in needed)
+            if kind:
+                kinds[row.get(kind, "").strip()] += 1
+    if cut:
+        found.said.append(
+            f"of {cut} files only the first {each:,} rows were read: the log may hold more days and types"
+        )
+    del kinds[""]
+    days = sorted(day for day in lines if day)
+    if lines[None]:
+        found.said.append(f"{lines[None]} of {lines.total()} rows have no time")
+        lines[days[0]] += lines.pop(None)
+        bad[days[0]] += bad.pop(None)
+    share = max(bad[day] / lines[day] for day in days)
+    if bad.total():
+        found.said.append(
+            f"{bad.total()} of {lines.total()} rows lack a time, an id or a title; at most {share:.0%} of a day"
+        )
+    return days[0], days[-1], kinds, min(1.0, math.ceil(share * 100) / 100)
+
+
+def _windows(first: date, last: date, found: Guess) -> tuple[dict[str, date], int]:
+    """Staggered windows that end with the log, and targets' days that fit into them."""
+    end = last + ONE_DAY
+    if (end - first).days < SHORTEST_DAYS:
+        found.said.append(f"{(end - first).days} days are too few for training and testing: the windows reach beyond")
+        end = first + SHORTEST_DAYS * ONE_DAY
+    span = (end - first).days
+    target_days = min(28, max(1, span // 10))
+    tail = max(3, target_days, min(90, span // 6))
+    towers_end = end - timedelta(tail)
+    windows = {
+        "first_as_of": first + timedelta(max(1, min(60, span // 10))),
+        "towers_end": towers_end,
+        "cvr_end": towers_end + timedelta(tail // 3),
+        "ranker_train_end": towers_end + timedelta(2 * tail // 3),
+        "end": end,
+    }
+    return windows, target_days

@@ -1,0 +1,96 @@
+"""The one place that builds a Spark session."""
+
+import os
+import socket
+import sys
+
+from delta import configure_spark_with_delta_pip
+from pyspark.errors import PySparkRuntimeError
+from pyspark.sql import SparkSession
+
+from learn_spark.config.load import Config
+from learn_spark.errors import ConfigError
+from learn_spark.lake.schemas import TABLES
+
+DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+# Parquet looks for numbers that repeat; in vectors it looks in vain, and that is a fifth of writing joined ones.
+_VECTOR_TYPES = {"array<float>": ".list.element", "binary": ""}
+_PLAIN_VECTORS = {
+    f"spark.hadoop.parquet.enable.dictionary#{column.name}{_VECTOR_TYPES[column.type]}": "false"
+    for table in TABLES.values()
+    for column in table.columns
+    if column.type in _VECTOR_TYPES
+}
+
+
+def build_session(config: Config, app_name: str) -> SparkSession:
+    """A session with Delta, UTC and ANSI mode; under `spark-submit`, that command's master and memory win.
+
+    Raises:
+        ConfigError: where Java, Delta's jars or a port is missing; the line says which and what to do.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if config.spark.master and config.spark.master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.appName(f"learn-spark {app_name}")
+    for key, value in _settings(config).items():
+        builder = builder.config(key, value)
+    if not _is_submitted():
+        if config.spark.master:
+            builder = builder.master(config.spark.master)
+        builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
+    try:
+        spark = builder.getOrCreate()
+        spark.sparkContext.setLogLevel("ERROR")
+        spark._jvm.java.lang.Class.forName(
+            DELTA_EXTENSION, True, spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        )
+    except Exception as error:
+        raise ConfigError(_explain(error)) from error
+    return spark
+
+
+def _is_submitted() -> bool:
+    """True under `spark-submit`: the JVM is already there, so jars and memory cannot be set any more."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _settings(config: Config) -> dict[str, str]:
+    partitions = str(config.spark.shuffle_partitions)
+    return {
+        "spark.sql.extensions": DELTA_EXTENSION,
+        "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
+        "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.legacy.parquet.nanosAsLong": "true",  # pandas writes them; ingest makes times of them
+        "spark.sql.shuffle.partitions": partitions,
+        "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,  # tasks of a VACUUM; else 10,000
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.python.sql.dataFrameDebugging.enabled": "false",  # else a stack trace for each column expression
+        **_PLAIN_VECTORS,
+        "spark.ui.enabled": str(config.spark.ui).lower(),
+        "spark.ui.showConsoleProgress": "false",
+        **config.spark.conf,
+    }
+
+
+def _explain(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, PySparkRuntimeError) and "JAVA_GATEWAY_EXITED" in text:
+        return (
+            "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME"
+            " (`make setup` does both on Debian);"
+            f" JAVA_HOME is {os.environ.get('JAVA_HOME', 'not set')}"
+        )
+    if "DeltaSparkSessionExtension" in text or "ClassNotFoundException" in text:
+        return (
+            "Delta's jars are not on Spark's class path: run `make setup`, or add "
+            "--packages io.delta:delta-spark_2.13:<version> to spark-submit"
+        )
+    if "BindException" in text or "Address already in use" in text:
+        host = socket.gethostname()
+        return f"Spark found no free port on {host}: set spark.port.maxRetries or free one ({text[:200]})"
+    return f"Spark did not start: {' '.join(text.split())[:500]}"

@@ -1,0 +1,194 @@
+"""The only Delta input and output: every table is created, read, written and versioned here."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import functions as F
+
+from learn_spark.errors import ConfigError
+from learn_spark.lake.days import days_predicate
+from learn_spark.lake.schemas import TABLES, TableSpec
+
+ARTIFACTS = "_artifacts"
+_CODEC = "spark.sql.parquet.compression.codec"
+
+
+class Tables:
+    """The lake under one root: tables by the names of `core.schemas`, artifacts beside them."""
+
+    def __init__(self, spark: SparkSession, root: Path) -> None:
+        self._spark = spark
+        self.root = root
+        self._known: set[str] = set()
+
+    def path(self, name: str) -> str:
+        """Where a table lies."""
+        return str(self.root / _spec(name).name)
+
+    def artifact(self, *parts: str) -> Path:
+        """Where a matrix, snapshot or model lies: on the lake, so that every executor sees it."""
+        return self.root.joinpath(ARTIFACTS, *parts)
+
+    def create_all(self) -> None:
+        """Creates what does not exist yet, with constraints; leaves the rest alone."""
+        for name in TABLES:
+            self._created(name)
+
+    def exists(self, name: str) -> bool:
+        return DeltaTable.isDeltaTable(self._spark, self.path(name))
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """A table, as of `version` or the newest.
+
+        Raises:
+            ConfigError: if the table or the version does not exist.
+        """
+        reader = self._spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        try:
+            return reader.load(self._created(name))
+        except AnalysisException as error:
+            wanted = "" if version is None else f" at version {version}"
+            raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
+
+    def version(self, name: str) -> int:
+        """The newest Delta version: that of the last commit in the log."""
+        return max(int(commit.stem) for commit in self._log(name).glob("*.json") if commit.stem.isdecimal())
+
+    def versions(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: self.version(name) for name in names}
+
+    def append(self, name: str, df: DataFrame) -> int:
+        """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
+        before = self.version(name)
+        self._writer(name, df, "append").save(self.path(name))
+        return self._rows_written(name, before)
+
+    def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
+        """Replaces exactly these days of a table that is partitioned by day; returns the rows written."""
+        (day_column,) = _spec(name).partition
+        return self.overwrite_where(name, df, days_predicate(day_column, days))
+
+    def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
+        """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
+        before = self.version(name)
+        self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(self.path(name))
+        return self._rows_written(name, before)
+
+    def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
+        """Sets columns to SQL expressions in the rows that `where` names."""
+        DeltaTable.forPath(self._spark, self._created(name)).update(where, dict(values))
+
+    def delete_matching(self, name: str, rows: DataFrame, where: str) -> None:
+        """Deletes the rows that equal a row of `rows` in all its columns; `where` bounds the search."""
+        equal = " AND ".join(f"kept.{column} = gone.{column}" for column in rows.columns)
+        kept = DeltaTable.forPath(self._spark, self._created(name)).alias("kept")
+        kept.merge(rows.alias("gone"), f"({where}) AND {equal}").whenMatchedDelete().execute()
+
+    def delete(self, name: str, where: str) -> None:
+        """Deletes the rows that `where` names."""
+        DeltaTable.forPath(self._spark, self._created(name)).delete(where)
+
+    def compact(self, name: str) -> dict[str, int]:
+        """Gathers small files, compressed by ZSTD; says how many went and came.
+
+        Against snappy, histories take 66% and vectors 93% of the bytes, written as fast.
+        """
+        codec = self._spark.conf.get(_CODEC)
+        self._spark.conf.set(_CODEC, "zstd")
+        try:
+            compaction = DeltaTable.forPath(self._spark, self._created(name)).optimize().executeCompaction()
+            metrics = compaction.first().metrics
+        finally:
+            self._spark.conf.set(_CODEC, codec)
+        return {"files_removed": metrics.numFilesRemoved, "files_added": metrics.numFilesAdded}
+
+    def vacuum(self, name: str, hours: float) -> None:
+        """Deletes files that no version of the last `hours` reads."""
+        DeltaTable.forPath(self._spark, self._created(name)).vacuum(hours)
+
+    def committed_at(self, name: str, version: int) -> datetime | None:
+        """When a version was committed; None where the log does not hold it any more."""
+        commit = self._log(name) / f"{version:020d}.json"
+        if not commit.is_file():
+            return None
+        return datetime.fromtimestamp(_commit_info(commit)["timestamp"] / 1000, UTC)
+
+    def read_samples(self, path: Path) -> DataFrame:
+        """A consumer's own table: a Delta or a Parquet folder.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        kind = "delta" if (path / "_delta_log").is_dir() else "parquet"
+        try:
+            return self._spark.read.format(kind).load(str(path))
+        except AnalysisException as error:
+            raise ConfigError(f"samples cannot be read as {kind} at {path}: {error}") from error
+
+    def export(self, df: DataFrame, path: Path, kind: str) -> None:
+        """Writes a consumer's own table, `delta` or `parquet`, where there is none yet."""
+        df.write.format(kind).mode("errorifexists").save(str(path))
+
+    def _created(self, name: str) -> str:
+        """The path of a table that is there: made now, with its constraints, if it was not."""
+        path = self.path(name)
+        if name not in self._known:
+            if not self.exists(name):
+                self._spark.sql(_create_statement(_spec(name), path))
+            self._known.add(name)
+        return path
+
+    def _log(self, name: str) -> Path:
+        return Path(self._created(name)) / "_delta_log"
+
+    def _rows_written(self, name: str, before: int) -> int:
+        """Rows of the newest commit, without those that it copied because they share a file with replaced ones.
+
+        Nothing to write or replace makes no commit.
+        """
+        version = self.version(name)
+        if version == before:
+            return 0
+        info = _commit_info(self._log(name) / f"{version:020d}.json")
+        output, copied = (int(info["operationMetrics"].get(f"num{kind}Rows", 0)) for kind in ("Output", "Copied"))
+        return output - copied
+
+    def _writer(self, name: str, df: DataFrame, mode: str) -> DataFrameWriter:
+        """Whose tables grow with their contracts: a new column is null in what was written before."""
+        return self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
+
+    def _shaped(self, name: str, df: DataFrame) -> DataFrame:
+        """The contract's columns in order and type; gathered by partition, so that a day is few files."""
+        spec = _spec(name)
+        missing = [column for column in spec.names if column not in df.columns]
+        if missing:
+            raise ValueError(f"{name} lacks {missing}; the frame has {df.columns}")
+        shaped = df.select(*(F.col(c.name).cast(c.type).alias(c.name) for c in spec.columns))
+        return shaped.hint("rebalance", *spec.partition) if spec.partition else shaped
+
+
+def _spec(name: str) -> TableSpec:
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}; there are {sorted(TABLES)}")
+    return TABLES[name]
+
+
+def _commit_info(commit: Path) -> dict[str, Any]:
+    with commit.open(encoding="utf-8") as actions:
+        return next(action["commitInfo"] for action in map(json.loads, actions) if "commitInfo" in action)
+
+
+def _create_statement(spec: TableSpec, path: str) -> str:
+    partition = f" PARTITIONED BY ({', '.join(spec.partition)})" if spec.partition else ""
+    constraints = {f"delta.constraints.{name}": check for name, check in spec.checks.items()}
+    listed = ", ".join(f'"{name}" = "{value}"' for name, value in {**constraints, **spec.properties}.items())
+    properties = f" TBLPROPERTIES ({listed})" if listed else ""
+    return f'CREATE TABLE delta.`{path}` ({spec.ddl}) USING delta{partition} COMMENT "{spec.doc}"{properties}'

@@ -1,0 +1,55 @@
+"""How far a release's vectors moved from those of the release before. Shapes: N entities of both, K width."""
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.quality.gates import unit
+
+SAMPLE = 2048
+NEIGHBOURS = 10
+
+
+def paired_vectors(new: DataFrame, old: DataFrame, key: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """At most 2,048 entities that both frames have, the same ones at every run, as [N, K] and [N, K of the old].
+
+    Args:
+        new, old: `key`, `ds` and `column`; of several rows of an entity the newest counts.
+        key: the entity's id.
+        column: the vectors.
+    """
+    ids = new.select(key).intersect(old.select(key))
+    drawn = ids.withColumn("_order", F.xxhash64(key)).orderBy("_order", key).limit(SAMPLE)
+    rows = _newest(new, drawn, key, column, "new").join(_newest(old, drawn, key, column, "old"), on=key, how="inner")
+    found = rows.orderBy("_order", key).collect()
+    if not found:
+        return np.zeros((0, 1)), np.zeros((0, 1))
+    return np.array([row.new for row in found], np.float64), np.array([row.old for row in found], np.float64)
+
+
+def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
+    """How far the mean vector moved, in units of the old vectors' root mean square length; NaN for another width."""
+    if new_NK.shape != old_NK.shape:
+        return float("nan")
+    length = np.sqrt((old_NK**2).sum(1).mean())
+    return float(np.linalg.norm(new_NK.mean(0) - old_NK.mean(0)) / max(length, 1e-12))
+
+
+def neighbour_overlap(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
+    """The mean share of an entity's nearest neighbours by cosine that are the same in both."""
+    count = min(NEIGHBOURS, len(new_NK) - 1)
+    near_new, near_old = (_nearest(unit(vectors), count) for vectors in (new_NK, old_NK))
+    shared = [len(set(a) & set(b)) for a, b in zip(near_new.tolist(), near_old.tolist(), strict=True)]
+    return float(np.mean(shared) / max(count, 1))
+
+
+def _nearest(unit_NK: np.ndarray, count: int) -> np.ndarray:
+    cosine_NN = unit_NK @ unit_NK.T
+    np.fill_diagonal(cosine_NN, -np.inf)
+    return np.argpartition(-cosine_NN, max(count - 1, 0), axis=1)[:, :count]
+
+
+def _newest(df: DataFrame, drawn: DataFrame, key: str, column: str, name: str) -> DataFrame:
+    ordered = [key, "_order"] if name == "new" else [key]
+    kept = df.join(F.broadcast(drawn), on=key, how="inner")
+    return kept.groupBy(*ordered).agg(F.max_by(column, "ds").alias(name))

@@ -1,0 +1,139 @@
+"""Releases in words: what one was made from, down to the files, and how two differ."""
+
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.snapshots import MANIFEST, read_manifest
+from learn_spark.errors import ConfigError
+from learn_spark.lake.days import spans
+from learn_spark.lake.tables import Tables
+from learn_spark.releases.registry import Release
+from learn_spark.runs.ledger import Ledger
+
+_TRAINERS = {"towers": "train_towers", "cvr": "train_cvr"}
+_TRACKED = ("mlflow", "mlflow_run_id", "registered_model", "model_version")
+_FILES = 5
+_COUNTS = ("users", "items", "pairs")
+
+
+def listed(release: Release) -> dict[str, object]:
+    """A release in a line."""
+    return {
+        "release": release.release_id,
+        "status": release.status,
+        "published_at": f"{release.published_at:%Y-%m-%d %H:%M:%S}",
+        "days": spans(release.days),
+        "towers": release.models["towers"],
+        "cvr": release.models["cvr"],
+    }
+
+
+def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]:
+    """All of a release: its days, rows, gates, and the lineage from its models to the source files."""
+    return {
+        **listed(release),
+        "shows_days": _days(release.parts),
+        "rows": _counts(release),
+        "widths": release.widths,
+        "encoder": release.encoder_id,
+        "gates": [
+            {"name": name, "value": value, "lower": lower, "upper": upper, "passed": passed}
+            for name, value, lower, upper, passed in release.gates
+        ],
+        "lineage": {
+            "models": {name: _model(name, mark, ledger) for name, mark in release.models.items() if name in _TRAINERS},
+            "input_versions": release.inputs,
+            "table_versions": release.tables,
+            "source_files": source_files(tables, release),
+        },
+    }
+
+
+def compared(first: Release, second: Release) -> dict[str, object]:
+    """What differs between two releases: models, encoder, days, rows, gates."""
+    before, after = dict(first.parts), dict(second.parts)
+    gates = {name: value for name, value, *_ in first.gates}
+    other = {name: value for name, value, *_ in second.gates}
+    return {
+        "releases": [first.release_id, second.release_id],
+        "models": _changed(first.models, second.models),
+        "encoder": _changed({"encoder": first.encoder_id}, {"encoder": second.encoder_id}),
+        "days_added": _days(after.keys() - before.keys()),
+        "days_gone": _days(before.keys() - after.keys()),
+        "days_with_other_rows": _days(
+            day for day in before.keys() & after.keys() if before[day].release_id != after[day].release_id
+        ),
+        "rows": {name: [_counts(first)[name], _counts(second)[name]] for name in _COUNTS},
+        "widths": _changed(first.widths, second.widths),
+        "gates": _changed(gates, other),
+    }
+
+
+def source_files(tables: Tables, release: Release) -> dict[str, object]:
+    """How many files the events behind a release came from, and the last of them by name."""
+    version = release.inputs["interactions"]
+    try:
+        events = tables.read("interactions", version).where(F.col("ds") < F.lit(max(release.days)))
+        files = events.groupBy("source_file").agg(F.count(F.lit(1)).alias("events"), F.max("ds").alias("last_ds"))
+        newest = files.orderBy(F.desc("last_ds"), F.desc("source_file")).limit(_FILES).collect()
+        return {"count": files.count(), "newest": {row.source_file: row.events for row in newest}}
+    except (ConfigError, PySparkException):
+        return {"unknown": f"version {version} of interactions has been vacuumed"}
+
+
+def lines_of(values: dict[str, object], indent: int = 0) -> list[str]:
+    """Nested values as indented lines."""
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{' ' * indent}{key}", *lines_of(value, indent + 2)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += [f"{' ' * indent}{key}", *(" " * (indent + 2) + _gate_line(entry) for entry in value)]
+        else:
+            lines.append(f"{' ' * indent}{key:<{max(1, 24 - indent)}} {value}")
+    return lines
+
+
+def _gate_line(gate: dict[str, object]) -> str:
+    limits = ", ".join(f"{name} {gate[name]:g}" for name in ("lower", "upper") if gate[name] is not None)
+    return f"{'ok    ' if gate['passed'] else 'FAILED'} {gate['name']:<32} {gate['value']:<12g} {limits}"
+
+
+def _model(name: str, mark: str, ledger: Ledger) -> dict[str, object]:
+    """The training that the ledger has of a model: its MLflow run, and the snapshots' manifests."""
+    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.fingerprint == mark]
+    if not rows:
+        return {"fingerprint": mark, "run": "not in the ledger any more"}
+    details = rows[0].details
+    run = {key: details[key] for key in _TRACKED if key in details}
+    snapshots = {role: _snapshot(Path(path)) for role, path in details.get("snapshots", {}).items()}
+    return {"fingerprint": mark, "folder": details.get("model"), **run, "snapshots": snapshots}
+
+
+def _snapshot(folder: Path) -> dict[str, object]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        return {"manifest": f"{file} is gone"}
+    manifest = read_manifest(folder)
+    return {
+        "manifest": str(file),
+        "source": f"{manifest['source_table']} version {manifest['source_version']}",
+        "rows": manifest["rows"],
+        "files": len(manifest["files"]),
+    }
+
+
+def _counts(release: Release) -> dict[str, int]:
+    return {name: sum(getattr(part, name) for part in release.parts.values()) for name in _COUNTS}
+
+
+def _changed(first: dict[str, object], second: dict[str, object]) -> dict[str, object]:
+    names = sorted(first.keys() | second.keys())
+    return {name: [first.get(name), second.get(name)] for name in names if first.get(name) != second.get(name)}
+
+
+def _days(days: object) -> str:
+    found = sorted(days)
+    return spans(found) if found else ""

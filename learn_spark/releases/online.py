@@ -1,0 +1,75 @@
+"""A release's models for a server: exported programs, ONNX files, and an MLflow model around them."""
+
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from pathlib import Path
+
+from learn_spark.bridge.folders import require_absent, written_whole
+from learn_spark.bridge.launch import run_trainer
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import ConfigError
+from learn_spark.releases.registry import Release
+from learn_spark.runs.steps import Context
+
+PYFUNC = "pyfunc"
+_MODEL = "online_model.py"
+_PACKAGES = ("mlflow", "numpy", "pandas", "torch")
+_PROGRAMS = ("user_tower", "item_tower", "cvr")
+
+
+def export_online(context: Context, release: Release, out: Path, formats: Sequence[str]) -> dict[str, object]:
+    """Writes folder `out`, all of it or nothing: `models.export.online_programs` and the `pyfunc` of `online_model`.
+
+    Args:
+        context: of the config that the release was made by.
+        release: its towers and conversion model are exported.
+        out: a folder that is not there yet.
+        formats: of `pt2` (which the MLflow model needs) and `onnx`.
+
+    Returns:
+        What `out/result.json` says: sizes, files, inputs, outputs.
+
+    Raises:
+        ConfigError: the folder is there already, the models' folders or the content are gone or another's, or a
+            package for a format is missing.
+    """
+    require_absent(out)
+    matrix = _matrix_of(context, release)
+    models = context.tables.artifact("models")
+    spec = {name: models / f"{name}-{release.models[name]}" for name in ("towers", "cvr")}
+    with written_whole(out) as folder:
+        about = run_trainer("export-online", {**spec, "formats": list(formats)}, folder)
+        _save_pyfunc(folder, matrix, context.config.sequences.history_length)
+    return about
+
+
+def _matrix_of(context: Context, release: Release) -> Path:
+    """The content matrix that the release was scored with."""
+    matrix = matrix_path(context)
+    if not (matrix / "meta.json").is_file():
+        raise ConfigError(f"there is no content matrix at {matrix}: export with the config that made the release")
+    encoder = json.loads((matrix / "meta.json").read_text(encoding="utf-8"))["encoder_id"]
+    if encoder != release.encoder_id:
+        raise ConfigError(
+            f"release {release.release_id} was made with encoder {release.encoder_id}, but this config's content is"
+            f" {encoder}'s: export with the config that made it"
+        )
+    return matrix
+
+
+def _save_pyfunc(folder: Path, matrix: Path, history_length: int) -> None:
+    """The model's own copy of the programs lies in it, so that MLflow can ship it; the matrix stays where it is."""
+    import mlflow
+
+    code = folder / _MODEL  # which may come out of the zip of --py-files
+    code.write_bytes(resources.files("learn_spark.releases").joinpath(_MODEL).read_bytes())
+    programs = {name: str(folder / f"{name}.pt2") for name in _PROGRAMS}
+    mlflow.pyfunc.save_model(
+        folder / PYFUNC,
+        python_model=str(code),
+        artifacts={**programs, "about": str(folder / "result.json")},
+        model_config={"content_matrix": str(matrix), "history_length": history_length},
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in _PACKAGES],
+    )
+    code.unlink()

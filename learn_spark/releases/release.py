@@ -1,0 +1,99 @@
+"""Making a release: what its rows are made from, and the one row that publishes it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.trained import cvr_mark, towers_mark
+from learn_spark.embedding.encoders import encoder_id
+from learn_spark.lake.days import days_predicate
+from learn_spark.lake.schemas import RELEASES
+from learn_spark.quality.gates import Gate
+from learn_spark.releases.registry import PUBLISHED, Part, Release, newest_release, rows_of
+from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.steps import Context
+
+FEATURE_TABLES = ("user_features", "item_features", "pair_features")
+INPUTS = ("interactions", "item_index", "user_history", "samples")
+
+
+def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Release | None]:
+    """The release of these feature days, on top of the newest one by the same models, its base.
+
+    The id is made of the days' marks and the versions of the tables that they are made from. So equal ids have
+    equal rows, and days that are made again from other events get an id, and rows, of their own.
+
+    Returns:
+        The release, not published yet, and its base.
+    """
+    ordered = tuple(sorted(set(days)))
+    models = {"towers": towers_mark(context), "cvr": cvr_mark(context)}
+    inputs = context.tables.versions(INPUTS)
+    marks = [context.mark("write_features", day) for day in ordered]
+    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint(marks, models, inputs)[:8]}"
+    base = newest_release(context.tables, models, other_than=release_id)
+    taken_over = base.parts if base else {}
+    parts = {**taken_over, **dict.fromkeys(ordered, Part(release_id))}
+    return Release(release_id, ordered, models, inputs, dict(sorted(parts.items()))), base
+
+
+def own_rows(release: Release) -> str:
+    """SQL that names exactly the rows that are written for a release: other releases stay as they are."""
+    return f"({days_predicate('ds', release.days)}) AND release_id = '{release.release_id}'"
+
+
+def visible(context: Context, release: Release, table: str) -> DataFrame:
+    """Rows that go together: what the release shows of a feature table."""
+    return rows_of(context.tables, release, table)
+
+
+def published_release(context: Context) -> Release | None:
+    """The newest release by the models of this config."""
+    return newest_release(context.tables, {"towers": towers_mark(context), "cvr": cvr_mark(context)})
+
+
+def is_already_published(context: Context, release: Release) -> bool:
+    """Whether a run that was killed before the ledger heard of it has published the very same."""
+    row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
+    return row is not None and row.status == PUBLISHED
+
+
+def with_counts(context: Context, release: Release) -> Release:
+    """With the rows of its own days counted."""
+    counted: dict[date, dict[str, int]] = {}
+    for table in FEATURE_TABLES:
+        for row in context.tables.read(table).where(own_rows(release)).groupBy("ds").count().collect():
+            counted.setdefault(row.ds, {})[f"{table.removesuffix('_features')}s"] = row["count"]
+    own = {day: Part(release.release_id, **counted.get(day, {})) for day in release.days}
+    return replace(release, parts={**release.parts, **own})
+
+
+def record(context: Context, release: Release, gates: Sequence[Gate], widths: dict[str, int], status: str) -> None:
+    """Writes the release's row: everything before it is invisible without it. A rerun replaces the row."""
+    row = (
+        release.release_id,
+        {**release.models, **_registered(context)},
+        release.inputs,
+        context.tables.versions(FEATURE_TABLES),
+        encoder_id(context.config),
+        [gate.as_row() for gate in gates],
+        widths,
+        status,
+        datetime.now(UTC),
+        list(release.days),
+        [(day, part.release_id, part.users, part.items, part.pairs) for day, part in release.parts.items()],
+    )
+    frame = context.spark.createDataFrame([row], RELEASES.columns_ddl).coalesce(1)
+    context.tables.overwrite_where(RELEASES.name, frame, f"release_id = '{release.release_id}'")
+
+
+def _registered(context: Context) -> dict[str, str]:
+    """MLflow's registered versions, as the ledger has them; empty where MLflow was away."""
+    recorded = context.ledger.recorded()
+    windows = context.config.windows
+    steps = [("train_towers", windows.towers_end), ("train_cvr", windows.cvr_end)]
+    details = [recorded[step].details for step in steps if step in recorded]
+    return {d["registered_model"]: str(d["model_version"]) for d in details if "model_version" in d}

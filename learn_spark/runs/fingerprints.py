@@ -1,0 +1,101 @@
+"""What a day is made from, as one hash: code version, config sections, outside input, and the days that it needs."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date
+
+from learn_spark import __version__
+from learn_spark.config.load import Config
+from learn_spark.runs.ledger import Rows, fingerprint
+from learn_spark.runs.steps import Source, Step
+from models.contract.settings import NOT_LEARNED
+
+# Settings that change where or how fast a step runs, never what it makes.
+NOT_IDENTITY = {
+    "ingest": dict.fromkeys(["path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share"], True)
+    | {"items": {"path"}},
+    "embedding": {
+        *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
+        *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
+    },
+    "towers": {"train": NOT_LEARNED},
+    "cvr": {"train": NOT_LEARNED},
+    "stream": {"verify_sha256"},
+    "features": {
+        *("batch_rows", "max_age_days", "keep_releases", "vacuum_hours"),
+        *("min_users", "min_content_coverage", "min_effective_rank", "max_mean_cosine", "min_row_share"),
+        *("min_remade_share", "min_pair_auc", "max_centroid_shift", "min_neighbour_overlap", "min_model_overlap"),
+    },
+    "evaluation": {"threads"},
+}
+
+
+def identity(section: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """A config section's settings, as plain values, without those that never change what is made."""
+    return _without(settings, NOT_IDENTITY.get(section, {}))
+
+
+def _without(settings: Mapping[str, object], names: Collection[str] | Mapping[str, object]) -> dict[str, object]:
+    inner = names if isinstance(names, Mapping) else dict.fromkeys(names, True)
+    return {
+        name: _without(value, inner[name]) if name in inner and isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if inner.get(name) is not True
+    }
+
+
+class Marks:
+    """Expected fingerprints: code version, config sections, outside input, and the marks of a day's needs.
+
+    Args:
+        config: the run's.
+        steps: by name.
+        recorded: the ledger's rows, for outside input that is gone; asked once.
+    """
+
+    def __init__(self, config: Config, steps: Mapping[str, Step], recorded: Callable[[], Rows] = dict) -> None:
+        self._config = config
+        self._steps = steps
+        self._recorded = recorded
+        self._known: dict[tuple[str, date], str] = {}
+        self._sections: dict[str, object] = {}
+        self._sources: dict[str, Source] = {}
+
+    def __call__(self, name: str, day: date) -> str:
+        if (name, day) not in self._known:
+            step = self._steps[name]
+            source = self._source(step).identity(day) if step.source else None
+            upstream = [self(*need) for need in step.needs(self._config, day)]
+            sections = {section: self._section(section) for section in step.sections}
+            self._known[name, day] = fingerprint(__version__, name, day, sections, source, upstream)
+        return self._known[name, day]
+
+    def touched_by(
+        self, changed: Iterable[tuple[str, date]], rows: Iterable[tuple[str, date]]
+    ) -> list[tuple[str, date]]:
+        """Those of `rows` that were made from `changed`, directly or not; models, and what only they use, are not."""
+        reached = dict.fromkeys(changed, True)
+
+        def reaches(pair: tuple[str, date]) -> bool:
+            if pair not in reached:
+                step = self._steps[pair[0]]
+                needs = () if step.trains else step.needs(self._config, pair[1])
+                reached[pair] = any(reaches(need) for need in needs)
+            return reached[pair]
+
+        start = set(reached)
+        return [pair for pair in sorted(rows) if pair not in start and reaches(pair)]
+
+    def source_state(self, step: Step, day: date) -> str | None:
+        """What the ledger keeps of the outside input of a step's day."""
+        return self._source(step).state(day) if step.source else None
+
+    def _source(self, step: Step) -> Source:
+        if step.name not in self._sources:
+            known = {day: row.source for (name, day), row in self._recorded().items() if name == step.name}
+            self._sources[step.name] = step.source(self._config, known)
+        return self._sources[step.name]
+
+    def _section(self, name: str) -> object:
+        if name not in self._sections:
+            self._sections[name] = identity(name, getattr(self._config, name).model_dump(mode="json"))
+        return self._sections[name]

@@ -1,0 +1,161 @@
+"""What has been done: one row a step and day, with the fingerprint of everything that it was made from."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from learn_spark.lake.days import days_predicate
+from learn_spark.lake.schemas import INTERVALS
+from learn_spark.lake.tables import Tables
+
+DONE, STALE = "done", "stale"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        rows_in, rows_out: rows read and written.
+        details: the step's own figures for summary and report; JSON values.
+    """
+
+    rows_in: int
+    rows_out: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A row of the ledger; stale where late events changed what it was made from.
+
+    Rows and seconds are those of the piece of a run that did the day, and stand in all its days; its details stand in
+    its last day only.
+    """
+
+    step: str
+    day: date
+    fingerprint: str
+    run_id: str
+    rows_in: int
+    rows_out: int
+    seconds: float
+    details: dict[str, Any]
+    is_stale: bool = False
+    source: str | None = None
+
+    @property
+    def run(self) -> str:
+        """The run without its piece."""
+        return self.run_id.partition(".")[0]
+
+
+Rows = Mapping[tuple[str, date], Recorded]
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits of anything that JSON can hold (other values by their text)."""
+    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pieces(rows: Iterable[Recorded]) -> list[list[Recorded]]:
+    """Rows by the piece of a run that did them, each piece's by day: what figures are counted once for."""
+    found: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.day):
+        found[row.step, row.run_id].append(row)
+    return list(found.values())
+
+
+class Ledger:
+    """The `intervals` table."""
+
+    def __init__(self, spark: SparkSession, tables: Tables) -> None:
+        self._spark = spark
+        self._tables = tables
+        self._version = -1
+        self._rows: dict[tuple[str, date], Recorded] = {}
+
+    def recorded(self) -> dict[tuple[str, date], Recorded]:
+        """All rows by step and day; they grow with steps and days, never with users or items.
+
+        Read anew only where the table has a newer version than at the last call.
+        """
+        version = self._tables.version(INTERVALS.name)
+        if version != self._version:
+            self._rows, self._version = self._read(version), version
+        return dict(self._rows)
+
+    def _read(self, version: int) -> dict[tuple[str, date], Recorded]:
+        frame = self._tables.read(INTERVALS.name, version)
+        return {
+            (r.step, r.day): Recorded(
+                r.step,
+                r.day,
+                r.fingerprint,
+                r.run_id,
+                r.rows_in,
+                r.rows_out,
+                r.seconds,
+                json.loads(r.details),
+                r.status == STALE,
+                getattr(r, "source", None),  # lakes of before the column have none until their next row
+            )
+            for r in frame.collect()
+        }
+
+    def record(
+        self,
+        step: str,
+        fingerprints: Mapping[date, str],
+        run_id: str,
+        result: StepResult,
+        input_versions: Mapping[str, int],
+        output_versions: Mapping[str, int],
+        seconds: float,
+        sources: Mapping[date, str | None] | None = None,
+    ) -> None:
+        """Marks days of a step as done, in place of what was recorded for them; the last gets the details.
+
+        `sources`: what `Marks.source_state` gives for the days.
+        """
+        common = (
+            DONE,
+            run_id,
+            dict(input_versions),
+            dict(output_versions),
+            result.rows_in,
+            result.rows_out,
+            seconds,
+        )
+        details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
+        rows = [
+            (step, day, mark, *common, details if day == last else "{}", now, (sources or {}).get(day))
+            for day, mark in fingerprints.items()
+        ]
+        frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
+        self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+
+    def forget(self, step: str, days: Collection[date]) -> None:
+        """Removes what is recorded for days of a step, because another run replaced part of what they made."""
+        if days:
+            self._tables.delete(INTERVALS.name, _rows_of(step, days))
+
+    def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
+        """Marks rows of steps and days as to be made again; the same command does so without being asked to."""
+        days: dict[str, list[date]] = defaultdict(list)
+        for step, day in rows:
+            days[step].append(day)
+        if days:
+            named = " OR ".join(f"({_rows_of(step, its)})" for step, its in days.items())
+            self._tables.update(INTERVALS.name, named, {"status": f"'{STALE}'"})
+
+
+def _rows_of(step: str, days: Iterable[date]) -> str:
+    return f"step = '{step}' AND ({days_predicate('day', days)})"

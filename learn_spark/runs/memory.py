@@ -1,0 +1,46 @@
+"""Peak resident memory of a process and everything below it: driver, JVM, Python workers, trainers."""
+
+import os
+
+import psutil
+
+from learn_spark.runs.periodic import Periodic
+
+SAMPLE_SECONDS = 0.5
+
+
+class PeakMemory(Periodic):
+    """Samples the process tree in a thread while the `with` block runs.
+
+    Pages that processes share count once a process, so the figure is an upper bound; peaks shorter than the
+    sampling interval may be missed.
+    """
+
+    def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:
+        """Of the tree below `pid`, by default this process."""
+        super().__init__(sample_seconds)
+        self._pid = os.getpid() if pid is None else pid
+        self._peak = 0
+
+    @property
+    def peak_mb(self) -> int:
+        """The peak so far, MiB."""
+        self.tick()
+        return self._peak >> 20
+
+    def tick(self) -> None:
+        """Takes a sample."""
+        resident = 0
+        for process in self._tree():
+            try:
+                resident += process.memory_info().rss
+            except psutil.Error:  # ended in between
+                continue
+        self._peak = max(self._peak, resident)
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.Error:  # ended
+            return []

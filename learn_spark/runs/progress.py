@@ -1,0 +1,50 @@
+"""Progress lines on stderr: a step's begin and end, between them a sign of life with Spark's task counts."""
+
+import sys
+import time
+
+from pyspark.sql import SparkSession
+
+from learn_spark.runs.periodic import Periodic
+
+TERMINAL_SECONDS = 10
+PLAIN_SECONDS = 60
+
+
+class Progress(Periodic):
+    """Prints what runs; as a context manager it also says every so often that it still runs."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        super().__init__(seconds=1.0)
+        self._tracker = spark.sparkContext.statusTracker()
+        self._started = time.monotonic()
+        self._current = ""
+        self._quiet_until = time.monotonic()
+        self._period = TERMINAL_SECONDS if sys.stderr.isatty() else PLAIN_SECONDS
+
+    def begin(self, what: str, detail: str) -> None:
+        self._current = what
+        self.say(f"{what}: {detail}")
+
+    def end(self, detail: str) -> None:
+        self.say(f"{self._current} done: {detail}")
+        self._current = ""
+
+    def say(self, text: str) -> None:
+        elapsed = int(time.monotonic() - self._started)
+        print(f"{elapsed // 60:3d}:{elapsed % 60:02d}  {text}", file=sys.stderr, flush=True)
+        self._quiet_until = time.monotonic() + self._period
+
+    def tick(self) -> None:
+        """Says that the step still works, where nothing else was said for a while."""
+        if self._current and time.monotonic() >= self._quiet_until:
+            self.say(f"{self._current} still works{self._tasks()}")
+
+    def _tasks(self) -> str:
+        done = total = 0
+        for stage_id in self._tracker.getActiveStageIds():
+            stage = self._tracker.getStageInfo(stage_id)
+            if stage is not None:
+                done += stage.numCompletedTasks
+                total += stage.numTasks
+        return f": {done} of {total} Spark tasks" if total else ""

@@ -1,0 +1,320 @@
+"""What a training did, in MLflow: parameters, metrics by step, snapshots, the registered model."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn_spark.bridge.launch import RESULT
+from learn_spark.bridge.snapshots import MANIFEST, read_manifest
+from learn_spark.config.load import Config
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+FINGERPRINT = "fingerprint"
+METRICS = "metrics.jsonl"
+PENDING = "mlflow_pending.json"
+ALIAS = "candidate"
+_METRICS_A_BATCH = 1000
+_NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry", "urllib3")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        model: registered model name.
+        fingerprint: of everything that it was made from.
+        folder: the model's folder, with metrics.jsonl and result.json.
+        spec: what the trainer was told.
+        snapshots: its data by role (train, val).
+        is_registered: whether it becomes a version of the registered model. A comparison's do not: who deploys must not
+            meet them, and their weights stay in the lake.
+    """
+
+    model: str
+    fingerprint: str
+    folder: Path
+    spec: Mapping[str, object]
+    snapshots: Mapping[str, Path]
+    is_registered: bool = True
+
+
+def log_training(config: Config, training: Training) -> dict[str, str]:
+    """Logs a training, or finds it logged already by its fingerprint; and those beside it that had to wait.
+
+    The newest version of the registered model gets the alias `candidate`.
+
+    Returns:
+        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI); or, where MLflow cannot be used,
+        only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures, and a
+        file that says that they are still to be sent, which the next training that reaches MLflow does.
+    """
+    _note_pending(training)
+    try:
+        client = client_of(config)
+        experiment = experiment_of(client, config)
+        earlier = [one for one in _pending(training.folder.parent) if one.folder != training.folder]
+        _send_each(client, experiment, earlier)
+        run_id, version = _sent(client, experiment, training)
+    except Exception as error:  # whatever MLflow, its database or the network raise
+        reason = f"unreachable: {one_line(error)}"
+        print(f"warning: MLflow is {reason}; training goes on, the figures are sent later", file=sys.stderr, flush=True)
+        return {"mlflow": reason}
+    return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
+
+
+def log_runs(config: Config, trainings: Sequence[Training]) -> None:
+    """Logs trainings that are not registered, each once; where MLflow cannot be used, later, with a warning."""
+    for training in trainings:
+        _note_pending(training)
+    try:
+        client = client_of(config)
+        experiment = experiment_of(client, config)
+    except Exception as error:  # whatever MLflow, its database or the network raise
+        told = f"warning: MLflow is unreachable: {one_line(error)}; the trainings' figures are sent later"
+        print(told, file=sys.stderr, flush=True)
+        return
+    _send_each(client, experiment, trainings)
+
+
+def _send_each(client: "MlflowClient", experiment: str, trainings: Iterable[Training]) -> None:
+    """One whose snapshot is gone, or that MLflow refuses, does not keep back the others."""
+    for training in trainings:
+        try:
+            _sent(client, experiment, training)
+        except Exception as error:
+            told = f"warning: {training.folder / PENDING} stays, not sent: {one_line(error)}"
+            print(told, file=sys.stderr, flush=True)
+
+
+def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str | None]:
+    run_id = _finished_run(client, experiment, training) or _new_run(client, experiment, training)
+    version = _registered(client, training, run_id) if training.is_registered else None
+    (training.folder / PENDING).unlink(missing_ok=True)
+    return run_id, version
+
+
+def _note_pending(training: Training) -> None:
+    partial = training.folder / f".{PENDING}"
+    partial.write_text(json.dumps(asdict(training), indent=1, default=str) + "\n", encoding="utf-8")
+    partial.replace(training.folder / PENDING)
+
+
+def _pending(models: Path) -> list[Training]:
+    """Finished trainings that MLflow does not have yet, the oldest first."""
+    files = sorted(models.glob(f"*/{PENDING}"), key=lambda file: file.stat().st_mtime)
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [
+        Training(
+            values["model"],
+            values["fingerprint"],
+            file.parent,
+            values["spec"],
+            {role: Path(path) for role, path in values["snapshots"].items()},
+            values.get("is_registered", True),
+        )
+        for file, values in zip(files, told, strict=True)
+    ]
+
+
+def tracking_uri(config: Config) -> str:
+    """The configured tracking server, or SQLite in the output folder."""
+    return config.mlflow.tracking_uri or f"sqlite:///{config.output.dir}/mlflow.db"
+
+
+def loss_curve(folder: Path, points: int = 200) -> list[dict[str, float]]:
+    """The numbers of metrics.jsonl, the losses thinned evenly to about `points`; all evaluations stay."""
+    lines = [{key: value for key, value in line.items() if _is_drawn(value)} for line in _metric_lines(folder)]
+    steps = [line for line in lines if "loss" in line]
+    stride = max(1, -(-len(steps) // max(1, points)))
+    kept = {id(line) for line in [*steps[::stride], *steps[-1:]]}
+    return [line for line in lines if id(line) in kept or "loss" not in line]
+
+
+def _is_drawn(value: object) -> bool:
+    """A table of an evaluation is in result.json, for the best one."""
+    return not isinstance(value, list)
+
+
+def _metric_lines(folder: Path) -> Iterator[dict[str, float]]:
+    file = folder / METRICS
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _keep_quiet() -> None:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def client_of(config: Config) -> "MlflowClient":
+    """The tracking server of the config, kept quiet."""
+    from mlflow import MlflowClient
+
+    _keep_quiet()
+    if config.mlflow.tracking_uri is None:
+        config.output.dir.mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(config)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_of(client: "MlflowClient", config: Config) -> str:
+    """The id of the config's experiment, made where it is missing."""
+    name = config.mlflow.experiment
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return known.experiment_id
+    is_local = config.mlflow.tracking_uri is None
+    return client.create_experiment(name, (config.output.dir / "mlartifacts").as_uri() if is_local else None)
+
+
+def _finished_run(client: "MlflowClient", experiment: str, training: Training) -> str | None:
+    wanted = f"tags.{FINGERPRINT} = '{training.fingerprint}' AND tags.model = '{training.model}'"
+    runs = client.search_runs([experiment], f"{wanted} AND attributes.status = 'FINISHED'", max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str:
+    tags = {FINGERPRINT: training.fingerprint, "model": training.model, **_git_tags()}
+    name = f"{training.model}-{training.fingerprint[:8]}"
+    run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    try:
+        _log_parameters(client, run_id, training)
+        _log_metrics(client, run_id, training.folder)
+        for role, snapshot in training.snapshots.items():
+            _log_snapshot(client, run_id, role, snapshot)
+        for file in sorted(path for path in training.folder.iterdir() if _is_kept(path, training)):
+            client.log_artifact(run_id, str(file), "model")
+        client.log_dict(run_id, _packages(), "environment.json")
+    except Exception:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _is_kept(file: Path, training: Training) -> bool:
+    """Whether the run keeps a copy of the training's file."""
+    return PENDING not in file.name and (training.is_registered or file.suffix in (".json", ".jsonl"))
+
+
+def _log_parameters(client: "MlflowClient", run_id: str, training: Training) -> None:
+    from mlflow.entities import Param
+
+    flat = dict(flattened(training.spec))
+    client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in flat.items()])
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
+    from mlflow.entities import Metric
+
+    metrics = list(_step_metrics(folder))
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    started = int((folder / RESULT).stat().st_mtime * 1000)
+    metrics += [
+        Metric(f"result.{key}", float(value), started, 0)
+        for key, value in flattened(result)
+        if isinstance(value, int | float)
+    ]
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+
+
+def _step_metrics(folder: Path) -> Iterator["Metric"]:
+    from mlflow.entities import Metric
+
+    began = (folder / "spec.json").stat().st_mtime if (folder / "spec.json").is_file() else 0.0
+    for line in _metric_lines(folder):
+        time_ms = int((began + line.get("seconds", 0.0)) * 1000)
+        for key, value in line.items():
+            if key not in ("step", "seconds") and isinstance(value, int | float):
+                yield Metric(key, float(value), time_ms, int(line["step"]))
+
+
+def _log_snapshot(client: "MlflowClient", run_id: str, role: str, snapshot: Path) -> None:
+    """The manifest as an artifact and as the run's dataset; its hash stands for every byte of the data."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    manifest = read_manifest(snapshot)
+    digest = hashlib.sha256((snapshot / MANIFEST).read_bytes()).hexdigest()[:16]
+    source = {"table": manifest["source_table"], "version": manifest["source_version"]}
+    dataset = Dataset(
+        name=snapshot.name,
+        digest=digest,
+        source_type="delta",
+        source=json.dumps(source),
+        schema=json.dumps(manifest["schema"]),
+        profile=json.dumps({"rows": manifest["rows"], "files": len(manifest["files"])}),
+    )
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", role)])])
+    client.log_artifact(run_id, str(snapshot / MANIFEST), f"snapshots/{role}")
+    client.set_tag(run_id, f"dataset.{role}", f"{source['table']}@{source['version']} {digest}")
+
+
+def _registered(client: "MlflowClient", training: Training, run_id: str) -> str:
+    """The run's version of the registered model, made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(training.model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{training.model}' AND run_id = '{run_id}'")
+    if known:
+        return str(known[0].version)
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    made = client.create_model_version(training.model, source, run_id=run_id, tags={FINGERPRINT: training.fingerprint})
+    client.set_registered_model_alias(training.model, ALIAS, made.version)
+    return str(made.version)
+
+
+def _packages() -> dict[str, str]:
+    """Python's version, and those of all installed packages."""
+    found = {one.metadata["Name"]: one.version for one in distributions()}
+    return {"python": platform.python_version()} | dict(sorted(found.items()))
+
+
+def _git_tags() -> dict[str, str]:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}
+
+
+def one_line(error: Exception) -> str:
+    """The error's kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested values by dotted name."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,50 @@
+"""Snapshots of the table `sequences`: the rows that one split trains, validates or tests on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.snapshots import export
+from learn_spark.lake.days import days_predicate
+from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.steps import Context
+from learn_spark.sequences.windows import as_of_dates
+
+_COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
+
+
+def sequence_snapshot(
+    context: Context, split: str, version: int, mark: str, more: Sequence[str] = (), each_once: bool = False
+) -> Path:
+    """The snapshot of a split (train, val, test) of a version of the table.
+
+    Args:
+        context, split, version: what is exported.
+        mark: in the folder's name; says what the rows are made of, and `more`.
+        more: columns beside those that the towers read.
+        each_once: of `leave_one_out`'s prefixes the longest of each user and every `history_length`-th before it: of
+            their histories and targets, every event but the first follows another in exactly one row.
+    """
+    config, key = context.config, ["user_id", "as_of"]
+    rows = context.tables.read("sequences", version).where(F.col("split") == split)
+    if config.sequences.protocol == "leave_one_out":
+        key = ["user_id", "as_of", "position"]  # every prefix is a row
+        if each_once:
+            last = F.max("position").over(Window.partitionBy("user_id"))
+            rows = rows.withColumn("before", last - F.col("position"))
+            rows = rows.where(F.col("before") % config.sequences.history_length == 0)
+    else:
+        dates = [day for day, name in as_of_dates(config).items() if name == split]
+        rows = rows.where(days_predicate("as_of", dates))
+    columns = dict.fromkeys([*key, *_COLUMNS, *more])
+    name = f"towers-{split}{'-once' if each_once else ''}-{mark}"
+    return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
+
+
+def sequences_mark(context: Context) -> str:
+    """The fingerprint of what the config's sequences are made of."""
+    config = context.config
+    days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
+    return fingerprint([context.mark("build_sequences", day) for day in days], config.stream.rows_per_file)

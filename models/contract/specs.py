@@ -1,0 +1,118 @@
+"""The spec of `evaluate-systems`: which retrieval systems are measured, on what."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from models.contract.language_models import PromptConfig
+from models.contract.strict import Settings
+
+
+class SampledConfig(Settings):
+    """Which candidates.
+
+    Attributes:
+        rows: sampled rows, of those with a history and a target.
+        candidates: of each row, its target among them.
+        seed: of rows and candidates.
+    """
+
+    rows: int = Field(gt=0)
+    candidates: int = Field(20, gt=1)
+    seed: int = Field(1, ge=0)
+
+
+class SystemConfig(Settings):
+    """A system.
+
+    Attributes:
+        name: names its figures and its file of ranks.
+        kind: `model` (towers, SASRec, HSTU in `folder`), `popularity` (training occurrences), `last_item`,
+            `cooccurrence` (models/baselines/history.py), `mean_content` (models/baselines/mean_content.py),
+            `prompt` (models/baselines/prompt_ranker.py): it ranks the sampled candidates alone.
+        folder: of the trained model.
+        prompt: of a language model that is asked as it is, instead of a folder.
+        prior_weight: weight of log(1 + recent purchases) beside the score; not for popularity and last_item.
+        content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
+        recency_decay: cooccurrence's weight of an event relative to the one after it.
+    """
+
+    name: str = Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)
+    kind: Literal["model", "popularity", "last_item", "cooccurrence", "mean_content", "prompt"]
+    folder: Path | None = None
+    prompt: PromptConfig | None = None
+    prior_weight: float = Field(0.0, ge=0)
+    content_matrix: Path | None = None
+    recency_decay: float = Field(0.9, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "SystemConfig":
+        if (self.folder is not None) != (self.kind == "model" or (self.kind == "prompt" and self.prompt is None)):
+            raise ValueError(
+                f"system {self.name}: kind model needs a folder, prompt that or a prompt, no other has one"
+            )
+        if self.prompt is not None and self.kind != "prompt":
+            raise ValueError(f"system {self.name}: kind {self.kind} has no prompt")
+        if self.content_matrix and self.kind not in ("model", "mean_content"):
+            raise ValueError(f"system {self.name}: kind {self.kind} uses no content_matrix")
+        if self.prior_weight and self.kind in ("popularity", "last_item", "prompt"):
+            raise ValueError(f"system {self.name}: kind {self.kind} takes no prior_weight")
+        return self
+
+
+class SystemsSpec(Settings):
+    """The spec of `evaluate-systems`.
+
+    Attributes:
+        train_snapshot: `sequences` rows that the systems were trained on (user_id, hist_items, tar_items).
+        test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
+            without a history or a target are left out and counted.
+        content_matrix: folder of the content matrix; its items are the candidates.
+        out_dir: gets result.json, and <name>.npz a system: row, user (a hash), item and rank of every target,
+            in the same order in all files.
+        systems: what is measured.
+        ks: lengths of the lists.
+        keep_seen: whether items of the history are candidates; if not, targets that the history holds are left
+            out and counted.
+        prior_days: the prior counts purchases in the last so many days of the test rows' histories.
+        cold_item_max: an item with at most so many training occurrences is cold.
+        long_tail_max: one with at most so many, and not cold, is of the long tail.
+        cold_user_max: a row with at most so many history items is a cold user's.
+        resamples, seed: of the bootstrap over users.
+        sampled: of the rows, a few, and of the items, a few, that every system ranks as well; kind prompt needs it.
+        item_texts: folder of the items' texts, for prompts.
+        threads: torch threads.
+    """
+
+    train_snapshot: Path
+    test_snapshot: Path
+    content_matrix: Path
+    out_dir: Path
+    systems: tuple[SystemConfig, ...] = Field(min_length=1)
+    ks: tuple[int, ...] = Field((10, 50), min_length=1)
+    keep_seen: bool = True
+    prior_days: int = Field(28, gt=0)
+    cold_item_max: int = Field(0, ge=0)
+    long_tail_max: int = Field(10, ge=0)
+    cold_user_max: int = Field(5, ge=0)
+    resamples: int = Field(1000, gt=0)
+    seed: int = Field(1, ge=0)
+    sampled: SampledConfig | None = None
+    item_texts: Path | None = None
+    threads: int = Field(2, gt=0)
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "SystemsSpec":
+        if any(system.kind == "prompt" for system in self.systems) and not (self.sampled and self.item_texts):
+            raise ValueError("systems of kind prompt need sampled and item_texts")
+        return self
+
+    @field_validator("systems")
+    @classmethod
+    def _check_names(cls, systems: tuple[SystemConfig, ...]) -> tuple[SystemConfig, ...]:
+        names = [system.name for system in systems]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"systems of one name: {', '.join(twice)}")
+        return systems

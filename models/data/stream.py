@@ -1,0 +1,244 @@
+"""Batches of tensors out of a Parquet snapshot, by Petastorm or by a small reader over pyarrow.
+
+Nothing else imports Petastorm. Shapes: B rows of a batch, L length of a list column.
+"""
+
+import re
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.contract.settings import StreamConfig
+from models.contract.snapshot import Snapshot
+from models.data.chunks import Chunk, exact_batches, num_rows, shuffled
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start .. stop of a file."""
+
+    file: Path
+    start: int
+    stop: int
+
+
+class ArrowReader:
+    """Reads a snapshot once per iteration, row group by row group, as batches of tensors.
+
+    With several ranks, the files stand in one order that all ranks know (shuffled by the seed), and each rank
+    reads its even share of their rows: whatever the files and row groups, no row is read by two ranks, and all
+    ranks take `len(reader)` steps. The rows that fill no step of all ranks, fewer than ranks x batch_size, are
+    left out; with another seed they are others.
+
+    Args:
+        snapshot: what `open_snapshot` returned.
+        columns: column names. Numbers give [B], lists of equal length [B, L]; strings give a 64-bit hash
+            of each, equal for equal strings in every run.
+        batch_size: rows of a batch, B.
+        seed: None reads in file order; a number shuffles row groups and, through a buffer, rows.
+            The same seed repeats the order.
+        drop_last: leave out the last batch if it is smaller than `batch_size`.
+        config: the shuffle buffer's size.
+        rank, ranks: this process among those that read the same snapshot.
+
+    Raises:
+        ValueError: a column that the snapshot lacks, or ranks without `drop_last` (while iterating: nulls, lists
+            of unequal length).
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        columns: list[str],
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        config: StreamConfig | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if ranks > 1 and not drop_last:
+            raise ValueError("several ranks take equal steps only with drop_last")
+        unknown = [name for name in columns if name not in snapshot.schema]
+        if unknown:
+            have = ", ".join(snapshot.schema)
+            raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(unknown)}; it has: {have}")
+        self.snapshot, self.columns, self.batch_size = snapshot, list(columns), batch_size
+        self.seed, self.drop_last, self.config = seed, drop_last, config or StreamConfig()
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Generator[dict[str, Tensor], None, None]:
+        """The batches from number `start` on; those before it are read and thrown away."""
+        with closing(self._chunks() if self.snapshot.rows else _nothing()) as read:
+            chunks: Iterator[Chunk] = read
+            if self.seed is not None:
+                chunks = shuffled(read, self.config.shuffle_rows, self._rng())
+            for chunk in islice(exact_batches(chunks, self.batch_size, self.drop_last), start, len(self)):
+                yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        full, rest = divmod(self.snapshot.rows // self.ranks, self.batch_size)
+        return full + (0 if self.drop_last or not rest else 1)
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.rank])
+
+    def _share(self) -> list[Part]:
+        """This rank's even share of the rows, as parts of the files."""
+        sizes = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
+        if self.seed is not None and self.ranks > 1:
+            np.random.default_rng(self.seed).shuffle(sizes)
+        low, high = (self.snapshot.rows * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        parts, before = [], 0
+        for file, rows in sizes:
+            start, stop = max(low - before, 0), min(high - before, rows)
+            if start < stop:
+                parts.append(Part(file, start, stop))
+            before += rows
+        return parts
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        yield from self._row_groups(self._share())
+
+    def _row_groups(self, parts: list[Part]) -> Generator[Chunk, None, None]:
+        groups = [group for part in parts for group in _groups_of(part)]
+        if self.seed is not None:
+            self._rng().shuffle(groups)
+        for file, group, start, stop in groups:
+            with pq.ParquetFile(file) as parquet:
+                table = parquet.read_row_group(group, columns=self.columns).slice(start, stop - start)
+            yield {n: _column_array(n, table.column(n).combine_chunks()) for n in self.columns}
+
+
+class PetastormReader(ArrowReader):
+    """The same batches through Petastorm, whose thread reads ahead while the model trains.
+
+    Petastorm 0.13.1 ends an epoch too early when its last row groups are handed out between two of its checks
+    (a third of the runs over small row groups lost some), and with several workers the order depends on
+    timing. So it is asked for endless epochs by one worker, and the manifest's number of rows ends the epoch.
+    Its own sharding gives ranks unequal numbers of rows: it gets a rank's whole files, and the two at the
+    share's ends, which it could not cut, are read without it.
+    """
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        rows = dict(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
+        share = self._share()
+        whole = [part.file for part in share if part.stop - part.start == rows[part.file]]
+        yield from self._row_groups([part for part in share if part.stop - part.start < rows[part.file]])
+        if whole:
+            yield from self._whole_files(whole, sum(rows[file] for file in whole))
+
+    def _whole_files(self, files: list[Path], num_left: int) -> Generator[Chunk, None, None]:
+        # Petastorm uses names that pyarrow and numpy have deprecated; the versions are pinned. Its threads
+        # warn as well, so a filter for a while (`catch_warnings`) would not reach them all.
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"petastorm\b")
+        from petastorm import make_batch_reader
+
+        reader = make_batch_reader(
+            [_petastorm_url(file) for file in files],
+            schema_fields=[f"^{re.escape(name)}$" for name in self.columns],
+            reader_pool_type="thread",
+            workers_count=1,
+            shuffle_row_groups=self.seed is not None,
+            # Petastorm takes 0 for "no seed".
+            seed=None if self.seed is None else self.seed + 1,
+            num_epochs=None,
+            convert_early_to_numpy=True,
+        )
+        try:
+            while num_left > 0:
+                chunk = self._next_chunk(reader)
+                num_left -= num_rows(chunk)
+                yield chunk
+        finally:
+            reader.stop()
+            reader.join()
+
+    def _next_chunk(self, reader: Iterator[tuple]) -> Chunk:
+        try:
+            rows = next(reader)
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+            names = ", ".join(self.columns)
+            raise ValueError(f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}") from error
+        return {name: _checked_array(name, getattr(rows, name)) for name in self.columns}
+
+
+def open_reader(
+    snapshot: Snapshot,
+    columns: list[str],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    drop_last: bool = False,
+    config: StreamConfig,
+    rank: int = 0,
+    ranks: int = 1,
+) -> ArrowReader:
+    """The reader that `config.reader` names; arguments as for `ArrowReader`."""
+    cls = PetastormReader if config.reader == "petastorm" else ArrowReader
+    return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config, rank=rank, ranks=ranks)
+
+
+def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
+    """One whole column: [rows], or [rows, L] for lists."""
+    reader = ArrowReader(snapshot, [column], batch_size=max(snapshot.rows, 1))
+    return next(iter(reader))[column].numpy()
+
+
+def _nothing() -> Generator[Chunk, None, None]:
+    yield from ()
+
+
+def _groups_of(part: Part) -> Iterator[tuple[Path, int, int, int]]:
+    """(file, row group, first row, row behind the last) of every row group that the part touches."""
+    metadata = pq.read_metadata(part.file)
+    before = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        start, stop = max(part.start - before, 0), min(part.stop - before, rows)
+        if start < stop:
+            yield part.file, group, start, stop
+        before += rows
+
+
+def _petastorm_url(file: Path) -> str:
+    # Petastorm takes a URL's path as it stands, without decoding: `as_uri` would break names with spaces.
+    path = file.resolve().as_posix()
+    if "?" in path or "#" in path:
+        raise ValueError(f"Petastorm cannot read paths with ? or #: {path}; choose stream.reader: arrow")
+    return f"file://{path}"
+
+
+def _column_array(name: str, column: pa.Array) -> np.ndarray:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = np.diff(column.offsets.to_numpy())
+        if column.null_count or (lengths != lengths[0]).any():
+            raise ValueError(f"column {name}: lists must be present and of equal length")
+        return _checked_array(name, column.flatten().to_numpy(zero_copy_only=False).reshape(len(lengths), -1))
+    if column.null_count:
+        raise ValueError(f"column {name} holds nulls")
+    return _checked_array(name, column.to_numpy(zero_copy_only=False))
+
+
+def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "UO":
+        values = pd.util.hash_array(values.astype(object), categorize=False).view(np.int64)
+    if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
+        raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
+    return values

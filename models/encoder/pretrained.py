@@ -1,0 +1,110 @@
+"""A checked model folder, loaded: weights from safetensors alone, tokenizer, no code that comes with them."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from models.contract.model_folder import CAUSAL, read_json
+from models.encoder import baichuan
+from models.encoder.tokens import FastTokenizer, SentencePieceTokenizer, Tokenizer
+
+# Whatever transformers, tokenizers, sentencepiece and safetensors raise for files that they cannot read.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+    """Model, on the CPU, and tokenizer of a folder.
+
+    Args:
+        folder: that `model_folder.locate` has checked.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: what is wrong with the folder, in one line.
+    """
+    model, tokenizer = _load(AutoModel, folder, dtype)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # BERT's head on the first token: computed at every call, used by no pooling here
+    return model, tokenizer
+
+
+def load_causal_lm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+    """As `load_pretrained`, with the output layer.
+
+    Raises:
+        ValueError: as there, and for Baichuan2, whose output layer is of another kind (NormHead).
+    """
+    if read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE:
+        raise ValueError(f"model folder {folder}: Baichuan2's output layer is not mapped; take a Llama or Qwen model")
+    return _load(AutoModelForCausalLM, folder, dtype)
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether no position of the model sees a later one."""
+    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
+    return model.config.model_type in CAUSAL and set(layers) == {"full_attention"}
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """Positions that the model has; RoBERTa's first two are its padding's."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    return positions - 2 if "roberta" in model.config.model_type else positions
+
+
+def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+    disable_progress_bar()
+    config = read_json(folder / "config.json")
+    is_baichuan = config.get("model_type") == baichuan.MODEL_TYPE
+    tokenizer = load_tokenizer(folder)
+    try:
+        if is_baichuan:
+            baichuan.check_config(config)
+            baichuan.register()
+        model, report = cls.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
+    _check_complete(folder, report)
+    return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer alone, which needs no weights.
+
+    Raises:
+        ValueError: what is wrong with its files, in one line.
+    """
+    is_baichuan = read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE
+    try:
+        return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+    except _UNREADABLE as error:
+        raise ValueError(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
+
+
+def _check_complete(folder: Path, report: dict[str, object]) -> None:
+    """transformers fills missing weights with noise and only warns; just the unused pooler may be missing."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"model folder {folder} does not hold the whole model:"
+            f" {len(wrong)} weights are missing or of another shape, such as {wrong[0]}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

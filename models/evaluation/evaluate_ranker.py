@@ -1,0 +1,295 @@
+"""What the embeddings bring a ranker: the same trees with and without, on samples that no model has seen.
+
+Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+from pydantic import Field
+from threadpoolctl import threadpool_limits
+
+from models.contract.content_matrix import open_matrix
+from models.contract.result import write_result
+from models.contract.settings import RankerConfig
+from models.contract.snapshot import Snapshot, open_snapshot
+from models.contract.strict import Settings
+from models.evaluation.ranker import Ranker, binned
+from models.metrics.auc import Scored, gain_interval, mean_interval, user_aucs, user_mean
+
+KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
+EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
+FITTED_ITEMS = 20_000  # whose content the raw embedding's axes are made of
+
+
+class RankerSpec(Settings):
+    """The spec of `evaluate-ranker`.
+
+    Attributes:
+        rows: snapshot with user_id, item_idx, label, weight, is_test (0 or 1), day (any day number), the columns of
+            `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
+        content_matrix: folder of the content matrix.
+        base: the base features; `categorical` names those among them that hold categories.
+        user_events, item_events: the base features by which users and items are called cold.
+        cold_events: fewer events are cold.
+        tail_events: items with at most so many events are the long tail.
+        validation_share: the last days of the training window, for early stopping.
+        seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
+        ranker, bootstrap, threads: settings.
+        out_dir: gets result.json.
+    """
+
+    rows: Path
+    content_matrix: Path
+    out_dir: Path
+    base: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
+    user_events: str = "user_events"
+    item_events: str = "item_events"
+    cold_events: int = Field(10, ge=0)
+    tail_events: int = Field(0, ge=0)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    ranker: RankerConfig = RankerConfig()
+    bootstrap: int = Field(200, ge=10)
+    seed: int = Field(7, ge=0)
+    num_seeds: int = Field(3, gt=0)
+    threads: int = Field(2, gt=0)
+
+
+class RankerTask:
+    """The rows, split into training, validation (its last days) and test; and the trees over any features."""
+
+    def __init__(self, spec: RankerSpec, rows: pa.Table) -> None:
+        self.spec = spec
+        self.seeds = range(spec.seed, spec.seed + spec.num_seeds)
+        label_N, self.weight_N = _values(rows, "label"), _values(rows, "weight")
+        is_test_N, day_N = _values(rows, "is_test") > 0, _values(rows, "day")
+        self.label_N = label_N.astype(np.int64)
+        self.user_N = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        first_valid_day = _first_validation_day(day_N[~is_test_N], spec.validation_share)
+        self.test = np.flatnonzero(is_test_N)
+        self.train = np.flatnonzero(~is_test_N & (day_N < first_valid_day))
+        self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
+        if not 0 < self.label_N[self.test].sum() < len(self.test):
+            raise ValueError(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
+
+    def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T]."""
+        started = time.monotonic()
+        categorical = [self.spec.base.index(name) for name in self.spec.categorical]
+        train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
+        score_ST = Ranker(self.spec.ranker, seeds).fit(train, valid, categorical).predict(X_NF[self.test])
+        line = f"ranker {what}: {X_NF.shape[1]} features, AUC {self.scored(score_ST.mean(0)).auc():.4f}"
+        print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        return score_ST
+
+    def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
+        """Test scores, all or a segment of them, ready for AUC."""
+        chosen = slice(None) if is_in_T is None else is_in_T
+        rows = self.test[chosen]
+        return Scored.of(self.label_N[rows], score_T[chosen], self.weight_N[rows], self.user_N[rows])
+
+    def gain(self, with_T: np.ndarray, without_T: np.ndarray, is_in_T: np.ndarray | None = None) -> dict:
+        """AUC, UAUC and WUAUC with and without, their gains, and the gains' 90% bootstrap intervals over users."""
+        with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
+        users = int(self.user_N.max()) + 1
+        interval = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
+        figures = _gain("auc", without.auc(), with_.auc(), interval)
+        chosen = slice(None) if is_in_T is None else is_in_T
+        rows = self.test[chosen]
+        (before_U, weight_U), (after_U, _) = (
+            user_aucs(self.label_N[rows], score_T[chosen], self.user_N[rows], self.weight_N[rows])
+            for score_T in (without_T, with_T)
+        )
+        for name, counted_U in (("uauc", np.ones_like(weight_U)), ("wuauc", weight_U)):
+            without, with_ = (user_mean(value_U, counted_U) for value_U in (before_U, after_U))
+            interval = mean_interval(after_U - before_U, counted_U, self.spec.bootstrap, self.spec.seed)
+            figures |= _gain(name, without, with_, interval)
+        return figures
+
+
+def run(spec: RankerSpec) -> dict[str, object]:
+    """The ranker's figures; written to result.json.
+
+    Returns:
+        rows, users; of auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the seeds' mean scores;
+        `auc_gain_by_seed`; `segments` by name, and `alone`: each embedding by itself; the item's raw content
+        (`item_content`) and a random vector by item (`item_id`), of item_emb's width; `shuffled`, all three
+        embeddings of other rows, which must bring nothing.
+
+    Raises:
+        ValueError: columns are missing, or a window has one label only.
+    """
+    with threadpool_limits(spec.threads):
+        rows = read_rows(spec, open_snapshot(spec.rows))
+        task = RankerTask(spec, rows)
+        base_NF, blocks = _features(rows, spec)
+        raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
+        del rows
+        events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
+        is_in = segments(spec, *events)
+        categorical = [spec.base.index(name) for name in spec.categorical]
+        base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
+        blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
+        raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
+        without_ST = task.fit("without embeddings", base_NF, task.seeds)
+        result = _main_figures(task, base_NF, blocks, is_in, without_ST)
+        result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
+    write_result(spec.out_dir, _without_nan(result))
+    return result
+
+
+def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndarray) -> dict[str, np.ndarray]:
+    """Test rows by what was known of their user and item before the sample's day: name -> bool [T]."""
+    is_cold_user, is_cold_item = user_events_T < spec.cold_events, item_events_T < spec.cold_events
+    is_tail = item_events_T <= spec.tail_events
+    return {
+        "cold_users": is_cold_user,
+        "other_users": ~is_cold_user,
+        "cold_items": is_cold_item,
+        "long_tail_items": is_tail,
+        "other_items": ~is_cold_item & ~is_tail,
+    }
+
+
+def _main_figures(
+    task: RankerTask,
+    base_NF: np.ndarray,
+    blocks: Mapping[str, np.ndarray],
+    is_in: Mapping[str, np.ndarray],
+    without_ST: np.ndarray,
+) -> dict[str, object]:
+    with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
+    without_T, with_T = without_ST.mean(0), with_ST.mean(0)
+    user_T = task.user_N[task.test]
+    result: dict[str, object] = {
+        "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(task.test)},
+        "users": len(np.unique(user_T)),
+        "features": {"without": base_NF.shape[1], "with": base_NF.shape[1] + _width(blocks.values())},
+        **task.gain(with_T, without_T),
+        "auc_gain_by_seed": [
+            task.scored(more_T).auc() - task.scored(less_T).auc()
+            for more_T, less_T in zip(with_ST, without_ST, strict=True)
+        ],
+    }
+    result["segments"] = {
+        name: {"rows": int(is_in_T.sum()), "users": len(np.unique(user_T[is_in_T]))}
+        | task.gain(with_T, without_T, is_in_T)
+        for name, is_in_T in is_in.items()
+    }
+    return result
+
+
+def _alone(
+    task: RankerTask,
+    base_NF: np.ndarray,
+    blocks: Mapping[str, np.ndarray],
+    raw: Mapping[str, np.ndarray],
+    base_T: np.ndarray,
+) -> dict[str, dict]:
+    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew."""
+    trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
+    scores = {name: task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds) for name, parts in trials.items()}
+    shuffled = []
+    for seed in task.seeds:
+        order_N = np.random.default_rng(seed).permutation(len(base_NF))
+        shuffled.append(task.fit("shuffled", _joined(base_NF, [b[order_N] for b in blocks.values()]), [seed])[0])
+    scores["shuffled"] = np.stack(shuffled)
+    return {name: task.gain(score_ST.mean(0), base_T) for name, score_ST in scores.items()}
+
+
+def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
+    """The columns that the spec names, of all rows.
+
+    Raises:
+        ValueError: names the columns that the snapshot lacks.
+    """
+    columns = [*KEYS, *spec.base, *EMBEDDINGS, "cvr_score"]
+    lacking = [name for name in columns if name not in snapshot.schema]
+    if lacking:
+        have = ", ".join(snapshot.schema)
+        raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(lacking)}; it has: {have}")
+    files = [str(file) for file in snapshot.files]
+    return pyarrow.dataset.dataset(files, format="parquet").to_table(columns=columns)
+
+
+def _features(rows: pa.Table, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The base features [N, F], and the blocks of columns on top: the embeddings and their scores."""
+    base_NF = np.stack([_values(rows, name).astype(np.float32) for name in spec.base], axis=1)
+    blocks = {name: _vectors(rows, name) for name in EMBEDDINGS}
+    inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
+    scores_N2 = np.stack([inner_N, _values(rows, "cvr_score")], axis=1)
+    return base_NF, blocks | {"scores": scores_N2.astype(np.float32)}
+
+
+def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str, np.ndarray]:
+    """What no model has aligned, [N, width] each: the items' content on its main axes, and a random vector by item.
+
+    Raises:
+        ValueError: an item is outside the content matrix, or that cannot be read.
+    """
+    matrix_IC, _ = open_matrix(spec.content_matrix)
+    item_U, place_N = np.unique(item_N, return_inverse=True)
+    if item_U[-1] >= len(matrix_IC):
+        raise ValueError(f"item_idx {item_U[-1]} is outside the content matrix {spec.content_matrix}")
+    generator = np.random.default_rng(spec.seed)
+    fitted = generator.permutation(len(item_U))[:FITTED_ITEMS]
+    unit_UC = _unit(matrix_IC[item_U])
+    _, axes_CC = np.linalg.eigh(np.cov(unit_UC[fitted], rowvar=False))
+    content_UK = (unit_UC - unit_UC[fitted].mean(0)) @ axes_CC[:, ::-1][:, :width]
+    random_UK = generator.standard_normal((len(item_U), width), np.float32)
+    return {"item_content": content_UK.astype(np.float32)[place_N], "item_id": random_UK[place_N]}
+
+
+def _unit(vectors_IC: np.ndarray) -> np.ndarray:
+    """Rows at length 1, in float64; zero rows stay zero."""
+    values = vectors_IC.astype(np.float64)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _values(rows: pa.Table, name: str) -> np.ndarray:
+    if rows[name].null_count:
+        raise ValueError(f"column {name} holds nulls")
+    return rows[name].to_numpy()
+
+
+def _vectors(rows: pa.Table, name: str) -> np.ndarray:
+    lists = rows[name].combine_chunks()
+    length_N = np.diff(lists.offsets.to_numpy())
+    if lists.null_count or (length_N != length_N[0]).any():
+        raise ValueError(f"column {name}: lists must be present and of equal length")
+    return lists.flatten().to_numpy().reshape(len(length_N), -1)
+
+
+def _gain(name: str, without: float, with_: float, interval: tuple[float, float]) -> dict[str, object]:
+    figures = {f"{name}_without": without, f"{name}_with": with_, f"{name}_gain": with_ - without}
+    return {**figures, f"{name}_gain_ci90": list(interval)}
+
+
+def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:
+    return np.concatenate([base_NF, *parts], axis=1)
+
+
+def _width(parts: object) -> int:
+    return sum(part.shape[1] for part in parts)
+
+
+def _first_validation_day(day_N: np.ndarray, share: float) -> int:
+    days = np.unique(day_N)
+    if len(days) < 2:
+        raise ValueError("the ranker's training window needs at least two days with samples")
+    return int(days[-max(1, round(share * len(days)))])
+
+
+def _without_nan(values: object) -> object:
+    """NaN is no JSON: null stands for a figure that a segment cannot have."""
+    if isinstance(values, dict):
+        return {name: _without_nan(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and not np.isfinite(values) else values

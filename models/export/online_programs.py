@@ -1,0 +1,247 @@
+"""Towers and conversion model as programs for a server: `torch.export` (.pt2) and ONNX, without this package.
+
+The programs compute what batch scoring does (`Towers.embed_users`, `Towers.embed_items`, `CVRModel.score`), over padded
+rectangles instead of packed sequences: selections whose sizes depend on the data cannot be exported.
+
+Shapes: B rows (any number from 1 on), H history length (1 .. max_len), C content width, D model width, K output width,
+E width of mid_emb, N = B * H.
+"""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from models.contract.result import write_result
+from models.contract.strict import Settings, require_folder
+from models.layers.transformer import causal_mean
+from models.saved import load_cvr, load_towers
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
+
+PT2, ONNX = "pt2", "onnx"
+NEEDED = ("onnx", "onnxscript")
+LARGEST_INLINE = 1 << 30  # bytes of weights inside an .onnx file, which protobuf bounds; more go beside it
+_EXAMPLE = 3  # rows of the example inputs: 0 and 1 would be taken for constants
+
+
+class OnlineSpec(Settings):
+    """The spec of `export-online`.
+
+    Attributes:
+        towers, cvr: model folders.
+        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them.
+        formats: which of the two.
+    """
+
+    towers: Path
+    cvr: Path
+    out_dir: Path
+    formats: tuple[Literal["pt2", "onnx"], ...] = (PT2, ONNX)
+
+
+class Rectangle:
+    """The interface of `models.layers.packing.Packing` over rows of one length: every slot is computed.
+
+    A real position sees no later one, so that what stands in the slots behind a sequence's end changes nothing.
+    """
+
+    def __init__(self, rows: int, length: int, device: torch.device) -> None:
+        self.shape = (rows, length)
+        self.position_N = torch.arange(length, device=device).repeat(rows)
+
+    def groups(self, x_ND: Tensor) -> list[Tensor]:
+        """[N, D] as one group, [B, H, D]."""
+        return [x_ND.unflatten(0, self.shape)]
+
+    def ungrouped(self, groups: list[Tensor]) -> Tensor:
+        """The inverse of `groups`."""
+        return groups[0].flatten(0, 1)
+
+
+class UserTower(nn.Module):
+    """A user's published embedding out of the content of his or her history."""
+
+    inputs = ("content", "item_idx", "length")
+    outputs = ("user_emb",)
+
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, content_BHC: Tensor, item_BH: Tensor, length_B: Tensor) -> Tensor:
+        """user_emb [B, K], zeros for an empty history.
+
+        Args:
+            content_BHC: content vectors, oldest first, float32; behind a history's end anything finite.
+            item_BH: their item_idx, int64, which only towers with `id_residual` look at.
+            length_B: items of each history, int64, 0 .. H.
+        """
+        towers = self.towers
+        input_BHC = towers.inputs(content_BHC, item_BH)
+        token_BHD = _transformed(towers, input_BHC)
+        last_B1 = (length_B - 1).clamp(min=0)[:, None, None]
+        if towers.config.pooling == "mean":
+            out_BK = _at(causal_mean(towers.head(token_BHD)), last_B1)
+        else:
+            out_BK = towers.head(_at(token_BHD, last_B1))
+        if towers.config.content_residual:
+            out_BK = out_BK + _at(causal_mean(towers.residual(input_BHC)), last_B1)
+        vector_BK = nn.functional.normalize(out_BK, dim=-1)
+        return towers.published(vector_BK, torch.ones_like(vector_BK[:, 0])) * (length_B > 0)[:, None]
+
+
+class ItemTower(nn.Module):
+    """Items' published embeddings out of their content, each item alone."""
+
+    inputs = ("content", "item_idx")
+    outputs = ("item_emb",)
+
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, content_BC: Tensor, item_B: Tensor) -> Tensor:
+        """item_emb [B, K].
+
+        Args:
+            content_BC: content vectors, float32; zeros for an item that has none.
+            item_B: item_idx, int64, which only towers with `id_residual` or `item_bias` look at.
+        """
+        towers = self.towers
+        input_BC = towers.inputs(content_BC, item_B)
+        if towers.config.item_tower == "content":
+            out_BK = towers.residual(input_BC)
+        elif towers.config.item_tower == "mlp":
+            out_BK = towers.item_mlp(input_BC)
+        else:
+            out_BK = towers.head(_transformed(towers, input_BC[:, None])[:, 0])
+        if towers.config.content_residual and towers.config.item_tower != "content":
+            out_BK = out_BK + towers.residual(input_BC)
+        return towers.published(nn.functional.normalize(out_BK, dim=-1), towers.bias(item_B))
+
+
+class Conversion(nn.Module):
+    """The conversion model's middle layer and probability."""
+
+    inputs = ("user_emb", "item_emb")
+    outputs = ("mid_emb", "cvr_score")
+
+    def __init__(self, cvr: CVRModel) -> None:
+        super().__init__()
+        self.cvr = cvr
+
+    def forward(self, user_BK: Tensor, item_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """mid_emb [B, E] and cvr_score [B], row by row."""
+        mid_BE, logit_B = self.cvr(user_BK, item_BK)
+        return mid_BE, logit_B.sigmoid()
+
+
+def run(spec: OnlineSpec) -> dict[str, object]:
+    """Exports as the spec says.
+
+    Returns:
+        What result.json holds: sizes, and of each program its files, inputs and outputs.
+
+    Raises:
+        ValueError: the models do not fit each other, or a package that the format needs is not installed.
+    """
+    for key in ("towers", "cvr"):
+        require_folder(getattr(spec, key), key)
+    if ONNX in spec.formats:
+        _require_onnx()
+    towers, cvr = load_towers(spec.towers), load_cvr(spec.cvr)
+    width = towers.config.out_dim
+    if (cvr.user_dim, cvr.item_dim) != (width, width):
+        raise ValueError(
+            f"{spec.cvr} takes embeddings of widths {cvr.user_dim} and {cvr.item_dim}, but {spec.towers} makes {width}"
+        )
+    spec.out_dir.mkdir(parents=True, exist_ok=True)
+    modules = {"user_tower": UserTower(towers), "item_tower": ItemTower(towers), "cvr": Conversion(cvr)}
+    programs = {name: _exported(name, module.eval(), towers, spec) for name, module in modules.items()}
+    sizes = {
+        "content_dim": towers.content_dim,
+        "max_history": towers.config.max_len,
+        "embedding_dim": width,
+        "mid_dim": cvr.config.mid_dim,
+    }
+    repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
+    about = {"sizes": sizes, "repeat_bias": repeat_bias, "programs": programs}
+    write_result(spec.out_dir, about)
+    return about
+
+
+def _exported(name: str, module: nn.Module, towers: Towers, spec: OnlineSpec) -> dict[str, object]:
+    """Writes one module in the formats that are asked for; says how it is called."""
+    example, dynamic = _example(name, towers)
+    with torch.no_grad(), _quiet():
+        # Deferred: of some sizes the exporter cannot prove itself what holds for all that are allowed.
+        program = torch.export.export(
+            module, example, dynamic_shapes=dynamic, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+    files = {}
+    if PT2 in spec.formats:
+        files[PT2] = f"{name}.{PT2}"
+        torch.export.save(program, spec.out_dir / files[PT2])
+    if ONNX in spec.formats:
+        files[ONNX] = f"{name}.{ONNX}"
+        names = {"input_names": list(module.inputs), "output_names": list(module.outputs)}
+        is_large = sum(weight.nbytes for weight in module.state_dict().values()) > LARGEST_INLINE
+        with _quiet():
+            converted = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
+            converted.save(spec.out_dir / files[ONNX], external_data=is_large)
+    return {"files": files, "inputs": list(module.inputs), "outputs": list(module.outputs)}
+
+
+def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict, ...]]:
+    """Inputs for tracing, and which of their dimensions vary."""
+    rows, longest = Dim("rows", min=1), towers.config.max_len
+    if name == "cvr":
+        pair = torch.randn(2, _EXAMPLE, towers.config.out_dim)
+        return (pair[0], pair[1]), ({0: rows}, {0: rows})
+    if name == "item_tower":
+        return (torch.randn(_EXAMPLE, towers.content_dim), torch.zeros(_EXAMPLE).long()), ({0: rows}, {0: rows})
+    history = {1: Dim("history", min=1, max=longest)} if longest > 1 else {}
+    hist = min(_EXAMPLE + 1, longest)
+    content = torch.randn(_EXAMPLE, hist, towers.content_dim)
+    item, length = torch.zeros(_EXAMPLE, hist).long(), torch.full((_EXAMPLE,), hist)
+    return (content, item, length), ({0: rows} | history, {0: rows} | history, {0: rows})
+
+
+def _transformed(towers: Towers, input_BHC: Tensor) -> Tensor:
+    x_BHD = towers.adaptor(input_BHC)
+    rectangle = Rectangle(*x_BHD.shape[:2], x_BHD.device)
+    return rectangle.groups(towers.sequence(x_BHD.flatten(0, 1), rectangle))[0]
+
+
+def _at(x_BHD: Tensor, position_B11: Tensor) -> Tensor:
+    return x_BHD.gather(1, position_B11.expand(-1, -1, x_BHD.shape[2]))[:, 0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporters tell of their own deprecations, and of packages whose operators nobody uses here."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _require_onnx() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"formats: onnx needs the packages {', '.join(missing)}: pip install 'learn-spark[online]', or leave it out"
+        )

@@ -1,0 +1,77 @@
+"""Ranking among a few sampled candidates: for systems that are too slow to score every item for every row.
+
+Figures over samples are not comparable with those over all items, nor with those over other samples (Krichene and
+Rendle, KDD 2020): every system of a comparison ranks the same ones.
+
+Shapes: B rows of a split, S sampled rows, C candidates of a row, the target first; H history length, I items.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from models.contract.specs import SampledConfig
+
+KS = (1, 5, 10)
+
+
+class SampledCandidates:
+    """Rows, and for each its first target among items that the row does not hold, drawn uniformly.
+
+    Args:
+        rows: the split's hist_items, hist_len, tar_items by name.
+        num_items: I; items 1 .. I - 1 are drawn.
+        config: how many.
+
+    Attributes:
+        row_S: numbers of the sampled rows, ascending.
+        item_SC: the candidates.
+
+    Raises:
+        ValueError: there are fewer items than candidates.
+    """
+
+    def __init__(self, rows: Mapping[str, np.ndarray], num_items: int, config: SampledConfig) -> None:
+        hist_BH, tar_BT = rows["hist_items"], rows["tar_items"]
+        rng = np.random.default_rng(config.seed)
+        usable = np.flatnonzero((rows["hist_len"] > 0) & (tar_BT[:, 0] > 0))
+        self.row_S = np.sort(rng.permutation(usable)[: config.rows])
+        self.item_SC = np.zeros((len(self.row_S), config.candidates), np.int64)
+        for place, row in enumerate(self.row_S):
+            own = np.union1d(hist_BH[row], tar_BT[row])
+            own = own[own > 0]
+            if num_items - 1 - len(own) < config.candidates - 1:
+                raise ValueError(
+                    f"{config.candidates} candidates are asked for, but of {num_items - 1} items"
+                    f" row {row} holds {len(own)} itself"
+                )
+            self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, num_items, config.candidates - 1, own)]
+
+    def figures(self, score_SC: np.ndarray) -> dict[str, float]:
+        """recall_at_k, ndcg_at_10 and mrr, and the rows they are means of; equal scores stand before the target's."""
+        rank_S = (score_SC >= score_SC[:, :1]).sum(1)
+        found = {f"recall_at_{k}": float((rank_S <= k).mean()) for k in KS}
+        gain_S = np.where(rank_S <= KS[-1], 1 / np.log2(rank_S + 1.0), 0.0)
+        found |= {f"ndcg_at_{KS[-1]}": float(gain_S.mean()), "mrr": float((1 / rank_S).mean())}
+        return found | {"rows": len(rank_S)}
+
+    def of_all(self, scores: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The candidates' scores, float64 [S, C].
+
+        Args:
+            scores: from row numbers [s] to scores of all items [s, I].
+        """
+        step = max(1, (1 << 24) // max(int(self.item_SC.max(initial=1)), 1))
+        parts = [
+            np.take_along_axis(scores(self.row_S[start : start + step]), self.item_SC[start : start + step], 1)
+            for start in range(0, len(self.row_S), step)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(self.item_SC.shape)
+
+
+def _drawn(rng: np.random.Generator, num_items: int, count: int, own: np.ndarray) -> np.ndarray:
+    """`count` distinct items that are not among `own`."""
+    if 4 * (count + len(own)) >= num_items:
+        return rng.permutation(np.setdiff1d(np.arange(1, num_items), own))[:count]
+    drawn = rng.choice(num_items - 1, count + len(own), replace=False, shuffle=True) + 1
+    return drawn[~np.isin(drawn, own)][:count]

@@ -1,0 +1,183 @@
+"""Models on disk: `model.safetensors` for the weights, `config.json` for the rest. Nothing is unpickled."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.baselines.hstu import HSTU
+from models.baselines.sasrec import SASRec
+from models.baselines.sequential import SequentialModel
+from models.contract.language_models import NoteLLMConfig, PromptConfig
+from models.contract.settings import CVRConfig, SequentialConfig, TowersConfig
+from models.contract.strict import parse_settings
+from models.data.content import ContentMatrix
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
+
+if TYPE_CHECKING:
+    from models.baselines.notellm import NoteLLM
+    from models.baselines.prompt_ranker import PromptRanker
+
+    LanguageSystem = NoteLLM | PromptRanker
+
+FORMAT_VERSION = 1
+NOTELLM, PROMPTS = "notellm", "prompts"
+SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Retriever(Protocol):
+    """A trained model whose score of an item for a user is the inner product of their embeddings.
+
+    Attributes:
+        repeat_bias: added to the scores of the items that the user's history holds; None where none is learned.
+    """
+
+    repeat_bias: Tensor | None
+
+    def embed_users(
+        self,
+        hist_items_BH: np.ndarray,
+        hist_len_B: np.ndarray,
+        content: ContentMatrix,
+        batch_size: int = 512,
+        hist_ts_BH: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """float32 [B, K]; item_idx oldest first, padded on the right, with their times in seconds."""
+        ...
+
+    def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
+        """float32 [N, K]."""
+        ...
+
+    def parameters(self) -> Any:  # noqa: ANN401 - nn.Module's own
+        """The weights."""
+        ...
+
+
+def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
+    """Write the towers into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"content_dim": model.content_dim, "num_items": model.num_items}
+    _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None = None) -> None:
+    """Write the CVR model into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
+    _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, Tensor] | None = None) -> None:
+    """Write a sequential model into folder `path`; `state` stands in for the model's own weights if given."""
+    sizes = {"num_items": model.num_items}
+    _save(Path(path), model.config.kind, sizes, model.config.model_dump(), state or model.state_dict())
+
+
+def save_language(path: Path | str, kind: str, model: "LanguageSystem", state: dict[str, Tensor] | None = None) -> None:
+    """Write what was trained of a system on a language model into folder `path`; `state` as above.
+
+    The frozen weights are named by their folder and digest, the items' texts by theirs.
+    """
+    config = {"model": model.config.model_dump(), "item_texts": str(model.texts.folder)}
+    _save(Path(path), kind, {"num_items": model.num_items}, config, state or model.state_dict())
+
+
+def load_towers(path: Path | str) -> Towers:
+    """The towers in folder `path`, ready for scoring.
+
+    Raises:
+        ValueError: the folder holds no such model, or its files do not fit together.
+    """
+    sizes, settings, state = _load(Path(path), "towers", ("content_dim", "num_items"))
+    config = parse_settings(TowersConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), Towers(config, **sizes), state)
+
+
+def load_cvr(path: Path | str) -> CVRModel:
+    """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"))
+    config = parse_settings(CVRConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), CVRModel(config, **sizes), state)
+
+
+def load_sequential(path: Path | str) -> SequentialModel:
+    """The sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    kind = kind_of(path)
+    if kind not in SEQUENTIAL:
+        raise ValueError(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
+    sizes, settings, state = _load(Path(path), kind, ("num_items",))
+    config = parse_settings(SequentialConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), SEQUENTIAL[kind](config, **sizes), state)
+
+
+def load_language(path: Path | str) -> "LanguageSystem":
+    """The system on a language model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    from models.baselines.notellm import NoteLLM  # transformers: for these systems alone
+    from models.baselines.prompt_ranker import PromptRanker
+    from models.data.item_texts import ItemTexts
+
+    cls, settings_of = {NOTELLM: (NoteLLM, NoteLLMConfig), PROMPTS: (PromptRanker, PromptConfig)}[kind_of(path)]
+    sizes, settings, state = _load(Path(path), kind_of(path), ("num_items",))
+    config = parse_settings(settings_of, settings["model"], f"{path}/config.json")
+    return _filled(Path(path), cls(config, ItemTexts(settings["item_texts"]), **sizes), state)
+
+
+def load_retriever(path: Path | str) -> Retriever:
+    """The retriever in folder `path`, of whatever kind, ready for scoring; errors as for `load_towers`."""
+    load = {"towers": load_towers, NOTELLM: load_language}.get(kind_of(path), load_sequential)
+    return load(path)
+
+
+def kind_of(path: Path | str) -> str | None:
+    """The kind that config.json in folder `path` names; ValueError where it cannot be read."""
+    about = _read_config(Path(path))
+    return about.get("kind") if isinstance(about, dict) else None
+
+
+def _read_config(path: Path) -> object:
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
+    except ValueError as error:
+        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
+
+
+def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(weights, path / "model.safetensors.tmp")
+    (path / "model.safetensors.tmp").replace(path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
+    about = _read_config(path)
+    try:
+        state = load_file(path / "model.safetensors")
+    except OSError as error:
+        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
+    except SafetensorError as error:
+        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
+    if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"model {path}: config.json is not of format version {FORMAT_VERSION}")
+    if about.get("kind") != kind:
+        raise ValueError(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
+    sizes = about.get("sizes")
+    if not isinstance(sizes, dict) or set(sizes) != set(size_names):
+        raise ValueError(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
+    return sizes, about.get("config"), state
+
+
+def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}") from None
+    return model.eval()

@@ -1,0 +1,68 @@
+"""Conversion model over user and item embeddings; its last hidden layer is the pair's `mid_emb`.
+
+Shapes: B pairs, K width of an embedding, E width of mid_emb.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.contract.settings import CVRConfig
+
+
+class CVRModel(nn.Module):
+    """concat(user_emb, item_emb) -> MLP -> mid_emb -> conversion logit."""
+
+    def __init__(self, config: CVRConfig, user_dim: int, item_dim: int) -> None:
+        super().__init__()
+        self.config, self.user_dim, self.item_dim = config, user_dim, item_dim
+        width = user_dim + item_dim
+        if config.fusion == "concat+product":
+            if user_dim != item_dim:
+                raise ValueError(f"fusion concat+product needs equal widths, not {user_dim} and {item_dim}")
+            width += user_dim
+        layers: list[nn.Module] = []
+        for hidden in config.hidden:
+            norm = [nn.BatchNorm1d(hidden)] if config.batch_norm else []
+            layers += [nn.Linear(width, hidden), *norm, nn.GELU(), nn.Dropout(config.dropout)]
+            width = hidden
+        self.body = nn.Sequential(*layers, nn.Linear(width, config.mid_dim), nn.GELU())
+        self.output = nn.Linear(config.mid_dim, 1)
+
+    def forward(self, user_BK: Tensor, item_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """mid_emb [B, E] and the conversion logit [B]."""
+        parts = [user_BK, item_BK]
+        if self.config.fusion == "concat+product":
+            parts.append(user_BK * item_BK)
+        mid_BE = self.body(torch.cat(parts, dim=-1))
+        return mid_BE, self.output(mid_BE)[:, 0]
+
+    @torch.inference_mode()
+    def score(
+        self, user_emb_BK: np.ndarray, item_emb_BK: np.ndarray, batch_size: int = 65536
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score pairs.
+
+        Args:
+            user_emb_BK, item_emb_BK: embeddings of the pairs, row by row.
+            batch_size: rows at a time.
+
+        Returns:
+            mid_emb, float32 [B, E], and the conversion probability, float32 [B].
+
+        Raises:
+            ValueError: the two differ in rows, or their widths are not the model's.
+        """
+        self.eval()
+        user_BK, item_BK = (np.asarray(x, dtype=np.float32) for x in (user_emb_BK, item_emb_BK))
+        want = ((len(user_BK), self.user_dim), (len(user_BK), self.item_dim))
+        if (user_BK.shape, item_BK.shape) != want:
+            raise ValueError(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
+        mid_BE = np.empty((len(user_BK), self.config.mid_dim), np.float32)
+        probability_B = np.empty(len(user_BK), np.float32)
+        device = self.output.weight.device
+        for start in range(0, len(user_BK), batch_size):
+            rows = slice(start, start + batch_size)
+            mid, logit = self(*(torch.tensor(x[rows], device=device) for x in (user_BK, item_BK)))
+            mid_BE[rows], probability_B[rows] = mid.cpu().numpy(), logit.sigmoid().cpu().numpy()
+        return mid_BE, probability_B

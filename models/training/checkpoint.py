@@ -1,0 +1,141 @@
+"""What a killed training goes on from: one safetensors file, whose header holds the rest as JSON.
+
+Randomness needs no place in it: every draw is a function of seed, rank and step (`step_seed`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.contract.settings import NOT_LEARNED
+from models.contract.strict import Settings
+from models.training.distributed import Ranks
+
+FORMAT_VERSION = 1
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Attributes:
+        fingerprint: of spec and data; another one's checkpoint is not gone on from.
+        step, epoch, batches: steps done; the epoch under way, and how many of its batches are done.
+        samples: rows seen.
+        seconds: what all this took, time between processes left out.
+        best, best_step, misses, evaluated: early stopping: the best metrics and their step, evaluations
+            without a better one since, the step of the last evaluation.
+        log_bytes: length of metrics.jsonl.
+    """
+
+    fingerprint: str
+    step: int = 0
+    epoch: int = 0
+    batches: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    best_step: int = 0
+    misses: int = 0
+    evaluated: int = -1
+    log_bytes: int = 0
+
+
+def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
+    """A hash of what a training depends on: spec, number of ranks, manifests of snapshots and texts, the matrix's meta.
+
+    Settings that change nothing of what is learned may differ between a kill and the next start (`NOT_LEARNED`).
+    """
+    told = spec.model_dump(mode="json", exclude={"out_dir": True, "train": NOT_LEARNED})
+    digest = hashlib.sha256(json.dumps({"spec": told, "ranks": ranks.size}, sort_keys=True).encode())
+    files = [folder / "manifest.json" for folder in snapshots]
+    if matrix := getattr(spec, "content_matrix", None):
+        files.append(matrix / "meta.json")
+    if texts := getattr(spec, "item_texts", None):
+        files.append(texts / "manifest.json")
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def step_seed(*position: int) -> int:
+    """A seed that depends on all the given numbers (seed, rank, step, …) and on nothing else."""
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]) >> 1
+
+
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    state: Mapping[str, Tensor],
+    best: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the checkpoint of `folder` anew, whole or not at all.
+
+    Args:
+        folder: the model's.
+        position: how far it has come.
+        state, best: the model's weights, and those of its best evaluation.
+        optimizer: with its moments; learning rates follow from the step.
+    """
+    moments = optimizer.state_dict()["state"]
+    tensors = {f"model.{name}": value for name, value in state.items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= {f"optimizer.{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
+    about = {"format_version": FORMAT_VERSION, "position": asdict(position)}
+    partial = folder / f".{CHECKPOINT}"
+    # Cloned: weights that share memory are refused otherwise.
+    saved = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    save_file(saved, partial, metadata={"training": json.dumps(about)})
+    with partial.open("rb") as handle:
+        os.fsync(handle.fileno())
+    partial.replace(folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
+    """The checkpoint of `folder`; None if there is none, or only that of another training.
+
+    Returns:
+        The position, and tensors by name in the groups `model`, `best` and `optimizer`.
+
+    Raises:
+        ValueError: the file is damaged or something else.
+    """
+    file = folder / CHECKPOINT
+    try:
+        with safe_open(file, framework="pt") as handle:
+            about = json.loads((handle.metadata() or {}).get("training", "null"))
+            if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
+                raise ValueError(f"it is not of format version {FORMAT_VERSION}")
+            position = Position(**about["position"])
+            if position.fingerprint != fingerprint:
+                return None
+            groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+            for key in handle.keys():  # noqa: SIM118 - not a dict
+                group, _, name = key.partition(".")
+                groups[group][name] = handle.get_tensor(key)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {file}: damaged or foreign ({error}); delete it to start anew") from None
+    return position, groups
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Put saved moments back; the parameters must be those that they were saved for."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

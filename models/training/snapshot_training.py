@@ -1,0 +1,98 @@
+"""From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from models.contract.settings import StreamConfig, TrainConfig
+from models.contract.snapshot import Snapshot, open_snapshot
+from models.contract.strict import require_folder
+from models.data.stream import ArrowReader, open_reader
+from models.training.checkpoint import fingerprint_of, step_seed
+from models.training.distributed import Ranks, joined
+from models.training.trainer import Batch, Task, Trainer, TrainResult
+
+
+class TrainingSpec(Protocol):
+    """The keys that every training's spec has."""
+
+    train_snapshot: Path
+    val_snapshot: Path
+    out_dir: Path
+    train: TrainConfig
+    stream: StreamConfig
+
+
+class SnapshotBatches:
+    """The half of a `Task` that reads: an epoch's batches out of the training snapshot.
+
+    Args:
+        spec: the training's settings.
+        train: the training snapshot.
+        columns: what is read of it.
+        ranks: the processes that train together.
+
+    Attributes:
+        generator: for what is random in a batch; seeded anew for each by its epoch and number.
+    """
+
+    keeps_untrained = False
+
+    def __init__(self, spec: TrainingSpec, train: Snapshot, columns: list[str], ranks: Ranks) -> None:
+        self.spec, self.train_snapshot, self.columns, self.ranks = spec, train, columns, ranks
+        self.generator = torch.Generator().manual_seed(spec.train.seed)
+
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch."""
+        return len(self._reader(epoch=0))
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        """See `Task.batches`."""
+        for number, batch in enumerate(self._reader(epoch).batches(start), start):
+            self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
+            yield self._prepare(batch), len(next(iter(batch.values())))
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """What the model takes, out of the snapshot's columns."""
+        raise NotImplementedError
+
+    def _reader(self, epoch: int) -> ArrowReader:
+        """This rank's batches of an epoch, in an order of its own: whole batches only."""
+        train, ranks = self.spec.train, self.ranks
+        return open_reader(
+            self.train_snapshot,
+            self.columns,
+            train.batch_size,
+            seed=train.seed * 1_000_003 + epoch,
+            drop_last=True,
+            config=self.spec.stream,
+            rank=ranks.rank,
+            ranks=ranks.size,
+        )
+
+
+def train_from_snapshots(spec: TrainingSpec, make_task: Callable[[Snapshot, Snapshot, Ranks], Task]) -> TrainResult:
+    """Open the snapshots, join the ranks, train.
+
+    Args:
+        spec: the training's settings.
+        make_task: gets the training and the validation snapshot and this process's rank; torch is seeded before.
+
+    Raises:
+        ValueError: a snapshot is missing, damaged or empty; and what `Trainer.run` raises.
+    """
+    for key in ("train_snapshot", "val_snapshot"):
+        require_folder(getattr(spec, key), key)
+    if spec.train.threads:
+        torch.set_num_threads(spec.train.threads)
+    torch.manual_seed(spec.train.seed)
+    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
+    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
+    if not val.rows:
+        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
+    with joined(spec.train.device, spec.train.rank_timeout) as ranks:
+        task = make_task(train, val, ranks)
+        fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
+        return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()

@@ -1,0 +1,111 @@
+"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width.
+
+What the probability is of, depends on the samples.
+
+Observed labels: of a conversion after an exposure, at the rate at which exposures convert.
+
+Sampled labels: a purchase line of user u is one of item i with probability P(i|u), and draws k negatives from all
+lines of the window, in which i has the share q_i; draws of what u bought in the window are dropped, which leaves a
+share r of them (u bought i nowhere in it). A line so gives the pair P(i|u) times as a positive and k q_i r times as a
+negative, and cross-entropy is least at the logit
+
+    f(u, i) = log(P(i|u) / r) - log(k q_i):
+
+the lift over popularity, at a base rate that k sets. With `log_q` the loss is taken at f - log(k q_i) instead, which
+leaves f(u, i) = log(P(i|u) / r): the odds of item i on a line of u against all items that u does not buy in the window,
+which for what is bought seldom (r near 1, P small) is P(i|u) itself, and above it for what u is sure to buy. Where
+validated, a negative draw is weighed by 1 / (k q_i), so that one expected draw stands for its item: every figure is
+then of lines against the whole catalogue, and so is the base rate, about one by the number of items. (The correction
+is that of sampled softmax: Bengio & Senécal 2008; the towers' is `towers.loss.log_q`.)
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+
+from models.contract.settings import CVRConfig, StreamConfig, TrainConfig
+from models.contract.snapshot import Snapshot
+from models.contract.strict import Settings
+from models.data.stream import read_column
+from models.metrics.auc import calibration, uauc
+from models.saved import save_cvr
+from models.towers.cvr import CVRModel
+from models.training.distributed import Ranks, global_mean
+from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
+from models.training.trainer import Batch, Metrics, TrainResult
+
+COLUMNS = ["user_emb", "item_emb", "label", "weight"]
+LOG_Q = "log_q"
+
+
+class CVRSpec(Settings):
+    """The spec of `train-cvr`.
+
+    Attributes:
+        train_snapshot, val_snapshot: snapshot folders with the columns user_emb, item_emb (lists of floats),
+            label (0 or 1), weight, with `log_q` also that: log of the negatives of the item that a positive draws;
+            val_snapshot also user_id. Validation samples are later than training samples.
+        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
+        log_q: correct for how sampled negatives were drawn, see above.
+        cvr, train, stream: settings, all with defaults.
+    """
+
+    train_snapshot: Path
+    val_snapshot: Path
+    out_dir: Path
+    log_q: bool = False
+    cvr: CVRConfig = CVRConfig()
+    train: TrainConfig = TrainConfig(batch_size=512)
+    stream: StreamConfig = StreamConfig()
+
+
+class CVRTask(SnapshotBatches):
+    """Weighted cross-entropy; validated by AUC, also within users, log loss and calibration."""
+
+    metric = "auc"
+
+    def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot, ranks: Ranks) -> None:
+        super().__init__(spec, train, [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS, ranks)
+        self.val = {name: read_column(val, name) for name in [*self.columns, "user_id"]}
+        if set(np.unique(self.val["label"])) != {0, 1}:
+            raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
+        widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
+        self.model = CVRModel(spec.cvr, *widths)
+
+    def loss(self, batch: Batch) -> Tensor:
+        _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
+        if self.spec.log_q:
+            logit_B = logit_B - batch[LOG_Q]
+        loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
+        weight = batch["weight"].sum()
+        return global_mean((loss_B * batch["weight"]).sum() / weight, weight)
+
+    def evaluate(self) -> Metrics:
+        _, probability_B = self.model.score(self.val["user_emb"], self.val["item_emb"])
+        label_B, weight_B = self.val["label"], self.val["weight"].astype(np.float64)
+        if self.spec.log_q:
+            weight_B = np.where(label_B == 1, weight_B, weight_B * np.exp(-self.val[LOG_Q].astype(np.float64)))
+        within_users = uauc(label_B, probability_B, self.val["user_id"], weight_B)
+        deciles, error = calibration(label_B, probability_B, weight_B)
+        return {
+            "auc": float(roc_auc_score(label_B, probability_B, sample_weight=weight_B)),
+            "uauc": within_users if np.isfinite(within_users) else None,
+            "log_loss": float(log_loss(label_B, probability_B.astype(np.float64), sample_weight=weight_B)),
+            "calibration_error": error,
+            "calibration": deciles,
+        }
+
+    def save(self, path: Path, state: dict[str, Tensor]) -> None:
+        save_cvr(path, self.model, state)
+
+    def _prepare(self, batch: Batch) -> Batch:
+        return {name: value.float() for name, value in batch.items()}
+
+
+def run(spec: CVRSpec) -> TrainResult:
+    """Train the conversion model as the spec says; errors as of `Trainer.run`, ValueError for bad input."""
+    return train_from_snapshots(spec, partial(CVRTask, spec))

@@ -1,0 +1,114 @@
+"""Training of a text encoder on pairs of items that go together.
+
+Shapes: B pairs, L tokens, I items, T related items, N items with a related one.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.baselines.notellm import NoteLLM, pair_loss, related_items
+from models.contract.language_models import NoteLLMConfig
+from models.contract.settings import StreamConfig, TrainConfig, ValidationConfig
+from models.contract.snapshot import Snapshot
+from models.contract.strict import Settings, require_folder
+from models.data.content import ContentMatrix
+from models.data.item_texts import ItemTexts
+from models.data.stream import read_column
+from models.evaluation.validation import Validation
+from models.saved import NOTELLM, save_language
+from models.training.checkpoint import step_seed
+from models.training.distributed import Ranks
+from models.training.snapshot_training import train_from_snapshots
+from models.training.trainer import Batch, TrainResult
+
+COLUMNS = ("user_id", "hist_items", "tar_items")
+
+
+class NoteLLMSpec(Settings):
+    """The spec of `train-notellm`.
+
+    Attributes:
+        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns user_id, hist_items, tar_items;
+            hist_len, hist_ts in the validation snapshot).
+        content_matrix: folder of the content matrix, whose rows say how many items there are.
+        item_texts: folder of the items' texts (`ItemTexts`).
+        out_dir: gets model.safetensors (adapters, head, compression token), config.json, metrics.jsonl, result.json.
+        model: settings; train, stream, validation: settings, all with defaults. An epoch is every item with a related
+            one, each with one of those.
+    """
+
+    train_snapshot: Path
+    val_snapshot: Path
+    content_matrix: Path
+    item_texts: Path
+    out_dir: Path
+    model: NoteLLMConfig
+    train: TrainConfig = TrainConfig()
+    stream: StreamConfig = StreamConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+
+class NoteLLMTask:
+    """Pairs of items that go together, validated as the towers are, by the mean of a history's vectors."""
+
+    keeps_untrained = True  # the text encoder as it is
+
+    def __init__(self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int) -> None:
+        self.spec = spec
+        rows = (read_column(train, name) for name in COLUMNS)
+        highest = math.inf if spec.model.max_score is None else spec.model.max_score
+        self.related_IT = related_items(*rows, num_items, spec.model.related, (spec.model.min_score, highest))
+        self.anchor_N = np.flatnonzero(self.related_IT[:, 0])
+        if len(self.anchor_N) < 2:
+            raise ValueError(f"train_snapshot: {train.path} holds no items that go together")
+        self.batch_size = min(spec.train.batch_size, len(self.anchor_N))
+        self.validation = Validation(val, num_items, spec.validation)
+        self.metric = self.validation.metric
+        self.model = NoteLLM(spec.model, ItemTexts(spec.item_texts), num_items)
+
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch; what is left over is less than one."""
+        return len(self.anchor_N) // self.batch_size
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        """See `Task.batches`."""
+        rng = np.random.default_rng(step_seed(self.spec.train.seed, epoch))
+        anchor_N = rng.permutation(self.anchor_N)
+        partner_N = self.related_IT[anchor_N, rng.integers(0, (self.related_IT[anchor_N] > 0).sum(1))]
+        for number in range(start, self.steps_per_epoch()):
+            rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            item_2B = np.concatenate([anchor_N[rows], partner_N[rows]])
+            ids_2BL, length_2B = self.model.tokens(item_2B)
+            yield {"item": torch.from_numpy(item_2B), "ids": ids_2BL, "length": length_2B}, self.batch_size
+
+    def loss(self, batch: Batch) -> Tensor:
+        """See `Task.loss`."""
+        return pair_loss(self.model(batch["ids"], batch["length"]), batch["item"], self.model.scale)
+
+    def evaluate(self) -> dict[str, float]:
+        """See `Task.evaluate`."""
+        vectors_IK = self.model.vectors()
+        rows = self.validation.rows
+        user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"])
+        return self.validation.figures(user_BK, vectors_IK)
+
+    def save(self, path: Path, state: dict[str, Tensor]) -> None:
+        """See `Task.save`."""
+        save_language(path, NOTELLM, self.model, state)
+
+
+def run(spec: NoteLLMSpec) -> TrainResult:
+    """Train as the spec says, in one process; errors as of `Trainer.run`, and ValueError for bad input."""
+    num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
+
+    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> NoteLLMTask:
+        if ranks.size > 1:
+            raise ValueError("train-notellm runs in one process")
+        return NoteLLMTask(spec, train, val, num_items)
+
+    return train_from_snapshots(spec, task)

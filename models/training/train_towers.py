@@ -1,0 +1,228 @@
+"""Training of the towers out of snapshots.
+
+Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions, U distinct
+items of a batch, P history positions that an item follows.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor
+
+from models.baselines.popularity import count_items, trained_items
+from models.contract.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_loss
+from models.contract.snapshot import Snapshot
+from models.contract.strict import Settings, require_folder
+from models.data.content import ContentMatrix
+from models.data.stream import read_column
+from models.evaluation.validation import Validation
+from models.saved import save_towers
+from models.towers.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
+from models.towers.repeats import Held, HeldCandidates, held_items, history_logits, is_held, once
+from models.towers.towers import Towers, distinct
+from models.training.distributed import Ranks, gathered, global_mean
+from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
+from models.training.trainer import Batch, TrainResult
+
+COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
+
+
+class TowersSpec(Settings):
+    """The spec of `train-towers`.
+
+    Attributes:
+        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns user_id, hist_items, hist_len,
+            tar_items, tar_len; hist_ts in the validation snapshot).
+        content_matrix: folder of the content matrix.
+        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
+        towers, loss, train, stream, validation: settings, all with defaults.
+    """
+
+    train_snapshot: Path
+    val_snapshot: Path
+    content_matrix: Path
+    out_dir: Path
+    towers: TowersConfig = TowersConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    stream: StreamConfig = StreamConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> "TowersSpec":
+        check_loss(self.towers, self.loss)
+        return self
+
+
+class TowersTask(SnapshotBatches):
+    """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
+
+    def __init__(
+        self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
+    ) -> None:
+        super().__init__(spec, train, COLUMNS, ranks or Ranks())
+        self.content = content
+        self.validation = Validation(val, content.rows, spec.validation)
+        self.metric = self.validation.metric
+        self.keeps_untrained = spec.towers.content_residual  # it ranks by content
+        self.model = Towers(spec.towers, content.dim, content.rows)
+        self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
+        if spec.loss.negatives != "in_batch":  # what the towers are trained on
+            self.catalogue = torch.from_numpy(trained_items(train, content.rows))
+
+    def loss(self, batch: Batch) -> Tensor:
+        input_UC = self.model.inputs(batch["content"], batch["items"])
+        loss = self._next_item if self.spec.loss.pairs == "next_item" else self._all_action
+        return loss(batch, input_UC)
+
+    def _all_action(self, batch: Batch, input_UC: Tensor) -> Tensor:
+        user_BNK = self.model.users(input_UC, batch["hist"], batch["hist_len"], batch["anchors"])
+        target_BSK = self.model.items(input_UC, batch["tar"], batch["tar_len"], batch["targets"])
+        item_BS = batch["tar_items"].gather(1, batch["targets"])
+        bias_BS = self.model.bias(item_BS)
+        if self.log_q_I is not None:
+            bias_BS = bias_BS - self.log_q_I.to(bias_BS.device)[item_BS]
+        if self.spec.loss.negatives == "in_batch":
+            candidates = self._batch_candidates(batch, target_BSK, item_BS, bias_BS)
+        else:
+            candidates = self._drawn_candidates(batch)
+        held = None
+        if self.model.repeat_bias is not None:
+            held = HeldCandidates(once(batch["items"][batch["hist"]]), self.model.repeat_bias)
+            bias_BS = bias_BS + held.bias * is_held(held.item_BH, item_BS)
+        loss = all_action_info_nce(
+            user_BNK,
+            target_BSK,
+            batch["is_anchor"],
+            batch["is_target"],
+            self.model.scale,
+            candidates,
+            batch["user_id"],
+            bias_BS,
+            self._own_items(batch, item_BS),
+            held=held,
+        )
+        return global_mean(loss, (batch["is_anchor"].sum(1) * batch["is_target"].sum(1)).sum())
+
+    def _next_item(self, batch: Batch, input_UC: Tensor) -> Tensor:
+        """Each position a row of its own, with one anchor and one target."""
+        position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
+        is_trained_BH = batch["is_followed"]
+        user_BHK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)
+        row_P = batch["follower"][is_trained_BH]
+        item_P, item_UK = batch["items"][row_P], self.model.items_alone(input_UC)
+        candidates, bias_P = self._drawn_candidates(batch), self.model.bias(item_P)
+        held = None
+        if self.model.repeat_bias is not None:
+            held = self._held(batch, user_BHK, F.embedding(batch["hist"], item_UK), is_trained_BH)
+        anchor_PK, target_PK = user_BHK[is_trained_BH], F.embedding(row_P, item_UK)
+        loss = next_item_info_nce(anchor_PK, target_PK, item_P, self.model.scale, candidates, bias_P, held)
+        return global_mean(loss, is_trained_BH.sum())
+
+    def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor, is_trained_BH: Tensor) -> Held:
+        """What the history holds at the trained positions; an item's logit by its place in the history."""
+        hist_items_BH = batch["items"][batch["hist"]]
+        logit_BHH = history_logits(self.model.scale * user_BHK, item_BHK) + self.model.bias(hist_items_BH)[:, None, :]
+        held_BHH = held_items(hist_items_BH)
+        return Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
+
+    def _batch_candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
+        width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]
+        vector_GSK, is_target_GS, item_GS, bias_GS = (
+            gathered(_widened(x, width)) for x in (target_BSK, batch["is_target"], item_BS, bias_BS)
+        )
+        merge = self.model.items_go_in_alone
+        return Candidates.in_batch(vector_GSK, is_target_GS, gathered(batch["user_id"]), item_GS, bias_GS, merge)
+
+    def _drawn_candidates(self, batch: Batch) -> Candidates:
+        item_M = batch["candidates"]
+        vector_MK = self.model.items_alone(self.model.inputs(batch["candidate_content"], item_M))
+        weight = len(self.catalogue) / len(item_M)  # a sample stands for the catalogue
+        return Candidates(vector_MK, self.model.bias(item_M) + math.log(weight), item_M)
+
+    def _own_items(self, batch: Batch, item_BS: Tensor) -> Tensor | None:
+        if self.spec.loss.negatives != "in_batch":
+            return batch["tar_items"]  # all of them, sampled or not; padding is item 0, never a candidate
+        if self.spec.loss.mask_false_negatives:
+            return item_BS.masked_fill(~batch["is_target"], -1)
+        return None
+
+    def evaluate(self) -> dict[str, float]:
+        rows = self.validation.rows
+        user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], self.content)
+        item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
+        return self.validation.figures(user_BK, item_IK, self.model.repeat_bias)
+
+    def save(self, path: Path, state: dict[str, Tensor]) -> None:
+        save_towers(path, self.model, state)
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """Cut the padding that all rows share, pair histories with targets, and fetch the content."""
+        hist_len_B, tar_len_B = batch["hist_len"].long(), batch["tar_len"].long()
+        hist_items_BH = batch["hist_items"][:, : int(hist_len_B.max().clamp(min=1))]
+        tar_items_BT = batch["tar_items"][:, : int(tar_len_B.max().clamp(min=1))].long()
+        content_UC, hist_BH, tar_BT = self.content.unique(hist_items_BH, tar_items_BT)
+        prepared = {
+            "content": content_UC,
+            "items": distinct(len(content_UC), (hist_BH, hist_items_BH), (tar_BT, tar_items_BT)),
+            "hist": hist_BH,
+            "hist_len": hist_len_B,
+        }
+        if self.spec.loss.pairs == "next_item":
+            prepared |= _followers(hist_BH, hist_len_B, tar_BT, tar_len_B)
+        else:
+            prepared |= self._sampled_pairs(hist_BH.shape[1], hist_len_B, tar_BT.shape[1], tar_len_B)
+            prepared |= {"tar": tar_BT, "tar_len": tar_len_B, "tar_items": tar_items_BT, "user_id": batch["user_id"]}
+        if self.spec.loss.negatives != "in_batch":
+            prepared["candidates"] = item_M = self._drawn_items()
+            prepared["candidate_content"] = self.content.gather(item_M)
+        return prepared
+
+    def _sampled_pairs(self, longest_hist: int, hist_len_B: Tensor, longest_tar: int, tar_len_B: Tensor) -> Batch:
+        config = self.spec.loss
+        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_hist, config, self.generator)
+        target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
+        return {"anchors": anchor_BN, "is_anchor": is_anchor_BN, "targets": target_BS, "is_target": is_target_BS}
+
+    def _drawn_items(self) -> Tensor:
+        if self.spec.loss.negatives == "catalogue":
+            return self.catalogue
+        drawn = torch.randperm(len(self.catalogue), generator=self.generator)[: self.spec.loss.num_sampled]
+        return self.catalogue[drawn]
+
+
+def run(spec: TowersSpec) -> TrainResult:
+    """Train towers as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
+    require_folder(spec.content_matrix, "content_matrix")
+
+    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> TowersTask:
+        return TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
+
+    return train_from_snapshots(spec, task)
+
+
+def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
+    """Log of every item's share of all targets, with one added to each count: float32 [I]."""
+    count_I = count_items(read_column(snapshot, "tar_items"), num_rows)
+    return torch.from_numpy(np.log((count_I + 1) / (count_I + 1).sum())).float()
+
+
+def _followers(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor, tar_len_B: Tensor) -> Batch:
+    """What follows each history position, as row of the batch's distinct items, and whether something does."""
+    follower_BH = F.pad(hist_BH[:, 1:], [0, 1])
+    position_H = torch.arange(hist_BH.shape[1])
+    is_last_BH = position_H == hist_len_B[:, None] - 1
+    follower_BH = torch.where(is_last_BH, tar_BT[:, :1], follower_BH)
+    return {
+        "follower": follower_BH,
+        "is_followed": (position_H < hist_len_B[:, None]) & ~(is_last_BH & (tar_len_B == 0)[:, None]),
+    }
+
+
+def _widened(x_BS: Tensor, width: int) -> Tensor:
+    """Zeros behind the second dimension, up to `width`: ranks exchange tensors of one shape."""
+    return F.pad(x_BS, [0, 0] * (x_BS.ndim - 2) + [0, width - x_BS.shape[1]])
