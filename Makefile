@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format package lock clean distclean
+.PHONY: help setup tour demo test bench lint format package lock clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
@@ -16,6 +16,9 @@ help: ## list the targets
 
 setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
 	@scripts/setup.sh
+
+tour: setup ## run the whole journey on two weeks of the logs, for a first look
+	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
 demo: setup ## run the whole journey on data/online_retail and print the headline figures
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
