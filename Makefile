@@ -25,7 +25,7 @@ demo: setup ## run the whole journey on data/online_retail and print the headlin
 check: setup ## after every edit, two minutes: style, format, import rules, the tests without processes and Spark
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(PYTEST) tests/unit -m "not (process or spark or e2e)"
+	@$(PYTEST) -m "not (process or spark or e2e)"
 
 spark: setup ## run the tests of the Spark side
 	@$(PYTEST) tests/spark

@@ -32,6 +32,10 @@ def _spawned_loudly(path, args, passfds, spawn=multiprocessing.util.spawnv_passf
     return spawn(path, args, passfds)
 
 
+def is_costly(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in COSTLY)
+
+
 watch = _Watch()
 sys.addaudithook(watch.hear)
 multiprocessing.util.spawnv_passfds = _spawned_loudly
@@ -39,7 +43,7 @@ multiprocessing.util.spawnv_passfds = _spawned_loudly
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    watch.is_on = not any(item.get_closest_marker(name) for name in COSTLY)
+    watch.is_on = not is_costly(item)
     watch.started.clear()
     try:
         return (yield)
@@ -59,13 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that no worker is left with one at the end; what needs the finished lake after it is made.
 
     Raises:
-        pytest.UsageError: for a test in tests/spark or tests/e2e without the marker of that name.
+        pytest.UsageError: for a test that takes the session without a marker of its cost.
     """
     ranks: dict[Path, int] = {}
     for item in items:
-        for name in {"spark", "e2e"} & set(item.nodeid.split("/")):
-            if not item.get_closest_marker(name):
-                raise pytest.UsageError(f"{item.nodeid}: a test in tests/{name} carries pytest.mark.{name}")
+        if "spark" in getattr(item, "fixturenames", ()) and not is_costly(item):
+            raise pytest.UsageError(f"{item.nodeid} takes the fixture `spark`: mark it pytest.mark.spark")
         ranks[item.path] = min(_rank(item), ranks.get(item.path, 3))
     items.sort(key=lambda item: ranks[item.path])
 

@@ -48,12 +48,11 @@ def test_a_fixtures_process_counts_too(tmp_path: Path) -> None:
     assert done.returncode == 1 and "test_it starts a process" in done.stdout
 
 
-def test_a_spark_test_carries_its_marker(tmp_path: Path) -> None:
-    (tmp_path / "spark").mkdir()
-    (tmp_path / "spark" / "test_that.py").write_text("def test_it():\n    pass\n")
-    done = run_pytest(tmp_path)
+def test_a_session_needs_a_marker(tmp_path: Path) -> None:
+    fixture = "@pytest.fixture\ndef spark():\n    pass\n"
+    done = run_pytest(tmp_path, it=f"{fixture}def test_it(spark):\n    pass\n")
     assert done.returncode == 4
-    assert "a test in tests/spark carries pytest.mark.spark" in done.stderr
+    assert "test_it takes the fixture `spark`: mark it pytest.mark.spark" in done.stderr
 
 
 def test_files_with_spark_come_first_and_durations_are_kept(tmp_path: Path) -> None:
