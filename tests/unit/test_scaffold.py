@@ -66,6 +66,7 @@ def test_all_days_of_the_demo_data_are_there() -> None:
     assert (days[0], days[-1]) == ("2010-12-01.csv.gz", "2011-12-09.csv.gz")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("version", "is_taken"), [("17.0.15", True), ("21", True), ("25.0.1", False), ("1.8.0_402", False)]
 )
