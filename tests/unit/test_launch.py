@@ -30,6 +30,7 @@ def absent(tmp_path: Path) -> CVRSpec:
     return CVRSpec(train_snapshot=tmp_path / "no", val_snapshot=tmp_path / "no", out_dir=tmp_path / "cvr", train=SMALL)
 
 
+@pytest.mark.process
 def test_what_trains_in_one_process_is_started_in_one(absent: CVRSpec) -> None:
     notellm = NoteLLMSpec(
         train_snapshot=absent.train_snapshot,
@@ -61,6 +62,7 @@ def test_the_process_reads_what_was_written(absent: CVRSpec) -> None:
     assert read.stream.reader == "arrow"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
 def test_what_a_user_can_mend_is_a_config_error_of_one_line(
     absent: CVRSpec, launch: LaunchSettings | None, capsys: pytest.CaptureFixture[str]
@@ -75,6 +77,7 @@ def test_what_a_user_can_mend_is_a_config_error_of_one_line(
     assert not list(absent.out_dir.glob("error*.log"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
 def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(
     tmp_path: Path, launch: LaunchSettings | None
@@ -96,6 +99,7 @@ def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(
     assert not (spec.out_dir / "result.json").exists()
 
 
+@pytest.mark.process
 def test_of_an_export_that_fails_the_log_stays_and_nothing_else(tmp_path: Path) -> None:
     for name in ("towers", "cvr"):
         (tmp_path / name).mkdir()
@@ -113,6 +117,7 @@ def test_of_an_export_that_fails_the_log_stays_and_nothing_else(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
@@ -136,6 +141,7 @@ def test_a_finished_folder_is_not_trained_again(absent: CVRSpec) -> None:
     assert not (absent.out_dir / "spec.json").exists()
 
 
+@pytest.mark.process
 def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     assert Path(package_root()) == ROOT
     archive = tmp_path / "learn_spark.zip"

@@ -33,6 +33,7 @@ def run(spec, folder):
     return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.process
 def test_what_the_program_did_not_foresee_keeps_its_traceback(tmp_path):
     """Names among the numbers: NumPy's ValueError, which is no user's mistake that anybody has checked for."""
     spec = spec_for(tmp_path, rows_table(400), base=("user_id", "user_events", "item_events"), categorical=())
@@ -47,6 +48,7 @@ def test_what_the_program_did_not_foresee_keeps_its_traceback(tmp_path):
     assert not (tmp_path / "failure.json").exists(), "who starts one process reads its exit code"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("change", "said"),
     [
