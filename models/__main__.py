@@ -34,7 +34,6 @@ COMMANDS = {
         "VectorsSpec",
         "write item vectors for retrieval: an index, smaller copies",
     ),
-    "evaluate-retrieval": ("models.evaluation.evaluate_retrieval", "RetrievalSpec", "measure retrieval"),
     "evaluate-systems": ("models.evaluation.evaluate_systems", "SystemsSpec", "measure retrieval systems side by side"),
     "evaluate-ranker": (
         "models.evaluation.evaluate_ranker",
