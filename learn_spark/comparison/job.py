@@ -16,6 +16,7 @@ from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
+from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
 from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Release, folder_lock
 from learn_spark.runs.fingerprints import identity
@@ -56,10 +57,11 @@ class SystemTraining:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a comparison reads: snapshots by split, matrices by system, texts if any system reads them, trainings."""
+    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
 
     version: int
     snapshots: Mapping[str, Path]
+    test_day: Mapping[str, Path]
     matrices: Mapping[str, Path]
     texts: Path | None
     trainings: Sequence[SystemTraining]
@@ -116,7 +118,7 @@ def _compared(
     ranked = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
-        "protocol": _protocol(context, prepared, seeds),
+        "protocol": _protocol(context, prepared, seeds, ranked["data"]),
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
@@ -169,6 +171,7 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
     specs = [training_spec(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
     if context.config.sequences.protocol == "leave_one_out" and any(spec.trains_all_positions for spec in specs):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
+    day = {} if context.config.sequences.protocol == "leave_one_out" else day_snapshots(context)
     matrices = matrices_of(context, chosen)
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     data = {
@@ -181,7 +184,7 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
         if system.is_trained
         for seed in seeds
     ]
-    return Prepared(version, snapshots, matrices, texts, trainings)
+    return Prepared(version, snapshots, day, matrices, texts, trainings)
 
 
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
@@ -204,6 +207,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     spec = SystemsSpec(
         train_snapshot=prepared.snapshots["train"],
         test_snapshot=prepared.snapshots["test"],
+        **prepared.test_day,
+        candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
         systems=measured,
         ks=settings.ks,
@@ -227,7 +232,7 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
     return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
 
 
-def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dict[str, object]:
+def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, object]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
     is_leave_one_out = config.sequences.protocol == "leave_one_out"
@@ -235,13 +240,18 @@ def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dic
     return {
         "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",
         "test_from": None if is_leave_one_out else str(windows.towers_end),
-        "candidates": "every item of the lake; none is drawn",
+        "candidates": f"{candidate_words(config.evaluation.candidates, data['candidates'])}; none is drawn",
+        "targets": "the last event"
+        if is_leave_one_out
+        else f"all distinct purchases of {config.sequences.target_days} days; no candidate: missed by every system",
+        "popularity": "occurrences in the training rows"
+        if is_leave_one_out
+        else f"all users' purchases in the {config.retrieval.popularity_days} days before",
         "seen_items": "kept" if settings.keep_seen else "dropped",
         "ties": "events of one time by "
         + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
         + "; of equal scores the target counts as the last",
         "history_cap": config.sequences.history_length,
-        "target_cap": config.sequences.target_length,
         "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
         "picked_by": f"recall@{validation_of(config).k} on the validation rows",
         "seeds": list(seeds),

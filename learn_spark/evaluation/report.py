@@ -10,6 +10,7 @@ from learn_spark.evaluation.summary import (
     REPORT,
     SUMMARY,
     build_summary,
+    candidates_of,
     current_release,
     newest_details,
     refused_release,
@@ -36,6 +37,7 @@ SEGMENTS = {
     "cold_items": "Cold items",
     "long_tail_items": "Long-tail items",
     "other_items": "Other items",
+    "new_to_user": "New to the user",
 }
 TRIALS = {
     "user_emb": "Base + user_emb",
@@ -47,6 +49,7 @@ TRIALS = {
 }
 SCORERS = {
     "": "Towers",
+    "without_prior_": "Towers without popularity",
     "popularity_": "Popularity",
     "last_item_": "Last item",
     "mean_content_": "Mean content",
@@ -93,6 +96,7 @@ def render(
         segments=SEGMENTS,
         trials=TRIALS,
         scorers=SCORERS,
+        candidates=candidates_of(summary["retrieval"]) if summary["retrieval"] else "",
         details=details,
         duplicates=sum(row.details.get("duplicates", 0) for row in recorded),
         release=release,

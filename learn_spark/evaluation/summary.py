@@ -8,6 +8,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import Config
+from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
 from learn_spark.runs.ledger import Recorded, pieces
@@ -56,7 +57,7 @@ def headline(config: Config) -> str:
     if values["retrieval"]:
         found = values["retrieval"]
         lines.append(
-            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users);"
+            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users, {candidates_of(found)});"
             f" popularity {found['popularity_recall_at_50']:.3f},"
             f" last item {found['last_item_recall_at_50']:.3f},"
             f" mean content {found['mean_content_recall_at_50']:.3f},"
@@ -78,6 +79,11 @@ def headline(config: Config) -> str:
         f"report     {config.output.dir / REPORT}",
     ]
     return "\n".join(lines)
+
+
+def candidates_of(retrieval: Mapping[str, object]) -> str:
+    """The candidate set of the summary's retrieval figures; ledgers before 0.2 do not name it, it was that one."""
+    return candidate_words(retrieval.get("candidates", "known"), retrieval["items"])
 
 
 def _signed(value: float | None) -> str:
