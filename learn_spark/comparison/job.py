@@ -18,7 +18,7 @@ from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
 from learn_spark.evaluation.summary import write_json
-from learn_spark.lake.lock import Release, folder_lock
+from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.fingerprints import identity
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
@@ -73,7 +73,7 @@ class Prepared:
 
 
 def compare(
-    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Release
+    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Unlock
 ) -> dict[str, object]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 

@@ -13,8 +13,9 @@ from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, 
 from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
+from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
 from models.contract.snapshot import read_manifest
@@ -47,11 +48,11 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     release = published_release(context)
     if release is None:
         raise ConfigError("no release by these models is published: run write_features first")
-    mark = fingerprint(context.mark("evaluate_features", windows.end), context.tables.versions(READS))
+    mark = fingerprint(context.mark(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
     retrieval, retrieval_rows = _retrieval(context, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)
-    details = {"retrieval": retrieval, "ranker": ranker}
-    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details)
+    details = EvaluationDetails(retrieval, ranker)
+    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
 def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:

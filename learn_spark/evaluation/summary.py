@@ -11,8 +11,9 @@ from learn_spark.config.load import Config
 from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
+from learn_spark.runs.details import EvaluationDetails, newest_details
 from learn_spark.runs.ledger import Recorded, pieces
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from models.contract.whole_files import write_whole
 
 SUMMARY = "summary.json"
@@ -28,21 +29,15 @@ def build_summary(context: Context) -> dict[str, object]:
         `evaluate_features` has run).
     """
     recorded = list(context.ledger.recorded().values())
-    evaluation = newest_details(recorded, "evaluate_features")
+    evaluation = EvaluationDetails.from_json(newest_details(recorded, EVALUATE_FEATURES))
     return {
         "stages": _stages(recorded),
-        "retrieval": evaluation.get("retrieval"),
-        "ranker": evaluation.get("ranker"),
+        "retrieval": evaluation.retrieval,
+        "ranker": evaluation.ranker,
         "rejects": _rejects(context),
         "tables": _tables(context),
         "release_id": _release_id(context),
     }
-
-
-def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
-    """The step's newest figures; empty where it has not run."""
-    rows = [row for row in recorded if row.step == step and row.details]
-    return max(rows, key=lambda row: row.day).details if rows else {}
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

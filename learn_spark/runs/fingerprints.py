@@ -72,7 +72,7 @@ class Marks:
     def touched_by(
         self, changed: Iterable[tuple[str, date]], rows: Iterable[tuple[str, date]]
     ) -> list[tuple[str, date]]:
-        """Those of `rows` that were made from `changed`, directly or not; models, and what only they use, are not."""
+        """Recorded days downstream of `changed`. Stops at training steps: late events never make a model stale."""
         reached = dict.fromkeys(changed, True)
 
         def reaches(pair: tuple[str, date]) -> bool:
