@@ -5,6 +5,8 @@ from pathlib import Path
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
+from models.contract import model_folder
+from models.contract.failures import BadInput
 
 PACKAGE_PREFIX = "package:"
 
@@ -15,13 +17,11 @@ def encoder_id(config: Config) -> str:
     Raises:
         ConfigError: where the model cannot be found or lacks a part.
     """
-    from models.contract import model_folder
-
     settings = config.embedding
     try:
         folder = model_folder.locate(model_source(settings.model), settings.revision)
         return model_folder.encoder_id(folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype)
-    except ValueError as error:
+    except BadInput as error:
         raise ConfigError(f"embedding.model: {error}") from error
 
 

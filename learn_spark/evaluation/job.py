@@ -7,7 +7,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 
 from learn_spark.bridge.launch import run_trainer
-from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
@@ -17,6 +17,8 @@ from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release, visible
 from learn_spark.runs.ledger import StepResult, fingerprint
 from learn_spark.runs.steps import Context
+from models.contract.evaluation_specs import RankerSpec, RetrievalSpec
+from models.contract.snapshot import read_manifest
 
 READS = (
     "samples",
@@ -60,37 +62,37 @@ def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str,
         "items": _export(context, retrieval_items(context, items), "items", mark, ["item_idx"]),
         "pairs": _export(context, retrieval_pairs(context), "pairs", mark, ["user_id", "item_id"]),
     }
-    spec = {
+    spec = RetrievalSpec(
         **snapshots,
-        "content_matrix": matrix_path(context),
-        "towers": towers_path(context),
-        "popularity_weight": context.config.retrieval.popularity_weight,
-        "threads": settings.threads,
-    }
+        content_matrix=matrix_path(context),
+        towers=towers_path(context),
+        popularity_weight=context.config.retrieval.popularity_weight,
+        threads=settings.threads,
+        out_dir=context.tables.artifact("evaluation", f"retrieval-{mark}"),
+    )
     context.progress.say("evaluate-retrieval: towers, popularity, last item, mean content")
-    figures = run_trainer("evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}"))
-    return figures, sum(_rows(path) for path in snapshots.values())
+    return run_trainer(spec), sum(_rows(path) for path in snapshots.values())
 
 
 def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
     settings = context.config.evaluation
     rows = _export(context, ranker_rows(context, release), "ranker", mark, PAIR_KEY)
-    spec = {
-        "rows": rows,
-        "content_matrix": matrix_path(context),
-        "base": base_columns(context.config.samples),
-        "categorical": CATEGORICAL,
-        "cold_events": context.config.features.cold_events,
-        "tail_events": tail_events(context),
-        "bootstrap": settings.bootstrap,
-        "seed": settings.seed,
-        "num_seeds": settings.num_seeds,
-        "ranker": settings.ranker.model_dump(),
-        "threads": settings.threads,
-    }
+    spec = RankerSpec(
+        rows=rows,
+        content_matrix=matrix_path(context),
+        base=base_columns(context.config.samples),
+        categorical=CATEGORICAL,
+        cold_events=context.config.features.cold_events,
+        tail_events=tail_events(context),
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+        num_seeds=settings.num_seeds,
+        ranker=settings.ranker,
+        threads=settings.threads,
+        out_dir=context.tables.artifact("evaluation", f"ranker-{mark}"),
+    )
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
-    figures = run_trainer("evaluate-ranker", spec, context.tables.artifact("evaluation", f"ranker-{mark}"))
-    return figures, _rows(rows)
+    return run_trainer(spec), _rows(rows)
 
 
 def _export(context: Context, df: DataFrame, name: str, mark: str, key: Sequence[str]) -> Path:
@@ -100,4 +102,4 @@ def _export(context: Context, df: DataFrame, name: str, mark: str, key: Sequence
 
 
 def _rows(snapshot: Path) -> int:
-    return int(read_manifest(snapshot)["rows"])
+    return read_manifest(snapshot).rows

@@ -15,11 +15,11 @@ from learn_spark.evaluation.summary import (
     refused_release,
     totals,
     write_json,
-    write_text,
 )
 from learn_spark.lake.schemas import TABLES
 from learn_spark.runs.ledger import Recorded
 from learn_spark.runs.steps import Context
+from models.contract.whole_files import write_whole
 
 STAGES = {
     "ingest_events": "Raw log files become events; a line that cannot be used is rejected with its reason.",
@@ -64,7 +64,7 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     page = render(summary, recorded, release, _config_text(context), refused)
     write_json(output / SUMMARY, summary)
     target = output / REPORT
-    write_text(target, page)
+    write_whole(target, page)
     mark = context.mark("evaluate_features", windows.end)
     log_report(context.config, mark, [target, output / SUMMARY], summary)
     return summary

@@ -12,6 +12,7 @@ from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
 from learn_spark.runs.ledger import Recorded, pieces
 from learn_spark.runs.steps import Context
+from models.contract.whole_files import write_whole
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"
@@ -45,15 +46,7 @@ def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Writes the file whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def headline(config: Config) -> str:

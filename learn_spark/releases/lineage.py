@@ -5,12 +5,12 @@ from pathlib import Path
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.snapshots import MANIFEST, read_manifest
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.registry import Release
 from learn_spark.runs.ledger import Ledger
+from models.contract.snapshot import MANIFEST, read_manifest
 
 _TRAINERS = {"towers": "train_towers", "cvr": "train_cvr"}
 _TRACKED = ("mlflow", "mlflow_run_id", "registered_model", "model_version")
@@ -119,9 +119,9 @@ def _snapshot(folder: Path) -> dict[str, object]:
     manifest = read_manifest(folder)
     return {
         "manifest": str(file),
-        "source": f"{manifest['source_table']} version {manifest['source_version']}",
-        "rows": manifest["rows"],
-        "files": len(manifest["files"]),
+        "source": f"{manifest.source_table} version {manifest.source_version}",
+        "rows": manifest.rows,
+        "files": len(manifest.files),
     }
 
 

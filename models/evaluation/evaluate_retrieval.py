@@ -5,19 +5,19 @@ Q (user, item) pairs bought before.
 """
 
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from models.baselines.history import last_item_bias, last_item_shares
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity
+from models.contract.evaluation_specs import RetrievalSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import open_snapshot
-from models.contract.strict import Settings, require_folder
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.metrics.ranks import recall_ndcg, target_ranks
@@ -25,33 +25,6 @@ from models.saved import load_towers
 from models.towers.repeats import held_pairs
 
 POPULARITIES = ("popularity_recent", "popularity_all")
-
-
-class RetrievalSpec(Settings):
-    """The spec of `evaluate-retrieval`.
-
-    Attributes:
-        users: snapshot of user_id, user_emb, hist_items; a row a user.
-        items: snapshot of item_idx, item_emb, popularity_recent, popularity_all; the candidates.
-        pairs: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases in the target
-            window, and before it. item_idx 0 is an item that was not known yet: a miss for every scorer.
-        content_matrix: folder of the content matrix.
-        towers: folder of the model that made the embeddings, for its repeat bias if it has learned one.
-        popularity_weight: weight of log(1 + recent purchases) beside the inner product.
-        ks: lengths of the lists.
-        threads: torch threads.
-        out_dir: gets result.json.
-    """
-
-    users: Path
-    items: Path
-    pairs: Path
-    content_matrix: Path
-    towers: Path
-    out_dir: Path
-    popularity_weight: float = Field(1.0, ge=0)
-    ks: tuple[int, ...] = (10, 50)
-    threads: int = Field(2, gt=0)
 
 
 class RetrievalTask:
@@ -87,7 +60,7 @@ class RetrievalTask:
         place = np.searchsorted(user_id_B, user_id, sorter=order_B).clip(max=len(order_B) - 1)
         user_row = order_B[place]
         if (user_id_B[user_row] != user_id).any():
-            raise ValueError(f"snapshot {pairs.path} holds users that the users' snapshot lacks")
+            raise BadInput(f"snapshot {pairs.path} holds users that the users' snapshot lacks")
         return np.stack([user_row, self._row_of(read_column(pairs, "item_idx"))], axis=1)
 
     def _row_of(self, item_idx_N: np.ndarray) -> np.ndarray:
@@ -138,7 +111,7 @@ def run(spec: RetrievalSpec) -> dict[str, float]:
         towers' prior); each also `new_…`.
 
     Raises:
-        ValueError: snapshots or matrix do not fit together.
+        BadInput: snapshots or matrix do not fit together.
     """
     torch.set_num_threads(spec.threads)
     task = RetrievalTask(spec)

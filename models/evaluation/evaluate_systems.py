@@ -16,10 +16,11 @@ import torch
 from models.baselines.history import Cooccurrence, block_ranks, last_item_bias, last_item_shares
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.popularity import log_popularity, recent_log_popularity, training_counts
+from models.contract.evaluation_specs import SystemConfig, SystemsSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import open_snapshot
-from models.contract.specs import SystemConfig, SystemsSpec
-from models.contract.strict import require_folder
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.evaluation.validation import distinct_targets
@@ -47,13 +48,13 @@ class SystemsTask:
         )
         for snapshot in (train, test):
             if not snapshot.rows:
-                raise ValueError(f"snapshot {snapshot.path} holds no rows")
+                raise BadInput(f"snapshot {snapshot.path} holds no rows")
         self.train = {name: read_column(train, name) for name in TRAIN_COLUMNS}
         self.test = {name: read_column(test, name) for name in TEST_COLUMNS}
         items = self.content.rows
         largest = max(int(rows[name].max()) for rows in (self.train, self.test) for name in ("hist_items", "tar_items"))
         if largest >= items:
-            raise ValueError(f"item_idx {largest} of the snapshots is outside the content matrix of {items} rows")
+            raise BadInput(f"item_idx {largest} of the snapshots is outside the content matrix of {items} rows")
         self.count_I = training_counts(*(self.train[name] for name in TRAIN_COLUMNS), items)
         self.prior_I = recent_log_popularity(test, items, spec.prior_days)
         self.target_P2 = distinct_targets(self.test["hist_len"], self.test["tar_items"])
@@ -62,7 +63,7 @@ class SystemsTask:
         if not spec.keep_seen:
             self._hide_seen()
         if not len(self.target_P2):
-            raise ValueError(f"test_snapshot: no row of {test.path} has a history and a target to rank")
+            raise BadInput(f"test_snapshot: no row of {test.path} has a history and a target to rank")
         self.segments = self._segments()
         self.sampled = SampledCandidates(self.test, items, spec.sampled) if spec.sampled else None
 
@@ -184,7 +185,7 @@ class SystemsTask:
             return self.content
         content = ContentMatrix(require_folder(system.content_matrix, f"content_matrix of system {system.name}"))
         if content.rows != self.content.rows:
-            raise ValueError(
+            raise BadInput(
                 f"system {system.name}: {content.path} has {content.rows} rows, the candidates' matrix "
                 f"{self.content.path} {self.content.rows}: both must hold the same items"
             )
@@ -197,7 +198,7 @@ def run(spec: SystemsSpec) -> dict[str, object]:
     A target's rank is 1 + the number of other candidates that score as high or higher: ties count against it.
 
     Raises:
-        ValueError: snapshots, matrices or models do not fit together.
+        BadInput: snapshots, matrices or models do not fit together.
     """
     torch.set_num_threads(spec.threads)
     task = SystemsTask(spec)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from models.contract.specs import SampledConfig
+from models.contract.evaluation_specs import SampledConfig
+from models.contract.failures import BadInput
 
 KS = (1, 5, 10)
 
@@ -28,7 +29,7 @@ class SampledCandidates:
         item_SC: the candidates.
 
     Raises:
-        ValueError: there are fewer items than candidates.
+        BadInput: there are fewer items than candidates.
     """
 
     def __init__(self, rows: Mapping[str, np.ndarray], num_items: int, config: SampledConfig) -> None:
@@ -41,7 +42,7 @@ class SampledCandidates:
             own = np.union1d(hist_BH[row], tar_BT[row])
             own = own[own > 0]
             if num_items - 1 - len(own) < config.candidates - 1:
-                raise ValueError(
+                raise BadInput(
                     f"{config.candidates} candidates are asked for, but of {num_items - 1} items"
                     f" row {row} holds {len(own)} itself"
                 )
