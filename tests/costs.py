@@ -10,6 +10,7 @@ import pytest
 
 COSTLY = ("process", "spark", "e2e")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+PROBES = {"git", "lscpu"}  # libraries ask them about the commit and the machine
 NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
 
 
@@ -22,8 +23,9 @@ class _Watch:
 
     def hear(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.is_on and event in STARTS:
-            command = arguments[1] if event == "subprocess.Popen" else ""
-            self.started.append(f"{event} {str(command)[:200]}".strip())
+            command = arguments[1] if event == "subprocess.Popen" else [event]
+            if command[0] not in PROBES:
+                self.started.append(str(command)[:200])
 
 
 def _spawned_loudly(path, args, passfds, spawn=multiprocessing.util.spawnv_passfds):
