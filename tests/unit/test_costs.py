@@ -44,8 +44,8 @@ def test_a_process_needs_a_marker(tmp_path: Path) -> None:
 def test_a_session_needs_a_marker(tmp_path: Path) -> None:
     fixture = "@pytest.fixture\ndef spark():\n    pass\n"
     done = run_pytest(tmp_path, it=f"{fixture}def test_it(spark):\n    pass\n")
-    assert done.returncode == 4
-    assert "test_it takes the fixture `spark`: mark it pytest.mark.spark" in done.stderr
+    assert done.returncode == 1
+    assert "test_it takes the fixture `spark`: mark it pytest.mark.spark" in done.stdout
 
 
 def test_files_with_spark_come_first_and_durations_are_kept(tmp_path: Path) -> None:
