@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
 from learn_spark.config.load import Config
+from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
 from learn_spark.embedding.job import embed_items
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
@@ -78,6 +79,7 @@ STEPS = {
             ("ingest",),
             lambda config, day: (),
             writes=("interactions", "items", "item_index", "rejects"),
+            version=1,
             source=SourceFiles,
             overlaps=True,
         ),
@@ -88,6 +90,7 @@ STEPS = {
             _sequences_need,
             reads=("interactions",),
             writes=("sequences", "user_history", "samples"),
+            version=1,
         ),
         Step(
             "embed_items",
@@ -96,6 +99,7 @@ STEPS = {
             lambda config, day: _ingested_before(config, day),
             reads=("items", "item_index"),
             writes=("item_text", "content_embeddings"),
+            version=ENCODING_VERSION,
         ),
         Step(
             "train_towers",
@@ -103,9 +107,18 @@ STEPS = {
             ("towers", "stream", "retrieval"),
             _towers_need,
             reads=("sequences",),
+            version=1,
             trains=True,
         ),
-        Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history"), trains=True),
+        Step(
+            "train_cvr",
+            train_cvr,
+            ("cvr", "stream"),
+            _cvr_needs,
+            reads=("samples", "user_history"),
+            version=1,
+            trains=True,
+        ),
         Step(
             "write_features",
             write_features,
@@ -113,6 +126,7 @@ STEPS = {
             _features_need,
             reads=("interactions", "items", "item_index", "user_history", "samples"),
             writes=("item_life", *FEATURE_TABLES, "releases"),
+            version=1,
         ),
         Step(
             "evaluate_features",
@@ -120,6 +134,7 @@ STEPS = {
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
+            version=1,
         ),
     )
 }

@@ -17,9 +17,9 @@ def cvr_path(context: Context) -> Path:
 
 def towers_mark(context: Context) -> str:
     """The fingerprint of the towers."""
-    return context.mark("train_towers", context.config.windows.towers_end)
+    return context.made_as("train_towers", context.config.windows.towers_end)
 
 
 def cvr_mark(context: Context) -> str:
     """The fingerprint of the conversion model."""
-    return context.mark("train_cvr", context.config.windows.cvr_end)
+    return context.made_as("train_cvr", context.config.windows.cvr_end)

@@ -20,6 +20,7 @@ from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.online import export_online
 from learn_spark.releases.registry import CURRENT, find_release, releases, roll_back
 from learn_spark.releases.vectors import export_vectors
+from learn_spark.runs.adopt import plan_adoption
 from learn_spark.runs.fingerprints import Marks
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
@@ -199,6 +200,31 @@ def _maintain(context: Context, args: Namespace, summary: Summary) -> None:
     print("\n".join(lines_of({key: summary[key] for key in ("kept", "expired", "tables")})), flush=True)
 
 
+def _adopt_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--dry-run", action="store_true", help="say what would be adopted, and what refused; stop")
+    command.add_argument(
+        "--accept",
+        default="",
+        metavar="STEP,STEP",
+        help="steps whose recorded days hold, whatever config, input or version they were made with",
+    )
+
+
+def _adopt(context: Context, args: Namespace, summary: Summary) -> None:
+    accepted = [step for step in args.accept.split(",") if step]
+    plan = plan_adoption(context.config, STEPS, context.mark, context.ledger.recorded(), accepted)
+    if not args.dry_run:
+        context.ledger.adopt(plan.adopted)
+    for name in ("current", "adopted", "refused"):
+        summary[name] = len(getattr(plan, name))
+    summary["lines"] = plan.lines()
+    print("\n".join(summary["lines"]), flush=True)
+    print(
+        f"{'would adopt' if args.dry_run else 'adopted'} {len(plan.adopted)} days, refused {len(plan.refused)}",
+        flush=True,
+    )
+
+
 LAKE_COMMANDS = {
     command.name: command
     for command in (
@@ -243,6 +269,13 @@ LAKE_COMMANDS = {
             lambda command: None,
             _maintain,
             writes=lambda args: True,
+        ),
+        LakeCommand(
+            "adopt",
+            "Takes over what an earlier release of this package recorded, without making it anew.",
+            _adopt_arguments,
+            _adopt,
+            writes=lambda args: not args.dry_run,
         ),
     )
 }

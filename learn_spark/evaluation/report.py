@@ -65,7 +65,7 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     write_json(output / SUMMARY, summary)
     target = output / REPORT
     write_text(target, page)
-    mark = context.mark("evaluate_features", windows.end)
+    mark = context.made_as("evaluate_features", windows.end)
     log_report(context.config, mark, [target, output / SUMMARY], summary)
     return summary
 

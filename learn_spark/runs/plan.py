@@ -45,7 +45,8 @@ def wanted_days(step: Step, days: Iterable[date], mark: Marks, recorded: Rows, r
     if other and not restate:
         raise ConfigError(
             f"{step.name} of {spans(other)} was made from other code, config or input than now;"
-            f" add --restate to make it anew, or use another lake.root"
+            f" add --restate to make it anew, or use another lake.root;"
+            f" after an upgrade `learn-spark adopt` takes over what holds"
         )
     return [day for day in days if rows[day] is None or rows[day].is_stale or day in set(other)]
 

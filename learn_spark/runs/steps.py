@@ -40,6 +40,7 @@ class Step:
         sections: config sections that its result depends on.
         needs: the (step, day) pairs that a day is made from.
         reads, writes: tables whose versions are recorded.
+        version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
         source: looks at the input from outside the lake, if any; told what the ledger keeps of it by day.
         trains: it makes a model, which late events do not make stale.
         overlaps: runs over different days may overlap.
@@ -51,6 +52,7 @@ class Step:
     needs: Callable[[Config, date], Iterable[tuple[str, date]]]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    version: int = 1
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
     trains: bool = False
     overlaps: bool = False
@@ -70,6 +72,11 @@ class Context:
     mark: "Marks"
     progress: Progress
     publishing: RLock = field(default_factory=RLock)
+
+    def made_as(self, step: str, day: date) -> str:
+        """The fingerprint in the names of what a step makes for a day: the expected one, or an adopted day's own."""
+        mark, row = self.mark(step, day), self.ledger.recorded().get((step, day))
+        return row.made_as if row and row.made_as and row.fingerprint == mark and not row.is_stale else mark
 
     def touch(self, step: str, days: Iterable[date]) -> None:
         """Marks stale what was made from these days of a step, whose rows are about to change.
