@@ -40,6 +40,8 @@ COMMANDS = {
     "notellm": "train-notellm",
     "prompt": "train-prompts",
 }
+# Of the commands' code: raise one when its figures would differ. 1 is left out of names: there were none before it.
+VERSIONS = {**dict.fromkeys(COMMANDS.values(), 1), "evaluate-systems": 1}
 VALIDATION_K = 50  # ValidationConfig.k
 
 
@@ -209,8 +211,14 @@ def _training(
         spec["item_texts"] = texts
     train, stream = identity("towers", {"train": settings["train"]}), identity("stream", settings["stream"])
     made_of = {**spec, **train, "stream": stream}
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
-    return Training(name, seed, COMMANDS[system.kind], spec, folder)
+    command = COMMANDS[system.kind]
+    mark = fingerprint(system.kind, made_of, *_code(command))
+    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")
+    return Training(name, seed, command, spec, folder)
+
+
+def _code(command: str) -> list[int]:
+    return [VERSIONS[command]] if VERSIONS[command] > 1 else []
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -244,7 +252,7 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         "item_texts": prepared.texts,
         "threads": config.evaluation.threads,
     }
-    folder = context.tables.artifact("comparisons", fingerprint(spec))
+    folder = context.tables.artifact("comparisons", fingerprint(spec, *_code("evaluate-systems")))
     context.progress.say(f"compare: {len(rows)} rankings of the test rows")
     return run_trainer("evaluate-systems", spec, folder)
 
