@@ -13,7 +13,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.runs.earlier import EARLIER
 from learn_spark.runs.fingerprints import VERSIONS, Marks
-from learn_spark.runs.ledger import Recorded, Rows
+from learn_spark.runs.ledger import Rows
 from learn_spark.runs.steps import Step
 
 Day = tuple[str, date]
@@ -69,6 +69,7 @@ def plan_adoption(
         return row.fingerprint if row is not None and row.fingerprint != marks(*need) else None
 
     schemes = [Marks(config, steps, lambda: rows, scheme, given) for scheme in (VERSIONS, *EARLIER)]
+    reasons = {name: _reason(step, rows, marks) for name, step in steps.items()}
     plan = Adoption()
     plan.refused |= {day: "there is no such step" for day in rows if day[0] not in steps}
     for day in _in_order(rows, steps):
@@ -81,7 +82,7 @@ def plan_adoption(
         elif day[0] in accepted or row.fingerprint in {scheme(*day) for scheme in schemes}:
             plan.adopted[day] = mark
         else:
-            plan.refused[day] = _reason(steps[day[0]], row, marks)
+            plan.refused[day] = reasons[day[0]]
     return plan
 
 
@@ -90,9 +91,14 @@ def _in_order(rows: Rows, steps: Mapping[str, Step]) -> list[Day]:
     return sorted((day for day in rows if day[0] in steps), key=lambda day: (order.index(day[0]), day[1]))
 
 
-def _reason(step: Step, row: Recorded, marks: Marks) -> str:
-    if step.source and marks.source_state(step, row.day) != row.source:
-        return "its files have other names, sizes or times than when it was done"
+def _reason(step: Step, rows: Rows, marks: Marks) -> str:
+    """Why days of a step are refused; a day is read against those before it, so it is told for all."""
+    own = [row for row in rows.values() if row.step == step.name] if step.source else []
+    changed = [row.day for row in own if marks.source_state(step, row.day) != row.source]
+    if changed:
+        return (
+            f"raw files have other names, sizes or times than when they were read ({len(changed)} days, {changed[0]} …)"
+        )
     return f"made with other settings ({', '.join(step.sections)}) or by other code"
 
 
