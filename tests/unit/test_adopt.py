@@ -120,6 +120,7 @@ def test_an_unknown_step_cannot_be_accepted(tmp_path, rows):
         planned(demo(tmp_path), rows, accepted=["train_cvrs"])
 
 
+@pytest.mark.process
 def test_a_release_of_the_package_makes_no_day_another(tmp_path):
     """In a process of its own, so that nothing has looked at the version before it changes."""
     code = (
