@@ -31,7 +31,7 @@ from learn_spark.runs.steps import Context
 from learn_spark.training.sequence_snapshots import sequences_mark
 from tests.builders.commands import CONFIG, ROOT, kill_process, run_here
 from tests.builders.contexts import make_context
-from tests.builders.lake import fill_lake, save_models
+from tests.builders.lake import fill_tables, save_models
 
 pytestmark = pytest.mark.spark
 
@@ -60,7 +60,7 @@ def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for statement in STATEMENTS.read_text().splitlines():
         spark.sql(statement.replace("{root}", str(config.lake.root)))
     context = under_0_1_0(spark, config)
-    fill_lake(context)
+    fill_tables(context)
     save_models(context)
     days = pipeline_days(config)["write_features"]
     write_features(context, days[:-1])

@@ -54,6 +54,9 @@ LIMIT: int = 3
 def rows(frame: object) -> int:
     """More words."""
     kept: list[int] = first(frame)  # why
+    print("kept", kept)
+    if not kept:
+        raise ValueError("nothing is kept")
     return kept + LIMIT
 
 
@@ -70,6 +73,10 @@ def other():
         ("frame: object) -> int", "frame: int) -> float", False),
         ("kept: list[int] =", "kept: list[float] =", False),
         ("first(frame)", "first(\n        frame,\n    )", False),
+        ('print("kept", kept)', 'print("kept now")', False),
+        ("nothing is kept", "all is lost", False),
+        ("ValueError", "KeyError", True),
+        ("if not kept", "if kept", True),
         ("import first, second", "import second, first", False),
         ("second()", "third()", False),  # rows() does not reach it
         ("first(frame)", "second(frame)", True),
