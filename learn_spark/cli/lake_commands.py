@@ -8,6 +8,7 @@ from pathlib import Path
 
 from learn_spark.bridge.folders import require_absent
 from learn_spark.config.load import Config, load_config
+from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.lake.lock import lake_lock
@@ -212,6 +213,11 @@ def _adopt_arguments(command: ArgumentParser) -> None:
 
 def _adopt(context: Context, args: Namespace, summary: Summary) -> None:
     accepted = [step for step in args.accept.split(",") if step]
+    matrix = matrix_path(context)
+    if "embed_items" in accepted and not matrix.is_dir():
+        raise ConfigError(
+            f"embed_items cannot be accepted: this config's encoder has no vectors in the lake ({matrix})"
+        )
     plan = plan_adoption(context.config, STEPS, context.mark, context.ledger.recorded(), accepted)
     if not args.dry_run:
         context.ledger.adopt(plan.adopted)

@@ -4,6 +4,7 @@ Its tables are made by the statements of 0.1.0 (tests/fixtures), its days are re
 and models are made by today's code.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def record(context: Context) -> None:
     folders = {"train_towers": towers_path(context), "train_cvr": cvr_path(context)}
     rows = []
     for step, days in as_plan(pipeline_days(context.config)):
-        details = f'{{"model": "{folders[step.name]}", "model_version": "3"}}' if step.trains else "{}"
+        told = {"model": str(folders.get(step.name)), "registered_model": step.name, "model_version": "3"}
+        details = json.dumps(told if step.trains else {})
         for day in days:
             mark, source = context.mark(step.name, day), context.mark.source_state(step, day)
             values = (step.name, day, mark, "done", "r.1", {}, {}, 0, 0, 1.0, details, None, source)
@@ -115,7 +117,9 @@ def joined(context: Context) -> list[str]:
     samples = (
         context.tables.read("samples").where("stage = 'ranker_test'").select("user_id", "item_id", "event_ts", "ds")
     )
-    frame = join_features(samples, context.tables.root, find_release(context.tables).release_id, None, True)
+    frame = join_features(samples, context.tables.root, find_release(context.tables).release_id, None, True).drop(
+        "release_id"
+    )
     return sorted(map(str, frame.select(sorted(frame.columns)).collect()))
 
 
