@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
 from learn_spark.config.load import Config
+from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
 from learn_spark.embedding.job import embed_items
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
@@ -93,6 +94,7 @@ STEPS = {
             ("ingest",),
             lambda config, day: (),
             writes=("interactions", "items", "item_index", "rejects"),
+            version=1,
             source=SourceFiles,
             overlaps=True,
         ),
@@ -103,6 +105,7 @@ STEPS = {
             _sequences_need,
             reads=("interactions",),
             writes=("sequences", "user_history", "samples"),
+            version=1,
         ),
         Step(
             EMBED_ITEMS,
@@ -111,6 +114,7 @@ STEPS = {
             lambda config, day: _ingested_before(config, day),
             reads=("items", "item_index"),
             writes=("item_text", "content_embeddings"),
+            version=ENCODING_VERSION,
         ),
         Step(
             TRAIN_TOWERS,
@@ -118,9 +122,18 @@ STEPS = {
             ("towers", "stream", "retrieval"),
             _towers_need,
             reads=("sequences",),
+            version=1,
             trains=True,
         ),
-        Step(TRAIN_CVR, train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history"), trains=True),
+        Step(
+            TRAIN_CVR,
+            train_cvr,
+            ("cvr", "stream"),
+            _cvr_needs,
+            reads=("samples", "user_history"),
+            version=1,
+            trains=True,
+        ),
         Step(
             WRITE_FEATURES,
             write_features,
@@ -128,6 +141,7 @@ STEPS = {
             _features_need,
             reads=("interactions", "items", "item_index", "user_history", "samples"),
             writes=("item_life", *FEATURE_TABLES, "releases"),
+            version=1,
         ),
         Step(
             EVALUATE_FEATURES,
@@ -135,6 +149,7 @@ STEPS = {
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
+            version=1,
         ),
     )
 }

@@ -17,9 +17,9 @@ def cvr_path(context: Context) -> Path:
 
 def towers_mark(context: Context) -> str:
     """The fingerprint of the towers."""
-    return context.mark(*towers_day(context.config))
+    return context.made_as(*towers_day(context.config))
 
 
 def cvr_mark(context: Context) -> str:
     """The fingerprint of the conversion model."""
-    return context.mark(*cvr_day(context.config))
+    return context.made_as(*cvr_day(context.config))

@@ -77,7 +77,7 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     write_json(output / SUMMARY, summary)
     target = output / REPORT
     write_whole(target, page)
-    mark = context.mark(EVALUATE_FEATURES, windows.end)
+    mark = context.made_as(EVALUATE_FEATURES, windows.end)
     log_report(context.config, mark, [target, output / SUMMARY], summary)
     return summary
 

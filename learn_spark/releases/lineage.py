@@ -105,7 +105,7 @@ def _gate_line(gate: dict[str, object]) -> str:
 
 def _model(name: str, mark: str, ledger: Ledger) -> dict[str, object]:
     """The training that the ledger has of a model: its MLflow run, and the snapshots' manifests."""
-    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.fingerprint == mark]
+    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.name == mark]
     if not rows:
         return {"fingerprint": mark, "run": "not in the ledger any more"}
     training = TrainingDetails.from_json(rows[0].details)

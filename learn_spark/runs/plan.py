@@ -122,7 +122,8 @@ class Plan:
         if other and not self.restate:
             raise ConfigError(
                 f"{step.name} of {spans(other)} was made from other code, config or input than now;"
-                f" add --restate to make it anew, or use another lake.root"
+                f" add --restate to make it anew, or use another lake.root;"
+                f" after an upgrade `learn-spark adopt` takes over what holds"
             )
         return [day for day in days if day in other or now.is_open((step.name, day))]
 

@@ -69,6 +69,7 @@ class Step:
         sections: config sections that its result depends on.
         needs: the steps and days that a day is made from.
         reads, writes: tables whose versions are recorded.
+        version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
         source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
         trains: it makes a model; late events do not make models stale.
         overlaps: runs over different days may overlap.
@@ -80,6 +81,7 @@ class Step:
     needs: Callable[[Config, date], Iterable[StepDay]]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    version: int = 1
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
     trains: bool = False
     overlaps: bool = False
@@ -101,6 +103,11 @@ class Context:
     mark: "Marks"
     progress: Progress
     publishing: RLock = field(default_factory=RLock)
+
+    def made_as(self, step: StepName, day: date) -> str:
+        """The fingerprint in the names of what a step makes for a day: the expected one, or an adopted day's own."""
+        mark, row = self.mark(step, day), self.ledger.recorded().get((step, day))
+        return row.made_as if row and row.made_as and row.fingerprint == mark and not row.is_stale else mark
 
     def invalidate(self, step: StepName, days: Iterable[date], scope: Scope = "downstream") -> None:
         """Takes back what the ledger says is done: the one door for it.

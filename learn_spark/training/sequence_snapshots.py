@@ -47,4 +47,4 @@ def sequences_mark(context: Context) -> str:
     """The fingerprint of what the config's sequences are made of."""
     config = context.config
     days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
-    return fingerprint([context.mark(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)
+    return fingerprint([context.made_as(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)
