@@ -45,8 +45,9 @@ class Scorer:
         held_Q2, more_Q = hidden_Q2, np.full(len(hidden_Q2), -np.inf)
         if self.raised:
             own_Q2, place_Q = held_pairs(self.hist_items_BH)
-            both_Q2, first_Q = np.unique(np.concatenate([hidden_Q2, own_Q2]), axis=0, return_index=True)
-            held_Q2, more_Q = both_Q2, np.concatenate([more_Q, self.raised(place_Q)])[first_Q]
+            both_Q2 = np.concatenate([hidden_Q2, own_Q2])
+            first_Q = np.unique(both_Q2 @ [len(self.bias_I), 1], return_index=True)[1]  # what is hidden comes first
+            held_Q2, more_Q = both_Q2[first_Q], np.concatenate([more_Q, self.raised(place_Q)])[first_Q]
         user_BK, item_IK = self._vectors
         return target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self._bias_I)), target_P2, held_Q2, more_Q)
 
