@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from learn_spark.bridge.launch import SPEC
 from learn_spark.errors import ConfigError
+from models.contract.result import ERROR_LOG, SPEC
 
 
 def require_absent(out: Path) -> None:
@@ -24,6 +24,8 @@ def require_absent(out: Path) -> None:
 def written_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name at the end, without the trainer's spec.
 
+    Where that fails, the folder goes, but for the trainer's error.log.
+
     Raises:
         ConfigError: `out` is there already.
     """
@@ -33,5 +35,17 @@ def written_whole(out: Path) -> Iterator[Path]:
         yield partial
         (partial / SPEC).unlink()
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        _remove_all_but(partial / ERROR_LOG)
+        raise
+
+
+def _remove_all_but(kept: Path) -> None:
+    if not kept.is_file():
+        shutil.rmtree(kept.parent, ignore_errors=True)
+        return
+    for path in kept.parent.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != kept:
+            path.unlink()

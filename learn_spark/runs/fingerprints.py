@@ -55,10 +55,12 @@ class Scheme:
     Attributes:
         code: the version of a step's code.
         settings: what a step's result depends on in the config, by section.
+        version: the version of every step that it stands for; None for the present ones.
     """
 
     code: Callable[[Step], object]
     settings: Callable[[Config, Step], Mapping[str, object]]
+    version: int | None = None
 
 
 VERSIONS = Scheme(lambda step: step.version, settings_of)
@@ -104,7 +106,7 @@ class Marks:
     def touched_by(
         self, changed: Iterable[tuple[str, date]], rows: Iterable[tuple[str, date]]
     ) -> list[tuple[str, date]]:
-        """Those of `rows` that were made from `changed`, directly or not; models, and what only they use, are not."""
+        """Recorded days downstream of `changed`. Stops at training steps: late events never make a model stale."""
         reached = dict.fromkeys(changed, True)
 
         def reaches(pair: tuple[str, date]) -> bool:

@@ -75,7 +75,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def pieces(rows: Iterable[Recorded]) -> list[list[Recorded]]:
-    """Rows by the piece of a run that did them, each piece's by day: what figures are counted once for."""
+    """Groups ledger rows by run piece. Rows, seconds and details belong to the piece, so count them once per group."""
     found: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.day):
         found[row.step, row.run_id].append(row)
