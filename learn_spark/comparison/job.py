@@ -34,8 +34,6 @@ from models.contract.whole_files import write_whole
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
-# Per command, of its code: raise one when its figures would differ. Version 1 is left out of names.
-VERSIONS = {"train-towers": 1, "train-sequential": 1, "train-notellm": 1, "train-prompts": 1, "evaluate-systems": 1}
 
 
 @dataclass(frozen=True)
@@ -194,13 +192,8 @@ def _training(context: Context, name: str, system: SystemSettings, seed: int, da
     spec = training_spec(context.config, system, seed, data)
     told = spec.told()
     made_of = told | identity("towers", {"train": told["train"]}) | {"stream": identity("stream", told["stream"])}
-    mark = fingerprint(system.kind, made_of, *_code(spec.command))
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")
-    return SystemTraining(name, seed, spec.into(folder))
-
-
-def _code(command: str) -> list[int]:
-    return [VERSIONS[command]] if VERSIONS[command] > 1 else []
+    mark = fingerprint(system.kind, made_of, *spec.raised())
+    return SystemTraining(name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")))
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -231,7 +224,7 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         out_dir=Path(),
     )
     context.progress.say(f"compare: {len(measured)} rankings of the test rows")
-    mark = fingerprint(spec.told(), *_code(spec.command))
+    mark = fingerprint(spec.told(), *spec.raised())
     return run_trainer(spec.into(context.tables.artifact("comparisons", mark)))
 
 

@@ -19,6 +19,7 @@ _STEPS = {
     "write_features": ("features",),
     "evaluate_features": ("evaluation", "retrieval"),
 }
+_NEW = ("evaluation.candidates",)  # what 0.1.0 did not have
 _NOT_LEARNED = ("train.threads", "train.checkpoint_seconds", "train.checkpoint_steps", "train.rank_timeout")
 _LEFT_OUT = {
     "ingest": ("path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share", "items.path"),
@@ -40,7 +41,7 @@ _LEFT_OUT = {
 
 def _sections(config: Config) -> dict[str, dict[str, object]]:
     """The config as the package's version 0.1.0 dumped it."""
-    return config.model_dump(mode="json")
+    return _without(config.model_dump(mode="json"), _NEW)
 
 
 def _settings(config: Config, step: Step) -> Mapping[str, object]:
@@ -57,6 +58,6 @@ def _without(settings: Mapping[str, object], names: tuple[str, ...], prefix: str
 
 
 # Until steps had versions, the package's stood for all of them. It was 0.1.0 whatever the code did.
-PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings)
+PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings, version=1)
 
 EARLIER = (PACKAGE_VERSION,)

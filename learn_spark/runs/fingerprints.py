@@ -55,10 +55,12 @@ class Scheme:
     Attributes:
         code: the version of a step's code.
         settings: what a step's result depends on in the config, by section.
+        version: the version of every step that it stands for; None for the present ones.
     """
 
     code: Callable[[Step], object]
     settings: Callable[[Config, Step], Mapping[str, object]]
+    version: int | None = None
 
 
 VERSIONS = Scheme(lambda step: step.version, settings_of)
