@@ -16,8 +16,9 @@ from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
+from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
 from learn_spark.evaluation.summary import write_json
-from learn_spark.lake.lock import Release, folder_lock
+from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.fingerprints import identity
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
@@ -33,6 +34,8 @@ from models.contract.whole_files import write_whole
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
+# Per command, of its code: raise one when its figures would differ. Version 1 is left out of names.
+VERSIONS = {"train-towers": 1, "train-sequential": 1, "train-notellm": 1, "train-prompts": 1, "evaluate-systems": 1}
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ class SystemTraining:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a comparison reads: snapshots by split, matrices by system, texts if any system reads them, trainings."""
+    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
 
     version: int
     snapshots: Mapping[str, Path]
+    test_day: Mapping[str, Path]
     matrices: Mapping[str, Path]
     texts: Path | None
     trainings: Sequence[SystemTraining]
@@ -71,7 +75,7 @@ class Prepared:
 
 
 def compare(
-    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Release
+    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Unlock
 ) -> dict[str, object]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
@@ -116,7 +120,7 @@ def _compared(
     ranked = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
-        "protocol": _protocol(context, prepared, seeds),
+        "protocol": _protocol(context, prepared, seeds, ranked["data"]),
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
@@ -169,6 +173,7 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
     specs = [training_spec(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
     if context.config.sequences.protocol == "leave_one_out" and any(spec.trains_all_positions for spec in specs):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
+    day = {} if context.config.sequences.protocol == "leave_one_out" else day_snapshots(context)
     matrices = matrices_of(context, chosen)
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     data = {
@@ -181,7 +186,7 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
         if system.is_trained
         for seed in seeds
     ]
-    return Prepared(version, snapshots, matrices, texts, trainings)
+    return Prepared(version, snapshots, day, matrices, texts, trainings)
 
 
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
@@ -189,8 +194,13 @@ def _training(context: Context, name: str, system: SystemSettings, seed: int, da
     spec = training_spec(context.config, system, seed, data)
     told = spec.told()
     made_of = told | identity("towers", {"train": told["train"]}) | {"stream": identity("stream", told["stream"])}
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
+    mark = fingerprint(system.kind, made_of, *_code(spec.command))
+    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")
     return SystemTraining(name, seed, spec.into(folder))
+
+
+def _code(command: str) -> list[int]:
+    return [VERSIONS[command]] if VERSIONS[command] > 1 else []
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -204,6 +214,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     spec = SystemsSpec(
         train_snapshot=prepared.snapshots["train"],
         test_snapshot=prepared.snapshots["test"],
+        **prepared.test_day,
+        candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
         systems=measured,
         ks=settings.ks,
@@ -219,7 +231,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         out_dir=Path(),
     )
     context.progress.say(f"compare: {len(measured)} rankings of the test rows")
-    return run_trainer(spec.into(context.tables.artifact("comparisons", fingerprint(spec.told()))))
+    mark = fingerprint(spec.told(), *_code(spec.command))
+    return run_trainer(spec.into(context.tables.artifact("comparisons", mark)))
 
 
 def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
@@ -227,7 +240,7 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
     return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
 
 
-def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dict[str, object]:
+def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, object]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
     is_leave_one_out = config.sequences.protocol == "leave_one_out"
@@ -235,13 +248,18 @@ def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dic
     return {
         "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",
         "test_from": None if is_leave_one_out else str(windows.towers_end),
-        "candidates": "every item of the lake; none is drawn",
+        "candidates": f"{candidate_words(config.evaluation.candidates, data['candidates'])}; none is drawn",
+        "targets": "the last event"
+        if is_leave_one_out
+        else f"all distinct purchases of {config.sequences.target_days} days; no candidate: missed by every system",
+        "popularity": "occurrences in the training rows"
+        if is_leave_one_out
+        else f"all users' purchases in the {config.retrieval.popularity_days} days before",
         "seen_items": "kept" if settings.keep_seen else "dropped",
         "ties": "events of one time by "
         + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
         + "; of equal scores the target counts as the last",
         "history_cap": config.sequences.history_length,
-        "target_cap": config.sequences.target_length,
         "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
         "picked_by": f"recall@{validation_of(config).k} on the validation rows",
         "seeds": list(seeds),

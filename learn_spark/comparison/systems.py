@@ -51,6 +51,11 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
+    if config.sequences.protocol == "leave_one_out" and config.evaluation.candidates == "known":
+        raise ConfigError(
+            "evaluation.candidates is known, the items seen before the test day, and sequences.protocol leave_one_out"
+            " has no such day: set evaluation.candidates to catalogue"
+        )
     chosen = {name: known[name] for name in names}
     _check_prompts(config, chosen)
     for name, system in chosen.items():

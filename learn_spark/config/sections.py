@@ -197,6 +197,7 @@ class RetrievalSettings(Section):
 
 
 class EvaluationSettings(Section):
+    candidates: Literal["known", "catalogue"]
     max_samples: Annotated[int, Field(ge=1)]
     bootstrap: Annotated[int, Field(ge=10)]
     tail_share: Share

@@ -30,12 +30,14 @@ class SystemConfig(Settings):
 
     Attributes:
         name: names its figures and its file of ranks.
-        kind: `model` (towers, SASRec, HSTU in `folder`), `popularity` (training occurrences), `last_item`,
-            `cooccurrence` (models/baselines/history.py), `mean_content` (models/baselines/mean_content.py),
-            `prompt` (models/baselines/prompt_ranker.py): it ranks the sampled candidates alone.
-        folder: of the trained model.
+        kind: `model` (towers, SASRec, HSTU in `folder`), `popularity`, `last_item` (the history from its end, then
+            popularity), `cooccurrence` (models/baselines/history.py), `mean_content`
+            (models/baselines/mean_content.py), `prompt` (models/baselines/prompt_ranker.py): it ranks the sampled
+            candidates alone.
+        folder: of the trained model; of `mean_content`, towers whose scale the cosines get, so that the prior weighs as
+            much as beside theirs.
         prompt: of a language model that is asked as it is, instead of a folder.
-        prior_weight: weight of log(1 + recent purchases) beside the score; not for popularity and last_item.
+        prior_weight: weight of log popularity beside the score; not for popularity and last_item.
         content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
         recency_decay: cooccurrence's weight of an event relative to the one after it.
     """
@@ -50,9 +52,11 @@ class SystemConfig(Settings):
 
     @model_validator(mode="after")
     def _check_kind(self) -> "SystemConfig":
-        if (self.folder is not None) != (self.kind == "model" or (self.kind == "prompt" and self.prompt is None)):
+        needs_folder = self.kind == "model" or (self.kind == "prompt" and self.prompt is None)
+        if (self.folder is None and needs_folder) or (self.folder and not needs_folder and self.kind != "mean_content"):
             raise ValueError(
-                f"system {self.name}: kind model needs a folder, prompt that or a prompt, no other has one"
+                f"system {self.name}: kind model needs a folder, prompt that or a prompt, mean_content may have one,"
+                " no other has one"
             )
         if self.prompt is not None and self.kind != "prompt":
             raise ValueError(f"system {self.name}: kind {self.kind} has no prompt")
@@ -66,23 +70,32 @@ class SystemConfig(Settings):
 class SystemsSpec(Spec):
     """The spec of `evaluate-systems`.
 
+    With `known_items` and `purchases` there is a test day: popularity is that of the days before it, every purchase of
+    the window after it is a target, and an item that is no candidate is missed by every system. Without them the rows
+    say all (leave-one-out): their own targets, what their histories hold, popularity over the training rows.
+
     Attributes:
         train_snapshot: `sequences` rows that the systems were trained on (user_id, hist_items, tar_items).
         test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
-            without a history or a target are left out and counted.
-        content_matrix: folder of the content matrix; its items are the candidates.
-        out_dir: gets result.json, and <name>.npz a system: row, user (a hash), item and rank of every target,
+            without a history or a target are left out and counted. With `purchases`, one row per user.
+        known_items: snapshot of item_idx, purchases: the items seen before the test day, and how often each was bought
+            in the days before it that popularity is counted over.
+        purchases: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases of the test users, in
+            the window after the test day and ever before it. An item without a number has item_idx 0.
+        candidates: `known`, the items of `known_items`; or `catalogue`, every item of the content matrix.
+        content_matrix: folder of the content matrix.
+        out_dir: gets result.json, and <name>.npz per system: row, user (a hash), item and rank of every target,
             in the same order in all files.
         systems: what is measured.
         ks: lengths of the lists.
-        keep_seen: whether items of the history are candidates; if not, targets that the history holds are left
-            out and counted.
-        prior_days: the prior counts purchases in the last so many days of the test rows' histories.
+        keep_seen: whether items that the user had before are candidates; if not, targets among them are left out and
+            counted. If they are, the segment `new_to_user` has the figures without them, as targets and candidates.
+        prior_days: without `known_items`, the prior counts events in the last so many days of the test rows' histories.
         cold_item_max: an item with at most so many training occurrences is cold.
         long_tail_max: one with at most so many, and not cold, is of the long tail.
         cold_user_max: a row with at most so many history items is a cold user's.
         resamples, seed: of the bootstrap over users.
-        sampled: of the rows, a few, and of the items, a few, that every system ranks as well; kind prompt needs it.
+        sampled: a few of the rows and of the candidates, which every system ranks as well; kind prompt needs it.
         item_texts: folder of the items' texts, for prompts.
         threads: torch threads.
     """
@@ -93,6 +106,9 @@ class SystemsSpec(Spec):
 
     train_snapshot: Path
     test_snapshot: Path
+    known_items: Path | None = None
+    purchases: Path | None = None
+    candidates: Literal["known", "catalogue"]
     content_matrix: Path
     systems: tuple[SystemConfig, ...] = Field(min_length=1)
     ks: tuple[int, ...] = Field((10, 50), min_length=1)
@@ -106,6 +122,14 @@ class SystemsSpec(Spec):
     sampled: SampledConfig | None = None
     item_texts: Path | None = None
     threads: int = Field(2, gt=0)
+
+    @model_validator(mode="after")
+    def _check_test_day(self) -> "SystemsSpec":
+        if (self.known_items is None) != (self.purchases is None):
+            raise ValueError("known_items and purchases are those of one test day: give both, or none")
+        if self.candidates == "known" and self.known_items is None:
+            raise ValueError("candidates: known needs known_items and purchases; without a test day, take catalogue")
+        return self
 
     @model_validator(mode="after")
     def _check_prompts(self) -> "SystemsSpec":
@@ -157,34 +181,4 @@ class RankerSpec(Spec):
     bootstrap: int = Field(200, ge=10)
     seed: int = Field(7, ge=0)
     num_seeds: int = Field(3, gt=0)
-    threads: int = Field(2, gt=0)
-
-
-class RetrievalSpec(Spec):
-    """The spec of `evaluate-retrieval`.
-
-    Attributes:
-        users: snapshot of user_id, user_emb, hist_items; a row a user.
-        items: snapshot of item_idx, item_emb, popularity_recent, popularity_all; the candidates.
-        pairs: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases in the target
-            window, and before it. item_idx 0 is an item that was not known yet: a miss for every scorer.
-        content_matrix: folder of the content matrix.
-        towers: folder of the model that made the embeddings, for its repeat bias if it has learned one.
-        popularity_weight: weight of log(1 + recent purchases) beside the inner product.
-        ks: lengths of the lists.
-        threads: torch threads.
-        out_dir: gets result.json.
-    """
-
-    command: ClassVar[str] = "evaluate-retrieval"
-    module: ClassVar[str] = "models.evaluation.evaluate_retrieval"
-    help: ClassVar[str] = "measure retrieval"
-
-    users: Path
-    items: Path
-    pairs: Path
-    content_matrix: Path
-    towers: Path
-    popularity_weight: float = Field(1.0, ge=0)
-    ks: tuple[int, ...] = (10, 50)
     threads: int = Field(2, gt=0)

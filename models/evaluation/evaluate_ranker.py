@@ -5,7 +5,7 @@ Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -235,11 +235,11 @@ def _gain(name: str, without: float, with_: float, interval: tuple[float, float]
     return {**figures, f"{name}_gain_ci90": list(interval)}
 
 
-def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:
+def _joined(base_NF: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([base_NF, *parts], axis=1)
 
 
-def _width(parts: object) -> int:
+def _width(parts: Iterable[np.ndarray]) -> int:
     return sum(part.shape[1] for part in parts)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class PromptTask(SnapshotBatches):
         self.model = PromptRanker(spec.model, ItemTexts(spec.item_texts), num_items)
         self.val = {name: read_column(val, name) for name in COLUMNS}
         config = SampledConfig(rows=spec.model.validation_rows, candidates=spec.model.candidates, seed=spec.train.seed)
-        self.sampled = SampledCandidates(self.val, num_items, config)
+        self.sampled = SampledCandidates(self.val, np.arange(1, num_items), config)
         if not len(self.sampled.row_S):
             raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
 

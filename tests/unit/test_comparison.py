@@ -102,6 +102,12 @@ def test_what_does_not_fit_is_named_before_any_work(override: str, names: list[s
         chosen_systems(load_config(CONF / "demo.yaml", [override]), names)
 
 
+def test_leave_one_out_has_no_day_before_which_items_are_known() -> None:
+    config = load_config(CONF / "online_retail_baskets.yaml", ["evaluation.candidates=known"])
+    with pytest.raises(ConfigError, match="leave_one_out has no such day: set evaluation.candidates to catalogue"):
+        chosen_systems(config, ["popularity"])
+
+
 def test_a_system_that_is_not_trained_takes_no_settings() -> None:
     with pytest.raises(ConfigError, match="kind popularity is not trained"):
         load_config(CONF / "demo.yaml", ["comparison.define={a: {title: A, kind: popularity, train: {epochs: 2}}}"])
@@ -152,8 +158,14 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     ranked["rec_to_llm_zero"] = {"sampled": figures(0.7)["sampled"] | costs | {"seconds_per_user_all_items": 77.0}}
     return {
         "name": "compare",
-        "protocol": {"split": "global time", "test_from": None, "seeds": [1, 2], "rows": {"train": 4321, "val": 7}},
-        "data": {"users": 10, "targets": 20, "items": 30},
+        "protocol": {
+            "split": "global time",
+            "candidates": "30 items known on the test day",
+            "test_from": None,
+            "seeds": [1, 2],
+            "rows": {"train": 4321, "val": 7},
+        },
+        "data": {"users": 10, "targets": 20, "items": 33, "candidates": 30},
         "systems": gathered(chosen, ranked, models),
         "sampled": sampled_table({"rows": 9, "candidates": 20, "seed": 1}, chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
@@ -173,7 +185,8 @@ def test_seeds_become_mean_and_deviation(comparison: dict[str, object]) -> None:
 
 
 def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(comparison: dict[str, object]) -> None:
-    head, first, second, published, diverged = lines(comparison)
+    of, head, first, second, published, diverged = lines(comparison)
+    assert of == "10 users, 20 targets; candidates: 30 items known on the test day"
     assert "R@50" in head
     assert first.startswith("Variant 1") and "0.3500 ±0.0707" in first
     assert second.startswith("Popularity")
@@ -202,6 +215,7 @@ def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[st
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
     assert "mlp with seed 1 has no model" in page
+    assert "Ranked: 30 items known on the test day." in page and "20 targets; candidates: 30 items known" in page
     assert "Not comparable with figures over all items" in page and "mechanics and cost" in page
     assert "Sampled candidates" not in render(comparison | {"sampled": None}, curves)
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
