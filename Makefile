@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format package lock clean distclean
+.PHONY: help setup tour demo check spark test bench format package lock rows-unchanged clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
+# Two workers, a file at a time in the order of tests/costs.py.
+PYTEST := $(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 BENCH ?= sequences increment embed embed_spark embed_changed loss towers evaluate stream loader write join score
 
@@ -12,24 +14,30 @@ unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPA
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
 	@scripts/setup.sh
 
+tour: setup ## run the whole journey on two weeks of the logs, for a first look
+	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+
 demo: setup ## run the whole journey on data/online_retail and print the headline figures
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-test: setup ## run all tests
-	@$(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+check: setup ## after every edit, two minutes: style, format, import rules, the tests without processes and Spark
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(PYTEST) -m "not (process or spark or e2e)"
+
+spark: setup ## run the tests of the Spark side
+	@$(PYTEST) tests/spark
+
+test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
+	@$(PYTEST) --durations 10 --record-durations build/tests/durations.txt
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done
-
-lint: setup ## check style, format and the import rules
-	@$(VENV)/ruff check .
-	@$(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest -q tests/unit/test_import_rules.py
 
 format: setup ## format the code and mend what ruff can mend
 	@$(VENV)/ruff check --fix .
@@ -44,6 +52,9 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
 	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
+
+rows-unchanged: setup ## record that changed code leaves rows as they are, or raised versions of steps: NOTE="why"
+	@$(VENV)/python scripts/step_code.py record $(if $(NOTE),--note "$(NOTE)")
 
 clean: ## remove build/ (tables, models, reports); .venv stays
 	@rm -rf build

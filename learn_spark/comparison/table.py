@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
-from learn_spark.bridge.launch import read_result
 from learn_spark.config.comparison import SystemSettings
+from models.contract.result import read_result
 
 
 def gathered(

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from learn_spark.bridge.launch import run_trainer
-from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import towers_mark, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
@@ -13,10 +13,12 @@ from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, 
 from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
+from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from learn_spark.training.sequence_snapshots import sequence_snapshot
-from models.contract.specs import SystemConfig, SystemsSpec
+from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
+from models.contract.snapshot import read_manifest
 
 TOWERS = "towers"
 KS = (10, 50)  # the report's columns
@@ -46,31 +48,30 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     release = published_release(context)
     if release is None:
         raise ConfigError("no release by these models is published: run write_features first")
-    mark = fingerprint(context.mark("evaluate_features", windows.end), context.tables.versions(READS))
+    mark = fingerprint(context.mark(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
     retrieval, retrieval_rows = _retrieval(context, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)
-    details = {"retrieval": retrieval, "ranker": ranker}
-    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details)
+    details = EvaluationDetails(retrieval, ranker)
+    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
 def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:
     config, version = context.config, context.tables.version("sequences")
     test, day = sequence_snapshot(context, "test", version, mark), day_snapshots(context)
-    folder = context.tables.artifact("evaluation", f"retrieval-{mark}")
     spec = SystemsSpec(
         train_snapshot=sequence_snapshot(context, "train", version, towers_mark(context)),
         test_snapshot=test,
         **day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
-        out_dir=folder,
+        out_dir=context.tables.artifact("evaluation", f"retrieval-{mark}"),
         systems=_systems(context),
         ks=KS,
         seed=config.evaluation.seed,
         threads=config.evaluation.threads,
     )
     context.progress.say("evaluate-systems: towers, popularity, last item, mean content")
-    result = run_trainer("evaluate-systems", spec.model_dump(mode="json"), folder)
+    result = run_trainer(spec)
     return retrieval_figures(spec.candidates, result), sum(map(_rows, (test, *day.values())))
 
 
@@ -118,23 +119,23 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
     version = context.tables.version("interactions")
     frame = ranker_rows(context, release)
     rows = export(context, frame, f"evaluation-ranker-{mark}", PAIR_KEY, "interactions", version, settings.seed)
-    spec = {
-        "rows": rows,
-        "content_matrix": matrix_path(context),
-        "base": base_columns(context.config.samples),
-        "categorical": CATEGORICAL,
-        "cold_events": context.config.features.cold_events,
-        "tail_events": tail_events(context),
-        "bootstrap": settings.bootstrap,
-        "seed": settings.seed,
-        "num_seeds": settings.num_seeds,
-        "ranker": settings.ranker.model_dump(),
-        "threads": settings.threads,
-    }
+    spec = RankerSpec(
+        rows=rows,
+        content_matrix=matrix_path(context),
+        base=base_columns(context.config.samples),
+        categorical=CATEGORICAL,
+        cold_events=context.config.features.cold_events,
+        tail_events=tail_events(context),
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+        num_seeds=settings.num_seeds,
+        ranker=settings.ranker,
+        threads=settings.threads,
+        out_dir=context.tables.artifact("evaluation", f"ranker-{mark}"),
+    )
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
-    figures = run_trainer("evaluate-ranker", spec, context.tables.artifact("evaluation", f"ranker-{mark}"))
-    return figures, _rows(rows)
+    return run_trainer(spec), _rows(rows)
 
 
 def _rows(snapshot: Path) -> int:
-    return int(read_manifest(snapshot)["rows"])
+    return read_manifest(snapshot).rows

@@ -16,7 +16,7 @@ _READS = ("interactions", "item_index", "sequences")
 
 
 def day_snapshots(context: Context) -> dict[str, Path]:
-    """Snapshots for a `models.contract.specs.SystemsSpec`, by its names: `known_items` and `purchases`.
+    """Snapshots for a `models.contract.evaluation_specs.SystemsSpec`, by its names: `known_items` and `purchases`.
 
     The same for the report and for every comparison on these table versions.
     """

@@ -11,8 +11,10 @@ from learn_spark.config.load import Config
 from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
+from learn_spark.runs.details import EvaluationDetails, newest_details
 from learn_spark.runs.ledger import Recorded, pieces
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from models.contract.whole_files import write_whole
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"
@@ -27,34 +29,20 @@ def build_summary(context: Context) -> dict[str, object]:
         `evaluate_features` has run).
     """
     recorded = list(context.ledger.recorded().values())
-    evaluation = newest_details(recorded, "evaluate_features")
+    evaluation = EvaluationDetails.from_json(newest_details(recorded, EVALUATE_FEATURES))
     return {
         "stages": _stages(recorded),
-        "retrieval": evaluation.get("retrieval"),
-        "ranker": evaluation.get("ranker"),
+        "retrieval": evaluation.retrieval,
+        "ranker": evaluation.ranker,
         "rejects": _rejects(context),
         "tables": _tables(context),
         "release_id": _release_id(context),
     }
 
 
-def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
-    """The step's newest figures; empty where it has not run."""
-    rows = [row for row in recorded if row.step == step and row.details]
-    return max(rows, key=lambda row: row.day).details if rows else {}
-
-
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Writes the file whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def headline(config: Config) -> str:

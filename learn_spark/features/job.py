@@ -26,8 +26,9 @@ from learn_spark.releases.release import (
     visible,
     with_counts,
 )
+from learn_spark.runs.details import FeatureDetails, newest_details
 from learn_spark.runs.ledger import StepResult
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import WRITE_FEATURES, Context
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
 _PAIR = ("user_id", "item_id", "event_ts", "ds")
@@ -37,8 +38,8 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     """Scores users, items and the ranker's pairs of these days, checks them, publishes them as one release.
 
     Raises:
-        ReleaseRefused: where a gate fails. The release's row then says `failed`; the current release stays, and
-            rows without a published row are invisible.
+        ReleaseRefused: a gate fails. The release's row then says `failed`, the current release stays, and the rows that
+            were written are invisible to readers.
     """
     release, base = plan_release(context, days)
     life = write_item_life(context, days, _pinned(context, release, "interactions"))
@@ -63,15 +64,14 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]
     counts = {name: sum(getattr(part, name) for part in own) for name in ("users", "items", "pairs")}
-    details = {
-        "release_id": release.release_id,
+    details = FeatureDetails(
+        release_id=release.release_id,
         **counts,
-        "gates": [gate.as_json() for gate in gates],
-        "neighbours": _neighbours(context, release, base, life),
-        **figures,
-    }
+        gates=[gate.as_json() for gate in gates],
+        neighbours=_neighbours(context, release, base, life),
+    )
     rows = sum(counts.values())
-    return StepResult(rows_in=rows, rows_out=rows, details=details)
+    return StepResult(rows_in=rows, rows_out=rows, details=details.as_json() | figures)
 
 
 def _due_users(context: Context, release: Release) -> DataFrame:
@@ -109,7 +109,10 @@ def _write_items(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
-    """What was unknown on a sample's day is scored as zeros; most nights have no samples, and nothing is read."""
+    """Scores the due pairs. A user or item without a vector on the sample's day has zeros.
+
+    Most nights have no samples; then nothing is read.
+    """
     if due.isEmpty():
         return
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
@@ -121,9 +124,9 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _without_nan_scores(pairs: DataFrame) -> DataFrame:
-    """A score that is not a number leaves its trace in mid_emb alone, where a gate names it.
+    """Moves a NaN from the score to mid_emb, where a gate counts it and names the column.
 
-    The table's check on scores would end the job before any gate is looked at.
+    Left in the score, it would break the table's constraint and end the job before any gate runs.
     """
     is_nan, nan = F.isnan("cvr_score"), F.lit(float("nan")).cast("float")
     mid_emb = F.when(is_nan, F.transform("mid_emb", lambda _: nan)).otherwise(F.col("mid_emb"))
@@ -145,10 +148,13 @@ def _pinned(context: Context, release: Release, table: str) -> DataFrame:
 
 
 def _neighbours(context: Context, release: Release, base: Release | None, life: DataFrame) -> list[dict[str, object]]:
-    """What lies near the most popular items; of a night's few new items nothing is to be seen: as it was before."""
+    """The nearest neighbours of the most popular items, in words.
+
+    A nightly release has too few new items to show anything, so it keeps the last full list.
+    """
     if base is not None and context.config.windows.towers_end not in release.days:
-        recorded = [row for (step, _), row in context.ledger.recorded().items() if step == "write_features"]
-        return max(recorded, key=lambda row: row.day).details.get("neighbours", []) if recorded else []
+        newest = newest_details(context.ledger.recorded().values(), WRITE_FEATURES)
+        return FeatureDetails.from_json(newest).neighbours
     titles = context.tables.read("items").groupBy("item_id").agg(F.max_by("title", "valid_from").alias("title"))
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     return neighbours_in_words(items, titles, life.select("item_id", "events"))

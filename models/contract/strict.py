@@ -1,23 +1,23 @@
-"""Strict settings: every unknown key, wrong type or missing file is one line that names it."""
+"""Strict settings: every unknown key, wrong type or missing value is one line that names it."""
 
-import json
 import reprlib
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.contract.failures import BadInput
+
 
 class Settings(BaseModel):
-    """Base of all settings of the torch side: unknown keys are errors (ValueError), values never change."""
+    """Base of all settings: unknown keys are errors (ValueError), values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def parse_settings(cls: type[SettingsT], data: object, where: str) -> SettingsT:
+def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
     """Make settings out of plain data.
 
     Args:
@@ -26,55 +26,23 @@ def parse_settings(cls: type[SettingsT], data: object, where: str) -> SettingsT:
         where: named at the start of the error, such as the file's path.
 
     Raises:
-        ValueError: in one line, with the key's dotted path, what is wrong and the keys that exist.
+        BadInput: in one line, with the key's dotted path, what is wrong and the keys that exist.
     """
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{where}: {'; '.join(_explain(cls, item) for item in error.errors())}") from None
+        raise BadInput(f"{where}: {explained(error, cls)}") from None
 
 
-def load_spec(path: Path | str, cls: type[SettingsT]) -> SettingsT:
-    """Read one JSON spec file.
-
-    Raises:
-        ValueError: the file is missing, is no JSON, or does not fit `cls`; one line.
-    """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"spec {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"spec {path} is not JSON: {error}") from None
-    return parse_settings(cls, data, f"spec {path}")
+def explained(error: ValidationError, cls: type[BaseModel] | None = None) -> str:
+    """All that is wrong, in one line; of unknown keys also those that there are, if the class is given."""
+    return "; ".join(_explain(cls, item) for item in error.errors())
 
 
-def read_json(path: Path, what: str) -> object:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: in one line that starts with `what`; the file cannot be read or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{what}: cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{what}: {path} is not JSON: {error}") from None
-
-
-def require_folder(path: Path, key: str) -> Path:
-    """Return `path` if it is a folder, else raise a ValueError that names the spec's key and the path."""
-    if not path.is_dir():
-        raise ValueError(f"{key}: no such folder: {path}")
-    return path
-
-
-def _explain(cls: type[BaseModel], item: dict) -> str:
+def _explain(cls: type[BaseModel] | None, item: dict) -> str:
     key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known: {', '.join(_known_keys(cls, item['loc'][:-1]))}"
+        return f"unknown key {key!r}" + (f"; known: {', '.join(_known_keys(cls, item['loc'][:-1]))}" if cls else "")
     if item["type"] == "missing":
         return f"missing key {key!r}"
     message = " ".join(item["msg"].split()).removeprefix("Value error, ")

@@ -14,9 +14,10 @@ import torch
 from models.baselines.history import Cooccurrence, last_item_bias, last_item_shares
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.scorer import HistoryScorer, Scorer
+from models.contract.evaluation_specs import SystemConfig, SystemsSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
-from models.contract.specs import SystemConfig, SystemsSpec
-from models.contract.strict import require_folder
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.evaluation.retrieval_rows import TRAIN_COLUMNS, RetrievalRows
 from models.metrics.sampled_candidates import SampledCandidates
@@ -114,7 +115,7 @@ class SystemsTask:
             return self.rows.content
         content = ContentMatrix(require_folder(system.content_matrix, f"content_matrix of system {system.name}"))
         if content.rows != self.rows.content.rows:
-            raise ValueError(
+            raise BadInput(
                 f"system {system.name}: {content.path} has {content.rows} rows, the candidates' matrix "
                 f"{self.rows.content.path} {self.rows.content.rows}: both must hold the same items"
             )
@@ -128,7 +129,7 @@ def run(spec: SystemsSpec) -> dict[str, object]:
     Where seen items are candidates, segment `new_to_user` is a ranking of its own without them.
 
     Raises:
-        ValueError: snapshots, matrices or models do not fit together.
+        BadInput: snapshots, matrices or models do not fit together.
     """
     torch.set_num_threads(spec.threads)
     task = SystemsTask(spec)

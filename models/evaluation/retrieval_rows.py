@@ -16,9 +16,10 @@ from models.baselines.popularity import (
     recent_log_popularity,
     training_counts,
 )
+from models.contract.evaluation_specs import SystemsSpec
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot, open_snapshot
-from models.contract.specs import SystemsSpec
-from models.contract.strict import require_folder
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.evaluation.validation import distinct_targets
@@ -67,12 +68,12 @@ class RetrievalRows:
             self.num_dropped = int((~self.is_new_P).sum())
             self.target_P2, self.is_new_P = self.target_P2[self.is_new_P], self.is_new_P[self.is_new_P]
         if not len(self.target_P2):
-            raise ValueError(f"test_snapshot: no row of {test.path} has a history and a target to rank")
+            raise BadInput(f"test_snapshot: no row of {test.path} has a history and a target to rank")
 
     def _check_items(self, items: np.ndarray) -> None:
         largest = int(items.max(initial=0))
         if largest >= self.content.rows:
-            raise ValueError(
+            raise BadInput(
                 f"item_idx {largest} of the snapshots is outside the content matrix of {self.content.rows} rows"
             )
 
@@ -100,12 +101,12 @@ class RetrievalRows:
         """(row, item) of what the rows' users bought, sorted, and whether in the window, and before it."""
         users_B, row_U = np.unique(self.test["user_id"], return_index=True)
         if len(users_B) < len(self.test["user_id"]):
-            raise ValueError("purchases are those of users, but test_snapshot has several rows of a user")
+            raise BadInput("purchases are those of users, but test_snapshot has several rows of a user")
         user_id, item = (read_column(purchases, name) for name in ("user_id", "item_idx"))
         self._check_items(item)
         place = np.searchsorted(users_B, user_id).clip(max=len(users_B) - 1)
         if (users_B[place] != user_id).any():
-            raise ValueError(f"snapshot {purchases.path} holds users that test_snapshot lacks")
+            raise BadInput(f"snapshot {purchases.path} holds users that test_snapshot lacks")
         pair_2 = np.stack([row_U[place], item], axis=1).astype(np.int64)
         order = np.lexsort((pair_2[:, 1], pair_2[:, 0]))
         order = order[self.test["hist_len"][pair_2[order, 0]] > 0]
@@ -158,5 +159,5 @@ class RetrievalRows:
 def _opened(path: Path, key: str) -> Snapshot:
     snapshot = open_snapshot(require_folder(path, key))
     if not snapshot.rows:
-        raise ValueError(f"snapshot {snapshot.path} holds no rows")
+        raise BadInput(f"snapshot {snapshot.path} holds no rows")
     return snapshot

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from models.contract.specs import SampledConfig
+from models.contract.evaluation_specs import SampledConfig
+from models.contract.failures import BadInput
 
 KS = (1, 5, 10)
 
@@ -29,7 +30,7 @@ class SampledCandidates:
         item_SC: the candidates.
 
     Raises:
-        ValueError: fewer items may be drawn than candidates are asked for.
+        BadInput: fewer items may be drawn than candidates are asked for.
     """
 
     def __init__(self, rows: Mapping[str, np.ndarray], item_D: np.ndarray, config: SampledConfig) -> None:
@@ -42,7 +43,7 @@ class SampledCandidates:
             own = np.union1d(hist_BH[row], tar_BT[row])
             own = own[np.isin(own, item_D)]
             if len(item_D) - len(own) < config.candidates - 1:
-                raise ValueError(
+                raise BadInput(
                     f"{config.candidates} candidates are asked for, but of {len(item_D)} items"
                     f" row {row} holds {len(own)} itself"
                 )

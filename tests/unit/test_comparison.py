@@ -7,12 +7,12 @@ import pytest
 from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, settings_of
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, training_spec
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
-from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+from models.contract.settings import LossConfig
+from models.contract.training_specs import SequentialSpec, TowersSpec
 from tests.builders.encoders import save_tiny_llama
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -29,44 +29,43 @@ def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) ->
     for name, system in chosen_systems(config, list(config.comparison.define)).items():
         if not system.is_trained:
             continue
-        settings = settings_of(config, system, seed=7)
-        assert TrainConfig(**settings["train"]).seed == 7, name
-        if system.kind == "towers":
-            TowersConfig(**settings["towers"])
-            LossConfig(**settings["loss"])
-        elif system.reads_texts:
-            cls = PromptConfig if system.kind == "prompt" else NoteLLMConfig
-            assert cls(**settings["model"]).llm.digest, "another model in that folder is another training"
+        spec = training_spec(config, system, seed=7)
+        assert spec.train.seed == 7, name
+        assert type(spec)(**spec.told(), out_dir=tmp_path) == type(spec)(**spec.told(), out_dir=tmp_path), name
+        if system.reads_texts:
+            assert spec.model.llm.digest, "another model in that folder is another training"
+        elif system.kind == "sequential":
+            assert isinstance(spec, SequentialSpec) and spec.model.d_model == config.towers.model.d_model, name
         else:
-            assert SequentialConfig(**settings["model"]).d_model == config.towers.model.d_model, name
+            assert isinstance(spec, TowersSpec), name
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_the_item_towers_can_be_compared_by_every_ready_config(name: str) -> None:
     config = load_config(CONF / f"{name}.yaml")
-    losses = [settings_of(config, each, 1)["loss"] for each in chosen_systems(config, TOWER_VARIANTS).values()]
-    assert [loss["negatives"] for loss in losses] == ["in_batch"] * 4
+    specs = [training_spec(config, each, 1) for each in chosen_systems(config, TOWER_VARIANTS).values()]
+    assert [spec.loss.negatives for spec in specs] == ["in_batch"] * 4
     chosen_systems(config, config.comparison.systems)
 
 
 def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
-    base, changed = (settings_of(config, config.comparison.define[name], 1) for name in ("learn", "variant_2"))
-    assert base["towers"] == config.towers.model.model_dump()
-    assert changed["towers"] == base["towers"] | {"item_tower": "shared_self"}
-    assert changed | {"towers": 0} == base | {"towers": 0}
+    base, changed = (training_spec(config, config.comparison.define[name], 1) for name in ("learn", "variant_2"))
+    assert base.towers == config.towers.model
+    assert changed.towers == base.towers.model_copy(update={"item_tower": "shared_self"})
+    assert changed.told() | {"towers": 0} == base.told() | {"towers": 0}
 
 
 def test_the_papers_setting_has_no_switch_of_the_config(config: Config) -> None:
-    paper = settings_of(config, config.comparison.define["paper"], 1)
+    paper = training_spec(config, config.comparison.define["paper"], 1)
     assert config.towers.model.content_residual
-    assert not paper["towers"]["content_residual"]
-    assert paper["loss"] == LossConfig().model_dump()
-    assert paper["towers"]["d_model"] == config.towers.model.d_model
+    assert not paper.towers.content_residual
+    assert paper.loss == LossConfig()
+    assert paper.towers.d_model == config.towers.model.d_model
 
 
 def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
     own = load_config(CONF / "demo.yaml", ["comparison.define={deep: {title: Deep, kind: towers, model: {layers: 4}}}"])
-    assert settings_of(own, chosen_systems(own, ["deep"])["deep"], 1)["towers"]["layers"] == 4
+    assert training_spec(own, chosen_systems(own, ["deep"])["deep"], 1).towers.layers == 4
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,23 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
         ("evaluation.seed=7", ["notellm"], "system notellm: .* is a bert, not a causal decoder"),
         ("comparison.define={a: {title: A, kind: notellm, model: {llm: {model: /no}}}}", ["a"], "folder /no does not"),
         ("comparison.define={a: {title: A, kind: towers, model: {heads: 7}}}", ["a"], "not a multiple of heads 7"),
-        ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: dtype"),
+        (
+            "comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}",
+            ["a"],
+            "system a: embedding: dtype",
+        ),
+        (
+            "comparison.define={a: {title: A, kind: sequential, model: {depth: 7}}}",
+            ["a"],
+            "unknown key 'depth'; known: ",
+        ),
+        ("comparison.define={a: {title: A, kind: towers, train: {epoch: 7}}}", ["a"], "train: unknown key 'epoch'"),
+        ("comparison.define={a: {title: A, kind: popularity, prior_weight: 1}}", ["a"], "takes no prior_weight"),
+        (
+            "comparison.define={a: {title: A, kind: towers, loss: {negatives: sampled}}}",
+            ["a"],
+            "draws items that go in",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_any_work(override: str, names: list[str], said: str) -> None:

@@ -14,9 +14,9 @@ from models.baselines.hstu import HSTU
 from models.baselines.popularity import training_counts
 from models.baselines.prompt_ranker import PromptRanker
 from models.baselines.scorer import HistoryScorer
+from models.contract.evaluation_specs import SampledConfig
 from models.contract.language_models import PromptConfig
 from models.contract.settings import SequentialConfig, TowersConfig
-from models.contract.specs import SampledConfig
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
 from models.evaluation.evaluate_systems import SystemsSpec, SystemsTask, run

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.__main__ import main
 from models.baselines.prompt_ranker import PromptRanker
+from models.contract.evaluation_specs import SampledConfig
 from models.contract.language_models import LanguageModelConfig, PromptConfig
-from models.contract.specs import SampledConfig
 from models.data.item_texts import ItemTexts
 from models.metrics.sampled_candidates import SampledCandidates
 from models.saved import load_language

@@ -10,7 +10,7 @@ import torch
 
 from models.baselines.mean_content import item_vectors, user_means
 from models.baselines.scorer import Scorer
-from models.contract.specs import SystemsSpec
+from models.contract.evaluation_specs import SystemsSpec
 from models.data.content import ContentMatrix
 from models.evaluation.evaluate_systems import SystemsTask, run
 from tests.builders.tensors import write_matrix, write_snapshot

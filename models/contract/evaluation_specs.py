@@ -1,11 +1,13 @@
-"""The spec of `evaluate-systems`: which retrieval systems are measured, on what."""
+"""The specs of the evaluations: which systems and features are measured, on what."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from models.contract.language_models import PromptConfig
+from models.contract.settings import RankerConfig
+from models.contract.spec import Spec
 from models.contract.strict import Settings
 
 
@@ -65,7 +67,7 @@ class SystemConfig(Settings):
         return self
 
 
-class SystemsSpec(Settings):
+class SystemsSpec(Spec):
     """The spec of `evaluate-systems`.
 
     With `known_items` and `purchases` there is a test day: popularity is that of the days before it, every purchase of
@@ -98,13 +100,16 @@ class SystemsSpec(Settings):
         threads: torch threads.
     """
 
+    command: ClassVar[str] = "evaluate-systems"
+    module: ClassVar[str] = "models.evaluation.evaluate_systems"
+    help: ClassVar[str] = "measure retrieval systems side by side"
+
     train_snapshot: Path
     test_snapshot: Path
     known_items: Path | None = None
     purchases: Path | None = None
     candidates: Literal["known", "catalogue"]
     content_matrix: Path
-    out_dir: Path
     systems: tuple[SystemConfig, ...] = Field(min_length=1)
     ks: tuple[int, ...] = Field((10, 50), min_length=1)
     keep_seen: bool = True
@@ -140,3 +145,40 @@ class SystemsSpec(Settings):
         if twice:
             raise ValueError(f"systems of one name: {', '.join(twice)}")
         return systems
+
+
+class RankerSpec(Spec):
+    """The spec of `evaluate-ranker`.
+
+    Attributes:
+        rows: snapshot with user_id, item_idx, label, weight, is_test (0 or 1), day (any day number), the columns of
+            `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
+        content_matrix: folder of the content matrix.
+        base: the base features; `categorical` names those among them that hold categories.
+        user_events, item_events: the base features by which users and items are called cold.
+        cold_events: fewer events are cold.
+        tail_events: items with at most so many events are the long tail.
+        validation_share: the last days of the training window, for early stopping.
+        seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
+        ranker, bootstrap, threads: settings.
+        out_dir: gets result.json.
+    """
+
+    command: ClassVar[str] = "evaluate-ranker"
+    module: ClassVar[str] = "models.evaluation.evaluate_ranker"
+    help: ClassVar[str] = "measure what the embeddings bring a ranker"
+
+    rows: Path
+    content_matrix: Path
+    base: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
+    user_events: str = "user_events"
+    item_events: str = "item_events"
+    cold_events: int = Field(10, ge=0)
+    tail_events: int = Field(0, ge=0)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    ranker: RankerConfig = RankerConfig()
+    bootstrap: int = Field(200, ge=10)
+    seed: int = Field(7, ge=0)
+    num_seeds: int = Field(3, gt=0)
+    threads: int = Field(2, gt=0)
