@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import LaunchSettings
 from learn_spark.errors import ConfigError, LearnError, QualityError
 
 RESULT = "result.json"

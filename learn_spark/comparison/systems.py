@@ -1,20 +1,37 @@
 """Which systems stand in a comparison, and the spec that each is trained by."""
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
-from pydantic import ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from learn_spark.comparison.language_systems import language_model
 from learn_spark.config.comparison import SystemSettings
-from learn_spark.config.load import Config
-from learn_spark.config.sections import EmbeddingSettings, TowersSettings
+from learn_spark.config.load import Config, overlay
+from learn_spark.config.model_sections import EmbeddingSettings, TowersSettings
 from learn_spark.errors import ConfigError
 from learn_spark.training.specs import towers_settings
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import LossConfig, TowersConfig
+from models.contract.strict import explained
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
 _SHARED_SIZES = ("d_model", "layers", "heads", "dropout", "max_len")
+
+
+def known_systems(config: Config) -> dict[str, SystemSettings]:
+    """The shipped systems as the config changes them, and its own.
+
+    Raises:
+        ConfigError: one has no title or kind, or settings that its kind does not take.
+    """
+    shipped = yaml.safe_load(files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8"))
+    own = {name: changes.model_dump(exclude_unset=True) for name, changes in config.comparison.define.items()}
+    try:
+        return TypeAdapter(dict[str, SystemSettings]).validate_python(overlay(shipped, own))
+    except ValidationError as error:
+        raise ConfigError(f"comparison.define: {explained(error)}") from None
 
 
 def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
@@ -23,7 +40,7 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
     Raises:
         ConfigError: an unknown name, with those that there are; settings that do not fit.
     """
-    known = config.comparison.define
+    known = known_systems(config)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
@@ -39,8 +56,7 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
         except ConfigError as error:
             raise ConfigError(f"system {name}: {error}") from error
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-            raise ConfigError(f"system {name}: {found}") from None
+            raise ConfigError(f"system {name}: {explained(error)}") from None
     return chosen
 
 

@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
 from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import QualityError

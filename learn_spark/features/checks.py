@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import FeatureSettings
+from learn_spark.config.model_sections import FeatureSettings
 from learn_spark.features.neighbours import item_sample
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.quality.drift import centroid_shift, neighbour_overlap, paired_vectors

@@ -1,7 +1,6 @@
 """`learn-spark inspect`: looks at unknown files and writes a first config. No Spark."""
 
 import math
-import os
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -34,7 +33,7 @@ def run_inspect(args: Namespace) -> int:
             print(line, file=sys.stderr)
         if found is None:
             raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
-        text = _config(seen, found, _base_of(out))
+        text = _config(seen, found)
         for line in found.said:
             print(line, file=sys.stderr)
         if out is None:
@@ -61,18 +60,7 @@ def _findings(seen: Seen) -> Iterator[str]:
         yield f"  {name}: {' | '.join(samples) or 'nothing'}{f' ({empty:.0%} empty)' if empty else ''}"
 
 
-def _base_of(out: Path | None) -> str:
-    """How the new file names base.yaml: beside it, else in conf/ of the working directory."""
-    beside, usual = (out.parent if out else Path.cwd() / "conf") / "base.yaml", Path.cwd() / "conf" / "base.yaml"
-    if out is None or beside.exists():
-        return "base.yaml"
-    if usual.exists():
-        return os.path.relpath(usual, out.parent)
-    print(f"warning: there is no base.yaml beside {out}: put it where one is", file=sys.stderr)
-    return "base.yaml"
-
-
-def _config(seen: Seen, found: Guess, base: str) -> str:
+def _config(seen: Seen, found: Guess) -> str:
     first, last, kinds, rejected = _scan(seen, found)
     if not found.event_types:
         found.event_types = [kind for kind, _ in kinds.most_common(MOST_EVENT_TYPES)]
@@ -94,7 +82,6 @@ def _config(seen: Seen, found: Guess, base: str) -> str:
     build = Path.cwd() / "build" / seen.folder.name
     windows, target_days = _windows(first, last, found)
     values = {
-        "extends": base,
         "lake": {"root": str(build / "lake")},
         "output": {"dir": str(build)},
         "ingest": ingest,

@@ -11,7 +11,7 @@ from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.scoring import score_items, score_users
 from learn_spark.bridge.snapshots import export, read_manifest
 from learn_spark.bridge.trained import cvr_mark, cvr_path, towers_mark, towers_path
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import LaunchSettings
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before

@@ -21,7 +21,7 @@ from pathlib import Path
 from learn_spark.config.load import load_config
 from learn_spark.errors import LearnError
 from learn_spark.lake.session import build_session
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import LaunchSettings
 from learn_spark.bridge.launch import run_trainer
 
 folder, conf = Path(sys.argv[1]), sys.argv[2]
@@ -47,7 +47,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
         "val_snapshot": str(tmp_path / "val"),
         "content_matrix": str(tmp_path / "matrix"),
         "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6},
-        "train": {"batch_size": 8, "epochs": 2, "threads": 1},
+        "train": {"batch_size": 8, "epochs": 2, "seed": 1, "threads": 1},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     conf = Path(__file__).parents[2] / "conf" / "test.yaml"

@@ -7,7 +7,7 @@ import pytest
 from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, settings_of
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, settings_of
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
@@ -26,7 +26,7 @@ def config() -> Config:
 def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) -> None:
     settings = [f"embedding.model={save_tiny_llama(tmp_path)}", "comparison.sampled.rows=5"]
     config = load_config(CONF / "demo.yaml", settings)
-    for name, system in chosen_systems(config, list(config.comparison.define)).items():
+    for name, system in chosen_systems(config, list(known_systems(config))).items():
         if not system.is_trained:
             continue
         settings = settings_of(config, system, seed=7)
@@ -50,14 +50,14 @@ def test_the_item_towers_can_be_compared_by_every_ready_config(name: str) -> Non
 
 
 def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
-    base, changed = (settings_of(config, config.comparison.define[name], 1) for name in ("learn", "variant_2"))
+    base, changed = (settings_of(config, known_systems(config)[name], 1) for name in ("learn", "variant_2"))
     assert base["towers"] == config.towers.model.model_dump()
     assert changed["towers"] == base["towers"] | {"item_tower": "shared_self"}
     assert changed | {"towers": 0} == base | {"towers": 0}
 
 
 def test_the_papers_setting_has_no_switch_of_the_config(config: Config) -> None:
-    paper = settings_of(config, config.comparison.define["paper"], 1)
+    paper = settings_of(config, known_systems(config)["paper"], 1)
     assert config.towers.model.content_residual
     assert not paper["towers"]["content_residual"]
     assert paper["loss"] == LossConfig().model_dump()
@@ -79,7 +79,7 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
         ("evaluation.seed=7", ["notellm"], "system notellm: .* is a bert, not a causal decoder"),
         ("comparison.define={a: {title: A, kind: notellm, model: {llm: {model: /no}}}}", ["a"], "folder /no does not"),
         ("comparison.define={a: {title: A, kind: towers, model: {heads: 7}}}", ["a"], "not a multiple of heads 7"),
-        ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: dtype"),
+        ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: `dtype`"),
     ],
 )
 def test_what_does_not_fit_is_named_before_any_work(override: str, names: list[str], said: str) -> None:
@@ -131,7 +131,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     for path in models.values():
         path.mkdir()
         (path / "result.json").write_text(result)
-    chosen = {name: config.comparison.define[name] for name in ("popularity", "variant_1", "rec_to_llm_zero")}
+    chosen = {name: known_systems(config)[name] for name in ("popularity", "variant_1", "rec_to_llm_zero")}
     ranked = {"popularity": figures(0.2), "variant_1.1": figures(0.3), "variant_1.2": figures(0.4)}
     costs = {"model_parameters": 4000, "tokens_per_user": 321.0, "seconds_per_user": 0.5}
     ranked["rec_to_llm_zero"] = {"sampled": figures(0.7)["sampled"] | costs | {"seconds_per_user_all_items": 77.0}}

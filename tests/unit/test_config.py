@@ -1,11 +1,14 @@
 """What a wrong config gets: one line that names the key, before any work."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from learn_spark.config.load import Config, load_config
+from learn_spark.config.mapping import Mapping
 from learn_spark.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -16,25 +19,49 @@ def test_shipped_configs_are_valid(name):
     assert isinstance(load_config(CONF / f"{name}.yaml"), Config)
 
 
-def test_base_names_every_key():
-    def keys(model):
-        return {
-            name: keys(field.annotation) if hasattr(field.annotation, "model_fields") else None
-            for name, field in model.model_fields.items()
-        }
+@pytest.fixture(scope="module")
+def script():
+    """scripts/base_yaml.py."""
+    spec = importlib.util.spec_from_file_location("base_yaml", CONF.parent / "scripts" / "base_yaml.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    base = yaml.safe_load((CONF / "base.yaml").read_text())
-    for section, wanted in keys(Config).items():
-        assert section in base
-        missing = set(wanted or ()) - set(base[section])
-        assert not missing, f"{section} lacks {missing}"
+
+def test_base_says_what_the_classes_say(script):
+    assert (CONF / "base.yaml").read_text(encoding="utf-8") == script.base_yaml()
+
+
+def test_base_holds_every_key_with_its_default():
+    base = load_config(CONF / "base.yaml").model_dump(mode="json")
+    ours = Config().model_dump(mode="json")
+    for section, key in (("lake", "root"), ("output", "dir"), ("ingest", "path")):
+        assert base[section][key] == str(CONF / ours[section].pop(key)), "relative to the file's folder"
+        del base[section][key]
+    assert base == ours
+    assert set(yaml.safe_load((CONF / "base.yaml").read_text())) == set(ours)
+
+
+def test_every_key_has_one_explanation(script):
+    def check(value, name):
+        told = script.explanations(type(value))
+        for key in type(value).model_fields:
+            inner, place = getattr(value, key), f"{name}.{key}"
+            if isinstance(inner, BaseModel) and not isinstance(inner, Mapping):
+                assert inner.__doc__, place
+                check(inner, place)
+            else:
+                assert key in told, f"{place} has no explanation below it"
+
+    check(Config(), "config")
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("towers.trian.seed=3", "unknown key `towers.trian`"),
-        ("nonsense.key=1", "unknown key `nonsense`"),
+        ("towers.trian.seed=3", "unknown key `towers.trian`; did you mean train?"),
+        ("nonsense.key=1", "unknown key `nonsense`; known: ingest, lake, output"),
+        ("towers.train.rate=7", "unknown key `towers.train.rate`"),
         ("towers.train.seed=x", "`towers.train.seed`"),
         ("windows.end=2011-01-01", "must come after"),
         ("windows.end=yesterday", "`windows.end`"),
@@ -103,8 +130,23 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path, monkeypatch):
     own.write_text((CONF / "base.yaml").read_text())
     monkeypatch.chdir("/")
     config = load_config(own, ["output.dir=here"])
-    assert config.lake.root == tmp_path / "build" / "lake"
+    assert config.lake.root == tmp_path / "conf" / "lake"
     assert config.output.dir == Path("/here")
+
+
+def test_without_extends_all_keys_have_their_defaults(tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text("cvr: {train: {seed: 3}}\n")
+    monkeypatch.chdir("/")
+    config = load_config(tmp_path / "own.yaml")
+    assert (config.lake.root, config.output.dir) == (tmp_path / "lake", tmp_path / "output")
+    assert config.ingest.path == tmp_path / "data"
+    assert (config.cvr.train.seed, config.cvr.train.epochs, config.towers.train.epochs) == (3, 10, 5)
+
+
+def test_extends_names_a_file_that_is_there(tmp_path):
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: `extends: base\.yaml`, but there is no .*/base\.yaml: without"):
+        load_config(tmp_path / "own.yaml")
 
 
 def test_a_mapping_inherits_no_columns(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from learn_spark.bridge import launch
 from learn_spark.bridge.launch import package_root, run_trainer
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import LaunchSettings
 from learn_spark.errors import ConfigError, LearnError, QualityError
 
 ROOT = Path(__file__).parents[2]

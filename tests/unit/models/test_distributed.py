@@ -35,7 +35,7 @@ def spec(request, tmp_path_factory):
     write_snapshot(folder / "val", sequences_table(60, NUM_ITEMS, seed=1))
     write_matrix(folder / "matrix", random_vectors(NUM_ITEMS))
     sizes = {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6}
-    train = {"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.02, "threads": 1}
+    train = {"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.02, "seed": 1, "threads": 1}
     return {
         "train_snapshot": str(folder / "train"),
         "val_snapshot": str(folder / "val"),
@@ -45,7 +45,7 @@ def spec(request, tmp_path_factory):
         "loss": {"num_hist": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
         "train": {**train, "checkpoint_steps": 3},
         "stream": {"shuffle_rows": 32},
-        "validation": {"k": 20},
+        "validation": {"k": 20, "prior_weight": 0.0},
     }
 
 

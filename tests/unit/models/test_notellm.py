@@ -139,8 +139,16 @@ def spec(checkpoint, texts, tmp_path_factory):
         "item_texts": str(texts),
         "out_dir": str(folder / "out"),
         "model": config_of(checkpoint, related=4).model_dump(),
-        "train": {"batch_size": 10, "epochs": 30, "learning_rate": 0.02, "log_every": 5, "threads": 1, "patience": 30},
-        "validation": {"k": 5},
+        "train": {
+            "batch_size": 10,
+            "epochs": 30,
+            "learning_rate": 0.02,
+            "log_every": 5,
+            "seed": 1,
+            "threads": 1,
+            "patience": 30,
+        },
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
 
 

@@ -45,11 +45,12 @@ def spec(tmp_path):
             "log_every": 1,
             "evaluate_every": 30,
             "patience": 100,
+            "seed": 1,
             "threads": 1,
             "checkpoint_steps": 7,
         },
         "stream": {"shuffle_rows": 64},
-        "validation": {"k": 5},
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
 
 
