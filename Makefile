@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format package lock clean distclean
+.PHONY: help setup tour demo check spark test bench format package lock clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
+# Two workers, a file at a time in the order of tests/costs.py.
+PYTEST := $(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 BENCH ?= sequences increment embed embed_spark embed_changed loss towers evaluate stream loader write join score
 
@@ -17,19 +19,25 @@ help: ## list the targets
 setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
 	@scripts/setup.sh
 
+tour: setup ## run the whole journey on two weeks of the logs, for a first look
+	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+
 demo: setup ## run the whole journey on data/online_retail and print the headline figures
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-test: setup ## run all tests
-	@$(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+check: setup ## after every edit, two minutes: style, format, import rules, the tests without processes and Spark
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(PYTEST) -m "not (process or spark or e2e)"
+
+spark: setup ## run the tests of the Spark side
+	@$(PYTEST) tests/spark
+
+test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
+	@$(PYTEST) --durations 10 --record-durations build/tests/durations.txt
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done
-
-lint: setup ## check style, format and the import rules
-	@$(VENV)/ruff check .
-	@$(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest -q tests/unit/test_import_rules.py
 
 format: setup ## format the code and mend what ruff can mend
 	@$(VENV)/ruff check --fix .

@@ -1,6 +1,16 @@
 """Packaging of learn-spark; the exact versions that are tested together are in constraints.txt."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+
+def version() -> str:
+    """As learn_spark/__init__.py has it: the package must know it in a zip and in a bare checkout, too."""
+    text = (Path(__file__).parent / "learn_spark" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+?)"', text, re.MULTILINE)[1]
+
 
 # Petastorm 0.13.1 needs pyarrow 14, numpy 1 and pandas 2.2; those need Spark 4.0 and with it Delta 4.0.
 INSTALL_REQUIRES = [
@@ -40,11 +50,16 @@ EXTRAS_REQUIRE = {
 
 setup(
     name="learn-spark",
-    version="0.1.0",
+    version=version(),
     description="Embeddings for ranking: from raw event logs to Delta feature tables with Spark and PyTorch",
     license="Apache-2.0",
     packages=find_packages(include=["learn_spark", "learn_spark.*", "models", "models.*"]),
-    package_data={"learn_spark.evaluation": ["templates/*"], "learn_spark.comparison": ["systems.yaml"]},
+    package_data={
+        "learn_spark": ["py.typed"],
+        "learn_spark.comparison": ["systems.yaml"],
+        "learn_spark.evaluation": ["templates/*"],
+        "models": ["py.typed"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

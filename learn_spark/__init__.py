@@ -1,3 +1,3 @@
 """Aligned LLM embeddings for recommendation, as Spark batch jobs."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # setup.py reads it here

@@ -1,25 +1,33 @@
-"""One Spark session for all tests, small and quiet; configs and lakes of their own for each test."""
+"""What all tests share; nothing here needs Spark or torch, so that each side's tests run without the other."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from pyspark.sql import SparkSession
 
-from learn_spark.config.load import Config, load_config
-from learn_spark.lake.session import build_session
+from tests.builders.shared import close_place, open_place
 
+if TYPE_CHECKING:
+    from learn_spark.config.load import Config
+
+pytest_plugins = ("tests.costs",)
 CONF = Path(__file__).parent.parent / "conf"
 
 
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    session = build_session(load_config(CONF / "test.yaml"), "tests")
-    yield session
-    session.stop()
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main() -> Iterator[object]:
+    """In the process that was called, not in xdist's workers, which find the place in their environment."""
+    place = open_place()
+    try:
+        return (yield)
+    finally:
+        close_place(place)
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
+def config(tmp_path: Path) -> "Config":
     """conf/test.yaml with lake and output in the test's own folder."""
+    from learn_spark.config.load import load_config
+
     return load_config(CONF / "test.yaml", [f"lake.root={tmp_path}/lake", f"output.dir={tmp_path}/output"])

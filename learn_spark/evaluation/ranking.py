@@ -1,7 +1,7 @@
-"""The ranker's rows: what a production ranker knows before a sample's day, and the embeddings beside it.
+"""The ranker's rows: what a production ranker knows before a sample's day, with the embeddings beside it.
 
-Base features are sums over days. A window over a key's days, ordered by day number, sees at each asked day
-the days strictly before it, so no event is ever joined to a sample.
+It knows users, items, and both together (`pair_…`). Base features are sums over days. A window over a key's days, in
+order of the day, sees only the days strictly before the asked one, so no event is ever joined to a sample.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ NEVER = -1
 
 
 def base_columns(settings: SampleSettings) -> tuple[str, ...]:
-    """The base features of a ranker: with observed labels, how often users and items converted belongs to them."""
+    """The ranker's base features; with observed labels the conversion rates of user and item are among them."""
     return (*BASE_COLUMNS, *(RATES if settings.labels == "observed" else ()))
 
 
 def ranker_rows(context: Context, release: Release) -> DataFrame:
     """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features and embeddings.
 
-    A user or item without a feature row so far has zeros.
+    A user or item that has no feature row yet has zeros.
     """
     tables = context.tables
     stages = ("ranker_train", "ranker_test")
@@ -71,7 +71,10 @@ def ranker_rows(context: Context, release: Release) -> DataFrame:
 
 
 def thinned(samples: DataFrame, settings: EvaluationSettings) -> DataFrame:
-    """At most about `max_samples` rows a stage: whole users leave by a hash, so that lists stay whole."""
+    """Downsamples to about `max_samples` rows per stage, by dropping whole users.
+
+    Users are drawn by a hash, so that each remaining user's list is complete.
+    """
     counts = samples.groupBy("stage").agg(F.count(F.lit(1)).alias("_rows"))
     share = F.least(F.lit(1.0), F.lit(settings.max_samples) / F.col("_rows"))
     draw = F.pmod(F.xxhash64(F.lit(settings.seed), "user_id"), F.lit(1_000_000)) / F.lit(1_000_000)
@@ -80,7 +83,7 @@ def thinned(samples: DataFrame, settings: EvaluationSettings) -> DataFrame:
 
 
 def with_base_features(context: Context, samples: DataFrame) -> DataFrame:
-    """Samples with BASE_COLUMNS and RATES; events strictly before the sample's day count, -1 is never."""
+    """Samples with BASE_COLUMNS and RATES. Only events strictly before the sample's day count; -1 means never."""
     config, tables = context.config, context.tables
     is_history = F.col("event_type").isin(config.sequences.history_events)
     exposed, converted = is_exposure(config.samples), is_conversion(config.samples)
@@ -107,7 +110,7 @@ def with_base_features(context: Context, samples: DataFrame) -> DataFrame:
 
 
 def with_context(rows: DataFrame) -> DataFrame:
-    """Adds what needs no history: time of day and week, ids in buckets; and -1 for an unknown price."""
+    """Adds the features that need no history (hour, weekday, ids in buckets), and -1 for an unknown price."""
     columns = {
         "hour": F.hour("event_ts"),
         "weekday": F.weekday("event_ts"),
@@ -119,7 +122,7 @@ def with_context(rows: DataFrame) -> DataFrame:
 
 
 def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who: str) -> DataFrame:
-    """What is known of a key before each asked day.
+    """What is known about a key before each asked day.
 
     Args:
         events: `key`, `ds`, `price`; `n`, `exposures` and `conversions`, 1 or 0, say what the event counts as.
@@ -129,7 +132,7 @@ def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who:
 
     Returns:
         `key`, `ds`, {who}_events, {who}_events_7d, {who}_events_28d, {who}_days_since, {who}_mean_price,
-        {who}_conversion_rate (conversions an exposure, whenever they came).
+        {who}_conversion_rate (conversions per exposure, whenever they came).
     """
     wanted = events.join(asked.select(*key).distinct(), on=list(key), how="left_semi")
     sums = (F.sum(name).alias(name) for name in ("n", "exposures", "conversions"))
@@ -158,14 +161,17 @@ def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who:
 
 
 def newest_price(samples: DataFrame, versions: DataFrame) -> DataFrame:
-    """item_id, ds, price: of the newest version of the item that was known before the sample's day."""
+    """item_id, ds, price: the price of the item's newest version that was known before the sample's day."""
     asked = samples.select("item_id", "ds").distinct()
     known = asked.join(versions, on="item_id", how="inner").where(F.col("valid_ds") < F.col("ds"))
     return known.groupBy("item_id", "ds").agg(F.max_by("price", "valid_ds").alias("price"))
 
 
 def tail_events(context: Context) -> int:
-    """Items with at most so many events, before the ranker's test window, hold `tail_share` of all events."""
+    """The most events that a long-tail item has before the ranker's test window.
+
+    Items with at most so many events hold `tail_share` of all events.
+    """
     config = context.config
     is_history = F.col("event_type").isin(config.sequences.history_events)
     is_before = F.col("ds") < F.lit(config.windows.ranker_train_end)

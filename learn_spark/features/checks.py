@@ -1,4 +1,4 @@
-"""Whatever must hold before a release is published: its gates, from its own rows and the release before it."""
+"""The gates of a release: what must hold of its own rows, and against the previous release, before it is published."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from learn_spark.releases.registry import Part, Release, newest_release
 from learn_spark.releases.release import own_rows, visible
 from learn_spark.runs.steps import Context
 
-ENOUGH = 64  # entities: fewer say nothing about the spread or the drift of all
+ENOUGH = 64  # users or items; fewer are too few to measure spread or drift
 RECENT_DAYS = 7
 PROBE_BINS = 1000
 _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb": "pair_features"}
@@ -32,7 +32,7 @@ _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb":
 
 @dataclass(frozen=True)
 class Due:
-    """What a release has to hold rows of: users (user_id, ds), items (item_id, ds), pairs."""
+    """The keys that a release must have rows for: users (user_id, ds), items (item_id, ds), pairs."""
 
     users: DataFrame
     items: DataFrame
@@ -42,13 +42,13 @@ class Due:
 def checked(
     context: Context, release: Release, base: Release | None, due: Due
 ) -> tuple[list[Gate], dict[str, int], dict[str, object]]:
-    """Looks at the rows that were written for a release, never at those that it takes over.
+    """Checks the rows that were written for a release, never those that it takes over.
 
     Args:
-        context: with the limits.
-        release: with its own rows counted.
-        base: the release before by the same models, if any.
-        due: what had to be written.
+        context: holds the limits.
+        release: its own rows are counted already.
+        base: the previous release by the same models, if any.
+        due: the rows that had to be written.
 
     Returns:
         The gates, the widths of the vectors by column, and figures for the report.
@@ -78,9 +78,10 @@ def checked(
 
 
 def volume_gates(release: Release, before: Release | None, limits: FeatureSettings) -> list[Gate]:
-    """Rows of days against those of the release before, whose models may be others: vectors change, who has one not.
+    """Row counts per day against the previous release.
 
-    Of the same days, and of a new day against the mean one. A first day holds all users, so it is no measure.
+    They must match even after a retrain: new models change the vectors, not which users and items have one. A day that
+    is made again is compared with itself, a new day with the mean day. The first day is left out, as it has all users.
     """
     if before is None:
         return []
@@ -101,7 +102,7 @@ def volume_gates(release: Release, before: Release | None, limits: FeatureSettin
 
 
 def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list[Gate]:
-    """One width a column, the same for users and items, and the same as before: else another model made some."""
+    """Each column has one width, users and items have the same, and it is that of before. Else models were mixed."""
     there = {name: figure for name, figure in found.items() if figure.rows}
     gates = [Gate(f"{name}_widths_apart", f.widest - f.narrowest, upper=0) for name, f in there.items()]
     known = {**before, **{name: figure.widest for name, figure in there.items()}}
@@ -125,7 +126,7 @@ def _row_gates(context: Context, release: Release, before: Release | None) -> li
 
 
 def _due_gates(release: Release, due: Due) -> list[Gate]:
-    """Every active user, every item that was due and every pair has a row, and there are no others."""
+    """Every active user, every due item and every pair has a row, and no other row exists."""
     own = {day: release.parts[day] for day in release.days}
     return [
         Gate(f"{name}_covered", _rows(own, own, name) / wanted, lower=1, upper=1)
@@ -135,7 +136,7 @@ def _due_gates(release: Release, due: Due) -> list[Gate]:
 
 
 def _spread(items: DataFrame, rows: int, base: Release | None) -> tuple[float, float]:
-    """Effective rank and mean cosine; of a night's few new items they are those of the release before."""
+    """Effective rank and mean cosine of the items. A night with few new items keeps the previous release's figures."""
     if base is not None and rows < ENOUGH:
         known = base.gate("item_effective_rank"), base.gate("item_mean_cosine")
         if None not in known:
@@ -145,7 +146,7 @@ def _spread(items: DataFrame, rows: int, base: Release | None) -> tuple[float, f
 
 
 def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
-    """Users and items; a conversion model's middle layer may well be near zero."""
+    """Norms of users and items. Those of `mid_emb` have no limit: a middle layer may well be near zero."""
     return [
         gate
         for name in ("user_emb", "item_emb")
@@ -158,7 +159,7 @@ def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
 
 
 def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limits: FeatureSettings) -> list[Gate]:
-    """A night's few items may well have no content yet; of many, most must."""
+    """Content coverage. A night's few new items may have no content yet, so items count only if there are many."""
     asked = [("user", 1), ("item", 1 if base is None else ENOUGH)]
     return [
         Gate(f"{name}_content_coverage", found[f"{name}_emb"].coverage, lower=limits.min_content_coverage)
@@ -168,9 +169,9 @@ def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limit
 
 
 def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: FeatureSettings) -> list[Gate]:
-    """AUC of the conversion scores on the release's own pairs: far below what it was, models and vectors do not fit.
+    """AUC of the conversion scores on the release's own pairs. If it is low, models and vectors do not fit together.
 
-    Its curve has at most PROBE_BINS points, so the driver holds no more. A night without samples has no figure.
+    Its curve has at most PROBE_BINS points, which bounds the driver's memory. A night without samples has no such gate.
     """
     key = ["user_id", "item_id", "event_ts"]
     samples = context.tables.read("samples", release.inputs["samples"]).where(days_predicate("ds", release.days))
@@ -179,7 +180,7 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
     counts = {row["label"]: row["count"] for row in scored.groupBy("label").count().collect()}
     if len(counts) < 2 or sum(counts.values()) < ENOUGH:
         return []
-    from pyspark.ml.evaluation import BinaryClassificationEvaluator  # slow to import, and for this figure alone
+    from pyspark.ml.evaluation import BinaryClassificationEvaluator  # slow to import, used here alone
 
     columns = {"rawPredictionCol": "cvr_score", "labelCol": "label", "weightCol": "weight"}
     auc = BinaryClassificationEvaluator(**columns, metricName="areaUnderROC", numBins=PROBE_BINS).evaluate(scored)
@@ -189,10 +190,10 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
 def _drift_gates(
     context: Context, release: Release, before: Release, own: dict[str, DataFrame], is_same_model: bool
 ) -> list[Gate]:
-    """Of users and items that the release before has too.
+    """How far users and items moved that the previous release has, too.
 
-    By the same models: those of the same days or of its last week, a night reads no more. Other models have axes of
-    their own, so of theirs only the items' neighbours can be compared, over all days.
+    By the same models, rows of the same days or of its last week are compared, so that a night reads no more than that.
+    Other models have other axes: then only the items' neighbours can be compared, over all days.
     """
     limits, gates = context.config.features, []
     if is_same_model:

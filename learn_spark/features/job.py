@@ -37,8 +37,8 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     """Scores users, items and the ranker's pairs of these days, checks them, publishes them as one release.
 
     Raises:
-        ReleaseRefused: where a gate fails. The release's row then says `failed`; the current release stays, and
-            rows without a published row are invisible.
+        ReleaseRefused: a gate fails. The release's row then says `failed`, the current release stays, and the rows that
+            were written are invisible to readers.
     """
     release, base = plan_release(context, days)
     life = write_item_life(context, days, _pinned(context, release, "interactions"))
@@ -109,7 +109,10 @@ def _write_items(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
-    """What was unknown on a sample's day is scored as zeros; most nights have no samples, and nothing is read."""
+    """Scores the due pairs. A user or item without a vector on the sample's day has zeros.
+
+    Most nights have no samples; then nothing is read.
+    """
     if due.isEmpty():
         return
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
@@ -121,9 +124,9 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _without_nan_scores(pairs: DataFrame) -> DataFrame:
-    """A score that is not a number leaves its trace in mid_emb alone, where a gate names it.
+    """Moves a NaN from the score to mid_emb, where a gate counts it and names the column.
 
-    The table's check on scores would end the job before any gate is looked at.
+    Left in the score, it would break the table's constraint and end the job before any gate runs.
     """
     is_nan, nan = F.isnan("cvr_score"), F.lit(float("nan")).cast("float")
     mid_emb = F.when(is_nan, F.transform("mid_emb", lambda _: nan)).otherwise(F.col("mid_emb"))
@@ -145,7 +148,10 @@ def _pinned(context: Context, release: Release, table: str) -> DataFrame:
 
 
 def _neighbours(context: Context, release: Release, base: Release | None, life: DataFrame) -> list[dict[str, object]]:
-    """What lies near the most popular items; of a night's few new items nothing is to be seen: as it was before."""
+    """The nearest neighbours of the most popular items, in words.
+
+    A nightly release has too few new items to show anything, so it keeps the last full list.
+    """
     if base is not None and context.config.windows.towers_end not in release.days:
         recorded = [row for (step, _), row in context.ledger.recorded().items() if step == "write_features"]
         return max(recorded, key=lambda row: row.day).details.get("neighbours", []) if recorded else []

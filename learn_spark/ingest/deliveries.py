@@ -1,4 +1,4 @@
-"""At-least-once delivery: copies of an event, within a day's delivery and across deliveries, and late events.
+"""Deliveries come at least once: copies of an event, within one delivery and across several, and late events.
 
 An event that is delivered several times belongs to its earliest delivery, in whatever order the days are loaded.
 """
@@ -21,11 +21,11 @@ _IDENTITY = ("event_id", "user_id", "ds")
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the usable events of some deliveries.
+    """The outcome of writing the usable events of some deliveries.
 
     Attributes:
         rows: events written.
-        late: UTC days before their delivery's, and how many events each got or lost.
+        late: event days before their delivery's day, and how many events each of them gained or lost.
     """
 
     rows: int
@@ -33,8 +33,9 @@ class Written:
 
 
 def with_copies_marked(events: DataFrame) -> DataFrame:
-    """Of equal events of these deliveries the first stays, the others get a reason."""
-    # Lines that are rejected have no copies, and would meet in one task: unreadable ones have equal ids, none.
+    """Keeps the first of equal events of these deliveries; the others get a reject reason."""
+    # Rejected lines get a partition of their own each. Unreadable ones all have a null id, and would otherwise land in
+    # one task.
     apart = F.when(F.col("reason").isNotNull(), F.monotonically_increasing_id())
     copies = Window.partitionBy(*_IDENTITY, "_apart").orderBy("load_day", "source_file", "raw")
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
@@ -43,9 +44,9 @@ def with_copies_marked(events: DataFrame) -> DataFrame:
 
 
 def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], settings: IngestSettings) -> DataFrame:
-    """Of a table's lines whose time names no day, those that no earlier run has in `rejects` become the last day's.
+    """Counts rows without a usable time for the last day of this run, unless an earlier run rejected them already.
 
-    All of them belong to `ingest.start`, which nights after it do not load again; they would be lost and not counted.
+    By default they belong to `ingest.start`, a day that later nights do not load again: they would be lost, uncounted.
     """
     undated = ~has_day(settings)
     known = tables.read("rejects").where(f"NOT ({days_predicate('ds', days)})").groupBy("reason", "raw")
@@ -58,13 +59,13 @@ def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], set
 
 
 def without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
-    """Drops what earlier deliveries hold already; `known_on` names a later delivery that holds the event too.
+    """Drops events that an earlier delivery holds; `known_on` names a later delivery that holds the event, too.
 
     Args:
         tables: the lake.
         events: usable events of the deliveries of `days`, with `ds`.
         days: delivery days.
-        settings: how late an event may be.
+        settings: say how late an event may be.
     """
     if not settings.by_day or not settings.late_days:
         return events.withColumn("known_on", F.lit(None).cast("date"))
@@ -77,7 +78,7 @@ def without_known(tables: Tables, events: DataFrame, days: Sequence[date], setti
 
 
 def changed_days(tables: Tables, usable: DataFrame, days: Sequence[date]) -> dict[date, int]:
-    """Those of the days whose stored events are not the usable ones, and how many events each has or had."""
+    """The days whose stored events differ from the usable ones, and how many events each has or had."""
     if not days:
         return {}
     of_days = days_predicate("load_day", days)
@@ -87,7 +88,7 @@ def changed_days(tables: Tables, usable: DataFrame, days: Sequence[date]) -> dic
 
 
 def _contents(events: DataFrame) -> dict[date, tuple[int, int]]:
-    """How many events a delivery has, and a number that changes with any of them."""
+    """Per delivery: how many events it has, and a checksum that changes with any of them."""
     rows = events.groupBy("load_day").agg(F.count(F.lit(1)).alias("events"), F.bit_xor("event_id").alias("sum"))
     return {row["load_day"]: (row["events"], row["sum"]) for row in rows.collect()}
 
@@ -99,19 +100,19 @@ def write_events(
     settings: IngestSettings,
     touch: Callable[[Iterable[date]], None],
 ) -> dict[date, int]:
-    """Replaces what the deliveries of these days hold, late events in their own `ds`; says which days these are in.
+    """Replaces the events of these days' deliveries, and returns the event days that late ones changed.
 
     Args:
         tables: the lake.
-        fresh: what `without_known` leaves, with all columns of `interactions`.
+        fresh: the events that `without_known` left, with all columns of `interactions`.
         days: delivery days.
-        settings: how late an event may be.
-        touch: is told of the other days that will change, before they do.
+        settings: say how late an event may be.
+        touch: is called with the other days that will change, before they do.
     """
     if not settings.by_day:
         tables.overwrite_days("interactions", fresh, days)
         return {}
-    own = days_predicate("load_day", days)  # on whatever days: an earlier run may have reached farther
+    own = days_predicate("load_day", days)  # of any event day: an earlier run may have reached farther back
     before = _late(tables.read("interactions").where(own))
     after = _late(fresh)
     late = {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})}
@@ -125,14 +126,14 @@ def write_events(
 
 
 def _near(days: Sequence[date], settings: IngestSettings, column: str = "ds") -> str:
-    """SQL for the event days that deliveries of these days can reach."""
+    """SQL for the event days that deliveries of these days can hold."""
     before, after = settings.reach
     reached = DayRange(min(days) - timedelta(days=before), max(days) + timedelta(days=after) + ONE_DAY)
     return days_predicate(column, reached)
 
 
 def _known(elsewhere: DataFrame, events: DataFrame, settings: IngestSettings) -> DataFrame:
-    """Events of other deliveries that these may repeat: one of the two came late, and late ones are few."""
+    """Events of other deliveries that these may repeat. One of the two is late then, and late events are few."""
     is_late = delivery_day(F.col("event_ts"), settings) < F.col("load_day")
     late = events.where(is_late).select(*_IDENTITY).distinct()
     on_time = elsewhere.where(~is_late).join(late, on=[*_IDENTITY], how="left_semi")

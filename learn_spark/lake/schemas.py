@@ -55,7 +55,7 @@ def _consumed(*narrow: str) -> dict[str, str]:
 
 INTERACTIONS = TableSpec(
     "interactions",
-    "What users did: one row an event, duplicates removed",
+    "What users did: one row per event, duplicates removed",
     (
         Column("event_id", "bigint", "hash of the log's own event id, or of the line's content"),
         _USER,
@@ -227,7 +227,7 @@ ITEM_LIFE = TableSpec(
 
 USER_FEATURES = TableSpec(
     "user_features",
-    "User embeddings by day; a row a user on the first day, then a row wherever the history changed",
+    "User embeddings by day: a row per user on the first day, then a row wherever the history changed",
     (
         _USER,
         Column("ds", "date", "computed from events before this day"),
@@ -279,7 +279,7 @@ PAIR_FEATURES = TableSpec(
 
 RELEASES = TableSpec(
     "releases",
-    "One row a release, written last: no published row, no release. The current one was published last",
+    "One row per release, written last: no published row, no release. The current one was published last",
     (
         Column("release_id", "string", "its last day, and a hash of what its rows were made from"),
         Column("model_versions", "map<string,string>", "registered model versions and their fingerprints"),

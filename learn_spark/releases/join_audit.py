@@ -1,4 +1,4 @@
-"""The audit of a table that somebody joined: no sample may hold what was known only after its day."""
+"""The audit of a joined table, whoever joined it: no sample may hold a vector that was known only after its day."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -10,30 +10,30 @@ from learn_spark.releases.join import SIDES, join_features, with_pairs
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.sequences.audit import AuditFigure
 
-TOLERANCE = 1e-4  # of a number of mid_emb, which hangs a little on what was scored beside it
+TOLERANCE = 1e-4  # relative: mid_emb differs in the last digits with the batch that it was scored in
 
 
 def audit_join(
     joined: DataFrame, tables: Tables, release: Release, max_age_days: int | None = None
 ) -> list[AuditFigure]:
-    """Looks up from which day on the release had each sample's vector, however the table was joined.
+    """Looks up since which day the release had each sample's vector, by whatever means the table was joined.
 
-    A vector is found by its user or item and a hash of its numbers: narrow rows are shuffled, once a side. A side
-    counts where both its id and its vector are columns of the table; rows without a vector or with zeros are cold.
-    `mid_emb` is computed again (needs torch): from the row's own vectors, else from those of its day.
+    A vector is found by its user or item and a hash of its numbers, so narrow rows are shuffled, once per side. A side
+    is audited if the table has both its id and its vector. Rows without a vector, or with zeros, are cold.
+    `mid_emb` is computed again (needs torch) from the row's own vectors or, without them, from those of its day.
 
     Args:
         joined: `ds` (date) or `event_ts` (timestamp); `user_id` and `user_emb`, or `item_id` and `item_emb`, or both
             ids and `mid_emb`, or all.
-        tables, release: whose feature tables the vectors are said to be of.
-        max_age_days: with which a table of `mid_emb` without vectors was joined.
+        tables, release: the lake and the release that the vectors are said to come from.
+        max_age_days: the setting that a table with `mid_emb` but without vectors was joined with.
 
     Returns:
-        Two rules a side: the vector was known on the sample's day; the vector is one of the release's. One for
-        `mid_emb`: it is what the model makes of such vectors.
+        Two rules per side: the vector was known on the sample's day, and it is one of the release's. One rule for
+        `mid_emb`: it is what the model computes from such vectors.
 
     Raises:
-        ConfigError: for a table without day or vectors.
+        ConfigError: the table has no day or no vectors.
     """
     there = set(joined.columns)
     sides = [side for side in SIDES if {f"{side}_id", f"{side}_emb"} <= there]

@@ -1,4 +1,4 @@
-"""Something small, over and over, beside the work."""
+"""A function that is called at regular times in a thread of its own, while the work goes on."""
 
 import threading
 from types import TracebackType
@@ -24,7 +24,7 @@ class Periodic:
         self._thread.join()
 
     def tick(self) -> None:
-        """What is done; runs in the thread."""
+        """Does the work of one call; runs in the thread."""
         raise NotImplementedError
 
     def _run(self) -> None:

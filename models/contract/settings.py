@@ -104,7 +104,10 @@ class LossConfig(Settings):
 
 
 def check_loss(towers: TowersConfig, loss: LossConfig) -> None:
-    """Items out of no sequence need a tower that trains without one; repeats are told position by position.
+    """Checks that loss and towers fit.
+
+    Catalogue and sampled negatives are encoded without a sequence, so the item tower must train that way too. With a
+    repeat bias, negatives must hold the history's own items often enough to learn from.
 
     Raises:
         ValueError: they do not fit.

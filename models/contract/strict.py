@@ -2,13 +2,12 @@
 
 import json
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 
 class Settings(BaseModel):
@@ -87,7 +86,7 @@ def explained(error: ValidationError, cls: type[BaseModel] | None = None) -> str
     return "; ".join(_explain(cls, item) for item in error.errors()[:5])
 
 
-def _explain(cls: type[BaseModel] | None, item: ErrorDetails) -> str:
+def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = _known_keys(cls, item["loc"][:-1]) if cls else []

@@ -1,7 +1,7 @@
-"""From texts to token ids, whatever the texts are: the tokenizer's door.
+"""From any text to its first token ids, safely.
 
-A text longer than its first tokens need is cut before it is tokenised, lone surrogates become U+FFFD, and nothing in
-a text counts as a control token: `</s>` in a product's title is five characters.
+Long texts are cut before they are tokenised, at a place that does not change their first ids. Lone surrogates become
+U+FFFD. Nothing in a text counts as a control token: `</s>` in a product's title is four characters.
 """
 
 import json
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-# No text of this many characters a token is cut before it is tokenised.
+# A text is cut only beyond this many characters per wanted token.
 CHARACTERS_A_TOKEN = 16
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """What the encoder needs of a tokenizer; `pad_id` is any valid id, as padding is masked."""
+    """What the encoder asks of a tokenizer. `pad_id` may be any valid id, because padding is masked."""
 
     pad_id: int
 
@@ -55,7 +55,7 @@ class FastTokenizer:
 
 
 class SentencePieceTokenizer:
-    """The ids of SentencePiece itself, for models whose own tokenizer class is remote code around it."""
+    """SentencePiece's own ids, for models whose tokenizer class is remote code that wraps it."""
 
     def __init__(self, model: Path, add_bos: bool, add_eos: bool) -> None:
         from sentencepiece import SentencePieceProcessor  # only this family needs it
@@ -80,10 +80,10 @@ class SentencePieceTokenizer:
 
 
 def first_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """The first `max_tokens` ids of each text, in time that does not grow with a text's length beyond them.
+    """The first `max_tokens` ids of each text. A text's length beyond these ids costs no time.
 
     Args:
-        tokenizer: whose ids.
+        tokenizer: gives the ids.
         texts: any strings.
         max_tokens: special tokens included.
     """
@@ -94,7 +94,7 @@ def first_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) ->
 
 
 def continuation(tokenizer: Tokenizer, text: str, max_tokens: int = 1 << 20) -> list[int]:
-    """The first ids of a text that stands behind another: without the tokens that every text begins and ends with."""
+    """The first ids of a text that follows another one: without the special tokens around every text."""
     around = tokenizer.ids([""], max_tokens)[0]
     ids = first_tokens(tokenizer, [text], max_tokens + len(around))[0]
     first = next((n for n, (one, other) in enumerate(zip(around, ids, strict=False)) if one != other), len(around))
@@ -104,9 +104,9 @@ def continuation(tokenizer: Tokenizer, text: str, max_tokens: int = 1 << 20) -> 
 
 
 def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
-    """A beginning of the text with the same first ids: one that twice as much text does not change.
+    """A prefix of the text with the same first ids: one whose ids stay equal when the prefix is twice as long.
 
-    No fixed number of characters would do: BERT's unknown word, and white space, have any length.
+    A fixed number of characters would be wrong: white space, and a word that BERT does not know, may have any length.
     """
     size = CHARACTERS_A_TOKEN * max_tokens
     while 2 * size < len(text):
@@ -118,7 +118,7 @@ def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, room: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as one right-padded rectangle with `room` columns more than the longest, and their lengths."""
+    """Rows of token ids as one right-padded rectangle, `room` columns wider than the longest row, and their lengths."""
     length_N = torch.tensor([len(ids) for ids in rows])
     ids_NL = torch.full((len(rows), int(length_N.max()) + room), pad_id)
     for row, ids in zip(ids_NL, rows, strict=True):

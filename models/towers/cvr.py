@@ -44,14 +44,14 @@ class CVRModel(nn.Module):
         """Score pairs.
 
         Args:
-            user_emb_BK, item_emb_BK: embeddings of the pairs, row by row.
+            user_emb_BK, item_emb_BK: the embeddings of each pair.
             batch_size: rows at a time.
 
         Returns:
             mid_emb, float32 [B, E], and the conversion probability, float32 [B].
 
         Raises:
-            ValueError: the two differ in rows, or their widths are not the model's.
+            ValueError: the two have different numbers of rows, or other widths than the model.
         """
         self.eval()
         user_BK, item_BK = (np.asarray(x, dtype=np.float32) for x in (user_emb_BK, item_emb_BK))

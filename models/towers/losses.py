@@ -18,8 +18,8 @@ from models.towers.repeats import Held, HeldCandidates
 # Anchors and candidates of a tile of logits: on CPUs 1 MiB in fp32, which stays in the caches; on GPUs 128 MiB, whose
 # products take longer than their launches.
 TILES = {"cpu": (256, 1024), "cuda": (8192, 4096)}
-MOST_WEIGHTS = 2**25  # of a tile's rows over all candidates, 128 MiB
-LINEAR_FROM = 40.0  # softplus(x) is x there to the last bit; by default from 20 on, which fp64 can tell
+MOST_WEIGHTS = 2**25  # numbers of a tile's rows x all candidates at most, 128 MiB
+LINEAR_FROM = 40.0  # from here on softplus(x) is x to the last bit; torch's default of 20 is not exact in fp64
 LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
 
 
@@ -83,9 +83,10 @@ class Candidates:
         bias_BT: Tensor | None = None,
         merge: bool = False,
     ) -> "Candidates":
-        """The sampled targets: each a candidate of its own, or each item one candidate with its occurrences.
+        """The sampled targets of the batch as candidates.
 
-        Merging needs `item_BT`, and is exact where equal items have equal vectors and biases.
+        Without `merge` each target is a candidate of its own. With it each item is one candidate that counts its
+        occurrences; that needs `item_BT`, and is exact if equal items have equal vectors and biases.
         """
         target_RK, user_R = target_BTK[is_target_BT], user_B[is_target_BT.nonzero()[:, 0]]
         bias_R = target_RK.new_zeros(len(target_RK)) if bias_BT is None else bias_BT[is_target_BT]
@@ -94,7 +95,7 @@ class Candidates:
         if not merge:
             return cls(target_RK, bias_R, item_R, user_R, place_R)
         item_M, merged_R = item_R.unique(return_inverse=True)
-        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # any of the item's occurrences
+        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # one occurrence per item, whichever
         return cls(target_RK[one_M], bias_R[one_M], item_M, user_R, merged_R)
 
 
@@ -114,9 +115,9 @@ def all_action_info_nce(
     """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + negatives).
 
     With s the scaled inner product plus bias, l(h, t) = softplus(LSE(h) - s(h, t)), where LSE(h) is the
-    log-sum-exp of anchor h over its negatives: one an anchor, not one a pair. Negatives are the candidates but
-    for the user's own targets. Memory grows with B, M and K, never with B x M: logits live in tiles only, and
-    the backward pass computes them anew (as in Inf-CL, arXiv 2410.17243). Computes in fp32 under autocast.
+    log-sum-exp of anchor h over its negatives: one per anchor, not one per pair. Negatives are all candidates except
+    the user's own targets. Memory grows with B, M and K, never with B x M: logits live in tiles only, and
+    the backward pass recomputes them (as in Inf-CL, arXiv 2410.17243). Computes in fp32 under autocast.
 
     Args:
         anchor_BNK, target_BTK: unit vectors of the sampled history positions and targets.
@@ -124,11 +125,12 @@ def all_action_info_nce(
         scale: 1 / temperature.
         candidates: those of the whole global batch, these rows' own targets included.
         user_B: ids of the rows' users.
-        target_bias_BT: what `candidates.bias_M` is for these targets, and `held.bias` on top for those that are held.
-        own_item_BL: item ids that are no negatives for that row, whoever's targets they are (false
+        target_bias_BT: the targets' counterpart of `candidates.bias_M`; it includes `held.bias` for targets that the
+            row's history holds.
+        own_item_BL: item ids that are not negatives of that row, even as other users' targets (false
             negatives); -1 is none. Needs `candidates.item_M`.
-        more_BN: log-sum-exp of every anchor over negatives that are no candidates.
-        held: which candidates a row's history holds, and what their logits get there. Needs `candidates.item_M`.
+        more_BN: log-sum-exp of every anchor over further negatives, which are not among the candidates.
+        held: the items of each row's history, and the bias that their logits get. Needs `candidates.item_M`.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
@@ -163,10 +165,11 @@ def next_item_info_nce(
 
     Args:
         anchor_PK, target_PK: vectors of the positions, and of the items that follow them.
-        item_P: those items, which are no negatives of their own row.
-        scale, candidates: as there, drawn candidates that are nobody's target.
-        bias_P: what `candidates.bias_M` is for these items.
-        held: what each anchor's history holds, if such items have logits of their own; no candidate stands for them.
+        item_P: those items, which are not negatives of their own row.
+        scale, candidates: as in `all_action_info_nce`; the candidates are drawn, and nobody's targets.
+        bias_P: the items' counterpart of `candidates.bias_M`.
+        held: the items of each anchor's history, if they have logits of their own. They replace the candidates that
+            are the same items.
     """
     ones_P1 = torch.ones(len(item_P), 1, dtype=torch.bool, device=item_P.device)
     bias_P1 = None if bias_P is None else bias_P[:, None]
@@ -193,7 +196,7 @@ def next_item_info_nce(
 
 
 class _Weights:
-    """How often every candidate counts as a negative of every row: its occurrences but for the row's own."""
+    """How often each candidate counts as a negative of each row: its occurrences, without the row's own."""
 
     def __init__(
         self,
@@ -214,7 +217,7 @@ class _Weights:
         self.items = _Sorted(candidates.item_M, torch.arange(num, device=device)) if needs_items else None
 
     def log(self, rows: slice) -> Tensor:
-        """Log weights, -inf for what is no negative: [b, M]."""
+        """Log weights, -inf for a candidate that is not a negative: [b, M]."""
         user_b = self.user_B[rows]
         weight_bM = self.count_M.expand(len(user_b), -1).clone()
         if self.users is not None:
@@ -225,7 +228,7 @@ class _Weights:
         return weight_bM.log_()
 
     def held(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """(row, candidate) of what the rows' histories hold."""
+        """The (row, candidate) pairs whose candidate is an item of the row's history."""
         return self._equal(self.held_item_BH[rows])
 
     def _equal(self, item_bL: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +237,7 @@ class _Weights:
 
 
 class _Sorted:
-    """An equality join: keys sorted once, each with a value."""
+    """An equality join against keys that are sorted once; each key has a value."""
 
     def __init__(self, key_R: Tensor, value_R: Tensor) -> None:
         self.key_R, order_R = key_R.sort()
@@ -250,7 +253,7 @@ class _Sorted:
 
 
 class _NegativeLSE(torch.autograd.Function):
-    """Log-sum-exp of every anchor's weighted logits over the candidates, tile by tile, no logit kept."""
+    """Log-sum-exp of each anchor's weighted logits over the candidates, tile by tile; no logit is kept."""
 
     @staticmethod
     def forward(
@@ -298,7 +301,10 @@ class _NegativeLSE(torch.autograd.Function):
 def _row_tiles(
     anchor_BNK: Tensor, bias_M: Tensor, held_bias: Tensor | None, weights: _Weights
 ) -> Iterator[tuple[slice, Tensor, tuple[Tensor, Tensor] | None]]:
-    """Slices of rows, their candidates' biases with log weights and held bias, and (row, candidate) of what is held."""
+    """Per tile: its rows, the term added to each logit (bias + log weight + repeat bias), and the held pairs.
+
+    The held pairs are the (row, candidate) to which the repeat bias was added; None without a repeat bias.
+    """
     most = TILES[anchor_BNK.device.type][0] // max(1, anchor_BNK.shape[1])
     step = max(1, min(most, MOST_WEIGHTS // max(1, len(bias_M))))
     for start in range(0, len(anchor_BNK), step):
@@ -319,7 +325,7 @@ def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> I
 
 
 def _within(pairs: tuple[Tensor, Tensor], columns: slice) -> tuple[Tensor, Tensor]:
-    """The (row, candidate) pairs of these columns, candidates counted from the first of them."""
+    """The (row, candidate) pairs whose candidate is among these columns, counted from their first."""
     row_p, place_p = pairs
     is_here_p = (place_p >= columns.start) & (place_p < columns.stop)
     return row_p[is_here_p], place_p[is_here_p] - columns.start

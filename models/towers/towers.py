@@ -23,15 +23,15 @@ MAX_SCALE = 100.0
 class Towers(nn.Module):
     """Preference comprehension (adaptor, causal transformer, projection) as user and item tower.
 
-    Every output is a unit vector; a logit is `scale` times the inner product, plus the item's bias if there is
-    one. Histories and targets come as rows of a batch's table of distinct items (`ContentMatrix.unique`,
-    `inputs`), oldest first, padded on the right.
+    Every output is a unit vector. A logit is `scale` times the inner product, plus the item's bias if there is
+    one. Histories and targets are given as row numbers of the batch's table of distinct items
+    (`ContentMatrix.unique`, `inputs`), oldest first, padded on the right.
 
     Args:
         config: sizes and switches.
         content_dim: width of the content embeddings.
-        num_items: rows of the content matrix in training, for `id_residual` and `item_bias`; items that come
-            later have neither.
+        num_items: rows of the content matrix in training, for `id_residual` and `item_bias`. Later items have
+            neither.
     """
 
     def __init__(self, config: TowersConfig, content_dim: int, num_items: int = 0) -> None:
@@ -74,7 +74,7 @@ class Towers(nn.Module):
 
     @property
     def repeat_bias(self) -> Tensor | None:
-        """Summand of the logits of items that the history holds, a scalar; None where none is learned."""
+        """The number added to the logits of items that the history holds, a scalar; None if none is learned."""
         return None if self.repeat_weight is None else REPEAT_SPEED * self.scale * self.repeat_weight
 
     @property
@@ -83,7 +83,7 @@ class Towers(nn.Module):
         return self.config.item_tower != "shared_causal" or self.config.train_input == "single"
 
     def inputs(self, content_UC: Tensor, item_U: Tensor) -> Tensor:
-        """What stands for each distinct item: content of unit root mean square, plus the id residual.
+        """The towers' input per distinct item: its content at unit root mean square, plus the id residual.
 
         Args:
             content_UC: content embeddings.
@@ -97,15 +97,15 @@ class Towers(nn.Module):
         return input_UC
 
     def bias(self, item: Tensor) -> Tensor:
-        """The items' learned summands of the logits, zeros without `item_bias`; of the shape of `item`."""
+        """The items' learned biases, which are added to logits; zeros without `item_bias`. Shaped like `item`."""
         if self.item_bias is None:
             return torch.zeros(item.shape, device=item.device)
         return self.item_bias(self._known(item))[..., 0]
 
     def users(self, input_UC: Tensor, hist_BH: Tensor, length_B: Tensor, at_BN: Tensor) -> Tensor:
-        """The user's vector after history positions `at_BN`: [B, N, K], unit length, no later event seen.
+        """The user's vector after each history position `at_BN`, which sees no later event: [B, N, K], unit length.
 
-        Vectors of positions behind the history's end (`length_B`) mean nothing.
+        Vectors of positions after the history's end (`length_B`) have no meaning.
         """
         packing = self._packing(hist_BH, length_B)
         token_ND = self._transform(input_UC, hist_BH, packing)
@@ -120,7 +120,7 @@ class Towers(nn.Module):
         return F.normalize(out_BNK, dim=-1)
 
     def items(self, input_UC: Tensor, tar_BT: Tensor, length_B: Tensor, at_BS: Tensor) -> Tensor:
-        """Vectors of the target items at `at_BS` as the item tower trains on them: [B, S, K], unit length."""
+        """Vectors of the target items at `at_BS`, as in the item tower's training: [B, S, K], unit length."""
         item_BS = tar_BT.gather(1, at_BS)
         if self.items_go_in_alone:
             row_M, place_BS = item_BS.unique(return_inverse=True)
@@ -132,7 +132,7 @@ class Towers(nn.Module):
         return F.normalize(out_BSK, dim=-1)
 
     def items_alone(self, input_UC: Tensor) -> Tensor:
-        """Vectors of items that go in alone, as at inference: [U, K], unit length."""
+        """Vectors of items without a sequence around them, as at inference: [U, K], unit length."""
         if self.config.item_tower == "content":
             return F.normalize(self.residual(input_UC), dim=-1)
         if self.config.item_tower == "mlp":
@@ -168,7 +168,7 @@ class Towers(nn.Module):
             hist_len_B: number of valid items of each row.
             content: the content matrix.
             batch_size: rows at a time.
-            hist_ts_BH: not used: the interface of all retrievers.
+            hist_ts_BH: not used; all retrievers share this interface.
 
         Returns:
             float32 [B, out_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and
@@ -199,7 +199,7 @@ class Towers(nn.Module):
 
     @torch.inference_mode()
     def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
-        """Item embeddings for batch scoring, each item alone: float32 [N, K], see `embed_users`."""
+        """Item embeddings for batch scoring, each item without a sequence: float32 [N, K]; see `embed_users`."""
         self.eval()
         item_idx_N = np.asarray(item_idx_N)
         out_NK = np.zeros((len(item_idx_N), self.config.out_dim), np.float32)
@@ -221,7 +221,7 @@ class Towers(nn.Module):
         return self.sequence(F.embedding(packing.packed(rows_BL), adapted_UD), packing)
 
     def _known(self, item: Tensor) -> Tensor:
-        """Row 0 (zeros) for the items that came after the training."""
+        """The items' rows; row 0 (zeros) for items that came after the training."""
         return torch.where(item < self.num_items, item, 0)
 
 
@@ -239,7 +239,7 @@ def distinct(num: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:
 
     Args:
         num: U.
-        pairs: what it was asked for and its answer, each as (rows of the distinct items, item_idx).
+        pairs: its answers and questions, each pair as (rows of the distinct items, item_idx).
     """
     item_U = torch.zeros(num, dtype=torch.long)
     for rows, item in pairs:

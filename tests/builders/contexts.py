@@ -1,19 +1,31 @@
-"""A context as a job gets it, for tests that run steps themselves."""
+"""The session of the tests, and a context as a job gets it, for tests that run steps themselves."""
 
 import shutil
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.config.load import Config
+from learn_spark.config.load import Config, load_config
+from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Marks
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
+from tests.builders.shared import shared
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """One session per worker, small and quiet."""
+    session = build_session(load_config(CONF / "test.yaml"), "tests")
+    yield session
+    session.stop()
 
 
 def make_context(spark: SparkSession, config: Config) -> Context:
@@ -26,12 +38,6 @@ def make_context(spark: SparkSession, config: Config) -> Context:
 def make_tables(spark: SparkSession, root: Path) -> Tables:
     """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
     if not root.exists():
-        shutil.copytree(_empty_lake(spark).name, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
+        empty = shared("empty-lake", lambda folder: Tables(spark, folder).create_all())
+        shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
     return Tables(spark, root)
-
-
-@cache
-def _empty_lake(spark: SparkSession) -> TemporaryDirectory:
-    folder = TemporaryDirectory()
-    Tables(spark, Path(folder.name)).create_all()
-    return folder

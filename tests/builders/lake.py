@@ -1,7 +1,10 @@
 """A tiny lake with everything that training and feature writing read; small models with random weights."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,9 +18,9 @@ from learn_spark.lake.days import DayRange
 from learn_spark.runs.ledger import Ledger, fingerprint
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
-from tests.builders.contexts import make_tables
+from tests.builders.contexts import CONF, make_tables
+from tests.builders.shared import shared
 
-CONF = Path(__file__).parents[2] / "conf"
 USERS, ITEMS, CONTENT_DIM = 40, 30, 16
 NEW_ITEM = 30  # first sold on the second feature day
 NO_CONTENT_ITEM = 7
@@ -46,8 +49,22 @@ def item_id(number: int) -> str:
     return f"item{number:02d}"
 
 
-def fill_lake(context: Context, seed: int = 5) -> None:
-    """Events, items, histories and samples of the config's windows, consistent with one another."""
+def fill_lake(context: Context) -> None:
+    """Events, items, histories and samples of the config's windows, consistent with one another.
+
+    Made once per test run for equal settings, and copied: Spark takes long over seven small tables.
+    """
+    config, root = context.config, context.tables.root
+    parts = (config.windows, config.sequences, matrix_path(context).name)
+    name = f"tiny-lake-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+    def make(folder: Path) -> None:
+        _fill(replace(context, tables=make_tables(context.spark, folder)))
+
+    shutil.copytree(shared(name, make), root, dirs_exist_ok=True)
+
+
+def _fill(context: Context, seed: int = 5) -> None:
     rng = np.random.default_rng(seed)
     events = _events(context.config, rng)
     _append(context, "interactions", events)

@@ -128,6 +128,7 @@ def test_committed_result_keeps_the_schema(path: Path) -> None:
     assert not [case for case in result.cases if not case.seconds and not case.failure]
 
 
+@pytest.mark.process
 def test_contenders_run_apart_and_their_ratio_is_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rc, result = run(tmp_path, benchmark(contender("slow"), contender("fast"), contender("broken")))
     assert rc == 0
@@ -145,6 +146,7 @@ def test_contenders_run_apart_and_their_ratio_is_written(tmp_path: Path, capsys:
     assert ">= 2  met" in printed and "rooflines: memory_copy_gb_s" in printed
 
 
+@pytest.mark.process
 def test_different_outputs_end_the_run_before_any_ratio(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rc, result = run(tmp_path, benchmark(contender("fast"), contender("slow", "wrong")))
     assert (rc, result) == (1, None)
@@ -152,6 +154,7 @@ def test_different_outputs_end_the_run_before_any_ratio(tmp_path: Path, capsys: 
     assert "outputs differ at 10: slow" in captured.err and captured.out == ""
 
 
+@pytest.mark.process
 def test_output_that_is_not_good_enough_is_a_failure_without_a_ratio(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -162,6 +165,7 @@ def test_output_that_is_not_good_enough_is_a_failure_without_a_ratio(
     assert "not faithful" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_resumed_run_measures_only_what_is_missing(tmp_path: Path) -> None:
     bench = benchmark(contender("slow"), contender("fast"))
     run(tmp_path, bench, "--sizes", "10")
@@ -178,6 +182,7 @@ def test_resumed_run_measures_only_what_is_missing(tmp_path: Path) -> None:
     assert main(bench, ["--quick", "--sizes", "10", "--folder", str(tmp_path), "--resume"]) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("memory_mb", "timeout", "failure"),
     [(60, 60, "above the memory limit of 60 MiB"), (100_000, 1.0, "ended after 1 s")],
@@ -193,6 +198,7 @@ def test_what_takes_too_much_is_ended_with_all_its_processes(
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
+@pytest.mark.process
 def test_contender_ends_with_a_killed_harness(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from benchmarks.process import run_task; from tests.builders import contenders\n"

@@ -166,7 +166,6 @@ def test_set_overrides_a_nested_key():
 
 def test_the_readmes_config_is_valid(tmp_path):
     readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
     (tmp_path / "shop.yaml").write_text(readme.split("```yaml\n")[1].split("```")[0])
     assert load_config(tmp_path / "shop.yaml").ingest.mapping.source_columns() == ["customer", "sku", "time", "name"]
 

@@ -27,6 +27,7 @@ def test_every_example_is_looked_at():
     assert {path.name for path in EXAMPLES.iterdir()} == names
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("runtime", ["pt2", "onnx"])
 def test_a_user_and_500_candidates_are_scored_without_this_project(tmp_path, runtime):
     if runtime == "onnx":

@@ -147,6 +147,7 @@ def test_an_import_of_a_floor_above_is_found() -> None:
     assert upward_imports("models.training.train_cvr", source) == []
 
 
+@pytest.mark.process
 def test_the_contract_needs_neither_side() -> None:
     modules = [module_name(path) for path in python_files("models/contract")]
     code = (
@@ -162,6 +163,7 @@ def test_all_three_rooms_are_looked_at() -> None:
     assert {module_name(path).split(".")[0] for path in SHIPPED} == {"learn_spark", "models", "jobs"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("package", "blocked"),
     [("models", SPARK_SIDE), ("learn_spark", TORCH_SIDE)],

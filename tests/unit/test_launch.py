@@ -16,6 +16,7 @@ from learn_spark.errors import ConfigError, LearnError, QualityError
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.process
 def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="train_snapshot"):
         run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr")
@@ -24,6 +25,7 @@ def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys:
     assert shown.out == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
@@ -40,6 +42,7 @@ def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnEr
     assert message in str(raised.value)
 
 
+@pytest.mark.process
 def test_what_ranks_refuse_is_a_config_error_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = LaunchSettings(mode="torchrun", processes=2)
     with pytest.raises(ConfigError, match="unknown key 'colour'"):
@@ -53,6 +56,7 @@ def test_a_finished_folder_is_not_trained_again(tmp_path: Path) -> None:
     assert not (tmp_path / "spec.json").exists()
 
 
+@pytest.mark.process
 def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     assert Path(package_root()) == ROOT
     archive = tmp_path / "learn_spark.zip"

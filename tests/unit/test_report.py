@@ -147,6 +147,7 @@ input()
 """
 
 
+@pytest.mark.process
 def test_peak_memory_sees_what_is_gone():
     with Popen([sys.executable, "-c", HELD_AND_FREED], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
         assert process.stdout.readline() == "held\n"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import learn_spark
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"learn_spark", "models", "jobs", "benchmarks"}
 LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -64,6 +66,7 @@ def test_all_days_of_the_demo_data_are_there() -> None:
     assert (days[0], days[-1]) == ("2010-12-01.csv.gz", "2011-12-09.csv.gz")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("version", "is_taken"), [("17.0.15", True), ("21", True), ("25.0.1", False), ("1.8.0_402", False)]
 )
@@ -80,3 +83,17 @@ def test_java_home_is_taken_if_spark_runs_on_it(tmp_path: Path, version: str, is
         check=False,
     )
     assert (found.stdout.strip() == str(tmp_path)) is is_taken
+
+
+def test_the_version_is_said_once() -> None:
+    stated = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    assert stated == learn_spark.__version__
+    assert stated not in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["learn_spark", "models"])
+def test_packages_ship_their_types(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+    assert f'"{package}": ["py.typed"]' in (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -73,6 +73,7 @@ print(matrix.rows, peak - before)
 """
 
 
+@pytest.mark.process
 def test_resident_memory_does_not_grow_with_the_items(tmp_path):
     grown = {}
     for rows in (2_000_000, 8_000_000):  # 0.5 and 2 GB, as sparse files

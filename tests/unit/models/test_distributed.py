@@ -20,6 +20,8 @@ from models.training.trainer import Trainer
 from tests.builders.commands import wait_for_lines
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
+pytestmark = pytest.mark.process
+
 NUM_ITEMS, STEPS, BATCH = 60, 20, 10
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 

@@ -147,6 +147,7 @@ print(user.shape == (2, 8), bool(user[0].any()), bool(user[1].any()))
 """
 
 
+@pytest.mark.process
 def test_programs_run_without_this_project(tmp_path):
     saved(tmp_path, TOWERS["beyond"], {})
     export(tmp_path, ["pt2"])

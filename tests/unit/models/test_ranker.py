@@ -152,6 +152,7 @@ def test_a_missing_column_is_named(tmp_path):
         run(spec_for(tmp_path, rows_table(400), base=("user_events", "item_events", "pair_events"), categorical=()))
 
 
+@pytest.mark.process
 def test_the_ranker_needs_no_torch():
     """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
     code = "import sys, models.evaluation.evaluate_ranker; assert 'torch' not in sys.modules"

@@ -237,6 +237,7 @@ def test_missing_keys_and_files(tmp_path, capsys):
     assert "none.json: No such file" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_its_own_process_writes_nothing_to_stdout(tmp_path, towers_spec):
     towers_spec["train"]["epochs"] = 1
     (tmp_path / "spec.json").write_text(json.dumps(towers_spec))

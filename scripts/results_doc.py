@@ -1,0 +1,385 @@
+"""Writes the tables of docs/results/ and README.md, between their markers, from benchmarks/results/.
+
+    python scripts/results_doc.py                                  # the tables, from the newest JSON of each name
+    python scripts/results_doc.py --demo build/demo/summary.json   # and before it the demo's figures, from a run
+
+A table stands between `<!-- table KIND WORDS -->` and `<!-- end -->`; KIND is a key of KINDS, the words are its
+function's arguments. Of `systems` they are `comparison:system,system` (`a+b:system`: its seeds stand in two
+comparisons), `segments=…`, and `published=comparison` for the published rows of one.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
+BLOCK = re.compile(r"(<!-- table (\w+)([^>]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+FIGURES = ("recall_at_10", "ndcg_at_10", "recall_at_50", "ndcg_at_50")
+HEADS = ("R@10", "N@10", "R@50", "N@50")
+SCORERS = {  # prefixes of the demo's retrieval figures in summary.json
+    "": "towers (inner product + log recent popularity)",
+    "without_prior_": "towers, without the popularity term",
+    "last_item_": "last item: the history from its end, then popularity",
+    "popularity_": "popularity of the last 28 days",
+    "mean_content_": "mean content embedding of the history",
+    "mean_content_with_prior_": "mean content + log recent popularity, untrained",
+}
+EXTRA = {
+    "cold_items": "R@50 cold items",
+    "long_tail_items": "long tail",
+    "other_items": "other items",
+    "cold_users": "cold users",
+    "steps": "best step",
+}
+GAINS = {"auc": "AUC", "uauc": "UAUC", "wuauc": "WUAUC (users weighted by their samples)"}
+SEGMENTS = {
+    "cold_users": "cold users (fewer than 10 events), AUC",
+    "long_tail_items": "long-tail items, AUC",
+    "cold_items": "cold items, AUC",
+}
+ALONE = {
+    "user_emb": "user embedding",
+    "item_emb": "item embedding",
+    "mid_emb": "mid embedding",
+    "item_content": "the items' raw content, as wide",
+    "item_id": "a random vector by item, as wide",
+    "shuffled": "all three embeddings shuffled (the control)",
+}
+
+
+def newest(name: str) -> Path:
+    """The JSON of a comparison: of `comparison/NAME_DATE.json` the one with the latest date."""
+    dated = re.compile(rf"{name}_(\d{{4}}-\d\d-\d\d)\.json")
+    found = [path for path in (RESULTS / "comparison").glob(f"{name}_*.json") if dated.fullmatch(path.name)]
+    if not found:
+        raise SystemExit(f"{RESULTS / 'comparison'} has no {name}_<date>.json, which a table of docs/results needs")
+    return max(found)
+
+
+def file(name: str) -> Path:
+    """The JSON of a comparison, or of `demo` or `noted`."""
+    return RESULTS / "journey" / f"{name}.json" if name in ("demo", "noted") else newest(name)
+
+
+def load(name: str) -> dict:
+    """What the JSON holds."""
+    return json.loads(file(name).read_text(encoding="utf-8"))
+
+
+def link(name: str) -> str:
+    """A Markdown link from a page of docs/results to the JSON."""
+    return f"[{file(name).name}](../../{file(name).relative_to(ROOT).as_posix()})"
+
+
+def day(name: str) -> str:
+    """The day of a result."""
+    return load(name)["date"] if name == "demo" else newest(name).stem.rpartition("_")[2]
+
+
+def number(value: float, digits: int = 4) -> str:
+    """0.2417 -> .2417."""
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """0.0182 -> +.0182, with a true minus sign."""
+    return ("−" if value < 0 else "+") + number(abs(value))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown lines."""
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def measured(system: str, names: Sequence[str]) -> dict:
+    """A system's entry; where its seeds stand in several comparisons, their values together."""
+    entries = [load(name)["systems"][system] for name in names]
+    if len(entries) == 1:
+        return entries[0]
+    values = {figure: [v for entry in entries for v in entry["metrics"][figure]["values"]] for figure in FIGURES}
+    metrics = {figure: {"mean": mean(all_), "std": stdev(all_), "values": all_} for figure, all_ in values.items()}
+    return {**entries[0], "metrics": metrics, "seeds": [seed for entry in entries for seed in entry["seeds"]]}
+
+
+def cell(entry: dict, figure: str) -> str:
+    """A figure with its deviation over seeds; recall@50 of one seed with its interval over users."""
+    value = entry["metrics"][figure]
+    text = number(value["mean"])
+    if len(value["values"]) > 1:
+        return f"{text} ±{number(stdev(value['values']))}"
+    low, high = entry["ci90"][figure]
+    return f"{text} ({number(low)} .. {number(high)})" if figure == "recall_at_50" else text
+
+
+def systems(*words: str) -> list[str]:
+    """Rows of comparisons; the words are explained at the top."""
+    options = dict(word.split("=") for word in words if "=" in word)
+    more = [name for name in options.get("segments", "").split(",") if name]
+    rows, sources = [], {}
+    for names, _, keys in (word.partition(":") for word in words if "=" not in word):
+        sources.update(dict.fromkeys(names.split("+")))
+        for system in keys.split(","):
+            entry = measured(system, names.split("+"))
+            cells = [f"{entry['title']} (`{system}`)", str(len(entry["seeds"]) or "")]
+            cells += [cell(entry, figure) for figure in FIGURES]
+            rows.append(cells + [extra(entry, name) for name in more])
+    for title, figures in (load(options["published"])["published"] if "published" in options else {}).items():
+        rows.append([f"{title.removesuffix(', published')} (published)", "", *(number(figures[f]) for f in FIGURES)])
+    head = ["system", "seeds", *HEADS, *(EXTRA[name] for name in more)]
+    return [*table(head, rows), "", "From " + ", ".join(link(name) for name in sources) + "."]
+
+
+def extra(entry: dict, name: str) -> str:
+    """A segment's recall@50, or the steps after which the best state was seen."""
+    if name == "steps":
+        return ", ".join(f"{step:,}" for step in entry["steps"])
+    return number(entry["segments"][name]["recall_at_50"])
+
+
+def protocol(name: str) -> list[str]:
+    """What a comparison's figures rest on, out of its JSON."""
+    rules, data = load(name)["protocol"], load(name)["data"]
+    sizes = ", ".join(f"{count:,} {kind}" for kind, count in rules["rows"].items())
+    start = f", from {rules['test_from']} on" if rules["test_from"] else ""
+    return [
+        f"- **Split**: {rules['split']}{start}. Rows: {sizes}.",
+        f"- **Test**: {data['users']:,} users, {data['targets']:,} targets.",
+        f"- **Candidates**: {data['items']:,}, {rules['candidates']}. Items of the history: {rules['seen_items']}.",
+        f"- **Cold items**: {data['cold_items']:,} in no training row. **Long tail**: {data['long_tail_items']:,}.",
+        f"- **Ties**: {rules['ties']}.",
+        f"- **Lengths**: at most {rules['history_cap']} of history, {rules['target_cap']} targets.",
+        f"- **Figures**: {rules['metrics']}. Trained systems are picked by {rules['picked_by']}.",
+        f"- JSON: {link(name)}.",
+    ]
+
+
+def sampled(name: str) -> list[str]:
+    """The table of few candidates of a few rows, the best first."""
+    found = load(name)["sampled"]
+    figures = {"recall_at_1": "R@1", "recall_at_5": "R@5", "ndcg_at_10": "N@10", "mrr": "MRR"}
+    best = sorted(found["systems"].items(), key=lambda item: -item[1]["metrics"]["mrr"]["mean"])
+    rows = [
+        [f"{entry['title']} (`{system}`)", *(number(entry["metrics"][f]["mean"], 3) for f in figures)]
+        + [seconds(entry.get("seconds_per_user")), seconds(entry.get("seconds_per_user_all_items"))]
+        for system, entry in best
+    ]
+    return table(["system", *figures.values(), "seconds per user", "for all items"], rows)
+
+
+def seconds(value: float | None) -> str:
+    """Three digits, or nothing."""
+    return "" if value is None else f"{value:,.3g}"
+
+
+def costs(name: str) -> list[str]:
+    """What a comparison's systems cost to train and to ask."""
+    rows = [
+        [
+            entry["title"],
+            f"{entry['parameters']:,}",
+            f"{entry['train_seconds']:,.0f}",
+            seconds(1000 * entry["seconds_per_user"]),
+        ]
+        for entry in load(name)["systems"].values()
+    ]
+    return table(["system", "learned numbers", "seconds of training", "ms per user"], rows)
+
+
+def demo_retrieval() -> list[str]:
+    """The report's retrieval figures of the demo."""
+    found = load("demo")["retrieval"]
+    figures = ("recall_at_10", "recall_at_50", "ndcg_at_50", "new_recall_at_50")
+    rows = [[entry["title"], *(number(entry[f], 3) for f in figures)] for entry in found["systems"]]
+    head = [
+        f"{found['users']:,} users, {found['candidates']:,} candidates",
+        "R@10",
+        "R@50",
+        "N@50",
+        "R@50, new to the user",
+    ]
+    return table(head, rows)
+
+
+def gain(entry: dict, metric: str = "auc") -> str:
+    """+.0182 (+.0148 .. +.0218)."""
+    low, high = entry[f"{metric}_gain_ci90"]
+    return f"{signed(entry[f'{metric}_gain'])} ({signed(low)} .. {signed(high)})"
+
+
+def demo_ranker() -> list[str]:
+    """The ranker with and without the features, and in segments."""
+    found = load("demo")["ranker"]
+    rows = [
+        [title, number(found[f"{m}_without"]), number(found[f"{m}_with"]), gain(found, m)] for m, title in GAINS.items()
+    ]
+    for name, title in SEGMENTS.items():
+        part = found["segments"][name]
+        text = f"{title} ({part['rows']:,} samples)"
+        rows.append([text, number(part["auc_without"]), number(part["auc_with"]), gain(part)])
+    head = f"{found['rows']['test']:,} samples of {found['users']:,} users"
+    return table([head, "without", "with the features", "gain, 90% interval"], rows)
+
+
+def demo_alone() -> list[str]:
+    """Each embedding alone beside the same base features."""
+    found = load("demo")["ranker"]["alone"]
+    rows = [[title, gain(found[name]), gain(found[name], "uauc")] for name, title in ALONE.items()]
+    return table(["alone beside the same base features", "gain in AUC, 90% interval", "in UAUC"], rows)
+
+
+def noted(name: str) -> list[str]:
+    """A table of figures that were noted when their runs ended."""
+    found = load("noted")[name]
+    said = f"Noted on {found['date']}, {link('noted')}. Command: `{found['command']}`."
+    return [*table(found["columns"], found["rows"]), "", said]
+
+
+def demo_repeat_bias() -> list[str]:
+    """The demo's ranker with and without a repeat bias in the towers."""
+    found = load("noted")["demo_repeat_bias"]
+    rows = [["without (the demo)", *found["without"][0]], ["with", *found["rows"][0]]]
+    return [*table(["towers' repeat bias", *found["columns"]], rows), "", f"Noted on {found['date']}, {link('noted')}."]
+
+
+ALL_ACTION = "demo_repeats_all_action"
+LEADER = ("baskets_leader_and_untrained", "baskets_leader_seeds234", "baskets_leader_seed5")
+LEAVE_ONE_OUT, LLM = "movielens_leave_one_out", "demo_llm"
+
+
+def at_50(system: str, *names: str) -> float:
+    """A system's recall@50, the mean over seeds."""
+    return measured(system, names)["metrics"]["recall_at_50"]["mean"]
+
+
+def named(system: str, *names: str) -> str:
+    """The same with the system's title, for the index."""
+    return f"{measured(system, names)['title']}: R@50 {number(at_50(system, *names))}"
+
+
+def best_published(name: str) -> tuple[str, float]:
+    """Title and recall@50 of the published row with the highest one."""
+    title, figures = max(load(name)["published"].items(), key=lambda item: item[1]["recall_at_50"])
+    return title.removesuffix(", published"), figures["recall_at_50"]
+
+
+def index() -> list[str]:
+    """One row per data set and protocol."""
+    ranker = load("demo")["ranker"]
+    observed = {row[0]: f"AUC {row[1]} ({row[2]})" for row in load("noted")["movielens_observed"]["rows"]}
+    title, recall = best_published(LEADER[0])
+    ours = {
+        "customers": f"{named('learn', ALL_ACTION)}; {named('repeat_bias', ALL_ACTION)}",
+        "baskets": f"{named('leader', *LEADER)}; {named('leader_repeats', 'baskets_leader_repeats')}",
+    }
+    compare, run = "`learn-spark compare`", "`learn-spark run_pipeline`"
+    rows = [
+        ["[Online Retail, customers](customers.md)", "by time", ours["customers"], named("last_item", ALL_ACTION), "–"]
+        + [day(ALL_ACTION), compare, link(ALL_ACTION)],
+        ["[Online Retail, customers: a ranker](features.md)", "by time", f"all three: AUC {gain(ranker)}"]
+        + [f"raw content: AUC {gain(ranker['alone']['item_content'])}", "–", day("demo"), "`make demo`", link("demo")],
+        ["[Online Retail, baskets](baskets.md)", "leave-one-out", ours["baskets"]]
+        + [named("sasrec_repeats", "baskets_sasrec_repeats"), f"{title}: R@50 {number(recall)}"]
+        + [day("baskets_leader_repeats"), compare, link("baskets_leader_repeats")],
+        ["[MovieLens 100k](movielens.md)", "leave-one-out", named("leader_repeats", LEAVE_ONE_OUT)]
+        + [named("hstu_repeats", LEAVE_ONE_OUT), "–", day(LEAVE_ONE_OUT), compare, link(LEAVE_ONE_OUT)],
+        [
+            "[MovieLens 100k: a ranker](movielens.md)",
+            "by time, observed labels",
+            f"user_emb: {observed['user_emb alone']}",
+        ]
+        + [f"raw content: {observed['raw content of the same width']}", "–"]
+        + [load("noted")["movielens_observed"]["date"], run, link("noted")],
+        ["[Language models, customers](language_models.md)", "by time", named("llm_lora", LLM), named("last_item", LLM)]
+        + ["–", day(LLM), compare, link(LLM)],
+    ]
+    return table(["data", "protocol", "ours", "best baseline", "best published", "date", "command", "JSON"], rows)
+
+
+def headlines() -> list[str]:
+    """README's rows: a claim each, with what it is to be held against."""
+    retrieval, ranker = load("demo")["retrieval"], load("demo")["ranker"]
+    recalls = {entry["title"]: number(entry["recall_at_50"], 3) for entry in retrieval["systems"]}
+    cold = ranker["segments"]["cold_items"]
+    title, published = best_published(LEADER[0])
+    lake = load(ALL_ACTION)["data"]["items"]
+    rows = [
+        ["AUC of a gradient-boosted ranker, Online Retail customers", number(ranker["auc_with"])]
+        + [f"{number(ranker['auc_without'])} without the features; gain {gain(ranker)}"],
+        ["the same, items that are new", number(cold["auc_with"])]
+        + [f"{number(cold['auc_without'])} without the features; gain {gain(cold)}"],
+        [f"R@50 of the next 28 days' purchases, {retrieval['candidates']:,} candidates", recalls[SCORERS[""]]]
+        + [f"{recalls[SCORERS['mean_content_with_prior_']]} of content and popularity, untrained; "],
+        [f"the same, towers with `repeat_bias`, {lake:,} candidates", number(at_50("repeat_bias", ALL_ACTION), 3)]
+        + [f"{number(at_50('last_item', ALL_ACTION), 3)} of the customers' own last items"],
+        ["R@50 of the next item, Online Retail baskets, leave-one-out", number(at_50("leader", *LEADER), 3)]
+        + [f"{number(published, 3)} of {title}, the best published"],
+        ["R@50 of the next film, MovieLens 100k, leave-one-out", number(at_50("leader_repeats", LEAVE_ONE_OUT), 3)]
+        + [f"{number(at_50('hstu_repeats', LEAVE_ONE_OUT), 3)} of HSTU with the same repeat bias"],
+    ]
+    rows[2][2] += f"{recalls[SCORERS['last_item_']]} of the customers' own last items"
+    return table(["figure", "learn-spark", "to be held against"], rows)
+
+
+KINDS: dict[str, Callable[..., list[str]]] = {
+    "index": index,
+    "headlines": headlines,
+    "systems": systems,
+    "protocol": protocol,
+    "costs": costs,
+    "sampled": sampled,
+    "noted": noted,
+    "demo_retrieval": demo_retrieval,
+    "demo_ranker": demo_ranker,
+    "demo_alone": demo_alone,
+    "demo_repeat_bias": demo_repeat_bias,
+}
+
+
+def demo_figures(summary: dict, day: str) -> dict:
+    """What the pages need of a demo's summary.json."""
+    found = summary["retrieval"]
+    figures = [f"{kind}{figure}" for kind in ("", "new_") for figure in FIGURES]
+    systems = [
+        {"title": title, **{figure: found[prefix + figure] for figure in figures}} for prefix, title in SCORERS.items()
+    ]
+    return {
+        "date": day,
+        "command": "make demo",
+        "release_id": summary["release_id"],
+        "retrieval": {
+            "users": found["users"],
+            "candidates": found["items"],
+            "targets": found["targets"],
+            "systems": systems,
+        },
+        "ranker": summary["ranker"],
+    }
+
+
+def filled(page: str) -> str:
+    """The page with its tables written anew."""
+    return BLOCK.sub(lambda it: it[1] + "\n".join(KINDS[it[2]](*it[3].split())) + "\n" + it[4], page)
+
+
+def main() -> None:
+    """Writes every page; with --demo the demo's figures first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, metavar="SUMMARY", help="summary.json of a run of `make demo`")
+    parser.add_argument("--date", default=date.today().isoformat(), help="of that run (default: today)")
+    args = parser.parse_args()
+    if args.demo:
+        figures = demo_figures(json.loads(args.demo.read_text(encoding="utf-8")), args.date)
+        file("demo").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The lake that a whole journey on the shipped logs leaves, made once per test run; and what equal lakes are."""
+
+import csv
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+from zlib import crc32
+
+import duckdb
+import numpy as np
+
+from learn_spark.lake.schemas import TABLES
+from tests.builders.commands import ROOT, Done, run_job
+from tests.builders.logs import write_day
+from tests.builders.reading import relation, rows
+from tests.builders.shared import shared
+
+VECTORS = {"content_embeddings": {"embedding", "norm"}}  # the last bits differ with the batches
+LEARNED = {
+    "user_features": ("user_id, ds", "user_emb"),
+    "item_features": ("item_id, ds", "item_emb"),
+    "pair_features": ("user_id, item_id, event_ts", "mid_emb, cvr_score"),
+}
+
+
+def finished_journey() -> tuple[Path, Done]:
+    """Folder and end of a command that was a process of its own. The folder is everybody's: copy it to write."""
+    folder = shared("journey", _make)
+    return folder, Done(**json.loads((folder / "done.json").read_text()))
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir()
+    done = run_job(folder, "run_pipeline")
+    assert done.code == 0, done.err[-5000:]
+    (folder / "done.json").write_text(json.dumps(asdict(done)))
+
+
+def thinned_logs(folder: Path, one_of: int = 10) -> Path:
+    """The shipped lines of every tenth customer in the weeks of conf/test.yaml: a few thousand."""
+    for file in sorted((ROOT / "data" / "online_retail").glob("2011-11-*.csv.gz")):
+        with gzip.open(file, "rt", encoding="utf-8", newline="") as stream:
+            lines = [line for line in csv.DictReader(stream) if _number(line) % one_of == 0]
+        write_day(folder, file.name.partition(".")[0], lines)
+    return folder
+
+
+def _number(line: dict[str, str]) -> int:
+    """Of its customer; of its invoice where it names none."""
+    return crc32((line["CustomerID"] or line["InvoiceNo"]).encode())
+
+
+def assert_equal_tables(one: Path, other: Path, but: frozenset[str] = frozenset()) -> None:
+    """Equal rows in all tables that no model fills."""
+    for name in sorted(set(TABLES) - set(LEARNED) - {"releases", "intervals"} - but):
+        without = frozenset(VECTORS.get(name, ()))
+        assert rows(one, name, without) == rows(other, name, without), name
+
+
+def assert_equal_vectors(one: Path, other: Path) -> None:
+    """Equal keys, learned vectors to 5e-5 of a length of 3.8, whatever release they came with."""
+    for name, (keys, vectors) in LEARNED.items():
+        columns = f"{keys}, {vectors}"
+        ours, theirs = (published(lake, name).order(keys).project(columns).fetchnumpy() for lake in (one, other))
+        for key in keys.split(", "):
+            assert ours[key].tolist() == theirs[key].tolist(), (name, key)
+        for vector in vectors.split(", "):
+            left, right = (np.array(table[vector].tolist(), dtype=np.float64) for table in (ours, theirs))
+            np.testing.assert_allclose(left, right, atol=5e-5, err_msg=f"{name} {vector}")
+
+
+def published(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
+    """A feature table without what a refused release has staged."""
+    relation(lake, "releases").create_view("published_releases", replace=True)
+    is_published = "release_id IN (SELECT release_id FROM published_releases WHERE status = 'published')"
+    return relation(lake, name).filter(is_published)

@@ -1,0 +1,102 @@
+"""What tests cost: a guard that keeps the markers honest, the order of the files, and a record of durations."""
+
+import multiprocessing.util
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+COSTLY = ("process", "spark", "e2e")
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
+
+
+class _Watch:
+    """Hears of every process that Python starts; keeps those that a test without a marker of its cost starts."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.started: list[str] = []
+
+    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.is_on and event in STARTS:
+            command = arguments[1] if event == "subprocess.Popen" else ""
+            self.started.append(f"{event} {str(command)[:200]}".strip())
+
+
+def _spawned_loudly(path, args, passfds, spawn=multiprocessing.util.spawnv_passfds):
+    """The one start that Python itself does not report."""
+    sys.audit("os.posix_spawn", path, args, None)
+    return spawn(path, args, passfds)
+
+
+def is_costly(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in COSTLY)
+
+
+watch = _Watch()
+sys.addaudithook(watch.hear)
+multiprocessing.util.spawnv_passfds = _spawned_loudly
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    watch.is_on = not is_costly(item)
+    watch.started.clear()
+    try:
+        return (yield)
+    finally:
+        watch.is_on = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    yield
+    if watch.started:
+        started = "; ".join(watch.started)
+        pytest.fail(f"{item.nodeid} starts a process ({started}): mark it pytest.mark.process", pytrace=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker is left with one at the end; what needs the finished lake after it is made.
+
+    Raises:
+        pytest.UsageError: for a test that takes the session without a marker of its cost.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()) and not is_costly(item):
+            raise pytest.UsageError(f"{item.nodeid} takes the fixture `spark`: mark it pytest.mark.spark")
+        ranks[item.path] = min(_rank(item), ranks.get(item.path, 3))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _rank(item: pytest.Item) -> int:
+    if item.get_closest_marker("e2e") and NEEDS_A_LAKE not in getattr(item, "fixturenames", ()):
+        return 0
+    if item.get_closest_marker("spark"):
+        return 1
+    return 2 if item.get_closest_marker("e2e") else 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", type=Path, metavar="FILE", help="write seconds per file and per test to it")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    file = config.getoption("--record-durations")
+    if file is None:
+        return
+    tests: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            tests[report.nodeid] += report.duration
+    files: Counter[str] = Counter()
+    for name, seconds in tests.items():
+        files[name.split("::")[0]] += seconds
+    lines = [f"{seconds:9.2f} {name}" for counted in (files, tests) for name, seconds in counted.most_common()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")

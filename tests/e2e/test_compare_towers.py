@@ -1,0 +1,21 @@
+"""`compare-towers` on the journey's lake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.builders.commands import run_here
+
+pytestmark = pytest.mark.e2e
+
+
+def test_tower_variants_are_compared_by_one_command(finished: Path) -> None:
+    asked = ("--systems", "variant_1,variant_3", "--seeds", "1", "--set", "comparison.bootstrap=20")
+    done = run_here(finished, "compare-towers", *asked)
+    assert done.code == 0, done.err[-5000:]
+    compared = json.loads((finished / "output" / "comparison" / "compare_towers.json").read_text())
+    assert list(compared["systems"]) == ["variant_1", "variant_3"]
+    assert all(0 < row["metrics"]["recall_at_50"]["mean"] < 1 for row in compared["systems"].values())
+    page = (finished / "output" / "comparison" / "compare_towers.html").read_text()
+    assert page.count("<svg") >= 2 and "Variant 3 (content itself)" in page, "bars and training curves"
