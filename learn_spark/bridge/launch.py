@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from learn_spark.config.model_sections import LaunchSettings
+from learn_spark.config.model_sections import Launch
 from learn_spark.errors import ConfigError, LearnError, QualityError
 
 RESULT = "result.json"
@@ -27,7 +27,7 @@ def run_trainer(
     command: str,
     spec: Mapping[str, object],
     out_dir: Path,
-    launch: LaunchSettings | None = None,
+    launch: Launch | None = None,
     spark: SparkSession | None = None,
 ) -> dict[str, object]:
     """Trains, unless `out_dir` (whose name holds the fingerprint) is finished already; a killed training goes on.
@@ -37,9 +37,9 @@ def run_trainer(
     Args:
         command: of `python -m models`.
         spec: its spec without out_dir; paths and settings; JSON values or paths.
-        out_dir: the model's folder; with mode `spark`, one that all executors see.
+        out_dir: the model's folder; with launcher `spark`, one that all executors see.
         launch: where it runs; by default one process here.
-        spark: needed by mode `spark`. Executors must have both packages installed.
+        spark: needed by launcher `spark`. Executors must have both packages installed.
 
     Returns:
         result.json.
@@ -53,12 +53,12 @@ def run_trainer(
         spec_file = write_spec(spec, out_dir)
         (out_dir / _FAILURE).unlink(missing_ok=True)
         trainer = ["-m", "models", command, "--spec", str(spec_file)]
-        mode = launch.mode if launch else "process"
-        if mode == "spark":
-            _run_on_executors(spark, command, trainer[2:], launch.processes, out_dir)
+        launcher = launch.launcher if launch else "process"
+        if launcher == "spark":
+            _run_on_executors(spark, command, trainer[2:], launch.ranks, out_dir)
         else:
-            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.processes)] if mode == "torchrun" else []
-            threads = spec.get("train", {}).get("threads")
+            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.ranks)] if launcher == "torchrun" else []
+            threads = spec.get("train", {}).get("run", {}).get("threads")
             _run([sys.executable, *torchrun, *trainer], _environment(threads), command, out_dir)
     return read_result(out_dir)
 
@@ -128,7 +128,7 @@ def _run_on_executors(spark: SparkSession, command: str, arguments: list[str], p
     gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0"))
     if gpus % 1:
         raise ConfigError(
-            f"towers.launch.mode: spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "
+            f"towers.run.launcher spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "
             'run train_towers alone with --set spark.conf={spark.task.resource.gpu.amount: "1"}'
         )
     try:

@@ -123,7 +123,7 @@ def _join_arguments(command: ArgumentParser) -> None:
     command.add_argument("--samples", required=True, metavar="PATH", help="a Delta or Parquet folder with ids and days")
     _export_arguments(command)
     command.add_argument("--format", choices=("delta", "parquet"), default="parquet", help="of the output (parquet)")
-    command.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (features.max_age_days)")
+    command.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (releases.max_age_days)")
     command.add_argument("--pairs", action="store_true", help="add the conversion model's mid_emb and cvr_score")
 
 
@@ -132,7 +132,7 @@ def _join(context: Context, args: Namespace, summary: Summary) -> None:
     require_absent(out)
     release = find_release(context.tables, args.release)
     samples = context.tables.read_samples(Path(args.samples).absolute())
-    age = context.config.features.max_age_days if args.max_age_days is None else args.max_age_days
+    age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
     rows = join_features(samples, context.tables.root, release.release_id, age, args.pairs)
     context.tables.export(rows, out, args.format)
     summary["release"] = release.release_id
@@ -149,7 +149,7 @@ def _audit_join(context: Context, args: Namespace, summary: Summary) -> None:
     release = find_release(context.tables, args.release)
     joined = context.tables.read_samples(Path(args.joined).absolute())
     summary["release"] = release.release_id
-    show_audit(audit_join(joined, context.tables, release, context.config.features.max_age_days), summary)
+    show_audit(audit_join(joined, context.tables, release, context.config.releases.max_age_days), summary)
 
 
 def show_audit(figures: list[AuditFigure], summary: Summary) -> None:

@@ -25,11 +25,11 @@ from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.summary import write_json, write_text
 from learn_spark.lake.lock import Release, folder_lock
-from learn_spark.runs.fingerprints import identity
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
 from learn_spark.training import mlflow_runs as tracking
 from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_mark
+from models.contract.settings import APART
 
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
@@ -207,8 +207,8 @@ def _training(
     spec = {"train_snapshot": snapshots[split], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
     if system.reads_texts:
         spec["item_texts"] = texts
-    train, stream = identity("towers", {"train": settings["train"]}), identity("stream", settings["stream"])
-    made_of = {**spec, **train, "stream": stream}
+    told = {part: {key: settings[part][key] for key in settings[part].keys() - APART} for part in ("train", "stream")}
+    made_of = {**spec, **told}
     folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
     return Training(name, seed, COMMANDS[system.kind], spec, folder)
 
@@ -242,7 +242,7 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         "seed": config.evaluation.seed,
         "sampled": settings.sampled.model_dump() if settings.sampled.rows else None,
         "item_texts": prepared.texts,
-        "threads": config.evaluation.threads,
+        "threads": config.evaluation.run.threads,
     }
     folder = context.tables.artifact("comparisons", fingerprint(spec))
     context.progress.say(f"compare: {len(rows)} rankings of the test rows")

@@ -111,7 +111,8 @@ def _towers(config: Config, system: SystemSettings) -> TowersSettings:
         model=model,
         loss={**loss, **system.loss},
         train={**own.train.model_dump(), **system.train},
-        launch=own.launch,
+        ranks=own.ranks,
+        run=own.run,
     )
 
 

@@ -89,6 +89,20 @@ class ItemsSettings(SourceSettings):
     mapping: ItemMapping
 
 
+class IngestGates(Settings):
+    """Deliveries that are refused with exit code 3, before anything is published."""
+
+    max_reject_share: Share = 0.05
+    """Of a day's lines; above it the job stops."""
+    max_bad_files: Annotated[int, Field(ge=0)] = 0
+    """Corrupt or empty files; above it likewise."""
+    empty_day: Literal["warn", "stop"] = "warn"
+    """A day without a line is done with a warning (shops close); stop: the job stops."""
+    min_day_share: Share = 0.05
+    """Usable events of a delivery, of the median of the 28 days before it; below it the job stops: half an upload. 0:
+    off. Nothing where files do not name the day."""
+
+
 class IngestSettings(SourceSettings):
     """Your logs: where they lie, what their columns mean, which deliveries are refused."""
 
@@ -118,15 +132,7 @@ class IngestSettings(SourceSettings):
     """An event so many days older than its delivery still goes into its own day; older ones are rejected as `too late`.
     With format delta: so many days before those that are loaded are loaded again where rows were added. Else nothing
     without {day}."""
-    max_reject_share: Share = 0.05
-    """Of a day's lines; above it the job stops with exit code 3, nothing published."""
-    max_bad_files: Annotated[int, Field(ge=0)] = 0
-    """Corrupt or empty files; above it likewise."""
-    empty_day: Literal["warn", "stop"] = "warn"
-    """A day without a line is done with a warning (shops close); stop: exit code 3."""
-    min_day_share: Share = 0.05
-    """Usable events of a delivery, of the median of the 28 days before it; below it exit code 3: half an upload. 0:
-    off. Nothing where files do not name the day."""
+    gates: IngestGates = IngestGates()
 
     @property
     def reach(self) -> tuple[int, int]:

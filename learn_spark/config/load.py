@@ -15,10 +15,12 @@ from learn_spark.config.model_sections import (
     EmbeddingSettings,
     EvaluationSettings,
     FeatureSettings,
+    ReleaseSettings,
     RetrievalSettings,
     StreamSettings,
     TowersSettings,
 )
+from learn_spark.config.renamed import renamed
 from learn_spark.config.sections import (
     LakeSettings,
     MlflowSettings,
@@ -54,6 +56,7 @@ class Config(Settings):
     cvr: CvrSettings = CvrSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     features: FeatureSettings = FeatureSettings()
+    releases: ReleaseSettings = ReleaseSettings()
     spark: SparkSettings = SparkSettings()
     mlflow: MlflowSettings = MlflowSettings()
     stream: StreamSettings = StreamSettings()
@@ -134,6 +137,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), _read_with_base(file, ()))
     for text in overrides:
         values = overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+    if old := renamed(values):
+        raise ConfigError(f"{file}: {'; '.join(old)}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """The sections of the config about what is learned, and about what is made of it: features, report."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,38 @@ from models.contract.settings import (
     check_loss,
 )
 from models.contract.strict import Settings
+
+
+class EmbeddingRun(Settings):
+    """Where and how fast texts are encoded; changes no vector."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU that Spark gives the task, else the CPU."""
+    batch_tokens: Annotated[int, Field(ge=8)] = 4096
+    """Padded tokens per batch."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads per worker."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """Spark tasks that encode at once."""
+    gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)] = "auto"
+    """Of Spark's GPUs; auto: a whole one where the executors have some. 0.5: two processes per GPU, for small encoders.
+    0: none is asked for."""
+    bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Texts per commit, what a killed run loses at most; auto: 32768 per worker."""
+
+
+class EmbeddingGates(Settings):
+    """Vectors that are refused: the job stops with exit code 3."""
+
+    max_bad_share: Share = 0.0
+    """Of the texts whose vector is not finite, beyond fp16 or out of memory; above it the job stops with exit code 3,
+    below it they count as items without a text."""
+    max_duplicate_share: Share = 0.05
+    """Of the new texts that share their vector with another text: cut or degenerate."""
+    min_effective_rank: Annotated[float, Field(ge=1)] = 4.0
+    """Of the new vectors about their mean: 1 is a collapsed encoder."""
+    min_neighbour_overlap: Share = 0.0
+    """Of the items' 10 nearest, with the matrix before; 0 lets another encoder pass."""
 
 
 class EmbeddingSettings(Settings):
@@ -37,28 +70,8 @@ class EmbeddingSettings(Settings):
     reduce_to: Annotated[int, Field(ge=8)] | None = None
     """Numbers per item that the matrix keeps of the encoder's, by a linear map that is fitted once; null: all. What it
     costs is in the matrix's meta.json."""
-    batch_tokens: Annotated[int, Field(ge=8)] = 4096
-    """Padded tokens per batch."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU that Spark gives the task, else the CPU."""
-    threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads per worker."""
-    workers: Annotated[int, Field(ge=1)] = 2
-    """Spark tasks that encode at once."""
-    gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)] = "auto"
-    """Of Spark's GPUs; auto: a whole one where the executors have some. 0.5: two processes per GPU, for small encoders.
-    0: none is asked for."""
-    bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Texts per commit, what a killed run loses at most; auto: 32768 per worker."""
-    max_bad_share: Share = 0.0
-    """Of the texts whose vector is not finite, beyond fp16 or out of memory; above it the job stops with exit code 3,
-    below it they count as items without a text."""
-    max_duplicate_share: Share = 0.05
-    """Of the new texts that share their vector with another text: cut or degenerate."""
-    min_effective_rank: Annotated[float, Field(ge=1)] = 4.0
-    """Of the new vectors about their mean: 1 is a collapsed encoder."""
-    min_neighbour_overlap: Share = 0.0
-    """Of the items' 10 nearest, with the matrix before; 0 lets another encoder pass."""
+    run: EmbeddingRun = EmbeddingRun()
+    gates: EmbeddingGates = EmbeddingGates()
 
 
 class StreamSettings(StreamConfig):
@@ -68,14 +81,20 @@ class StreamSettings(StreamConfig):
     """Even Parquet files of one row group each: what ranks share out."""
 
 
-class LaunchSettings(Settings):
-    """Where a training's processes run."""
+@dataclass(frozen=True)
+class Launch:
+    """Where a training's processes run, and how many there are."""
 
-    mode: Literal["process", "torchrun", "spark"] = "process"
-    """process: one on the driver. torchrun: several there (gloo on CPUs, nccl on GPUs, one each). spark: several on the
-    executors (TorchDistributor), which see lake.root."""
-    processes: Annotated[int, Field(ge=1)] = 2
-    """Of torchrun and spark; batch_size is that of each."""
+    launcher: Literal["process", "torchrun", "spark"] = "process"
+    ranks: int = 1
+
+
+class TowersRun(Settings):
+    """Where the towers train; changes nothing of what they learn."""
+
+    launcher: Literal["process", "torchrun", "spark"] = "process"
+    """process: one process on the driver. torchrun: `ranks` of them there (gloo on CPUs, nccl on GPUs, one each).
+    spark: `ranks` on the executors (TorchDistributor), which see lake.root."""
 
 
 class TowersSettings(Settings):
@@ -84,7 +103,20 @@ class TowersSettings(Settings):
     model: TowersConfig = TowersConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
-    launch: LaunchSettings = LaunchSettings()
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """Processes that train together; train.batch_size is that of each, so more of them learn something else."""
+    run: TowersRun = TowersRun()
+
+    @property
+    def launch(self) -> Launch:
+        """Where the training runs."""
+        return Launch(self.run.launcher, self.ranks)
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> Self:
+        if self.ranks > 1 and self.run.launcher == "process":
+            raise ValueError(f"ranks is {self.ranks}, but run.launcher is process: set it to torchrun or spark")
+        return self
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:
@@ -113,15 +145,18 @@ class RetrievalSettings(Settings):
     """In-batch negatives teach lift over popularity: 1 is right without log_q, 0 with it."""
 
 
-class FeatureSettings(Settings):
-    """A day's features, and the gates before they are published."""
+class FeatureRun(Settings):
+    """How fast rows are scored."""
 
-    cold_events: Annotated[int, Field(ge=0)] = 10
-    """Users and items with fewer events before the day are cold."""
     batch_rows: Annotated[int, Field(ge=1)] = 2048
     """Rows per scoring batch."""
+
+
+class FeatureGates(Settings):
+    """A release below or above these is not published."""
+
     min_users: Annotated[int, Field(ge=1)] = 1
-    """Gates: a release below or above these is not published."""
+    """On its first day."""
     min_content_coverage: Share = 0.9
     """Of histories and items that have a content vector."""
     min_effective_rank: Annotated[float, Field(ge=1)] = 4.0
@@ -140,12 +175,33 @@ class FeatureSettings(Settings):
     """Of the 10 nearest items in both releases."""
     min_model_overlap: Share = 0.05
     """The same, against a release by other models (.51 with another seed on the demo)."""
+
+
+class FeatureSettings(Settings):
+    """A day's features of users, items and pairs."""
+
+    cold_events: Annotated[int, Field(ge=0)] = 10
+    """Users and items with fewer events before the day are cold."""
+    run: FeatureRun = FeatureRun()
+    gates: FeatureGates = FeatureGates()
+
+
+class ReleaseSettings(Settings):
+    """How published releases are read and kept."""
+
     max_age_days: Annotated[int, Field(ge=0)] | None = None
     """join_features: older rows count as unknown; null: users who rest keep theirs."""
     keep_releases: Annotated[int, Field(ge=1)] = 7
     """maintain_tables: so many published releases stay readable by id."""
     vacuum_hours: Annotated[int, Field(ge=168)] = 168  # Delta's own guard: readers and writers may take that long
     """maintain_tables: files that no table version of these hours reads are deleted."""
+
+
+class EvaluationRun(Settings):
+    """How fast the report is made."""
+
+    threads: Annotated[int, Field(ge=1)] = 2
+    """CPU threads."""
 
 
 class EvaluationSettings(Settings):
@@ -157,10 +213,9 @@ class EvaluationSettings(Settings):
     """Resamples of users for the intervals."""
     tail_share: Share = 0.2
     """Items that hold the last 20% of the events are the long tail."""
-    threads: Annotated[int, Field(ge=1)] = 2
-    """CPU threads."""
     seed: int = 7
     """Of trees and resamples."""
     num_seeds: Annotated[int, Field(ge=1)] = 3
     """Of the ranker: trees of the seeds 7, 8, 9; figures are of their mean score."""
     ranker: RankerConfig = RankerConfig()
+    run: EvaluationRun = EvaluationRun()

@@ -47,7 +47,7 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
     gates = [Gate("content_zero_norms", found["zeros"], upper=0)]
     if found["texts"] >= ENOUGH:
         share = 1 - found["vectors"] / found["texts"]
-        gates.append(Gate("content_duplicate_share", share, upper=settings.max_duplicate_share))
+        gates.append(Gate("content_duplicate_share", share, upper=settings.gates.max_duplicate_share))
     return gates
 
 
@@ -59,12 +59,12 @@ def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
         vectors_ND = extension.reduction.reduced(vectors_ND).astype(np.float32)
     # What all have in common, which is large in decoders, says nothing of their spread.
     rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
-    gates = [Gate("content_effective_rank", rank, lower=settings.min_effective_rank)]
+    gates = [Gate("content_effective_rank", rank, lower=settings.gates.min_effective_rank)]
     before = _matrix_before(extension)
     if before is not None:
         overlap = _overlap(*before, idx_N, vectors_ND)
         if overlap is not None:
-            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.min_neighbour_overlap))
+            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.gates.min_neighbour_overlap))
     return gates
 
 

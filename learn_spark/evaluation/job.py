@@ -65,7 +65,7 @@ def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str,
         "content_matrix": matrix_path(context),
         "towers": towers_path(context),
         "popularity_weight": context.config.retrieval.popularity_weight,
-        "threads": settings.threads,
+        "threads": settings.run.threads,
     }
     context.progress.say("evaluate-retrieval: towers, popularity, last item, mean content")
     figures = run_trainer("evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}"))
@@ -86,7 +86,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
         "seed": settings.seed,
         "num_seeds": settings.num_seeds,
         "ranker": settings.ranker.model_dump(),
-        "threads": settings.threads,
+        "threads": settings.run.threads,
     }
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
     figures = run_trainer("evaluate-ranker", spec, context.tables.artifact("evaluation", f"ranker-{mark}"))

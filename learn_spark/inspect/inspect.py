@@ -76,7 +76,7 @@ def _config(seen: Seen, found: Guess) -> str:
         **({} if seen.has_header else {"columns": seen.columns}),
         "start": first,
         "event_types": found.event_types,
-        **({"max_reject_share": rejected} if rejected > 0.05 else {}),
+        **({"gates": {"max_reject_share": rejected}} if rejected > 0.05 else {}),
         "mapping": found.mapping,
     }
     build = Path.cwd() / "build" / seen.folder.name

@@ -39,7 +39,7 @@ def export_vectors(context: Context, release: Release, out: Path, index: str) ->
         "items": _snapshot(context, release, items, "item"),
         "users": _snapshot(context, release, _newest(context, release, "user", QUERIES), "user"),
         "index": index,
-        "threads": context.config.evaluation.threads,
+        "threads": context.config.evaluation.run.threads,
     }
     with written_whole(out) as folder:
         return run_trainer("export-vectors", spec, folder)

@@ -11,7 +11,7 @@ from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.scoring import score_items, score_users
 from learn_spark.bridge.snapshots import export, read_manifest
 from learn_spark.bridge.trained import cvr_mark, cvr_path, towers_mark, towers_path
-from learn_spark.config.model_sections import LaunchSettings
+from learn_spark.config.model_sections import Launch
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before
@@ -62,7 +62,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
     return _trained(context, "train-cvr", training)
 
 
-def _trained(context: Context, command: str, training: Training, launch: LaunchSettings | None = None) -> StepResult:
+def _trained(context: Context, command: str, training: Training, launch: Launch | None = None) -> StepResult:
     context.progress.say(f"{command}: snapshots of {_rows(training.snapshots)} rows; training starts")
     result = run_trainer(command, training.spec, training.folder, launch, context.spark)
     details = {
@@ -98,7 +98,7 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     every item is scored once.
     """
     tables, towers, matrix = context.tables, towers_path(context), matrix_path(context)
-    batch_rows = context.config.features.batch_rows
+    batch_rows = context.config.features.run.batch_rows
     is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
     histories = tables.read("user_history").where(is_feature_day)
     dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")

@@ -1,11 +1,34 @@
-"""Settings of models and training, without torch: who writes a spec can check it before anything starts."""
+"""Settings of models and training, without torch: who writes a spec can check it before anything starts.
 
+What can never change what is made stands in fields named `run` and `gates`, which `identity` leaves out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from models.contract.language_models import LanguageModelConfig
 from models.contract.strict import Settings
+
+APART = {"run", "gates"}
+
+
+def identity(settings: BaseModel) -> dict[str, object]:
+    """What can change what is made, as plain values: at any depth all fields but `run` and `gates`, and but paths.
+
+    A path says where a thing lies; what lies there is told by whoever reads it.
+    """
+    return {name: _plain(value) for name, value in settings if name not in APART and not isinstance(value, Path)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return identity(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class TowersConfig(Settings):
@@ -197,6 +220,13 @@ class CVRConfig(Settings):
     means. Rows count alike, whatever their weights."""
 
 
+class StreamRunConfig(Settings):
+    """Changes nothing of what is read."""
+
+    verify_sha256: bool = True
+    """Compares every file with the manifest's hash before it is read."""
+
+
 class StreamConfig(Settings):
     """How a snapshot is read."""
 
@@ -204,12 +234,23 @@ class StreamConfig(Settings):
     """arrow: the small reference reader, over pyarrow alone."""
     shuffle_rows: int = Field(65536, gt=0)
     """Rows held for shuffling across row groups."""
-    verify_sha256: bool = True
-    """Compares every file with the manifest's hash before it is read."""
+    run: StreamRunConfig = StreamRunConfig()
 
 
-# Of a training's settings those that change where, how fast or how safely it runs, never what it learns.
-NOT_LEARNED = {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}
+class TrainRunConfig(Settings):
+    """How safely and how fast a training runs; changes nothing of what it learns."""
+
+    threads: int | None = Field(2, gt=0)
+    """CPU threads of torch; null: its own choice."""
+    log_every: int = Field(10, gt=0)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    """A killed training goes on from its last checkpoint, written when so many seconds have passed since the one
+    before."""
+    checkpoint_steps: int | None = Field(None, gt=0)
+    """A checkpoint every so many steps besides."""
+    rank_timeout: float = Field(600.0, gt=0)
+    """Seconds that the ranks of a distributed training wait for each other, evaluations included."""
 
 
 class TrainConfig(Settings):
@@ -233,23 +274,13 @@ class TrainConfig(Settings):
     """Steps between evaluations; null: once per epoch."""
     patience: int = Field(3, gt=0)
     """Stop after so many evaluations without a better one."""
-    log_every: int = Field(10, gt=0)
-    """Steps between lines of metrics.jsonl."""
     seed: int = Field(7, ge=0)
     """Of the initial weights, the order of the data and all sampling."""
-    threads: int | None = Field(2, gt=0)
-    """CPU threads of torch; null: its own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is a GPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto: bfloat16 on GPUs that have it, float32 elsewhere."""
-    checkpoint_seconds: float = Field(60.0, ge=0)
-    """A killed training goes on from its last checkpoint, written when so many seconds have passed since the one
-    before."""
-    checkpoint_steps: int | None = Field(None, gt=0)
-    """A checkpoint every so many steps besides."""
-    rank_timeout: float = Field(600.0, gt=0)
-    """Seconds that the ranks of a distributed training wait for each other, evaluations included."""
+    run: TrainRunConfig = TrainRunConfig()
 
 
 class CVRTrainConfig(TrainConfig):

@@ -37,7 +37,8 @@ def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest
     changed = mapping or {}
     whole = changed if {"user_id", "item_id", "event_ts"} <= set(changed) else FIELDS | changed
     fields = {name: field for name, field in whole.items() if field is not None}
-    section = {"path": str(folder / "logs"), "start": "2024-01-01", "max_reject_share": 1.0, "mapping": fields} | ingest
+    section = {"path": str(folder / "logs"), "start": "2024-01-01", "gates": {"max_reject_share": 1.0}}
+    section |= {"mapping": fields} | ingest
     values = {"ingest": section, "windows": WINDOWS}
     sides = ["history_events", "target_events"]
     values["sequences"] = dict.fromkeys(sides, section.get("event_types", ["purchase"])[:1])

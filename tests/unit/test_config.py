@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.mapping import Mapping
+from learn_spark.config.renamed import RENAMED
 from learn_spark.errors import ConfigError
+from models.contract.settings import identity
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -56,9 +58,88 @@ def test_every_key_has_one_explanation(script):
     check(Config(), "config")
 
 
+def places(value, of):
+    """Dotted keys of a config whose last part is one of `of`."""
+    for key, inner in value:
+        yield from [key] if key in of else []
+        if isinstance(inner, BaseModel):
+            yield from (f"{key}.{rest}" for rest in places(inner, of))
+
+
+def test_what_changes_no_row_is_left_out_of_identity_wherever_it_stands():
+    config = Config()
+    apart = list(places(config, {"run", "gates"}))
+    assert len(apart) == 10
+    for place in apart:
+        section, *_ = place.split(".")
+        told = identity(getattr(config, section))
+        for part in place.split(".")[1:-1]:
+            told = told[part]
+        assert told and place.rpartition(".")[2] not in told
+
+
+@pytest.mark.parametrize(
+    ("override", "is_other"),
+    [
+        ("towers.train.run.log_every=3", False),
+        ("towers.run.launcher=torchrun", False),
+        ("towers={ranks: 2, run: {launcher: torchrun}}", True),
+        ("towers.train.device=cpu", True),
+        ("towers.train.batch_size=9", True),
+        ("ingest.path=elsewhere", False),
+        ("ingest.gates.min_day_share=0.5", False),
+        ("ingest.mapping.event_type={column: kind, map: {run: purchase}, default: purchase}", True),
+    ],
+)
+def test_identity_holds_what_changes_rows_and_nothing_else(override, is_other):
+    config, other = load_config(CONF / "csv.yaml"), load_config(CONF / "csv.yaml", [override])
+    section = override.partition(".")[0].partition("=")[0]
+    assert (identity(getattr(config, section)) != identity(getattr(other, section))) == is_other
+
+
+def test_a_mapping_of_a_value_called_run_is_identity():
+    one, other = (
+        load_config(CONF / "csv.yaml", [f"ingest.mapping.event_type={{column: kind, map: {{run: {kind}}}}}"])
+        for kind in ("view", "purchase")
+    )
+    assert identity(one.ingest) != identity(other.ingest)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("towers.train.threads=2", "`towers.train.threads` is now `towers.train.run.threads`"),
+        ("features.keep_releases=2", "`features.keep_releases` is now `releases.keep_releases`"),
+        ("towers.launch={mode: spark}", "`towers.launch.mode` is now `towers.run.launcher`"),
+        (
+            "comparison.define={a: {title: A, kind: towers, train: {threads: 2}}}",
+            "`comparison.define.a.train.threads` is now `comparison.define.a.train.run.threads`",
+        ),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(override, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONF / "demo.yaml", [override])
+    assert said in str(caught.value)
+
+
+def test_every_new_name_is_a_key_and_no_old_one_is():
+    def has(key):
+        value = Config()
+        for part in key.split("."):
+            if part not in type(value).model_fields:
+                return False
+            value = getattr(value, part)
+        return True
+
+    assert [new for new in RENAMED.values() if not has(new)] == []
+    assert [old for old in RENAMED if has(old)] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("towers={ranks: 2}", "ranks is 2, but run.launcher is process: set it to torchrun or spark"),
         ("towers.trian.seed=3", "unknown key `towers.trian`; did you mean train?"),
         ("nonsense.key=1", "unknown key `nonsense`; known: ingest, lake, output"),
         ("towers.train.rate=7", "unknown key `towers.train.rate`"),

@@ -10,7 +10,7 @@ import pytest
 
 from learn_spark.bridge import launch
 from learn_spark.bridge.launch import package_root, run_trainer
-from learn_spark.config.model_sections import LaunchSettings
+from learn_spark.config.model_sections import Launch
 from learn_spark.errors import ConfigError, LearnError, QualityError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.process
 def test_a_bad_spec_is_a_config_error_that_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="train_snapshot"):
-        run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr")
+        run_trainer("train-cvr", {"train": {"run": {"threads": 1}}, "colour": "red"}, tmp_path / "cvr")
     shown = capsys.readouterr()
     assert "colour" in shown.err
     assert shown.out == ""
@@ -44,9 +44,9 @@ def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnEr
 
 @pytest.mark.process
 def test_what_ranks_refuse_is_a_config_error_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    two = LaunchSettings(mode="torchrun", processes=2)
-    with pytest.raises(ConfigError, match="unknown key 'colour'"):
-        run_trainer("train-cvr", {"train": {"threads": 1}, "colour": "red"}, tmp_path / "cvr", two)
+    two = Launch("torchrun", 2)
+    with pytest.raises(ConfigError, match="unknown key `colour`"):
+        run_trainer("train-cvr", {"train": {"run": {"threads": 1}}, "colour": "red"}, tmp_path / "cvr", two)
     assert capsys.readouterr().out == ""
 
 
@@ -77,4 +77,4 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     root, error = json.loads(done.stdout)
     assert root == str(archive)
-    assert "missing key 'train_snapshot'" in error
+    assert "key `train_snapshot` is missing" in error

@@ -143,9 +143,8 @@ def spec(checkpoint, texts, tmp_path_factory):
             "batch_size": 10,
             "epochs": 30,
             "learning_rate": 0.02,
-            "log_every": 5,
             "seed": 1,
-            "threads": 1,
+            "run": {"log_every": 5, "threads": 1},
             "patience": 30,
         },
         "validation": {"k": 5, "prior_weight": 0.0},
@@ -169,7 +168,8 @@ def test_training_brings_what_goes_together_together(spec, tmp_path):
 
 def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, monkeypatch):
     def train(name):
-        told = spec | {"out_dir": str(tmp_path / name), "train": spec["train"] | {"epochs": 4, "checkpoint_steps": 2}}
+        own = spec["train"] | {"epochs": 4, "run": spec["train"]["run"] | {"checkpoint_steps": 2}}
+        told = spec | {"out_dir": str(tmp_path / name), "train": own}
         (tmp_path / "spec.json").write_text(json.dumps(told))
         return main(["train-notellm", "--spec", str(tmp_path / "spec.json")])
 

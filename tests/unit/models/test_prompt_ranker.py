@@ -139,9 +139,8 @@ def test_adapters_learn_what_follows_what(texts, tmp_path):
             "batch_size": 16,
             "epochs": 8,
             "learning_rate": 0.02,
-            "log_every": 5,
             "seed": 1,
-            "threads": 1,
+            "run": {"log_every": 5, "threads": 1},
             "patience": 8,
         },
     }

@@ -182,7 +182,13 @@ def spec(data, tmp_path):
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "model"),
         "model": {"d_model": 16, "heads": 2, "layers": 1, "max_len": 8, "dropout": 0.0, "num_sampled": 7},
-        "train": {"batch_size": 32, "epochs": 8, "learning_rate": 0.01, "log_every": 5, "seed": 1, "threads": 1},
+        "train": {
+            "batch_size": 32,
+            "epochs": 8,
+            "learning_rate": 0.01,
+            "seed": 1,
+            "run": {"log_every": 5, "threads": 1},
+        },
         "validation": {"k": 5, "prior_weight": 0.0},
     }
 

@@ -47,9 +47,8 @@ def towers_spec(data, tmp_path):
             "epochs": 6,
             "learning_rate": 0.01,
             "warmup_share": 0.1,
-            "log_every": 5,
             "seed": 1,
-            "threads": 1,
+            "run": {"log_every": 5, "threads": 1},
         },
         "validation": {"k": 5, "prior_weight": 0.0},
     }
@@ -62,7 +61,7 @@ def cvr_spec(data, tmp_path):
         "val_snapshot": str(data / "pairs_val"),
         "out_dir": str(tmp_path / "cvr"),
         "cvr": {"fusion": "concat+product", "mid_dim": 4},
-        "train": {"batch_size": 32, "epochs": 4, "learning_rate": 0.01, "seed": 1, "threads": 1},
+        "train": {"batch_size": 32, "epochs": 4, "learning_rate": 0.01, "seed": 1, "run": {"threads": 1}},
     }
 
 
@@ -127,7 +126,7 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
 def test_the_same_seed_repeats_the_run(tmp_path, towers_spec, changes):
     spec = {key: towers_spec.get(key, {}) | value for key, value in changes.items()}
     spec = towers_spec | spec
-    spec["train"] = spec["train"] | {"epochs": 1, "log_every": 1}
+    spec["train"] = spec["train"] | {"epochs": 1, "run": {"log_every": 1, "threads": 1}}
     spec["towers"] = spec["towers"] | {"dropout": 0.1}
     curves = []
     for name in ("one", "two"):
@@ -252,7 +251,7 @@ def test_its_own_process_writes_nothing_to_stdout(tmp_path, towers_spec):
 
 
 def test_steps_are_clipped_and_follow_warm_up_and_cosine(data, tmp_path, towers_spec):
-    train = {"epochs": 2, "log_every": 1, "warmup_share": 0.2, "clip_norm": 0.01}
+    train = {"epochs": 2, "run": {"log_every": 1, "threads": 1}, "warmup_share": 0.2, "clip_norm": 0.01}
     spec = train_towers.TowersSpec.model_validate(towers_spec | {"train": towers_spec["train"] | train})
     snapshots = (open_snapshot(data / name) for name in ("train", "val"))
     task = train_towers.TowersTask(spec, *snapshots, ContentMatrix(data / "matrix"))
