@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup tour demo check spark test bench format package lock clean distclean
+.PHONY: help setup tour demo check spark test bench format package lock rows-unchanged clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
@@ -14,7 +14,7 @@ unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPA
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
 	@scripts/setup.sh
@@ -52,6 +52,9 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
 	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
+
+rows-unchanged: setup ## record that changed code leaves rows as they are, or raised versions of steps: NOTE="why"
+	@$(VENV)/python scripts/step_code.py record $(if $(NOTE),--note "$(NOTE)")
 
 clean: ## remove build/ (tables, models, reports); .venv stays
 	@rm -rf build

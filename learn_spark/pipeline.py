@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
 from learn_spark.config.load import Config
+from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
 from learn_spark.embedding.job import embed_items
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
@@ -12,15 +13,30 @@ from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
 from learn_spark.lake.days import ONE_DAY, DayRange
 from learn_spark.releases.release import FEATURE_TABLES
-from learn_spark.runs.plan import Plan
-from learn_spark.runs.steps import Step
+from learn_spark.runs.plan import Plan, Planned
+from learn_spark.runs.steps import (
+    BUILD_SEQUENCES,
+    EMBED_ITEMS,
+    EVALUATE_FEATURES,
+    INGEST_EVENTS,
+    TRAIN_CVR,
+    TRAIN_TOWERS,
+    WRITE_FEATURES,
+    Step,
+    StepDay,
+    StepName,
+    cvr_day,
+    towers_day,
+)
 from learn_spark.sequences.job import build_sequences
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 from learn_spark.training.job import train_cvr, train_towers
 
+Days = dict[StepName, list[date]]
 
-def _ingested_before(config: Config, end: date) -> list[tuple[str, date]]:
-    return [("ingest_events", day) for day in DayRange(config.ingest.start, end)]
+
+def _ingested_before(config: Config, end: date) -> list[StepDay]:
+    return [(INGEST_EVENTS, day) for day in DayRange(config.ingest.start, end)]
 
 
 def _content_day(config: Config, day: date) -> date:
@@ -28,40 +44,40 @@ def _content_day(config: Config, day: date) -> date:
     return max(day, config.windows.end)
 
 
-def _sequences_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
+def _sequences_need(config: Config, day: date) -> Iterable[StepDay]:
     """Histories after the first feature day follow from those of the days before and the last day's events."""
     first = config.windows.towers_end
     if config.sequences.protocol == "leave_one_out" or day <= first or day in as_of_dates(config):
         reach = timedelta(days=config.sequences.target_days) if day in as_of_dates(config) else timedelta()
         return _ingested_before(config, day + reach)
-    return [*(("build_sequences", d) for d in DayRange(first, day)), ("ingest_events", day - ONE_DAY)]
+    return [*((BUILD_SEQUENCES, d) for d in DayRange(first, day)), (INGEST_EVENTS, day - ONE_DAY)]
 
 
-def _towers_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
-    yield ("embed_items", config.windows.end)
+def _towers_need(config: Config, day: date) -> Iterable[StepDay]:
+    yield (EMBED_ITEMS, config.windows.end)
     for as_of in as_of_dates(config):
-        yield ("build_sequences", as_of)
+        yield (BUILD_SEQUENCES, as_of)
 
 
-def _cvr_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
-    yield ("train_towers", config.windows.towers_end)
+def _cvr_needs(config: Config, day: date) -> Iterable[StepDay]:
+    yield towers_day(config)
     for feature_day in DayRange(config.windows.towers_end, day + ONE_DAY):
-        yield ("build_sequences", feature_day)
+        yield (BUILD_SEQUENCES, feature_day)
 
 
-def _features_need(config: Config, day: date) -> Iterable[tuple[str, date]]:
-    yield ("train_towers", config.windows.towers_end)
-    yield ("train_cvr", config.windows.cvr_end)
-    yield ("embed_items", _content_day(config, day))
-    yield ("build_sequences", day)
+def _features_need(config: Config, day: date) -> Iterable[StepDay]:
+    yield towers_day(config)
+    yield cvr_day(config)
+    yield (EMBED_ITEMS, _content_day(config, day))
+    yield (BUILD_SEQUENCES, day)
     for window in sample_windows(config):
         if window.stage != "cvr" and window.start <= day < window.end:
-            yield ("build_sequences", window.end)
+            yield (BUILD_SEQUENCES, window.end)
 
 
-def _evaluation_needs(config: Config, day: date) -> Iterable[tuple[str, date]]:
+def _evaluation_needs(config: Config, day: date) -> Iterable[StepDay]:
     for feature_day in feature_days(config):
-        yield ("write_features", feature_day)
+        yield (WRITE_FEATURES, feature_day)
 
 
 def feature_days(config: Config) -> list[date]:
@@ -73,53 +89,67 @@ STEPS = {
     step.name: step
     for step in (
         Step(
-            "ingest_events",
+            INGEST_EVENTS,
             ingest_events,
             ("ingest",),
             lambda config, day: (),
             writes=("interactions", "items", "item_index", "rejects"),
+            version=1,
             source=SourceFiles,
             overlaps=True,
         ),
         Step(
-            "build_sequences",
+            BUILD_SEQUENCES,
             build_sequences,
             ("windows", "sequences", "samples"),
             _sequences_need,
             reads=("interactions",),
             writes=("sequences", "user_history", "samples"),
+            version=1,
         ),
         Step(
-            "embed_items",
+            EMBED_ITEMS,
             embed_items,
             ("windows", "embedding"),
             lambda config, day: _ingested_before(config, day),
             reads=("items", "item_index"),
             writes=("item_text", "content_embeddings"),
+            version=ENCODING_VERSION,
         ),
         Step(
-            "train_towers",
+            TRAIN_TOWERS,
             train_towers,
             ("towers", "stream", "retrieval"),
             _towers_need,
             reads=("sequences",),
+            version=1,
             trains=True,
         ),
-        Step("train_cvr", train_cvr, ("cvr", "stream"), _cvr_needs, reads=("samples", "user_history"), trains=True),
         Step(
-            "write_features",
+            TRAIN_CVR,
+            train_cvr,
+            ("cvr", "stream"),
+            _cvr_needs,
+            reads=("samples", "user_history"),
+            version=1,
+            trains=True,
+        ),
+        Step(
+            WRITE_FEATURES,
             write_features,
             ("features",),
             _features_need,
             reads=("interactions", "items", "item_index", "user_history", "samples"),
             writes=("item_life", *FEATURE_TABLES, "releases"),
+            version=1,
         ),
         Step(
-            "evaluate_features",
+            EVALUATE_FEATURES,
             evaluate_features,
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
+            version=2,
         ),
     )
 }
@@ -129,38 +159,39 @@ def _ingest_days(config: Config) -> list[date]:
     return list(DayRange(config.ingest.start, config.windows.end))
 
 
-def pipeline_days(config: Config) -> dict[str, list[date]]:
+def pipeline_days(config: Config) -> Days:
     """What the whole journey makes, step by step."""
     windows = config.windows
     if config.sequences.protocol == "leave_one_out":
         ends = [windows.end]
-        return {"ingest_events": _ingest_days(config), "build_sequences": ends, "embed_items": ends}
+        return {INGEST_EVENTS: _ingest_days(config), BUILD_SEQUENCES: ends, EMBED_ITEMS: ends}
     sequence_days = {*as_of_dates(config), *feature_days(config), *(w.end for w in sample_windows(config))}
     return {
-        "ingest_events": _ingest_days(config),
-        "build_sequences": sorted(sequence_days),
-        "embed_items": [windows.end],
-        "train_towers": [windows.towers_end],
-        "train_cvr": [windows.cvr_end],
-        "write_features": feature_days(config),
-        "evaluate_features": [windows.end],
+        INGEST_EVENTS: _ingest_days(config),
+        BUILD_SEQUENCES: sorted(sequence_days),
+        EMBED_ITEMS: [windows.end],
+        TRAIN_TOWERS: [windows.towers_end],
+        TRAIN_CVR: [windows.cvr_end],
+        WRITE_FEATURES: feature_days(config),
+        EVALUATE_FEATURES: [windows.end],
     }
 
 
-def backfill_days(config: Config, days: DayRange) -> dict[str, list[date]]:
+def backfill_days(config: Config, days: DayRange) -> Days:
     """What a nightly run makes: a day's events, and the features that hold from the next midnight on.
 
     Training is not in it: the features come from the models of the config's windows.
     """
     following = [day + ONE_DAY for day in days if day + ONE_DAY >= config.windows.towers_end]
     return {
-        "ingest_events": list(days),
-        "build_sequences": following,
-        "embed_items": sorted({_content_day(config, day) for day in following}),
-        "write_features": following,
+        INGEST_EVENTS: list(days),
+        BUILD_SEQUENCES: following,
+        EMBED_ITEMS: sorted({_content_day(config, day) for day in following}),
+        WRITE_FEATURES: following,
     }
 
 
-def as_plan(days: dict[str, list[date]], only: Collection[str] = ()) -> Plan:
-    """Steps in the DAG's order with their days; `only` keeps those, where given."""
-    return [(STEPS[name], days[name]) for name in STEPS if days.get(name) and (not only or name in only)]
+def as_plan(days: Days, only: Collection[StepName] = (), restate: bool = False, follow_late: bool = False) -> Plan:
+    """Steps in the DAG's order with their days; `only` keeps those, where given; the rest as `Plan` says."""
+    steps = [Planned(STEPS[name], days[name]) for name in STEPS if days.get(name) and (not only or name in only)]
+    return Plan(steps, restate, follow_late)

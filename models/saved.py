@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from models.baselines.hstu import HSTU
 from models.baselines.sasrec import SASRec
 from models.baselines.sequential import SequentialModel
+from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import CVRConfig, SequentialConfig, TowersConfig
 from models.contract.strict import parse_settings
+from models.contract.whole_files import read_json, write_whole
 from models.data.content import ContentMatrix
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
@@ -91,7 +93,7 @@ def load_towers(path: Path | str) -> Towers:
     """The towers in folder `path`, ready for scoring.
 
     Raises:
-        ValueError: the folder holds no such model, or its files do not fit together.
+        BadInput: the folder holds no such model, or its files do not fit together.
     """
     sizes, settings, state = _load(Path(path), "towers", ("content_dim", "num_items"))
     config = parse_settings(TowersConfig, settings, f"{path}/config.json")
@@ -109,7 +111,7 @@ def load_sequential(path: Path | str) -> SequentialModel:
     """The sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
     kind = kind_of(path)
     if kind not in SEQUENTIAL:
-        raise ValueError(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
+        raise BadInput(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
     sizes, settings, state = _load(Path(path), kind, ("num_items",))
     config = parse_settings(SequentialConfig, settings, f"{path}/config.json")
     return _filled(Path(path), SEQUENTIAL[kind](config, **sizes), state)
@@ -134,44 +136,32 @@ def load_retriever(path: Path | str) -> Retriever:
 
 
 def kind_of(path: Path | str) -> str | None:
-    """The kind that config.json in folder `path` names; ValueError where it cannot be read."""
-    about = _read_config(Path(path))
-    return about.get("kind") if isinstance(about, dict) else None
-
-
-def _read_config(path: Path) -> object:
-    try:
-        return json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
-    except ValueError as error:
-        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
+    """The kind that config.json in folder `path` names; BadInput where it cannot be read."""
+    return read_json(Path(path) / "config.json", f"model {path}").get("kind")
 
 
 def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
     about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(weights, path / "model.safetensors.tmp")
-    (path / "model.safetensors.tmp").replace(path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_whole(path / "model.safetensors", lambda partial: save_file(weights, partial))
+    write_whole(path / "config.json", json.dumps(about, indent=2) + "\n")
 
 
 def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
-    about = _read_config(path)
+    about = read_json(path / "config.json", f"model {path}")
     try:
         state = load_file(path / "model.safetensors")
     except OSError as error:
-        raise ValueError(f"model {path}: cannot read {error.filename or error}") from None
+        raise BadInput(f"model {path}: cannot read {error.filename or error}") from None
     except SafetensorError as error:
-        raise ValueError(f"model {path}: a damaged or foreign file: {error}") from None
-    if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"model {path}: config.json is not of format version {FORMAT_VERSION}")
+        raise BadInput(f"model {path}: a damaged or foreign file: {error}") from None
+    if about.get("format_version") != FORMAT_VERSION:
+        raise BadInput(f"model {path}: config.json is not of format version {FORMAT_VERSION}")
     if about.get("kind") != kind:
-        raise ValueError(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
+        raise BadInput(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
     sizes = about.get("sizes")
     if not isinstance(sizes, dict) or set(sizes) != set(size_names):
-        raise ValueError(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
+        raise BadInput(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
     return sizes, about.get("config"), state
 
 
@@ -179,5 +169,5 @@ def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}") from None
+        raise BadInput(f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}") from None
     return model.eval()

@@ -10,6 +10,7 @@ import pytest
 
 COSTLY = ("process", "spark", "e2e")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+PROBES = {"git", "lscpu"}  # libraries ask them about the commit and the machine
 NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
 
 
@@ -22,8 +23,9 @@ class _Watch:
 
     def hear(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.is_on and event in STARTS:
-            command = arguments[1] if event == "subprocess.Popen" else ""
-            self.started.append(f"{event} {str(command)[:200]}".strip())
+            command = arguments[1] if event == "subprocess.Popen" else [event]
+            if command[0] not in PROBES:
+                self.started.append(str(command)[:200])
 
 
 def _spawned_loudly(path, args, passfds, spawn=multiprocessing.util.spawnv_passfds):
@@ -51,6 +53,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         watch.is_on = False
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "spark" in getattr(item, "fixturenames", ()) and not is_costly(item):
+        pytest.fail(f"{item.nodeid} takes the fixture `spark`: mark it pytest.mark.spark", pytrace=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     yield
@@ -60,16 +68,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no worker is left with one at the end; what needs the finished lake after it is made.
-
-    Raises:
-        pytest.UsageError: for a test that takes the session without a marker of its cost.
-    """
+    """Long files first, so that no worker is left with one at the end; what needs the finished lake once it is made."""
     ranks: dict[Path, int] = {}
     for item in items:
-        if "spark" in getattr(item, "fixturenames", ()) and not is_costly(item):
-            raise pytest.UsageError(f"{item.nodeid} takes the fixture `spark`: mark it pytest.mark.spark")
-        ranks[item.path] = min(_rank(item), ranks.get(item.path, 3))
+        ranks[item.path] = min(_rank(item), ranks.get(item.path, len(COSTLY) + 1))
     items.sort(key=lambda item: ranks[item.path])
 
 
@@ -78,7 +80,9 @@ def _rank(item: pytest.Item) -> int:
         return 0
     if item.get_closest_marker("spark"):
         return 1
-    return 2 if item.get_closest_marker("e2e") else 3
+    if item.get_closest_marker("e2e"):
+        return 2
+    return 3 if item.get_closest_marker("process") else 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

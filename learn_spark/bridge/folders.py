@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from learn_spark.bridge.launch import SPEC
 from learn_spark.errors import ConfigError
+from models.contract.result import ERROR_LOG, SPEC
+from models.contract.whole_files import write_whole
 
 
 def require_absent(out: Path) -> None:
@@ -24,6 +25,8 @@ def require_absent(out: Path) -> None:
 def written_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name at the end, without the trainer's spec.
 
+    Where that fails, the folder goes, but for the trainer's error.log.
+
     Raises:
         ConfigError: `out` is there already.
     """
@@ -33,5 +36,10 @@ def written_whole(out: Path) -> Iterator[Path]:
         yield partial
         (partial / SPEC).unlink()
         partial.rename(out)
-    finally:
+    except BaseException:
+        log = partial / ERROR_LOG
+        told = log.read_bytes() if log.is_file() else b""
         shutil.rmtree(partial, ignore_errors=True)
+        if told:
+            write_whole(log, told)
+        raise

@@ -2,79 +2,59 @@
 
 import atexit
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
 from learn_spark.config.model_sections import Launch
 from learn_spark.errors import ConfigError, LearnError, QualityError
+from models.contract.failures import UNEXPECTED, BadInput, LossNotFiniteError
+from models.contract.result import ERROR_LOG, forget_failure, is_finished, read_failure, read_result, write_spec
+from models.contract.spec import Spec
+from models.contract.training_specs import TrainingSpec
 
-RESULT = "result.json"
-SPEC = "spec.json"
-_ERRORS: dict[int, type[LearnError]] = {2: ConfigError, 3: QualityError}
-_FAILURE = "failure.json"
+_ERRORS: dict[int, type[LearnError]] = {
+    BadInput.exit_code: ConfigError,
+    LossNotFiniteError.exit_code: QualityError,
+    UNEXPECTED: LearnError,
+}
 _LOG_LINES = 20
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-def run_trainer(
-    command: str,
-    spec: Mapping[str, object],
-    out_dir: Path,
-    launch: Launch | None = None,
-    spark: SparkSession | None = None,
-) -> dict[str, object]:
-    """Trains, unless `out_dir` (whose name holds the fingerprint) is finished already; a killed training goes on.
+def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, object]:
+    """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
-    What the trainer prints on stderr appears on this process's stderr as it comes.
+    What the process prints on stderr appears on this process's stderr as it comes.
 
     Args:
-        command: of `python -m models`.
-        spec: its spec without out_dir; paths and settings; JSON values or paths.
-        out_dir: the model's folder; with launcher `spark`, one that all executors see.
-        launch: where it runs; by default one process here.
+        spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
+        launch: where it runs, if several processes may do it; by default, and else, one process here.
         spark: needed by launcher `spark`. Executors must have both packages installed.
 
     Returns:
         result.json.
 
     Raises:
-        ConfigError: the trainer refused spec or data (exit code 2).
+        ConfigError: the process refused spec or data (exit code 2).
         QualityError: the loss was not finite (3).
-        LearnError: it ended in another way; the message has its last lines.
+        LearnError: it ended in another way; the message names the file with the traceback, or has its last lines.
     """
-    if not (out_dir / RESULT).is_file():
-        spec_file = write_spec(spec, out_dir)
-        (out_dir / _FAILURE).unlink(missing_ok=True)
-        trainer = ["-m", "models", command, "--spec", str(spec_file)]
-        launcher = launch.launcher if launch else "process"
+    if not is_finished(spec.out_dir):
+        forget_failure(spec.out_dir)
+        trainer = ["-m", "models", spec.command, "--spec", str(write_spec(spec))]
+        launcher = launch.launcher if launch and spec.launchable else "process"
         if launcher == "spark":
-            _run_on_executors(spark, command, trainer[2:], launch.ranks, out_dir)
+            _run_on_executors(spark, spec, trainer[2:], launch.ranks)
         else:
             torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.ranks)] if launcher == "torchrun" else []
-            threads = spec.get("train", {}).get("run", {}).get("threads")
-            _run([sys.executable, *torchrun, *trainer], _environment(threads), command, out_dir)
-    return read_result(out_dir)
-
-
-def write_spec(spec: Mapping[str, object], out_dir: Path) -> Path:
-    """`spec` as `python -m models` takes it, in `out_dir`, which it names."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    spec_file = out_dir / SPEC
-    text = json.dumps({**spec, "out_dir": out_dir}, indent=1, default=str)
-    spec_file.write_text(text + "\n", encoding="utf-8")
-    return spec_file
-
-
-def read_result(out_dir: Path) -> dict[str, object]:
-    """result.json of a finished training."""
-    return json.loads((out_dir / RESULT).read_text(encoding="utf-8"))
+            threads = spec.train.run.threads if isinstance(spec, TrainingSpec) else None
+            _run([sys.executable, *torchrun, *trainer], _environment(threads), spec.command, spec.out_dir)
+    return read_result(spec.out_dir)
 
 
 def package_root() -> str:
@@ -121,7 +101,7 @@ def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Pa
         _fail(process.returncode, name, [line for line in last if line], out_dir)
 
 
-def _run_on_executors(spark: SparkSession, command: str, arguments: list[str], processes: int, out_dir: Path) -> None:
+def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], processes: int) -> None:
     """Barrier tasks on the executors; Spark ends all of them with an error when one ends with one."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
@@ -135,7 +115,7 @@ def _run_on_executors(spark: SparkSession, command: str, arguments: list[str], p
         distributor = TorchDistributor(num_processes=processes, local_mode=False, use_gpu=gpus > 0)
         distributor.run(_train_on_executor, arguments)
     except Exception as error:  # whatever Spark and the distributor raise
-        _fail(1, command, str(error).splitlines()[:_LOG_LINES], out_dir)
+        _fail(UNEXPECTED, spec.command, str(error).splitlines()[:_LOG_LINES], spec.out_dir)
 
 
 def _train_on_executor(arguments: list[str]) -> None:
@@ -148,11 +128,12 @@ def _train_on_executor(arguments: list[str]) -> None:
 
 
 def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:
-    failure = out_dir / _FAILURE
-    if failure.is_file():  # torchrun's exit code does not say what its ranks' said
-        said = json.loads(failure.read_text(encoding="utf-8"))
-        raise _ERRORS[said["code"]](said["reason"])
-    if code in _ERRORS:
-        raise _ERRORS[code](last[-1] if last else f"{command} ended with exit code {code}")
+    """Raises what the process, or the rank that failed first, said of itself; its last lines if it said nothing."""
+    failure = read_failure(out_dir)  # torchrun's exit code does not say what its ranks' said
+    if failure:
+        code, reason = failure
+        raise _ERRORS[code](reason)
+    if code in _ERRORS and last and (code != UNEXPECTED or (out_dir / ERROR_LOG).is_file()):
+        raise _ERRORS[code](last[-1])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     raise LearnError(f"{command} {how}; its last lines:\n" + "\n".join(last))

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
+from models.contract.content_matrix import META
+
 if TYPE_CHECKING:
     from models.data.content import ContentMatrix
     from models.towers.cvr import CVRModel
@@ -151,7 +153,7 @@ class _Scorer:
 
 def _stamp(matrix: Path) -> int:
     """Changes whenever the matrix is extended or replaced: workers outlive a step."""
-    return (matrix / "meta.json").stat().st_mtime_ns
+    return (matrix / META).stat().st_mtime_ns
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,6 @@
 """One pinned table version as plain Parquet files of equal size, with a manifest that names every byte."""
 
 import hashlib
-import json
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from pyspark.sql import functions as F
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import with_dense_number
 from learn_spark.runs.steps import Context
+from models.contract.snapshot import MANIFEST, Manifest, SnapshotFile, write_manifest
 
-MANIFEST = "manifest.json"
 _FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
 
 
@@ -62,25 +61,18 @@ def export(
     if not files:
         shutil.rmtree(folder)
         raise ConfigError(f"{source_table} has no rows for the snapshot {name}: check windows, sequences and samples")
-    manifest = {
-        "source_table": source_table,
-        "source_version": source_version,
-        "schema": {field.name: field.dataType.simpleString() for field in df.schema.fields},
-        "rows": sum(file["rows"] for file in files),
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    manifest = Manifest(
+        source_table=source_table,
+        source_version=source_version,
+        columns={field.name: field.dataType.simpleString() for field in df.schema.fields},
+        rows=sum(file.rows for file in files),
+        files=files,
+    )
+    write_manifest(folder, manifest)
     return folder.rename(target)
 
 
-def read_manifest(snapshot: Path) -> dict[str, object]:
-    """The manifest of a finished snapshot."""
-    return json.loads((snapshot / MANIFEST).read_text(encoding="utf-8"))
-
-
-def _write_files(
-    df: DataFrame, folder: Path, key: Sequence[str], seed: int, rows_per_file: int
-) -> list[dict[str, str | int]]:
+def _write_files(df: DataFrame, folder: Path, key: Sequence[str], seed: int, rows_per_file: int) -> list[SnapshotFile]:
     """Writes the files on the executors; what comes back is a row a file."""
     rows = df.persist(StorageLevel.MEMORY_AND_DISK)
     try:
@@ -93,7 +85,7 @@ def _write_files(
         # Sizes that differ by one row at most: file f holds the rows with floor(row * files / total) = f.
         file = F.floor(F.col("_row").cast("bigint") * num_files / F.lit(total)).cast("int")
         parts = numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(folder), _FILE_SCHEMA)
-        return [row.asDict() for row in parts.orderBy("path").collect()]
+        return [SnapshotFile(**row.asDict()) for row in parts.orderBy("path").collect()]
     finally:
         rows.unpersist()
 

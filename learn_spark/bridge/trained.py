@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import Context, cvr_day, towers_day
 
 
 def towers_path(context: Context) -> Path:
@@ -17,9 +17,9 @@ def cvr_path(context: Context) -> Path:
 
 def towers_mark(context: Context) -> str:
     """The fingerprint of the towers."""
-    return context.mark("train_towers", context.config.windows.towers_end)
+    return context.made_as(*towers_day(context.config))
 
 
 def cvr_mark(context: Context) -> str:
     """The fingerprint of the conversion model."""
-    return context.mark("train_cvr", context.config.windows.cvr_end)
+    return context.made_as(*cvr_day(context.config))

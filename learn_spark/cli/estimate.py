@@ -1,14 +1,58 @@
-"""What a run will cost: from what the lake and its ledger know, or from the config's `scale` where they are empty."""
+"""What a run will do and cost: from the lake and its ledger, or from the config's `scale` where they are empty."""
 
+from dataclasses import dataclass
+
+from learn_spark.cli.command import Outcome, Summary
 from learn_spark.config.load import Config
-from learn_spark.embedding.cost import encoder_hours
+from learn_spark.embedding.cost import EmbeddingEstimate, embedding_estimate, encoder_hours
+from learn_spark.errors import NOTHING_TO_DO
+from learn_spark.pipeline import STEPS
+from learn_spark.runs.fingerprints import Marks
 from learn_spark.runs.ledger import Recorded, Rows, pieces
+from learn_spark.runs.plan import Plan, Standing
+from learn_spark.runs.steps import EMBED_ITEMS, INGEST_EVENTS, Context
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 _EVENT_BYTES = 60  # a compressed interactions row: two ids, a time, a hash
 _SEQUENCE_ENTRY_BYTES = 4 + 8  # item_idx and time
 _FLOAT_BYTES, _HALF_BYTES = 4, 2
 _OUT_DIM = 64
+
+
+@dataclass(frozen=True)
+class PlanSummary(Summary):
+    """A dry run: days and expected rows per step, and what there is to encode where that is planned."""
+
+    plan: dict[str, list[str]]
+    rows: dict[str, int | None]
+    encoding: EmbeddingEstimate | None = None
+
+
+def needs_no_lake(config: Config) -> bool:
+    """Whether a dry run can do without Spark: there is no lake yet, so everything is missing."""
+    return not (config.lake.root / "intervals").exists()
+
+
+def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outcome:
+    """Prints what a run would do: the part of its plan that is missing now; sizes as recorded days had them.
+
+    Raises:
+        ConfigError: what the run would be refused with.
+    """
+    now = Standing.of(context) if context else Standing(config, Marks(config, STEPS), {})
+    todo = plan.missing(now)
+    days = {step.name: its for step, its in todo}
+    expected = {step.name: expected_rows(step.name, len(its), now.rows) for step, its in todo}
+    encoding = None
+    if context and EMBED_ITEMS in days:
+        encoding = embedding_estimate(context, max(days[EMBED_ITEMS]), len(days.get(INGEST_EVENTS, ())))
+        expected[EMBED_ITEMS] = encoding.texts + encoding.expected
+    lines = todo.lines(expected) + ([f"  {encoding}"] if encoding else [])
+    if None in expected.values() or not now.rows:
+        lines += estimate_lines(config)
+    print("\n".join(lines), flush=True)
+    summary = PlanSummary({name: [str(day) for day in its] for name, its in days.items()}, expected, encoding)
+    return Outcome(summary, 0 if todo else NOTHING_TO_DO)
 
 
 def expected_rows(step: str, days: int, recorded: Rows) -> int | None:

@@ -1,6 +1,5 @@
 """The content vectors that a system of the comparison reads: the lake's, another encoder's, or random ones."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,10 @@ import numpy as np
 from learn_spark.comparison.systems import encoder_of
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.job import embed_items
-from learn_spark.embedding.matrix import META, matrix_path
-from learn_spark.evaluation.summary import write_json
+from learn_spark.embedding.matrix import matrix_path
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import DTYPE, META, MatrixMeta, read_meta, vectors_file, write_meta
 
-VECTORS = "vectors.f16"
 CHUNK_ROWS = 65_536
 
 
@@ -43,17 +41,16 @@ def _random_matrix(context: Context) -> Path:
 
     With the id residual, which starts at zero, they are id embeddings of normal initial values.
     """
-    meta = json.loads((matrix_path(context) / META).read_text(encoding="utf-8"))
-    rows, dim = meta["rows"], context.config.towers.model.d_model
+    rows, dim = read_meta(matrix_path(context)).rows, context.config.towers.model.d_model
+    meta = MatrixMeta(rows=rows, dim=dim, dtype="float16", encoder_id=f"random-{dim}")
     folder = context.tables.artifact("matrix", f"random-{rows}-{dim}")
     if not (folder / META).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        vectors = np.memmap(folder / VECTORS, "<f2", "w+", shape=(rows, dim))
+        vectors = np.memmap(vectors_file(folder, meta), DTYPE, "w+", shape=(rows, dim))
         generator = np.random.default_rng(1)
         for start in range(0, rows, CHUNK_ROWS):
             vectors[start : start + CHUNK_ROWS] = generator.standard_normal((min(CHUNK_ROWS, rows - start), dim))
         vectors[0] = 0  # padding
         vectors.flush()
-        meta = {"rows": rows, "dim": dim, "dtype": "float16", "encoder_id": f"random-{dim}", "vectors": VECTORS}
-        write_json(folder / META, meta)
+        write_meta(folder, meta)
     return folder

@@ -5,84 +5,75 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from learn_spark.bridge.launch import RESULT, run_trainer, write_spec
-from learn_spark.bridge.snapshots import read_manifest
+from learn_spark.bridge.launch import run_trainer
 from learn_spark.comparison.inputs import matrices_of
 from learn_spark.comparison.language_systems import item_texts
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import (
-    chosen_systems,
-    language_settings,
-    prior_weight,
-    settings_of,
-    trains_all_positions,
-)
+from learn_spark.comparison.systems import TrainingData, chosen_systems, measured_system, training_spec
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
-from learn_spark.evaluation.summary import write_json, write_text
-from learn_spark.lake.lock import Release, folder_lock
+from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
+from learn_spark.evaluation.summary import write_json
+from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
-from learn_spark.training import mlflow_runs as tracking
+from learn_spark.training.job import validation_of
+from learn_spark.training.mlflow_runs import Training, log_runs, loss_curve
 from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_mark
-from models.contract.settings import APART
+from models.contract.evaluation_specs import SampledConfig, SystemsSpec
+from models.contract.result import is_finished, write_spec
+from models.contract.settings import identity
+from models.contract.snapshot import read_manifest
+from models.contract.training_specs import TrainingSpec
+from models.contract.whole_files import write_whole
 
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
-COMMANDS = {
-    "towers": "train-towers",
-    "sequential": "train-sequential",
-    "notellm": "train-notellm",
-    "prompt": "train-prompts",
-}
-VALIDATION_K = 50  # ValidationConfig.k
 
 
 @dataclass(frozen=True)
-class Training:
-    """A system's training with a seed: a command of `python -m models`, its spec, its folder."""
+class SystemTraining:
+    """A system's training with a seed."""
 
     system: str
     seed: int
-    command: str
-    spec: Mapping[str, object]
-    folder: Path
+    spec: TrainingSpec
 
     @property
     def is_finished(self) -> bool:
         """Whether its figures are there."""
-        return (self.folder / RESULT).is_file()
+        return is_finished(self.spec.out_dir)
 
-    def as_run(self) -> tracking.Training:
+    def as_run(self) -> Training:
         """For MLflow."""
-        snapshots = {role: Path(str(self.spec[f"{role}_snapshot"])) for role in ("train", "val")}
-        mark = self.folder.name.rpartition("-")[2]
-        return tracking.Training(f"compare-{self.system}", mark, self.folder, self.spec, snapshots, is_registered=False)
+        mark = self.spec.out_dir.name.rpartition("-")[2]
+        return Training.of(self.spec, f"compare-{self.system}", mark, is_registered=False)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a comparison reads: snapshots by split, matrices by system, texts if any system reads them, trainings."""
+    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
 
     version: int
     snapshots: Mapping[str, Path]
+    test_day: Mapping[str, Path]
     matrices: Mapping[str, Path]
     texts: Path | None
-    trainings: Sequence[Training]
+    trainings: Sequence[SystemTraining]
 
     @property
     def models(self) -> dict[tuple[str, int], Path]:
         """The models' folders by system and seed."""
-        return {(training.system, training.seed): training.folder for training in self.trainings}
+        return {(training.system, training.seed): training.spec.out_dir for training in self.trainings}
 
 
 def compare(
-    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Release
+    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Unlock
 ) -> dict[str, object]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
@@ -127,7 +118,7 @@ def _compared(
     ranked = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
-        "protocol": _protocol(context, prepared, seeds),
+        "protocol": _protocol(context, prepared, seeds, ranked["data"]),
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
@@ -151,11 +142,11 @@ def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[in
     """
     prepared = _prepared(context, chosen_systems(context.config, systems), seeds)
     commands = [
-        f"python -m models {training.command} --spec {shlex.quote(str(write_spec(training.spec, training.folder)))}\n"
+        f"python -m models {training.spec.command} --spec {shlex.quote(str(write_spec(training.spec)))}\n"
         for training in prepared.trainings
         if not training.is_finished
     ]
-    write_text(file, "".join(commands))
+    write_whole(file, "".join(commands))
     return len(commands)
 
 
@@ -166,90 +157,83 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
         if not training.is_finished:
             context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
         try:
-            launch = context.config.towers.launch if training.command in ("train-towers", "train-sequential") else None
-            run_trainer(training.command, training.spec, training.folder, launch, context.spark)
+            run_trainer(training.spec, context.config.towers.launch, context.spark)
         except QualityError as error:
             diverged[training.system, training.seed] = str(error)
     finished = [training for training in prepared.trainings if training.is_finished]
-    tracking.log_runs(context.config, [training.as_run() for training in finished])
+    log_runs(context.config, [training.as_run() for training in finished])
     return replace(prepared, trainings=finished), diverged
 
 
 def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
     mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
     snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
-    trained = [settings_of(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
-    if context.config.sequences.protocol == "leave_one_out" and any(map(trains_all_positions, trained)):
+    specs = [training_spec(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
+    if context.config.sequences.protocol == "leave_one_out" and any(spec.trains_all_positions for spec in specs):
         snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
+    day = {} if context.config.sequences.protocol == "leave_one_out" else day_snapshots(context)
     matrices = matrices_of(context, chosen)
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
+    data = {
+        name: TrainingData(snapshots["train"], snapshots["val"], snapshots.get(TRAIN_ONCE), matrix, texts or Path())
+        for name, matrix in matrices.items()
+    }
     trainings = [
-        _training(context, name, system, seed, snapshots, matrices[name], texts)
+        _training(context, name, system, seed, data[name])
         for name, system in chosen.items()
         if system.is_trained
         for seed in seeds
     ]
-    return Prepared(version, snapshots, matrices, texts, trainings)
+    return Prepared(version, snapshots, day, matrices, texts, trainings)
 
 
-def _training(
-    context: Context,
-    name: str,
-    system: SystemSettings,
-    seed: int,
-    snapshots: Mapping[str, Path],
-    matrix: Path,
-    texts: Path | None,
-) -> Training:
+def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
-    settings = settings_of(context.config, system, seed)
-    split = TRAIN_ONCE if TRAIN_ONCE in snapshots and trains_all_positions(settings) else "train"
-    spec = {"train_snapshot": snapshots[split], "val_snapshot": snapshots["val"], "content_matrix": matrix, **settings}
-    if system.reads_texts:
-        spec["item_texts"] = texts
-    told = {part: {key: settings[part][key] for key in settings[part].keys() - APART} for part in ("train", "stream")}
-    made_of = {**spec, **told}
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint(system.kind, made_of)}")
-    return Training(name, seed, COMMANDS[system.kind], spec, folder)
+    spec = training_spec(context.config, system, seed, data)
+    places = {key: value for key, value in spec if isinstance(value, Path)}
+    ranks = context.config.towers.ranks if spec.launchable else 1
+    mark = fingerprint(system.kind, places, identity(spec), ranks, *spec.raised())
+    return SystemTraining(name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")))
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
     """Figures of every system and seed on the test rows."""
     config, settings = context.config, context.config.comparison
-    rows: list[dict[str, object]] = []
-    for name, system in chosen.items():
-        own: dict[str, object] = {"prior_weight": prior_weight(config, system)}
-        if system.kind == "mean_content" or (system.is_trained and system.kind != "prompt"):
-            own["content_matrix"] = prepared.matrices[name]
-        kind = system.kind if system.kind == "prompt" or not system.is_trained else "model"
-        if system.is_trained:
-            seeds = [(seed, folder) for (model, seed), folder in prepared.models.items() if model == name]
-            rows += [{"name": f"{name}.{seed}", "kind": kind, "folder": folder, **own} for seed, folder in seeds]
-        else:
-            prompt = {"prompt": language_settings(config, system)} if kind == "prompt" else {}
-            rows.append({"name": name, "kind": kind, **prompt, **own})
-    spec = {
-        "train_snapshot": prepared.snapshots["train"],
-        "test_snapshot": prepared.snapshots["test"],
-        "content_matrix": matrix_path(context),
-        "systems": rows,
-        "ks": settings.ks,
-        "keep_seen": settings.keep_seen,
-        "prior_days": config.retrieval.popularity_days,
-        "cold_user_max": settings.cold_user_max,
-        "long_tail_max": settings.long_tail_max,
-        "resamples": settings.bootstrap,
-        "seed": config.evaluation.seed,
-        "sampled": settings.sampled.model_dump() if settings.sampled.rows else None,
-        "item_texts": prepared.texts,
-        "threads": config.evaluation.run.threads,
-    }
-    folder = context.tables.artifact("comparisons", fingerprint(spec))
-    context.progress.say(f"compare: {len(rows)} rankings of the test rows")
-    return run_trainer("evaluate-systems", spec, folder)
+    measured = [
+        measured_system(config, shown, chosen[name], prepared.matrices[name], folder)
+        for name in chosen
+        for shown, folder in _measured_names(name, prepared) or [(name, None)]
+    ]
+    spec = SystemsSpec(
+        train_snapshot=prepared.snapshots["train"],
+        test_snapshot=prepared.snapshots["test"],
+        **prepared.test_day,
+        candidates=config.evaluation.candidates,
+        content_matrix=matrix_path(context),
+        systems=measured,
+        ks=settings.ks,
+        keep_seen=settings.keep_seen,
+        prior_days=config.retrieval.popularity_days,
+        cold_user_max=settings.cold_user_max,
+        long_tail_max=settings.long_tail_max,
+        resamples=settings.bootstrap,
+        seed=config.evaluation.seed,
+        sampled=SampledConfig(**settings.sampled.model_dump()) if settings.sampled.rows else None,
+        item_texts=prepared.texts,
+        threads=config.evaluation.run.threads,
+        out_dir=Path(),
+    )
+    context.progress.say(f"compare: {len(measured)} rankings of the test rows")
+    mark = fingerprint(spec.told(), *spec.raised())
+    return run_trainer(spec.into(context.tables.artifact("comparisons", mark)))
 
 
-def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dict[str, object]:
+def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
+    """Of a system's trained models the names of their figures, and their folders."""
+    return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
+
+
+def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, object]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
     is_leave_one_out = config.sequences.protocol == "leave_one_out"
@@ -257,18 +241,23 @@ def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int]) -> dic
     return {
         "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",
         "test_from": None if is_leave_one_out else str(windows.towers_end),
-        "candidates": "every item of the lake; none is drawn",
+        "candidates": f"{candidate_words(config.evaluation.candidates, data['candidates'])}; none is drawn",
+        "targets": "the last event"
+        if is_leave_one_out
+        else f"all distinct purchases of {config.sequences.target_days} days; no candidate: missed by every system",
+        "popularity": "occurrences in the training rows"
+        if is_leave_one_out
+        else f"all users' purchases in the {config.retrieval.popularity_days} days before",
         "seen_items": "kept" if settings.keep_seen else "dropped",
         "ties": "events of one time by "
         + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
         + "; of equal scores the target counts as the last",
         "history_cap": config.sequences.history_length,
-        "target_cap": config.sequences.target_length,
         "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
-        "picked_by": f"recall@{VALIDATION_K} on the validation rows",
+        "picked_by": f"recall@{validation_of(config).k} on the validation rows",
         "seeds": list(seeds),
         "sequences_version": prepared.version,
-        "rows": {split: int(read_manifest(path)["rows"]) for split, path in prepared.snapshots.items()},
+        "rows": {split: read_manifest(path).rows for split, path in prepared.snapshots.items()},
     }
 
 
@@ -277,8 +266,8 @@ def _publish(context: Context, comparison: dict[str, object], models: Mapping[tu
     folder, name = context.config.output.dir / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"
     write_json(data, comparison)
-    curves = {key: tracking.loss_curve(path) for key, path in models.items()}
-    write_text(page, render(comparison, curves))
+    curves = {key: loss_curve(path) for key, path in models.items()}
+    write_whole(page, render(comparison, curves))
     figures = {
         f"{system}.{metric}": values["mean"]
         for system, row in comparison["systems"].items()

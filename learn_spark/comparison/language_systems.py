@@ -11,10 +11,15 @@ from learn_spark.embedding.store import current_texts
 from learn_spark.errors import ConfigError
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
+from models.contract.failures import BadInput
+from models.contract.language_models import LanguageModelConfig
+from models.contract.model_folder import CAUSAL, content_digest, locate
+from models.contract.strict import parse_settings
+from models.contract.whole_files import read_json
 
 
-def language_model(config: Config, changes: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a `LanguageModelConfig`, with the digest of its files: by default the text encoder's model.
+def language_model(config: Config, changes: Mapping[str, object]) -> LanguageModelConfig:
+    """The language model, with the digest of its files: by default the text encoder's model.
 
     Args:
         config: its section `embedding` says the default.
@@ -22,22 +27,21 @@ def language_model(config: Config, changes: Mapping[str, object]) -> dict[str, o
 
     Raises:
         ConfigError: there is no such model, or it is no causal decoder.
+        BadInput: settings that do not fit.
     """
-    from models.contract.model_folder import CAUSAL, content_digest, locate, read_json
-
     encoder = config.embedding
     own = {} if "model" in changes else {"model": encoder.model, "revision": encoder.revision, "dtype": encoder.dtype}
-    settings = own | dict(changes)
+    settings = parse_settings(LanguageModelConfig, own | dict(changes), "llm")
     try:
-        folder = locate(model_source(str(settings["model"])), settings.get("revision"))
-        kind = read_json(folder / "config.json").get("model_type")
+        folder = locate(model_source(settings.model), settings.revision)
+        kind = read_json(folder / "config.json", f"model folder {folder}").get("model_type")
         if kind not in CAUSAL:
             raise ConfigError(
-                f"{settings['model']} is a {kind}, not a causal decoder ({', '.join(CAUSAL)}): set the system's"
+                f"{settings.model} is a {kind}, not a causal decoder ({', '.join(CAUSAL)}): set the system's"
                 " model: {llm: {model: …}} to one, in comparison.define"
             )
-        return settings | {"model": str(folder), "digest": content_digest(folder)}
-    except ValueError as error:
+        return settings.model_copy(update={"model": str(folder), "digest": content_digest(folder)})
+    except BadInput as error:
         raise ConfigError(f"llm.model: {error}") from error
 
 

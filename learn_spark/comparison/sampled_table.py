@@ -36,7 +36,7 @@ def sampled_table(
             "metrics": {key: over_seeds(each[key] for each in found) for key in SAMPLED_METRICS},
             **{key: fmean(each[key] for each in found) for key in costs},
         }
-    drawn = "uniformly, without the row's own items; the target is the row's first"
+    drawn = "uniformly among the candidates, without the row's own items; the target is the row's first"
     return {"protocol": {**protocol, "rows": found[0]["rows"], "drawn": drawn}, "systems": rows}
 
 

@@ -1,7 +1,9 @@
 """Which systems stand in a comparison, and the spec that each is trained by."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -9,15 +11,36 @@ from pydantic import TypeAdapter, ValidationError
 from learn_spark.comparison.language_systems import language_model
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.config.load import Config, overlay
-from learn_spark.config.model_sections import EmbeddingSettings, TowersSettings
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.errors import ConfigError
-from learn_spark.training.specs import towers_settings
+from learn_spark.training.job import validation_of
+from models.contract.evaluation_specs import SystemConfig
+from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import LossConfig, TowersConfig
-from models.contract.strict import explained
+from models.contract.settings import LossConfig, SequentialConfig, StreamConfig, TowersConfig, TrainConfig
+from models.contract.strict import explained, parse_settings
+from models.contract.training_specs import NoteLLMSpec, PromptSpec, SequentialSpec, TowersSpec, TrainingSpec
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
-_SHARED_SIZES = ("d_model", "layers", "heads", "dropout", "max_len")
+_SHARED_SIZES = {"d_model", "layers", "heads", "dropout", "max_len"}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a system's training reads: by default nothing, for who looks at its settings alone.
+
+    Attributes:
+        train, val: snapshots of `sequences`.
+        train_once: the training rows for models that train on every position, where these are others.
+        matrix: the content matrix.
+        texts: the items' texts.
+    """
+
+    train: Path = Path()
+    val: Path = Path()
+    train_once: Path | None = None
+    matrix: Path = Path()
+    texts: Path = Path()
 
 
 def known_systems(config: Config) -> dict[str, SystemSettings]:
@@ -44,43 +67,81 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
+    if config.sequences.protocol == "leave_one_out" and config.evaluation.candidates == "known":
+        raise ConfigError(
+            "evaluation.candidates is known, the items seen before the test day, and sequences.protocol leave_one_out"
+            " has no such day: set evaluation.candidates to catalogue"
+        )
     chosen = {name: known[name] for name in names}
     _check_prompts(config, chosen)
     for name, system in chosen.items():
         try:
             encoder_of(config, system)
-            if system.kind == "towers":
-                _towers(config, system)
-            elif system.reads_texts:
-                language_settings(config, system)
-        except ConfigError as error:
+            if system.is_trained:
+                training_spec(config, system, seed=0)
+            measured_system(config, name, system, Path(), Path() if system.is_trained else None)
+        except (BadInput, ConfigError) as error:
             raise ConfigError(f"system {name}: {error}") from error
         except ValidationError as error:
             raise ConfigError(f"system {name}: {explained(error)}") from None
     return chosen
 
 
-def settings_of(config: Config, system: SystemSettings, seed: int) -> dict[str, object]:
-    """The part of a trained system's spec that says what is trained, and how: without data and folders."""
-    settings = towers_settings(config)
-    settings["train"] |= {**system.train, "seed": seed}
-    settings["validation"] |= {"prior_weight": prior_weight(config, system)}
-    del settings["towers"], settings["loss"]
+def training_spec(
+    config: Config, system: SystemSettings, seed: int, data: TrainingData = TrainingData()
+) -> TrainingSpec:
+    """What a trained system is trained by; its out_dir is nowhere yet: the spec is what names it.
+
+    Raises:
+        BadInput, ConfigError, ValidationError: settings that do not fit.
+    """
+    changed = overlay(config.towers.train.model_dump(), system.train) | {"seed": seed}
+    common = {
+        "train_snapshot": data.train,
+        "val_snapshot": data.val,
+        "content_matrix": data.matrix,
+        "train": parse_settings(TrainConfig, changed, "train"),
+        "stream": StreamConfig(**config.stream.model_dump(exclude={"rows_per_file"})),
+        "out_dir": Path(),
+    }
+    validation = validation_of(config).model_copy(update={"prior_weight": prior_weight(config, system)})
     if system.kind == "towers":
-        towers = _towers(config, system)
-        return {"towers": towers.model.model_dump(), "loss": towers.loss.model_dump(), **settings}
-    if system.reads_texts:
-        if system.kind == "prompt":
-            del settings["validation"]  # it is validated on sampled candidates
-        return {"model": language_settings(config, system), **settings}
-    sizes = {name: getattr(config.towers.model, name) for name in _SHARED_SIZES}
-    return {"model": {**sizes, "positions": "all", **system.model}, **settings}
+        towers, loss = _towers(config, system)
+        spec = TowersSpec(**common, towers=towers, loss=loss, validation=validation)
+    elif system.kind == "sequential":
+        sizes = config.towers.model.model_dump(include=_SHARED_SIZES)
+        model = parse_settings(SequentialConfig, sizes | {"positions": "all"} | system.model, "model")
+        spec = SequentialSpec(**common, model=model, validation=validation)
+    elif system.kind == "notellm":
+        model = parse_settings(NoteLLMConfig, _with_language_model(config, system), "model")
+        spec = NoteLLMSpec(**common, item_texts=data.texts, model=model, validation=validation)
+    else:  # it is validated on sampled candidates
+        spec = PromptSpec(**common, item_texts=data.texts, model=_prompt(config, system))
+    if data.train_once and spec.trains_all_positions:
+        return spec.model_copy(update={"train_snapshot": data.train_once})
+    return spec
 
 
-def trains_all_positions(settings: Mapping[str, Mapping[str, object]]) -> bool:
-    """Whether every position of a row trains: of rows that are prefixes of one another, each item once a row."""
-    sequential, towers = settings.get("model", {}), settings.get("loss", {})
-    return sequential.get("positions") == "all" or towers.get("pairs") == "next_item"
+def measured_system(
+    config: Config, name: str, system: SystemSettings, matrix: Path, folder: Path | None = None
+) -> SystemConfig:
+    """The system as `evaluate-systems` takes it.
+
+    Args:
+        config, system: the settings.
+        name: of the figures.
+        matrix: the system's content matrix.
+        folder: of the trained model, if it is trained.
+    """
+    is_prompt = system.kind == "prompt"
+    return SystemConfig(
+        name=name,
+        kind="model" if system.is_trained and not is_prompt else system.kind,
+        folder=folder,
+        prompt=_prompt(config, system) if is_prompt and not system.is_trained else None,
+        prior_weight=prior_weight(config, system),
+        content_matrix=matrix if system.kind == "mean_content" or (system.is_trained and not is_prompt) else None,
+    )
 
 
 def prior_weight(config: Config, system: SystemSettings) -> float:
@@ -94,33 +155,27 @@ def encoder_of(config: Config, system: SystemSettings) -> Config:
     """The config with the text encoder of the system."""
     if not system.embedding:
         return config
-    values = {**config.embedding.model_dump(), **system.embedding}
-    return config.model_copy(update={"embedding": EmbeddingSettings(**values)})
+    values = overlay(config.embedding.model_dump(), system.embedding)
+    return config.model_copy(update={"embedding": parse_settings(EmbeddingSettings, values, "embedding")})
 
 
-def _towers(config: Config, system: SystemSettings) -> TowersSettings:
-    own = config.towers
-    model, loss = own.model.model_dump(), own.loss.model_dump()
+def _towers(config: Config, system: SystemSettings) -> tuple[TowersConfig, LossConfig]:
+    model, loss = config.towers.model.model_dump(), config.towers.loss.model_dump()
     if system.based_on == "paper":
-        sizes = {name: model[name] for name in (*_SHARED_SIZES, "out_dim")}
+        sizes = config.towers.model.model_dump(include=_SHARED_SIZES | {"out_dim"})
         model, loss = TowersConfig(**sizes).model_dump(), LossConfig().model_dump()
     model |= system.model
     is_llm = model["user_tower"] == "llm"
     model["llm"] = language_model(config, model["llm"] or {}) if is_llm else None
-    return TowersSettings(
-        model=model,
-        loss={**loss, **system.loss},
-        train={**own.train.model_dump(), **system.train},
-        ranks=own.ranks,
-        run=own.run,
-    )
+    return parse_settings(TowersConfig, model, "model"), parse_settings(LossConfig, loss | system.loss, "loss")
 
 
-def language_settings(config: Config, system: SystemSettings) -> dict[str, object]:
-    """The settings of a `NoteLLMConfig` or `PromptConfig`; errors as of `language_model`, and ValidationError."""
-    llm = language_model(config, system.model.get("llm", {}))
-    cls = NoteLLMConfig if system.kind == "notellm" else PromptConfig
-    return cls(**{**system.model, "llm": llm}).model_dump()
+def _prompt(config: Config, system: SystemSettings) -> PromptConfig:
+    return parse_settings(PromptConfig, _with_language_model(config, system), "model")
+
+
+def _with_language_model(config: Config, system: SystemSettings) -> dict[str, object]:
+    return system.model | {"llm": language_model(config, system.model.get("llm", {}))}
 
 
 def _check_prompts(config: Config, chosen: Mapping[str, SystemSettings]) -> None:

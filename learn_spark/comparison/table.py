@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
-from learn_spark.bridge.launch import read_result
 from learn_spark.config.comparison import SystemSettings
+from models.contract.result import read_result
 
 
 def gathered(
@@ -61,7 +61,11 @@ def lines(comparison: Mapping[str, object]) -> list[str]:
     titles = [row["title"] for row in systems.values()] + list(comparison["published"])
     width = max(map(len, titles))
     head = "".join(f"{short(metric):>16}" for metric in metrics)
-    found = [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us a user':>11}"]
+    data = comparison["data"]
+    found = [
+        f"{data['users']:,} users, {data['targets']:,} targets; candidates: {comparison['protocol']['candidates']}"
+    ]
+    found += [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us a user':>11}"]
     for row in ordered(systems):
         cells = "".join(f"{cell(row['metrics'][metric]):>16}" for metric in metrics)
         costs = f"{row['parameters']:>14,}{row['train_seconds']:>12,.0f}{row['seconds_per_user'] * 1e6:>11,.0f}"

@@ -207,10 +207,13 @@ class EvaluationRun(Settings):
 class EvaluationSettings(Settings):
     """The report: a ranker with and without the features."""
 
+    candidates: Literal["known", "catalogue"] = "known"
+    """What retrieval ranks, in report and `compare`. known: the items seen before towers_end. catalogue: every item of
+    the lake; leave_one_out, which has no such day, needs it."""
     max_samples: Annotated[int, Field(ge=1)] = 2_000_000
     """Ranker rows per window; more are thinned by a hash."""
     bootstrap: Annotated[int, Field(ge=10)] = 200
-    """Resamples of users for the intervals."""
+    """Resamples of users for the ranker's intervals."""
     tail_share: Share = 0.2
     """Items that hold the last 20% of the events are the long tail."""
     seed: int = 7

@@ -11,7 +11,7 @@ from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import rendered_texts, vectors_of
 from learn_spark.embedding.udf import EncodeSpec, bad_models_named, count_function
 from learn_spark.lake.schemas import ITEMS
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import INGEST_EVENTS, Context
 
 SAMPLE = 1000
 RECENT_DAYS = 7
@@ -82,5 +82,5 @@ def _new_items_a_day(context: Context) -> float:
     """First seen in the deliveries of the last seven days before the lake's newest."""
     first_df = context.tables.read(ITEMS.name).groupBy("item_id").agg(F.min("load_day").alias("load_day"))
     days = {row["load_day"]: row["count"] for row in first_df.groupBy("load_day").count().collect()}
-    ingested = sorted(day for name, day in context.ledger.recorded() if name == "ingest_events")[-RECENT_DAYS:]
+    ingested = sorted(day for name, day in context.ledger.recorded() if name == INGEST_EVENTS)[-RECENT_DAYS:]
     return sum(days.get(day, 0) for day in ingested) / len(ingested) if ingested else 0.0

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
+from models.contract import model_folder
+from models.contract.failures import BadInput
 
 PACKAGE_PREFIX = "package:"
+VERSION = 1  # of the encoding: raise it when vectors would differ, so that they get another id
 
 
 def encoder_id(config: Config) -> str:
@@ -15,14 +18,15 @@ def encoder_id(config: Config) -> str:
     Raises:
         ConfigError: where the model cannot be found or lacks a part.
     """
-    from models.contract import model_folder
-
     settings = config.embedding
     try:
         folder = model_folder.locate(model_source(settings.model), settings.revision)
-        return model_folder.encoder_id(folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype)
-    except ValueError as error:
+        made_by = model_folder.encoder_id(
+            folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype
+        )
+    except BadInput as error:
         raise ConfigError(f"embedding.model: {error}") from error
+    return made_by if VERSION == 1 else f"{made_by}-v{VERSION}"
 
 
 def model_source(model: str) -> str:

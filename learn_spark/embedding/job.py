@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import date
 
 from learn_spark.embedding.encoders import encoder_id
@@ -59,7 +58,7 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
             "template_version": chosen.version,
             "matrix": str(extension.folder / extension.meta.vectors),
             "matrix_rows": extension.meta.rows,
-            "reduction": asdict(extension.meta.reduction) if extension.meta.reduction else None,
+            "reduction": extension.meta.reduction.model_dump() if extension.meta.reduction else None,
             "gates": [gate.as_json() for gate in gates],
         },
     )

@@ -6,10 +6,9 @@ matrix finds a file and rows that belong together. No row that a meta.json ever 
 earlier texts changed, a new file takes over, and the one before it stays for those who still read it.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,39 +18,15 @@ from pyspark.sql import functions as F
 
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import Template, template
-from learn_spark.embedding.reduction import Reduction, ReductionMeta, fit_reduction, load_reduction
+from learn_spark.embedding.reduction import Reduction, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
 from learn_spark.lake.schemas import ITEM_INDEX
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import MatrixMeta, open_matrix, read_meta, vectors_file, write_meta
+from models.contract.failures import BadInput
 
-META = "meta.json"
 ROWS_A_TASK = 1 << 16
-
-
-@dataclass(frozen=True)
-class MatrixMeta:
-    """`meta.json`.
-
-    Attributes:
-        rows: valid rows, the padding row included.
-        texts: digest over (item_idx, text_hash, flag) of these rows; other texts need another file.
-        vectors: name of the file.
-        reduction: the map from the encoder's vectors to these; None where they are the encoder's own.
-    """
-
-    rows: int
-    dim: int
-    dtype: str
-    encoder_id: str
-    template_version: str
-    texts: int
-    vectors: str
-    reduction: ReductionMeta | None = None
-
-    @property
-    def bytes(self) -> int:
-        return self.rows * self.dim * 2
 
 
 def matrix_path(context: Context) -> Path:
@@ -102,7 +77,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
         QualityError: where the reduction of the old rows is lost.
     """
     folder = matrix_path(context)
-    old = read_meta(folder)
+    old = known_meta(folder)
     vectors_df = vectors_of(context, encoder)
     texts_df = (
         current_texts(context, chosen)
@@ -161,26 +136,25 @@ def extend_matrix(extension: Extension) -> None:
     _make_room(file, extension.first_row * meta.dim * 2, meta.bytes)
     if extension.wanted:
         _write_rows(extension, file)
-    _replace_meta(folder, meta)
+    write_meta(folder, meta)
     for old in folder.glob("vectors-*.f16"):
         if _generation_of(old.name) < _generation_of(meta.vectors) - 1:
             old.unlink()
 
 
-def read_rows(folder: Path, meta: MatrixMeta, rows_N: np.ndarray) -> np.ndarray:
+def read_rows(folder: Path, rows_N: np.ndarray) -> np.ndarray:
     """Some valid rows of a matrix, float32 [N, dim]."""
-    vectors = np.memmap(folder / meta.vectors, dtype="<f2", mode="r", shape=(meta.rows, meta.dim))
+    vectors, _ = open_matrix(folder)
     return vectors[rows_N].astype(np.float32)
 
 
-def read_meta(folder: Path) -> MatrixMeta | None:
+def known_meta(folder: Path) -> MatrixMeta | None:
     """The meta of a matrix, or None where there is none that can be extended."""
     try:
-        values = json.loads((folder / META).read_text(encoding="utf-8"))
-        reduction = values.get("reduction")
-        return MatrixMeta(**values | {"reduction": ReductionMeta(**reduction) if reduction else None})
-    except (AttributeError, FileNotFoundError, TypeError, ValueError):
+        meta = read_meta(folder)
+    except BadInput:
         return None
+    return None if meta.texts is None else meta
 
 
 def _reduction(
@@ -249,7 +223,7 @@ def _make_room(file: Path, keep: int, size: int) -> None:
 
 def is_whole(folder: Path, meta: MatrixMeta) -> bool:
     """Whether all valid rows are there."""
-    file = folder / meta.vectors
+    file = vectors_file(folder, meta)
     return file.is_file() and file.stat().st_size >= meta.bytes
 
 
@@ -264,12 +238,3 @@ def _newest_generation(folder: Path) -> int:
 
 def _generation_of(name: str) -> int:
     return int(name.removeprefix("vectors-").removesuffix(".f16"))
-
-
-def _replace_meta(folder: Path, meta: MatrixMeta) -> None:
-    fresh = folder / f"{META}.new"
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(asdict(meta), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / META)

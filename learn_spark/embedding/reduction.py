@@ -7,7 +7,6 @@ Shapes: N vectors, D width of the encoder, K width of the matrix, S vectors adde
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,34 +18,13 @@ from safetensors.numpy import load, save
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.quality.drift import neighbour_overlap
+from models.contract.content_matrix import ReductionMeta
+from models.contract.whole_files import write_whole
 
 FILE = "reduction.safetensors"
 COMPONENTS = "components"
 FITTED, MEASURED = 16_384, 2_048  # texts: what the driver holds does not grow with the items
 SUMMED_AT_ONCE = 2_048
-
-
-@dataclass(frozen=True)
-class ReductionMeta:
-    """Which map made a matrix, and what it cost; in its `meta.json`.
-
-    Attributes:
-        file: the map, beside the matrix.
-        sha256: of that file.
-        full_dim: width of the encoder's vectors; the matrix's is `dim`.
-        explained_variance: share of the measured vectors' variance that the map keeps.
-        neighbour_overlap: share of a measured text's 10 nearest among the measured ones that it keeps, by cosine.
-        fitted: texts that the map was fitted to.
-        measured: texts that were measured; others than the fitted ones where there are enough.
-    """
-
-    file: str
-    sha256: str
-    full_dim: int
-    explained_variance: float
-    neighbour_overlap: float
-    fitted: int
-    measured: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +43,7 @@ class Reduction:
 
     def save(self, folder: Path) -> None:
         """Writes the file into the matrix's folder, whole or not at all."""
-        fresh = folder / f"{FILE}.new"
-        with fresh.open("wb") as file:
-            file.write(_as_bytes(self.components_KD))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(folder / FILE)
+        write_whole(folder / FILE, _as_bytes(self.components_KD))
 
 
 def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:

@@ -21,7 +21,7 @@ SHOWN = 80
 
 
 @dataclass(frozen=True)
-class ItemTexts:
+class TextCounts:
     """Items that have a text, and their distinct texts."""
 
     items: int
@@ -67,7 +67,7 @@ def rendered_texts(context: Context, template: Template, before: date) -> DataFr
     )
 
 
-def write_item_text(context: Context, template: Template, before: date) -> ItemTexts:
+def write_item_text(context: Context, template: Template, before: date) -> TextCounts:
     """Brings item_text up to date by what changed.
 
     New items are appended. Where texts themselves changed (another template, late data) the table is written
@@ -94,7 +94,7 @@ def write_item_text(context: Context, template: Template, before: date) -> ItemT
     elif counts["new"]:
         tables.append(ITEM_TEXT.name, texts_df.where(is_new))
     texts_df.unpersist()
-    return ItemTexts(counts["items"], counts["texts"])
+    return TextCounts(counts["items"], counts["texts"])
 
 
 def encode_new_texts(context: Context, template: Template, encoder_id: str) -> Encoded:

@@ -23,6 +23,7 @@ from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.work import Span, Work
 from learn_spark.errors import ConfigError
+from models.contract.failures import BadInput
 
 if TYPE_CHECKING:
     from models.encoder.encoder import Encoder
@@ -244,5 +245,5 @@ def _named_bad() -> Iterator[None]:
     """In a worker, around the reading of a model: marks its complaints for `bad_models_named`."""
     try:
         yield
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, BadInput) as error:
         raise ValueError(f"{BAD_MODEL}{error}") from error

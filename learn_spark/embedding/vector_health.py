@@ -9,11 +9,12 @@ import numpy as np
 from pyspark.sql import functions as F
 
 from learn_spark.config.model_sections import EmbeddingSettings
-from learn_spark.embedding.matrix import Extension, MatrixMeta, is_whole, read_meta, read_rows
+from learn_spark.embedding.matrix import Extension, is_whole, known_meta, read_rows
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import QualityError
 from learn_spark.quality.drift import neighbour_overlap
 from learn_spark.quality.gates import Gate, effective_rank
+from models.contract.content_matrix import META, MatrixMeta
 
 SAMPLE = 2000
 ENOUGH = 100  # fewer vectors say nothing about their spread
@@ -72,10 +73,10 @@ def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
     """What a new file takes over from: this folder's file before it, else the newest matrix beside it."""
     if extension.first_row:
         return None
-    metas = extension.folder.parent.glob("*/meta.json")
+    metas = extension.folder.parent.glob(f"*/{META}")
     beside = [path.parent for path in sorted(metas, key=lambda path: path.stat().st_mtime, reverse=True)]
     for folder in (extension.folder, *beside):
-        meta = read_meta(folder)
+        meta = known_meta(folder)
         if meta is not None and is_whole(folder, meta):
             return folder, meta
     return None
@@ -84,7 +85,7 @@ def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
 def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.ndarray) -> float | None:
     """Over the sampled items that both have; None where they are too few."""
     known_N = idx_N < meta.rows
-    before_ND = read_rows(folder, meta, idx_N[known_N])
+    before_ND = read_rows(folder, idx_N[known_N])
     has_vector = before_ND.any(axis=1)
     if has_vector.sum() < ENOUGH:
         return None

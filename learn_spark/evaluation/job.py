@@ -1,23 +1,27 @@
 """Retrieval and ranker figures of the published features: Spark exports rows, another process computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from pyspark.sql import DataFrame
-
 from learn_spark.bridge.launch import run_trainer
-from learn_spark.bridge.snapshots import export, read_manifest
-from learn_spark.bridge.trained import towers_path
+from learn_spark.bridge.snapshots import export
+from learn_spark.bridge.trained import towers_mark, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
-from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
-from learn_spark.releases.release import published_release, visible
+from learn_spark.releases.release import published_release
+from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.training.sequence_snapshots import sequence_snapshot
+from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
+from models.contract.snapshot import read_manifest
 
+TOWERS = "towers"
+KS = (10, 50)  # the report's columns
 READS = (
     "samples",
     "interactions",
@@ -37,67 +41,101 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     finished, and late events lead to new figures.
 
     Returns:
-        `details`: `retrieval` and `ranker`, with the figures of `models.evaluation.evaluate_retrieval` and
-        `models.evaluation.evaluate_ranker`.
+        `details`: `retrieval` (`retrieval_figures`) and `ranker`, with the figures of
+        `models.evaluation.evaluate_systems` and `models.evaluation.evaluate_ranker`.
     """
     windows = context.config.windows
     release = published_release(context)
     if release is None:
         raise ConfigError("no release by these models is published: run write_features first")
-    mark = fingerprint(context.mark("evaluate_features", windows.end), context.tables.versions(READS))
-    retrieval, retrieval_rows = _retrieval(context, release, mark)
+    mark = fingerprint(context.mark(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
+    retrieval, retrieval_rows = _retrieval(context, mark)
     ranker, ranker_rows_ = _ranker(context, release, mark)
-    details = {"retrieval": retrieval, "ranker": ranker}
-    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details)
+    details = EvaluationDetails(retrieval, ranker)
+    return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
-def _retrieval(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
-    settings = context.config.evaluation
-    users = visible(context, release, "user_features")
-    items = visible(context, release, "item_features")
-    snapshots = {
-        "users": _export(context, retrieval_users(context, users), "users", mark, ["user_id"]),
-        "items": _export(context, retrieval_items(context, items), "items", mark, ["item_idx"]),
-        "pairs": _export(context, retrieval_pairs(context), "pairs", mark, ["user_id", "item_id"]),
+def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:
+    config, version = context.config, context.tables.version("sequences")
+    test, day = sequence_snapshot(context, "test", version, mark), day_snapshots(context)
+    spec = SystemsSpec(
+        train_snapshot=sequence_snapshot(context, "train", version, towers_mark(context)),
+        test_snapshot=test,
+        **day,
+        candidates=config.evaluation.candidates,
+        content_matrix=matrix_path(context),
+        out_dir=context.tables.artifact("evaluation", f"retrieval-{mark}"),
+        systems=_systems(context),
+        ks=KS,
+        seed=config.evaluation.seed,
+        threads=config.evaluation.run.threads,
+    )
+    context.progress.say("evaluate-systems: towers, popularity, last item, mean content")
+    result = run_trainer(spec)
+    return retrieval_figures(spec.candidates, result), sum(map(_rows, (test, *day.values())))
+
+
+def _systems(context: Context) -> tuple[SystemConfig, ...]:
+    """The rows of the report: the lake's towers, and what they have to beat."""
+    towers, weight = towers_path(context), context.config.retrieval.popularity_weight
+    return (
+        SystemConfig(name=TOWERS, kind="model", folder=towers, prior_weight=weight),
+        SystemConfig(name="without_prior", kind="model", folder=towers),
+        SystemConfig(name="popularity", kind="popularity"),
+        SystemConfig(name="last_item", kind="last_item"),
+        SystemConfig(name="mean_content", kind="mean_content"),
+        SystemConfig(name="mean_content_with_prior", kind="mean_content", folder=towers, prior_weight=weight),
+    )
+
+
+def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, object]:
+    """What `evaluate-systems` found, by the names of summary.json.
+
+    Returns:
+        candidates, users, items (how many candidates), targets, of them targets_not_known (no candidates: missed by
+        all) and targets_new; `recall_at_50`, `recall_at_50_ci90`, … of the towers, `popularity_…` and so on of the
+        others; each also `new_…` of what is new to the user.
+    """
+    data = result["data"]
+    found: dict[str, object] = {
+        "candidates": candidates,
+        "users": data["users"],
+        "items": data["candidates"],
+        "targets": data["targets"],
+        "targets_not_known": data["targets_no_candidate"],
+        "targets_new": data["targets_new"],
     }
-    spec = {
-        **snapshots,
-        "content_matrix": matrix_path(context),
-        "towers": towers_path(context),
-        "popularity_weight": context.config.retrieval.popularity_weight,
-        "threads": settings.run.threads,
-    }
-    context.progress.say("evaluate-retrieval: towers, popularity, last item, mean content")
-    figures = run_trainer("evaluate-retrieval", spec, context.tables.artifact("evaluation", f"retrieval-{mark}"))
-    return figures, sum(_rows(path) for path in snapshots.values())
+    for name, figures in result["systems"].items():
+        system = "" if name == TOWERS else f"{name}_"
+        for segment, part in (("", figures), ("new_", figures["segments"]["new_to_user"])):
+            for metric, interval in part.get("ci90", {}).items():
+                found[f"{system}{segment}{metric}"] = part[metric]
+                found[f"{system}{segment}{metric}_ci90"] = interval
+    return found
 
 
 def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
     settings = context.config.evaluation
-    rows = _export(context, ranker_rows(context, release), "ranker", mark, PAIR_KEY)
-    spec = {
-        "rows": rows,
-        "content_matrix": matrix_path(context),
-        "base": base_columns(context.config.samples),
-        "categorical": CATEGORICAL,
-        "cold_events": context.config.features.cold_events,
-        "tail_events": tail_events(context),
-        "bootstrap": settings.bootstrap,
-        "seed": settings.seed,
-        "num_seeds": settings.num_seeds,
-        "ranker": settings.ranker.model_dump(),
-        "threads": settings.run.threads,
-    }
-    context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
-    figures = run_trainer("evaluate-ranker", spec, context.tables.artifact("evaluation", f"ranker-{mark}"))
-    return figures, _rows(rows)
-
-
-def _export(context: Context, df: DataFrame, name: str, mark: str, key: Sequence[str]) -> Path:
     version = context.tables.version("interactions")
-    seed = context.config.evaluation.seed
-    return export(context, df, f"evaluation-{name}-{mark}", key, "interactions", version, seed)
+    frame = ranker_rows(context, release)
+    rows = export(context, frame, f"evaluation-ranker-{mark}", PAIR_KEY, "interactions", version, settings.seed)
+    spec = RankerSpec(
+        rows=rows,
+        content_matrix=matrix_path(context),
+        base=base_columns(context.config.samples),
+        categorical=CATEGORICAL,
+        cold_events=context.config.features.cold_events,
+        tail_events=tail_events(context),
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+        num_seeds=settings.num_seeds,
+        ranker=settings.ranker,
+        threads=settings.run.threads,
+        out_dir=context.tables.artifact("evaluation", f"ranker-{mark}"),
+    )
+    context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
+    return run_trainer(spec), _rows(rows)
 
 
 def _rows(snapshot: Path) -> int:
-    return int(read_manifest(snapshot)["rows"])
+    return read_manifest(snapshot).rows

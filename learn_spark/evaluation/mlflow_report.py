@@ -1,12 +1,14 @@
 """The report and its figures as an MLflow run."""
 
-import sys
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from learn_spark.config.load import Config
 from learn_spark.training.mlflow_runs import FINGERPRINT, client_of, experiment_of, flattened, one_line
+
+_log = logging.getLogger(__name__)
 
 KIND = "evaluation"
 
@@ -37,7 +39,7 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
             client.log_artifact(run.info.run_id, str(file))
         client.set_terminated(run.info.run_id)
     except Exception as error:  # whatever MLflow, its database or the network raise
-        print(f"warning: {kind} is not in MLflow: {one_line(error)}", file=sys.stderr, flush=True)
+        _log.warning("warning: %s is not in MLflow: %s", kind, one_line(error))
         return None
     return run.info.run_id
 

@@ -11,7 +11,6 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.config.sections import SampleSettings
-from learn_spark.evaluation.retrieval import with_zeros
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible
@@ -68,6 +67,14 @@ def ranker_rows(context: Context, release: Release) -> DataFrame:
         *(F.col(name).cast("float").alias(name) for name in base_columns(context.config.samples)),
         *("user_emb", "item_emb", "mid_emb", "cvr_score"),
     )
+
+
+def with_zeros(df: DataFrame, vectors: DataFrame, column: str) -> DataFrame:
+    """`df` with zeros of the vectors' width where `column` is null."""
+    width = vectors.select(F.size(column).alias("_width")).limit(1)
+    zeros = F.transform(F.sequence(F.lit(1), F.col("_width")), lambda _: F.lit(0.0).cast("float"))
+    padded = df.crossJoin(F.broadcast(width)).withColumn(column, F.coalesce(F.col(column), zeros))
+    return padded.drop("_width")
 
 
 def thinned(samples: DataFrame, settings: EvaluationSettings) -> DataFrame:

@@ -10,25 +10,35 @@ from learn_spark.evaluation.summary import (
     REPORT,
     SUMMARY,
     build_summary,
+    candidates_of,
     current_release,
-    newest_details,
     refused_release,
     totals,
     write_json,
-    write_text,
 )
 from learn_spark.lake.schemas import TABLES
+from learn_spark.runs.details import IngestDetails, TrainingDetails, newest_details
 from learn_spark.runs.ledger import Recorded
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import (
+    BUILD_SEQUENCES,
+    EMBED_ITEMS,
+    EVALUATE_FEATURES,
+    INGEST_EVENTS,
+    TRAIN_CVR,
+    TRAIN_TOWERS,
+    WRITE_FEATURES,
+    Context,
+)
+from models.contract.whole_files import write_whole
 
 STAGES = {
-    "ingest_events": "Raw log files become events; a line that cannot be used is rejected with its reason.",
-    "build_sequences": "Users' histories and targets around as-of dates, and the samples for CVR and ranker.",
-    "embed_items": "A frozen language model reads every distinct item text once.",
-    "train_towers": "User and item tower learn which items follow which histories.",
-    "train_cvr": "A small network learns conversion from both embeddings; its middle layer is a feature.",
-    "write_features": "All users, items and pairs are scored, checked by gates and published as one release.",
-    "evaluate_features": "Retrieval, and a ranker with and without the features, on data no model has seen.",
+    INGEST_EVENTS: "Raw log files become events; a line that cannot be used is rejected with its reason.",
+    BUILD_SEQUENCES: "Users' histories and targets around as-of dates, and the samples for CVR and ranker.",
+    EMBED_ITEMS: "A frozen language model reads every distinct item text once.",
+    TRAIN_TOWERS: "User and item tower learn which items follow which histories.",
+    TRAIN_CVR: "A small network learns conversion from both embeddings; its middle layer is a feature.",
+    WRITE_FEATURES: "All users, items and pairs are scored, checked by gates and published as one release.",
+    EVALUATE_FEATURES: "Retrieval, and a ranker with and without the features, on data no model has seen.",
 }
 SEGMENTS = {
     "cold_users": "Cold users",
@@ -36,6 +46,7 @@ SEGMENTS = {
     "cold_items": "Cold items",
     "long_tail_items": "Long-tail items",
     "other_items": "Other items",
+    "new_to_user": "New to the user",
 }
 TRIALS = {
     "user_emb": "Base + user_emb",
@@ -47,6 +58,7 @@ TRIALS = {
 }
 SCORERS = {
     "": "Towers",
+    "without_prior_": "Towers without popularity",
     "popularity_": "Popularity",
     "last_item_": "Last item",
     "mean_content_": "Mean content",
@@ -64,8 +76,8 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
     page = render(summary, recorded, release, _config_text(context), refused)
     write_json(output / SUMMARY, summary)
     target = output / REPORT
-    write_text(target, page)
-    mark = context.mark("evaluate_features", windows.end)
+    write_whole(target, page)
+    mark = context.made_as(EVALUATE_FEATURES, windows.end)
     log_report(context.config, mark, [target, output / SUMMARY], summary)
     return summary
 
@@ -93,11 +105,12 @@ def render(
         segments=SEGMENTS,
         trials=TRIALS,
         scorers=SCORERS,
+        candidates=candidates_of(summary["retrieval"]) if summary["retrieval"] else "",
         details=details,
-        duplicates=sum(row.details.get("duplicates", 0) for row in recorded),
+        duplicates=sum(IngestDetails.from_json(row.details).duplicates for row in recorded),
         release=release,
         refused=refused,
-        health=details["write_features"],
+        health=details[WRITE_FEATURES],
         charts=_charts(summary, details),
         calibration=_calibrated(details),
         tables={name: (TABLES[name].doc, values) for name, values in summary["tables"].items()},
@@ -112,8 +125,8 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
     from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
 
     drawn = {}
-    for stage, quality in (("train_towers", ("recall_at_50", "ndcg_at_50")), ("train_cvr", ("auc",))):
-        curve = details[stage].get("curve", [])
+    for stage, quality in ((TRAIN_TOWERS, ("recall_at_50", "ndcg_at_50")), (TRAIN_CVR, ("auc",))):
+        curve = TrainingDetails.from_json(details[stage]).curve
         loss = {"loss": charts.points(curve, "loss")}
         evaluations = {name: charts.points(curve, name) for name in quality}
         for name, lines, label, marker in (
@@ -135,7 +148,7 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
 
 def _calibrated(details: Mapping[str, dict]) -> dict[str, object] | None:
     """The conversion model's best evaluation, where it says how well its probabilities hold."""
-    best = details["train_cvr"].get("result", {}).get("best", {})
+    best = TrainingDetails.from_json(details[TRAIN_CVR]).result.get("best", {})
     return best if best.get("calibration") else None
 
 

@@ -8,10 +8,13 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import Config
+from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
+from learn_spark.runs.details import EvaluationDetails, newest_details
 from learn_spark.runs.ledger import Recorded, pieces
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from models.contract.whole_files import write_whole
 
 SUMMARY = "summary.json"
 REPORT = "report/index.html"
@@ -26,34 +29,20 @@ def build_summary(context: Context) -> dict[str, object]:
         `evaluate_features` has run).
     """
     recorded = list(context.ledger.recorded().values())
-    evaluation = newest_details(recorded, "evaluate_features")
+    evaluation = EvaluationDetails.from_json(newest_details(recorded, EVALUATE_FEATURES))
     return {
         "stages": _stages(recorded),
-        "retrieval": evaluation.get("retrieval"),
-        "ranker": evaluation.get("ranker"),
+        "retrieval": evaluation.retrieval,
+        "ranker": evaluation.ranker,
         "rejects": _rejects(context),
         "tables": _tables(context),
         "release_id": _release_id(context),
     }
 
 
-def newest_details(recorded: list[Recorded], step: str) -> dict[str, object]:
-    """The step's newest figures; empty where it has not run."""
-    rows = [row for row in recorded if row.step == step and row.details]
-    return max(rows, key=lambda row: row.day).details if rows else {}
-
-
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Writes the file whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def headline(config: Config) -> str:
@@ -63,7 +52,7 @@ def headline(config: Config) -> str:
     if values["retrieval"]:
         found = values["retrieval"]
         lines.append(
-            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users);"
+            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users, {candidates_of(found)});"
             f" popularity {found['popularity_recall_at_50']:.3f},"
             f" last item {found['last_item_recall_at_50']:.3f},"
             f" mean content {found['mean_content_recall_at_50']:.3f},"
@@ -85,6 +74,11 @@ def headline(config: Config) -> str:
         f"report     {config.output.dir / REPORT}",
     ]
     return "\n".join(lines)
+
+
+def candidates_of(retrieval: Mapping[str, object]) -> str:
+    """The candidate set of the summary's retrieval figures; ledgers before 0.2 do not name it, it was that one."""
+    return candidate_words(retrieval.get("candidates", "known"), retrieval["items"])
 
 
 def _signed(value: float | None) -> str:

@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.lake.days import ONE_DAY, days_predicate
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import WRITE_FEATURES, Context
 
 TABLE = "item_life"
 _STATE = ("item_id", "first_ds", "warm_ds", "events")
@@ -87,8 +87,8 @@ def _base_day(context: Context, first: date) -> date | None:
     stored = {row.ds for row in context.tables.read(TABLE).select("ds").distinct().collect()}
     recorded = context.ledger.recorded()
     for day in sorted((day for day in stored if day <= first), reverse=True):
-        row = recorded.get(("write_features", day))
-        if row and not row.is_stale and row.fingerprint == context.mark("write_features", day):
+        row = recorded.get((WRITE_FEATURES, day))
+        if row and not row.is_stale and row.fingerprint == context.mark(WRITE_FEATURES, day):
             return day
     return None
 

@@ -26,8 +26,9 @@ from learn_spark.releases.release import (
     visible,
     with_counts,
 )
+from learn_spark.runs.details import FeatureDetails, newest_details
 from learn_spark.runs.ledger import StepResult
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import WRITE_FEATURES, Context
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
 _PAIR = ("user_id", "item_id", "event_ts", "ds")
@@ -63,15 +64,14 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]
     counts = {name: sum(getattr(part, name) for part in own) for name in ("users", "items", "pairs")}
-    details = {
-        "release_id": release.release_id,
+    details = FeatureDetails(
+        release_id=release.release_id,
         **counts,
-        "gates": [gate.as_json() for gate in gates],
-        "neighbours": _neighbours(context, release, base, life),
-        **figures,
-    }
+        gates=[gate.as_json() for gate in gates],
+        neighbours=_neighbours(context, release, base, life),
+    )
     rows = sum(counts.values())
-    return StepResult(rows_in=rows, rows_out=rows, details=details)
+    return StepResult(rows_in=rows, rows_out=rows, details=details.as_json() | figures)
 
 
 def _due_users(context: Context, release: Release) -> DataFrame:
@@ -153,8 +153,8 @@ def _neighbours(context: Context, release: Release, base: Release | None, life: 
     A nightly release has too few new items to show anything, so it keeps the last full list.
     """
     if base is not None and context.config.windows.towers_end not in release.days:
-        recorded = [row for (step, _), row in context.ledger.recorded().items() if step == "write_features"]
-        return max(recorded, key=lambda row: row.day).details.get("neighbours", []) if recorded else []
+        newest = newest_details(context.ledger.recorded().values(), WRITE_FEATURES)
+        return FeatureDetails.from_json(newest).neighbours
     titles = context.tables.read("items").groupBy("item_id").agg(F.max_by("title", "valid_from").alias("title"))
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     return neighbours_in_words(items, titles, life.select("item_id", "events"))

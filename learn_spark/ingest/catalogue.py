@@ -1,6 +1,6 @@
 """The item catalogue: descriptions of items from files of their own."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from datetime import date
 
@@ -23,6 +23,8 @@ from learn_spark.ingest.parse import (
 )
 from learn_spark.ingest.readers import RAW, check_headers, read_lines
 from learn_spark.ingest.rejects import in_words, unreadable_files
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = ("item_id", *TEXTS, "price", "attributes", "valid_from", "raw", "reason", "source_file", "load_day")
 
@@ -48,7 +50,7 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
         allowed = f"ingest.gates.max_bad_files allows {settings.gates.max_bad_files}"
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):
-        print(f"ingest.items: not mapped: {', '.join(unmapped)}", file=sys.stderr)
+        _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
     items = _with_items(read_lines(spark, settings.items, good), settings.items, settings.start)
     if not bad:
         return items

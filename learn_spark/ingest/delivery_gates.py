@@ -1,6 +1,6 @@
 """What stops a delivery before anything of it is published: unreadable files, rejects, empty and thin days."""
 
-import sys
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -17,13 +17,15 @@ from learn_spark.ingest.rejects import in_words
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate, spans
 from learn_spark.lake.tables import Tables
 
+_log = logging.getLogger(__name__)
+
 USUAL_DAYS, FEWEST_USUAL_DAYS = 28, 7
 
 
 def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: IngestSettings) -> None:
     """Stops where more files or a larger share of a day's lines are unusable than the config allows."""
     for file in bad:
-        print(f"ingest_events: {file.path}: {file.problem}", file=sys.stderr)
+        _log.warning("ingest_events: %s: %s", file.path, file.problem)
     if len(bad) > settings.gates.max_bad_files:
         raise QualityError(
             f"{len(bad)} unreadable files, ingest.gates.max_bad_files allows {settings.gates.max_bad_files}:"
@@ -70,7 +72,7 @@ def stop_on_empty_days(tables: Tables, empty: Sequence[date], settings: IngestSe
         raise QualityError(
             f"no line was delivered for {spans(empty)}, and ingest.gates.empty_day is stop; nothing published"
         )
-    print(f"ingest_events: warning: no line was delivered for {spans(empty)}: done without events", file=sys.stderr)
+    _log.warning("ingest_events: warning: no line was delivered for %s: done without events", spans(empty))
 
 
 def stop_below_usual(tables: Tables, usable: Mapping[date, int], settings: IngestSettings) -> None:

@@ -1,6 +1,6 @@
 """Raw log files of days to interactions, items and rejects."""
 
-import sys
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +29,11 @@ from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
 from learn_spark.lake.days import days_predicate
+from learn_spark.runs.details import IngestDetails
 from learn_spark.runs.ledger import StepResult
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import INGEST_EVENTS, Context
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
         counts = lines.groupBy("load_day", "reason").count().collect()
         with context.publishing:
             changed = changed_days(context.tables, lines.where("reason IS NULL"), earlier)
-            context.touch("ingest_events", changed)
+            context.invalidate(INGEST_EVENTS, changed)
             days = sorted({*days, *changed})
             events = lines.where(days_predicate("load_day", days))
             counts = [row for row in counts if row["load_day"] in days]
@@ -103,7 +106,7 @@ def _done_before(context: Context, days: Sequence[date]) -> list[date]:
 
 
 def _is_done(context: Context, day: date) -> bool:
-    return ("ingest_events", day) in context.ledger.recorded()
+    return (INGEST_EVENTS, day) in context.ledger.recorded()
 
 
 def _stop_at_gates(context: Context, counts: Sequence[Row], bad: Sequence[LogFile], days: Sequence[date]) -> list[date]:
@@ -130,7 +133,7 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
         write_items(tables, described, days)
         numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
         stamped = numbered.withColumn("ingested_at", F.lit(datetime.now(UTC)))
-        late = write_events(tables, stamped, days, settings, partial(context.touch, "ingest_events"))
+        late = write_events(tables, stamped, days, settings, partial(context.invalidate, INGEST_EVENTS))
         return Written(rows, late)
     finally:
         fresh.unpersist()
@@ -138,11 +141,11 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
 
 def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
     """Says what no earlier run has seen; the first run has nothing to compare with."""
-    earlier = [row.details for (step, _), row in context.ledger.recorded().items() if step == "ingest_events"]
-    known = {column for details in earlier for column in details.get("unmapped_columns", ())}
+    rows = [row for (step, _), row in context.ledger.recorded().items() if step == INGEST_EVENTS]
+    known = {column for row in rows for column in IngestDetails.from_json(row.details).unmapped_columns}
     fresh = [column for column in unmapped if column not in known]
-    if earlier and fresh:
-        print(f"ingest_events: new columns, which ingest.mapping does not use: {', '.join(fresh)}", file=sys.stderr)
+    if rows and fresh:
+        _log.warning("ingest_events: new columns, which ingest.mapping does not use: %s", ", ".join(fresh))
 
 
 def _result(counts: list[Row], delivery: _Delivery, written: Written, empty: Sequence[date]) -> StepResult:
@@ -151,18 +154,16 @@ def _result(counts: list[Row], delivery: _Delivery, written: Written, empty: Seq
         by_reason[row["reason"] or "usable"] += row["count"]
     usable, copies = by_reason.pop("usable", 0), by_reason.pop(DUPLICATE, 0)
     files = [*delivery.good, *delivery.bad]
-    return StepResult(
-        rows_in=sum(row["count"] for row in counts),
-        rows_out=written.rows,
-        details={
-            "files": len(files),
-            "bytes": sum(file.bytes for file in files),
-            "bad_files": {file.path: file.problem for file in delivery.bad},
-            "no_behaviour": by_reason.pop(NO_BEHAVIOUR, 0),
-            "rejects": dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
-            "duplicates": copies + usable - written.rows,
-            "empty_days": [str(day) for day in empty],
-            "late": {str(day): events for day, events in written.late.items()},
-            "unmapped_columns": delivery.unmapped,
-        },
+    details = IngestDetails(
+        files=len(files),
+        bytes=sum(file.bytes for file in files),
+        bad_files={file.path: file.problem for file in delivery.bad},
+        no_behaviour=by_reason.pop(NO_BEHAVIOUR, 0),
+        rejects=dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
+        duplicates=copies + usable - written.rows,
+        empty_days=[str(day) for day in empty],
+        late={str(day): events for day, events in written.late.items()},
+        unmapped_columns=delivery.unmapped,
     )
+    rows_in = sum(row["count"] for row in counts)
+    return StepResult(rows_in=rows_in, rows_out=written.rows, details=details.as_json())

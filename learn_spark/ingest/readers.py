@@ -1,7 +1,7 @@
 """Lines of the log as strings, whatever the order, number or types of a file's columns."""
 
+import logging
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import reduce
@@ -25,6 +25,8 @@ from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.fields import quoted
 from learn_spark.ingest.files import load_day
+
+_log = logging.getLogger(__name__)
 
 CORRUPT = "_corrupt_record"
 RAW, BAD_BYTES = "_raw", "_bad_bytes"
@@ -61,7 +63,7 @@ def _lacking_keys(file: LogFile, lacking: Sequence[str], settings: SourceSetting
     required = set(settings.mapping.required_columns())
     optional = [name for name in lacking if name not in required]
     if optional:
-        print(f"warning: {file.path}: no {', '.join(optional)} in its first lines", file=sys.stderr)
+        _log.warning("warning: %s: no %s in its first lines", file.path, ", ".join(optional))
     return [name for name in lacking if name in required]
 
 

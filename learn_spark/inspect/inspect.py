@@ -1,8 +1,7 @@
-"""`learn-spark inspect`: looks at unknown files and writes a first config. No Spark."""
+"""A first config of unknown files. No Spark."""
 
+import logging
 import math
-import sys
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -10,40 +9,40 @@ from pathlib import Path
 
 import yaml
 
-from learn_spark.errors import ConfigError, LearnError
+from learn_spark.errors import ConfigError
 from learn_spark.inspect.guess import MOST_EVENT_TYPES, Guess, day_of, guess
 from learn_spark.inspect.look import Seen, look_at, read_rows
 from learn_spark.lake.days import ONE_DAY
 
+_log = logging.getLogger(__name__)
 MOST_ROWS = 1_000_000
 SHORTEST_DAYS = 6
 SAMPLES = 3
 _WANTED = ("purchase", "buy", "order", "pay", "like", "click")
 
 
-def run_inspect(args: Namespace) -> int:
-    """Findings to stderr, the config to stdout or `--out`; returns the exit code."""
-    try:
-        seen = look_at(Path(args.path).absolute())
-        out = Path(args.out).absolute() if args.out else None
-        if out is not None and out.exists():
-            raise ConfigError(f"{out} exists already; give another --out")
-        found = guess(seen)
-        for line in _findings(seen):
-            print(line, file=sys.stderr)
-        if found is None:
-            raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
-        text = _config(seen, found)
-        for line in found.said:
-            print(line, file=sys.stderr)
-        if out is None:
-            print(text, end="")
-        else:
-            out.write_text(text, encoding="utf-8")
-    except LearnError as error:
-        print(f"inspect: error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def first_config(path: Path) -> str:
+    """Looks at a log file, or a folder of them, and logs what it finds.
+
+    Args:
+        path: what to look at.
+
+    Returns:
+        The config as YAML.
+
+    Raises:
+        ConfigError: no file, or none that holds a log.
+    """
+    seen = look_at(path)
+    found = guess(seen)
+    for line in _findings(seen):
+        _log.info(line)
+    if found is None:
+        raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
+    text = _config(seen, found)
+    for line in found.said:
+        _log.info(line)
+    return text
 
 
 def _findings(seen: Seen) -> Iterator[str]:

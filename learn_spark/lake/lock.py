@@ -1,4 +1,4 @@
-"""One process at a time: local file systems have no safe concurrent Delta commit."""
+"""One process at a time per folder: local file systems have no safe concurrent Delta commit."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -7,26 +7,28 @@ from pathlib import Path
 
 from learn_spark.errors import ConfigError, TemporaryError
 
-Release = Callable[[], None]
+Unlock = Callable[[], None]
 
 
-def lake_lock(root: Path) -> AbstractContextManager[Release]:
-    """One driver at a time on a lake; errors as of `folder_lock`."""
+def lake_lock(root: Path) -> AbstractContextManager[Unlock]:
+    """Locks a lake for one driver; errors as of `folder_lock`."""
     return folder_lock(root, "lake.root", f"another run works on the lake {root}")
 
 
 @contextmanager
-def folder_lock(folder: Path, name: str, busy: str) -> Iterator[Release]:
-    """Holds a folder, made if missing, until the block ends or its process, or what it gives is called.
+def folder_lock(folder: Path, name: str, busy: str) -> Iterator[Unlock]:
+    """Locks `folder`, created if missing.
+
+    The lock ends when the block exits, the process dies, or the yielded function is called.
 
     Args:
-        folder: gets the file `.lock`.
+        folder: the file `.lock` in it is what is locked.
         name: what the folder is, for the error that it cannot be written.
-        busy: what to say where another process holds it.
+        busy: the error's text where another process has the lock.
 
     Raises:
         ConfigError: the folder cannot be written.
-        TemporaryError: another process holds it.
+        TemporaryError: another process has the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -324,6 +324,12 @@ INTERVALS = TableSpec(
         Column(
             "source", "string", "the day's raw files, hashed: what they were, should they be deleted", nullable=True
         ),
+        Column(
+            "made_as",
+            "string",
+            "of an adopted day the fingerprint that it was made under: it stands in the names of what was made",
+            nullable=True,
+        ),
     ),
     key=("step", "day"),
     partition=("step",),

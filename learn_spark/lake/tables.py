@@ -20,7 +20,7 @@ _CODEC = "spark.sql.parquet.compression.codec"
 
 
 class Tables:
-    """The lake under one root: tables by the names of `core.schemas`, artifacts beside them."""
+    """The lake under one root: tables by the names of `lake.schemas`, artifacts beside them."""
 
     def __init__(self, spark: SparkSession, root: Path) -> None:
         self._spark = spark
@@ -162,7 +162,7 @@ class Tables:
         return output - copied
 
     def _writer(self, name: str, df: DataFrame, mode: str) -> DataFrameWriter:
-        """Whose tables grow with their contracts: a new column is null in what was written before."""
+        """A writer that adds columns: a column that is new in the contract is null in older rows."""
         return self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:

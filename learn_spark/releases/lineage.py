@@ -5,14 +5,16 @@ from pathlib import Path
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.snapshots import MANIFEST, read_manifest
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.registry import Release
+from learn_spark.runs.details import TrainingDetails
 from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.steps import TRAIN_CVR, TRAIN_TOWERS
+from models.contract.snapshot import MANIFEST, read_manifest
 
-_TRAINERS = {"towers": "train_towers", "cvr": "train_cvr"}
+_TRAINERS = {"towers": TRAIN_TOWERS, "cvr": TRAIN_CVR}
 _TRACKED = ("mlflow", "mlflow_run_id", "registered_model", "model_version")
 _FILES = 5
 _COUNTS = ("users", "items", "pairs")
@@ -103,13 +105,13 @@ def _gate_line(gate: dict[str, object]) -> str:
 
 def _model(name: str, mark: str, ledger: Ledger) -> dict[str, object]:
     """The training that the ledger has of a model: its MLflow run, and the snapshots' manifests."""
-    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.fingerprint == mark]
+    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.name == mark]
     if not rows:
         return {"fingerprint": mark, "run": "not in the ledger any more"}
-    details = rows[0].details
-    run = {key: details[key] for key in _TRACKED if key in details}
-    snapshots = {role: _snapshot(Path(path)) for role, path in details.get("snapshots", {}).items()}
-    return {"fingerprint": mark, "folder": details.get("model"), **run, "snapshots": snapshots}
+    training = TrainingDetails.from_json(rows[0].details)
+    run = {key: value for key in _TRACKED if (value := getattr(training, key)) is not None}
+    snapshots = {role: _snapshot(Path(path)) for role, path in training.snapshots.items()}
+    return {"fingerprint": mark, "folder": training.model, **run, "snapshots": snapshots}
 
 
 def _snapshot(folder: Path) -> dict[str, object]:
@@ -119,9 +121,9 @@ def _snapshot(folder: Path) -> dict[str, object]:
     manifest = read_manifest(folder)
     return {
         "manifest": str(file),
-        "source": f"{manifest['source_table']} version {manifest['source_version']}",
-        "rows": manifest["rows"],
-        "files": len(manifest["files"]),
+        "source": f"{manifest.source_table} version {manifest.source_version}",
+        "rows": manifest.rows,
+        "files": len(manifest.files),
     }
 
 

@@ -1,6 +1,5 @@
 """A release's models for a server: exported programs, ONNX files, and an MLflow model around them."""
 
-import json
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -11,6 +10,9 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.releases.registry import Release
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import META, read_meta
+from models.contract.export_specs import PT2, OnlineSpec
+from models.contract.result import RESULT
 
 PYFUNC = "pyfunc"
 _MODEL = "online_model.py"
@@ -37,9 +39,9 @@ def export_online(context: Context, release: Release, out: Path, formats: Sequen
     require_absent(out)
     matrix = _matrix_of(context, release)
     models = context.tables.artifact("models")
-    spec = {name: models / f"{name}-{release.models[name]}" for name in ("towers", "cvr")}
+    towers, cvr = (models / f"{name}-{release.models[name]}" for name in ("towers", "cvr"))
     with written_whole(out) as folder:
-        about = run_trainer("export-online", {**spec, "formats": list(formats)}, folder)
+        about = run_trainer(OnlineSpec(towers=towers, cvr=cvr, formats=tuple(formats), out_dir=folder))
         _save_pyfunc(folder, matrix, context.config.sequences.history_length)
     return about
 
@@ -47,9 +49,9 @@ def export_online(context: Context, release: Release, out: Path, formats: Sequen
 def _matrix_of(context: Context, release: Release) -> Path:
     """The content matrix that the release was scored with."""
     matrix = matrix_path(context)
-    if not (matrix / "meta.json").is_file():
+    if not (matrix / META).is_file():
         raise ConfigError(f"there is no content matrix at {matrix}: export with the config that made the release")
-    encoder = json.loads((matrix / "meta.json").read_text(encoding="utf-8"))["encoder_id"]
+    encoder = read_meta(matrix).encoder_id
     if encoder != release.encoder_id:
         raise ConfigError(
             f"release {release.release_id} was made with encoder {release.encoder_id}, but this config's content is"
@@ -64,11 +66,11 @@ def _save_pyfunc(folder: Path, matrix: Path, history_length: int) -> None:
 
     code = folder / _MODEL  # which may come out of the zip of --py-files
     code.write_bytes(resources.files("learn_spark.releases").joinpath(_MODEL).read_bytes())
-    programs = {name: str(folder / f"{name}.pt2") for name in _PROGRAMS}
+    programs = {name: str(folder / f"{name}.{PT2}") for name in _PROGRAMS}
     mlflow.pyfunc.save_model(
         folder / PYFUNC,
         python_model=str(code),
-        artifacts={**programs, "about": str(folder / "result.json")},
+        artifacts={**programs, "about": str(folder / RESULT)},
         model_config={"content_matrix": str(matrix), "history_length": history_length},
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in _PACKAGES],
     )

@@ -102,11 +102,11 @@ def rows_of(tables: Tables, release: Release, table: str) -> DataFrame:
     return tables.read(table).where(in_reach & F.concat_ws(" ", F.col("ds").cast("string"), "release_id").isin(pairs))
 
 
-def roll_back(tables: Tables, to: str | None = None) -> list[Release]:
-    """Withdraws the current release, or all that were published after `to`, which then is current.
+def to_withdraw(tables: Tables, to: str | None = None) -> list[Release]:
+    """What a rollback withdraws: the current release, or all that were published after `to`, which then is current.
 
     Returns:
-        The withdrawn ones, the newest first.
+        The newest first. Their status stays; the caller changes it.
 
     Raises:
         ConfigError: for an unknown or unpublished `to`, or where nothing would be left.
@@ -119,7 +119,6 @@ def roll_back(tables: Tables, to: str | None = None) -> list[Release]:
     withdrawn = published[: ids.index(kept)] if kept else published[:1]
     if len(withdrawn) == len(published):
         raise ConfigError(f"nothing to go back to: published are {', '.join(ids) or 'none'}")
-    set_status(tables, withdrawn, ROLLED_BACK)
     return withdrawn
 
 

@@ -12,9 +12,19 @@ from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.quality.gates import Gate
-from learn_spark.releases.registry import PUBLISHED, Part, Release, newest_release, rows_of
+from learn_spark.releases.registry import (
+    PUBLISHED,
+    ROLLED_BACK,
+    Part,
+    Release,
+    newest_release,
+    rows_of,
+    set_status,
+    to_withdraw,
+)
+from learn_spark.runs.details import TrainingDetails
 from learn_spark.runs.ledger import fingerprint
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import WRITE_FEATURES, Context, cvr_day, towers_day
 
 FEATURE_TABLES = ("user_features", "item_features", "pair_features")
 INPUTS = ("interactions", "item_index", "user_history", "samples")
@@ -32,7 +42,7 @@ def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Relea
     ordered = tuple(sorted(set(days)))
     models = {"towers": towers_mark(context), "cvr": cvr_mark(context)}
     inputs = context.tables.versions(INPUTS)
-    marks = [context.mark("write_features", day) for day in ordered]
+    marks = [context.mark(WRITE_FEATURES, day) for day in ordered]
     release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint(marks, models, inputs)[:8]}"
     base = newest_release(context.tables, models, other_than=release_id)
     taken_over = base.parts if base else {}
@@ -59,6 +69,21 @@ def is_already_published(context: Context, release: Release) -> bool:
     """Whether a run that was killed before the ledger heard of it has published the very same."""
     row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
     return row is not None and row.status == PUBLISHED
+
+
+def roll_back(context: Context, to: str | None = None) -> list[Release]:
+    """Withdraws the current release, or all that were published after `to`, which then is current.
+
+    The withdrawn days become stale first: the next run makes them again, once their cause is mended.
+
+    Returns:
+        The withdrawn ones, the newest first; errors as of `to_withdraw`.
+    """
+    withdrawn = to_withdraw(context.tables, to)
+    days = sorted({day for release in withdrawn for day in release.days})
+    context.invalidate(WRITE_FEATURES, days, scope="own")
+    set_status(context.tables, withdrawn, ROLLED_BACK)
+    return withdrawn
 
 
 def with_counts(context: Context, release: Release) -> Release:
@@ -93,7 +118,6 @@ def record(context: Context, release: Release, gates: Sequence[Gate], widths: di
 def _registered(context: Context) -> dict[str, str]:
     """MLflow's registered versions, as the ledger has them; empty where MLflow was away."""
     recorded = context.ledger.recorded()
-    windows = context.config.windows
-    steps = [("train_towers", windows.towers_end), ("train_cvr", windows.cvr_end)]
-    details = [recorded[step].details for step in steps if step in recorded]
-    return {d["registered_model"]: str(d["model_version"]) for d in details if "model_version" in d}
+    days = [day for day in (towers_day(context.config), cvr_day(context.config)) if day in recorded]
+    trainings = [TrainingDetails.from_json(recorded[day].details) for day in days]
+    return {one.registered_model: str(one.model_version) for one in trainings if one.model_version is not None}

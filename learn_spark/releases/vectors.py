@@ -10,6 +10,7 @@ from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.snapshots import export
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.runs.steps import Context
+from models.contract.export_specs import VectorsSpec
 
 QUERIES = 1000
 
@@ -35,14 +36,11 @@ def export_vectors(context: Context, release: Release, out: Path, index: str) ->
     require_absent(out)
     numbers = context.tables.read("item_index", release.inputs["item_index"])
     items = _newest(context, release, "item").join(numbers, on="item_id", how="inner")
-    spec = {
-        "items": _snapshot(context, release, items, "item"),
-        "users": _snapshot(context, release, _newest(context, release, "user", QUERIES), "user"),
-        "index": index,
-        "threads": context.config.evaluation.run.threads,
-    }
+    items = _snapshot(context, release, items, "item")
+    users = _snapshot(context, release, _newest(context, release, "user", QUERIES), "user")
     with written_whole(out) as folder:
-        return run_trainer("export-vectors", spec, folder)
+        threads = context.config.evaluation.run.threads
+        return run_trainer(VectorsSpec(items=items, users=users, index=index, threads=threads, out_dir=folder))
 
 
 def _newest(context: Context, release: Release, side: str, most: int | None = None) -> DataFrame:

@@ -1,13 +1,36 @@
 """What a day is made from, as one hash: code version, config sections, outside input, and the days that it needs."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 
-from learn_spark import __version__
 from learn_spark.config.load import Config
 from learn_spark.runs.ledger import Rows, fingerprint
 from learn_spark.runs.steps import Source, Step
 from models.contract.settings import identity
+
+
+def settings_of(config: Config, step: Step) -> dict[str, object]:
+    """The settings that a step's result depends on, by config section."""
+    return {name: identity(getattr(config, name)) for name in step.sections}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How fingerprints tell a step's code and settings.
+
+    Attributes:
+        code: the version of a step's code.
+        settings: what a step's result depends on in the config, by section.
+        version: the version of every step that it stands for; None for the present ones.
+    """
+
+    code: Callable[[Step], object]
+    settings: Callable[[Config, Step], Mapping[str, object]]
+    version: int | None = None
+
+
+VERSIONS = Scheme(lambda step: step.version, settings_of)
 
 
 class Marks:
@@ -17,29 +40,40 @@ class Marks:
         config: the run's.
         steps: by name.
         recorded: the ledger's rows, for outside input that is gone; asked once.
+        scheme: how code and settings are told.
+        given: fingerprints that stand for those of a day's needs, where it returns one.
     """
 
-    def __init__(self, config: Config, steps: Mapping[str, Step], recorded: Callable[[], Rows] = dict) -> None:
+    def __init__(
+        self,
+        config: Config,
+        steps: Mapping[str, Step],
+        recorded: Callable[[], Rows] = dict,
+        scheme: Scheme = VERSIONS,
+        given: Callable[[tuple[str, date]], str | None] = lambda need: None,
+    ) -> None:
         self._config = config
         self._steps = steps
         self._recorded = recorded
+        self._scheme = scheme
+        self._given = given
         self._known: dict[tuple[str, date], str] = {}
-        self._sections: dict[str, object] = {}
+        self._settings: dict[str, Mapping[str, object]] = {}
         self._sources: dict[str, Source] = {}
 
     def __call__(self, name: str, day: date) -> str:
         if (name, day) not in self._known:
             step = self._steps[name]
             source = self._source(step).identity(day) if step.source else None
-            upstream = [self(*need) for need in step.needs(self._config, day)]
-            sections = {section: self._section(section) for section in step.sections}
-            self._known[name, day] = fingerprint(__version__, name, day, sections, source, upstream)
+            upstream = [self._given(need) or self(*need) for need in step.needs(self._config, day)]
+            code, settings = self._scheme.code(step), self._settings_of(step)
+            self._known[name, day] = fingerprint(code, name, day, settings, source, upstream)
         return self._known[name, day]
 
     def touched_by(
         self, changed: Iterable[tuple[str, date]], rows: Iterable[tuple[str, date]]
     ) -> list[tuple[str, date]]:
-        """Those of `rows` that were made from `changed`, directly or not; models, and what only they use, are not."""
+        """Recorded days downstream of `changed`. Stops at training steps: late events never make a model stale."""
         reached = dict.fromkeys(changed, True)
 
         def reaches(pair: tuple[str, date]) -> bool:
@@ -62,7 +96,7 @@ class Marks:
             self._sources[step.name] = step.source(self._config, known)
         return self._sources[step.name]
 
-    def _section(self, name: str) -> object:
-        if name not in self._sections:
-            self._sections[name] = identity(getattr(self._config, name))
-        return self._sections[name]
+    def _settings_of(self, step: Step) -> Mapping[str, object]:
+        if step.name not in self._settings:
+            self._settings[step.name] = self._scheme.settings(self._config, step)
+        return self._settings[step.name]

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.schemas import INTERVALS
@@ -35,6 +36,8 @@ class StepResult:
 class Recorded:
     """A row of the ledger; stale where late events changed what it was made from.
 
+    `made_as` is the fingerprint that an adopted day was made under, which stands in the names of what it made.
+
     Rows and seconds are those of the piece of a run that did the day, and stand in all its days; its details stand in
     its last day only.
     """
@@ -49,6 +52,12 @@ class Recorded:
     details: dict[str, Any]
     is_stale: bool = False
     source: str | None = None
+    made_as: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The fingerprint that stands in the names of what was made."""
+        return self.made_as or self.fingerprint
 
     @property
     def run(self) -> str:
@@ -66,7 +75,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def pieces(rows: Iterable[Recorded]) -> list[list[Recorded]]:
-    """Rows by the piece of a run that did them, each piece's by day: what figures are counted once for."""
+    """Groups ledger rows by run piece. Rows, seconds and details belong to the piece, so count them once per group."""
     found: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.day):
         found[row.step, row.run_id].append(row)
@@ -105,7 +114,8 @@ class Ledger:
                 r.seconds,
                 json.loads(r.details),
                 r.status == STALE,
-                getattr(r, "source", None),  # lakes of before the column have none until their next row
+                getattr(r, "source", None),  # lakes of before a column have none until their next row
+                getattr(r, "made_as", None),
             )
             for r in frame.collect()
         }
@@ -136,7 +146,7 @@ class Ledger:
         )
         details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
         rows = [
-            (step, day, mark, *common, details if day == last else "{}", now, (sources or {}).get(day))
+            (step, day, mark, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
             for day, mark in fingerprints.items()
         ]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
@@ -146,6 +156,22 @@ class Ledger:
         """Removes what is recorded for days of a step, because another run replaced part of what they made."""
         if days:
             self._tables.delete(INTERVALS.name, _rows_of(step, days))
+
+    def adopt(self, fingerprints: Mapping[tuple[str, date], str]) -> None:
+        """Gives rows other fingerprints, in one commit; what was made keeps its names."""
+        if not fingerprints:
+            return
+        renamed = [(step, day, mark) for (step, day), mark in fingerprints.items()]
+        renamed_df = F.broadcast(self._spark.createDataFrame(renamed, "step string, day date, mark string"))
+        steps = sorted({step for step, _ in fingerprints})
+        rows = self._tables.read(INTERVALS.name).where(F.col("step").isin(steps))
+        rows = rows.withColumns({name: F.lit(None) for name in INTERVALS.names if name not in rows.columns})
+        was = F.when(F.col("mark").isNotNull(), F.coalesce("made_as", "fingerprint")).otherwise(F.col("made_as"))
+        rows = rows.join(renamed_df, on=["step", "day"], how="left").withColumns(
+            {"made_as": was, "fingerprint": F.coalesce("mark", "fingerprint")}
+        )
+        named = ", ".join(f"'{step}'" for step in steps)
+        self._tables.overwrite_where(INTERVALS.name, rows, f"step IN ({named})")
 
     def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
         """Marks rows of steps and days as to be made again; the same command does so without being asked to."""

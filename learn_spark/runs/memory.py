@@ -12,12 +12,12 @@ SAMPLE_SECONDS = 0.5
 class PeakMemory(Periodic):
     """Samples the process tree in a thread while the `with` block runs.
 
-    Pages that processes share count once a process, so the figure is an upper bound; peaks shorter than the
+    Pages that processes share count once per process, so the figure is an upper bound; peaks shorter than the
     sampling interval may be missed.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:
-        """Of the tree below `pid`, by default this process."""
+        """Watches the tree below `pid`, by default this process."""
         super().__init__(sample_seconds)
         self._pid = os.getpid() if pid is None else pid
         self._peak = 0

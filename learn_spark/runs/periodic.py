@@ -1,4 +1,4 @@
-"""A function that is called at regular times in a thread of its own, while the work goes on."""
+"""A background thread that repeats a small task while the work runs."""
 
 import threading
 from types import TracebackType
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Periodic:
-    """As a context manager, calls `tick` every `seconds` in a thread of its own."""
+    """As a context manager, calls `tick` every `seconds` in its own thread."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -24,7 +24,7 @@ class Periodic:
         self._thread.join()
 
     def tick(self) -> None:
-        """Does the work of one call; runs in the thread."""
+        """The task; runs in the thread."""
         raise NotImplementedError
 
     def _run(self) -> None:

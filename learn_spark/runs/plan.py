@@ -1,83 +1,150 @@
-"""Which days of a plan are missing, stale or refused."""
+"""A plan: steps with days. What of it is missing, refused or ready is decided here and nowhere else."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import NamedTuple
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.runs.fingerprints import Marks
-from learn_spark.runs.ledger import Recorded, Rows
-from learn_spark.runs.steps import Step
-
-Plan = list[tuple[Step, list[date]]]
+from learn_spark.runs.ledger import Rows
+from learn_spark.runs.steps import Context, Step, StepDay, StepName
 
 
-def missing(plan: Plan, config: Config, mark: Marks, recorded: Rows, restate: bool = False) -> Plan:
-    """The part of a plan that the ledger does not have, or has as stale.
+class Planned(NamedTuple):
+    """A step and its days."""
 
-    Raises:
-        ConfigError: where a day was done from other code, config or input and `restate` is off, or where it
-            needs what is neither done nor in the plan.
+    step: Step
+    days: Sequence[date]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The ledger's rows at one moment, beside what this code, config and input would make."""
+
+    config: Config
+    mark: Marks
+    rows: Rows
+
+    @classmethod
+    def of(cls, context: Context) -> Standing:
+        """As the ledger is now."""
+        return cls(context.config, context.mark, context.ledger.recorded())
+
+    def is_other(self, pair: StepDay) -> bool:
+        """Whether a day is recorded, but was made from other code, config or input than now."""
+        return pair in self.rows and self.rows[pair].fingerprint != self.mark(*pair)
+
+    def is_open(self, pair: StepDay) -> bool:
+        """Whether a day is not recorded, or is stale."""
+        return pair not in self.rows or self.rows[pair].is_stale
+
+    def lacking(self, step: Step, day: date, coming: Collection[StepDay] = ()) -> str | None:
+        """Says what a day needs and is neither done nor `coming`; None where all is there."""
+        for need in step.needs(self.config, day):
+            if need in coming or not (self.is_open(need) or self.is_other(need)):
+                continue
+            state = "is not done"
+            if need in self.rows:
+                is_stale = self.rows[need].is_stale
+                state = "late events made stale" if is_stale else "was made from other code, config or input"
+            return f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
+        return None
+
+
+class Piece(NamedTuple):
+    """Days of a step that run at once, and why others cannot."""
+
+    ready: list[date]
+    blocked: dict[date, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the DAG's order with the days that are asked of them.
+
+    `--dry-run` prints `missing`, the runner does `due` step by step: the same decision, asked anew before each step,
+    as late events may have made more days stale on the way.
+
+    Attributes:
+        steps: each with its days.
+        restate: make anew what other code, config or input made; without it such a day is an error.
+        follow_late: add the steps' earlier days that late events made stale, as later days are made from them.
     """
-    todo: Plan = []
-    planned: set[tuple[str, date]] = set()
-    for step, days in plan:
-        wanted = wanted_days(step, days, mark, recorded, restate)
-        planned.update((step.name, d) for d in wanted)
-        lacking = [need for day in wanted if (need := unmet_need(step, day, config, mark, recorded, planned))]
-        if lacking:
-            raise ConfigError(lacking[0])
-        if wanted:
-            todo.append((step, wanted))
-    return todo
 
+    steps: Sequence[Planned]
+    restate: bool = False
+    follow_late: bool = False
 
-def wanted_days(step: Step, days: Iterable[date], mark: Marks, recorded: Rows, restate: bool) -> list[date]:
-    """Those days that are not recorded, stale, or to be restated.
+    def __iter__(self) -> Iterator[Planned]:
+        return iter(self.steps)
 
-    Raises:
-        ConfigError: where a day was done from other code, config or input and `restate` is off.
-    """
-    days = list(days)
-    rows = {day: recorded.get((step.name, day)) for day in days}
-    other = [day for day in days if _is_other(rows[day], mark(step.name, day))]
-    if other and not restate:
-        raise ConfigError(
-            f"{step.name} of {spans(other)} was made from other code, config or input than now;"
-            f" add --restate to make it anew, or use another lake.root"
-        )
-    return [day for day in days if rows[day] is None or rows[day].is_stale or day in set(other)]
+    def __len__(self) -> int:
+        return len(self.steps)
 
+    def has(self, name: StepName) -> bool:
+        """Whether the step is in the plan."""
+        return any(step.name == name for step, _ in self)
 
-def with_stale_days(plan: Plan, recorded: Rows) -> Plan:
-    """The plan with earlier days of its steps that late events made stale: later days are made from them."""
-    stale = [(name, day) for (name, day), row in recorded.items() if row.is_stale]
-    return [
-        (step, sorted({*days, *(day for name, day in stale if name == step.name and day < max(days))}))
-        for step, days in plan
-    ]
+    def missing(self, now: Standing) -> Plan:
+        """The part that the ledger does not have, or has as stale.
 
+        Raises:
+            ConfigError: as `due`; or where a day needs what is neither done nor in the plan.
+        """
+        todo: list[Planned] = []
+        coming: set[StepDay] = set()
+        for planned in self:
+            step, days = planned.step, self.due(planned, now)
+            coming.update((step.name, day) for day in days)
+            for day in days:
+                if lacking := now.lacking(step, day, coming):
+                    raise ConfigError(lacking)
+            if days:
+                todo.append(Planned(step, days))
+        return replace(self, steps=todo)
 
-def unmet_need(
-    step: Step,
-    day: date,
-    config: Config,
-    mark: Marks,
-    recorded: Rows,
-    planned: Iterable[tuple[str, date]] = (),
-) -> str | None:
-    """Says what a day needs and neither the ledger nor the plan has; None where all is there."""
-    for need in step.needs(config, day):
-        row = recorded.get(need)
-        if need in planned or (row is not None and not row.is_stale and not _is_other(row, mark(*need))):
-            continue
-        state = "is not done"
-        if row is not None:
-            state = "late events made stale" if row.is_stale else "was made from other code, config or input"
-        return f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
-    return None
+    def due(self, planned: Planned, now: Standing) -> list[date]:
+        """The days of a step that are not recorded, stale, or to be restated.
 
+        Raises:
+            ConfigError: where a day was made from other code, config or input and `restate` is off.
+        """
+        step, days = planned.step, list(planned.days)
+        if self.follow_late:
+            late = [day for (name, day), row in now.rows.items() if name == step.name and row.is_stale]
+            days = sorted({*days, *(day for day in late if day < max(days))})
+        other = {day for day in days if now.is_other((step.name, day))}
+        if other and not self.restate:
+            raise ConfigError(
+                f"{step.name} of {spans(other)} was made from other code, config or input than now;"
+                f" add --restate to make it anew, or use another lake.root;"
+                f" after an upgrade `learn-spark adopt` takes over what holds"
+            )
+        return [day for day in days if day in other or now.is_open((step.name, day))]
 
-def _is_other(row: Recorded | None, mark: str) -> bool:
-    return row is not None and row.fingerprint != mark
+    @staticmethod
+    def piece(step: Step, days: Sequence[date], now: Standing) -> Piece:
+        """Which of some due days can run now: a day may need earlier days of the same piece."""
+        found = Piece([], {})
+        for day in days:
+            lacking = now.lacking(step, day, {(step.name, ready) for ready in found.ready})
+            if lacking:
+                found.blocked[day] = lacking
+            else:
+                found.ready.append(day)
+        return found
+
+    def lines(self, expected: Mapping[str, int | None]) -> list[str]:
+        """The plan in words: days, tables and, where known, the rows that each step will write."""
+        lines = ["plan (what the ledger does not have):"] if self.steps else ["plan: nothing is missing"]
+        for number, (step, days) in enumerate(self, start=1):
+            rows = expected.get(step.name)
+            size = f"about {rows:,} rows" if rows is not None else "rows: see below"
+            lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
+            lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
+        return lines

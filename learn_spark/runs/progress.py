@@ -1,18 +1,21 @@
-"""Progress lines on stderr: a step's begin and end, between them a sign of life with Spark's task counts."""
+"""Progress as log lines: a step's begin and end, between them a sign of life with Spark's task counts."""
 
+import logging
 import sys
 import time
 
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from learn_spark.runs.periodic import Periodic
 
+_log = logging.getLogger(__name__)
 TERMINAL_SECONDS = 10
 PLAIN_SECONDS = 60
 
 
 class Progress(Periodic):
-    """Prints what runs; as a context manager it also says every so often that it still runs."""
+    """Logs what runs; as a context manager it also says every so often that it still runs."""
 
     def __init__(self, spark: SparkSession) -> None:
         super().__init__(seconds=1.0)
@@ -32,7 +35,7 @@ class Progress(Periodic):
 
     def say(self, text: str) -> None:
         elapsed = int(time.monotonic() - self._started)
-        print(f"{elapsed // 60:3d}:{elapsed % 60:02d}  {text}", file=sys.stderr, flush=True)
+        _log.info("%3d:%02d  %s", elapsed // 60, elapsed % 60, text)
         self._quiet_until = time.monotonic() + self._period
 
     def tick(self) -> None:
@@ -42,9 +45,12 @@ class Progress(Periodic):
 
     def _tasks(self) -> str:
         done = total = 0
-        for stage_id in self._tracker.getActiveStageIds():
-            stage = self._tracker.getStageInfo(stage_id)
-            if stage is not None:
-                done += stage.numCompletedTasks
-                total += stage.numTasks
+        try:
+            for stage_id in self._tracker.getActiveStageIds():
+                stage = self._tracker.getStageInfo(stage_id)
+                if stage is not None:
+                    done += stage.numCompletedTasks
+                    total += stage.numTasks
+        except (Py4JError, OSError):  # the JVM is gone: the step's own error says so
+            return ""
         return f": {done} of {total} Spark tasks" if total else ""

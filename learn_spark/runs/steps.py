@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from threading import RLock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from pyspark.sql import SparkSession
 
@@ -16,6 +16,35 @@ from learn_spark.runs.progress import Progress
 
 if TYPE_CHECKING:
     from learn_spark.runs.fingerprints import Marks
+
+INGEST_EVENTS: Final = "ingest_events"
+BUILD_SEQUENCES: Final = "build_sequences"
+EMBED_ITEMS: Final = "embed_items"
+TRAIN_TOWERS: Final = "train_towers"
+TRAIN_CVR: Final = "train_cvr"
+WRITE_FEATURES: Final = "write_features"
+EVALUATE_FEATURES: Final = "evaluate_features"
+StepName = Literal[
+    "ingest_events",
+    "build_sequences",
+    "embed_items",
+    "train_towers",
+    "train_cvr",
+    "write_features",
+    "evaluate_features",
+]
+StepDay = tuple[StepName, date]
+Scope = Literal["downstream", "own", "forgotten"]
+
+
+def towers_day(config: Config) -> StepDay:
+    """The step and day whose ledger row stands for the towers."""
+    return TRAIN_TOWERS, config.windows.towers_end
+
+
+def cvr_day(config: Config) -> StepDay:
+    """The step and day whose ledger row stands for the conversion model."""
+    return TRAIN_CVR, config.windows.cvr_end
 
 
 class Source(Protocol):
@@ -32,25 +61,27 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """A job's work as the ledger sees it.
+    """One stage of the pipeline, as the ledger sees it.
 
     Attributes:
-        name: the job.
-        run: does the given days at once and says what it did.
+        name: also the name of its command and job file.
+        run: does the given days at once and returns what it did.
         sections: config sections that its result depends on.
-        needs: the (step, day) pairs that a day is made from.
+        needs: the steps and days that a day is made from.
         reads, writes: tables whose versions are recorded.
-        source: looks at the input from outside the lake, if any; told what the ledger keeps of it by day.
-        trains: it makes a model, which late events do not make stale.
+        version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
+        source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
+        trains: it makes a model; late events do not make models stale.
         overlaps: runs over different days may overlap.
     """
 
-    name: str
+    name: StepName
     run: Callable[["Context", Sequence[date]], StepResult]
     sections: tuple[str, ...]
-    needs: Callable[[Config, date], Iterable[tuple[str, date]]]
+    needs: Callable[[Config, date], Iterable[StepDay]]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    version: int = 1
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
     trains: bool = False
     overlaps: bool = False
@@ -58,9 +89,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with; `mark` names what it makes and finds what it needs.
+    """What a step works with.
 
-    `publishing` is held by whoever writes, where runs overlap.
+    Attributes:
+        mark: gives the fingerprint of a step's day; it names what the step makes and finds what it needs.
+        publishing: held by whoever writes, where runs overlap.
     """
 
     config: Config
@@ -71,13 +104,33 @@ class Context:
     progress: Progress
     publishing: RLock = field(default_factory=RLock)
 
-    def touch(self, step: str, days: Iterable[date]) -> None:
-        """Marks stale what was made from these days of a step, whose rows are about to change.
+    def made_as(self, step: StepName, day: date) -> str:
+        """The fingerprint in the names of what a step makes for a day: the expected one, or an adopted day's own."""
+        mark, row = self.mark(step, day), self.ledger.recorded().get((step, day))
+        return row.made_as if row and row.made_as and row.fingerprint == mark and not row.is_stale else mark
 
-        Before they change: whenever the run is killed, its next try finds the marks or sets them.
+    def invalidate(self, step: StepName, days: Iterable[date], scope: Scope = "downstream") -> None:
+        """Takes back what the ledger says is done: the one door for it.
+
+        Call it before the rows change. A run that is killed in between then leaves days that are made once more,
+        never days that wrongly count as done.
+
+        Args:
+            step: whose rows are about to change.
+            days: of these days; days that are not recorded are left out.
+            scope: `downstream` marks stale what was made from the days, but not the days themselves; `own` marks the
+                days themselves stale, so that the next run makes them again; `forgotten` removes their ledger rows,
+                for days of another config that are replaced in part.
         """
-        days = list(days)
-        rows = self.mark.touched_by([(step, day) for day in days], self.ledger.recorded()) if days else []
-        if rows:
-            self.ledger.mark_stale(rows)
-            self.progress.say(f"late events of {spans(days)} make {len(rows)} recorded days of steps stale")
+        changed = [(step, day) for day in days]
+        recorded = self.ledger.recorded() if changed else {}
+        own = [pair for pair in changed if pair in recorded]
+        if scope == "forgotten":
+            self.ledger.forget(step, [day for _, day in own])
+            return
+        stale = own if scope == "own" else self.mark.touched_by(changed, recorded)
+        if stale:
+            self.ledger.mark_stale(stale)
+        if stale and scope == "downstream":
+            touched = spans([day for _, day in changed])
+            self.progress.say(f"late events of {touched} make {len(stale)} recorded days of steps stale")

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.runs.ledger import StepResult
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
@@ -105,10 +105,10 @@ class _Builder:
 
     def _forget_former_days(self) -> None:
         """Takes days of another config out of the ledger: their sequences and samples are replaced here, in part."""
-        context, step = self._context, "build_sequences"
-        rows = context.ledger.recorded().values()
-        own = [row for row in rows if row.step == step]
-        context.ledger.forget(step, [row.day for row in own if row.fingerprint != context.mark(step, row.day)])
+        context, step = self._context, BUILD_SEQUENCES
+        own = [row for row in context.ledger.recorded().values() if row.step == step]
+        former = [row.day for row in own if row.fingerprint != context.mark(step, row.day)]
+        context.invalidate(step, former, scope="forgotten")
 
     def _reach(self, as_of: date) -> date:
         return as_of - timedelta(days=self._settings.history_days)

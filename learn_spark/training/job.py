@@ -1,6 +1,6 @@
 """Training of towers and conversion model: pinned snapshots, a trainer process, MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.scoring import score_items, score_users
-from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import cvr_mark, cvr_path, towers_mark, towers_path
-from learn_spark.config.model_sections import Launch
+from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before
@@ -20,7 +20,9 @@ from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import with_log_q
 from learn_spark.training.mlflow_runs import Training, log_training, loss_curve
 from learn_spark.training.sequence_snapshots import sequence_snapshot
-from learn_spark.training.specs import stream_settings, towers_settings
+from models.contract.settings import ValidationConfig
+from models.contract.snapshot import read_manifest
+from models.contract.training_specs import CVRSpec, TowersSpec, TrainingSpec
 
 _PAIR_KEY = ("user_id", "item_id", "event_ts")
 
@@ -29,15 +31,18 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
     """Trains user and item towers on the as-of dates before `windows.towers_end`; `days` is that one day."""
     config, mark = context.config, towers_mark(context)
     version = context.tables.version("sequences")
-    snapshots = {split: sequence_snapshot(context, split, version, mark) for split in ("train", "val")}
-    spec = {
-        "train_snapshot": snapshots["train"],
-        "val_snapshot": snapshots["val"],
-        "content_matrix": matrix_path(context),
-        **towers_settings(config),
-    }
-    training = Training("learn-towers", mark, towers_path(context), spec, snapshots)
-    return _trained(context, "train-towers", training, config.towers.launch)
+    spec = TowersSpec(
+        train_snapshot=sequence_snapshot(context, "train", version, mark),
+        val_snapshot=sequence_snapshot(context, "val", version, mark),
+        content_matrix=matrix_path(context),
+        towers=config.towers.model,
+        loss=config.towers.loss,
+        train=config.towers.train,
+        stream=config.stream,
+        validation=validation_of(config),
+        out_dir=towers_path(context),
+    )
+    return _trained(context, spec, "learn-towers", mark)
 
 
 def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
@@ -50,33 +55,42 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         "val": DayRange(validation, config.windows.cvr_end),
     }
     snapshots = {role: _pair_snapshot(context, role, span, version, mark) for role, span in spans.items()}
-    spec = {
-        "train_snapshot": snapshots["train"],
-        "val_snapshot": snapshots["val"],
-        "cvr": config.cvr.model.model_dump(),
-        "log_q": config.cvr.log_q,
-        "train": config.cvr.train.model_dump(),
-        "stream": stream_settings(config),
-    }
-    training = Training("learn-cvr", mark, cvr_path(context), spec, snapshots)
-    return _trained(context, "train-cvr", training)
+    spec = CVRSpec(
+        train_snapshot=snapshots["train"],
+        val_snapshot=snapshots["val"],
+        log_q=config.cvr.log_q,
+        cvr=config.cvr.model,
+        train=config.cvr.train,
+        stream=config.stream,
+        out_dir=cvr_path(context),
+    )
+    return _trained(context, spec, "learn-cvr", mark)
 
 
-def _trained(context: Context, command: str, training: Training, launch: Launch | None = None) -> StepResult:
-    context.progress.say(f"{command}: snapshots of {_rows(training.snapshots)} rows; training starts")
-    result = run_trainer(command, training.spec, training.folder, launch, context.spark)
+def validation_of(config: Config) -> ValidationConfig:
+    """How the towers are ranked when training chooses the best state."""
+    retrieval = config.retrieval
+    return ValidationConfig(prior_weight=retrieval.popularity_weight, prior_days=retrieval.popularity_days)
+
+
+def _trained(context: Context, spec: TrainingSpec, model: str, mark: str) -> StepResult:
+    training = Training.of(spec, model, mark)
+    rows = {role: read_manifest(path).rows for role, path in training.snapshots.items()}
+    context.progress.say(f"{spec.command}: snapshots of {rows} rows; training starts")
+    launch = context.config.towers.launch if isinstance(spec, TowersSpec) else None
+    result = run_trainer(spec, launch, context.spark)
     details = {
         "model": str(training.folder),
         "fingerprint": training.fingerprint,
         "snapshots": {role: str(path) for role, path in training.snapshots.items()},
-        "rows": _rows(training.snapshots),
+        "rows": rows,
         "result": result,
         "curve": loss_curve(training.folder),
         "registered_model": training.model,
         **log_training(context.config, training),
     }
-    rows = sum(_rows(training.snapshots).values())
-    return StepResult(rows_in=rows, rows_out=rows, details=details)
+    total = sum(rows.values())
+    return StepResult(rows_in=total, rows_out=total, details=details)
 
 
 def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, mark: str) -> Path:
@@ -115,7 +129,3 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     unknown = F.transform("item_emb", lambda _: F.lit(0.0).cast("float"))
     item_emb = F.when(F.col("first_ds") < F.col("ds"), F.col("item_emb")).otherwise(unknown)
     return joined.withColumns({"user_emb": F.coalesce("user_emb", unknown), "item_emb": item_emb})
-
-
-def _rows(snapshots: Mapping[str, Path]) -> dict[str, int]:
-    return {role: int(read_manifest(path)["rows"]) for role, path in snapshots.items()}

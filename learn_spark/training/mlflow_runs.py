@@ -13,16 +13,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learn_spark.bridge.launch import RESULT
-from learn_spark.bridge.snapshots import MANIFEST, read_manifest
 from learn_spark.config.load import Config
+from models.contract.result import METRICS, RESULT, SPEC, read_result
+from models.contract.snapshot import MANIFEST, read_manifest
+from models.contract.training_specs import TrainingSpec
+from models.contract.whole_files import write_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 FINGERPRINT = "fingerprint"
-METRICS = "metrics.jsonl"
 PENDING = "mlflow_pending.json"
 ALIAS = "candidate"
 _METRICS_A_BATCH = 1000
@@ -49,6 +50,12 @@ class Training:
     spec: Mapping[str, object]
     snapshots: Mapping[str, Path]
     is_registered: bool = True
+
+    @classmethod
+    def of(cls, spec: TrainingSpec, model: str, fingerprint: str, is_registered: bool = True) -> "Training":
+        """The training that a spec tells of."""
+        snapshots = {"train": spec.train_snapshot, "val": spec.val_snapshot}
+        return cls(model, fingerprint, spec.out_dir, spec.told(), snapshots, is_registered)
 
 
 def log_training(config: Config, training: Training) -> dict[str, str]:
@@ -107,9 +114,7 @@ def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[
 
 
 def _note_pending(training: Training) -> None:
-    partial = training.folder / f".{PENDING}"
-    partial.write_text(json.dumps(asdict(training), indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(training.folder / PENDING)
+    write_whole(training.folder / PENDING, json.dumps(asdict(training), indent=1, default=str) + "\n")
 
 
 def _pending(models: Path) -> list[Training]:
@@ -225,11 +230,10 @@ def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
     from mlflow.entities import Metric
 
     metrics = list(_step_metrics(folder))
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     started = int((folder / RESULT).stat().st_mtime * 1000)
     metrics += [
         Metric(f"result.{key}", float(value), started, 0)
-        for key, value in flattened(result)
+        for key, value in flattened(read_result(folder))
         if isinstance(value, int | float)
     ]
     for start in range(0, len(metrics), _METRICS_A_BATCH):
@@ -239,7 +243,7 @@ def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
 def _step_metrics(folder: Path) -> Iterator["Metric"]:
     from mlflow.entities import Metric
 
-    began = (folder / "spec.json").stat().st_mtime if (folder / "spec.json").is_file() else 0.0
+    began = (folder / SPEC).stat().st_mtime if (folder / SPEC).is_file() else 0.0
     for line in _metric_lines(folder):
         time_ms = int((began + line.get("seconds", 0.0)) * 1000)
         for key, value in line.items():
@@ -253,14 +257,14 @@ def _log_snapshot(client: "MlflowClient", run_id: str, role: str, snapshot: Path
 
     manifest = read_manifest(snapshot)
     digest = hashlib.sha256((snapshot / MANIFEST).read_bytes()).hexdigest()[:16]
-    source = {"table": manifest["source_table"], "version": manifest["source_version"]}
+    source = {"table": manifest.source_table, "version": manifest.source_version}
     dataset = Dataset(
         name=snapshot.name,
         digest=digest,
         source_type="delta",
         source=json.dumps(source),
-        schema=json.dumps(manifest["schema"]),
-        profile=json.dumps({"rows": manifest["rows"], "files": len(manifest["files"])}),
+        schema=json.dumps(manifest.columns),
+        profile=json.dumps({"rows": manifest.rows, "files": len(manifest.files)}),
     )
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", role)])])
     client.log_artifact(run_id, str(snapshot / MANIFEST), f"snapshots/{role}")

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.snapshots import export
 from learn_spark.lake.days import days_predicate
 from learn_spark.runs.ledger import fingerprint
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.windows import as_of_dates
 
 _COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items", "tar_len")
@@ -47,4 +47,4 @@ def sequences_mark(context: Context) -> str:
     """The fingerprint of what the config's sequences are made of."""
     config = context.config
     days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
-    return fingerprint([context.mark("build_sequences", day) for day in days], config.stream.rows_per_file)
+    return fingerprint([context.made_as(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)

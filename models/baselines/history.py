@@ -1,20 +1,14 @@
 """Baselines without weights that score every item from the history itself: the last items, and co-occurrence.
 
-Shapes: B rows, b rows of a block, H history length, T target length, I items (padding, item 0, included),
-U training users, P (row, item) pairs of targets, Q pairs of what histories hold or of what is no candidate.
+Shapes: R training rows, b rows that are scored, H history length, T target length, I items (padding, item 0, included),
+U training users, Q pairs of what histories hold.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
-BLOCK_SCORES = 1 << 22  # scores held at once
 CHUNK_ROWS = 1 << 16
 DECIMALS = 10
-
-# (histories [b, H], their lengths [b]) -> scores, float64 [b, I]; a new array each time
-Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def last_item_shares(popularity_I: np.ndarray) -> np.ndarray:
@@ -80,38 +74,3 @@ def incidence(
     user_N, item_N = np.divmod(np.unique(np.concatenate(keys)), num_items)
     shape = (int(user_R.max(initial=-1)) + 1, num_items)
     return sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), shape=shape)
-
-
-def block_ranks(
-    scores: Scores,
-    hist_items_BH: np.ndarray,
-    hist_len_B: np.ndarray,
-    target_P2: np.ndarray,
-    hidden_Q2: np.ndarray,
-    bias_I: np.ndarray,
-) -> np.ndarray:
-    """Rank of every target among all items by score + bias, a block of rows at a time: int64 [P].
-
-    Ties as in `metrics.target_ranks`: an item of equal score stands before the target.
-
-    Args:
-        scores: scores of all items from histories.
-        target_P2, hidden_Q2: (row, item) pairs, sorted by row; the latter are no candidates.
-        bias_I: -inf for what is nobody's candidate.
-    """
-    rank_P = np.zeros(len(target_P2), np.int64)
-    rows_U = np.unique(target_P2[:, 0])
-    step = max(1, BLOCK_SCORES // len(bias_I))
-    for start in range(0, len(rows_U), step):
-        rows_b = rows_U[start : start + step]
-        score_bI = scores(hist_items_BH[rows_b], hist_len_B[rows_b]) + bias_I
-        own, hidden = (
-            slice(*np.searchsorted(pair_2[:, 0], [rows_b[0], rows_b[-1] + 1])) for pair_2 in (target_P2, hidden_Q2)
-        )
-        hidden_q2 = hidden_Q2[hidden]
-        hidden_q2 = hidden_q2[np.isin(hidden_q2[:, 0], rows_b)]
-        score_bI[np.searchsorted(rows_b, hidden_q2[:, 0]), hidden_q2[:, 1]] = -np.inf
-        row_p, item_p = np.searchsorted(rows_b, target_P2[own, 0]), target_P2[own, 1]
-        below = [(score_bI[row] < score_bI[row, item]).sum() for row, item in zip(row_p, item_p, strict=True)]
-        rank_P[own] = len(bias_I) - np.array(below)
-    return rank_P

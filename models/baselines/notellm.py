@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.baselines.history import incidence
+from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
@@ -46,7 +47,7 @@ class NoteLLM(nn.Module):
         instruction = continuation(tokenizer, config.instruction)
         needed = config.max_tokens + len(instruction) + 1
         if needed > self.language.longest:
-            raise ValueError(
+            raise BadInput(
                 f"max_tokens {config.max_tokens} and the instruction need {needed} positions,"
                 f" but {config.llm.model} has {self.language.longest}"
             )

@@ -1,4 +1,4 @@
-"""Popularity: everybody gets the most bought items. Shapes: I items, R rows of a snapshot."""
+"""Popularity: everybody gets the most bought items. Shapes: I items, N known items, R rows of a snapshot."""
 
 import numpy as np
 
@@ -23,6 +23,13 @@ def recent_log_popularity(snapshot: Snapshot, num_rows: int, days: int) -> np.nd
     items, event_ts = read_column(snapshot, "hist_items"), read_column(snapshot, "hist_ts")
     is_recent = (items > 0) & (event_ts > event_ts.max() - days * DAY_SECONDS)
     return log_popularity(count_items(items[is_recent], num_rows))
+
+
+def known_log_popularity(item_N: np.ndarray, purchases_N: np.ndarray, num_rows: int) -> np.ndarray:
+    """`log_popularity` of all items [I] out of the known items' purchases; the others have none."""
+    count_I = np.zeros(num_rows, np.int64)
+    count_I[item_N] = purchases_N
+    return log_popularity(count_I)
 
 
 def trained_items(snapshot: Snapshot, num_rows: int) -> np.ndarray:

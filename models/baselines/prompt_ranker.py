@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.contract.failures import BadInput
 from models.contract.language_models import PromptConfig
 from models.data.item_texts import ItemTexts
 from models.encoder.encoder import expanded
@@ -33,7 +34,7 @@ class PromptRanker(nn.Module):
         num_items: items 0 .. num_items - 1 have a text or none.
 
     Raises:
-        ValueError: the longest prompt does not fit into the model's positions.
+        BadInput: the longest prompt does not fit into the model's positions.
     """
 
     def __init__(self, config: PromptConfig, texts: ItemTexts, num_items: int) -> None:
@@ -50,7 +51,7 @@ class PromptRanker(nn.Module):
         longest = max(map(len, self.items), default=0)
         needed = len(self.heading) + config.history * (len(self.bullet) + longest) + len(self.question) + longest
         if needed + len(self.end) > self.language.longest:
-            raise ValueError(
+            raise BadInput(
                 f"history {config.history} with texts of {longest} tokens needs {needed + len(self.end)} positions,"
                 f" but {config.llm.model} has {self.language.longest}: set model.history or model.max_tokens lower"
             )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.contract.failures import BadInput
 from models.contract.settings import SequentialConfig
 from models.data.content import ContentMatrix
 from models.layers.packing import Packing
@@ -80,7 +81,7 @@ class SequentialModel(nn.Module):
             hist_ts_BH: the events' times in seconds, where `needs_time`.
 
         Raises:
-            ValueError: the times are missing, or a history is longer than its row.
+            BadInput: the times are missing, or a history is longer than its row.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, np.int64)
@@ -88,7 +89,7 @@ class SequentialModel(nn.Module):
             raise ValueError(f"{self.config.kind} needs the times of the histories (hist_ts)")
         longest, width = int(hist_len_B.max(initial=0)), hist_items_BH.shape[1]
         if longest > width:
-            raise ValueError(f"history of {longest} items: rows hold {width}")
+            raise BadInput(f"history of {longest} items: rows hold {width}")
         out_BD = np.zeros((len(hist_len_B), self.config.d_model), np.float32)
         order = np.argsort(hist_len_B, kind="stable")
         order = order[hist_len_B[order] > 0]

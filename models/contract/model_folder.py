@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from models.contract.failures import BadInput
+from models.contract.whole_files import read_json
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -37,12 +40,12 @@ def locate(model: str, revision: str | None) -> Path:
         revision: for a hub name the commit, 40 hex digits; branches and tags move and are refused.
 
     Raises:
-        ValueError: where nothing is found, the revision is no commit, or the folder lacks a part.
+        BadInput: where nothing is found, the revision is no commit, or the folder lacks a part.
     """
     folder = Path(model)
     if not folder.is_dir():
         if folder.is_absolute() or not _HUB_NAME.fullmatch(model):
-            raise ValueError(f"model folder {model} does not exist")
+            raise BadInput(f"model folder {model} does not exist")
         folder = _fetch(model, revision)
     check_folder(folder)
     return folder
@@ -52,7 +55,7 @@ def check_folder(folder: Path) -> None:
     """Refuses a folder that lacks config, tokenizer or safetensors weights, naming all that it lacks.
 
     Raises:
-        ValueError: with the folder and what is missing; pickled weights are never an answer.
+        BadInput: with the folder and what is missing; pickled weights are never an answer.
     """
     lacks = []
     if not (folder / "config.json").is_file():
@@ -66,16 +69,16 @@ def check_folder(folder: Path) -> None:
     hint = ""
     if pickles and not any(folder.glob("*.safetensors")):
         hint = f"; pickled weights ({', '.join(pickles)}) are refused: convert them to safetensors"
-    raise ValueError(f"model folder {folder} lacks {' and '.join(lacks)}{hint}")
+    raise BadInput(f"model folder {folder} lacks {' and '.join(lacks)}{hint}")
 
 
 def encoder_id(folder: Path, revision: str | None, pooling: str, max_tokens: int, dtype: str) -> str:
     """A readable name and 12 hex digits over all that a vector depends on, wherever the folder lies.
 
     Raises:
-        ValueError: where config.json cannot be read.
+        BadInput: where config.json cannot be read.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", f"model folder {folder}")
     shape = "x".join(str(config[key]) for key in ("num_hidden_layers", "hidden_size") if key in config)
     name = re.sub(r"[^\w-]", "", f"{config.get('model_type', 'model')}-{shape}".rstrip("-"))
     parts = (content_digest(folder), revision, pooling, max_tokens, dtype)
@@ -106,27 +109,12 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
 def _missing_weights(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        weight_map = read_json(index).get("weight_map", {})
+        weight_map = read_json(index, f"model folder {folder}").get("weight_map", {})
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ValueError(f"{index}: weight_map must give every weight the name of its file")
+            raise BadInput(f"{index}: weight_map must give every weight the name of its file")
         shards = set(weight_map.values())
         return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
     return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A JSON object.
-
-    Raises:
-        ValueError: where the file cannot be read or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
-    return values
 
 
 def _fetch(name: str, revision: str | None) -> Path:
@@ -134,7 +122,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if revision is None or not _COMMIT.fullmatch(revision):
-        raise ValueError(
+        raise BadInput(
             f"model {name} is no local folder; a hub name needs a revision that is a commit"
             f" (40 hex digits), not {revision!r}"
         )
@@ -143,4 +131,4 @@ def _fetch(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"model {name} at {revision} cannot be fetched: {reason}") from None
+        raise BadInput(f"model {name} at {revision} cannot be fetched: {reason}") from None

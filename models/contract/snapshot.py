@@ -1,16 +1,54 @@
 """Immutable Parquet snapshots: a folder with plain Parquet files and the manifest.json that lists them."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
 
-from models.contract.strict import read_json
+from models.contract.failures import BadInput
+from models.contract.strict import parse_settings
+from models.contract.whole_files import read_json, write_whole
 
+MANIFEST = "manifest.json"
 # Petastorm unpickles what it finds in these.
 FORBIDDEN = ("_common_metadata", "_metadata")
+
+
+class SnapshotFile(BaseModel):
+    """A Parquet file as the manifest lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """`manifest.json`.
+
+    Attributes:
+        format_version: of these keys; the first version did not say it.
+        source_table, source_version: the pinned table that the rows were made from.
+        columns: name to type; `schema` in the file.
+        rows: of all files together.
+        files: all that is ever read.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    source_table: str
+    source_version: int
+    columns: dict[str, str] = Field(alias="schema")
+    rows: int
+    files: tuple[SnapshotFile, ...]
+    format_version: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -32,6 +70,21 @@ class Snapshot:
     schema: dict[str, str]
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a snapshot.
+
+    Raises:
+        BadInput: there is none, or not one of a snapshot.
+    """
+    file = folder / MANIFEST
+    return parse_settings(Manifest, read_json(file, "snapshot"), f"snapshot {file}")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Makes the folder a snapshot."""
+    write_whole(folder / MANIFEST, json.dumps(manifest.model_dump(by_alias=True), indent=1) + "\n")
+
+
 def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
     """Read a snapshot's manifest and check every file that it lists: existence, size, rows, content hash.
 
@@ -40,48 +93,39 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
         verify_sha256: also compare the files' SHA-256 (reads every byte once).
 
     Raises:
-        ValueError: names the file that is missing, changed or not allowed.
+        BadInput: names the file that is missing, changed or not allowed.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name in FORBIDDEN:
         if (path / name).exists():
-            raise ValueError(f"snapshot {path} holds {name}, which could run code when it is read; remove it")
-    files = {_checked_file(path, entry, verify_sha256): entry["rows"] for entry in manifest["files"]}
+            raise BadInput(f"snapshot {path} holds {name}, which could run code when it is read; remove it")
+    files = {_checked_file(path, entry, verify_sha256): entry.rows for entry in manifest.files}
     listed = sum(files.values())
-    if listed != manifest["rows"]:
-        raise ValueError(f"snapshot {path}: files hold {listed} rows, the manifest says {manifest['rows']}")
+    if listed != manifest.rows:
+        raise BadInput(f"snapshot {path}: files hold {listed} rows, the manifest says {manifest.rows}")
     filled = {file: rows for file, rows in files.items() if rows}
-    return Snapshot(path, tuple(filled), tuple(filled.values()), listed, dict(manifest["schema"]))
+    return Snapshot(path, tuple(filled), tuple(filled.values()), listed, manifest.columns)
 
 
-def _read_manifest(path: Path) -> dict:
-    file = path / "manifest.json"
-    manifest = read_json(file, "snapshot")
-    missing = {"files", "rows", "schema"} - (manifest.keys() if isinstance(manifest, dict) else set())
-    if missing:
-        raise ValueError(f"snapshot: {file} lacks {', '.join(sorted(missing))}")
-    return manifest
-
-
-def _checked_file(folder: Path, entry: dict, verify_sha256: bool) -> Path:
-    file = folder / entry["path"]
+def _checked_file(folder: Path, entry: SnapshotFile, verify_sha256: bool) -> Path:
+    file = folder / entry.path
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"snapshot {folder}: {entry['path']} leads out of the folder")
+        raise BadInput(f"snapshot {folder}: {entry.path} leads out of the folder")
     if not file.is_file():
-        raise ValueError(f"snapshot {folder}: {entry['path']} is missing")
+        raise BadInput(f"snapshot {folder}: {entry.path} is missing")
     size = file.stat().st_size
-    if size != entry["bytes"]:
-        raise ValueError(f"snapshot {folder}: {entry['path']} has {size} bytes, listed {entry['bytes']}")
+    if size != entry.bytes:
+        raise BadInput(f"snapshot {folder}: {entry.path} has {size} bytes, listed {entry.bytes}")
     if verify_sha256:
         with file.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        if digest != entry["sha256"]:
-            raise ValueError(f"snapshot {folder}: {entry['path']} has changed (SHA-256 differs)")
+        if digest != entry.sha256:
+            raise BadInput(f"snapshot {folder}: {entry.path} has changed (SHA-256 differs)")
     try:
         rows = pq.read_metadata(file).num_rows
     except pa.ArrowInvalid as error:
-        raise ValueError(f"snapshot {folder}: {entry['path']} is no Parquet file: {error}") from None
-    if rows != entry["rows"]:
-        raise ValueError(f"snapshot {folder}: {entry['path']} has {rows} rows, listed {entry['rows']}")
+        raise BadInput(f"snapshot {folder}: {entry.path} is no Parquet file: {error}") from None
+    if rows != entry.rows:
+        raise BadInput(f"snapshot {folder}: {entry.path} has {rows} rows, listed {entry.rows}")
     return file

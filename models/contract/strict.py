@@ -1,13 +1,13 @@
-"""Strict settings: every unknown key, wrong type or missing file is one line that names it."""
+"""Strict settings: every unknown key, wrong type or missing value is one line that names it."""
 
-import json
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.contract.failures import BadInput
 
 
 class Settings(BaseModel):
@@ -19,10 +19,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def parse_settings(cls: type[SettingsT], data: object, where: str) -> SettingsT:
+def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
     """Make settings out of plain data.
 
     Args:
@@ -31,49 +31,12 @@ def parse_settings(cls: type[SettingsT], data: object, where: str) -> SettingsT:
         where: named at the start of the error, such as the file's path.
 
     Raises:
-        ValueError: in one line, with the key's dotted path, what is wrong and the keys that exist.
+        BadInput: in one line, with the key's dotted path, what is wrong and the keys that exist.
     """
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{where}: {explained(error, cls)}") from None
-
-
-def load_spec(path: Path | str, cls: type[SettingsT]) -> SettingsT:
-    """Read one JSON spec file.
-
-    Raises:
-        ValueError: the file is missing, is no JSON, or does not fit `cls`; one line.
-    """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"spec {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"spec {path} is not JSON: {error}") from None
-    return parse_settings(cls, data, f"spec {path}")
-
-
-def read_json(path: Path, what: str) -> object:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: in one line that starts with `what`; the file cannot be read or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{what}: cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{what}: {path} is not JSON: {error}") from None
-
-
-def require_folder(path: Path, key: str) -> Path:
-    """Return `path` if it is a folder, else raise a ValueError that names the spec's key and the path."""
-    if not path.is_dir():
-        raise ValueError(f"{key}: no such folder: {path}")
-    return path
+        raise BadInput(f"{where}: {explained(error, cls)}") from None
 
 
 def explained(error: ValidationError, cls: type[BaseModel] | None = None) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.contract.content_matrix import open_matrix
+from models.contract.failures import BadInput
 
 # Pages that were read stay in the process until they are given back (the system's cache keeps them all the same).
 MAX_MAPPED_BYTES = 128 << 20
@@ -31,13 +32,13 @@ class ContentMatrix:
         encoder_id: name of the encoder that made the vectors.
 
     Raises:
-        ValueError: the folder, its meta.json or the vectors' size is not what it should be.
+        BadInput: the folder, its meta.json or the vectors' size is not what it should be.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._matrix, meta = open_matrix(self.path)
-        (self.rows, self.dim), self.encoder_id = self._matrix.shape, str(meta["encoder_id"])
+        (self.rows, self.dim), self.encoder_id = self._matrix.shape, meta.encoder_id
         self._mapped_bytes = 0
 
     def gather(self, idx: Tensor | np.ndarray) -> Tensor:
@@ -62,13 +63,13 @@ class ContentMatrix:
             float32 [U, C], sorted by item_idx, then one int64 tensor for each argument, of its shape.
 
         Raises:
-            ValueError: an index is outside the matrix.
+            BadInput: an index is outside the matrix.
         """
         arrays = [np.asarray(one) for one in idx]
         unique_U, inverse = np.unique(np.concatenate([a.ravel() for a in arrays]), return_inverse=True)
         if unique_U.size and not 0 <= unique_U[0] <= unique_U[-1] < self.rows:
             bad = unique_U[0] if unique_U[0] < 0 else unique_U[-1]
-            raise ValueError(f"item_idx {bad} is outside the content matrix {self.path} of {self.rows} rows")
+            raise BadInput(f"item_idx {bad} is outside the content matrix {self.path} of {self.rows} rows")
         rows_UC = torch.from_numpy(self._matrix[unique_U].astype(np.float32))
         self._give_pages_back(unique_U.size)
         parts = np.split(inverse.ravel(), np.cumsum([a.size for a in arrays])[:-1])

@@ -18,7 +18,7 @@ class ItemTexts:
         folder: of the snapshot.
 
     Raises:
-        ValueError: what is wrong with it, in one line.
+        BadInput: what is wrong with it, in one line.
     """
 
     def __init__(self, folder: Path | str) -> None:

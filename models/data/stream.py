@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.contract.failures import BadInput
 from models.contract.settings import StreamConfig
 from models.contract.snapshot import Snapshot
 from models.data.chunks import Chunk, exact_batches, num_rows, shuffled
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """Rows start .. stop of a file."""
 
     file: Path
@@ -52,8 +53,8 @@ class ArrowReader:
         rank, ranks: this process among those that read the same snapshot.
 
     Raises:
-        ValueError: a column that the snapshot lacks, or ranks without `drop_last` (while iterating: nulls, lists
-            of unequal length).
+        BadInput: a column that the snapshot lacks (while iterating: nulls, lists of unequal length).
+        ValueError: ranks without `drop_last`.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ArrowReader:
         unknown = [name for name in columns if name not in snapshot.schema]
         if unknown:
             have = ", ".join(snapshot.schema)
-            raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(unknown)}; it has: {have}")
+            raise BadInput(f"snapshot {snapshot.path} has no column {', '.join(unknown)}; it has: {have}")
         self.snapshot, self.columns, self.batch_size = snapshot, list(columns), batch_size
         self.seed, self.drop_last, self.config = seed, drop_last, config or StreamConfig()
         self.rank, self.ranks = rank, ranks
@@ -98,7 +99,7 @@ class ArrowReader:
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.rank])
 
-    def _share(self) -> list[Part]:
+    def _share(self) -> list[FilePart]:
         """This rank's even share of the rows, as parts of the files."""
         sizes = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
         if self.seed is not None and self.ranks > 1:
@@ -108,14 +109,14 @@ class ArrowReader:
         for file, rows in sizes:
             start, stop = max(low - before, 0), min(high - before, rows)
             if start < stop:
-                parts.append(Part(file, start, stop))
+                parts.append(FilePart(file, start, stop))
             before += rows
         return parts
 
     def _chunks(self) -> Generator[Chunk, None, None]:
         yield from self._row_groups(self._share())
 
-    def _row_groups(self, parts: list[Part]) -> Generator[Chunk, None, None]:
+    def _row_groups(self, parts: list[FilePart]) -> Generator[Chunk, None, None]:
         groups = [group for part in parts for group in _groups_of(part)]
         if self.seed is not None:
             self._rng().shuffle(groups)
@@ -175,7 +176,7 @@ class PetastormReader(ArrowReader):
             rows = next(reader)
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             names = ", ".join(self.columns)
-            raise ValueError(f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}") from error
+            raise BadInput(f"snapshot {self.snapshot.path}: cannot read columns {names}: {error}") from error
         return {name: _checked_array(name, getattr(rows, name)) for name in self.columns}
 
 
@@ -205,7 +206,7 @@ def _nothing() -> Generator[Chunk, None, None]:
     yield from ()
 
 
-def _groups_of(part: Part) -> Iterator[tuple[Path, int, int, int]]:
+def _groups_of(part: FilePart) -> Iterator[tuple[Path, int, int, int]]:
     """(file, row group, first row, row behind the last) of every row group that the part touches."""
     metadata = pq.read_metadata(part.file)
     before = 0
@@ -221,7 +222,7 @@ def _petastorm_url(file: Path) -> str:
     # Petastorm takes a URL's path as it stands, without decoding: `as_uri` would break names with spaces.
     path = file.resolve().as_posix()
     if "?" in path or "#" in path:
-        raise ValueError(f"Petastorm cannot read paths with ? or #: {path}; choose stream.reader: arrow")
+        raise BadInput(f"Petastorm cannot read paths with ? or #: {path}; choose stream.reader: arrow")
     return f"file://{path}"
 
 
@@ -229,10 +230,10 @@ def _column_array(name: str, column: pa.Array) -> np.ndarray:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         lengths = np.diff(column.offsets.to_numpy())
         if column.null_count or (lengths != lengths[0]).any():
-            raise ValueError(f"column {name}: lists must be present and of equal length")
+            raise BadInput(f"column {name}: lists must be present and of equal length")
         return _checked_array(name, column.flatten().to_numpy(zero_copy_only=False).reshape(len(lengths), -1))
     if column.null_count:
-        raise ValueError(f"column {name} holds nulls")
+        raise BadInput(f"column {name} holds nulls")
     return _checked_array(name, column.to_numpy(zero_copy_only=False))
 
 
@@ -240,5 +241,5 @@ def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "UO":
         values = pd.util.hash_array(values.astype(object), categorize=False).view(np.int64)
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
-        raise ValueError(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
+        raise BadInput(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
     return values

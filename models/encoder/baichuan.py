@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter
 
+from models.contract.failures import BadInput
+
 MODEL_TYPE = "baichuan"
 
 
@@ -40,10 +42,10 @@ def check_config(config: dict[str, object]) -> None:
     """Refuses the models of the family whose equations are not Llama's.
 
     Raises:
-        ValueError: for ALiBi: the configs of the 13B models have no `max_position_embeddings`.
+        BadInput: for ALiBi: the configs of the 13B models have no `max_position_embeddings`.
     """
     if "max_position_embeddings" not in config:
-        raise ValueError(
+        raise BadInput(
             "this Baichuan has no max_position_embeddings, so its positions are ALiBi's (13B);"
             " only the models with rotary positions (7B) are read"
         )

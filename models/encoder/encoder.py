@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from models.contract.failures import BadInput
 from models.contract.model_folder import locate
 from models.data.prefetch import prefetched
 from models.encoder.batching import run_batches, shared_prefix
@@ -50,7 +51,7 @@ class Encoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, pooling: str, max_tokens: int) -> None:
         if pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
+            raise BadInput(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
         self._model.config.use_cache = False  # else keys and values are copied, for tokens that nobody will generate
         pack_linears(self._model)
@@ -75,14 +76,12 @@ class Encoder:
             device: cpu, cuda or cuda:<n>.
 
         Raises:
-            ValueError: what is wrong with the folder, the settings or the device, in one line.
+            BadInput: what is wrong with the folder, the settings or the device, in one line.
         """
         if dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+            raise BadInput(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu"
-            )
+            raise BadInput(f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu")
         model, tokenizer = load_pretrained(locate(str(path), revision), DTYPES[dtype])
         return cls(model.to(device), tokenizer, pooling, max_tokens)
 

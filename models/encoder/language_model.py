@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.contract.failures import BadInput
 from models.contract.language_models import LanguageModelConfig, LoraConfig
 from models.contract.model_folder import content_digest, locate
 from models.encoder.pretrained import DTYPES, is_causal, load_causal_lm, load_pretrained, longest_input
@@ -32,7 +33,7 @@ class LanguageModel(nn.Module):
         longest: positions that it has.
 
     Raises:
-        ValueError: the folder, the model's kind or its digest is not what it should be; peft is missing.
+        BadInput: the folder, the model's kind or its digest is not what it should be; peft is missing.
     """
 
     def __init__(self, config: LanguageModelConfig, has_head: bool = False) -> None:
@@ -40,11 +41,11 @@ class LanguageModel(nn.Module):
         folder = locate(config.model, config.revision)
         digest = content_digest(folder)
         if config.digest not in (None, digest):
-            raise ValueError(f"language model {config.model}: its files are not those that this model was trained on")
+            raise BadInput(f"language model {config.model}: its files are not those that this model was trained on")
         load = load_causal_lm if has_head else load_pretrained
         model, self.tokenizer = load(folder, DTYPES[config.dtype])
         if not is_causal(model):
-            raise ValueError(f"language model {config.model} is a {model.config.model_type}, not a causal decoder")
+            raise BadInput(f"language model {config.model} is a {model.config.model_type}, not a causal decoder")
         model.config.use_cache = False
         self.config = config.model_copy(update={"digest": digest})
         self.width, self.longest = int(model.config.hidden_size), longest_input(model)
@@ -73,12 +74,12 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel
     """The model with adapters in place, the only weights of it that are trained.
 
     Raises:
-        ValueError: peft is not installed, or none of the named layers is there.
+        BadInput: peft is not installed, or none of the named layers is there.
     """
     try:
         import peft
     except ImportError:
-        raise ValueError("adapters need peft: pip install 'learn-spark[llm]'") from None
+        raise BadInput("adapters need peft: pip install 'learn-spark[llm]'") from None
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -88,7 +89,7 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel
     try:
         adapted = peft.inject_adapter_in_model(settings, model)
     except ValueError as error:
-        raise ValueError(f"llm.lora.targets {list(config.targets or ())}: {' '.join(str(error).split())}") from None
+        raise BadInput(f"llm.lora.targets {list(config.targets or ())}: {' '.join(str(error).split())}") from None
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

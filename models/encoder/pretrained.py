@@ -7,7 +7,9 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from models.contract.model_folder import CAUSAL, read_json
+from models.contract.failures import BadInput
+from models.contract.model_folder import CAUSAL
+from models.contract.whole_files import read_json
 from models.encoder import baichuan
 from models.encoder.tokens import FastTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -26,7 +28,7 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
         dtype: of the weights.
 
     Raises:
-        ValueError: what is wrong with the folder, in one line.
+        BadInput: what is wrong with the folder, in one line.
     """
     model, tokenizer = _load(AutoModel, folder, dtype)
     if getattr(model, "pooler", None) is not None:
@@ -38,10 +40,10 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, T
     """As `load_pretrained`, with the output layer.
 
     Raises:
-        ValueError: as there, and for Baichuan2, whose output layer is of another kind (NormHead).
+        BadInput: as there, and for Baichuan2, whose output layer is of another kind (NormHead).
     """
-    if read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE:
-        raise ValueError(f"model folder {folder}: Baichuan2's output layer is not mapped; take a Llama or Qwen model")
+    if read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE:
+        raise BadInput(f"model folder {folder}: Baichuan2's output layer is not mapped; take a Llama or Qwen model")
     return _load(AutoModelForCausalLM, folder, dtype)
 
 
@@ -59,7 +61,7 @@ def longest_input(model: PreTrainedModel) -> int:
 
 def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
     disable_progress_bar()
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", f"model folder {folder}")
     is_baichuan = config.get("model_type") == baichuan.MODEL_TYPE
     tokenizer = load_tokenizer(folder)
     try:
@@ -77,7 +79,7 @@ def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel,
     except _UNREADABLE as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ValueError(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
+        raise BadInput(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
     return model, tokenizer
 
@@ -86,13 +88,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer alone, which needs no weights.
 
     Raises:
-        ValueError: what is wrong with its files, in one line.
+        BadInput: what is wrong with its files, in one line.
     """
-    is_baichuan = read_json(folder / "config.json").get("model_type") == baichuan.MODEL_TYPE
+    is_baichuan = read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE
     try:
         return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
     except _UNREADABLE as error:
-        raise ValueError(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
+        raise BadInput(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 
 
 def _check_complete(folder: Path, report: dict[str, object]) -> None:
@@ -100,7 +102,7 @@ def _check_complete(folder: Path, report: dict[str, object]) -> None:
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]
     if wrong:
-        raise ValueError(
+        raise BadInput(
             f"model folder {folder} does not hold the whole model:"
             f" {len(wrong)} weights are missing or of another shape, such as {wrong[0]}"
         )

@@ -5,60 +5,24 @@ Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from models.contract.content_matrix import open_matrix
+from models.contract.evaluation_specs import RankerSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
-from models.contract.settings import RankerConfig
 from models.contract.snapshot import Snapshot, open_snapshot
-from models.contract.strict import Settings
 from models.evaluation.ranker import Ranker, binned
 from models.metrics.auc import Scored, gain_interval, mean_interval, user_aucs, user_mean
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
 FITTED_ITEMS = 20_000  # whose content the raw embedding's axes are made of
-
-
-class RankerSpec(Settings):
-    """The spec of `evaluate-ranker`.
-
-    Attributes:
-        rows: snapshot with user_id, item_idx, label, weight, is_test (0 or 1), day (any day number), the columns of
-            `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
-        content_matrix: folder of the content matrix.
-        base: the base features; `categorical` names those among them that hold categories.
-        user_events, item_events: the base features by which users and items are called cold.
-        cold_events: fewer events are cold.
-        tail_events: items with at most so many events are the long tail.
-        validation_share: the last days of the training window, for early stopping.
-        seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
-        ranker, bootstrap, threads: settings.
-        out_dir: gets result.json.
-    """
-
-    rows: Path
-    content_matrix: Path
-    out_dir: Path
-    base: tuple[str, ...]
-    categorical: tuple[str, ...] = ()
-    user_events: str = "user_events"
-    item_events: str = "item_events"
-    cold_events: int = Field(10, ge=0)
-    tail_events: int = Field(0, ge=0)
-    validation_share: float = Field(0.2, gt=0, lt=1)
-    ranker: RankerConfig = RankerConfig()
-    bootstrap: int = Field(200, ge=10)
-    seed: int = Field(7, ge=0)
-    num_seeds: int = Field(3, gt=0)
-    threads: int = Field(2, gt=0)
 
 
 class RankerTask:
@@ -76,7 +40,7 @@ class RankerTask:
         self.train = np.flatnonzero(~is_test_N & (day_N < first_valid_day))
         self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
         if not 0 < self.label_N[self.test].sum() < len(self.test):
-            raise ValueError(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
+            raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
 
     def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T]."""
@@ -123,7 +87,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         embeddings of other rows, which must bring nothing.
 
     Raises:
-        ValueError: columns are missing, or a window has one label only.
+        BadInput: columns are missing, or a window has one label only.
     """
     with threadpool_limits(spec.threads):
         rows = read_rows(spec, open_snapshot(spec.rows))
@@ -207,13 +171,13 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
     """The columns that the spec names, of all rows.
 
     Raises:
-        ValueError: names the columns that the snapshot lacks.
+        BadInput: names the columns that the snapshot lacks.
     """
     columns = [*KEYS, *spec.base, *EMBEDDINGS, "cvr_score"]
     lacking = [name for name in columns if name not in snapshot.schema]
     if lacking:
         have = ", ".join(snapshot.schema)
-        raise ValueError(f"snapshot {snapshot.path} has no column {', '.join(lacking)}; it has: {have}")
+        raise BadInput(f"snapshot {snapshot.path} has no column {', '.join(lacking)}; it has: {have}")
     files = [str(file) for file in snapshot.files]
     return pyarrow.dataset.dataset(files, format="parquet").to_table(columns=columns)
 
@@ -231,12 +195,12 @@ def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str
     """What no model has aligned, [N, width] each: the items' content on its main axes, and a random vector by item.
 
     Raises:
-        ValueError: an item is outside the content matrix, or that cannot be read.
+        BadInput: an item is outside the content matrix, or that cannot be read.
     """
     matrix_IC, _ = open_matrix(spec.content_matrix)
     item_U, place_N = np.unique(item_N, return_inverse=True)
     if item_U[-1] >= len(matrix_IC):
-        raise ValueError(f"item_idx {item_U[-1]} is outside the content matrix {spec.content_matrix}")
+        raise BadInput(f"item_idx {item_U[-1]} is outside the content matrix {spec.content_matrix}")
     generator = np.random.default_rng(spec.seed)
     fitted = generator.permutation(len(item_U))[:FITTED_ITEMS]
     unit_UC = _unit(matrix_IC[item_U])
@@ -254,7 +218,7 @@ def _unit(vectors_IC: np.ndarray) -> np.ndarray:
 
 def _values(rows: pa.Table, name: str) -> np.ndarray:
     if rows[name].null_count:
-        raise ValueError(f"column {name} holds nulls")
+        raise BadInput(f"column {name} holds nulls")
     return rows[name].to_numpy()
 
 
@@ -262,7 +226,7 @@ def _vectors(rows: pa.Table, name: str) -> np.ndarray:
     lists = rows[name].combine_chunks()
     length_N = np.diff(lists.offsets.to_numpy())
     if lists.null_count or (length_N != length_N[0]).any():
-        raise ValueError(f"column {name}: lists must be present and of equal length")
+        raise BadInput(f"column {name}: lists must be present and of equal length")
     return lists.flatten().to_numpy().reshape(len(length_N), -1)
 
 
@@ -271,18 +235,18 @@ def _gain(name: str, without: float, with_: float, interval: tuple[float, float]
     return {**figures, f"{name}_gain_ci90": list(interval)}
 
 
-def _joined(base_NF: np.ndarray, parts: object) -> np.ndarray:
+def _joined(base_NF: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([base_NF, *parts], axis=1)
 
 
-def _width(parts: object) -> int:
+def _width(parts: Iterable[np.ndarray]) -> int:
     return sum(part.shape[1] for part in parts)
 
 
 def _first_validation_day(day_N: np.ndarray, share: float) -> int:
     days = np.unique(day_N)
     if len(days) < 2:
-        raise ValueError("the ranker's training window needs at least two days with samples")
+        raise BadInput("the ranker's training window needs at least two days with samples")
     return int(days[-max(1, round(share * len(days)))])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.contract.failures import BadInput
 from models.contract.settings import RankerConfig
 
 # Trees are thousands of short parallel loops; threads that spin while they wait starve each other as soon as
@@ -39,13 +40,11 @@ class Ranker:
             categorical: columns that hold categories 0 .. max_bins - 1.
 
         Raises:
-            ValueError: a part lacks one of the two labels.
+            BadInput: a part lacks one of the two labels.
         """
         for name, (_, label_N, _) in (("training", train), ("validation", valid)):
             if not 0 < label_N.sum() < len(label_N):
-                raise ValueError(
-                    f"the ranker's {name} rows hold one label only ({len(label_N)} rows): widen its window"
-                )
+                raise BadInput(f"the ranker's {name} rows hold one label only ({len(label_N)} rows): widen its window")
         settings = self.config.model_dump(exclude={"patience"})
         for seed in self.seeds:
             trees = HistGradientBoostingClassifier(

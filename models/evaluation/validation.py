@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from models.baselines.popularity import recent_log_popularity
+from models.contract.failures import BadInput
 from models.contract.settings import ValidationConfig
 from models.contract.snapshot import Snapshot
 from models.data.stream import read_column
@@ -30,7 +31,7 @@ class Validation:
         metric: the figure that chooses the best state.
 
     Raises:
-        ValueError: no row has both a history and a target.
+        BadInput: no row has both a history and a target.
     """
 
     def __init__(self, val: Snapshot, num_rows: int, config: ValidationConfig, columns: tuple[str, ...] = ()) -> None:
@@ -38,7 +39,7 @@ class Validation:
         self.rows = {name: read_column(val, name) for name in ("hist_items", "hist_len", "tar_items", *columns)}
         self.target_P2 = distinct_targets(self.rows["hist_len"], self.rows["tar_items"])
         if not len(self.target_P2):
-            raise ValueError(f"val_snapshot: no row of {val.path} has both a history and a target")
+            raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
         self.prior_I = config.prior_weight * recent_log_popularity(val, num_rows, config.prior_days)
         self.prior_I[0] = -np.inf  # padding is no candidate
 

@@ -7,15 +7,16 @@ import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field
 
+from models.contract.export_specs import VectorsSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
-from models.contract.strict import Settings, require_folder
+from models.contract.whole_files import require_folder
 from models.data.stream import read_column
 
 if TYPE_CHECKING:
@@ -30,27 +31,6 @@ SEARCHED = 16 << 20  # scores that exact search holds at once
 Search = Callable[[np.ndarray], np.ndarray]
 
 
-class VectorsSpec(Settings):
-    """The spec of `export-vectors`.
-
-    Attributes:
-        items: a snapshot with item_id, item_idx, item_emb, a row an item.
-        users: a snapshot with user_emb: the queries that losses are measured with.
-        out_dir: gets items.parquet (row, item_id, item_idx), vectors.f32, vectors.f16, vectors.i8 and its scales.f32
-            (little-endian, row by row), index.faiss, and result.json.
-        index: `flat` (exact), `hnsw` (a graph), `ivf` (cells), or `none`. All rank by the inner product.
-        k: results of a query, for recall.
-        threads: of index and search.
-    """
-
-    items: Path
-    users: Path
-    out_dir: Path
-    index: Literal["flat", "hnsw", "ivf", "none"] = "hnsw"
-    k: int = Field(50, gt=0)
-    threads: int = Field(2, gt=0)
-
-
 def run(spec: VectorsSpec) -> dict[str, object]:
     """Writes what the spec says.
 
@@ -60,16 +40,16 @@ def run(spec: VectorsSpec) -> dict[str, object]:
         `max_error`, the largest difference of a number; of the index also milliseconds a query.
 
     Raises:
-        ValueError: a snapshot is empty or of another width, or faiss is not installed.
+        BadInput: a snapshot is empty or of another width, or faiss is not installed.
     """
     for key in ("items", "users"):
         require_folder(getattr(spec, key), key)
     if spec.index != "none" and importlib.util.find_spec(NEEDED) is None:
-        raise ValueError(f"index: {spec.index} needs {NEEDED}: pip install 'learn-spark[ann]', or choose none")
+        raise BadInput(f"index: {spec.index} needs {NEEDED}: pip install 'learn-spark[ann]', or choose none")
     items, users = open_snapshot(spec.items), open_snapshot(spec.users)
     item_IK, user_BK = _ordered(items, "item_emb"), read_column(users, "user_emb").astype(np.float32)
     if item_IK.shape[1] != user_BK.shape[1]:
-        raise ValueError(f"items have width {item_IK.shape[1]}, users {user_BK.shape[1]}: other models made them")
+        raise BadInput(f"items have width {item_IK.shape[1]}, users {user_BK.shape[1]}: other models made them")
     spec.out_dir.mkdir(parents=True, exist_ok=True)
     _write_items(items, spec.out_dir)
     k = min(spec.k, len(item_IK))

@@ -12,39 +12,23 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from models.contract.export_specs import ONNX, PT2, OnlineSpec
+from models.contract.failures import BadInput
 from models.contract.result import write_result
-from models.contract.strict import Settings, require_folder
+from models.contract.whole_files import require_folder
 from models.layers.transformer import causal_mean
 from models.saved import load_cvr, load_towers
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 
-PT2, ONNX = "pt2", "onnx"
 NEEDED = ("onnx", "onnxscript")
 LARGEST_INLINE = 1 << 30  # bytes of weights inside an .onnx file, which protobuf bounds; more go beside it
 _EXAMPLE = 3  # rows of the example inputs: 0 and 1 would be taken for constants
-
-
-class OnlineSpec(Settings):
-    """The spec of `export-online`.
-
-    Attributes:
-        towers, cvr: model folders.
-        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them.
-        formats: which of the two.
-    """
-
-    towers: Path
-    cvr: Path
-    out_dir: Path
-    formats: tuple[Literal["pt2", "onnx"], ...] = (PT2, ONNX)
 
 
 class Rectangle:
@@ -151,7 +135,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
         What result.json holds: sizes, and of each program its files, inputs and outputs.
 
     Raises:
-        ValueError: the models do not fit each other, or a package that the format needs is not installed.
+        BadInput: the models do not fit each other, or a package that the format needs is not installed.
     """
     for key in ("towers", "cvr"):
         require_folder(getattr(spec, key), key)
@@ -160,7 +144,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     towers, cvr = load_towers(spec.towers), load_cvr(spec.cvr)
     width = towers.config.out_dim
     if (cvr.user_dim, cvr.item_dim) != (width, width):
-        raise ValueError(
+        raise BadInput(
             f"{spec.cvr} takes embeddings of widths {cvr.user_dim} and {cvr.item_dim}, but {spec.towers} makes {width}"
         )
     spec.out_dir.mkdir(parents=True, exist_ok=True)
@@ -242,6 +226,6 @@ def _quiet() -> Iterator[None]:
 def _require_onnx() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise BadInput(
             f"formats: onnx needs the packages {', '.join(missing)}: pip install 'learn-spark[online]', or leave it out"
         )

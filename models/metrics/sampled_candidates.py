@@ -3,14 +3,16 @@
 Figures over samples are not comparable with those over all items, nor with those over other samples (Krichene and
 Rendle, KDD 2020): every system of a comparison ranks the same ones.
 
-Shapes: B rows of a split, S sampled rows, C candidates of a row, the target first; H history length, I items.
+Shapes: B rows of a split, S sampled rows, C candidates of a row, the target first; H history length, I items,
+D items that may be drawn.
 """
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from models.contract.specs import SampledConfig
+from models.contract.evaluation_specs import SampledConfig
+from models.contract.failures import BadInput
 
 KS = (1, 5, 10)
 
@@ -20,7 +22,7 @@ class SampledCandidates:
 
     Args:
         rows: the split's hist_items, hist_len, tar_items by name.
-        num_items: I; items 1 .. I - 1 are drawn.
+        item_D: the items that may be drawn, ascending; a row whose first target is none of them is not sampled.
         config: how many.
 
     Attributes:
@@ -28,24 +30,24 @@ class SampledCandidates:
         item_SC: the candidates.
 
     Raises:
-        ValueError: there are fewer items than candidates.
+        BadInput: fewer items may be drawn than candidates are asked for.
     """
 
-    def __init__(self, rows: Mapping[str, np.ndarray], num_items: int, config: SampledConfig) -> None:
+    def __init__(self, rows: Mapping[str, np.ndarray], item_D: np.ndarray, config: SampledConfig) -> None:
         hist_BH, tar_BT = rows["hist_items"], rows["tar_items"]
         rng = np.random.default_rng(config.seed)
-        usable = np.flatnonzero((rows["hist_len"] > 0) & (tar_BT[:, 0] > 0))
+        usable = np.flatnonzero((rows["hist_len"] > 0) & np.isin(tar_BT[:, 0], item_D))
         self.row_S = np.sort(rng.permutation(usable)[: config.rows])
         self.item_SC = np.zeros((len(self.row_S), config.candidates), np.int64)
         for place, row in enumerate(self.row_S):
             own = np.union1d(hist_BH[row], tar_BT[row])
-            own = own[own > 0]
-            if num_items - 1 - len(own) < config.candidates - 1:
-                raise ValueError(
-                    f"{config.candidates} candidates are asked for, but of {num_items - 1} items"
+            own = own[np.isin(own, item_D)]
+            if len(item_D) - len(own) < config.candidates - 1:
+                raise BadInput(
+                    f"{config.candidates} candidates are asked for, but of {len(item_D)} items"
                     f" row {row} holds {len(own)} itself"
                 )
-            self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, num_items, config.candidates - 1, own)]
+            self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, item_D, config.candidates - 1, own)]
 
     def figures(self, score_SC: np.ndarray) -> dict[str, float]:
         """recall_at_k, ndcg_at_10 and mrr, and the rows they are means of; equal scores stand before the target's."""
@@ -69,9 +71,9 @@ class SampledCandidates:
         return np.concatenate(parts) if parts else np.zeros(self.item_SC.shape)
 
 
-def _drawn(rng: np.random.Generator, num_items: int, count: int, own: np.ndarray) -> np.ndarray:
+def _drawn(rng: np.random.Generator, item_D: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
     """`count` distinct items that are not among `own`."""
-    if 4 * (count + len(own)) >= num_items:
-        return rng.permutation(np.setdiff1d(np.arange(1, num_items), own))[:count]
-    drawn = rng.choice(num_items - 1, count + len(own), replace=False, shuffle=True) + 1
+    if 4 * (count + len(own)) > len(item_D):
+        return rng.permutation(np.setdiff1d(item_D, own))[:count]
+    drawn = item_D[rng.choice(len(item_D), count + len(own), replace=False, shuffle=True)]
     return drawn[~np.isin(drawn, own)][:count]

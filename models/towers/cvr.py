@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.contract.failures import BadInput
 from models.contract.settings import CVRConfig
 
 
@@ -19,7 +20,7 @@ class CVRModel(nn.Module):
         width = user_dim + item_dim
         if config.fusion == "concat+product":
             if user_dim != item_dim:
-                raise ValueError(f"fusion concat+product needs equal widths, not {user_dim} and {item_dim}")
+                raise BadInput(f"fusion concat+product needs equal widths, not {user_dim} and {item_dim}")
             width += user_dim
         layers: list[nn.Module] = []
         for hidden in config.hidden:
@@ -51,13 +52,13 @@ class CVRModel(nn.Module):
             mid_emb, float32 [B, E], and the conversion probability, float32 [B].
 
         Raises:
-            ValueError: the two have different numbers of rows, or other widths than the model.
+            BadInput: the two have different numbers of rows, or other widths than the model.
         """
         self.eval()
         user_BK, item_BK = (np.asarray(x, dtype=np.float32) for x in (user_emb_BK, item_emb_BK))
         want = ((len(user_BK), self.user_dim), (len(user_BK), self.item_dim))
         if (user_BK.shape, item_BK.shape) != want:
-            raise ValueError(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
+            raise BadInput(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
         mid_BE = np.empty((len(user_BK), self.config.mid_dim), np.float32)
         probability_B = np.empty(len(user_BK), np.float32)
         device = self.output.weight.device

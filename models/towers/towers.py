@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.contract.failures import BadInput
 from models.contract.settings import TowersConfig
 from models.data.content import ContentMatrix
 from models.layers.packing import Packing
@@ -176,7 +177,7 @@ class Towers(nn.Module):
             Zeros for an empty history.
 
         Raises:
-            ValueError: a history is longer than its row or than `max_len`.
+            BadInput: a history is longer than its row or than `max_len`.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, dtype=np.int64)
@@ -184,7 +185,7 @@ class Towers(nn.Module):
         longest = int(hist_len_B.max(initial=0))
         if longest > min(hist_items_BH.shape[1], self.config.max_len):
             width = hist_items_BH.shape[1]
-            raise ValueError(f"history of {longest} items: rows hold {width}, max_len {self.config.max_len}")
+            raise BadInput(f"history of {longest} items: rows hold {width}, max_len {self.config.max_len}")
         order = np.argsort(hist_len_B, kind="stable")
         order = order[hist_len_B[order] > 0]
         for start in range(0, len(order), batch_size):
@@ -213,7 +214,7 @@ class Towers(nn.Module):
 
     def _packing(self, rows_BL: Tensor, length_B: Tensor) -> Packing:
         if rows_BL.shape[1] > self.config.max_len:
-            raise ValueError(f"sequences of {rows_BL.shape[1]} items, but max_len is {self.config.max_len}")
+            raise BadInput(f"sequences of {rows_BL.shape[1]} items, but max_len is {self.config.max_len}")
         return Packing(length_B, rows_BL.device)
 
     def _transform(self, input_UC: Tensor, rows_BL: Tensor, packing: Packing) -> Tensor:
@@ -230,7 +231,7 @@ def _language_tower(config: TowersConfig) -> nn.Module:
 
     tower = LanguageTower(config.llm)
     if config.max_len > tower.longest:
-        raise ValueError(f"max_len is {config.max_len}, but {config.llm.model} has {tower.longest} positions")
+        raise BadInput(f"max_len is {config.max_len}, but {config.llm.model} has {tower.longest} positions")
     return tower
 
 
@@ -249,7 +250,7 @@ def distinct(num: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:
 
 def _zero_rows(num: int, width: int) -> nn.Embedding:
     if not num:
-        raise ValueError("id_residual and item_bias need the number of items")
+        raise BadInput("id_residual and item_bias need the number of items")
     table = nn.Embedding(num, width, padding_idx=0)
     nn.init.zeros_(table.weight)
     return table

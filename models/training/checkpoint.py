@@ -5,7 +5,6 @@ Randomness needs no place in it: every draw is a function of seed, rank and step
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.contract.content_matrix import META
+from models.contract.failures import BadInput
 from models.contract.settings import identity
-from models.contract.strict import Settings
+from models.contract.snapshot import MANIFEST
+from models.contract.training_specs import TrainingSpec
+from models.contract.whole_files import write_whole
 from models.training.distributed import Ranks
 
 FORMAT_VERSION = 1
@@ -52,18 +55,18 @@ class Position:
     log_bytes: int = 0
 
 
-def fingerprint_of(spec: Settings, snapshots: list[Path], ranks: Ranks) -> str:
+def fingerprint_of(spec: TrainingSpec, snapshots: list[Path], ranks: Ranks) -> str:
     """A hash of what a training depends on: spec, number of ranks, manifests of snapshots and texts, the matrix's meta.
 
     Settings that change nothing of what is learned may differ between a kill and the next start, and so may folders.
     """
     told = {"spec": identity(spec), "ranks": ranks.size}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    files = [folder / "manifest.json" for folder in snapshots]
+    files = [folder / MANIFEST for folder in snapshots]
     if matrix := getattr(spec, "content_matrix", None):
-        files.append(matrix / "meta.json")
+        files.append(matrix / META)
     if texts := getattr(spec, "item_texts", None):
-        files.append(texts / "manifest.json")
+        files.append(texts / MANIFEST)
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -94,13 +97,10 @@ def save_checkpoint(
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors |= {f"optimizer.{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
     about = {"format_version": FORMAT_VERSION, "position": asdict(position)}
-    partial = folder / f".{CHECKPOINT}"
     # Cloned: weights that share memory are refused otherwise.
     saved = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    save_file(saved, partial, metadata={"training": json.dumps(about)})
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(folder / CHECKPOINT)
+    metadata = {"training": json.dumps(about)}
+    write_whole(folder / CHECKPOINT, lambda partial: save_file(saved, partial, metadata=metadata))
 
 
 def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
@@ -110,7 +110,7 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
         The position, and tensors by name in the groups `model`, `best` and `optimizer`.
 
     Raises:
-        ValueError: the file is damaged or something else.
+        BadInput: the file is damaged or something else.
     """
     file = folder / CHECKPOINT
     try:
@@ -128,7 +128,7 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {file}: damaged or foreign ({error}); delete it to start anew") from None
+        raise BadInput(f"checkpoint {file}: damaged or foreign ({error}); delete it to start anew") from None
     return position, groups
 
 

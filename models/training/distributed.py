@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.contract.failures import BadInput
+from models.contract.result import is_launched
 from models.training.device import uses_gpu
 
 
@@ -29,11 +31,6 @@ class Ranks:
         return self.rank == 0
 
 
-def is_launched() -> bool:
-    """Whether torchrun started this process, by itself or under Spark's TorchDistributor."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 @contextmanager
 def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     """Joins the processes that torchrun started: nccl where each has a GPU, gloo elsewhere.
@@ -43,7 +40,7 @@ def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
         timeout_seconds: an exchange that takes longer is an error: a rank is gone.
 
     Raises:
-        ValueError: more ranks than GPUs.
+        BadInput: more ranks than GPUs.
     """
     if not is_launched():
         yield Ranks()
@@ -51,9 +48,7 @@ def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     if uses_gpu(device):
         rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if rank >= there:
-            raise ValueError(
-                f"rank {rank} of this machine has no GPU of its own, there are {there}: start {there} ranks"
-            )
+            raise BadInput(f"rank {rank} of this machine has no GPU of its own, there are {there}: start {there} ranks")
         torch.cuda.set_device(rank)
     dist.init_process_group("nccl" if uses_gpu(device) else "gloo", timeout=timedelta(seconds=timeout_seconds))
     yield Ranks(dist.get_rank(), dist.get_world_size())

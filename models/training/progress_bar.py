@@ -9,7 +9,7 @@ from tqdm import tqdm
 PLAIN_SECONDS = 10.0
 
 
-class Progress:
+class ProgressBar:
     """A tqdm bar on a terminal, otherwise a plain line every ten seconds with the time left; both on stderr.
 
     Args:

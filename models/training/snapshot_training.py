@@ -1,28 +1,17 @@
 """From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from models.contract.settings import StreamConfig, TrainConfig
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot, open_snapshot
-from models.contract.strict import require_folder
+from models.contract.training_specs import TrainingSpec
+from models.contract.whole_files import require_folder
 from models.data.stream import ArrowReader, open_reader
 from models.training.checkpoint import fingerprint_of, step_seed
 from models.training.distributed import Ranks, joined
 from models.training.trainer import Batch, Task, Trainer, TrainResult
-
-
-class TrainingSpec(Protocol):
-    """The keys that every training's spec has."""
-
-    train_snapshot: Path
-    val_snapshot: Path
-    out_dir: Path
-    train: TrainConfig
-    stream: StreamConfig
 
 
 class SnapshotBatches:
@@ -73,15 +62,15 @@ class SnapshotBatches:
         )
 
 
-def train_from_snapshots(spec: TrainingSpec, make_task: Callable[[Snapshot, Snapshot, Ranks], Task]) -> TrainResult:
+def train_from_snapshots(spec: TrainingSpec, make_task: Callable[..., Task]) -> TrainResult:
     """Open the snapshots, join the ranks, train.
 
     Args:
         spec: the training's settings.
-        make_task: gets the training and the validation snapshot and this process's rank; torch is seeded before.
+        make_task: gets `train` and `val`, the snapshots, and `ranks`, this process among all; torch is seeded before.
 
     Raises:
-        ValueError: a snapshot is missing, damaged or empty; and what `Trainer.run` raises.
+        BadInput: a snapshot is missing, damaged or empty; and what `Trainer.run` raises.
     """
     for key in ("train_snapshot", "val_snapshot"):
         require_folder(getattr(spec, key), key)
@@ -91,8 +80,8 @@ def train_from_snapshots(spec: TrainingSpec, make_task: Callable[[Snapshot, Snap
     train = open_snapshot(spec.train_snapshot, spec.stream.run.verify_sha256)
     val = open_snapshot(spec.val_snapshot, spec.stream.run.verify_sha256)
     if not val.rows:
-        raise ValueError(f"val_snapshot: {spec.val_snapshot} holds no rows")
+        raise BadInput(f"val_snapshot: {spec.val_snapshot} holds no rows")
     with joined(spec.train.device, spec.train.run.rank_timeout) as ranks:
-        task = make_task(train, val, ranks)
+        task = make_task(train=train, val=val, ranks=ranks)
         fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
         return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()

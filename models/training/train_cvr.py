@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from models.contract.settings import CVRConfig, StreamConfig, TrainConfig
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot
-from models.contract.strict import Settings
+from models.contract.training_specs import CVRSpec
 from models.data.stream import read_column
 from models.metrics.auc import calibration, uauc
 from models.saved import save_cvr
@@ -42,27 +42,6 @@ COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 LOG_Q = "log_q"
 
 
-class CVRSpec(Settings):
-    """The spec of `train-cvr`.
-
-    Attributes:
-        train_snapshot, val_snapshot: snapshot folders with the columns user_emb, item_emb (lists of floats),
-            label (0 or 1), weight, with `log_q` also that: log of the negatives of the item that a positive draws;
-            val_snapshot also user_id. Validation samples are later than training samples.
-        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
-        log_q: correct for how sampled negatives were drawn, see above.
-        cvr, train, stream: settings, all with defaults.
-    """
-
-    train_snapshot: Path
-    val_snapshot: Path
-    out_dir: Path
-    log_q: bool = False
-    cvr: CVRConfig = CVRConfig()
-    train: TrainConfig = TrainConfig(batch_size=512)
-    stream: StreamConfig = StreamConfig()
-
-
 class CVRTask(SnapshotBatches):
     """Weighted cross-entropy; validated by AUC, also within users, log loss and calibration."""
 
@@ -72,7 +51,7 @@ class CVRTask(SnapshotBatches):
         super().__init__(spec, train, [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS, ranks)
         self.val = {name: read_column(val, name) for name in [*self.columns, "user_id"]}
         if set(np.unique(self.val["label"])) != {0, 1}:
-            raise ValueError(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
+            raise BadInput(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
         widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
         self.model = CVRModel(spec.cvr, *widths)
 
@@ -107,5 +86,5 @@ class CVRTask(SnapshotBatches):
 
 
 def run(spec: CVRSpec) -> TrainResult:
-    """Train the conversion model as the spec says; errors as of `Trainer.run`, ValueError for bad input."""
+    """Train the conversion model as the spec says; errors as of `Trainer.run`, BadInput."""
     return train_from_snapshots(spec, partial(CVRTask, spec))

@@ -5,6 +5,7 @@ Shapes: B pairs, L tokens, I items, T related items, N items with a related one.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from models.baselines.notellm import NoteLLM, pair_loss, related_items
-from models.contract.language_models import NoteLLMConfig
-from models.contract.settings import StreamConfig, TrainConfig, ValidationConfig
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot
-from models.contract.strict import Settings, require_folder
+from models.contract.training_specs import NoteLLMSpec
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
 from models.data.stream import read_column
@@ -29,43 +30,23 @@ from models.training.trainer import Batch, TrainResult
 COLUMNS = ("user_id", "hist_items", "tar_items")
 
 
-class NoteLLMSpec(Settings):
-    """The spec of `train-notellm`.
-
-    Attributes:
-        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns user_id, hist_items, tar_items;
-            hist_len, hist_ts in the validation snapshot).
-        content_matrix: folder of the content matrix, whose rows say how many items there are.
-        item_texts: folder of the items' texts (`ItemTexts`).
-        out_dir: gets model.safetensors (adapters, head, compression token), config.json, metrics.jsonl, result.json.
-        model: settings; train, stream, validation: settings, all with defaults. An epoch is every item with a related
-            one, each with one of those.
-    """
-
-    train_snapshot: Path
-    val_snapshot: Path
-    content_matrix: Path
-    item_texts: Path
-    out_dir: Path
-    model: NoteLLMConfig
-    train: TrainConfig = TrainConfig()
-    stream: StreamConfig = StreamConfig()
-    validation: ValidationConfig = ValidationConfig()
-
-
 class NoteLLMTask:
     """Pairs of items that go together, validated as the towers are, by the mean of a history's vectors."""
 
     keeps_untrained = True  # the text encoder as it is
 
-    def __init__(self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int) -> None:
+    def __init__(
+        self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks | None = None
+    ) -> None:
+        if ranks and ranks.size > 1:
+            raise BadInput(f"{spec.command} runs in one process, {ranks.size} were started")
         self.spec = spec
         rows = (read_column(train, name) for name in COLUMNS)
         highest = math.inf if spec.model.max_score is None else spec.model.max_score
         self.related_IT = related_items(*rows, num_items, spec.model.related, (spec.model.min_score, highest))
         self.anchor_N = np.flatnonzero(self.related_IT[:, 0])
         if len(self.anchor_N) < 2:
-            raise ValueError(f"train_snapshot: {train.path} holds no items that go together")
+            raise BadInput(f"train_snapshot: {train.path} holds no items that go together")
         self.batch_size = min(spec.train.batch_size, len(self.anchor_N))
         self.validation = Validation(val, num_items, spec.validation)
         self.metric = self.validation.metric
@@ -103,12 +84,6 @@ class NoteLLMTask:
 
 
 def run(spec: NoteLLMSpec) -> TrainResult:
-    """Train as the spec says, in one process; errors as of `Trainer.run`, and ValueError for bad input."""
+    """Train as the spec says, in one process; errors as of `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
-
-    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> NoteLLMTask:
-        if ranks.size > 1:
-            raise ValueError("train-notellm runs in one process")
-        return NoteLLMTask(spec, train, val, num_items)
-
-    return train_from_snapshots(spec, task)
+    return train_from_snapshots(spec, partial(NoteLLMTask, spec, num_items=num_items))

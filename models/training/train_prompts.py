@@ -4,51 +4,31 @@ Shapes: B rows, L tokens.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.baselines.prompt_ranker import PromptRanker
-from models.contract.language_models import PromptConfig
-from models.contract.settings import StreamConfig, TrainConfig
+from models.contract.evaluation_specs import SampledConfig
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot
-from models.contract.specs import SampledConfig
-from models.contract.strict import Settings, require_folder
+from models.contract.training_specs import PromptSpec
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
 from models.data.stream import read_column
 from models.encoder.tokens import padded
 from models.metrics.sampled_candidates import SampledCandidates
 from models.saved import PROMPTS, save_language
-from models.training.distributed import Ranks
+from models.training.distributed import Ranks, global_mean
 from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
 from models.training.trainer import Batch, TrainResult
 
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
-
-
-class PromptSpec(Settings):
-    """The spec of `train-prompts`.
-
-    Attributes:
-        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns hist_items, hist_len, tar_items,
-            tar_len).
-        content_matrix: folder of the content matrix, whose rows say how many items there are.
-        item_texts: folder of the items' texts (`ItemTexts`).
-        out_dir: gets model.safetensors (the adapters), config.json, metrics.jsonl, result.json.
-        model: settings; train, stream: settings, all with defaults.
-    """
-
-    train_snapshot: Path
-    val_snapshot: Path
-    content_matrix: Path
-    item_texts: Path
-    out_dir: Path
-    model: PromptConfig
-    train: TrainConfig = TrainConfig()
-    stream: StreamConfig = StreamConfig()
 
 
 class PromptTask(SnapshotBatches):
@@ -62,9 +42,9 @@ class PromptTask(SnapshotBatches):
         self.model = PromptRanker(spec.model, ItemTexts(spec.item_texts), num_items)
         self.val = {name: read_column(val, name) for name in COLUMNS}
         config = SampledConfig(rows=spec.model.validation_rows, candidates=spec.model.candidates, seed=spec.train.seed)
-        self.sampled = SampledCandidates(self.val, num_items, config)
+        self.sampled = SampledCandidates(self.val, np.arange(1, num_items), config)
         if not len(self.sampled.row_S):
-            raise ValueError(f"val_snapshot: no row of {val.path} has both a history and a target")
+            raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
 
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
@@ -77,7 +57,8 @@ class PromptTask(SnapshotBatches):
 
     def loss(self, batch: Batch) -> Tensor:
         """See `Task.loss`."""
-        return self.model(batch["ids"], batch["first"], batch["length"])
+        loss = self.model(batch["ids"], batch["first"], batch["length"])
+        return global_mean(loss, (batch["length"] - batch["first"]).sum())
 
     def evaluate(self) -> dict[str, float]:
         """See `Task.evaluate`."""
@@ -102,10 +83,6 @@ class PromptTask(SnapshotBatches):
 
 
 def run(spec: PromptSpec) -> TrainResult:
-    """Train as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
+    """Train as the spec says; errors as of `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
-
-    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> PromptTask:
-        return PromptTask(spec, train, val, num_items, ranks)
-
-    return train_from_snapshots(spec, task)
+    return train_from_snapshots(spec, partial(PromptTask, spec, num_items=num_items))

@@ -4,6 +4,7 @@ Shapes: B rows, H history length, T target length, J joined length, L input leng
 P trained positions, D model width, M candidates, I items, S of them drawn for a position, C = 1 + S.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from models.baselines.popularity import trained_items
 from models.baselines.sequential import last_places
-from models.contract.settings import SequentialConfig, StreamConfig, TrainConfig, ValidationConfig
 from models.contract.snapshot import Snapshot
-from models.contract.strict import Settings, require_folder
+from models.contract.training_specs import SequentialSpec
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.evaluation.validation import Validation
 from models.layers.packing import Packing
@@ -28,28 +29,6 @@ from models.training.trainer import Batch, TrainResult
 
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 MAX_REDRAWS = 50
-
-
-class SequentialSpec(Settings):
-    """The spec of `train-sequential`.
-
-    Attributes:
-        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns hist_items, hist_len, tar_items,
-            tar_len; hist_ts in the validation snapshot and, for hstu, in the training snapshot, which then needs
-            tar_ts as well for `positions: all`). With `positions: all`, one training row a user.
-        content_matrix: folder of the content matrix, whose rows say how many items there are.
-        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
-        model, train, stream, validation: settings, all with defaults.
-    """
-
-    train_snapshot: Path
-    val_snapshot: Path
-    content_matrix: Path
-    out_dir: Path
-    model: SequentialConfig = SequentialConfig()
-    train: TrainConfig = TrainConfig()
-    stream: StreamConfig = StreamConfig()
-    validation: ValidationConfig = ValidationConfig()
 
 
 class SequentialTask(SnapshotBatches):
@@ -177,13 +156,9 @@ class SequentialTask(SnapshotBatches):
 
 
 def run(spec: SequentialSpec) -> TrainResult:
-    """Train a sequential baseline as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
+    """Train a sequential baseline as the spec says; errors as of `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
-
-    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> SequentialTask:
-        return SequentialTask(spec, train, val, num_items, ranks)
-
-    return train_from_snapshots(spec, task)
+    return train_from_snapshots(spec, partial(SequentialTask, spec, num_items=num_items))
 
 
 def _joined(rows: dict[str, np.ndarray], what: str) -> tuple[np.ndarray, np.ndarray]:

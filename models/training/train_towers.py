@@ -5,18 +5,18 @@ items of a batch, P history positions that an item follows.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
 from torch import Tensor
 
 from models.baselines.popularity import count_items, trained_items
-from models.contract.settings import LossConfig, StreamConfig, TowersConfig, TrainConfig, ValidationConfig, check_loss
 from models.contract.snapshot import Snapshot
-from models.contract.strict import Settings, require_folder
+from models.contract.training_specs import TowersSpec
+from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.evaluation.validation import Validation
@@ -29,33 +29,6 @@ from models.training.snapshot_training import SnapshotBatches, train_from_snapsh
 from models.training.trainer import Batch, TrainResult
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
-
-
-class TowersSpec(Settings):
-    """The spec of `train-towers`.
-
-    Attributes:
-        train_snapshot, val_snapshot: snapshot folders of `sequences` (columns user_id, hist_items, hist_len,
-            tar_items, tar_len; hist_ts in the validation snapshot).
-        content_matrix: folder of the content matrix.
-        out_dir: gets model.safetensors, config.json, metrics.jsonl, result.json.
-        towers, loss, train, stream, validation: settings, all with defaults.
-    """
-
-    train_snapshot: Path
-    val_snapshot: Path
-    content_matrix: Path
-    out_dir: Path
-    towers: TowersConfig = TowersConfig()
-    loss: LossConfig = LossConfig()
-    train: TrainConfig = TrainConfig()
-    stream: StreamConfig = StreamConfig()
-    validation: ValidationConfig = ValidationConfig()
-
-    @model_validator(mode="after")
-    def _check_loss(self) -> "TowersSpec":
-        check_loss(self.towers, self.loss)
-        return self
 
 
 class TowersTask(SnapshotBatches):
@@ -196,13 +169,9 @@ class TowersTask(SnapshotBatches):
 
 
 def run(spec: TowersSpec) -> TrainResult:
-    """Train towers as the spec says; errors as of `Trainer.run`, and ValueError for bad input."""
-    require_folder(spec.content_matrix, "content_matrix")
-
-    def task(train: Snapshot, val: Snapshot, ranks: Ranks) -> TowersTask:
-        return TowersTask(spec, train, val, ContentMatrix(spec.content_matrix), ranks)
-
-    return train_from_snapshots(spec, task)
+    """Train towers as the spec says; errors as of `Trainer.run`, and BadInput."""
+    content = ContentMatrix(require_folder(spec.content_matrix, "content_matrix"))
+    return train_from_snapshots(spec, partial(TowersTask, spec, content=content))
 
 
 def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.contract.result import RESULT, write_result
+from models.contract.failures import BadInput, LossNotFiniteError
+from models.contract.result import METRICS, RESULT, write_result
 from models.contract.settings import TrainConfig
 from models.data.prefetch import prefetched
 from models.training.checkpoint import (
@@ -26,16 +27,11 @@ from models.training.checkpoint import (
 )
 from models.training.device import device_of, uses_bfloat16
 from models.training.distributed import Ranks, agreed, averaged
-from models.training.progress_bar import Progress
+from models.training.progress_bar import ProgressBar
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, float | None | list[dict[str, float]]]
-METRICS = "metrics.jsonl"
 PREFETCHED_BATCHES = 4
-
-
-class LossNotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite; the last good checkpoint has been saved."""
 
 
 class Task(Protocol):
@@ -130,7 +126,7 @@ class Trainer:
         self.steps_per_epoch = task.steps_per_epoch()
         self.total_steps = config.epochs * self.steps_per_epoch
         if not self.total_steps:
-            raise ValueError("the training snapshot is smaller than one batch")
+            raise BadInput("the training snapshot is smaller than one batch")
         self.at = Position(fingerprint)
         self.best_state: dict[str, Tensor] = {}
         self.window = [0.0, 0.0, 0]  # seconds, of them waiting for data, samples since the last line
@@ -141,20 +137,18 @@ class Trainer:
 
         Raises:
             LossNotFiniteError: the model folder then holds the best state so far.
-            ValueError: there is a checkpoint, but a damaged one, or one that not all ranks see.
+            BadInput: there is a checkpoint, but a damaged one, or one that not all ranks see.
         """
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self._restore()
         if averaged([self.at.step], self.device) != [self.at.step]:
-            raise ValueError(
-                f"the ranks do not see the same checkpoint: {self.out_dir} must be on a shared file system"
-            )
+            raise BadInput(f"the ranks do not see the same checkpoint: {self.out_dir} must be on a shared file system")
         self.loss = _Loss(self.task)
         if self.ranks.size > 1:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.started = self.checkpointed = time.monotonic() - self.at.seconds
         left = self.config.max_seconds and max(0.0, self.config.max_seconds - self.at.seconds)
-        with Progress(self.total_steps, self.at.step, left, self.ranks.is_first) as self.progress:
+        with ProgressBar(self.total_steps, self.at.step, left, self.ranks.is_first) as self.progress:
             try:
                 stopped = self._trained()
             finally:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +65,13 @@ def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 600) -> 
     kill_process(folder, ["learn-spark", *arguments, *_settings(folder, arguments)], when, seconds)
 
 
-def kill_process(folder: Path, command: list[str], when: str, seconds: float = 600) -> None:
-    """Starts a command and kills it with all its children as soon as a file matches `when` in `folder`."""
+def kill_process(folder: Path, command: list[str], when: str | Callable[[], bool], seconds: float = 600) -> None:
+    """Starts a command and kills it with all its children once a file matches `when` in `folder`, or `when` is true."""
+    is_time = when if callable(when) else lambda: any(folder.glob(when))
     with (folder / "killed.log").open("wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + seconds
-    while not any(folder.glob(when)):
+    while not is_time():
         if job.poll() is not None or time.monotonic() > deadline:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)

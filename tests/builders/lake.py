@@ -59,12 +59,13 @@ def fill_lake(context: Context) -> None:
     name = f"tiny-lake-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
     def make(folder: Path) -> None:
-        _fill(replace(context, tables=make_tables(context.spark, folder)))
+        fill_tables(replace(context, tables=make_tables(context.spark, folder)))
 
     shutil.copytree(shared(name, make), root, dirs_exist_ok=True)
 
 
-def _fill(context: Context, seed: int = 5) -> None:
+def fill_tables(context: Context, seed: int = 5) -> None:
+    """Writes what `fill_lake` copies into the tables that are there."""
     rng = np.random.default_rng(seed)
     events = _events(context.config, rng)
     _append(context, "interactions", events)

@@ -51,6 +51,6 @@ def test_paper_scale_config_prints_its_plan_and_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
 def test_every_job_file_is_the_command_of_its_name(path: Path) -> None:
     text = path.read_text()
-    assert f'run_from_job_file("{path.stem}", argv)' in text
+    assert f'raise SystemExit(main_of("{path.stem}"))' in text
     assert f"spark-submit jobs/{path.name}" in text
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 8

@@ -1,6 +1,7 @@
 """Retrieval baselines and figures by loops over plain lists; imports nothing of ours.
 
-A row is a dict: user_id, hist (item numbers, oldest first), ts (their times), tar (item numbers). Item 0 is none.
+A row is a dict: user_id, hist (item numbers, oldest first), ts (their times), tar (item numbers); on a test day also
+bought and seen (item numbers). Item 0 is none.
 """
 
 import math
@@ -61,14 +62,20 @@ def naive_prior(rows, num_items, days):
     return [math.log(1 + count) for count in counts]
 
 
-def naive_ranks(rows, scores, keep_seen):
-    """{(row number, target): rank} of distinct targets; equal scores stand before the target."""
+def naive_ranks(rows, scores, keep_seen, candidates=None):
+    """{(row number, target): rank} of distinct targets; equal scores stand before the target.
+
+    A row's targets are what it has `bought`, else its `tar`; the user had before what it has `seen`, else its `hist`.
+    A target that is none of the candidates (else all items but 0) is never found.
+    """
     ranks = {}
     for number, row in enumerate(rows):
-        hidden = set() if keep_seen else set(row["hist"])
-        for target in set(row["tar"]) - hidden if row["hist"] else ():
-            others = [i for i in range(1, len(scores[number])) if i != target and i not in hidden]
-            ranks[number, target] = 1 + sum(scores[number][i] >= scores[number][target] for i in others)
+        ranked = set(range(1, len(scores[number])) if candidates is None else candidates)
+        hidden = set() if keep_seen else set(row.get("seen", row["hist"]))
+        for target in set(row.get("bought", row["tar"])) - hidden if row["hist"] else ():
+            others = ranked - hidden - {target}
+            higher = sum(scores[number][i] >= scores[number][target] for i in others)
+            ranks[number, target] = 1 + higher if target in ranked else math.inf
     return ranks
 
 

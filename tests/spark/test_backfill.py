@@ -12,7 +12,7 @@ from learn_spark.config.load import load_config
 from learn_spark.lake.days import DayRange
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import as_plan, backfill_days
-from learn_spark.runs.plan import missing, with_stale_days
+from learn_spark.runs.plan import Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.sequences.windows import as_of_dates
 from tests.builders.contexts import make_context
@@ -66,15 +66,14 @@ class Lake:
         config = load_config(CONF / "test.yaml", settings)
         self.folder, self.context = folder, make_context(spark, config)
 
-    def run(self, start, end, **options):
+    def run(self, start, end, restate=False):
         config = self.context.config
         days = backfill_days(config, DayRange(start, end))
         days["build_sequences"] = sorted({*days["build_sequences"], *(d for d in as_of_dates(config) if d < end)})
-        plan = as_plan(days, only=STEPS)
+        plan = as_plan(days, STEPS, restate, follow_late=True)
         context = self.again()
-        followed = with_stale_days(plan, context.ledger.recorded())
-        missing(followed, config, context.mark, context.ledger.recorded(), options.get("restate", False))
-        return run_plan(plan, context, RunOptions(follow_late=True, **options))
+        plan.missing(Standing.of(context))
+        return run_plan(plan, context, RunOptions())
 
     def again(self):
         """As another process would find it: nothing remembered."""

@@ -19,6 +19,7 @@ from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
 from learn_spark.training.mlflow_runs import tracking_uri
 from models.contract.settings import TrainRunConfig
+from models.contract.spec import Spec
 from models.data.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.lake import ITEMS, fill_lake, tiny_context
@@ -102,13 +103,13 @@ def _check_runs(lake: Context, results: dict[Path, int]) -> None:
 def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch) -> None:
     train, seen = job.run_trainer, []
 
-    def beside(command: str, *rest: object) -> dict:
+    def beside(spec: Spec, *rest: object) -> dict:
         if not seen:
             with lake_lock(lake.tables.root):
-                seen.append(command)
+                seen.append(spec.command)
             with pytest.raises(TemporaryError, match="another comparison trains in"):
                 compared_on(lake, ["popularity"], [5])
-        return train(command, *rest)
+        return train(spec, *rest)
 
     monkeypatch.setattr(job, "run_trainer", beside)
     compared_on(lake, ["learn", "popularity"], [5])

@@ -14,13 +14,13 @@ from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.evaluation.ranking import base_columns, history_before, tail_events, thinned, with_base_features
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.retrieval import retrieval_items, retrieval_pairs, retrieval_users
+from learn_spark.evaluation.retrieval import day_snapshots, known_items, purchases
 from learn_spark.evaluation.summary import headline
 from learn_spark.features.job import write_features
 from learn_spark.lake.schemas import TABLES
 from learn_spark.pipeline import feature_days
 from learn_spark.training.mlflow_runs import tracking_uri
-from tests.builders.lake import USERS, fill_lake, save_models, tiny_context
+from tests.builders.lake import NEW_ITEM, USERS, fill_lake, save_models, tiny_context
 
 pytestmark = pytest.mark.spark
 CONF = Path(__file__).parents[2] / "conf"
@@ -127,40 +127,30 @@ def test_tail_events_equal_the_naive_threshold(context):
     assert tail_events(context) == tail
 
 
-def test_pairs_are_all_purchases_of_the_test_users(context):
+def test_purchases_are_all_of_the_test_users(context):
     as_of, span = context.config.windows.towers_end, context.config.sequences.target_days
     events = context.tables.read("interactions").collect()
-    known = {r.item_id for r in events if r.ds < as_of}
-    rows = {(r.user_id, r.item_id): r for r in retrieval_pairs(context).collect()}
+    rows = {(r.user_id, r.item_id): r for r in purchases(context).collect()}
     window = {(r.user_id, r.item_id) for r in events if as_of <= r.ds < as_of + timedelta(days=span)}
     assert {key for key, row in rows.items() if row.is_target} == window
     assert {key for key, row in rows.items() if row.is_seen} == {(r.user_id, r.item_id) for r in events if r.ds < as_of}
-    assert all((row.item_idx > 0) == (row.item_id in known) for row in rows.values())
+    assert all(row.item_idx == int(row.item_id[4:]) for row in rows.values())
 
 
-def test_candidates_are_what_was_known(context):
-    as_of: date = context.config.windows.towers_end
-    features = context.spark.createDataFrame(
-        [("item01", as_of, [1.0, 2.0])], "item_id string, ds date, item_emb array<float>"
-    )
-    rows = {r.item_idx: r for r in retrieval_items(context, features).collect()}
+def test_known_items_are_those_seen_before_the_test_day(context):
+    as_of, days = context.config.windows.towers_end, context.config.retrieval.popularity_days
+    rows = {r.item_idx: r.purchases for r in known_items(context).collect()}
     events = [r for r in context.tables.read("interactions").collect() if r.ds < as_of]
-    assert set(rows) == {int(r.item_id[4:]) for r in events}
-    assert all(row.popularity_all == Counter(r.item_id for r in events)[f"item{i:02d}"] for i, row in rows.items())
-    assert rows[1].item_emb == [1.0, 2.0]
-    assert all(row.item_emb == [0.0, 0.0] for i, row in rows.items() if i != 1)
+    assert set(rows) == {int(r.item_id[4:]) for r in events} and NEW_ITEM not in rows
+    recent = Counter(r.item_id for r in events if r.ds >= as_of - timedelta(days=days))
+    assert all(count == recent[f"item{i:02d}"] for i, count in rows.items())
 
 
-def test_users_without_features_stay(context):
-    as_of = context.config.windows.towers_end
-    features = context.spark.createDataFrame(
-        [("user01", as_of, [1.0, 2.0]), ("user02", as_of + timedelta(days=1), [5.0, 5.0])],
-        "user_id string, ds date, user_emb array<float>",
-    )
-    rows = {r.user_id: r.user_emb for r in retrieval_users(context, features).collect()}
-    assert len(rows) == USERS
-    assert rows["user01"] == [1.0, 2.0]
-    assert rows["user02"] == [0.0, 0.0]
+def test_the_test_day_of_these_versions_is_written_once(context):
+    first = day_snapshots(context)
+    before = {path: path.stat().st_mtime_ns for folder in first.values() for path in folder.iterdir()}
+    assert day_snapshots(context) == first
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +168,13 @@ def result(context):
 
 def test_the_step_measures_both(context, result):
     retrieval, ranker = result.details["retrieval"], result.details["ranker"]
-    assert retrieval["users"] == USERS
-    assert 0 <= retrieval["recall_at_50"] <= 1
+    bought = {row.user_id for row in purchases(context).where("is_target = 1").collect()}
+    assert USERS - 3 <= retrieval["users"] == len(bought)
+    assert (retrieval["candidates"], retrieval["items"]) == ("known", known_items(context).count())
+    assert retrieval["targets_not_known"] >= 1, "the new item is bought in the window"
+    assert 0 <= retrieval["recall_at_10"] <= retrieval["recall_at_50"] < 1
+    low, high = retrieval["last_item_new_recall_at_10_ci90"]
+    assert low <= retrieval["last_item_new_recall_at_10"] <= high
     assert {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_with", "segments", "alone"} <= set(ranker)
     stages = ("ranker_train", "ranker_test")
     samples = context.tables.read("samples").where(F.col("stage").isin(*stages)).count()

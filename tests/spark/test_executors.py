@@ -23,16 +23,17 @@ from learn_spark.errors import LearnError
 from learn_spark.lake.session import build_session
 from learn_spark.config.model_sections import Launch
 from learn_spark.bridge.launch import run_trainer
+from models.contract.training_specs import TowersSpec
 
 folder, conf = Path(sys.argv[1]), sys.argv[2]
 master = "spark.master=local-cluster[2,1,1024]"
 spark = build_session(load_config(conf, [master, f"lake.root={folder}/lake", f"output.dir={folder}/out"]), "test")
 spec, launch = json.loads((folder / "spec.json").read_text()), Launch("spark", 2)
-print(json.dumps(run_trainer("train-towers", spec, folder / "model", launch, spark)))
+print(json.dumps(run_trainer(TowersSpec(**spec, out_dir=folder / "model"), launch, spark)))
 endless = spec["train"] | {"epochs": 100_000, "patience": 100_000, "run": {"threads": 1, "log_every": 1}}
-for changes, name in (({"colour": "red"}, "bad"), ({"train": endless}, "lost")):
+for changes, name in (({"val_snapshot": "nowhere"}, "bad"), ({"train": endless}, "lost")):
     try:
-        run_trainer("train-towers", spec | changes, folder / name, launch, spark)
+        run_trainer(TowersSpec(**spec | changes, out_dir=folder / name), launch, spark)
     except LearnError as error:
         print(type(error).__name__, " ".join(str(error).split()))
 """
@@ -76,8 +77,8 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
     result, refused, lost = said.splitlines()[-3:]
     assert (json.loads(result)["steps"], json.loads(result)["samples"]) == (10, 160)
     assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert refused.startswith("ConfigError") and "unknown key `colour`" in refused
-    assert lost.startswith("LearnError train-towers ended with exit code 1")
+    assert refused.startswith("ConfigError") and "val_snapshot: no such folder: nowhere" in refused
+    assert lost.startswith(("LearnError train-towers ended with exit code 1", "LearnError train-towers: RuntimeError"))
     assert not (tmp_path / "lost" / "result.json").exists()
     assert not any(rank.is_running() for rank in ranks.values())
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from learn_spark.bridge.scoring import padded, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
-from learn_spark.cli.run_commands import known_trouble
+from learn_spark.cli.troubles import known_trouble
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError, QualityError
@@ -29,8 +29,8 @@ from learn_spark.lake.days import DayRange
 from learn_spark.releases.join import create_views, join_features
 from learn_spark.releases.join_audit import audit_join
 from learn_spark.releases.lineage import compared, shown
-from learn_spark.releases.registry import find_release, releases, roll_back
-from learn_spark.releases.release import published_release, visible
+from learn_spark.releases.registry import find_release, releases
+from learn_spark.releases.release import published_release, roll_back, visible
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import Context
 from tests.builders.lake import (
@@ -410,13 +410,13 @@ def test_a_release_is_shown_down_to_its_files(lake: Context, written: StepResult
 
 def test_a_rollback_makes_the_release_before_current(lake: Context, written: StepResult) -> None:
     published = [release for release in releases(lake.tables) if release.status == "published"]
-    withdrawn = roll_back(lake.tables)
+    withdrawn = roll_back(lake)
     assert [release.release_id for release in withdrawn] == [published[0].release_id]
     assert find_release(lake.tables).release_id == published[1].release_id
     assert find_release(lake.tables, published[0].release_id).status == "rolled_back"
     with pytest.raises(ConfigError, match="nothing to go back to"):
         for _ in published:
-            roll_back(lake.tables)
+            roll_back(lake)
     assert find_release(lake.tables).release_id == published[-1].release_id
 
 

@@ -108,12 +108,12 @@ def test_no_file_names_the_pattern(context, logs):
         ingest_events(context, days_of(DAY))
 
 
-def test_a_day_without_a_line_is_done_and_never_replaces_events(context, logs, capsys):
+def test_a_day_without_a_line_is_done_and_never_replaces_events(context, logs, caplog):
     """Alone as in a range, without a file as with an empty one."""
     path = write_day(logs, DAY, [line()])
     alone = ingest_events(context, days_of("2011-11-05"))
     assert (alone.rows_in, alone.rows_out, alone.details["empty_days"]) == (0, 0, ["2011-11-05"])
-    assert "warning: no line was delivered for 2011-11-05" in capsys.readouterr().err
+    assert "warning: no line was delivered for 2011-11-05" in caplog.text
     assert ingest_events(context, days_of(DAY, "2011-11-05")).details["empty_days"] == ["2011-11-05"]
     with pytest.raises(QualityError, match=r"for 2011-11-05, and ingest\.gates\.empty_day is stop"):
         ingest_events(changed(context, gates={"max_reject_share": 0.9, "empty_day": "stop"}), days_of("2011-11-05"))
@@ -264,12 +264,13 @@ def events(context):
     return sorted((row.item_id, str(row.ds), str(row.load_day)) for row in rows)
 
 
-def test_new_columns_are_warned_of(context, logs, capsys):
+def test_new_columns_are_warned_of(context, logs, caplog):
     write_day(logs, DAY, [line()])
     write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")], header=[*HEADER, "Channel"])
     for day in days_of(DAY, "2011-11-02"):
         result = ingest_events(context, [day])
         context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
-        said = capsys.readouterr().err
+        said = caplog.text
+        caplog.clear()
         assert ("new columns, which ingest.mapping does not use: Channel" in said) == (str(day) != DAY)
         assert "Country" not in said

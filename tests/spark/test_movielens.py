@@ -55,7 +55,7 @@ def built(spark, folder: Path, films: Path, name: str, *steps: str) -> Context:
     places = [f"lake.root={folder}/lake", f"output.dir={folder}/out"]
     places += [f"ingest.path={films}", f"ingest.items.path={films}"]
     context = make_context(spark, load_config(CONF / f"{name}.yaml", places))
-    run_plan(as_plan(pipeline_days(context.config), only=steps), context, RunOptions(restate=True))
+    run_plan(as_plan(pipeline_days(context.config), steps, restate=True), context, RunOptions())
     return context
 
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pytest
 
 from learn_spark.cli.estimate import expected_rows
-from learn_spark.cli.run_commands import steps_done
+from learn_spark.cli.runs import steps_done
 from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.summary import build_summary
@@ -16,7 +16,7 @@ from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.runs.fingerprints import Marks
 from learn_spark.runs.ledger import StepResult
-from learn_spark.runs.plan import missing
+from learn_spark.runs.plan import Plan, Planned, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import Step
 from tests.builders.contexts import make_context
@@ -38,7 +38,7 @@ class Work:
         self.overlap = False
         first = Step("ingest_events", self._first, (), lambda config, day: (), overlaps=True)
         second = Step("build_sequences", self._second, (), self._needs)
-        self.plan = [(first, DAYS), (second, DAYS)]
+        self.plan = [Planned(first, DAYS), Planned(second, DAYS)]
         self.context = make_context(spark, config)
         object.__setattr__(self.context, "mark", Marks(config, {step.name: step for step, _ in self.plan}))
 
@@ -52,7 +52,7 @@ class Work:
             self.together.wait()
         if self.fails and BAD in days:
             raise QualityError(f"{BAD} is bad")
-        context.touch("ingest_events", self.touched)
+        context.invalidate("ingest_events", self.touched)
         self.runs.append(("first", list(days)))
         return StepResult(len(days), len(days), {"files": len(days)})
 
@@ -60,14 +60,15 @@ class Work:
         self.runs.append(("second", list(days)))
         return StepResult(len(days), len(days))
 
-    def go(self, **options):
+    def go(self, follow_late=False, **options):
         self.runs.clear()
-        return run_plan(self.plan, self.context, RunOptions(**options))
+        return run_plan(Plan(self.plan, follow_late=follow_late), self.context, RunOptions(**options))
 
-    def missing(self):
-        recorded = self.context.ledger.recorded()
-        todo = missing(self.plan, self.context.config, self.context.mark, recorded)
-        return {step.name: days for step, days in todo}
+    def missing(self, follow_late=False):
+        return {step.name: days for step, days in self.todo(follow_late)}
+
+    def todo(self, follow_late=False):
+        return Plan(self.plan, follow_late=follow_late).missing(Standing.of(self.context))
 
 
 @pytest.fixture
@@ -98,13 +99,13 @@ def test_a_failure_stops_the_run_or_only_what_needs_it(work):
 
 def test_runs_overlap_where_a_step_allows_it(work):
     work.overlap = True
-    work.plan = [(work.plan[0][0], DAYS[:4])]
+    work.plan = [Planned(work.plan[0][0], DAYS[:4])]
     work.go(step_days=2, max_parallel=2)  # each waits for the other: one after the other would break the barrier
     assert sorted(work.runs) == [("first", DAYS[:2]), ("first", DAYS[2:4])]
 
 
 def test_figures_of_pieces_add_up_and_stand_once(work):
-    work.plan = [(work.plan[0][0], DAYS[:3])]
+    work.plan = [Planned(work.plan[0][0], DAYS[:3])]
     figures = steps_done(work.go(step_days=2), work.context)["ingest_events"]
     assert (figures["days"], figures["rows_in"], figures["rows_out"]) == (["2011-11-01 .. 2011-11-03"], 3, 3)
     assert [(piece["rows_in"], piece["files"]) for piece in figures["pieces"]] == [(2, 2), (1, 1)]
@@ -116,13 +117,16 @@ def test_figures_of_pieces_add_up_and_stand_once(work):
 
 
 def test_touched_days_make_what_follows_stale(work):
-    work.plan = [(step, DAYS[:4]) for step, _ in work.plan]
+    work.plan = [Planned(step, DAYS[:4]) for step, _ in work.plan]
     work.go()
-    work.plan, work.touched = [(step, DAYS[4:]) for step, _ in work.plan], (DAYS[2],)
+    work.plan, work.touched = [Planned(step, DAYS[4:]) for step, _ in work.plan], (DAYS[2],)
     with pytest.raises(ConfigError, match=r"needs build_sequences of 2011-11-04, which late events made stale"):
         work.go()
-    work.go(follow_late=True)
-    assert work.runs == [("second", DAYS[2:])]
+    todo = work.todo(follow_late=True)
+    assert "1. build_sequences       4 days  2011-11-03 .. 2011-11-06" in todo.lines({})[1]
+    report = work.go(follow_late=True)
+    assert work.runs == [("second", DAYS[2:])], "what runs is what the plan said"
+    assert {step.name: days for step, days in report.done if days} == {step.name: days for step, days in todo}
     assert work.missing() == {}
 
 
@@ -132,7 +136,7 @@ def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
     path = work.context.tables.path("intervals")
     shutil.rmtree(path)
     spark.sql(f"CREATE TABLE delta.`{path}` ({ddl}) USING delta PARTITIONED BY (step)")
-    work.plan = [(work.plan[0][0], DAYS[:2])]
+    work.plan = [Planned(work.plan[0][0], DAYS[:2])]
     work.go()
     assert work.missing() == {}
     assert "source" in work.context.tables.read("intervals").columns

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from learn_spark.bridge.snapshots import export, read_manifest
+from learn_spark.bridge.snapshots import export
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
 from learn_spark.runs.steps import Context
-from models.contract.snapshot import open_snapshot
+from models.contract.snapshot import open_snapshot, read_manifest
 from models.data.stream import PetastormReader
 from tests.builders.lake import tiny_context
 
@@ -58,20 +58,20 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_export_holds_the_live_rows_in_even_files(context: Context) -> None:
     folder = exported(context, "s")
     manifest = read_manifest(folder)
-    assert manifest["source_table"] == "sequences"
-    assert manifest["source_version"] == context.tables.version("sequences")
-    assert manifest["schema"]["hist_items"] == "array<int>"
-    assert sorted(content(folder)) == sorted(["manifest.json", *(file["path"] for file in manifest["files"])])
+    assert manifest.source_table == "sequences"
+    assert manifest.source_version == context.tables.version("sequences")
+    assert manifest.columns["hist_items"] == "array<int>"
+    assert sorted(content(folder)) == sorted(["manifest.json", *(file.path for file in manifest.files)])
     found = {}
-    for file in manifest["files"]:
-        data = (folder / file["path"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-        parquet = pq.ParquetFile(folder / file["path"])
+    for file in manifest.files:
+        data = (folder / file.path).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
+        parquet = pq.ParquetFile(folder / file.path)
         assert parquet.num_row_groups == 1
-        assert parquet.metadata.num_rows == file["rows"]
+        assert parquet.metadata.num_rows == file.rows
         found |= {row["user_id"]: row["tar_items"] for row in parquet.read().to_pylist()}
-    assert sorted(file["rows"] for file in manifest["files"]) == [16, 17, 17, 17, 17, 17]
-    assert manifest["rows"] == len(found) == ROWS - 2
+    assert sorted(file.rows for file in manifest.files) == [16, 17, 17, 17, 17, 17]
+    assert manifest.rows == len(found) == ROWS - 2
     assert not {"u000", "u050"} & set(found)
     assert found["u001"] == [7, 7]
     assert found["u002"] == [4, 5]
@@ -82,7 +82,7 @@ def test_export_holds_the_live_rows_in_even_files(context: Context) -> None:
 
 
 def test_the_old_version_is_still_what_it_was(context: Context) -> None:
-    assert read_manifest(exported(context, "old", version=1))["rows"] == ROWS
+    assert read_manifest(exported(context, "old", version=1)).rows == ROWS
 
 
 def test_rerun_gives_equal_bytes_and_another_seed_another_order(context: Context) -> None:
@@ -95,8 +95,8 @@ def test_rows_are_not_in_the_order_of_their_key(context: Context) -> None:
     folder = exported(context, "s")
     users = [
         user
-        for file in read_manifest(folder)["files"]
-        for user in pq.read_table(folder / file["path"])["user_id"].to_pylist()
+        for file in read_manifest(folder).files
+        for user in pq.read_table(folder / file.path)["user_id"].to_pylist()
     ]
     ascending = sum(a < b for a, b in zip(users, users[1:], strict=False)) / (len(users) - 1)
     assert 0.3 < ascending < 0.7

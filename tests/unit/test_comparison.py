@@ -7,12 +7,12 @@ import pytest
 from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, settings_of
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, training_spec
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
-from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+from models.contract.settings import LossConfig
+from models.contract.training_specs import SequentialSpec, TowersSpec
 from tests.builders.encoders import save_tiny_llama
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -29,44 +29,43 @@ def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) ->
     for name, system in chosen_systems(config, list(known_systems(config))).items():
         if not system.is_trained:
             continue
-        settings = settings_of(config, system, seed=7)
-        assert TrainConfig(**settings["train"]).seed == 7, name
-        if system.kind == "towers":
-            TowersConfig(**settings["towers"])
-            LossConfig(**settings["loss"])
-        elif system.reads_texts:
-            cls = PromptConfig if system.kind == "prompt" else NoteLLMConfig
-            assert cls(**settings["model"]).llm.digest, "another model in that folder is another training"
+        spec = training_spec(config, system, seed=7)
+        assert spec.train.seed == 7, name
+        assert type(spec)(**spec.told(), out_dir=tmp_path) == type(spec)(**spec.told(), out_dir=tmp_path), name
+        if system.reads_texts:
+            assert spec.model.llm.digest, "another model in that folder is another training"
+        elif system.kind == "sequential":
+            assert isinstance(spec, SequentialSpec) and spec.model.d_model == config.towers.model.d_model, name
         else:
-            assert SequentialConfig(**settings["model"]).d_model == config.towers.model.d_model, name
+            assert isinstance(spec, TowersSpec), name
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_the_item_towers_can_be_compared_by_every_ready_config(name: str) -> None:
     config = load_config(CONF / f"{name}.yaml")
-    losses = [settings_of(config, each, 1)["loss"] for each in chosen_systems(config, TOWER_VARIANTS).values()]
-    assert [loss["negatives"] for loss in losses] == ["in_batch"] * 4
+    specs = [training_spec(config, each, 1) for each in chosen_systems(config, TOWER_VARIANTS).values()]
+    assert [spec.loss.negatives for spec in specs] == ["in_batch"] * 4
     chosen_systems(config, config.comparison.systems)
 
 
 def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
-    base, changed = (settings_of(config, known_systems(config)[name], 1) for name in ("learn", "variant_2"))
-    assert base["towers"] == config.towers.model.model_dump()
-    assert changed["towers"] == base["towers"] | {"item_tower": "shared_self"}
-    assert changed | {"towers": 0} == base | {"towers": 0}
+    base, changed = (training_spec(config, known_systems(config)[name], 1) for name in ("learn", "variant_2"))
+    assert base.towers == config.towers.model
+    assert changed.towers == base.towers.model_copy(update={"item_tower": "shared_self"})
+    assert changed.told() | {"towers": 0} == base.told() | {"towers": 0}
 
 
 def test_the_papers_setting_has_no_switch_of_the_config(config: Config) -> None:
-    paper = settings_of(config, known_systems(config)["paper"], 1)
+    paper = training_spec(config, known_systems(config)["paper"], 1)
     assert config.towers.model.content_residual
-    assert not paper["towers"]["content_residual"]
-    assert paper["loss"] == LossConfig().model_dump()
-    assert paper["towers"]["d_model"] == config.towers.model.d_model
+    assert not paper.towers.content_residual
+    assert paper.loss == LossConfig()
+    assert paper.towers.d_model == config.towers.model.d_model
 
 
 def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
     own = load_config(CONF / "demo.yaml", ["comparison.define={deep: {title: Deep, kind: towers, model: {layers: 4}}}"])
-    assert settings_of(own, chosen_systems(own, ["deep"])["deep"], 1)["towers"]["layers"] == 4
+    assert training_spec(own, chosen_systems(own, ["deep"])["deep"], 1).towers.layers == 4
 
 
 @pytest.mark.parametrize(
@@ -79,12 +78,38 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
         ("evaluation.seed=7", ["notellm"], "system notellm: .* is a bert, not a causal decoder"),
         ("comparison.define={a: {title: A, kind: notellm, model: {llm: {model: /no}}}}", ["a"], "folder /no does not"),
         ("comparison.define={a: {title: A, kind: towers, model: {heads: 7}}}", ["a"], "not a multiple of heads 7"),
-        ("comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}", ["a"], "system a: `dtype`"),
+        (
+            "comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}",
+            ["a"],
+            "system a: embedding: `dtype`",
+        ),
+        (
+            "comparison.define={a: {title: A, kind: sequential, model: {depth: 7}}}",
+            ["a"],
+            "unknown key `depth`; known: ",
+        ),
+        (
+            "comparison.define={a: {title: A, kind: towers, train: {epoch: 7}}}",
+            ["a"],
+            "train: unknown key `epoch`; did you mean epochs",
+        ),
+        ("comparison.define={a: {title: A, kind: popularity, prior_weight: 1}}", ["a"], "takes no prior_weight"),
+        (
+            "comparison.define={a: {title: A, kind: towers, loss: {negatives: sampled}}}",
+            ["a"],
+            "draws items that go in",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_any_work(override: str, names: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         chosen_systems(load_config(CONF / "demo.yaml", [override]), names)
+
+
+def test_leave_one_out_has_no_day_before_which_items_are_known() -> None:
+    config = load_config(CONF / "online_retail_baskets.yaml", ["evaluation.candidates=known"])
+    with pytest.raises(ConfigError, match="leave_one_out has no such day: set evaluation.candidates to catalogue"):
+        chosen_systems(config, ["popularity"])
 
 
 def test_a_system_that_is_not_trained_takes_no_settings() -> None:
@@ -137,8 +162,14 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     ranked["rec_to_llm_zero"] = {"sampled": figures(0.7)["sampled"] | costs | {"seconds_per_user_all_items": 77.0}}
     return {
         "name": "compare",
-        "protocol": {"split": "global time", "test_from": None, "seeds": [1, 2], "rows": {"train": 4321, "val": 7}},
-        "data": {"users": 10, "targets": 20, "items": 30},
+        "protocol": {
+            "split": "global time",
+            "candidates": "30 items known on the test day",
+            "test_from": None,
+            "seeds": [1, 2],
+            "rows": {"train": 4321, "val": 7},
+        },
+        "data": {"users": 10, "targets": 20, "items": 33, "candidates": 30},
         "systems": gathered(chosen, ranked, models),
         "sampled": sampled_table({"rows": 9, "candidates": 20, "seed": 1}, chosen, ranked, models),
         "published": {"SASRec of the paper": {"recall_at_50": 0.3872}},
@@ -158,7 +189,8 @@ def test_seeds_become_mean_and_deviation(comparison: dict[str, object]) -> None:
 
 
 def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(comparison: dict[str, object]) -> None:
-    head, first, second, published, diverged = lines(comparison)
+    of, head, first, second, published, diverged = lines(comparison)
+    assert of == "10 users, 20 targets; candidates: 30 items known on the test day"
     assert "R@50" in head
     assert first.startswith("Variant 1") and "0.3500 ±0.0707" in first
     assert second.startswith("Popularity")
@@ -187,6 +219,7 @@ def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[st
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
     assert "mlp with seed 1 has no model" in page
+    assert "Ranked: 30 items known on the test day." in page and "20 targets; candidates: 30 items known" in page
     assert "Not comparable with figures over all items" in page and "mechanics and cost" in page
     assert "Sampled candidates" not in render(comparison | {"sampled": None}, curves)
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page

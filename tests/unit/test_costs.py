@@ -1,5 +1,6 @@
 """The markers of cost: who starts a process without one fails, and the slow files come first."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,30 +30,22 @@ def run_pytest(folder: Path, *arguments: str, **files: str) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_process_needs_a_marker(tmp_path: Path, name: str) -> None:
-    done = run_pytest(tmp_path, it=f"def test_it():\n    {CALLS[name]}\n")
-    assert done.returncode == 1
-    assert "test_it starts a process" in done.stdout and "mark it pytest.mark.process" in done.stdout
-
-
-def test_with_a_marker_it_may(tmp_path: Path) -> None:
-    marked = (f"@pytest.mark.{marker}\ndef test_{marker}():\n    {CALLS['fork']}\n" for marker in COSTLY)
-    done = run_pytest(tmp_path, it="\n".join(marked))
-    assert done.returncode == 0 and "3 passed" in done.stdout
-
-
-def test_a_fixtures_process_counts_too(tmp_path: Path) -> None:
-    fixture = f"@pytest.fixture(scope='module')\ndef made():\n    {CALLS['subprocess']}\n"
-    done = run_pytest(tmp_path, it=f"{fixture}def test_it(made):\n    pass\n")
-    assert done.returncode == 1 and "test_it starts a process" in done.stdout
+def test_a_process_needs_a_marker(tmp_path: Path) -> None:
+    bare = [f"def test_{name}():\n    {call}\n" for name, call in CALLS.items()]
+    bare += [f"@pytest.fixture(scope='module')\ndef made():\n    {CALLS['fork']}\ndef test_fixture(made):\n    pass\n"]
+    marked = [f"@pytest.mark.{marker}\ndef test_{marker}():\n    {CALLS['fork']}\n" for marker in COSTLY]
+    done = run_pytest(tmp_path, it="\n".join([*bare, *marked, "def test_none():\n    pass\n"]))
+    complaint = r"^E? *test_it.py::test_(\w+) starts a process .*mark it pytest.mark.process$"
+    found = re.findall(complaint, done.stdout, re.MULTILINE)
+    assert found == [*CALLS, "fixture"], done.stdout
+    assert f"{len(CALLS) + len(COSTLY) + 2} passed, {len(found)} errors" in done.stdout
 
 
 def test_a_session_needs_a_marker(tmp_path: Path) -> None:
     fixture = "@pytest.fixture\ndef spark():\n    pass\n"
     done = run_pytest(tmp_path, it=f"{fixture}def test_it(spark):\n    pass\n")
-    assert done.returncode == 4
-    assert "test_it takes the fixture `spark`: mark it pytest.mark.spark" in done.stderr
+    assert done.returncode == 1
+    assert "test_it takes the fixture `spark`: mark it pytest.mark.spark" in done.stdout
 
 
 def test_files_with_spark_come_first_and_durations_are_kept(tmp_path: Path) -> None:

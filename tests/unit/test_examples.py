@@ -102,6 +102,7 @@ def test_the_dag_runs_a_night_once(airflow):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("code", "expected"), [(0, None), (99, "Skip"), (2, "Fail"), (3, "Fail"), (75, "retry")])
 def test_the_dag_acts_on_exit_codes(airflow, code, expected):
     airflow.namespace["COMMAND"] = f"{sys.executable} -c raise(SystemExit({code}))"

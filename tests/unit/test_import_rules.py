@@ -7,8 +7,9 @@ lack the other's packages; sessions and storage have one door each. New modules 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -139,6 +140,36 @@ def test_module_imports_nothing_from_a_floor_above(path: Path) -> None:
 def test_every_room_stands_on_a_floor(package: str) -> None:
     rooms = {path.relative_to(ROOT / package).with_suffix("").parts[0] for path in python_files(package)}
     assert rooms - {"__init__"} == set(FLOORS[package])
+
+
+def names_that_stand_twice(modules: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names of files and of classes that more than one module has, with these modules.
+
+    Args:
+        modules: path and source of each. `job.py`, a stage's entry, and `__init__.py` are no names.
+    """
+    found = defaultdict(list)
+    for path, source in modules:
+        classes = [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+        name = PurePath(path).name
+        for each in [*classes, *([] if name in {"__init__.py", "job.py"} else [name])]:
+            found[each].append(path)
+    return {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def test_names_of_files_and_classes_stand_once() -> None:
+    paths = python_files("learn_spark", "models")
+    assert not names_that_stand_twice((str(path.relative_to(ROOT)), path.read_text("utf-8")) for path in paths)
+
+
+def test_a_name_that_stands_twice_is_found() -> None:
+    modules = [
+        ("a/job.py", "class Part: ..."),
+        ("b/job.py", ""),
+        ("b/x.py", "def f():\n    class Part: ..."),
+        ("a/x.py", ""),
+    ]
+    assert names_that_stand_twice(modules) == {"Part": ["a/job.py", "b/x.py"], "x.py": ["b/x.py", "a/x.py"]}
 
 
 def test_an_import_of_a_floor_above_is_found() -> None:

@@ -34,6 +34,9 @@ def test_the_page_shows_all_that_ran(page):
         "+0.0112",
         "0.7185 → 0.7297",
         "1.36 times the best baseline",
+        "3,402 items known on the test day, ranked by",
+        "0.2900 to 0.3100",
+        "Towers without popularity",
         "135,080",
         "learn-towers version 1",
         "Long-tail items",
@@ -80,6 +83,17 @@ def test_text_from_the_data_is_escaped(page):
     assert "title is &lt;missing&gt;" in page
 
 
+def test_other_candidates_are_named_and_an_older_ledger_is_shown():
+    summary = figures.summary()
+    every = summary | {"retrieval": summary["retrieval"] | {"candidates": "catalogue", "targets_not_known": 0}}
+    page = render(every, figures.recorded(), None, "")
+    assert "all 3,402 items, ranked by" in page and "nobody had seen" not in page
+    named = {"candidates", *(name for name in summary["retrieval"] if name.endswith("_ci90"))}
+    older = {name: value for name, value in summary["retrieval"].items() if name not in named}
+    page = render(summary | {"retrieval": older}, figures.recorded(), None, "")
+    assert "3,402 items known on the test day, ranked by" in page and "0.2900 to 0.3100" not in page
+
+
 def test_unknown_figures_are_dashes_and_not_drawn(page):
     row = re.search(r"<tr><td>Cold items</td>.*</tr>", page).group()
     assert row.count("–") == 5
@@ -118,6 +132,7 @@ def test_headline_names_figures_and_places(tmp_path):
     text = headline(config)
     for part in (
         "0.300",
+        "(1,480 users, 3,402 items known on the test day)",
         "0.180",
         "0.220",
         "0.7185 -> 0.7297",

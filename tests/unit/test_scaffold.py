@@ -85,6 +85,7 @@ def test_java_home_is_taken_if_spark_runs_on_it(tmp_path: Path, version: str, is
     assert (found.stdout.strip() == str(tmp_path)) is is_taken
 
 
+@pytest.mark.process
 def test_the_version_is_said_once() -> None:
     stated = subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True

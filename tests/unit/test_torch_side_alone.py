@@ -20,7 +20,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
 
-RUN = ("stream", "content", "checkpoint", "train_cvr", "evaluate_retrieval", "vectors")
+RUN = ("stream", "content", "checkpoint", "train_cvr", "retrieval_rows", "vectors")
 
 
 def test_all_are_found_and_readers_trainings_and_figures_pass() -> None:

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from models.__main__ import main
-from models.baselines import history
+from models.baselines import history, scorer
 from models.baselines.hstu import HSTU
 from models.baselines.popularity import training_counts
 from models.baselines.prompt_ranker import PromptRanker
+from models.baselines.scorer import HistoryScorer
+from models.contract.evaluation_specs import SampledConfig
 from models.contract.language_models import PromptConfig
 from models.contract.settings import SequentialConfig, TowersConfig
-from models.contract.specs import SampledConfig
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
-from models.evaluation.evaluate_systems import SystemsSpec, run
+from models.evaluation.evaluate_systems import SystemsSpec, SystemsTask, run
 from models.metrics.sampled_candidates import SampledCandidates
 from models.saved import save_sequential, save_towers
 from models.towers.repeats import REPEAT_SPEED
@@ -62,7 +63,28 @@ def as_table(rows):
     )
 
 
+def made_test_day():
+    """A row per user, what each bought in the window and ever before, and the known items' recent purchases."""
+    rng = np.random.default_rng(2)
+    rows = made_rows(40, 40, 3, ITEMS)
+    for number, row in enumerate(rows):
+        more = rng.integers(0, ITEMS + 1, 4).tolist()  # 0: an item without a number
+        older = rng.integers(1, ITEMS + 1, 3).tolist()
+        row |= {"user_id": f"d{number}", "bought": sorted({*row["tar"], *more}), "seen": sorted({*row["hist"], *older})}
+    return rows, {int(item): int(rng.integers(0, 9)) for item in rng.permutation(ITEMS)[:KNOWN] + 1}
+
+
+def purchases_of(rows):
+    return [
+        (row["user_id"], item, int(item in row["bought"]), int(item in row["seen"]))
+        for row in rows
+        for item in sorted({*row["bought"], *row["seen"]})
+    ]
+
+
+KNOWN = 24
 TRAIN, TEST = made_rows(90, 25, 0, 24), made_rows(70, 20, 1, ITEMS)
+DAY_ROWS, DAY_ITEMS = made_test_day()
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +92,12 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_snapshot(folder / "train", as_table(TRAIN))
     write_snapshot(folder / "test", as_table(TEST))
+    write_snapshot(folder / "day", as_table(DAY_ROWS))
+    known = {"item_idx": list(DAY_ITEMS), "purchases": list(DAY_ITEMS.values())}
+    write_snapshot(folder / "known", pa.table(known))
+    names = ["user_id", "item_idx", "is_target", "is_seen"]
+    bought = pa.table(dict(zip(names, map(list, zip(*purchases_of(DAY_ROWS), strict=True)), strict=True)))
+    write_snapshot(folder / "purchases", bought)
     write_matrix(folder / "matrix", random_vectors(ITEMS))
     write_matrix(folder / "other", random_vectors(ITEMS, dim=5, seed=3))
     write_matrix(folder / "small", random_vectors(ITEMS - 1))
@@ -88,6 +116,7 @@ def spec(data, tmp_path):
     return {
         "train_snapshot": str(data / "train"),
         "test_snapshot": str(data / "test"),
+        "candidates": "catalogue",
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "out"),
         "systems": [
@@ -100,6 +129,7 @@ def spec(data, tmp_path):
             {"name": "cooccurrence and prior", "kind": "cooccurrence", "prior_weight": 0.3},
             {"name": "mean content", "kind": "mean_content"},
             {"name": "other content", "kind": "mean_content", "content_matrix": str(data / "other")},
+            {"name": "content and prior", "kind": "mean_content", "folder": str(data / "towers"), "prior_weight": 0.5},
         ],
         "ks": [2, 5],
         "prior_days": 20,
@@ -116,23 +146,30 @@ def restored_threads():
     torch.set_num_threads(threads)
 
 
-def mean_content_scores(folder):
+@pytest.fixture
+def day(data, spec):
+    """The same systems on the rows of a test day."""
+    snapshots = {"test_snapshot": "day", "known_items": "known", "purchases": "purchases"}
+    return spec | {key: str(data / name) for key, name in snapshots.items()} | {"candidates": "known"}
+
+
+def mean_content_scores(folder, rows):
     vectors = np.fromfile(folder / "vectors.f16", "<f2").reshape(ITEMS + 1, -1).astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     scores = []
-    for row in TEST:
+    for row in rows:
         mean = unit[row["hist"]].sum(0) if row["hist"] else np.zeros(unit.shape[1])
         scores.append(unit @ mean / max(np.linalg.norm(mean), 1e-12))
-    return scores
+    return np.array(scores)
 
 
-def model_scores(data, name):
+def model_scores(data, name, rows):
     from models.saved import load_retriever
 
     model, content = load_retriever(data / name), ContentMatrix(data / "matrix")
     item_IK = model.embed_items(np.arange(ITEMS + 1), content).astype(np.float64)
     scores = []
-    for row in TEST:  # each alone
+    for row in rows:  # each alone
         times = np.array([row["ts"] or [0]])
         user_K = model.embed_users(
             np.array([row["hist"] or [0]]), np.array([len(row["hist"])]), content, hist_ts_BH=times
@@ -141,28 +178,30 @@ def model_scores(data, name):
     return scores
 
 
-def naive_scores(data):
-    counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
-    prior = np.array(retrieval.naive_prior(TEST, ITEMS + 1, 20))
+def naive_scores(data, rows=TEST, counts=None):
+    """Scores by system; popularity and prior by the test day's counts, else by the training rows and histories."""
+    prior = np.log1p(counts) if counts else np.array(retrieval.naive_prior(rows, ITEMS + 1, 20))
+    counts = counts or retrieval.naive_counts(TRAIN, ITEMS + 1)
     users = retrieval.naive_users(TRAIN, ITEMS + 1)
-    is_held = np.array([[item in row["hist"] for item in range(ITEMS + 1)] for row in TEST])
-    cooccurrence = [[retrieval.naive_cooccurrence(row, users, decay) for row in TEST] for decay in (0.7, 0.9)]
+    is_held = np.array([[item in row["hist"] for item in range(ITEMS + 1)] for row in rows])
+    cooccurrence = [[retrieval.naive_cooccurrence(row, users, decay) for row in rows] for decay in (0.7, 0.9)]
     return {
-        "towers": model_scores(data, "towers") + 0.5 * prior,
-        "hstu": model_scores(data, "hstu"),
-        "repeats": model_scores(data, "repeats") - 0.04 / 0.07 * is_held,
-        "popularity": [counts] * len(TEST),
-        "last item": [retrieval.naive_last_item(row, counts) for row in TEST],
+        "towers": model_scores(data, "towers", rows) + 0.5 * prior,
+        "hstu": model_scores(data, "hstu", rows),
+        "repeats": model_scores(data, "repeats", rows) - 0.04 / 0.07 * is_held,
+        "popularity": [counts] * len(rows),
+        "last item": [retrieval.naive_last_item(row, counts) for row in rows],
         "cooccurrence": cooccurrence[0],
         "cooccurrence and prior": (np.array(cooccurrence[1]) + 0.3 * prior).round(9),
-        "mean content": mean_content_scores(data / "matrix"),
-        "other content": mean_content_scores(data / "other"),
+        "mean content": mean_content_scores(data / "matrix", rows),
+        "other content": mean_content_scores(data / "other", rows),
+        "content and prior": mean_content_scores(data / "matrix", rows) / 0.07 + 0.5 * prior,
     }
 
 
-def segments_of(ranks):
+def segments_of(ranks, rows=TEST):
     counts = retrieval.naive_counts(TRAIN, ITEMS + 1)
-    length = {number: len(row["hist"]) for number, row in enumerate(TEST)}
+    length = {number: len(row["hist"]) for number, row in enumerate(rows)}
     tests = {
         "cold_items": lambda number, item: counts[item] == 0,
         "long_tail_items": lambda number, item: 0 < counts[item] <= 4,
@@ -183,7 +222,7 @@ def assert_equal_figures(found, ranks):
 
 @pytest.mark.parametrize("keep_seen", [True, False])
 def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeypatch, keep_seen):
-    monkeypatch.setattr(history, "BLOCK_SCORES", 7 * (ITEMS + 1))  # several blocks, the last one smaller
+    monkeypatch.setattr(scorer, "BLOCK_SCORES", 7 * (ITEMS + 1))  # several blocks, the last one smaller
     monkeypatch.setattr(history, "CHUNK_ROWS", 13)
     result = run(SystemsSpec.model_validate(spec | {"keep_seen": keep_seen}))
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
@@ -195,7 +234,10 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
         "rows": len({n for n, _ in kept}),
         "users": len({TEST[n]["user_id"] for n, _ in kept}),
         "targets": len(kept),
+        "targets_no_candidate": 0,
+        "targets_new": len(set(asked) - set(seen)),
         "items": ITEMS,
+        "candidates": ITEMS,
         "cold_items": counts.count(0),
         "long_tail_items": sum(0 < count <= 4 for count in counts),
         "rows_without_history": sum(not row["hist"] for row in TEST),
@@ -214,10 +256,48 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
         assert_equal_figures(found, ranks)
         for segment, own in segments_of(ranks).items():
             assert_equal_figures(found["segments"][segment], own)
+        assert ("new_to_user" in found["segments"]) == keep_seen
+        if keep_seen:
+            assert_equal_figures(found["segments"]["new_to_user"], retrieval.naive_ranks(TEST, scores, False))
         assert found["seconds"] > 0 and found["seconds_per_user"] * result["data"]["rows"] == pytest.approx(
             found["seconds"]
         )
         assert (found["parameters"] > 0) == (name in ("towers", "hstu", "repeats"))
+
+
+@pytest.mark.parametrize("candidates", ["known", "catalogue"])
+@pytest.mark.parametrize("keep_seen", [True, False])
+def test_a_test_day_has_the_figures_of_the_loops(data, day, candidates, keep_seen):
+    """Known items are ranked, all purchases of the window asked for, those that cannot be found missed."""
+    result = run(SystemsSpec.model_validate(day | {"candidates": candidates, "keep_seen": keep_seen, "ks": [2, 5, 50]}))
+    asked = [(n, item) for n, row in enumerate(DAY_ROWS) if row["hist"] for item in row["bought"]]
+    new = [(n, item) for n, item in asked if item not in DAY_ROWS[n]["seen"]]
+    kept, ranked = asked if keep_seen else new, set(DAY_ITEMS) if candidates == "known" else set(range(1, ITEMS + 1))
+    lost = [item for _, item in kept if item not in ranked]
+    assert len(lost) > (10 if candidates == "known" else 1) and 10 < len(new) < len(asked) - 10
+    counted = {name: result["data"][name] for name in ("targets", "targets_no_candidate", "targets_new", "candidates")}
+    assert list(counted.values()) == [len(kept), len(lost), len(new), len(ranked)]
+    assert result["data"]["targets_seen_left_out"] == len(asked) - len(kept)
+    counts = [DAY_ITEMS.get(item, 0) for item in range(ITEMS + 1)]
+    for name, scores in naive_scores(data, DAY_ROWS, counts).items():
+        found = result["systems"][name]
+        ranks = retrieval.naive_ranks(DAY_ROWS, scores, keep_seen, ranked)
+        assert_equal_figures(found, ranks)
+        assert found["recall_at_50"] < 1, "a list as long as the catalogue does not find what is no candidate"
+        for segment, own in segments_of(ranks, DAY_ROWS).items():
+            assert_equal_figures(found["segments"][segment], own)
+        if keep_seen:
+            of_new = retrieval.naive_ranks(DAY_ROWS, scores, False, ranked)
+            assert_equal_figures(found["segments"]["new_to_user"], of_new)
+
+
+def test_what_is_no_candidate_is_not_sampled(data, day, tmp_path):
+    spec = SystemsSpec.model_validate(day | {"sampled": {"rows": 25, "candidates": 6, "seed": 3}})
+    found = run(spec)["systems"]
+    drawn = SystemsTask(spec).sampled
+    assert set(drawn.item_SC.ravel()) <= set(DAY_ITEMS)
+    assert 3 < len(drawn.row_S) == found["popularity"]["sampled"]["rows"] < 25
+    assert all(DAY_ROWS[row]["tar"][0] in DAY_ITEMS for row in drawn.row_S)
 
 
 def test_intervals_are_those_of_resampled_users_with_all_their_rows(data, spec):
@@ -252,7 +332,7 @@ def test_all_systems_rank_the_same_sampled_candidates(data, spec, tmp_path):
         "hist_len": np.array([len(row["hist"]) for row in TEST]),
         "tar_items": np.array([row["tar"] + [0] * (TAR - len(row["tar"])) for row in TEST]),
     }
-    drawn = SampledCandidates(rows, ITEMS + 1, SampledConfig(rows=25, candidates=6, seed=3))
+    drawn = SampledCandidates(rows, np.arange(1, ITEMS + 1), SampledConfig(rows=25, candidates=6, seed=3))
     for name, scores in naive_scores(data).items():
         ranks = []
         for row, items in zip(drawn.row_S, drawn.item_SC, strict=True):
@@ -279,15 +359,13 @@ def test_equal_scores_stand_before_the_target(data, spec, tmp_path):
     run(SystemsSpec.model_validate(spec))
     with np.load(tmp_path / "out" / "equal.npz") as file:
         assert (file["rank"] == ITEMS).all()
-    dead = history.block_ranks(
+    dead = HistoryScorer(
         lambda hist, length: np.zeros((len(length), 5)),
         np.ones((3, 1), int),
         np.ones(3, int),
-        np.array([[0, 1], [2, 4]]),
-        np.array([[0, 2], [2, 1], [2, 2]]),
         np.array([-np.inf, 0, 0, 0, 0]),
     )
-    assert dead.tolist() == [3, 2]
+    assert dead.ranks(np.array([[0, 1], [2, 4]]), np.array([[0, 2], [2, 1], [2, 2]])).tolist() == [3, 2]
 
 
 def test_every_event_of_prefix_rows_counts_once():
@@ -317,7 +395,10 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"systems": [{"name": "a", "kind": "mean_content", "content_matrix": "small"}]}, "30 rows, .* 31"),
         ({"content_matrix": "small"}, "item_idx 30 .* outside the content matrix of 30 rows"),
         ({"train_snapshot": "/nowhere"}, "train_snapshot: no such folder: /nowhere"),
-        ({"cold": 1}, "unknown key `cold`; known: train_snapshot, test_snapshot"),
+        ({"cold": 1}, "unknown key `cold`; known: .*candidates"),
+        ({"candidates": "known"}, "candidates: known needs known_items and purchases; without a test day"),
+        ({"candidates": "all"}, "candidates: .*'known' or 'catalogue'"),
+        ({"purchases": "/nowhere"}, "give both, or none"),
     ],
 )
 def test_bad_specs_exit_with_one_line_and_code_2(data, tmp_path, spec, capsys, change, message):

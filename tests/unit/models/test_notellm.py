@@ -16,10 +16,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from models.__main__ import main
 from models.baselines.notellm import NoteLLM, pair_loss, related_items
+from models.contract.failures import BadInput
 from models.contract.language_models import LanguageModelConfig, NoteLLMConfig
+from models.contract.snapshot import open_snapshot
+from models.contract.training_specs import NoteLLMSpec
 from models.data.item_texts import ItemTexts
 from models.saved import load_retriever
 from models.training.checkpoint import CHECKPOINT
+from models.training.distributed import Ranks
+from models.training.train_notellm import NoteLLMTask
 from tests.builders.encoders import save_tiny_llama
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 from tests.builders.texts import text_of, write_texts
@@ -164,6 +169,12 @@ def test_training_brings_what_goes_together_together(spec, tmp_path):
     known = slice(0, ITEMS - 1)
     inside = similar_II[known, known][is_same[known, known]].mean()
     assert inside > similar_II[known, known][~is_same[known, known]].mean() + 0.3
+
+
+def test_several_ranks_are_refused(spec):
+    with pytest.raises(BadInput, match="train-notellm runs in one process, 2 were started"):
+        snapshots = [open_snapshot(spec[f"{role}_snapshot"]) for role in ("train", "val")]
+        NoteLLMTask(NoteLLMSpec(**spec), *snapshots, ITEMS + 1, Ranks(1, 2))
 
 
 def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, monkeypatch):

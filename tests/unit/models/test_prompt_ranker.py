@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.__main__ import main
 from models.baselines.prompt_ranker import PromptRanker
+from models.contract.evaluation_specs import SampledConfig
 from models.contract.language_models import LanguageModelConfig, PromptConfig
-from models.contract.specs import SampledConfig
 from models.data.item_texts import ItemTexts
 from models.metrics.sampled_candidates import SampledCandidates
 from models.saved import load_language
@@ -80,7 +80,7 @@ def splits(draw):
 @given(splits(), st.sampled_from([31, 500]), st.integers(2, 20), st.integers(0, 5))
 def test_candidates_are_the_target_and_distinct_items_of_others(split, num_items, candidates, seed):
     config = SampledConfig(rows=5, candidates=candidates, seed=seed)
-    drawn, again = (SampledCandidates(split, num_items, config) for _ in range(2))
+    drawn, again = (SampledCandidates(split, np.arange(1, num_items), config) for _ in range(2))
     np.testing.assert_array_equal(drawn.item_SC, again.item_SC)
     usable = [row for row, tar in enumerate(split["tar_items"]) if tar[0] and split["hist_len"][row]]
     assert len(drawn.row_S) == min(5, len(usable)) and set(drawn.row_S) <= set(usable)
@@ -94,12 +94,12 @@ def test_candidates_are_the_target_and_distinct_items_of_others(split, num_items
 def test_more_candidates_than_items_are_refused():
     split = {"hist_items": np.array([[1, 2]]), "hist_len": np.array([2]), "tar_items": np.array([[3]])}
     with pytest.raises(ValueError, match="5 candidates are asked for, but of 6 items row 0 holds 3 itself"):
-        SampledCandidates(split, 7, SampledConfig(rows=1, candidates=5))
+        SampledCandidates(split, np.arange(1, 7), SampledConfig(rows=1, candidates=5))
 
 
 def test_figures_count_ties_against_the_target():
     split = {"hist_items": np.ones((3, 1), int), "hist_len": np.ones(3, int), "tar_items": np.full((3, 1), 2)}
-    drawn = SampledCandidates(split, 50, SampledConfig(rows=3, candidates=6))
+    drawn = SampledCandidates(split, np.arange(1, 50), SampledConfig(rows=3, candidates=6))
     found = drawn.figures(np.array([[9, 1, 2, 3, 4, 5], [3, 3, 9, 1, 1, 1], [0, 1, 1, 1, 1, 1.0]]))
     assert found["recall_at_1"] == pytest.approx(1 / 3) and found["recall_at_5"] == pytest.approx(2 / 3)
     assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 6) / 3)
@@ -153,6 +153,6 @@ def test_adapters_learn_what_follows_what(texts, tmp_path):
     assert result["samples"] == 8 * 320
     model = load_language(tmp_path / "out")
     rows = {"hist_items": np.array([[3, 4]]), "hist_len": np.array([2]), "tar_items": np.array([[5]])}
-    sampled = SampledCandidates(rows, ITEMS + 1, SampledConfig(rows=1, candidates=10))
+    sampled = SampledCandidates(rows, np.arange(1, ITEMS + 1), SampledConfig(rows=1, candidates=10))
     scores, _ = model.sampled_scores(rows, sampled)
     assert model.num_items == ITEMS + 1 and np.isfinite(scores).all()

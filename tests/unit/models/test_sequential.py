@@ -321,7 +321,7 @@ def test_one_loader_for_all_retrievers(tmp_path, data):
     with pytest.raises(ValueError, match="cannot read .*config.json"):
         load_retriever(tmp_path / "nothing")
     (tmp_path / "hstu" / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="is of kind None"):
+    with pytest.raises(ValueError, match="config.json must hold a JSON object, not list"):
         load_retriever(tmp_path / "hstu")
 
 

@@ -1,0 +1,151 @@
+"""What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
+
+import tempfile
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from learn_spark.config.load import Config, load_config
+from learn_spark.errors import LearnError
+from learn_spark.lake.session import build_session
+from learn_spark.lake.tables import Tables
+from learn_spark.pipeline import STEPS
+from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import Context
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `--json-out` holds of a command; fields that are None are left out."""
+
+    def as_json(self) -> dict[str, object]:
+        """By the fields' names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        summary: what it did.
+        code: the exit code, where there is no `error`.
+        error: why it failed although there is a summary, as of an audit that found something.
+    """
+
+    summary: Summary = field(default_factory=Summary)
+    code: int = 0
+    error: LearnError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What a scheduler acts on."""
+        return self.error.exit_code if self.error else self.code
+
+    @property
+    def reason(self) -> str | None:
+        """The error in one line."""
+        return (" ".join(str(self.error).split()) or type(self.error).__name__) if self.error else None
+
+
+class Call:
+    """A command as it was called: its arguments, the config that they name, and where its errors are kept."""
+
+    def __init__(self, name: str, args: Namespace) -> None:
+        self.name = name
+        self.args = args
+        self._started = datetime.now()
+
+    @cached_property
+    def config(self) -> Config:
+        """Read when it is first asked for; errors as of `load_config`."""
+        return load_config(self.args.config, self.args.set or ())
+
+    @property
+    def log(self) -> Path:
+        """The file for errors with their stacks, which the terminal is spared; the first error creates it."""
+        return self.config.output.dir / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
+
+    def keep(self, text: str) -> Path:
+        """Appends text to the log, or to a temporary file where there is no config yet; returns the file."""
+        if "config" in vars(self):
+            with suppress(OSError):
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                with self.log.open("a", encoding="utf-8") as file:
+                    file.write(f"{text}\n")
+                return self.log
+        prefix = f"learn-spark-{self.name}-"
+        with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(f"{text}\n")
+        return Path(file.name)
+
+    @contextmanager
+    def context(self) -> Iterator[Context]:
+        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
+        config = self.config
+        spark = build_session(config, self.name, self.log)
+        try:
+            tables = Tables(spark, config.lake.root)
+            ledger = Ledger(spark, tables)
+            with Progress(spark) as progress:
+                yield Context(config, spark, tables, ledger, Marks(config, STEPS, ledger.recorded), progress)
+        finally:
+            with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
+                spark.stop()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `learn-spark`.
+
+    Attributes:
+        name: with underscores; the command line takes dashes, too.
+        help: what it does, in a sentence.
+        arguments: each adds arguments to the command's parser.
+        run: does it; prints results on stdout and logs the rest.
+        details: further lines of its own `--help`.
+    """
+
+    name: str
+    help: str
+    arguments: Sequence[Callable[[ArgumentParser], None]]
+    run: Callable[[Call], Outcome]
+    details: str = ""
+
+
+def with_config(parser: ArgumentParser) -> None:
+    """The arguments of every command that works on a lake."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, as conf/demo.yaml")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="overrides one key, as spark.ui=true")
+    parser.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
+
+
+def with_plan(parser: ArgumentParser) -> None:
+    """The arguments of every command that runs steps."""
+    parser.add_argument("--restate", action="store_true", help="make anew what other code, config or input made")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def names(text: str) -> list[str]:
+    """`A, B` -> [A, B]."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` -> [1, 2]."""
+    if not all(name.isdecimal() for name in names(text)) or not names(text):
+        raise ArgumentTypeError(f"{text!r} is no list of numbers; write 1,2,3")
+    return [int(name) for name in names(text)]
+
+
+def count(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)

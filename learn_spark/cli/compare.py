@@ -1,0 +1,90 @@
+"""The commands that compare systems."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from learn_spark.cli.command import Call, Command, Outcome, Summary, names, numbers, with_config, with_plan
+from learn_spark.cli.estimate import dry_run, needs_no_lake
+from learn_spark.cli.runs import effects
+from learn_spark.comparison.job import compare, write_trainings
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
+from learn_spark.config.load import Config
+from learn_spark.errors import QualityError
+from learn_spark.lake.lock import lake_lock
+from learn_spark.pipeline import as_plan, pipeline_days
+from learn_spark.runs.plan import Standing
+from learn_spark.runs.runner import RunOptions, run_plan
+from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS
+
+_STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison stands on
+
+
+@dataclass(frozen=True)
+class PreparedSummary(Summary):
+    """Of `--prepare`: how many trainings are missing."""
+
+    missing: int
+
+
+@dataclass(frozen=True)
+class ComparedSummary(Summary):
+    """What the comparison's JSON file holds, too."""
+
+    comparison: dict[str, object]
+
+
+def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
+    """Runs the missing steps that a comparison stands on, then compares, or writes down what has to be trained."""
+    args, config = call.args, call.config
+    systems = args.systems or list(usual(config))
+    seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
+    chosen_systems(config, systems)  # a wrong name is refused before any work
+    plan = as_plan(pipeline_days(config), _STEPS, args.restate)
+    if args.dry_run and needs_no_lake(config):
+        return dry_run(plan, config)
+    with lake_lock(config.lake.root) as unlock, call.context() as context:
+        context.tables.create_all()
+        if args.dry_run:
+            return dry_run(plan, config, context)
+        if plan.missing(Standing.of(context)):
+            run_plan(plan, context, RunOptions())
+        if args.prepare:
+            missing = write_trainings(context, systems, seeds, Path(args.prepare))
+            print(f"{missing} trainings are missing: {args.prepare}", flush=True)
+            return Outcome(PreparedSummary(missing))
+        comparison = compare(context, call.name, systems, seeds, unlock)
+    diverged = ", ".join(comparison["diverged"])
+    error = QualityError(f"the comparison lacks {diverged}: the loss was not finite") if diverged else None
+    return Outcome(ComparedSummary(comparison), error=error)
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--systems", type=names, metavar="A,B", help="instead of comparison.systems")
+    parser.add_argument("--seeds", type=numbers, metavar="1,2", help="instead of comparison.seeds")
+    parser.add_argument(
+        "--prepare", metavar="FILE", help="train nothing: write the missing trainings' commands, for other machines"
+    )
+
+
+def _command(name: str, does: str, usual: Callable[[Config], Sequence[str]]) -> Command:
+    reads = "the files of ingest.path, sequences, the content matrix"
+    writes = f"models, output.dir/comparison/{name}.json and .html, an MLflow run"
+    arguments = (with_config, with_plan, _arguments)
+    return Command(name, does, arguments, partial(_compare, usual=usual), effects(reads, writes))
+
+
+COMMANDS = (
+    _command(
+        "compare",
+        "Trains what is missing of several systems and compares them on the test rows, over seeds.",
+        lambda config: config.comparison.systems,
+    ),
+    _command(
+        "compare_towers",
+        "As compare, of the item tower's variants: 1, 2, 3 and mlp.",
+        lambda config: TOWER_VARIANTS,
+    ),
+)

@@ -1,0 +1,211 @@
+"""The commands on releases: what there are, the join for consumers, the upkeep of the tables."""
+
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from learn_spark.bridge.folders import require_absent
+from learn_spark.cli.command import Call, Command, Outcome, Summary, names, with_config
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.errors import ConfigError
+from learn_spark.features.maintenance import maintain_tables
+from learn_spark.lake.lock import lake_lock
+from learn_spark.pipeline import STEPS
+from learn_spark.releases.join import join_features
+from learn_spark.releases.lineage import compared, lines_of, listed, shown
+from learn_spark.releases.registry import CURRENT, find_release, releases
+from learn_spark.releases.release import roll_back
+from learn_spark.runs.adopt import plan_adoption
+from learn_spark.runs.steps import EMBED_ITEMS, Context
+
+
+@dataclass(frozen=True)
+class ReleasesSummary(Summary):
+    """Of `release`: the key of the action that was asked for."""
+
+    releases: Sequence[dict[str, object]] | None = None
+    release: dict[str, object] | None = None
+    diff: dict[str, object] | None = None
+    withdrawn: Sequence[str] | None = None
+    current: str | None = None
+
+
+@dataclass(frozen=True)
+class JoinSummary(Summary):
+    """The release that was joined, and where the rows are."""
+
+    release: str
+    out: str
+
+
+@dataclass(frozen=True)
+class UpkeepSummary(Summary):
+    """As `maintain_tables` returns it."""
+
+    kept: Sequence[str]
+    expired: Sequence[str]
+    tables: dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True)
+class AdoptionSummary(Summary):
+    """How many recorded days need no adoption, got one, and were refused; and the same in words, by step."""
+
+    current: int
+    adopted: int
+    refused: int
+    lines: Sequence[str]
+
+
+@contextmanager
+def existing_lake(call: Call, writes: bool = False) -> Iterator[Context]:
+    """The config's lake, locked by those that write to it.
+
+    Raises:
+        ConfigError: where there is no lake, with the way out.
+    """
+    root = call.config.lake.root
+    if not (root / "releases").is_dir():
+        raise ConfigError(f"there is no lake with releases at {root}; run write_features first")
+    with lake_lock(root) if writes else nullcontext(), call.context() as context:
+        yield context
+
+
+def with_release(parser: ArgumentParser) -> None:
+    """The argument of every command that reads a release."""
+    parser.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
+
+
+def with_out(parser: ArgumentParser) -> None:
+    """The arguments of every command that writes a release's data elsewhere."""
+    parser.add_argument("--out", required=True, metavar="PATH", help="where to write; must not exist yet")
+    with_release(parser)
+
+
+def _list(context: Context, names: Sequence[str]) -> ReleasesSummary:
+    lines = [listed(release) for release in releases(context.tables)]
+    current = next((line["release"] for line in lines if line["status"] == "published"), None)
+    for line in lines:
+        sign = "*" if line["release"] == current else " "
+        print(f"{sign} {line['release']}  {line['status']:<12}{line['published_at']}  {line['days']}", flush=True)
+    return ReleasesSummary(releases=lines)
+
+
+def _show(context: Context, names: Sequence[str]) -> ReleasesSummary:
+    release = find_release(context.tables, *(names or [CURRENT]), readable=False)
+    about = shown(release, context.tables, context.ledger)
+    print("\n".join(lines_of(about)), flush=True)
+    return ReleasesSummary(release=about)
+
+
+def _diff(context: Context, names: Sequence[str]) -> ReleasesSummary:
+    """One name is compared with the current release."""
+    pair = names if len(names) == 2 else [*names, CURRENT]
+    first, second = (find_release(context.tables, name, readable=False) for name in pair)
+    diff = compared(first, second)
+    print("\n".join(lines_of(diff)), flush=True)
+    return ReleasesSummary(diff=diff)
+
+
+def _roll_back(context: Context, names: Sequence[str]) -> ReleasesSummary:
+    gone = [release.release_id for release in roll_back(context, *names)]
+    current = find_release(context.tables).release_id
+    print(f"rolled back {', '.join(gone)}; current is {current}", flush=True)
+    return ReleasesSummary(withdrawn=gone, current=current)
+
+
+_ACTIONS = {"list": (_list, 0), "show": (_show, 1), "diff": (_diff, 2), "rollback": (_roll_back, 1)}  # most names
+
+
+def _release_arguments(parser: ArgumentParser) -> None:
+    said = "list all, show one, diff two, or rollback to an older one"
+    parser.add_argument("action", choices=tuple(_ACTIONS), help=said)
+    parser.add_argument("names", nargs="*", metavar="RELEASE", help=f"release ids, or {CURRENT}")
+
+
+def _release(call: Call) -> Outcome:
+    with existing_lake(call, writes=call.args.action == "rollback") as context:
+        action, names = call.args.action, call.args.names
+        act, most = _ACTIONS[action]
+        if len(names) > most or (action == "diff" and not names):
+            raise ConfigError(f"release {action} takes {'1 or 2' if most == 2 else f'at most {most}'} release ids")
+        return Outcome(act(context, names))
+
+
+def _join_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--samples", required=True, metavar="PATH", help="a Delta or Parquet folder with ids and days")
+    with_out(parser)
+    parser.add_argument("--format", choices=("delta", "parquet"), default="parquet", help="of the output (parquet)")
+    parser.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (releases.max_age_days)")
+    parser.add_argument("--pairs", action="store_true", help="add the conversion model's mid_emb and cvr_score")
+
+
+def _join(call: Call) -> Outcome:
+    args = call.args
+    with existing_lake(call) as context:
+        out = Path(args.out).absolute()
+        require_absent(out)
+        release = find_release(context.tables, args.release)
+        samples = context.tables.read_samples(Path(args.samples).absolute())
+        age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
+        rows = join_features(samples, context.tables.root, release.release_id, age, args.pairs)
+        context.tables.export(rows, out, args.format)
+    print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)
+    return Outcome(JoinSummary(release.release_id, str(out)))
+
+
+def _maintain(call: Call) -> Outcome:
+    with existing_lake(call, writes=True) as context:
+        summary = UpkeepSummary(**maintain_tables(context))
+    print("\n".join(lines_of(summary.as_json())), flush=True)
+    return Outcome(summary)
+
+
+def _adopt_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be adopted and what refused, and stop")
+    said = "steps whose recorded days hold, whatever config, input or version they were made with"
+    parser.add_argument("--accept", type=names, default=(), metavar="A,B", help=said)
+
+
+def _adopt(call: Call) -> Outcome:
+    accepted, is_dry = call.args.accept, call.args.dry_run
+    with existing_lake(call, writes=not is_dry) as context:
+        matrix = matrix_path(context)
+        if EMBED_ITEMS in accepted and not matrix.is_dir():
+            raise ConfigError(f"embed_items cannot be accepted: this config's encoder has no vectors at {matrix}")
+        plan = plan_adoption(context.config, STEPS, context.mark, context.ledger.recorded(), accepted)
+        if not is_dry:
+            context.ledger.adopt(plan.adopted)
+    print("\n".join(plan.lines()), flush=True)
+    print(f"{'would adopt' if is_dry else 'adopted'} {len(plan.adopted)}, refused {len(plan.refused)} days", flush=True)
+    return Outcome(AdoptionSummary(len(plan.current), len(plan.adopted), len(plan.refused), plan.lines()))
+
+
+COMMANDS = (
+    Command(
+        "release",
+        "Lists, shows with lineage, compares and withdraws releases of the feature tables.",
+        (_release_arguments, with_config),
+        _release,
+    ),
+    Command(
+        "join_features",
+        "Joins a table of samples with what a release knew before each sample's day.",
+        (_join_arguments, with_config),
+        _join,
+    ),
+    Command(
+        "maintain_tables",
+        "Expires old releases, gathers small files, and deletes files that no kept version reads.",
+        (with_config,),
+        _maintain,
+    ),
+    Command(
+        "adopt",
+        "Takes over what an earlier release of this package recorded, without making it again.",
+        (_adopt_arguments, with_config),
+        _adopt,
+    ),
+)

@@ -1,0 +1,53 @@
+"""Errors in one line: known troubles of machine and lake, and what nobody expected, whose stack goes to a file."""
+
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from learn_spark.errors import ConfigError, LearnError, TemporaryError
+
+_LONGEST = 400  # characters of a foreign message
+_JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
+_PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
+
+
+class Interrupted(LearnError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
+    """Any error as one whose message is a line; `keep` writes the stack of an unknown one to a file and names it."""
+    known = known_trouble(error)
+    if known:
+        return known
+    return LearnError(f"{_cause(error)}; the whole error is in {keep(''.join(traceback.format_exception(error)))}")
+
+
+def known_trouble(error: Exception) -> LearnError | None:
+    """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
+    text = str(error)
+    if getattr(error, "errno", None) == 28 or "No space left on device" in text:
+        return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
+    if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
+        return TemporaryError(f"another writer committed at the same time: {text[:300]}")
+    if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
+        named = re.search(r"\S+\.parquet", text)
+        return ConfigError(
+            f"a data file is gone, deleted or vacuumed by something else than maintain_tables:"
+            f" {named.group() if named else text[:300]}; make its days again, or bring it back"
+        )
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """Where it failed, and the error's kind and message without stacks."""
+    where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    if type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception"):
+        return f"{where}Spark's JVM is gone: it was killed, or ended for lack of memory"
+    text = _PY4J_PREFIX.sub("", _JVM_STACK.split(str(error))[0])
+    line = " ".join(text.split())
+    short = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return f"{where}{type(error).__name__}: {short}" if short else f"{where}{type(error).__name__}"

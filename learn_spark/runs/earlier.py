@@ -1,0 +1,74 @@
+"""How earlier releases told code and settings in a fingerprint, so that what they recorded can be adopted.
+
+A formula here is history: it gives what was written into lakes, and never changes. Where a config key moves or is
+renamed, `_sections` of the schemes here gives it under the name and in the place that it had.
+"""
+
+from collections.abc import Mapping
+from functools import reduce
+
+from learn_spark.config.load import Config
+from learn_spark.config.renamed import RENAMED
+from learn_spark.runs.fingerprints import Scheme
+from learn_spark.runs.steps import Step
+from models.contract.settings import APART
+
+_STEPS = {
+    "ingest_events": ("ingest",),
+    "build_sequences": ("windows", "sequences", "samples"),
+    "embed_items": ("windows", "embedding"),
+    "train_towers": ("towers", "stream", "retrieval"),
+    "train_cvr": ("cvr", "stream"),
+    "write_features": ("features",),
+    "evaluate_features": ("evaluation", "retrieval"),
+}
+_NEW = ("evaluation.candidates", "towers.ranks")  # what 0.1.0 did not have
+_NOT_LEARNED = ("train.threads", "train.checkpoint_seconds", "train.checkpoint_steps", "train.rank_timeout")
+_LEFT_OUT = {
+    "ingest": ("path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share", "items.path"),
+    "embedding": (
+        *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
+        *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
+    ),
+    "towers": _NOT_LEARNED,
+    "cvr": _NOT_LEARNED,
+    "stream": ("verify_sha256",),
+    "features": (
+        *("batch_rows", "max_age_days", "keep_releases", "vacuum_hours"),
+        *("min_users", "min_content_coverage", "min_effective_rank", "max_mean_cosine", "min_row_share"),
+        *("min_remade_share", "min_pair_auc", "max_centroid_shift", "min_neighbour_overlap", "min_model_overlap"),
+    ),
+    "evaluation": ("threads",),
+}
+
+
+def _sections(config: Config) -> dict[str, dict[str, object]]:
+    """The config as the package's version 0.1.0 dumped it."""
+    dumped = config.model_dump(mode="json")
+    for old, new in RENAMED.items():
+        *places, name = new.split(".")
+        holder = reduce(dict.__getitem__, places, dumped)
+        *places, key = old.split(".")
+        reduce(lambda inner, place: inner.setdefault(place, {}), places, dumped)[key] = holder.pop(name)
+    ranks = config.towers.ranks
+    dumped["towers"]["launch"]["processes"] = ranks if ranks > 1 else 2  # its default, which one process ignored
+    return _without(dumped, (*_NEW, *{new.rpartition(".")[0] for new in RENAMED.values() if APART & {*new.split(".")}}))
+
+
+def _settings(config: Config, step: Step) -> Mapping[str, object]:
+    dumped = _sections(config)
+    return {section: _without(dumped[section], _LEFT_OUT.get(section, ())) for section in _STEPS.get(step.name, ())}
+
+
+def _without(settings: Mapping[str, object], names: tuple[str, ...], prefix: str = "") -> dict[str, object]:
+    return {
+        key: _without(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if f"{prefix}{key}" not in names
+    }
+
+
+# Until steps had versions, the package's stood for all of them. It was 0.1.0 whatever the code did.
+PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings, version=1)
+
+EARLIER = (PACKAGE_VERSION,)

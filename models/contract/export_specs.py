@@ -1,0 +1,52 @@
+"""The specs of the exports: a release's models and vectors for servers."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from models.contract.spec import Spec
+
+PT2, ONNX = "pt2", "onnx"
+
+
+class OnlineSpec(Spec):
+    """The spec of `export-online`.
+
+    Attributes:
+        towers, cvr: model folders.
+        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them.
+        formats: which of the two.
+    """
+
+    command: ClassVar[str] = "export-online"
+    module: ClassVar[str] = "models.export.online_programs"
+    help: ClassVar[str] = "write towers and conversion model as programs for a server"
+
+    towers: Path
+    cvr: Path
+    formats: tuple[Literal["pt2", "onnx"], ...] = (PT2, ONNX)
+
+
+class VectorsSpec(Spec):
+    """The spec of `export-vectors`.
+
+    Attributes:
+        items: a snapshot with item_id, item_idx, item_emb, a row an item.
+        users: a snapshot with user_emb: the queries that losses are measured with.
+        out_dir: gets items.parquet (row, item_id, item_idx), vectors.f32, vectors.f16, vectors.i8 and its scales.f32
+            (little-endian, row by row), index.faiss, and result.json.
+        index: `flat` (exact), `hnsw` (a graph), `ivf` (cells), or `none`. All rank by the inner product.
+        k: results of a query, for recall.
+        threads: of index and search.
+    """
+
+    command: ClassVar[str] = "export-vectors"
+    module: ClassVar[str] = "models.export.item_vectors"
+    help: ClassVar[str] = "write item vectors for retrieval: an index, smaller copies"
+
+    items: Path
+    users: Path
+    index: Literal["flat", "hnsw", "ivf", "none"] = "hnsw"
+    k: int = Field(50, gt=0)
+    threads: int = Field(2, gt=0)

@@ -1,0 +1,94 @@
+"""Damage that nobody expected: one line on the terminal, the whole error in a file, no stack of Spark between."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.builders.commands import Done, run_job
+from tests.builders.logs import line, write_day
+
+pytestmark = pytest.mark.e2e
+
+DAYS = ("2011-11-01", "2011-11-02", "2011-11-03", "2011-11-04", "2011-11-05")
+WINDOWS = {
+    "first_as_of": "2011-11-02",
+    "towers_end": "2011-11-03",
+    "cvr_end": "2011-11-04",
+    "ranker_train_end": "2011-11-05",
+    "end": "2011-11-06",
+}
+STEPS = "ingest_events,build_sequences"
+
+
+def settings(folder: Path) -> list[str]:
+    windows = [f"windows.{key}={value}" for key, value in WINDOWS.items()]
+    values = [f"ingest.path={folder}/logs", "ingest.start=2011-11-01", "sequences.target_days=1", *windows]
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """A small lake, and how its audit ends."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "logs").mkdir()
+    for number, day in enumerate(DAYS):
+        at = f"{day} 10:00:00"
+        events = [line(InvoiceNo=f"{number}{user}", CustomerID=f"{user}.0", InvoiceDate=at) for user in range(9)]
+        write_day(folder / "logs", day, events)
+    done = run_job(folder, "run_pipeline", "--steps", STEPS, *settings(folder))
+    assert done.code == 0, done.err
+    audit = run_job(folder, "audit_leakage", *settings(folder))
+    assert audit.code == 0, audit.err
+    assert not (folder / "output" / "logs").exists(), "a command that ends well leaves no log"
+    return folder, audit
+
+
+def cut(file: Path) -> None:
+    """Leaves the first half of a file."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said", "stack"),
+    [
+        ("user_history/ds=2011-11-03/*.parquet", r"user_history/ds=2011-11-03/\S+\.parquet", "is not a Parquet file"),
+        ("user_history/_delta_log/*1.json", "user_history", r"JsonEOFException|JsonParseException|JsonProcessing"),
+    ],
+    ids=["parquet", "delta_log"],
+)
+def test_a_damaged_table_is_a_line_and_a_file(
+    tmp_path: Path, filled: tuple[Path, Done], damaged: str, said: str, stack: str
+) -> None:
+    whole, audit = filled
+    shutil.copytree(whole / "lake", tmp_path / "lake")
+    for file in (tmp_path / "lake").glob(damaged):
+        cut(file)
+        (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
+    done = run_job(tmp_path, "audit_leakage", *settings(whole))
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert lines[-1].startswith("audit_leakage: error: ") and re.search(said, lines[-1]), done.err
+    assert len(lines) == len(audit.err.splitlines()) + 1, done.err
+    assert len(lines[-1]) < 1000
+    (log,) = (tmp_path / "output" / "logs").glob("audit_leakage-*.log")
+    assert lines[-1].endswith(f"the whole error is in {log}")
+    text = log.read_text()
+    assert text.count("Traceback (most recent call last)") and "\n\tat org.apache.spark" in text
+    assert re.search(stack, text)
+    assert done.summary["error"] in lines[-1] and done.summary["exit_code"] == 1
+
+
+def test_a_step_that_meets_damage_is_named(tmp_path: Path, filled: tuple[Path, Done]) -> None:
+    whole, _ = filled
+    shutil.copytree(whole / "lake", tmp_path / "lake")
+    for file in (tmp_path / "lake").glob("interactions/*/*.parquet"):
+        cut(file)
+    done = run_job(tmp_path, "build_sequences", "--restate", "--set", "sequences.history_length=3", *settings(whole))
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
+    said = r"build_sequences: error: build_sequences of 2011-11-02 .*: .*interactions/\S+\.parquet"
+    assert re.match(said, last), last
+    assert "\tat " not in done.err and "Traceback" not in done.err
