@@ -15,6 +15,7 @@ def version() -> str:
 # Petastorm 0.13.1 needs pyarrow 14, numpy 1 and pandas 2.2; those need Spark 4.0 and with it Delta 4.0.
 INSTALL_REQUIRES = [
     "pyspark>=4.0,<4.1",
+    "py4j",  # pyspark brings it; its errors say that a JVM is gone
     "delta-spark>=4.0,<4.1",
     "torch>=2.10",
     "transformers>=5.23",

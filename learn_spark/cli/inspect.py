@@ -5,7 +5,7 @@ from pathlib import Path
 
 from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.errors import ConfigError
-from learn_spark.inspect.inspect import first_config
+from learn_spark.inspect.first_config import first_config
 
 
 def _arguments(parser: ArgumentParser) -> None:

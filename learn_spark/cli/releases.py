@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learn_spark.bridge.folders import require_absent
-from learn_spark.cli.command import Call, Command, Outcome, Summary, names, with_config
-from learn_spark.embedding.matrix import matrix_path
+from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.errors import ConfigError
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.lake.lock import lake_lock
-from learn_spark.pipeline import STEPS
 from learn_spark.releases.join import join_features
 from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
 from learn_spark.releases.release import roll_back
-from learn_spark.runs.adopt import plan_adoption
-from learn_spark.runs.steps import EMBED_ITEMS, Context
+from learn_spark.runs.steps import Context
 
 
 @dataclass(frozen=True)
@@ -47,16 +44,6 @@ class UpkeepSummary(Summary):
     kept: Sequence[str]
     expired: Sequence[str]
     tables: dict[str, dict[str, object]]
-
-
-@dataclass(frozen=True)
-class AdoptionSummary(Summary):
-    """How many recorded days need no adoption, got one, and were refused; and the same in words, by step."""
-
-    current: int
-    adopted: int
-    refused: int
-    lines: Sequence[str]
 
 
 @contextmanager
@@ -163,26 +150,6 @@ def _maintain(call: Call) -> Outcome:
     return Outcome(summary)
 
 
-def _adopt_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be adopted and what refused, and stop")
-    said = "steps whose recorded days hold, whatever config, input or version they were made with"
-    parser.add_argument("--accept", type=names, default=(), metavar="A,B", help=said)
-
-
-def _adopt(call: Call) -> Outcome:
-    accepted, is_dry = call.args.accept, call.args.dry_run
-    with existing_lake(call, writes=not is_dry) as context:
-        matrix = matrix_path(context)
-        if EMBED_ITEMS in accepted and not matrix.is_dir():
-            raise ConfigError(f"embed_items cannot be accepted: this config's encoder has no vectors at {matrix}")
-        plan = plan_adoption(context.config, STEPS, context.mark, context.ledger.recorded(), accepted)
-        if not is_dry:
-            context.ledger.adopt(plan.adopted)
-    print("\n".join(plan.lines()), flush=True)
-    print(f"{'would adopt' if is_dry else 'adopted'} {len(plan.adopted)}, refused {len(plan.refused)} days", flush=True)
-    return Outcome(AdoptionSummary(len(plan.current), len(plan.adopted), len(plan.refused), plan.lines()))
-
-
 COMMANDS = (
     Command(
         "release",
@@ -201,11 +168,5 @@ COMMANDS = (
         "Expires old releases, gathers small files, and deletes files that no kept version reads.",
         (with_config,),
         _maintain,
-    ),
-    Command(
-        "adopt",
-        "Takes over what an earlier release of this package recorded, without making it again.",
-        (_adopt_arguments, with_config),
-        _adopt,
     ),
 )

@@ -168,7 +168,7 @@ def test_an_adopted_lake_finds_its_models_and_goes_on(lake: Context, tmp_path: P
     run_plan(night, fresh, RunOptions())
     made = find_release(fresh.tables, CURRENT)
     assert made.release_id not in (first.release_id, current.release_id)
-    assert made.models == current.models
+    assert made.models.items() >= current.models.items(), "with MLflow's versions, which the ledger has"
     assert made.parts.keys() == current.parts.keys(), "it takes over the days of the release before it"
     assert joined(fresh) == rows
     assert todo(fresh) == []

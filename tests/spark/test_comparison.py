@@ -15,6 +15,7 @@ from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
 from learn_spark.errors import QualityError, TemporaryError
+from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
 from learn_spark.training.mlflow_runs import tracking_uri
@@ -54,8 +55,12 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     first = compared_on(lake, names, [3])
     assert list(first["systems"]) == names
     test_rows = lake.tables.read("sequences").where("split = 'test'").count()
-    assert first["data"]["rows"] == test_rows
+    bought = purchases(lake).where("is_target = 1").select("user_id").distinct().count()
+    assert 10 < first["data"]["rows"] == bought < test_rows, "the tiny lake's histories do not know its events"
     assert first["protocol"]["rows"]["test"] == test_rows
+    known = known_items(lake).count()
+    assert first["data"]["candidates"] == known < first["data"]["items"] == ITEMS
+    assert first["protocol"]["candidates"] == f"{known} items known on the test day; none is drawn"
     for name, row in first["systems"].items():
         assert row["seeds"] == ([3] if name in ("learn", "id", "sasrec") else [])
         assert all(0 <= value <= 1 for value in row["metrics"]["recall_at_5"]["values"])

@@ -169,7 +169,7 @@ def result(context):
 def test_the_step_measures_both(context, result):
     retrieval, ranker = result.details["retrieval"], result.details["ranker"]
     bought = {row.user_id for row in purchases(context).where("is_target = 1").collect()}
-    assert USERS - 3 <= retrieval["users"] == len(bought)
+    assert 10 < retrieval["users"] == len(bought) < USERS, "the tiny lake's histories do not know its events"
     assert (retrieval["candidates"], retrieval["items"]) == ("known", known_items(context).count())
     assert retrieval["targets_not_known"] >= 1, "the new item is bought in the window"
     assert 0 <= retrieval["recall_at_10"] <= retrieval["recall_at_50"] < 1
