@@ -55,7 +55,12 @@ setup(
     description="Embeddings for ranking: from raw event logs to Delta feature tables with Spark and PyTorch",
     license="Apache-2.0",
     packages=find_packages(include=["learn_spark", "learn_spark.*", "models", "models.*"]),
-    package_data={"learn_spark": ["py.typed"], "learn_spark.evaluation": ["templates/*"], "models": ["py.typed"]},
+    package_data={
+        "learn_spark": ["py.typed"],
+        "learn_spark.comparison": ["systems.yaml"],
+        "learn_spark.evaluation": ["templates/*"],
+        "models": ["py.typed"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -18,7 +18,7 @@ def _run(call: Call) -> Outcome:
     out = Path(call.args.out).absolute() if call.args.out else None
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; give another --out")
-    text = first_config(Path(call.args.path).absolute(), out)
+    text = first_config(Path(call.args.path).absolute())
     if out is None:
         print(text, end="")
     else:

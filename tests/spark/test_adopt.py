@@ -41,7 +41,7 @@ UNCHANGED = [name for name, step in STEPS.items() if step.version == 1]
 SETTINGS = [
     *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
     *("windows.ranker_train_end=2011-11-23", "windows.end=2011-11-25"),
-    *("features.min_users=1", "features.cold_events=3"),
+    *("features.gates.min_users=1", "features.cold_events=3"),
 ]
 
 

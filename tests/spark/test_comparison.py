@@ -19,6 +19,7 @@ from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
 from learn_spark.training.mlflow_runs import tracking_uri
+from models.contract.settings import TrainRunConfig
 from models.contract.spec import Spec
 from models.data.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
@@ -69,8 +70,9 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     models = lake.tables.artifact("models")
     before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
     assert len(before) == 3
-    threads = lake.config.towers.train.model_copy(update={"threads": 1, "checkpoint_seconds": 9.0})
-    towers = lake.config.towers.model_copy(update={"train": threads})
+    threads = TrainRunConfig(threads=1, checkpoint_seconds=9.0)
+    train = lake.config.towers.train.model_copy(update={"run": threads})
+    towers = lake.config.towers.model_copy(update={"train": train})
     faster = replace(lake, config=lake.config.model_copy(update={"towers": towers}))
     assert write_trainings(faster, names, [3], faster.config.output.dir / "none.txt") == 0
     assert write_trainings(faster, names, [3, 4], faster.config.output.dir / "three.txt") == 3

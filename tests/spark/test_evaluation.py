@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import load_config
-from learn_spark.config.sections import EvaluationSettings
+from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.evaluation.ranking import base_columns, history_before, tail_events, thinned, with_base_features
 from learn_spark.evaluation.report import publish_report

@@ -397,7 +397,7 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"systems": [{"name": "a", "kind": "mean_content", "content_matrix": "small"}]}, "30 rows, .* 31"),
         ({"content_matrix": "small"}, "item_idx 30 .* outside the content matrix of 30 rows"),
         ({"train_snapshot": "/nowhere"}, "train_snapshot: no such folder: /nowhere"),
-        ({"cold": 1}, "unknown key 'cold'; known: .*cold_item_max"),
+        ({"cold": 1}, "unknown key `cold`; known: .*candidates"),
         ({"candidates": "known"}, "candidates: known needs known_items and purchases; without a test day"),
         ({"candidates": "all"}, "candidates: .*'known' or 'catalogue'"),
         ({"purchases": "/nowhere"}, "give both, or none"),
