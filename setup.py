@@ -15,6 +15,7 @@ def version() -> str:
 # Petastorm 0.13.1 needs pyarrow 14, numpy 1 and pandas 2.2; those need Spark 4.0 and with it Delta 4.0.
 INSTALL_REQUIRES = [
     "pyspark>=4.0,<4.1",
+    "py4j",  # pyspark brings it; its errors say that a JVM is gone
     "delta-spark>=4.0,<4.1",
     "torch>=2.10",
     "transformers>=5.23",
@@ -54,7 +55,12 @@ setup(
     description="Embeddings for ranking: from raw event logs to Delta feature tables with Spark and PyTorch",
     license="Apache-2.0",
     packages=find_packages(include=["learn_spark", "learn_spark.*", "models", "models.*"]),
-    package_data={"learn_spark": ["py.typed"], "learn_spark.evaluation": ["templates/*"], "models": ["py.typed"]},
+    package_data={
+        "learn_spark": ["py.typed"],
+        "learn_spark.comparison": ["systems.yaml"],
+        "learn_spark.evaluation": ["templates/*"],
+        "models": ["py.typed"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

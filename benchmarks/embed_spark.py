@@ -101,8 +101,8 @@ def job_context(spark: SparkSession, lake: Path, workers: int, threads: int) -> 
         workers: tasks that encode at once.
         threads: CPU threads of each.
     """
-    settings = {"max_tokens": minilm.MAX_TOKENS, "batch_tokens": minilm.BATCH_TOKENS}
-    settings |= {"workers": workers, "threads": threads}
+    settings = {"max_tokens": minilm.MAX_TOKENS, "run.batch_tokens": minilm.BATCH_TOKENS}
+    settings |= {"run.workers": workers, "run.threads": threads}
     asked = [f"lake.root={lake}", *(f"embedding.{name}={value}" for name, value in settings.items())]
     config, tables = load_config(ROOT / "conf" / "base.yaml", asked), Tables(spark, lake)
     return Context(config, spark, tables, Ledger(spark, tables), Marks(config, {}), Progress(spark))

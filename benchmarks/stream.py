@@ -160,7 +160,7 @@ def _train(task: Task, kind: type[Counted]) -> None:
         out_dir=task.output,
         towers={"d_model": 64, "heads": 2, "layers": layers, "content_residual": True},
         loss={"mask_false_negatives": True},
-        train={"batch_size": BATCH, "epochs": EPOCHS, "checkpoint_seconds": 1e9, "patience": EPOCHS + 1},
+        train={"batch_size": BATCH, "epochs": EPOCHS, "run": {"checkpoint_seconds": 1e9}, "patience": EPOCHS + 1},
     )
     snapshots = [open_snapshot(folder) for folder in (spec.train_snapshot, spec.val_snapshot)]
     trained = kind(spec, *snapshots, ContentMatrix(spec.content_matrix))

@@ -1,3 +1,18 @@
 """Aligned LLM embeddings for recommendation, as Spark batch jobs."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from learn_spark.api import Lake, build_sequences, embed, open_lake, session
+
 __version__ = "0.2.0"  # setup.py reads it here
+__all__ = ["Lake", "build_sequences", "embed", "open_lake", "session"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the API offers
+    """The API, imported when it is first asked for: Spark is heavy, and workers import this package too."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from learn_spark import api
+
+    return getattr(api, name)

@@ -149,7 +149,7 @@ STEPS = {
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
-            version=1,
+            version=2,
         ),
     )
 }

@@ -148,13 +148,16 @@ def protocol(name: str) -> list[str]:
     rules, data = load(name)["protocol"], load(name)["data"]
     sizes = ", ".join(f"{count:,} {kind}" for kind, count in rules["rows"].items())
     start = f", from {rules['test_from']} on" if rules["test_from"] else ""
+    ranked = rules["candidates"] if "candidates" in data else f"{data['items']:,}, {rules['candidates']}"
+    cap = rules.get("target_cap")  # comparisons before decision 0008
+    targets = rules.get("targets") or ("one per row" if cap == 1 else f"the first {cap} of the window")
     return [
         f"- **Split**: {rules['split']}{start}. Rows: {sizes}.",
-        f"- **Test**: {data['users']:,} users, {data['targets']:,} targets.",
-        f"- **Candidates**: {data['items']:,}, {rules['candidates']}. Items of the history: {rules['seen_items']}.",
+        f"- **Test**: {data['users']:,} users, {data['targets']:,} targets: {targets}.",
+        f"- **Candidates**: {ranked}. Items of the history: {rules['seen_items']}.",
         f"- **Cold items**: {data['cold_items']:,} in no training row. **Long tail**: {data['long_tail_items']:,}.",
         f"- **Ties**: {rules['ties']}.",
-        f"- **Lengths**: at most {rules['history_cap']} of history, {rules['target_cap']} targets.",
+        f"- **Lengths**: at most {rules['history_cap']} of history.",
         f"- **Figures**: {rules['metrics']}. Trained systems are picked by {rules['picked_by']}.",
         f"- JSON: {link(name)}.",
     ]
@@ -308,7 +311,8 @@ def headlines() -> list[str]:
     recalls = {entry["title"]: number(entry["recall_at_50"], 3) for entry in retrieval["systems"]}
     cold = ranker["segments"]["cold_items"]
     title, published = best_published(LEADER[0])
-    lake = load(ALL_ACTION)["data"]["items"]
+    data = load(ALL_ACTION)["data"]
+    ranked = data.get("candidates", data["items"])
     rows = [
         ["AUC of a gradient-boosted ranker, Online Retail customers", number(ranker["auc_with"])]
         + [f"{number(ranker['auc_without'])} without the features; gain {gain(ranker)}"],
@@ -316,7 +320,7 @@ def headlines() -> list[str]:
         + [f"{number(cold['auc_without'])} without the features; gain {gain(cold)}"],
         [f"R@50 of the next 28 days' purchases, {retrieval['candidates']:,} candidates", recalls[SCORERS[""]]]
         + [f"{recalls[SCORERS['mean_content_with_prior_']]} of content and popularity, untrained; "],
-        [f"the same, towers with `repeat_bias`, {lake:,} candidates", number(at_50("repeat_bias", ALL_ACTION), 3)]
+        [f"the same, towers with `repeat_bias`, {ranked:,} candidates", number(at_50("repeat_bias", ALL_ACTION), 3)]
         + [f"{number(at_50('last_item', ALL_ACTION), 3)} of the customers' own last items"],
         ["R@50 of the next item, Online Retail baskets, leave-one-out", number(at_50("leader", *LEADER), 3)]
         + [f"{number(published, 3)} of {title}, the best published"],

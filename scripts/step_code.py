@@ -31,7 +31,7 @@ TABLES_DOOR = "learn_spark.lake.tables.Tables"
 COMMANDS_RUN = {
     "train_towers": ("train-towers",),
     "train_cvr": ("train-cvr",),
-    "evaluate_features": ("evaluate-retrieval", "evaluate-ranker"),
+    "evaluate_features": ("evaluate-systems", "evaluate-ranker"),
 }
 _SNAPSHOT = "learn_spark.training.sequence_snapshots.sequence_snapshot"
 _TEXTS = "learn_spark.comparison.language_systems.item_texts"
@@ -110,27 +110,29 @@ class Changes:
 
 
 def _where(step: str) -> str:
-    return "VERSIONS in learn_spark/comparison/job.py" if "-" in step else "version= in learn_spark/pipeline.py"
+    return "version of its spec in models/contract" if "-" in step else "version= in learn_spark/pipeline.py"
 
 
 def current_code() -> dict[str, Code]:
     """Every step and every training of the comparison, with the modules that it reaches now."""
-    from learn_spark.comparison.job import VERSIONS
     from learn_spark.pipeline import STEPS
+    from models.contract.commands import COMMANDS
 
     found = {}
     for name, step in STEPS.items():
         run = f"{step.run.__module__}.{step.run.__name__}"
-        found[name] = Code(step.version, _digests([run, TABLES_DOOR, *map(_entry, COMMANDS_RUN.get(name, ()))]))
-    for command, version in VERSIONS.items():
-        found[f"compare {command}"] = Code(version, _digests([_entry(command), *COMPARISON_INPUTS[command]]))
+        found[name] = Code(step.version, _digests([run, TABLES_DOOR, *_entries(*COMMANDS_RUN.get(name, ()))]))
+    for command, inputs in COMPARISON_INPUTS.items():
+        found[f"compare {command}"] = Code(COMMANDS[command].version, _digests([*_entries(command), *inputs]))
     return found
 
 
-def _entry(command: str) -> str:
-    from models.__main__ import COMMANDS
+def _entries(*commands: str) -> list[str]:
+    """Where commands of `python -m models` begin, and their specs."""
+    from models.contract.commands import COMMANDS
 
-    return f"{COMMANDS[command][0]}.run"
+    specs = [COMMANDS[command] for command in commands]
+    return [name for spec in specs for name in (f"{spec.module}.run", f"{spec.__module__}.{spec.__name__}")]
 
 
 def changes(recorded: Mapping[str, object], code: Mapping[str, Code]) -> Changes:

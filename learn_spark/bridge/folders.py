@@ -8,6 +8,7 @@ from pathlib import Path
 
 from learn_spark.errors import ConfigError
 from models.contract.result import ERROR_LOG, SPEC
+from models.contract.whole_files import write_whole
 
 
 def require_absent(out: Path) -> None:
@@ -36,16 +37,9 @@ def written_whole(out: Path) -> Iterator[Path]:
         (partial / SPEC).unlink()
         partial.rename(out)
     except BaseException:
-        _remove_all_but(partial / ERROR_LOG)
+        log = partial / ERROR_LOG
+        told = log.read_bytes() if log.is_file() else b""
+        shutil.rmtree(partial, ignore_errors=True)
+        if told:
+            write_whole(log, told)
         raise
-
-
-def _remove_all_but(kept: Path) -> None:
-    if not kept.is_file():
-        shutil.rmtree(kept.parent, ignore_errors=True)
-        return
-    for path in kept.parent.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path != kept:
-            path.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import Launch
 from learn_spark.errors import ConfigError, LearnError, QualityError
 from models.contract.failures import UNEXPECTED, BadInput, LossNotFiniteError
 from models.contract.result import ERROR_LOG, forget_failure, is_finished, read_failure, read_result, write_spec
@@ -26,17 +26,15 @@ _LOG_LINES = 20
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-def run_trainer(
-    spec: Spec, launch: LaunchSettings | None = None, spark: SparkSession | None = None
-) -> dict[str, object]:
+def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, object]:
     """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
     What the process prints on stderr appears on this process's stderr as it comes.
 
     Args:
-        spec: of a command of `python -m models`; with mode `spark` all executors see its `out_dir`.
+        spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
         launch: where it runs, if several processes may do it; by default, and else, one process here.
-        spark: needed by mode `spark`. Executors must have both packages installed.
+        spark: needed by launcher `spark`. Executors must have both packages installed.
 
     Returns:
         result.json.
@@ -49,12 +47,12 @@ def run_trainer(
     if not is_finished(spec.out_dir):
         forget_failure(spec.out_dir)
         trainer = ["-m", "models", spec.command, "--spec", str(write_spec(spec))]
-        mode = launch.mode if launch and spec.launchable else "process"
-        if mode == "spark":
-            _run_on_executors(spark, spec, trainer[2:], launch.processes)
+        launcher = launch.launcher if launch and spec.launchable else "process"
+        if launcher == "spark":
+            _run_on_executors(spark, spec, trainer[2:], launch.ranks)
         else:
-            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.processes)] if mode == "torchrun" else []
-            threads = spec.train.threads if isinstance(spec, TrainingSpec) else None
+            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.ranks)] if launcher == "torchrun" else []
+            threads = spec.train.run.threads if isinstance(spec, TrainingSpec) else None
             _run([sys.executable, *torchrun, *trainer], _environment(threads), spec.command, spec.out_dir)
     return read_result(spec.out_dir)
 
@@ -110,7 +108,7 @@ def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], pro
     gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0"))
     if gpus % 1:
         raise ConfigError(
-            f"towers.launch.mode: spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "
+            f"towers.run.launcher spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "
             'run train_towers alone with --set spark.conf={spark.task.resource.gpu.amount: "1"}'
         )
     try:

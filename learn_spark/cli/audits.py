@@ -53,7 +53,7 @@ def _audit_join(call: Call) -> Outcome:
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
         joined = context.tables.read_samples(Path(call.args.joined).absolute())
-        max_age = context.config.features.max_age_days
+        max_age = context.config.releases.max_age_days
         return _audited(audit_join(joined, context.tables, release, max_age), release.release_id)
 
 

@@ -1,6 +1,5 @@
 """What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
 
-import logging
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ class Summary:
     """What `--json-out` holds of a command; fields that are None are left out."""
 
     def as_json(self) -> dict[str, object]:
-        """By the fields' names; values that JSON does not know by their text."""
+        """By the fields' names."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -65,23 +64,16 @@ class Call:
 
     @cached_property
     def config(self) -> Config:
-        """Read when it is first asked for.
-
-        Raises:
-            ConfigError: as `load_config`.
-        """
+        """Read when it is first asked for; errors as of `load_config`."""
         return load_config(self.args.config, self.args.set or ())
 
-    @cached_property
+    @property
     def log(self) -> Path:
-        """The file for stacks, which the terminal is spared; in `output.dir`, created by the first error.
-
-        Only with a config; errors before it go to the system's temporary folder.
-        """
+        """The file for errors with their stacks, which the terminal is spared; the first error creates it."""
         return self.config.output.dir / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
 
     def keep(self, text: str) -> Path:
-        """Appends text, as an error's whole stack, to the log; returns the file."""
+        """Appends text to the log, or to a temporary file where there is no config yet; returns the file."""
         if "config" in vars(self):
             with suppress(OSError):
                 self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +88,7 @@ class Call:
     @contextmanager
     def context(self) -> Iterator[Context]:
         """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
-        config, gateway = self.config, _Kept(self)
-        logging.getLogger("py4j").addHandler(gateway)  # what it says of a JVM that is gone
+        config = self.config
         spark = build_session(config, self.name, self.log)
         try:
             tables = Tables(spark, config.lake.root)
@@ -107,18 +98,6 @@ class Call:
         finally:
             with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
                 spark.stop()
-            logging.getLogger("py4j").removeHandler(gateway)
-
-
-class _Kept(logging.Handler):
-    """Keeps log records in a call's log."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__(logging.WARNING)
-        self._call = call
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._call.keep(self.format(record))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.errors import ConfigError
-from learn_spark.inspect.inspect import first_config
+from learn_spark.inspect.first_config import first_config
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def _run(call: Call) -> Outcome:
     out = Path(call.args.out).absolute() if call.args.out else None
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; give another --out")
-    text = first_config(Path(call.args.path).absolute(), out)
+    text = first_config(Path(call.args.path).absolute())
     if out is None:
         print(text, end="")
     else:

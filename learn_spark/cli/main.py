@@ -3,12 +3,12 @@
 import logging
 import sys
 from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from learn_spark import __version__
-from learn_spark.cli import adopt, audits, compare, exports, inspect, releases, runs
+from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
 from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.cli.troubles import Interrupted, in_a_line
 from learn_spark.errors import LearnError
@@ -16,7 +16,7 @@ from learn_spark.evaluation.summary import write_json
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for family in (runs, audits, compare, releases, adopt, exports, inspect)
+    for family in (runs, audits, compare, releases, adoption, exports, inspect)
     for command in family.COMMANDS
 }
 _log = logging.getLogger(__name__)
@@ -28,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given and not given[0].startswith("-"):
         given[0] = given[0].replace("-", "_")  # compare-towers is compare_towers
     args = build_parser().parse_args(given)
-    with _log_lines_on_stderr():
-        outcome = _outcome(Call(args.job, args))
+    call = Call(args.job, args)
+    with _logging(call):
+        outcome = _outcome(call)
         if outcome.reason:
             _log.error("%s: error: %s", args.job, outcome.reason)
         if json_out := getattr(args, "json_out", None):
@@ -78,24 +79,32 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-class _Stderr(logging.Handler):
-    """Prints messages on what stderr is at that moment."""
+class _Handler(logging.Handler):
+    """Hands each message to a function."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        self._tell(self.format(record))
 
 
 @contextmanager
-def _log_lines_on_stderr() -> Iterator[None]:
-    package, handler = logging.getLogger("learn_spark"), _Stderr()
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
+def _logging(call: Call) -> Iterator[None]:
+    """Prints our own messages on stderr; keeps what py4j says of a JVM that is gone in the call's log."""
+    ours, py4j = logging.getLogger("learn_spark"), logging.getLogger("py4j")
+    on_stderr, in_log = _Handler(lambda text: print(text, file=sys.stderr, flush=True)), _Handler(call.keep)
+    level = ours.level
+    ours.addHandler(on_stderr)
+    ours.setLevel(logging.INFO)
+    py4j.addHandler(in_log)
     try:
         yield
     finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
+        ours.removeHandler(on_stderr)
+        ours.setLevel(level)
+        py4j.removeHandler(in_log)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def _join_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--samples", required=True, metavar="PATH", help="a Delta or Parquet folder with ids and days")
     with_out(parser)
     parser.add_argument("--format", choices=("delta", "parquet"), default="parquet", help="of the output (parquet)")
-    parser.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (features.max_age_days)")
+    parser.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (releases.max_age_days)")
     parser.add_argument("--pairs", action="store_true", help="add the conversion model's mid_emb and cvr_score")
 
 
@@ -136,7 +136,7 @@ def _join(call: Call) -> Outcome:
         require_absent(out)
         release = find_release(context.tables, args.release)
         samples = context.tables.read_samples(Path(args.samples).absolute())
-        age = context.config.features.max_age_days if args.max_age_days is None else args.max_age_days
+        age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
         rows = join_features(samples, context.tables.root, release.release_id, age, args.pairs)
         context.tables.export(rows, out, args.format)
     print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)

@@ -41,17 +41,11 @@ _RETURNS = (
 
 @dataclass(frozen=True)
 class RunSummary(Summary):
-    """What a run did; empty where nothing was missing.
+    """What a run did: days, sums and figures of each step, and what failed with `--keep-going`."""
 
-    Attributes:
-        run_id: as the ledger has it, without the piece.
-        steps: days, sums and own figures of each step.
-        failures: what failed with `--keep-going`.
-    """
-
-    run_id: str | None = None
-    steps: dict[str, object] | None = None
-    failures: list[str] | None = None
+    run_id: str
+    steps: dict[str, object]
+    failures: list[str]
 
 
 def effects(reads: str, writes: str) -> str:

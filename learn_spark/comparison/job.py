@@ -19,7 +19,6 @@ from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
 from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Unlock, folder_lock
-from learn_spark.runs.fingerprints import identity
 from learn_spark.runs.ledger import fingerprint
 from learn_spark.runs.steps import Context
 from learn_spark.training.job import validation_of
@@ -27,6 +26,7 @@ from learn_spark.training.mlflow_runs import Training, log_runs, loss_curve
 from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_mark
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
 from models.contract.result import is_finished, write_spec
+from models.contract.settings import identity
 from models.contract.snapshot import read_manifest
 from models.contract.training_specs import TrainingSpec
 from models.contract.whole_files import write_whole
@@ -34,8 +34,6 @@ from models.contract.whole_files import write_whole
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
 MORE = ("tar_ts",)  # HSTU's relative times
-# Per command, of its code: raise one when its figures would differ. Version 1 is left out of names.
-VERSIONS = {"train-towers": 1, "train-sequential": 1, "train-notellm": 1, "train-prompts": 1, "evaluate-systems": 1}
 
 
 @dataclass(frozen=True)
@@ -192,15 +190,10 @@ def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seq
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
     spec = training_spec(context.config, system, seed, data)
-    told = spec.told()
-    made_of = told | identity("towers", {"train": told["train"]}) | {"stream": identity("stream", told["stream"])}
-    mark = fingerprint(system.kind, made_of, *_code(spec.command))
-    folder = context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")
-    return SystemTraining(name, seed, spec.into(folder))
-
-
-def _code(command: str) -> list[int]:
-    return [VERSIONS[command]] if VERSIONS[command] > 1 else []
+    places = {key: value for key, value in spec if isinstance(value, Path)}
+    ranks = context.config.towers.ranks if spec.launchable else 1
+    mark = fingerprint(system.kind, places, identity(spec), ranks, *spec.raised())
+    return SystemTraining(name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")))
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -227,11 +220,11 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         seed=config.evaluation.seed,
         sampled=SampledConfig(**settings.sampled.model_dump()) if settings.sampled.rows else None,
         item_texts=prepared.texts,
-        threads=config.evaluation.threads,
+        threads=config.evaluation.run.threads,
         out_dir=Path(),
     )
     context.progress.say(f"compare: {len(measured)} rankings of the test rows")
-    mark = fingerprint(spec.told(), *_code(spec.command))
+    mark = fingerprint(spec.told(), *spec.raised())
     return run_trainer(spec.into(context.tables.artifact("comparisons", mark)))
 
 

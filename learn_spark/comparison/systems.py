@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-from pydantic import ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from learn_spark.comparison.language_systems import language_model
 from learn_spark.config.comparison import SystemSettings
-from learn_spark.config.load import Config
-from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.config.load import Config, overlay
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.errors import ConfigError
 from learn_spark.training.job import validation_of
 from models.contract.evaluation_specs import SystemConfig
 from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import LossConfig, SequentialConfig, TowersConfig, TrainConfig
+from models.contract.settings import LossConfig, SequentialConfig, StreamConfig, TowersConfig, TrainConfig
 from models.contract.strict import explained, parse_settings
 from models.contract.training_specs import NoteLLMSpec, PromptSpec, SequentialSpec, TowersSpec, TrainingSpec
 
@@ -41,13 +43,27 @@ class TrainingData:
     texts: Path = Path()
 
 
+def known_systems(config: Config) -> dict[str, SystemSettings]:
+    """The shipped systems as the config changes them, and its own.
+
+    Raises:
+        ConfigError: one has no title or kind, or settings that its kind does not take.
+    """
+    shipped = yaml.safe_load(files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8"))
+    own = {name: changes.model_dump(exclude_unset=True) for name, changes in config.comparison.define.items()}
+    try:
+        return TypeAdapter(dict[str, SystemSettings]).validate_python(overlay(shipped, own))
+    except ValidationError as error:
+        raise ConfigError(f"comparison.define: {explained(error)}") from None
+
+
 def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
     """The systems of these names, in this order, their settings checked before anything is trained.
 
     Raises:
         ConfigError: an unknown name, with those that there are; settings that do not fit.
     """
-    known = config.comparison.define
+    known = known_systems(config)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
@@ -79,13 +95,13 @@ def training_spec(
     Raises:
         BadInput, ConfigError, ValidationError: settings that do not fit.
     """
-    changed = config.towers.train.model_dump() | system.train | {"seed": seed}
+    changed = overlay(config.towers.train.model_dump(), system.train) | {"seed": seed}
     common = {
         "train_snapshot": data.train,
         "val_snapshot": data.val,
         "content_matrix": data.matrix,
         "train": parse_settings(TrainConfig, changed, "train"),
-        "stream": config.stream,
+        "stream": StreamConfig(**config.stream.model_dump(exclude={"rows_per_file"})),
         "out_dir": Path(),
     }
     validation = validation_of(config).model_copy(update={"prior_weight": prior_weight(config, system)})
@@ -139,7 +155,7 @@ def encoder_of(config: Config, system: SystemSettings) -> Config:
     """The config with the text encoder of the system."""
     if not system.embedding:
         return config
-    values = config.embedding.model_dump() | system.embedding
+    values = overlay(config.embedding.model_dump(), system.embedding)
     return config.model_copy(update={"embedding": parse_settings(EmbeddingSettings, values, "embedding")})
 
 

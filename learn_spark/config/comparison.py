@@ -4,39 +4,36 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from learn_spark.config.sections import Section
+from models.contract.strict import Settings
 
+Kind = Literal["towers", "sequential", "notellm", "prompt", "popularity", "last_item", "cooccurrence", "mean_content"]
 TRAINED = ("towers", "sequential", "notellm")
 
 
-class SystemSettings(Section):
-    """A row of the comparison: what differs from the config's towers, or another model altogether.
+class SystemChanges(Settings):
+    """What a config says of a system; what it leaves out is as shipped (learn_spark/comparison/systems.yaml)."""
 
-    Attributes:
-        title: what tables and charts call it.
-        paper: where its equations are from.
-        kind: `towers`, `sequential` and `notellm` are trained, `prompt` unless its model has `llm: {lora: null}`; the
-            others count.
-        based_on: `config`, the config's own towers with the changes below; `paper`, the paper's defaults with them.
-        content: `config`, the config's content vectors; `random`, frozen random ones, which together with the
-            id residual are id embeddings of normal initial values.
-        embedding: changes of the section `embedding`: another text encoder; `compare` makes its vectors.
-        model, loss, train: changes of the settings of these names.
-        prior_weight: of log popularity when ranking; null: retrieval.popularity_weight for towers, else none.
-    """
-
-    title: str
+    title: str | None = None
+    """What tables and charts call it."""
     paper: str = ""
-    kind: Literal[
-        "towers", "sequential", "notellm", "prompt", "popularity", "last_item", "cooccurrence", "mean_content"
-    ]
+    """Where its equations are from."""
+    kind: Kind | None = None
+    """towers, sequential and notellm are trained, prompt unless its model has `llm: {lora: null}`; the others count."""
     based_on: Literal["config", "paper"] = "config"
+    """config: the config's own towers with the changes below. paper: the paper's defaults with them."""
     content: Literal["config", "random"] = "config"
+    """config: the config's content vectors. random: frozen random ones, which together with the id residual are id
+    embeddings of normal initial values."""
     embedding: dict[str, object] = {}
+    """Changes of the section `embedding`: another text encoder; `compare` makes its vectors."""
     model: dict[str, object] = {}
+    """Changes of the towers' settings of this name, or the settings of another kind's model."""
     loss: dict[str, object] = {}
+    """Changes of the towers' settings of this name."""
     train: dict[str, object] = {}
+    """Changes of the towers' settings of this name."""
     prior_weight: Annotated[float, Field(ge=0)] | None = None
+    """Of log popularity when ranking; null: retrieval.popularity_weight for towers, else none."""
 
     @property
     def is_trained(self) -> bool:
@@ -55,6 +52,8 @@ class SystemSettings(Section):
 
     @model_validator(mode="after")
     def _changes_what_it_has(self) -> Self:
+        if self.kind is None:
+            return self
         given = [name for name in ("model", "loss", "train") if getattr(self, name)]
         if given and not self.is_trained and self.kind != "prompt":
             raise ValueError(f"{given[0]} is set, but a system of kind {self.kind} is not trained")
@@ -63,20 +62,46 @@ class SystemSettings(Section):
         return self
 
 
-class SampledSettings(Section):
-    rows: Annotated[int, Field(ge=0)]
-    candidates: Annotated[int, Field(ge=2)]
-    seed: Annotated[int, Field(ge=0)]
+class SystemSettings(SystemChanges):
+    """A row of the comparison: what differs from the config's towers, or another model altogether."""
+
+    title: str
+    kind: Kind
 
 
-class ComparisonSettings(Section):
-    systems: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    ks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    keep_seen: bool
-    cold_user_max: Annotated[int, Field(ge=0)]
-    long_tail_max: Annotated[int, Field(ge=0)]
-    bootstrap: Annotated[int, Field(ge=10)]
-    sampled: SampledSettings
-    define: dict[str, SystemSettings]
-    published: dict[str, dict[str, float]]
+class SampledSettings(Settings):
+    """A second table: every system ranks a few items of a few rows; prompts need it."""
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    """Test rows; 0: no such table."""
+    candidates: Annotated[int, Field(ge=2)] = 20
+    """The row's first target and so many others, drawn uniformly, less one."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Of the draws."""
+
+
+class ComparisonSettings(Settings):
+    """`compare`: systems side by side on the test rows of `sequences`."""
+
+    systems: Annotated[list[str], Field(min_length=1)] = [
+        *("learn", "mean_content", "popularity", "last_item", "cooccurrence", "sasrec", "hstu")
+    ]
+    """Names of shipped systems (learn_spark/comparison/systems.yaml), or of `define`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1]
+    """Each trained system is trained once per seed."""
+    ks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 50]
+    """Lengths of the lists."""
+    keep_seen: bool = True
+    """Items of the history stay candidates."""
+    cold_user_max: Annotated[int, Field(ge=0)] = 5
+    """Users with so short a history are cold."""
+    long_tail_max: Annotated[int, Field(ge=0)] = 10
+    """Items seen so rarely in training are the long tail; never: cold."""
+    bootstrap: Annotated[int, Field(ge=10)] = 1000
+    """Resamples of users for the intervals."""
+    sampled: SampledSettings = SampledSettings()
+    define: dict[str, SystemChanges] = {}
+    """Systems by name: changes of single settings of shipped ones, as {sasrec: {model: {dropout: 0.3}}}, or your
+    own."""
+    published: dict[str, dict[str, float]] = {}
+    """Rows from papers to print beside, title: {recall_at_10: 0.146, …}."""

@@ -7,8 +7,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from learn_spark.config.mapping import IngestMapping, ItemMapping, Name, Zone
-from learn_spark.config.sections import Section, Share
+from learn_spark.config.mapping import (
+    EventTypeMapping,
+    FieldMapping,
+    IngestMapping,
+    ItemMapping,
+    Name,
+    TextMapping,
+    TimeMapping,
+    Zone,
+)
+from learn_spark.config.sections import Share
+from models.contract.strict import Settings
 
 Encoding = Literal["utf-8", "iso-8859-1", "us-ascii"]
 Format = Literal["csv", "json", "parquet", "delta"]
@@ -17,15 +27,22 @@ UTC = "UTC"
 DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
 
 
-class SourceSettings(Section):
+class SourceSettings(Settings):
     """Files of one format below a folder, or a table."""
 
     path: Path
+    """The folder of the raw logs; with format delta, the table's."""
     files: Name | None
+    """Below path: * and ? match; {day} is 2011-12-01, {day:%Y%m%d} 20111201: the day's delivery. Without {day} all
+    files are one log, whose days are those of its events. With format delta: null."""
     format: Format
+    """csv: any delimiter. json: an object per line. parquet. delta. csv and json also .gz, .bz2."""
     delimiter: Annotated[str, Field(min_length=1, max_length=4)] = ","
+    """Of csv; also "\\t", "|", "::"."""
     columns: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Names in order, for csv without a header line."""
     encoding: Encoding = "utf-8"
+    """A line with bytes that are not is rejected, never guessed; or iso-8859-1, us-ascii."""
 
     @property
     def is_typed(self) -> bool:
@@ -72,17 +89,50 @@ class ItemsSettings(SourceSettings):
     mapping: ItemMapping
 
 
+class IngestGates(Settings):
+    """Deliveries that are refused with exit code 3, before anything is published."""
+
+    max_reject_share: Share = 0.05
+    """Of a day's lines; above it the job stops."""
+    max_bad_files: Annotated[int, Field(ge=0)] = 0
+    """Corrupt or empty files; above it likewise."""
+    empty_day: Literal["warn", "stop"] = "warn"
+    """A day without a line is done with a warning (shops close); stop: the job stops."""
+    min_day_share: Share = 0.05
+    """Usable events of a delivery, of the median of the 28 days before it; below it the job stops: half an upload. 0:
+    off. Nothing where files do not name the day."""
+
+
 class IngestSettings(SourceSettings):
-    start: date
-    timezone: Zone
-    late_days: Annotated[int, Field(ge=0)]
-    event_types: Annotated[list[Name], Field(min_length=1)]
-    max_reject_share: Share
-    max_bad_files: Annotated[int, Field(ge=0)]
-    empty_day: Literal["warn", "stop"]
-    min_day_share: Share
-    mapping: IngestMapping
-    items: ItemsSettings | None
+    """Your logs: where they lie, what their columns mean, which deliveries are refused."""
+
+    path: Path = Path("data")
+    files: Name | None = "{day}.csv.gz"
+    format: Format = "csv"
+    start: date = date(2010, 12, 1)
+    """The first day that there is; older events are rejected."""
+    event_types: Annotated[list[Name], Field(min_length=1)] = ["purchase"]
+    """What event_type may be; anything else is rejected."""
+    mapping: IngestMapping = IngestMapping(
+        user_id=FieldMapping(column="user_id"),
+        item_id=FieldMapping(column="item_id"),
+        event_ts=TimeMapping(column="event_ts", format="yyyy-MM-dd HH:mm:ss"),
+        event_type=EventTypeMapping(constant="purchase"),
+        title=TextMapping(column="title"),
+    )
+    """Field: where it comes from. user_id, item_id, event_ts, event_type; title, if there are no `items`; value,
+    category, brand, price, keywords, attributes: {name: …}; event_id. A mapping of your own replaces this one whole."""
+    items: ItemsSettings | None = None
+    """An item catalogue of its own: path, files, format, delimiter, columns, encoding as above (the last three have the
+    defaults above) and a mapping of item_id, title, category, brand, price, keywords, attributes, valid_from (a time;
+    without it, the {day} of the file; without that, ingest.start)."""
+    timezone: Zone = "UTC"
+    """Whose midnight ends a delivery's day, as Asia/Shanghai; events keep their UTC day."""
+    late_days: Annotated[int, Field(ge=0)] = 3
+    """An event so many days older than its delivery still goes into its own day; older ones are rejected as `too late`.
+    With format delta: so many days before those that are loaded are loaded again where rows were added. Else nothing
+    without {day}."""
+    gates: IngestGates = IngestGates()
 
     @property
     def reach(self) -> tuple[int, int]:

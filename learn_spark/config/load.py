@@ -10,49 +10,59 @@ from pydantic import ValidationError, model_validator
 
 from learn_spark.config.comparison import ComparisonSettings
 from learn_spark.config.ingest import IngestSettings
-from learn_spark.config.sections import (
+from learn_spark.config.model_sections import (
     CvrSettings,
     EmbeddingSettings,
     EvaluationSettings,
     FeatureSettings,
+    ReleaseSettings,
+    RetrievalSettings,
+    StreamSettings,
+    TowersSettings,
+)
+from learn_spark.config.renamed import renamed
+from learn_spark.config.sections import (
     LakeSettings,
     MlflowSettings,
     OutputSettings,
-    RetrievalSettings,
     SampleSettings,
     ScaleSettings,
-    Section,
     SequenceSettings,
     SparkSettings,
-    StreamSettings,
-    TowersSettings,
     WindowSettings,
 )
 from learn_spark.errors import ConfigError
+from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
+DEFAULT_PATHS = {
+    "lake": {"root": str(LakeSettings().root)},
+    "output": {"dir": str(OutputSettings().dir)},
+    "ingest": {"path": str(IngestSettings().path)},
+}
 
 
-class Config(Section):
-    """The whole config of a run."""
+class Config(Settings):
+    """The whole config of a run; first what everybody must set."""
 
-    lake: LakeSettings
-    output: OutputSettings
-    spark: SparkSettings
-    ingest: IngestSettings
-    windows: WindowSettings
-    sequences: SequenceSettings
-    samples: SampleSettings
-    embedding: EmbeddingSettings
-    stream: StreamSettings
-    towers: TowersSettings
-    cvr: CvrSettings
-    retrieval: RetrievalSettings
-    features: FeatureSettings
-    evaluation: EvaluationSettings
-    comparison: ComparisonSettings
-    mlflow: MlflowSettings
-    scale: ScaleSettings
+    ingest: IngestSettings = IngestSettings()
+    lake: LakeSettings = LakeSettings()
+    output: OutputSettings = OutputSettings()
+    windows: WindowSettings = WindowSettings()
+    sequences: SequenceSettings = SequenceSettings()
+    samples: SampleSettings = SampleSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    towers: TowersSettings = TowersSettings()
+    cvr: CvrSettings = CvrSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    features: FeatureSettings = FeatureSettings()
+    releases: ReleaseSettings = ReleaseSettings()
+    spark: SparkSettings = SparkSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    stream: StreamSettings = StreamSettings()
+    comparison: ComparisonSettings = ComparisonSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    scale: ScaleSettings = ScaleSettings()
 
     @model_validator(mode="after")
     def _event_types_exist(self) -> Self:
@@ -113,23 +123,26 @@ class Config(Section):
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads, overlays and checks a config.
 
-    Relative paths in a file are taken from that file's folder; in `overrides`, from the working directory.
+    What no file sets has its default. Relative paths in a file are taken from that file's folder, those that no file
+    sets from the first one's; in `overrides`, from the working directory.
 
     Args:
-        path: the YAML file; its `extends: other.yaml` names a file beside it whose values it changes.
+        path: the YAML file; with `extends: other.yaml` it changes the values of a file beside it.
         overrides: `section.key=value` strings, the value in YAML.
 
     Raises:
         ConfigError: with one line that names the key, the file and the reason.
     """
     file = Path(path)
-    values = _read_with_base(file, ())
+    values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), _read_with_base(file, ()))
     for text in overrides:
-        values = _overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+        values = overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+    if old := renamed(values):
+        raise ConfigError(f"{file}: {'; '.join(old)}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{file}: {_first_problems(error)}") from None
+        raise ConfigError(f"{file}: {explained(error, Config)}") from None
 
 
 def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
@@ -141,10 +154,15 @@ def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
     values = _absolute_paths(values, file.parent)
     if parent is None:
         return values
-    base = _read_with_base(file.parent / str(parent), (*above, file))
+    base_file = file.parent / str(parent)
+    if not base_file.is_file():
+        raise ConfigError(
+            f"{file}: `extends: {parent}`, but there is no {base_file}: without `extends`, all keys have their defaults"
+        )
+    base = _read_with_base(base_file, (*above, file))
     if "mapping" in (values.get("ingest") or {}):
         base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
-    return _overlay(base, values)
+    return overlay(base, values)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -172,11 +190,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     return value
 
 
-def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's values with those of `top` over them, key by key."""
     merged = dict(base)
     for key, value in top.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _overlay(merged[key], value)
+            merged[key] = overlay(merged[key], value)
         else:
             merged[key] = value
     return merged
@@ -192,21 +211,5 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             change: Any = {key: str((folder.absolute() / inner[key]).resolve())}
             for section in reversed(sections):
                 change = {section: change}
-            values = _overlay(values, change)
+            values = overlay(values, change)
     return values
-
-
-def _first_problems(error: ValidationError) -> str:
-    """Pydantic's findings in one line: key, reason, and the value where it helps."""
-    lines = []
-    for problem in error.errors()[:5]:
-        key = ".".join(str(part) for part in problem["loc"]) or "config"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`")
-        elif problem["type"] == "missing":
-            lines.append(f"key `{key}` is missing")
-        elif problem["type"] == "value_error":
-            lines.append(f"`{key}`: {problem['msg'].removeprefix('Value error, ')}")
-        else:
-            lines.append(f"`{key}`: {problem['msg']}, not {problem['input']!r:.80}")
-    return "; ".join(lines)

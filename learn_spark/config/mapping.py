@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from learn_spark.config.sections import Section
+from models.contract.strict import Settings
 
 Unit = Literal["seconds", "milliseconds", "microseconds"]
 Name = Annotated[str, Field(min_length=1)]
@@ -27,7 +27,7 @@ _OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "
 _TIME_LETTERS, _ZONE_LETTERS = set("GyMLdDQqEFahKkHmsSVzOXxZ"), set("VzOXxZ")
 
 
-class FieldMapping(Section):
+class FieldMapping(Settings):
     """How one field of the contract is read: from a source column, or a constant.
 
     The column's value is trimmed, `strip_prefix` and `strip_suffix` are cut off, and an empty one is null. `map` gives
@@ -129,13 +129,13 @@ class EventTypeMapping(FieldMapping):
         return {name for name in (*names, self.constant, self.default, self.always) if name}
 
 
-class EventIdMapping(Section):
+class EventIdMapping(Settings):
     """The columns that name an event: the log's own id, or several that do so together."""
 
     columns: Annotated[list[Name], Field(min_length=1)]
 
 
-class Mapping(Section):
+class Mapping(Settings):
     """Where the fields of a contract come from; what is null is not in the source."""
 
     @model_validator(mode="after")

@@ -1,47 +1,139 @@
-"""The sections of the config: typed, frozen, closed. `conf/base.yaml` documents every key and its default."""
+"""The sections of the config about data: where it lies, its days, its sequences and samples; and about the machine.
+
+Every key has its default and, below it, its one explanation: `scripts/base_yaml.py` makes `conf/base.yaml` of both.
+"""
 
 import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from models.contract.settings import (
-    CVRConfig,
-    LossConfig,
-    RankerConfig,
-    StreamConfig,
-    TowersConfig,
-    TrainConfig,
-    check_loss,
-)
+from models.contract.strict import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Section(BaseModel):
-    """A config section: unknown keys are refused, values never change after loading."""
+class LakeSettings(Settings):
+    """Everything that the jobs make."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LakeSettings(Section):
-    root: Path
+    root: Path = Path("lake")
+    """Delta tables and artifacts; every executor must see it."""
 
 
-class OutputSettings(Section):
-    """Where what people read goes: the report, `summary.json`."""
+class OutputSettings(Settings):
+    """What people read."""
 
-    dir: Path
+    dir: Path = Path("output")
+    """The report (report/index.html), summary.json, MLflow's SQLite file."""
 
 
-class SparkSettings(Section):
-    master: str | None
-    driver_memory: str
-    shuffle_partitions: Annotated[int, Field(ge=1)]
-    ui: bool
-    conf: dict[str, str]
+class WindowSettings(Settings):
+    """Staggered, so that no stage learns from labels that an earlier one was trained on."""
+
+    first_as_of: date = date(2011, 1, 10)
+    """No training history ends before it."""
+    towers_end: date = date(2011, 10, 10)
+    """The towers' targets end here, the CVR samples begin."""
+    cvr_end: date = date(2011, 11, 1)
+    """The CVR samples end, the ranker's training samples begin."""
+    ranker_train_end: date = date(2011, 11, 17)
+    """The ranker's test samples begin."""
+    end: date = date(2011, 12, 10)
+    """Everything ends."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        names = list(type(self).model_fields)
+        for earlier, later in zip(names, names[1:], strict=False):
+            if getattr(self, earlier) >= getattr(self, later):
+                raise ValueError(
+                    f"{later} ({getattr(self, later)}) must come after {earlier} ({getattr(self, earlier)})"
+                )
+        return self
+
+
+class SequenceSettings(Settings):
+    """Users' histories and what followed them."""
+
+    history_events: list[str] = ["purchase"]
+    """Event types on the history side."""
+    target_events: list[str] = ["purchase"]
+    """Event types that count as a target."""
+    history_length: Annotated[int, Field(ge=1)] = 80
+    """H: the last events before the as-of date (paper: 80)."""
+    target_length: Annotated[int, Field(ge=1)] = 40
+    """T: the first events from it on (paper: 40)."""
+    history_days: Annotated[int, Field(ge=1)] = 365
+    """Older events are forgotten."""
+    target_days: Annotated[int, Field(ge=1)] = 28
+    """Targets lie within so many days of the as-of date."""
+    stride_days: Annotated[int, Field(ge=1)] = 7
+    """Days between two training as-of dates."""
+    min_history: Annotated[int, Field(ge=1)] = 1
+    """Shorter ones make no sequence."""
+    min_targets: Annotated[int, Field(ge=1)] = 1
+    """Fewer make no sequence."""
+    sampling: Literal["recent", "random"] = "recent"
+    """recent: the last H and the first T. random: that many drawn from the whole window (paper)."""
+    seed: int | None = None
+    """Order of events of one time: null by event_id, a number shuffles them. It draws, too."""
+    protocol: Literal["time", "leave_one_out"] = "time"
+    """time: as-of dates. leave_one_out: each user's last event tests, the one before validates."""
+    min_core: Annotated[int, Field(ge=1)] = 5
+    """leave_one_out: users and items with fewer events are dropped, again and again."""
+
+    @model_validator(mode="after")
+    def _leave_one_out_has_one_side(self) -> Self:
+        if self.protocol == "leave_one_out" and set(self.history_events) != set(self.target_events):
+            raise ValueError(
+                "protocol leave_one_out takes every event as history and as target: make history_events"
+                f" {self.history_events} and target_events {self.target_events} equal"
+            )
+        return self
+
+
+class SampleSettings(Settings):
+    """CVR and ranker samples: purchases beside sampled items, or exposures and what followed them."""
+
+    labels: Literal["sampled", "observed"] = "sampled"
+    """sampled: purchases (target_events) beside sampled items. observed: exposures, 1 where a conversion followed."""
+    negatives: Annotated[int, Field(ge=1)] = 4
+    """sampled: items per purchase, drawn by popularity, that the user did not buy in the window."""
+    seed: int = 7
+    """sampled: of the draws."""
+    exposure_events: list[str] = []
+    """observed: event types that are a sample each, as [view]."""
+    conversion_events: list[str] = []
+    """observed: the same user's events on the same item that make it 1, as [purchase]."""
+    conversion_days: Annotated[int, Field(ge=0)] = 7
+    """observed: within so many days of the exposure; 0: at its own time, for logs whose line is both. Exposures nearer
+    than that to their window's end are no samples: what follows them is not known there."""
+    min_value: float | None = None
+    """observed: a conversion's least `value`, as 4 of a rating."""
+
+    @model_validator(mode="after")
+    def _observed_events_are_named(self) -> Self:
+        for name in ("exposure_events", "conversion_events"):
+            if self.labels == "observed" and not getattr(self, name):
+                raise ValueError(f"labels observed needs {name}: name some of ingest.event_types")
+        return self
+
+
+class SparkSettings(Settings):
+    """The session; what spark-submit says wins."""
+
+    master: str | None = "local[*]"
+    """null: leave it to spark-submit, whose --master wins anyway."""
+    driver_memory: str = "3g"
+    """Without spark-submit; there, --driver-memory."""
+    shuffle_partitions: Annotated[int, Field(ge=1)] = 200
+    """About 128 MiB per partition after the shuffle is right."""
+    ui: bool = True
+    """Spark's own web page while a job runs."""
+    conf: dict[str, str] = {}
+    """Further Spark settings, as key: "value"."""
 
     @model_validator(mode="after")
     def _schedulable(self) -> Self:
@@ -55,170 +147,29 @@ class SparkSettings(Section):
         return self
 
 
-class WindowSettings(Section):
-    """The staggered windows: no stage learns from labels that an earlier one was trained on."""
+class MlflowSettings(Settings):
+    """Where runs and models are logged."""
 
-    first_as_of: date
-    towers_end: date
-    cvr_end: date
-    ranker_train_end: date
-    end: date
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        names = list(type(self).model_fields)
-        for earlier, later in zip(names, names[1:], strict=False):
-            if getattr(self, earlier) >= getattr(self, later):
-                raise ValueError(
-                    f"{later} ({getattr(self, later)}) must come after {earlier} ({getattr(self, earlier)})"
-                )
-        return self
+    tracking_uri: str | None = None
+    """null: SQLite in output.dir."""
+    experiment: str = "learn-spark"
+    """The runs' experiment."""
 
 
-class SequenceSettings(Section):
-    protocol: Literal["time", "leave_one_out"]
-    history_length: Annotated[int, Field(ge=1)]
-    target_length: Annotated[int, Field(ge=1)]
-    history_days: Annotated[int, Field(ge=1)]
-    target_days: Annotated[int, Field(ge=1)]
-    stride_days: Annotated[int, Field(ge=1)]
-    history_events: list[str]
-    target_events: list[str]
-    min_history: Annotated[int, Field(ge=1)]
-    min_targets: Annotated[int, Field(ge=1)]
-    sampling: Literal["recent", "random"]
-    seed: int | None
-    min_core: Annotated[int, Field(ge=1)]
+class ScaleSettings(Settings):
+    """Expected sizes: only the estimates of a dry run use them, where the lake is empty."""
 
-    @model_validator(mode="after")
-    def _leave_one_out_has_one_side(self) -> Self:
-        if self.protocol == "leave_one_out" and set(self.history_events) != set(self.target_events):
-            raise ValueError(
-                "protocol leave_one_out takes every event as history and as target: make history_events"
-                f" {self.history_events} and target_events {self.target_events} equal"
-            )
-        return self
-
-
-class SampleSettings(Section):
-    """CVR and ranker samples: purchases beside sampled items, or exposures and what followed them."""
-
-    labels: Literal["sampled", "observed"]
-    negatives: Annotated[int, Field(ge=1)]
-    seed: int
-    exposure_events: list[str]
-    conversion_events: list[str]
-    conversion_days: Annotated[int, Field(ge=0)]
-    min_value: float | None
-
-    @model_validator(mode="after")
-    def _observed_events_are_named(self) -> Self:
-        for name in ("exposure_events", "conversion_events"):
-            if self.labels == "observed" and not getattr(self, name):
-                raise ValueError(f"labels observed needs {name}: name some of ingest.event_types")
-        return self
-
-
-class EmbeddingSettings(Section):
-    model: str
-    revision: str | None
-    template: Literal["title", "brief", "brief_zh", "industrial", "industrial_zh"]
-    pooling: Literal["mean", "last", "cls"]
-    max_tokens: Annotated[int, Field(ge=8)]
-    batch_tokens: Annotated[int, Field(ge=8)]
-    dtype: Literal["float32", "bfloat16", "float16"]
-    device: Literal["auto", "cpu", "cuda"]
-    threads: Annotated[int, Field(ge=1)]
-    workers: Annotated[int, Field(ge=1)]
-    gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)]
-    bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)]
-    reduce_to: Annotated[int, Field(ge=8)] | None
-    max_bad_share: Share
-    max_duplicate_share: Share
-    min_effective_rank: Annotated[float, Field(ge=1)]
-    min_neighbour_overlap: Share
-
-
-class StreamSettings(StreamConfig):
-    """The training snapshot's files, and how they are read."""
-
-    rows_per_file: Annotated[int, Field(ge=1)]
-
-
-class LaunchSettings(Section):
-    """Where a training's processes run: one here, several here, or several on the cluster's executors."""
-
-    mode: Literal["process", "torchrun", "spark"]
-    processes: Annotated[int, Field(ge=1)]
-
-
-class TowersSettings(Section):
-    model: TowersConfig
-    loss: LossConfig
-    train: TrainConfig
-    launch: LaunchSettings
-
-    @model_validator(mode="after")
-    def _check_loss(self) -> "TowersSettings":
-        check_loss(self.model, self.loss)
-        return self
-
-
-class CvrSettings(Section):
-    model: CVRConfig
-    train: TrainConfig
-    validation_days: Annotated[int, Field(ge=1)]
-    log_q: bool
-
-
-class FeatureSettings(Section):
-    batch_rows: Annotated[int, Field(ge=1)]
-    min_users: Annotated[int, Field(ge=1)]
-    min_content_coverage: Share
-    min_effective_rank: Annotated[float, Field(ge=1)]
-    max_mean_cosine: Share
-    cold_events: Annotated[int, Field(ge=0)]
-    min_row_share: Share
-    min_remade_share: Share
-    min_pair_auc: Share
-    max_centroid_shift: Annotated[float, Field(ge=0)]
-    min_neighbour_overlap: Share
-    min_model_overlap: Share
-    max_age_days: Annotated[int, Field(ge=0)] | None
-    keep_releases: Annotated[int, Field(ge=1)]
-    vacuum_hours: Annotated[int, Field(ge=168)]  # Delta's own guard: readers and writers may take that long
-
-
-class RetrievalSettings(Section):
-    """How the towers' inner product becomes a ranking of all items."""
-
-    popularity_days: Annotated[int, Field(ge=1)]
-    popularity_weight: Annotated[float, Field(ge=0)]
-
-
-class EvaluationSettings(Section):
-    candidates: Literal["known", "catalogue"]
-    max_samples: Annotated[int, Field(ge=1)]
-    bootstrap: Annotated[int, Field(ge=10)]
-    tail_share: Share
-    threads: Annotated[int, Field(ge=1)]
-    seed: int
-    num_seeds: Annotated[int, Field(ge=1)]
-    ranker: RankerConfig
-
-
-class ScaleSettings(Section):
-    """Expected sizes, for the estimates of a dry run."""
-
-    users: Annotated[int, Field(ge=1)]
-    items: Annotated[int, Field(ge=1)]
-    events_per_day: Annotated[int, Field(ge=1)]
-    content_dim: Annotated[int, Field(ge=1)]
-    tokens_per_item: Annotated[int, Field(ge=1)]
-    encoder_parameters: Annotated[int, Field(ge=1)]
-    device_tflops: Annotated[float, Field(gt=0)]
-
-
-class MlflowSettings(Section):
-    tracking_uri: str | None
-    experiment: str
+    users: Annotated[int, Field(ge=1)] = 4400
+    """In all."""
+    items: Annotated[int, Field(ge=1)] = 3700
+    """In all."""
+    events_per_day: Annotated[int, Field(ge=1)] = 1400
+    """Usable ones."""
+    content_dim: Annotated[int, Field(ge=1)] = 384
+    """Width of the encoder's hidden states."""
+    tokens_per_item: Annotated[int, Field(ge=1)] = 10
+    """Of its prompt."""
+    encoder_parameters: Annotated[int, Field(ge=1)] = 22_000_000
+    """Of the text encoder."""
+    device_tflops: Annotated[float, Field(gt=0)] = 0.1
+    """What the encoder's device really sustains, all of them together."""

@@ -13,20 +13,20 @@ TASK_GPUS = "spark.task.resource.gpu.amount"
 def encoding_profile(spark: SparkSession, config: Config) -> ResourceProfile | None:
     """What a task that encodes needs beyond other tasks; None where they are all alike.
 
-    `embedding.gpu_per_task: auto` is a whole GPU where the executors have some and nothing else says what a task gets.
+    `embedding.run.gpu_per_task: auto` is a whole GPU where executors have some and nothing else says what a task gets.
 
     Raises:
         ConfigError: where a share of GPUs is asked for that no executor has.
     """
-    asked, settings = config.embedding.gpu_per_task, spark.sparkContext.getConf()
+    asked, settings = config.embedding.run.gpu_per_task, spark.sparkContext.getConf()
     has_gpus = float(settings.get(EXECUTOR_GPUS, "0")) > 0
     if asked == "auto":
-        asked = 1.0 if has_gpus and not settings.contains(TASK_GPUS) and config.embedding.device != "cpu" else 0.0
+        asked = 1.0 if has_gpus and not settings.contains(TASK_GPUS) and config.embedding.run.device != "cpu" else 0.0
     if not asked:
         return None
     if not has_gpus:
         raise ConfigError(
-            f"embedding.gpu_per_task is {asked:g}, but the executors have no GPUs: set {EXECUTOR_GPUS} on a cluster,"
-            f" or embedding.gpu_per_task to 0 (spark.master is {spark.sparkContext.master})"
+            f"embedding.run.gpu_per_task is {asked:g}, but the executors have no GPUs: set {EXECUTOR_GPUS}"
+            f" on a cluster, or embedding.run.gpu_per_task to 0 (spark.master is {spark.sparkContext.master})"
         )
     return ResourceProfileBuilder().require(TaskResourceRequests().resource("gpu", asked)).build

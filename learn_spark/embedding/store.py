@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
 from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function
@@ -118,7 +118,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     with bad_models_named(), Pace(context.progress, work, counts["texts"]):
         for bucket in range(buckets):
             bucket_df = new_df.where(F.pmod(F.xxhash64("text_hash"), F.lit(buckets)) == bucket)
-            tasks_df = bucket_df.repartition(min(settings.workers, counts["texts"]), "text_hash")
+            tasks_df = bucket_df.repartition(min(settings.run.workers, counts["texts"]), "text_hash")
             vectors_df = tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile)
             context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
     new_df.unpersist()
@@ -139,7 +139,8 @@ def require_few_bad(context: Context, template: Template, encoder_id: str, texts
     """How many of the `texts` current ones are quarantined, by reason.
 
     Raises:
-        QualityError: where they are more than `embedding.max_bad_share`, naming one; its row stays, and is tried again.
+        QualityError: where they are more than `embedding.gates.max_bad_share`, naming one; its row stays, and is tried
+            again.
     """
     bad_df = _bad_vectors(context, encoder_id).select("text_hash", "flag")
     if bad_df.isEmpty():
@@ -155,13 +156,13 @@ def require_few_bad(context: Context, template: Template, encoder_id: str, texts
         .collect()
     )
     bad = sum(row.texts for row in rows)
-    limit = context.config.embedding.max_bad_share
+    limit = context.config.embedding.gates.max_bad_share
     if bad > limit * texts:
         reasons = "; ".join(
             f"{row.texts} {row.flag}, such as item {row.one.item_id} {row.one.prompt!r}" for row in rows
         )
         raise QualityError(
-            f"embed_items: {bad} of {texts} texts have no usable vector, embedding.max_bad_share is {limit:g}:"
+            f"embed_items: {bad} of {texts} texts have no usable vector, embedding.gates.max_bad_share is {limit:g}:"
             f" {reasons}; all other vectors are kept; try embedding.dtype float32, or a smaller embedding.max_tokens"
         )
     return {row.flag: row.texts for row in rows}
@@ -177,7 +178,7 @@ def _new_texts(context: Context, template: Template, encoder_id: str) -> DataFra
     texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
     bad_df = _bad_vectors(context, encoder_id).select("text_hash")
     bad = 0 if bad_df.isEmpty() else texts_df.join(bad_df, on="text_hash", how="left_semi").count()
-    if bad and bad > context.config.embedding.max_bad_share * texts_df.count():
+    if bad and bad > context.config.embedding.gates.max_bad_share * texts_df.count():
         its_bad = f"encoder_id = '{encoder_id}' AND flag IS NOT NULL AND flag <> '{EMPTY}'"
         context.tables.delete(CONTENT_EMBEDDINGS.name, its_bad)
     known_df = vectors_of(context, encoder_id).select("text_hash")
@@ -189,9 +190,9 @@ def _bad_vectors(context: Context, encoder_id: str) -> DataFrame:
 
 
 def _bucket_texts(settings: EmbeddingSettings) -> int:
-    if settings.bucket_texts == "auto":
-        return BUCKET_TEXTS_A_WORKER * settings.workers
-    return settings.bucket_texts
+    if settings.run.bucket_texts == "auto":
+        return BUCKET_TEXTS_A_WORKER * settings.run.workers
+    return settings.run.bucket_texts
 
 
 def _midnight(day: date) -> Column:

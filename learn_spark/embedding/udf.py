@@ -66,10 +66,10 @@ class EncodeSpec:
             settings.revision,
             settings.pooling,
             settings.max_tokens,
-            settings.batch_tokens,
+            settings.run.batch_tokens,
             settings.dtype,
-            settings.device,
-            settings.threads,
+            settings.run.device,
+            settings.run.threads,
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import EmbeddingSettings
+from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.embedding.matrix import Extension, is_whole, known_meta, read_rows
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import QualityError
@@ -48,7 +48,7 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
     gates = [Gate("content_zero_norms", found["zeros"], upper=0)]
     if found["texts"] >= ENOUGH:
         share = 1 - found["vectors"] / found["texts"]
-        gates.append(Gate("content_duplicate_share", share, upper=settings.max_duplicate_share))
+        gates.append(Gate("content_duplicate_share", share, upper=settings.gates.max_duplicate_share))
     return gates
 
 
@@ -60,12 +60,12 @@ def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
         vectors_ND = extension.reduction.reduced(vectors_ND).astype(np.float32)
     # What all have in common, which is large in decoders, says nothing of their spread.
     rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
-    gates = [Gate("content_effective_rank", rank, lower=settings.min_effective_rank)]
+    gates = [Gate("content_effective_rank", rank, lower=settings.gates.min_effective_rank)]
     before = _matrix_before(extension)
     if before is not None:
         overlap = _overlap(*before, idx_N, vectors_ND)
         if overlap is not None:
-            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.min_neighbour_overlap))
+            gates.append(Gate("content_neighbour_overlap", overlap, lower=settings.gates.min_neighbour_overlap))
     return gates
 
 

@@ -88,7 +88,8 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: 
     axes.set_ylabel(y_label)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.1)
-    figure.legend(ncols=len(series), loc="outside upper center", columnspacing=1.2, handlelength=1.4)
+    columns = len(series) if len(series) < 6 else 3  # more names than that do not fit beside one another
+    figure.legend(ncols=columns, loc="outside upper center", columnspacing=1.2, handlelength=1.4)
     return _svg(figure, repr((groups, series, y_label)))
 
 

@@ -68,7 +68,7 @@ def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:
         systems=_systems(context),
         ks=KS,
         seed=config.evaluation.seed,
-        threads=config.evaluation.threads,
+        threads=config.evaluation.run.threads,
     )
     context.progress.say("evaluate-systems: towers, popularity, last item, mean content")
     result = run_trainer(spec)
@@ -130,7 +130,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
         seed=settings.seed,
         num_seeds=settings.num_seeds,
         ranker=settings.ranker,
-        threads=settings.threads,
+        threads=settings.run.threads,
         out_dir=context.tables.artifact("evaluation", f"ranker-{mark}"),
     )
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")

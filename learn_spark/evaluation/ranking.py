@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import EvaluationSettings, SampleSettings
+from learn_spark.config.model_sections import EvaluationSettings
+from learn_spark.config.sections import SampleSettings
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible

@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import FeatureSettings
+from learn_spark.config.model_sections import FeatureGates
 from learn_spark.features.neighbours import item_sample
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.quality.drift import centroid_shift, neighbour_overlap, paired_vectors
@@ -53,7 +53,7 @@ def checked(
     Returns:
         The gates, the widths of the vectors by column, and figures for the report.
     """
-    limits = context.config.features
+    limits = context.config.features.gates
     own = {name: context.tables.read(table).where(own_rows(release)) for name, table in _COLUMNS.items()}
     found = vector_figures({name: (df, name) for name, df in own.items()})
     rank, cosine = _spread(own["item_emb"], found["item_emb"].rows, base)
@@ -77,7 +77,7 @@ def checked(
     return gates, {**(base.widths if base else {}), **widths}, figures
 
 
-def volume_gates(release: Release, before: Release | None, limits: FeatureSettings) -> list[Gate]:
+def volume_gates(release: Release, before: Release | None, limits: FeatureGates) -> list[Gate]:
     """Row counts per day against the previous release.
 
     They must match even after a retrain: new models change the vectors, not which users and items have one. A day that
@@ -113,7 +113,7 @@ def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list
 
 
 def _row_gates(context: Context, release: Release, before: Release | None) -> list[Gate]:
-    limits, first = context.config.features, context.config.windows.towers_end
+    limits, first = context.config.features.gates, context.config.windows.towers_end
     lacking = (
         sum(day not in release.parts for day in DayRange(first, max(release.parts) + ONE_DAY)) if release.parts else 0
     )
@@ -158,7 +158,7 @@ def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
     ]
 
 
-def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limits: FeatureSettings) -> list[Gate]:
+def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limits: FeatureGates) -> list[Gate]:
     """Content coverage. A night's few new items may have no content yet, so items count only if there are many."""
     asked = [("user", 1), ("item", 1 if base is None else ENOUGH)]
     return [
@@ -168,7 +168,7 @@ def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limit
     ]
 
 
-def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: FeatureSettings) -> list[Gate]:
+def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: FeatureGates) -> list[Gate]:
     """AUC of the conversion scores on the release's own pairs. If it is low, models and vectors do not fit together.
 
     Its curve has at most PROBE_BINS points, which bounds the driver's memory. A night without samples has no such gate.
@@ -195,7 +195,7 @@ def _drift_gates(
     By the same models, rows of the same days or of its last week are compared, so that a night reads no more than that.
     Other models have other axes: then only the items' neighbours can be compared, over all days.
     """
-    limits, gates = context.config.features, []
+    limits, gates = context.config.features.gates, []
     if is_same_model:
         recent = {*release.days, *sorted(before.parts)[-RECENT_DAYS:]}
         before = replace(before, parts={day: part for day, part in before.parts.items() if day in recent})

@@ -92,7 +92,7 @@ def _write_users(context: Context, release: Release, due: DataFrame) -> None:
         due.repartition("user_id", "ds"),
         towers_path(context),
         matrix_path(context),
-        context.config.features.batch_rows,
+        context.config.features.run.batch_rows,
     )
     _write(context, release, "user_features", scored)
 
@@ -103,7 +103,7 @@ def _write_items(context: Context, release: Release, due: DataFrame) -> None:
         numbered.repartition("item_id", "ds"),
         towers_path(context),
         matrix_path(context),
-        context.config.features.batch_rows,
+        context.config.features.run.batch_rows,
     )
     _write(context, release, "item_features", scored)
 
@@ -119,7 +119,7 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")
     pairs = latest_before(with_user, items, "item_id").drop("feature_ds")
-    scored = score_pairs(pairs, cvr_path(context), context.config.features.batch_rows)
+    scored = score_pairs(pairs, cvr_path(context), context.config.features.run.batch_rows)
     _write(context, release, "pair_features", _without_nan_scores(scored))
 
 

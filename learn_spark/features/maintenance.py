@@ -15,14 +15,14 @@ _LEAST_STATE_DAYS = 7
 def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, object]:
     """Retention of releases; compaction and vacuum of all tables, or of those that are named.
 
-    Readable by id stay the `features.keep_releases` that were published last, with all days that they show; the
+    Readable by id stay the `releases.keep_releases` that were published last, with all days that they show; the
     others' status becomes `expired` before their rows go. No file goes that a version named by a kept release
     reads, so its inputs stay readable too.
 
     Returns:
         By table: rows' releases that went, files gathered, and the hours of versions that were kept.
     """
-    tables, settings = context.tables, context.config.features
+    tables, settings = context.tables, context.config.releases
     known = releases(tables)
     kept, gone = _split(known, settings.keep_releases)
     loaded = [find_release(tables, release.release_id) for release in kept]
@@ -39,11 +39,11 @@ def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) ->
 
 
 def vacuum_hours(context: Context, name: str, kept: list[Release]) -> float:
-    """The hours of versions to keep: `features.vacuum_hours`, or more where a kept release names an older version."""
+    """The hours of versions to keep: `releases.vacuum_hours`, or more where a kept release names an older version."""
     named = [{**release.inputs, **release.tables}.get(name) for release in kept]
     times = [context.tables.committed_at(name, version) for version in named if version is not None]
     reach = [(datetime.now(UTC) - time).total_seconds() / 3600 + 1 for time in times if time is not None]
-    return max([float(context.config.features.vacuum_hours), *reach])
+    return max([float(context.config.releases.vacuum_hours), *reach])
 
 
 def _split(known: list[Release], keep: int) -> tuple[list[Release], list[Release]]:

@@ -46,8 +46,8 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
     files = check_files(spark, settings.items, paths)
     good = [file for file in files if not file.problem]
     bad = [file for file in files if file.problem]
-    if len(bad) > settings.max_bad_files:
-        allowed = f"ingest.max_bad_files allows {settings.max_bad_files}"
+    if len(bad) > settings.gates.max_bad_files:
+        allowed = f"ingest.gates.max_bad_files allows {settings.gates.max_bad_files}"
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):
         _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))

@@ -26,9 +26,9 @@ def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: I
     """Stops where more files or a larger share of a day's lines are unusable than the config allows."""
     for file in bad:
         _log.warning("ingest_events: %s: %s", file.path, file.problem)
-    if len(bad) > settings.max_bad_files:
+    if len(bad) > settings.gates.max_bad_files:
         raise QualityError(
-            f"{len(bad)} unreadable files, ingest.max_bad_files allows {settings.max_bad_files}:"
+            f"{len(bad)} unreadable files, ingest.gates.max_bad_files allows {settings.gates.max_bad_files}:"
             f" {in_words(bad)}; nothing published"
         )
     _stop_above_reject_share(counts, settings)
@@ -43,13 +43,13 @@ def _stop_above_reject_share(counts: Sequence[Row], settings: IngestSettings) ->
         if row["reason"] not in (None, DUPLICATE, NO_BEHAVIOUR):
             rejected[row["load_day"]] += row["count"]
             reasons[row["load_day"]][row["reason"]] = row["count"]
-    above = [day for day in sorted(lines) if rejected[day] > settings.max_reject_share * lines[day]]
+    above = [day for day in sorted(lines) if rejected[day] > settings.gates.max_reject_share * lines[day]]
     if above:
         day = above[0]
         worst = max(reasons[day], key=lambda reason: reasons[day][reason])
         raise QualityError(
             f"{rejected[day]} of {lines[day]} lines of {day} are rejected, most for `{worst}`;"
-            f" ingest.max_reject_share allows {settings.max_reject_share:.0%} ({len(above)} days above it):"
+            f" ingest.gates.max_reject_share allows {settings.gates.max_reject_share:.0%} ({len(above)} days above it):"
             " see the rejects table; nothing published"
         )
 
@@ -68,8 +68,10 @@ def stop_on_empty_days(tables: Tables, empty: Sequence[date], settings: IngestSe
             " replaces something: bring the files back, or delete those events from the interactions table by"
             " load_day; nothing published"
         )
-    if settings.empty_day == "stop":
-        raise QualityError(f"{spans(empty)}: no line was delivered, and ingest.empty_day is stop; nothing published")
+    if settings.gates.empty_day == "stop":
+        raise QualityError(
+            f"no line was delivered for {spans(empty)}, and ingest.gates.empty_day is stop; nothing published"
+        )
     _log.warning("ingest_events: warning: no line was delivered for %s: done without events", spans(empty))
 
 
@@ -81,16 +83,16 @@ def stop_below_usual(tables: Tables, usable: Mapping[date, int], settings: Inges
         usable: usable events of these deliveries; days without a line are not in it.
         settings: the least share.
     """
-    if not usable or not settings.by_day or not settings.min_day_share:
+    if not usable or not settings.by_day or not settings.gates.min_day_share:
         return
     before = DayRange(min(usable) - timedelta(days=USUAL_DAYS), max(usable) + ONE_DAY)
     loaded = _events_by_delivery(tables, days_predicate("load_day", before))
-    thin = thin_days(loaded | usable, usable, settings.min_day_share)
+    thin = thin_days(loaded | usable, usable, settings.gates.min_day_share)
     if thin:
         day, usual = next(iter(thin.items()))
         raise QualityError(
             f"{usable[day]} usable events of {day}, where the deliveries before it have {usual:g};"
-            f" ingest.min_day_share asks for {settings.min_day_share:.0%} ({len(thin)} days below it);"
+            f" ingest.gates.min_day_share asks for {settings.gates.min_day_share:.0%} ({len(thin)} days below it);"
             " nothing published"
         )
 

@@ -53,7 +53,7 @@ class Tables:
         if version is not None:
             reader = reader.option("versionAsOf", version)
         try:
-            return reader.load(self._created(name))
+            return reader.load(self._existing(name))
         except AnalysisException as error:
             wanted = "" if version is None else f" at version {version}"
             raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
@@ -67,8 +67,8 @@ class Tables:
 
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        before = self.version(name)
-        self._writer(name, df, "append").save(self.path(name))
+        path, before = self._created(name), self.version(name)
+        self._writer(name, df, "append").save(path)
         return self._rows_written(name, before)
 
     def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
@@ -78,8 +78,8 @@ class Tables:
 
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
-        before = self.version(name)
-        self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(self.path(name))
+        path, before = self._created(name), self.version(name)
+        self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
@@ -146,8 +146,20 @@ class Tables:
             self._known.add(name)
         return path
 
+    def _existing(self, name: str) -> str:
+        """The path of a table that is there: reading creates nothing.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        if name not in self._known:
+            if not self.exists(name):
+                raise ConfigError(f"there is no table {name} at {self.path(name)}")
+            self._known.add(name)
+        return self.path(name)
+
     def _log(self, name: str) -> Path:
-        return Path(self._created(name)) / "_delta_log"
+        return Path(self._existing(name)) / "_delta_log"
 
     def _rows_written(self, name: str, before: int) -> int:
         """Rows of the newest commit, without those that it copied because they share a file with replaced ones.

@@ -39,7 +39,7 @@ def export_vectors(context: Context, release: Release, out: Path, index: str) ->
     items = _snapshot(context, release, items, "item")
     users = _snapshot(context, release, _newest(context, release, "user", QUERIES), "user")
     with written_whole(out) as folder:
-        threads = context.config.evaluation.threads
+        threads = context.config.evaluation.run.threads
         return run_trainer(VectorsSpec(items=items, users=users, index=index, threads=threads, out_dir=folder))
 
 

@@ -12,7 +12,7 @@ from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.runs.earlier import EARLIER
-from learn_spark.runs.fingerprints import VERSIONS, Marks
+from learn_spark.runs.fingerprints import VERSIONS, Marks, Scheme, settings_of
 from learn_spark.runs.ledger import Rows
 from learn_spark.runs.steps import Step
 
@@ -68,7 +68,14 @@ def plan_adoption(
         row = rows.get(need)
         return row.fingerprint if row is not None and row.fingerprint != marks(*need) else None
 
-    schemes = [Marks(config, steps, lambda: rows, scheme, given) for scheme in (VERSIONS, *EARLIER)]
+    older = range(1, max(step.version for step in steps.values()))
+    schemes = [VERSIONS, *EARLIER, *(Scheme(lambda step, n=n: n, settings_of, n) for n in older)]
+    formulas = [(Marks(config, steps, lambda: rows, scheme, given), scheme.version) for scheme in schemes]
+
+    def made_by(day: Day) -> set[int | None]:
+        """The versions whose formula gives what the ledger has; None for the present ones."""
+        return {version for formula, version in formulas if formula(*day) == rows[day].fingerprint}
+
     reasons = {name: _reason(step, rows, marks) for name, step in steps.items()}
     plan = Adoption()
     plan.refused |= {day: "there is no such step" for day in rows if day[0] not in steps}
@@ -79,8 +86,10 @@ def plan_adoption(
             plan.current.append(day)
         elif lacking:
             plan.refused[day] = f"made from days of {lacking} that are refused"
-        elif day[0] in accepted or row.fingerprint in {scheme(*day) for scheme in schemes}:
+        elif day[0] in accepted or made_by(day) & {None, steps[day[0]].version}:
             plan.adopted[day] = mark
+        elif made_by(day):
+            plan.refused[day] = f"made by version {max(made_by(day))} of the step, which is {steps[day[0]].version} now"
         else:
             plan.refused[day] = reasons[day[0]]
     return plan

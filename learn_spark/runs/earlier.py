@@ -5,10 +5,13 @@ renamed, `_sections` of the schemes here gives it under the name and in the plac
 """
 
 from collections.abc import Mapping
+from functools import reduce
 
 from learn_spark.config.load import Config
+from learn_spark.config.renamed import RENAMED
 from learn_spark.runs.fingerprints import Scheme
 from learn_spark.runs.steps import Step
+from models.contract.settings import APART
 
 _STEPS = {
     "ingest_events": ("ingest",),
@@ -19,6 +22,7 @@ _STEPS = {
     "write_features": ("features",),
     "evaluate_features": ("evaluation", "retrieval"),
 }
+_NEW = ("evaluation.candidates", "towers.ranks")  # what 0.1.0 did not have
 _NOT_LEARNED = ("train.threads", "train.checkpoint_seconds", "train.checkpoint_steps", "train.rank_timeout")
 _LEFT_OUT = {
     "ingest": ("path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share", "items.path"),
@@ -40,7 +44,15 @@ _LEFT_OUT = {
 
 def _sections(config: Config) -> dict[str, dict[str, object]]:
     """The config as the package's version 0.1.0 dumped it."""
-    return config.model_dump(mode="json")
+    dumped = config.model_dump(mode="json")
+    for old, new in RENAMED.items():
+        *places, name = new.split(".")
+        holder = reduce(dict.__getitem__, places, dumped)
+        *places, key = old.split(".")
+        reduce(lambda inner, place: inner.setdefault(place, {}), places, dumped)[key] = holder.pop(name)
+    ranks = config.towers.ranks
+    dumped["towers"]["launch"]["processes"] = ranks if ranks > 1 else 2  # its default, which one process ignored
+    return _without(dumped, (*_NEW, *{new.rpartition(".")[0] for new in RENAMED.values() if APART & {*new.split(".")}}))
 
 
 def _settings(config: Config, step: Step) -> Mapping[str, object]:
@@ -57,6 +69,6 @@ def _without(settings: Mapping[str, object], names: tuple[str, ...], prefix: str
 
 
 # Until steps had versions, the package's stood for all of them. It was 0.1.0 whatever the code did.
-PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings)
+PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings, version=1)
 
 EARLIER = (PACKAGE_VERSION,)

@@ -1,51 +1,18 @@
 """What a day is made from, as one hash: code version, config sections, outside input, and the days that it needs."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
 from learn_spark.config.load import Config
 from learn_spark.runs.ledger import Rows, fingerprint
 from learn_spark.runs.steps import Source, Step
-from models.contract.settings import NOT_LEARNED
-
-# Settings that change where or how fast a step runs, never what it makes.
-NOT_IDENTITY = {
-    "ingest": dict.fromkeys(["path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share"], True)
-    | {"items": {"path"}},
-    "embedding": {
-        *("threads", "workers", "device", "batch_tokens", "gpu_per_task", "bucket_texts"),
-        *("max_bad_share", "max_duplicate_share", "min_effective_rank", "min_neighbour_overlap"),
-    },
-    "towers": {"train": NOT_LEARNED},
-    "cvr": {"train": NOT_LEARNED},
-    "stream": {"verify_sha256"},
-    "features": {
-        *("batch_rows", "max_age_days", "keep_releases", "vacuum_hours"),
-        *("min_users", "min_content_coverage", "min_effective_rank", "max_mean_cosine", "min_row_share"),
-        *("min_remade_share", "min_pair_auc", "max_centroid_shift", "min_neighbour_overlap", "min_model_overlap"),
-    },
-    "evaluation": {"threads"},
-}
-
-
-def identity(section: str, settings: Mapping[str, object]) -> dict[str, object]:
-    """A config section's settings, as plain values, without those that never change what is made."""
-    return _without(settings, NOT_IDENTITY.get(section, {}))
-
-
-def _without(settings: Mapping[str, object], names: Collection[str] | Mapping[str, object]) -> dict[str, object]:
-    inner = names if isinstance(names, Mapping) else dict.fromkeys(names, True)
-    return {
-        name: _without(value, inner[name]) if name in inner and isinstance(value, Mapping) else value
-        for name, value in settings.items()
-        if inner.get(name) is not True
-    }
+from models.contract.settings import identity
 
 
 def settings_of(config: Config, step: Step) -> dict[str, object]:
     """The settings that a step's result depends on, by config section."""
-    return {name: identity(name, getattr(config, name).model_dump(mode="json")) for name in step.sections}
+    return {name: identity(getattr(config, name)) for name in step.sections}
 
 
 @dataclass(frozen=True)
@@ -55,10 +22,12 @@ class Scheme:
     Attributes:
         code: the version of a step's code.
         settings: what a step's result depends on in the config, by section.
+        version: the version of every step that it stands for; None for the present ones.
     """
 
     code: Callable[[Step], object]
     settings: Callable[[Config, Step], Mapping[str, object]]
+    version: int | None = None
 
 
 VERSIONS = Scheme(lambda step: step.version, settings_of)

@@ -112,7 +112,7 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     every item is scored once.
     """
     tables, towers, matrix = context.tables, towers_path(context), matrix_path(context)
-    batch_rows = context.config.features.batch_rows
+    batch_rows = context.config.features.run.batch_rows
     is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
     histories = tables.read("user_history").where(is_feature_day)
     dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")

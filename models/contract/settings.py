@@ -1,60 +1,77 @@
-"""Settings of models and training, without torch: who writes a spec can check it before anything starts."""
+"""Settings of models and training, without torch: who writes a spec can check it before anything starts.
 
+What can never change what is made stands in fields named `run` and `gates`, which `identity` leaves out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from models.contract.language_models import LanguageModelConfig
 from models.contract.strict import Settings
 
+APART = {"run", "gates"}
+
+
+def identity(settings: BaseModel) -> dict[str, object]:
+    """What can change what is made, as plain values: at any depth all fields but `run` and `gates`, and but paths.
+
+    A path says where a thing lies; what lies there is told by whoever reads it.
+    """
+    return {name: _plain(value) for name, value in settings if name not in APART and not isinstance(value, Path)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return identity(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
 
 class TowersConfig(Settings):
-    """Size and switches of the towers; the defaults follow the paper where it speaks.
-
-    Attributes:
-        d_model, layers, heads, dropout: the transformer's.
-        out_dim: width of user_emb and item_emb.
-        max_len: longest sequence (histories and targets).
-        user_tower: `transformer`; `pooling_mlp`, the mean of the adapted content up to each position and a
-            perceptron; or `llm`, a language model with adapters, at its own width, layers and heads. Also where the
-            item tower shares the user tower's weights.
-        llm: the language model of `llm`.
-        item_tower: `shared_causal` (the user tower's weights, causal over the target sequence),
-            `shared_self` (the same weights, each item sees only itself), `mlp` (own weights),
-            `content` (the projected content embedding itself).
-        train_input: `sequence`, targets train as their sequence (see item_tower); `single`, each goes in alone,
-            as at inference: `shared_causal` then trains as `shared_self` does.
-        pooling: `last`, a position's own output; `mean`, the mean of the outputs up to it.
-        content_residual: add an orthogonally initialised projection of the content, shared by both
-            towers (users: its mean over the history so far), to the transformer's output, which then
-            starts at zero. Beyond the paper.
-        id_residual: add a learned vector by item, zero for items not trained on, to the content of both
-            towers. Beyond the paper.
-        item_bias: add a learned number by item to its logits; it takes the last of the embeddings' out_dim
-            columns. Beyond the paper.
-        repeat_bias: learn one number that is added to the logits of the items which the history holds already; it is
-            no part of the embeddings. Not with pairs all_action and sampled negatives. Beyond the paper.
-        temperature: the inner product of the unit vectors is divided by it.
-        learned_scale: train 1 / temperature as well (at most 100).
-    """
+    """Size and switches of the towers; the defaults follow the paper where it speaks."""
 
     d_model: int = Field(128, gt=0)
+    """Width of the transformer (paper: BERT-base's 768)."""
     layers: int = Field(2, ge=0)
+    """Its layers (paper: 12)."""
     heads: int = Field(4, gt=0)
+    """Its attention heads; they divide d_model."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the transformer's states that training drops."""
     out_dim: int = Field(64, gt=1)
+    """Width of user_emb and item_emb (paper: 64)."""
     max_len: int = Field(100, gt=0)
+    """Longest sequence; at least history_length and target_length."""
     user_tower: Literal["transformer", "pooling_mlp", "llm"] = "transformer"
+    """pooling_mlp: the mean of the adapted content up to each position, and a perceptron. llm: a language model with
+    adapters, at its own width, layers and heads, also where the item tower shares the user tower's weights."""
     llm: LanguageModelConfig | None = None
+    """The language model of user_tower llm: model, revision, dtype, lora, gradient_checkpointing."""
     item_tower: Literal["shared_causal", "shared_self", "mlp", "content"] = "shared_causal"
+    """shared_causal, the paper's variant 1: the user tower's weights, causal over the targets. shared_self, its variant
+    2: the same weights, each item sees only itself. content, its variant 3: the projected content. mlp: own weights."""
     train_input: Literal["sequence", "single"] = "sequence"
+    """single: each target trains alone, as at inference; shared_causal then trains as shared_self does."""
     pooling: Literal["last", "mean"] = "last"
+    """A user's vector: a position's own output, or the mean of the outputs up to it."""
     content_residual: bool = False
+    """Beyond the paper: adds a projection of the content, shared by both towers (users: its mean over the history so
+    far), to the transformer's output, which then starts at zero."""
     id_residual: bool = False
+    """Beyond the paper: adds a learned vector per item to the content of both towers; zero for new items."""
     item_bias: bool = False
+    """Beyond the paper: adds a learned number per item to its logits; it takes the last column of the embeddings."""
     repeat_bias: bool = False
+    """Beyond the paper: learns one number that is added to the logits of the items which the history holds already. It
+    is no part of the embeddings. Not with pairs all_action and sampled negatives."""
     temperature: float = Field(0.07, gt=0)
+    """The inner product of the unit vectors is divided by it."""
     learned_scale: bool = False
+    """Trains 1 / temperature as well, up to 100."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TowersConfig":
@@ -70,34 +87,31 @@ class TowersConfig(Settings):
 
 
 class LossConfig(Settings):
-    """Settings of the all-action loss; the defaults are the paper's.
-
-    Attributes:
-        pairs: `all_action`, sampled history positions with sampled targets (the paper's); `next_item`, every history
-            position with the item that follows it, the last one with the first target, as SASRec trains. That wants
-            snapshots in which no item follows in two rows, and negatives other than in_batch. Beyond the paper.
-        num_hist: sampled history positions (anchors) of a user.
-        num_targets: sampled targets of a user.
-        alpha, beta: recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n; equal ones weigh
-            all positions the same, which is the paper's random sampling.
-        negatives: `in_batch`, the batch's other users' targets (the paper's); `catalogue`, every item of the
-            training snapshot; `sampled`, num_sampled of those drawn anew each step, weighted up to estimate
-            the catalogue. The last two need items that go in alone, and leave the user's own targets out.
-        num_sampled: drawn items of a step, with `sampled`.
-        mask_false_negatives: another user's target leaves an anchor's denominator if the item is also
-            among the anchor's own user's sampled targets. Beyond the paper.
-        log_q: subtract log popularity (as target) from every candidate's logit. Beyond the paper.
-    """
+    """The loss and its sampling; the defaults are the paper's."""
 
     pairs: Literal["all_action", "next_item"] = "all_action"
+    """all_action: sampled history positions with sampled targets. Beyond the paper next_item: every history position
+    with the item that follows it, the last one with the first target, as SASRec trains; it wants sequences in which no
+    item follows in two rows, and negatives other than in_batch."""
     num_hist: int = Field(10, gt=0)
+    """Sampled history positions per user, the loss's anchors (paper: 10)."""
     num_targets: int = Field(10, gt=0)
+    """Sampled targets per user (paper: 10)."""
     alpha: float = Field(10.0, gt=1)
+    """Recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n (paper: 10)."""
     beta: float = Field(10000.0, gt=1)
+    """See alpha (paper: 10000); equal ones weigh all positions the same, the paper's random sampling."""
     negatives: Literal["in_batch", "catalogue", "sampled"] = "in_batch"
+    """in_batch: the targets of the batch's other users, as in the paper. catalogue: every item of the training
+    snapshot. sampled: num_sampled of those, drawn anew in each step and weighted up to estimate the catalogue. The last
+    two need items that go in alone, and leave the user's own targets out."""
     num_sampled: int = Field(1024, gt=0)
+    """Items drawn per step, with negatives sampled."""
     mask_false_negatives: bool = False
+    """Beyond the paper: another user's target is no negative where the anchor's own user has the same item among the
+    sampled targets."""
     log_q: bool = False
+    """Beyond the paper: subtracts log popularity (as target) from every candidate's logit."""
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "LossConfig":
@@ -134,36 +148,36 @@ def check_loss(towers: TowersConfig, loss: LossConfig) -> None:
 
 
 class SequentialConfig(Settings):
-    """Size, loss and training positions of the sequential baselines, which learn a vector by item id.
-
-    Attributes:
-        kind: `sasrec` (models/baselines/sasrec.py) or `hstu` (models/baselines/hstu.py).
-        d_model, layers, heads, dropout: the blocks'.
-        max_len: longest input; of a longer one the most recent items count.
-        loss: `bce`, binary cross-entropy with one uniformly drawn negative a position (SASRec's paper);
-            `cross_entropy`, the softmax over every item of the training snapshot; `sampled`, the softmax over
-            the positive and num_sampled of those items, drawn for each position (HSTU's experiments).
-        num_sampled: drawn items of a position, with `sampled`.
-        positions: `all`, every item of history and targets predicts the next one, which wants snapshots of one
-            row a user (of prefix rows, early items would train once a row); `last`, the history's last item
-            predicts the first target, which wants a row a prefix.
-        repeat_bias: as of TowersConfig; not with bce, whose negatives are never the row's own.
-        temperature: hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not.
-        time_buckets: hstu's relative time bias has so many buckets and one more.
-    """
+    """Size, loss and training positions of the sequential baselines, which learn a vector by item id."""
 
     kind: Literal["sasrec", "hstu"] = "sasrec"
+    """sasrec (models/baselines/sasrec.py) or hstu (models/baselines/hstu.py)."""
     d_model: int = Field(64, gt=0)
+    """Width of the blocks."""
     layers: int = Field(2, ge=0)
+    """Number of blocks."""
     heads: int = Field(1, gt=0)
+    """Their attention heads; they divide d_model."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the blocks' states that training drops."""
     max_len: int = Field(50, gt=0)
+    """Longest input; of a longer one the most recent items count."""
     loss: Literal["bce", "cross_entropy", "sampled"] = "cross_entropy"
+    """bce: binary cross-entropy with one uniformly drawn negative per position (SASRec's paper). cross_entropy: the
+    softmax over every item of the training snapshot. sampled: the softmax over the positive and num_sampled of those
+    items, drawn for each position (HSTU's experiments)."""
     num_sampled: int = Field(128, gt=0)
+    """Items drawn per position, with loss sampled."""
     positions: Literal["all", "last"] = "all"
+    """all: every item of history and targets predicts the next one, which wants snapshots of one row per user (of
+    prefix rows, early items would train once per row). last: the history's last item predicts the first target, which
+    wants a row per prefix."""
     repeat_bias: bool = False
+    """As of TowersConfig; not with bce, whose negatives are never the row's own."""
     temperature: float = Field(0.05, gt=0)
+    """hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not."""
     time_buckets: int = Field(128, gt=0)
+    """hstu's relative time bias has so many buckets and one more."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "SequentialConfig":
@@ -179,111 +193,120 @@ class SequentialConfig(Settings):
 
 
 class ValidationConfig(Settings):
-    """Retrieval over all items, on the validation snapshot.
-
-    Attributes:
-        k: cut-off of recall and NDCG.
-        prior_weight: weight of log popularity added to the logit when ranking; in-batch negatives teach
-            lift over popularity, not probability, so 1 is right without the log-Q correction and 0 with it.
-        prior_days: popularity is counted over the last so many days of the validation histories.
-    """
+    """Retrieval over all items, on the validation snapshot."""
 
     k: int = Field(50, gt=0)
-    prior_weight: float = Field(0.0, ge=0)
-    prior_days: int = Field(28, gt=0)
+    """Cut-off of recall and NDCG."""
+    prior_weight: float = Field(1.0, ge=0)
+    """Weight of log popularity beside the logit when ranking: in-batch negatives teach lift over popularity, not
+    probability, so 1 is right without the log-Q correction and 0 with it."""
+    prior_days: int = Field(56, gt=0)
+    """Popularity is counted over the last so many days of the validation histories."""
 
 
 class CVRConfig(Settings):
-    """Size and switches of the conversion model.
-
-    Attributes:
-        hidden: widths of the hidden layers before mid_emb.
-        mid_dim: width of mid_emb.
-        fusion: `concat` (the paper's), or `concat+product`: the elementwise product joins in.
-        dropout: on every hidden layer before mid_emb.
-        batch_norm: normalise every hidden layer before mid_emb over the batch, before its activation; scoring uses
-            the training's running means. Rows count alike, whatever their weights.
-    """
+    """Size and switches of the conversion model."""
 
     hidden: tuple[int, ...] = (128,)
+    """Widths of the layers before mid_emb."""
     mid_dim: int = Field(32, gt=0)
+    """Width of mid_emb."""
     fusion: Literal["concat", "concat+product"] = "concat"
+    """concat: the paper's. concat+product: the elementwise product of both embeddings joins in."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """On every layer before mid_emb."""
     batch_norm: bool = False
+    """Normalises every layer before mid_emb over the batch, before its activation; scoring uses the training's running
+    means. Rows count alike, whatever their weights."""
+
+
+class StreamRunConfig(Settings):
+    """Changes nothing of what is read."""
+
+    verify_sha256: bool = True
+    """Compares every file with the manifest's hash before it is read."""
 
 
 class StreamConfig(Settings):
-    """How a snapshot is read.
-
-    Attributes:
-        reader: `petastorm`, or `arrow` (the same interface over pyarrow alone).
-        shuffle_rows: rows held for shuffling across row groups.
-        verify_sha256: check the files against the manifest's hashes before training.
-    """
+    """How a snapshot is read."""
 
     reader: Literal["petastorm", "arrow"] = "petastorm"
+    """arrow: the small reference reader, over pyarrow alone."""
     shuffle_rows: int = Field(65536, gt=0)
-    verify_sha256: bool = True
+    """Rows held for shuffling across row groups."""
+    run: StreamRunConfig = StreamRunConfig()
 
 
-# Of a training's settings those that change where, how fast or how safely it runs, never what it learns.
-NOT_LEARNED = {"threads", "checkpoint_seconds", "checkpoint_steps", "rank_timeout"}
+class TrainRunConfig(Settings):
+    """How safely and how fast a training runs; changes nothing of what it learns."""
+
+    threads: int | None = Field(2, gt=0)
+    """CPU threads of torch; null: its own choice."""
+    log_every: int = Field(10, gt=0)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    """A killed training goes on from its last checkpoint, written when so many seconds have passed since the one
+    before."""
+    checkpoint_steps: int | None = Field(None, gt=0)
+    """A checkpoint every so many steps besides."""
+    rank_timeout: float = Field(600.0, gt=0)
+    """Seconds that the ranks of a distributed training wait for each other, evaluations included."""
 
 
 class TrainConfig(Settings):
-    """Settings of the loop.
-
-    Attributes:
-        batch_size: rows of a step, on each rank.
-        epochs: passes over the training snapshot; the learning rate's cosine ends with the last one.
-        max_seconds: stop after this time, whatever the epochs (evaluation included).
-        learning_rate, weight_decay, clip_norm: AdamW and the gradients' largest norm.
-        warmup_share: share of all steps that is linear warm-up before the cosine.
-        evaluate_every: steps between evaluations; by default once an epoch.
-        patience: stop after so many evaluations without a better metric.
-        log_every: steps between lines of metrics.jsonl.
-        seed: of the initial weights, the order of the data and all sampling.
-        threads: torch threads; by default torch's own choice.
-        device: `auto` is cuda where there is a GPU.
-        precision: of the matrix products (autocast); `auto` is bfloat16 on GPUs that have it, float32 elsewhere.
-        checkpoint_seconds, checkpoint_steps: a killed training goes on from a checkpoint, written when so many
-            seconds have passed since the last one, and besides, if given, every so many steps.
-        rank_timeout: seconds that the ranks of a distributed training wait for each other (evaluation included).
-    """
+    """Settings of the loop."""
 
     batch_size: int = Field(128, gt=1)
-    epochs: int = Field(10, gt=0)
+    """Rows per step, on each rank."""
+    epochs: int = Field(5, gt=0)
+    """Passes over the training snapshot; the learning rate's cosine ends with the last one."""
     max_seconds: float | None = Field(None, gt=0)
+    """Stop after this time, evaluations included, whatever the epochs say."""
     learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's, at its highest."""
     weight_decay: float = Field(0.01, ge=0)
+    """AdamW's."""
     clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradients."""
     warmup_share: float = Field(0.05, ge=0, le=1)
+    """Share of all steps that is a linear warm-up; then a cosine."""
     evaluate_every: int | None = Field(None, gt=0)
+    """Steps between evaluations; null: once per epoch."""
     patience: int = Field(3, gt=0)
-    log_every: int = Field(10, gt=0)
-    seed: int = Field(1, ge=0)
-    threads: int | None = Field(None, gt=0)
+    """Stop after so many evaluations without a better one."""
+    seed: int = Field(7, ge=0)
+    """Of the initial weights, the order of the data and all sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is a GPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_seconds: float = Field(60.0, ge=0)
-    checkpoint_steps: int | None = Field(None, gt=0)
-    rank_timeout: float = Field(600.0, gt=0)
+    """Of the matrix products; auto: bfloat16 on GPUs that have it, float32 elsewhere."""
+    run: TrainRunConfig = TrainRunConfig()
+
+
+class CVRTrainConfig(TrainConfig):
+    """Settings of the loop where the conversion model trains."""
+
+    batch_size: int = Field(512, gt=1)
+    epochs: int = Field(10, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
 
 
 class RankerConfig(Settings):
-    """The production-like ranker's trees (models/evaluation/ranker.py); the same with and without embeddings.
-
-    Attributes:
-        max_iter, patience: at most so many trees; stop when so many brought no lower validation loss.
-        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization, max_bins: of the trees.
-        max_features: share of the features that a split may choose from, drawn by the seed.
-    """
+    """The production-like ranker's trees (models/evaluation/ranker.py); the same with and without embeddings."""
 
     max_iter: int = Field(200, gt=0)
+    """Trees at most."""
     patience: int = Field(10, gt=0)
+    """Stop when so many trees brought no lower validation loss."""
     learning_rate: float = Field(0.1, gt=0)
+    """Weight of each tree."""
     max_leaf_nodes: int = Field(31, gt=1)
+    """Leaves per tree at most."""
     min_samples_leaf: int = Field(50, gt=0)
+    """Samples per leaf at least."""
     l2_regularization: float = Field(1.0, ge=0)
+    """Of the leaves' values."""
     max_bins: int = Field(64, gt=2, le=255)
+    """Bins per feature."""
     max_features: float = Field(0.5, gt=0, le=1)
+    """Share of the features that a split may choose from, drawn by the seed."""

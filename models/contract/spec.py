@@ -12,6 +12,7 @@ class Spec(Settings):
 
     Attributes:
         command: the command's name.
+        version: of the command's code, for folders that a comparison names: raise it when figures would differ.
         module: has the function `run(spec)`; it is imported when the command is asked for.
         help: what the command does.
         launchable: whether several processes may do it together.
@@ -19,6 +20,7 @@ class Spec(Settings):
     """
 
     command: ClassVar[str]
+    version: ClassVar[int] = 1
     module: ClassVar[str]
     help: ClassVar[str]
     launchable: ClassVar[bool] = False
@@ -37,6 +39,10 @@ class Spec(Settings):
     def told(self) -> dict[str, Any]:
         """All but `out_dir`, as JSON values: what the result depends on."""
         return self.model_dump(mode="json", exclude={"out_dir"})
+
+    def raised(self) -> list[int]:
+        """The version where it was raised: names of before there were versions hold none."""
+        return [self.version] if self.version > 1 else []
 
     def into(self, out_dir: Path) -> Self:
         """The same with another folder, such as one that is named by what the spec tells."""

@@ -1,7 +1,9 @@
 """Strict settings: every unknown key, wrong type or missing value is one line that names it."""
 
 import reprlib
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -9,7 +11,10 @@ from models.contract.failures import BadInput
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors (ValueError), values never change."""
+    """Base of all settings: unknown keys are errors (ValueError), values never change.
+
+    The string below a field is its one explanation; `scripts/base_yaml.py` reads it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -35,24 +40,44 @@ def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
 
 
 def explained(error: ValidationError, cls: type[BaseModel] | None = None) -> str:
-    """All that is wrong, in one line; of unknown keys also those that there are, if the class is given."""
-    return "; ".join(_explain(cls, item) for item in error.errors())
+    """All that is wrong, in one line: the dotted key, what, the value; of an unknown key the nearest, or all there are.
+
+    Args:
+        error: pydantic's.
+        cls: the settings that were read, where the known keys shall be named.
+    """
+    return "; ".join(_explain(cls, item) for item in error.errors()[:5])
 
 
-def _explain(cls: type[BaseModel] | None, item: dict) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}" + (f"; known: {', '.join(_known_keys(cls, item['loc'][:-1]))}" if cls else "")
+        known = _known_keys(cls, item["loc"][:-1]) if cls else []
+        close = get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key `{key}`; {hint}" if known else f"unknown key `{key}`"
     if item["type"] == "missing":
-        return f"missing key {key!r}"
-    message = " ".join(item["msg"].split()).removeprefix("Value error, ")
-    return f"{key}: {message} (got {reprlib.repr(item['input'])})"
+        return f"key `{key}` is missing"
+    if item["type"] == "value_error":  # our own: it names the value itself
+        message = item["msg"].removeprefix("Value error, ")
+        return f"`{key}`: {message}" if key else message
+    return f"`{key or 'all'}`: {item['msg']}, not {reprlib.repr(item['input'])}"
 
 
-def _known_keys(cls: type[BaseModel], loc: tuple) -> list[str]:
+def _known_keys(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The keys of the settings at a place; none where there may be several kinds of settings."""
     for part in loc:
-        annotation = cls.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        cls = annotation
-    return sorted(cls.model_fields)
+        if part in cls.model_fields:
+            inner = list(_settings_in(cls.model_fields[str(part)].annotation))
+            if len(inner) != 1:
+                return []
+            cls = inner[0]
+    return list(cls.model_fields)
+
+
+def _settings_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The settings classes in a type, as in `dict[str, A | None]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _settings_in(inner)

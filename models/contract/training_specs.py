@@ -8,6 +8,7 @@ from pydantic import model_validator
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import (
     CVRConfig,
+    CVRTrainConfig,
     LossConfig,
     SequentialConfig,
     StreamConfig,
@@ -157,4 +158,4 @@ class CVRSpec(TrainingSpec):
 
     log_q: bool = False
     cvr: CVRConfig = CVRConfig()
-    train: TrainConfig = TrainConfig(batch_size=512)
+    train: CVRTrainConfig = CVRTrainConfig()

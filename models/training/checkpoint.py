@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.contract.content_matrix import META
 from models.contract.failures import BadInput
-from models.contract.settings import NOT_LEARNED
+from models.contract.settings import identity
 from models.contract.snapshot import MANIFEST
 from models.contract.training_specs import TrainingSpec
 from models.contract.whole_files import write_whole
@@ -58,10 +58,10 @@ class Position:
 def fingerprint_of(spec: TrainingSpec, snapshots: list[Path], ranks: Ranks) -> str:
     """A hash of what a training depends on: spec, number of ranks, manifests of snapshots and texts, the matrix's meta.
 
-    Settings that change nothing of what is learned may differ between a kill and the next start (`NOT_LEARNED`).
+    Settings that change nothing of what is learned may differ between a kill and the next start, and so may folders.
     """
-    told = spec.model_dump(mode="json", exclude={"out_dir": True, "train": NOT_LEARNED})
-    digest = hashlib.sha256(json.dumps({"spec": told, "ranks": ranks.size}, sort_keys=True).encode())
+    told = {"spec": identity(spec), "ranks": ranks.size}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     files = [folder / MANIFEST for folder in snapshots]
     if matrix := getattr(spec, "content_matrix", None):
         files.append(matrix / META)

@@ -74,14 +74,14 @@ def train_from_snapshots(spec: TrainingSpec, make_task: Callable[..., Task]) -> 
     """
     for key in ("train_snapshot", "val_snapshot"):
         require_folder(getattr(spec, key), key)
-    if spec.train.threads:
-        torch.set_num_threads(spec.train.threads)
+    if spec.train.run.threads:
+        torch.set_num_threads(spec.train.run.threads)
     torch.manual_seed(spec.train.seed)
-    train = open_snapshot(spec.train_snapshot, spec.stream.verify_sha256)
-    val = open_snapshot(spec.val_snapshot, spec.stream.verify_sha256)
+    train = open_snapshot(spec.train_snapshot, spec.stream.run.verify_sha256)
+    val = open_snapshot(spec.val_snapshot, spec.stream.run.verify_sha256)
     if not val.rows:
         raise BadInput(f"val_snapshot: {spec.val_snapshot} holds no rows")
-    with joined(spec.train.device, spec.train.rank_timeout) as ranks:
+    with joined(spec.train.device, spec.train.run.rank_timeout) as ranks:
         task = make_task(train=train, val=val, ranks=ranks)
         fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)
         return Trainer(task, spec.train, spec.out_dir, fingerprint, ranks).run()

@@ -100,7 +100,7 @@ class Trainer:
     """AdamW, warm-up and cosine, clipping, early stopping; the best state is what stays.
 
     Writes into `out_dir`: the model (whenever a better state is found), metrics.jsonl (a line with `loss`,
-    `lr`, `samples_per_s`, `data_wait` every `log_every` steps, one with the metrics every evaluation),
+    `lr`, `samples_per_s`, `data_wait` every `run.log_every` steps, one with the metrics every evaluation),
     while it runs a checkpoint, and at the end result.json. A killed training of the same fingerprint goes on
     from the checkpoint, with the losses that it would have had. Of several ranks, the first evaluates and writes.
 
@@ -258,7 +258,7 @@ class Trainer:
         self.task.save(self.out_dir, self.best_state)
 
     def _checkpoint(self) -> None:
-        every_steps, every_seconds = self.config.checkpoint_steps, self.config.checkpoint_seconds
+        every_steps, every_seconds = self.config.run.checkpoint_steps, self.config.run.checkpoint_seconds
         now = time.monotonic()
         is_due = (every_steps and self.at.step % every_steps == 0) or now - self.checkpointed >= every_seconds
         if not (is_due and self.ranks.is_first):
@@ -272,7 +272,7 @@ class Trainer:
             return
         seconds, waited, rows = self.window
         speed = {"samples_per_s": round(rows / max(seconds, 1e-9), 1), "data_wait": round(waited / seconds, 4)}
-        if self.at.step % self.config.log_every == 0 or self.at.step == 1:
+        if self.at.step % self.config.run.log_every == 0 or self.at.step == 1:
             lr = self.optimizer.param_groups[0]["lr"]
             self._write({"step": self.at.step, "loss": loss, "lr": lr} | speed)
             self.window = [0.0, 0.0, 0]

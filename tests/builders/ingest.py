@@ -11,7 +11,6 @@ from learn_spark.ingest.check import check_files
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.parse import with_events
 from learn_spark.ingest.readers import check_headers, read_lines
-from tests.conftest import CONF
 
 WINDOWS = {"first_as_of": "2024-02-01", "towers_end": "2024-04-01", "cvr_end": "2024-04-11"} | {
     "ranker_train_end": "2024-04-21",
@@ -38,8 +37,9 @@ def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest
     changed = mapping or {}
     whole = changed if {"user_id", "item_id", "event_ts"} <= set(changed) else FIELDS | changed
     fields = {name: field for name, field in whole.items() if field is not None}
-    section = {"path": str(folder / "logs"), "start": "2024-01-01", "max_reject_share": 1.0, "mapping": fields} | ingest
-    values = {"extends": str(CONF / "base.yaml"), "ingest": section, "windows": WINDOWS}
+    section = {"path": str(folder / "logs"), "start": "2024-01-01", "gates": {"max_reject_share": 1.0}}
+    section |= {"mapping": fields} | ingest
+    values = {"ingest": section, "windows": WINDOWS}
     sides = ["history_events", "target_events"]
     values["sequences"] = dict.fromkeys(sides, section.get("event_types", ["purchase"])[:1])
     values["lake"] = {"root": str(folder / "lake")}

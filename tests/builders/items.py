@@ -27,8 +27,13 @@ def step_context(spark: SparkSession, config: Config) -> Context:
 
 
 def with_embedding(config: Config, **changes: object) -> Config:
-    """The config with other embedding settings."""
-    return config.model_copy(update={"embedding": config.embedding.model_copy(update=changes)})
+    """The config with other embedding settings; those of `run` and `gates` by their own names."""
+    own = config.embedding
+    for part in ("run", "gates"):
+        inner = getattr(own, part)
+        moved = {name: changes.pop(name) for name in type(inner).model_fields.keys() & changes.keys()}
+        changes[part] = inner.model_copy(update=moved)
+    return config.model_copy(update={"embedding": own.model_copy(update=changes)})
 
 
 def item_row(item_id: str, day: str, title: str, **fields: object) -> tuple:

@@ -37,8 +37,8 @@ def _make(folder: Path) -> None:
     (folder / "done.json").write_text(json.dumps(asdict(done)))
 
 
-def thinned_logs(folder: Path, one_of: int = 10) -> Path:
-    """The shipped lines of every tenth customer in the weeks of conf/test.yaml: a few thousand."""
+def thinned_logs(folder: Path, one_of: int = 5) -> Path:
+    """The shipped lines of every fifth customer in the weeks of conf/test.yaml: some thousands."""
     for file in sorted((ROOT / "data" / "online_retail").glob("2011-11-*.csv.gz")):
         with gzip.open(file, "rt", encoding="utf-8", newline="") as stream:
             lines = [line for line in csv.DictReader(stream) if _number(line) % one_of == 0]

@@ -1,4 +1,4 @@
-"""Executors of another process, and a package without a checkout around it, on every tenth customer's lines."""
+"""Executors of another process, and a package without a checkout around it, on every fifth customer's lines."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_cluster_and_local_run_make_equal_tables(spark: SparkSession, zipped: Pa
     cluster = ("--master", "local-cluster[2,1,1024]", "--driver-java-options", quick)
     launcher = ("spark-submit", *cluster, "--py-files", str(zipped))
     what = ("--steps", ",".join(name for name in STEPS if name != "evaluate_features"))  # writes no table
-    what += ("--set", f"ingest.path={thinned_logs(tmp_path / 'logs')}")
+    what += ("--set", f"ingest.path={thinned_logs(tmp_path / 'logs')}", "--set", "towers.train.batch_size=8")
     done = run_job(tmp_path, str(ROOT / "jobs" / "run_pipeline.py"), *what, launcher=launcher, cwd=elsewhere)
     assert done.code == 0, done.err[-5000:]
     local = run_here(tmp_path / "local", "run_pipeline", *what)

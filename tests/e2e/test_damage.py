@@ -1,4 +1,4 @@
-"""Damage that nobody expected: one line on the terminal, the whole error in a file, no stack between."""
+"""Damage that nobody expected: one line on the terminal, the whole error in a file, no stack of Spark between."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from tests.builders.logs import line, write_day
 
 pytestmark = pytest.mark.e2e
 
-DAYS = ("2011-11-01", "2011-11-02", "2011-11-03", "2011-11-04")
+DAYS = ("2011-11-01", "2011-11-02", "2011-11-03", "2011-11-04", "2011-11-05")
 WINDOWS = {
     "first_as_of": "2011-11-02",
     "towers_end": "2011-11-03",
@@ -34,10 +34,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "logs").mkdir()
     for number, day in enumerate(DAYS):
-        events = [
-            line(InvoiceNo=f"{number}{user}", CustomerID=f"{user}.0", InvoiceDate=f"{day} 10:00:00")
-            for user in range(9)
-        ]
+        at = f"{day} 10:00:00"
+        events = [line(InvoiceNo=f"{number}{user}", CustomerID=f"{user}.0", InvoiceDate=at) for user in range(9)]
         write_day(folder / "logs", day, events)
     done = run_job(folder, "run_pipeline", "--steps", STEPS, *settings(folder))
     assert done.code == 0, done.err
@@ -91,7 +89,6 @@ def test_a_step_that_meets_damage_is_named(tmp_path: Path, filled: tuple[Path, D
     done = run_job(tmp_path, "build_sequences", "--restate", "--set", "sequences.history_length=3", *settings(whole))
     assert done.code == 1
     last = done.err.splitlines()[-1]
-    assert re.match(r"build_sequences: error: build_sequences of 2011-11-02 .*: .*interactions/\S+\.parquet", last), (
-        last
-    )
+    said = r"build_sequences: error: build_sequences of 2011-11-02 .*: .*interactions/\S+\.parquet"
+    assert re.match(said, last), last
     assert "\tat " not in done.err and "Traceback" not in done.err

@@ -1,4 +1,4 @@
-"""Runs that are really killed, on the shipped lines of every tenth customer."""
+"""Runs that are really killed, on the shipped lines of every fifth customer."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ class Nights:
 def nights(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("nights") / "copy"))
     plan = run_here(folder, "run_backfill", *NIGHTS, "--dry-run")
-    refused = run_here(folder, "run_backfill", *NIGHTS, "--set", "features.min_users=1000000")
+    refused = run_here(folder, "run_backfill", *NIGHTS, "--set", "features.gates.min_users=1000000")
     page = (folder / "output" / "report" / "index.html").read_text()
     return Nights(folder, plan, refused, page, run_job(folder, "run_backfill", *NIGHTS))
 

@@ -15,9 +15,11 @@ from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
 from learn_spark.errors import QualityError, TemporaryError
+from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
 from learn_spark.training.mlflow_runs import tracking_uri
+from models.contract.settings import TrainRunConfig
 from models.contract.spec import Spec
 from models.data.item_texts import ItemTexts
 from tests.builders.encoders import save_tiny_llama
@@ -53,8 +55,12 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     first = compared_on(lake, names, [3])
     assert list(first["systems"]) == names
     test_rows = lake.tables.read("sequences").where("split = 'test'").count()
-    assert first["data"]["rows"] == test_rows
+    bought = purchases(lake).where("is_target = 1").select("user_id").distinct().count()
+    assert 10 < first["data"]["rows"] == bought < test_rows, "the tiny lake's histories do not know its events"
     assert first["protocol"]["rows"]["test"] == test_rows
+    known = known_items(lake).count()
+    assert first["data"]["candidates"] == known < first["data"]["items"] == ITEMS
+    assert first["protocol"]["candidates"] == f"{known} items known on the test day; none is drawn"
     for name, row in first["systems"].items():
         assert row["seeds"] == ([3] if name in ("learn", "id", "sasrec") else [])
         assert all(0 <= value <= 1 for value in row["metrics"]["recall_at_5"]["values"])
@@ -64,8 +70,9 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     models = lake.tables.artifact("models")
     before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
     assert len(before) == 3
-    threads = lake.config.towers.train.model_copy(update={"threads": 1, "checkpoint_seconds": 9.0})
-    towers = lake.config.towers.model_copy(update={"train": threads})
+    threads = TrainRunConfig(threads=1, checkpoint_seconds=9.0)
+    train = lake.config.towers.train.model_copy(update={"run": threads})
+    towers = lake.config.towers.model_copy(update={"train": train})
     faster = replace(lake, config=lake.config.model_copy(update={"towers": towers}))
     assert write_trainings(faster, names, [3], faster.config.output.dir / "none.txt") == 0
     assert write_trainings(faster, names, [3, 4], faster.config.output.dir / "three.txt") == 3

@@ -21,16 +21,16 @@ from pathlib import Path
 from learn_spark.config.load import load_config
 from learn_spark.errors import LearnError
 from learn_spark.lake.session import build_session
-from learn_spark.config.sections import LaunchSettings
+from learn_spark.config.model_sections import Launch
 from learn_spark.bridge.launch import run_trainer
 from models.contract.training_specs import TowersSpec
 
 folder, conf = Path(sys.argv[1]), sys.argv[2]
 master = "spark.master=local-cluster[2,1,1024]"
 spark = build_session(load_config(conf, [master, f"lake.root={folder}/lake", f"output.dir={folder}/out"]), "test")
-spec, launch = json.loads((folder / "spec.json").read_text()), LaunchSettings(mode="spark", processes=2)
+spec, launch = json.loads((folder / "spec.json").read_text()), Launch("spark", 2)
 print(json.dumps(run_trainer(TowersSpec(**spec, out_dir=folder / "model"), launch, spark)))
-endless = spec["train"] | {"epochs": 100_000, "patience": 100_000, "log_every": 1}
+endless = spec["train"] | {"epochs": 100_000, "patience": 100_000, "run": {"threads": 1, "log_every": 1}}
 for changes, name in (({"val_snapshot": "nowhere"}, "bad"), ({"train": endless}, "lost")):
     try:
         run_trainer(TowersSpec(**spec | changes, out_dir=folder / name), launch, spark)
@@ -48,7 +48,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
         "val_snapshot": str(tmp_path / "val"),
         "content_matrix": str(tmp_path / "matrix"),
         "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6},
-        "train": {"batch_size": 8, "epochs": 2, "threads": 1},
+        "train": {"batch_size": 8, "epochs": 2, "seed": 1, "run": {"threads": 1}},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     conf = Path(__file__).parents[2] / "conf" / "test.yaml"

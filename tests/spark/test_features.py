@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from learn_spark.bridge.scoring import padded, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.cli.troubles import known_trouble
+from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.evaluation.report import publish_report
@@ -211,10 +212,14 @@ def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Conte
     assert last.details["items"] == found
 
 
+def with_gates(config: Config, **limits: float) -> Config:
+    """The config with other gates of features."""
+    gates = config.features.gates.model_copy(update=limits)
+    return config.model_copy(update={"features": config.features.model_copy(update={"gates": gates})})
+
+
 def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written: StepResult, days: list[date]) -> None:
-    features = lake.config.features.model_copy(
-        update={"min_users": 10_000, "min_effective_rank": 99.0, "min_pair_auc": 1.0}
-    )
+    features = with_gates(lake.config, min_users=10_000, min_effective_rank=99.0, min_pair_auc=1.0).features
     strict = Context(
         lake.config.model_copy(update={"features": features}),
         *(lake.spark, lake.tables, lake.ledger, lambda step, day: "other" * 4 + step, lake.progress),
@@ -421,8 +426,8 @@ def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepRe
     orphan = lake.tables.read("user_features").limit(1).withColumn("release_id", F.lit("20111126-killed"))
     lake.tables.append("user_features", orphan)
     before = sorted(map(str, visible(lake, current, "user_features").collect()))
-    keep_one = lake.config.features.model_copy(update={"keep_releases": 1})
-    context = replace(lake, config=lake.config.model_copy(update={"features": keep_one}))
+    keep_one = lake.config.releases.model_copy(update={"keep_releases": 1})
+    context = replace(lake, config=lake.config.model_copy(update={"releases": keep_one}))
     done = maintain_tables(context, ["user_features"])
     assert done["kept"] == [current.release_id]
     assert sorted(map(str, lake.tables.read("user_features").collect())) == before
@@ -455,8 +460,7 @@ def test_another_models_release_is_held_against_the_one_before(
     with pytest.raises(QualityError, match=r"users_of_days_made_again is 0\.[0-8]"):
         write_features(other, days)
     DeltaTable.forPath(lake.spark, lake.tables.path("user_history")).restoreToVersion(before)
-    limits = other.config.features.model_copy(update={"min_model_overlap": 1.0})
-    strict = replace(other, config=other.config.model_copy(update={"features": limits}))
+    strict = replace(other, config=with_gates(other.config, min_model_overlap=1.0))
     with pytest.raises(QualityError, match=r"gates failed: item_neighbour_overlap is 0\.\d+, must be at least 1$"):
         write_features(strict, days)
     released = write_features(other, days).details

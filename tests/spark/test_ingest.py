@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from learn_spark.config.ingest import IngestSettings
+from learn_spark.config.ingest import IngestGates, IngestSettings
 from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.items import write_items
@@ -115,8 +115,8 @@ def test_a_day_without_a_line_is_done_and_never_replaces_events(context, logs, c
     assert (alone.rows_in, alone.rows_out, alone.details["empty_days"]) == (0, 0, ["2011-11-05"])
     assert "warning: no line was delivered for 2011-11-05" in caplog.text
     assert ingest_events(context, days_of(DAY, "2011-11-05")).details["empty_days"] == ["2011-11-05"]
-    with pytest.raises(QualityError, match=r"2011-11-05: no line was delivered, and ingest\.empty_day is stop"):
-        ingest_events(changed(context, empty_day="stop"), days_of("2011-11-05"))
+    with pytest.raises(QualityError, match=r"for 2011-11-05, and ingest\.gates\.empty_day is stop"):
+        ingest_events(changed(context, gates={"max_reject_share": 0.9, "empty_day": "stop"}), days_of("2011-11-05"))
     write_day(logs, DAY, [])
     with pytest.raises(QualityError, match=r"2011-11-01: no line is left of deliveries that gave 1 events"):
         ingest_events(context, days_of(DAY))
@@ -131,7 +131,7 @@ def test_a_thin_day_is_not_published(context, logs):
     for day in days:
         lines = 1 if day == days[-1] else 30
         write_day(logs, str(day), [line(StockCode=str(n), InvoiceDate=f"{day} 10:00:00") for n in range(lines)])
-    said = r"1 usable events of 2011-11-08, where the deliveries before it have 30; ingest\.min_day_share asks for 5%"
+    said = r"1 usable events of 2011-11-08, .* before it have 30; ingest\.gates\.min_day_share asks for 5%"
     ingest_events(context, days[:-1])
     with pytest.raises(QualityError, match=said):
         ingest_events(context, days[-1:])
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_named_and_stops_the_job(context, logs):
 def test_damaged_files_below_the_limit_are_left_out_and_counted(spark, context, logs):
     write_day(logs, DAY, [line()]).write_bytes(b"")
     write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")])
-    settings = context.config.ingest.model_copy(update={"max_bad_files": 1})
+    settings = context.config.ingest.model_copy(update={"gates": IngestGates(max_reject_share=0.9, max_bad_files=1)})
     tolerant = make_context(spark, context.config.model_copy(update={"ingest": settings}))
     result = ingest_events(tolerant, days_of(DAY, "2011-11-02"))
     assert result.rows_out == 1

@@ -245,7 +245,8 @@ def test_a_catalogue(spark, tmp_path, logs):
         "valid_from": {"column": "from", "unit": "milliseconds", "default": "1706745600000"},
     }
     items = {"path": str(logs), "files": "items {day}.tsv", "format": "csv", "delimiter": "\t", "mapping": mapping}
-    settings = make_config(tmp_path, {"title": None}, items=items, max_bad_files=1).ingest
+    gates = {"max_reject_share": 1.0, "max_bad_files": 1}
+    settings = make_config(tmp_path, {"title": None}, items=items, gates=gates).ingest
     days = [date(2024, 2, 1) + timedelta(days=n) for n in range(4)]
     rows = read_catalogue(spark, settings, days).collect()
     assert sorted(row.reason for row in rows if row.reason) == [
@@ -260,7 +261,7 @@ def test_a_catalogue(spark, tmp_path, logs):
         ("a", "A", 1.5, datetime(2024, 2, 1, 12), days[0]),
         ("a", "A2", None, datetime(2024, 2, 3, 12), days[1]),
     ]
-    strict = settings.model_copy(update={"max_bad_files": 0})
+    strict = settings.model_copy(update={"gates": settings.gates.model_copy(update={"max_bad_files": 0})})
     with pytest.raises(QualityError, match=r"1 unreadable catalogue files.*items 2024-02-03\.tsv: empty file"):
         read_catalogue(spark, strict, days)
     assert read_catalogue(spark, settings, days[3:]) is None

@@ -14,7 +14,6 @@ from learn_spark.config.load import load_config
 from learn_spark.ingest.files import source_files
 from learn_spark.inspect.look import find_files
 from tests.builders.ingest import read_events
-from tests.conftest import CONF
 
 START = date(2024, 1, 1)
 DAYS = [START + timedelta(n) for n in range(40)]
@@ -85,7 +84,6 @@ def inspect(tmp_path, capsys, write):
     folder = tmp_path / "logs"
     folder.mkdir()
     write(folder)
-    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
     out = tmp_path / "first.yaml"
     code = main(["inspect", "--path", str(folder), "--out", str(out)])
     said = capsys.readouterr().err
@@ -145,7 +143,6 @@ def test_a_short_log_without_header_to_stdout(tmp_path, capsys):
     assert main(["inspect", "--path", str(tmp_path / "log")]) == 0
     streams = capsys.readouterr()
     assert "days are too few" in streams.err
-    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
     (tmp_path / "first.yaml").write_text(streams.out)
     ingest = load_config(tmp_path / "first.yaml").ingest
     assert (ingest.delimiter, ingest.encoding, len(ingest.columns)) == ("::", "iso-8859-1", 4)

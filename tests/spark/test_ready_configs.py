@@ -6,6 +6,7 @@ from datetime import date, datetime
 
 import pytest
 
+from learn_spark.config.ingest import IngestGates
 from learn_spark.config.load import load_config
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.job import ingest_events
@@ -173,7 +174,7 @@ def test_a_plain_csv_through_the_whole_job(spark, tmp_path, load):
     ]
     (tmp_path / "events.csv").write_text("\n".join([*lines, ""]))
     config = load("csv")
-    ingest = config.ingest.model_copy(update={"max_reject_share": 1.0})
+    ingest = config.ingest.model_copy(update={"gates": IngestGates(max_reject_share=1.0)})
     context = make_context(spark, config.model_copy(update={"ingest": ingest}))
     result = ingest_events(context, [date(2024, 3, 1)])
     assert (result.rows_out, result.details["duplicates"]) == (2, 1)

@@ -16,8 +16,10 @@ from learn_spark.runs.adopt import plan_adoption
 from learn_spark.runs.earlier import PACKAGE_VERSION
 from learn_spark.runs.fingerprints import Marks
 from learn_spark.runs.ledger import Recorded
-from learn_spark.runs.plan import missing
+from learn_spark.runs.plan import Standing
 
+# As 0.1.0 had them, whatever was raised since.
+FIRST = {name: replace(step, version=1) for name, step in STEPS.items()}
 ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "tests" / "fixtures" / "lake_0_1_0" / "ledger.json"
 
@@ -40,7 +42,12 @@ def demo(tmp_path, *settings):
     return load_config(ROOT / "conf" / "demo.yaml", [f"ingest.path={tmp_path}", *settings])
 
 
-def planned(config, rows, steps=STEPS, accepted=()):
+def missing(config, rows, steps=FIRST):
+    plan = as_plan(pipeline_days(config)).missing(Standing(config, Marks(config, steps, lambda: rows), rows))
+    return [step.name for step, _ in plan]
+
+
+def planned(config, rows, steps=FIRST, accepted=()):
     return plan_adoption(config, steps, Marks(config, steps, lambda: rows), rows, accepted)
 
 
@@ -55,11 +62,11 @@ def refused_steps(plan):
 def test_a_lake_of_0_1_0_is_taken_over(tmp_path, rows):
     config = demo(tmp_path)
     with pytest.raises(ConfigError, match="learn-spark adopt"):
-        missing(as_plan(pipeline_days(config)), config, Marks(config, STEPS, lambda: rows), rows)
+        missing(config, rows)
     plan = planned(config, rows)
     assert plan.adopted.keys() == rows.keys() and not plan.refused and not plan.current
     after = adopted(rows, plan)
-    assert missing(as_plan(pipeline_days(config)), config, Marks(config, STEPS, lambda: after), after) == []
+    assert missing(config, after) == []
     again = planned(config, after)
     assert set(again.current) == rows.keys() and not again.adopted
 
@@ -75,8 +82,8 @@ def test_the_old_formula_gives_what_0_1_0_wrote(tmp_path, rows):
         ("cvr.train.learning_rate=0.5", {"train_cvr", "write_features", "evaluate_features"}),
         ("evaluation.bootstrap=77", {"evaluate_features"}),
         ("sequences.history_length=49", set(STEPS) - {"ingest_events", "embed_items"}),
-        ("features.min_pair_auc=0.1", set()),
-        ("towers.train.threads=1", set()),
+        ("features.gates.min_pair_auc=0.1", set()),
+        ("towers.train.run.threads=1", set()),
     ],
 )
 def test_days_of_another_config_are_refused_with_what_is_made_from_them(tmp_path, rows, setting, refused):
@@ -99,20 +106,22 @@ def test_other_raw_files_are_named_and_can_be_accepted(tmp_path, rows):
     accepted = planned(config, rows, accepted=["ingest_events"])
     assert accepted.adopted.keys() == rows.keys()
     after = adopted(rows, accepted)
-    assert missing(as_plan(pipeline_days(config)), config, Marks(config, STEPS, lambda: after), after) == []
+    assert missing(config, after) == []
 
 
 def test_a_raised_version_refuses_its_step_and_what_follows_unless_accepted(tmp_path, rows):
     config = demo(tmp_path)
     now = adopted(rows, planned(config, rows))
-    raised = STEPS | {"train_cvr": replace(STEPS["train_cvr"], version=STEPS["train_cvr"].version + 1)}
+    raised = FIRST | {"train_cvr": replace(STEPS["train_cvr"], version=2)}
     plan = planned(config, now, raised)
+    assert plan.refused["train_cvr", config.windows.cvr_end] == "made by version 1 of the step, which is 2 now"
+    assert planned(config, rows, raised).refused == plan.refused, "what 0.1.0 made is version 1"
     assert refused_steps(plan) == {"train_cvr", "write_features", "evaluate_features"}
     assert {step for step, _ in plan.current} == set(STEPS) - refused_steps(plan)
     accepted = planned(config, now, raised, accepted=["train_cvr"])
     assert not accepted.refused and {step for step, _ in accepted.adopted} == refused_steps(plan)
     after = adopted(now, accepted)
-    assert missing(as_plan(pipeline_days(config)), config, Marks(config, raised, lambda: after), after) == []
+    assert missing(config, after, raised) == []
 
 
 def test_an_unknown_step_cannot_be_accepted(tmp_path, rows):

@@ -7,7 +7,7 @@ import pytest
 from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, training_spec
+from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, training_spec
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
@@ -26,7 +26,7 @@ def config() -> Config:
 def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) -> None:
     settings = [f"embedding.model={save_tiny_llama(tmp_path)}", "comparison.sampled.rows=5"]
     config = load_config(CONF / "demo.yaml", settings)
-    for name, system in chosen_systems(config, list(config.comparison.define)).items():
+    for name, system in chosen_systems(config, list(known_systems(config))).items():
         if not system.is_trained:
             continue
         spec = training_spec(config, system, seed=7)
@@ -49,14 +49,14 @@ def test_the_item_towers_can_be_compared_by_every_ready_config(name: str) -> Non
 
 
 def test_a_system_changes_what_it_names_and_nothing_else(config: Config) -> None:
-    base, changed = (training_spec(config, config.comparison.define[name], 1) for name in ("learn", "variant_2"))
+    base, changed = (training_spec(config, known_systems(config)[name], 1) for name in ("learn", "variant_2"))
     assert base.towers == config.towers.model
     assert changed.towers == base.towers.model_copy(update={"item_tower": "shared_self"})
     assert changed.told() | {"towers": 0} == base.told() | {"towers": 0}
 
 
 def test_the_papers_setting_has_no_switch_of_the_config(config: Config) -> None:
-    paper = training_spec(config, config.comparison.define["paper"], 1)
+    paper = training_spec(config, known_systems(config)["paper"], 1)
     assert config.towers.model.content_residual
     assert not paper.towers.content_residual
     assert paper.loss == LossConfig()
@@ -81,14 +81,18 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
         (
             "comparison.define={a: {title: A, kind: towers, embedding: {dtype: int8}}}",
             ["a"],
-            "system a: embedding: dtype",
+            "system a: embedding: `dtype`",
         ),
         (
             "comparison.define={a: {title: A, kind: sequential, model: {depth: 7}}}",
             ["a"],
-            "unknown key 'depth'; known: ",
+            "unknown key `depth`; known: ",
         ),
-        ("comparison.define={a: {title: A, kind: towers, train: {epoch: 7}}}", ["a"], "train: unknown key 'epoch'"),
+        (
+            "comparison.define={a: {title: A, kind: towers, train: {epoch: 7}}}",
+            ["a"],
+            "train: unknown key `epoch`; did you mean epochs",
+        ),
         ("comparison.define={a: {title: A, kind: popularity, prior_weight: 1}}", ["a"], "takes no prior_weight"),
         (
             "comparison.define={a: {title: A, kind: towers, loss: {negatives: sampled}}}",
@@ -152,7 +156,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     for path in models.values():
         path.mkdir()
         (path / "result.json").write_text(result)
-    chosen = {name: config.comparison.define[name] for name in ("popularity", "variant_1", "rec_to_llm_zero")}
+    chosen = {name: known_systems(config)[name] for name in ("popularity", "variant_1", "rec_to_llm_zero")}
     ranked = {"popularity": figures(0.2), "variant_1.1": figures(0.3), "variant_1.2": figures(0.4)}
     costs = {"model_parameters": 4000, "tokens_per_user": 321.0, "seconds_per_user": 0.5}
     ranked["rec_to_llm_zero"] = {"sampled": figures(0.7)["sampled"] | costs | {"seconds_per_user_all_items": 77.0}}

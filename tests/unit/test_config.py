@@ -1,12 +1,17 @@
 """What a wrong config gets: one line that names the key, before any work."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from learn_spark.config.load import Config, load_config
+from learn_spark.config.mapping import Mapping
+from learn_spark.config.renamed import RENAMED
 from learn_spark.errors import ConfigError
+from models.contract.settings import identity
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -16,25 +21,128 @@ def test_shipped_configs_are_valid(name):
     assert isinstance(load_config(CONF / f"{name}.yaml"), Config)
 
 
-def test_base_names_every_key():
-    def keys(model):
-        return {
-            name: keys(field.annotation) if hasattr(field.annotation, "model_fields") else None
-            for name, field in model.model_fields.items()
-        }
+@pytest.fixture(scope="module")
+def script():
+    """scripts/base_yaml.py."""
+    spec = importlib.util.spec_from_file_location("base_yaml", CONF.parent / "scripts" / "base_yaml.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    base = yaml.safe_load((CONF / "base.yaml").read_text())
-    for section, wanted in keys(Config).items():
-        assert section in base
-        missing = set(wanted or ()) - set(base[section])
-        assert not missing, f"{section} lacks {missing}"
+
+def test_base_says_what_the_classes_say(script):
+    assert (CONF / "base.yaml").read_text(encoding="utf-8") == script.base_yaml()
+
+
+def test_base_holds_every_key_with_its_default():
+    base = load_config(CONF / "base.yaml").model_dump(mode="json")
+    ours = Config().model_dump(mode="json")
+    for section, key in (("lake", "root"), ("output", "dir"), ("ingest", "path")):
+        assert base[section][key] == str(CONF / ours[section].pop(key)), "relative to the file's folder"
+        del base[section][key]
+    assert base == ours
+    assert set(yaml.safe_load((CONF / "base.yaml").read_text())) == set(ours)
+
+
+def test_every_key_has_one_explanation(script):
+    def check(value, name):
+        told = script.explanations(type(value))
+        for key in type(value).model_fields:
+            inner, place = getattr(value, key), f"{name}.{key}"
+            if isinstance(inner, BaseModel) and not isinstance(inner, Mapping):
+                assert inner.__doc__, place
+                check(inner, place)
+            else:
+                assert key in told, f"{place} has no explanation below it"
+
+    check(Config(), "config")
+
+
+def places(value, of):
+    """Dotted keys of a config whose last part is one of `of`."""
+    for key, inner in value:
+        yield from [key] if key in of else []
+        if isinstance(inner, BaseModel):
+            yield from (f"{key}.{rest}" for rest in places(inner, of))
+
+
+def test_what_changes_no_row_is_left_out_of_identity_wherever_it_stands():
+    config = Config()
+    apart = list(places(config, {"run", "gates"}))
+    assert len(apart) == 10
+    for place in apart:
+        section, *_ = place.split(".")
+        told = identity(getattr(config, section))
+        for part in place.split(".")[1:-1]:
+            told = told[part]
+        assert told and place.rpartition(".")[2] not in told
+
+
+@pytest.mark.parametrize(
+    ("override", "is_other"),
+    [
+        ("towers.train.run.log_every=3", False),
+        ("towers.run.launcher=torchrun", False),
+        ("towers={ranks: 2, run: {launcher: torchrun}}", True),
+        ("towers.train.device=cpu", True),
+        ("towers.train.batch_size=9", True),
+        ("ingest.path=elsewhere", False),
+        ("ingest.gates.min_day_share=0.5", False),
+        ("ingest.mapping.event_type={column: kind, map: {run: purchase}, default: purchase}", True),
+    ],
+)
+def test_identity_holds_what_changes_rows_and_nothing_else(override, is_other):
+    config, other = load_config(CONF / "csv.yaml"), load_config(CONF / "csv.yaml", [override])
+    section = override.partition(".")[0].partition("=")[0]
+    assert (identity(getattr(config, section)) != identity(getattr(other, section))) == is_other
+
+
+def test_a_mapping_of_a_value_called_run_is_identity():
+    one, other = (
+        load_config(CONF / "csv.yaml", [f"ingest.mapping.event_type={{column: kind, map: {{run: {kind}}}}}"])
+        for kind in ("view", "purchase")
+    )
+    assert identity(one.ingest) != identity(other.ingest)
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("towers.trian.seed=3", "unknown key `towers.trian`"),
-        ("nonsense.key=1", "unknown key `nonsense`"),
+        ("towers.train.threads=2", "`towers.train.threads` is now `towers.train.run.threads`"),
+        ("features.keep_releases=2", "`features.keep_releases` is now `releases.keep_releases`"),
+        ("towers.launch={mode: spark}", "`towers.launch.mode` is now `towers.run.launcher`"),
+        (
+            "comparison.define={a: {title: A, kind: towers, train: {threads: 2}}}",
+            "`comparison.define.a.train.threads` is now `comparison.define.a.train.run.threads`",
+        ),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(override, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONF / "demo.yaml", [override])
+    assert said in str(caught.value)
+
+
+def test_every_new_name_is_a_key_and_no_old_one_is():
+    def has(key):
+        value = Config()
+        for part in key.split("."):
+            if part not in type(value).model_fields:
+                return False
+            value = getattr(value, part)
+        return True
+
+    assert [new for new in RENAMED.values() if not has(new)] == []
+    assert [old for old in RENAMED if has(old)] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("towers={ranks: 2}", "ranks is 2, but run.launcher is process: set it to torchrun or spark"),
+        ("towers.trian.seed=3", "unknown key `towers.trian`; did you mean train?"),
+        ("nonsense.key=1", "unknown key `nonsense`; known: ingest, lake, output"),
+        ("towers.train.rate=7", "unknown key `towers.train.rate`"),
         ("towers.train.seed=x", "`towers.train.seed`"),
         ("windows.end=2011-01-01", "must come after"),
         ("windows.end=yesterday", "`windows.end`"),
@@ -103,8 +211,23 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path, monkeypatch):
     own.write_text((CONF / "base.yaml").read_text())
     monkeypatch.chdir("/")
     config = load_config(own, ["output.dir=here"])
-    assert config.lake.root == tmp_path / "build" / "lake"
+    assert config.lake.root == tmp_path / "conf" / "lake"
     assert config.output.dir == Path("/here")
+
+
+def test_without_extends_all_keys_have_their_defaults(tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text("cvr: {train: {seed: 3}}\n")
+    monkeypatch.chdir("/")
+    config = load_config(tmp_path / "own.yaml")
+    assert (config.lake.root, config.output.dir) == (tmp_path / "lake", tmp_path / "output")
+    assert config.ingest.path == tmp_path / "data"
+    assert (config.cvr.train.seed, config.cvr.train.epochs, config.towers.train.epochs) == (3, 10, 5)
+
+
+def test_extends_names_a_file_that_is_there(tmp_path):
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: `extends: base\.yaml`, but there is no .*/base\.yaml: without"):
+        load_config(tmp_path / "own.yaml")
 
 
 def test_a_mapping_inherits_no_columns(tmp_path):
@@ -124,7 +247,6 @@ def test_set_overrides_a_nested_key():
 
 def test_the_readmes_config_is_valid(tmp_path):
     readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
     (tmp_path / "shop.yaml").write_text(readme.split("```yaml\n")[1].split("```")[0])
     assert load_config(tmp_path / "shop.yaml").ingest.mapping.source_columns() == ["customer", "sku", "time", "name"]
 

@@ -18,7 +18,7 @@ from learn_spark.releases.registry import Part, Release
 from learn_spark.runs.fingerprints import Marks
 from tests.conftest import CONF
 
-LIMITS = load_config(CONF / "test.yaml").features
+LIMITS = load_config(CONF / "test.yaml").features.gates
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -149,5 +149,5 @@ def test_a_limit_makes_no_day_stale() -> None:
         config = load_config(CONF / "test.yaml", settings)
         return Marks(config, STEPS)("write_features", config.windows.end)
 
-    assert mark("features.min_pair_auc=0.9", "features.max_centroid_shift=9", "features.min_users=7") == mark()
+    assert mark("features.gates={min_pair_auc: 0.9, max_centroid_shift: 9, min_users: 7}") == mark()
     assert mark("features.cold_events=1") != mark()

@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "learn_spark": (
         *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "inspect", "sequences", "embedding"),
-        *("training", "releases", "features", "evaluation", "comparison", "pipeline", "cli"),
+        *("training", "releases", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
     ),
 }
 SESSION = {"learn_spark.lake.session"}

@@ -87,8 +87,8 @@ def test_a_wrong_mapping_is_named(tmp_path, field, value, said):
         ({"late_days": -1}, "`ingest.late_days`"),
         ({"timezone": "Mars/Base"}, "`ingest.timezone`: 'Mars/Base' is no time zone; write one as Europe/London"),
         ({"files": "*.csv", "timezone": "Asia/Tokyo"}, "`files` names no {day}"),
-        ({"empty_day": "fail"}, "`ingest.empty_day`"),
-        ({"min_day_share": 5}, "`ingest.min_day_share`"),
+        ({"gates": {"empty_day": "fail"}}, "`ingest.gates.empty_day`"),
+        ({"gates": {"min_day_share": 5}}, "`ingest.gates.min_day_share`"),
         ({"event_types": []}, "`ingest.event_types`"),
         ({"items": {"path": "x", "files": "a", "format": "csv"}}, "key `ingest.items.mapping` is missing"),
     ],
@@ -220,8 +220,8 @@ def test_the_shipped_logs_are_not_thin():
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             events[date.fromisoformat(path.name[:10])] = sum(1 for line in lines if line.split(",")[-2] != "") - 1
     assert len(events) == 305
-    assert thin_days(events, events, config.ingest.min_day_share) == {}
-    assert thin_days(events, events, 5 * config.ingest.min_day_share)
+    assert thin_days(events, events, config.ingest.gates.min_day_share) == {}
+    assert thin_days(events, events, 5 * config.ingest.gates.min_day_share)
 
 
 def test_what_a_file_is_found_to_be(tmp_path):

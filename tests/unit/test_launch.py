@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from learn_spark.bridge import launch
 from learn_spark.bridge.folders import written_whole
 from learn_spark.bridge.launch import package_root, run_trainer
-from learn_spark.config.sections import LaunchSettings, StreamSettings
+from learn_spark.config.model_sections import Launch, StreamSettings
 from learn_spark.errors import ConfigError, LearnError, QualityError
 from models.contract.export_specs import OnlineSpec
 from models.contract.result import write_spec
@@ -20,8 +20,8 @@ from models.contract.training_specs import CVRSpec, NoteLLMSpec
 from tests.builders.tensors import pairs_table, write_snapshot
 
 ROOT = Path(__file__).parents[2]
-LAUNCHES = [None, LaunchSettings(mode="torchrun", processes=2)]
-SMALL = {"batch_size": 32, "epochs": 1, "threads": 1}
+LAUNCHES = [None, Launch("torchrun", 2)]
+SMALL = {"batch_size": 32, "epochs": 1, "run": {"threads": 1}}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_what_trains_in_one_process_is_started_in_one(absent: CVRSpec) -> None:
     )
     for spec, ranks_said_why in ((notellm, False), (absent, True)):
         with pytest.raises(ConfigError, match="no such folder"):
-            run_trainer(spec, LaunchSettings(mode="torchrun", processes=2))
+            run_trainer(spec, Launch("torchrun", 2))
         assert (spec.out_dir / "failure.json").is_file() == ranks_said_why
 
 
@@ -65,7 +65,7 @@ def test_the_process_reads_what_was_written(absent: CVRSpec) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
 def test_what_a_user_can_mend_is_a_config_error_of_one_line(
-    absent: CVRSpec, launch: LaunchSettings | None, capsys: pytest.CaptureFixture[str]
+    absent: CVRSpec, launch: Launch | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError) as raised:
         run_trainer(absent, launch)
@@ -79,9 +79,7 @@ def test_what_a_user_can_mend_is_a_config_error_of_one_line(
 
 @pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
-def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(
-    tmp_path: Path, launch: LaunchSettings | None
-) -> None:
+def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_path: Path, launch: Launch | None) -> None:
     """Here: users of another width are validated on than trained on, which only the matrix product notices."""
     train = write_snapshot(tmp_path / "train", pairs_table(200, width=6))
     val = write_snapshot(tmp_path / "val", pairs_table(200, width=8))

@@ -1,6 +1,5 @@
 """The map of the content matrix on MiniLM's vectors of real product names; nothing here starts Spark."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +97,6 @@ def test_saved_map_is_the_same_and_another_is_refused(reduction: Reduction, tmp_
             QualityError, match=r"reduction\.safetensors is lost \(its sha256 is not .* remove the folder"
         ):
             load_reduction(tmp_path, reduction.meta)
-    missing = dataclasses.replace(reduction.meta, file="gone.safetensors")
+    missing = reduction.meta.model_copy(update={"file": "gone.safetensors"})
     with pytest.raises(QualityError, match=r"gone\.safetensors is lost \(No such file"):
         load_reduction(tmp_path, missing)

@@ -37,6 +37,7 @@ def training(tmp_path: Path) -> Training:
     return Training("learn-towers", "abc123", folder, {"train": {"lr": 0.001}}, {"train": snapshot})
 
 
+@pytest.mark.process
 def test_everything_is_logged_once(config: Config, training: Training, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
@@ -81,6 +82,7 @@ def test_an_unreachable_server_is_a_warning(
     assert "training goes on" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_what_could_not_be_sent_is_sent_by_the_next_training(config: Config, training: Training) -> None:
     from mlflow import MlflowClient
 
@@ -102,6 +104,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_training(config: Config, tra
     assert not list(training.folder.parent.glob(f"*/{PENDING}"))
 
 
+@pytest.mark.process
 def test_a_training_that_cannot_be_sent_any_more_keeps_nobody_back(
     config: Config, training: Training, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def test_anything_else_is_refused(tmp_path, towers):
     for change, message in [
         ({"format_version": 2}, "format version 1"),
         ({"sizes": {}}, "content_dim"),
-        ({"config": good["config"] | {"layer": 1}}, "unknown key 'layer'"),
+        ({"config": good["config"] | {"layer": 1}}, "unknown key `layer`; did you mean layers"),
         ({"config": good["config"] | {"layers": 1}}, "do not fit"),
     ]:
         config.write_text(json.dumps(good | change))

@@ -36,12 +36,13 @@ def run(spec, folder):
 @pytest.mark.process
 def test_what_the_program_did_not_foresee_keeps_its_traceback(tmp_path):
     """Names among the numbers: NumPy's ValueError, which is no user's mistake that anybody has checked for."""
-    spec = spec_for(tmp_path, rows_table(400), base=("user_id", "user_events", "item_events"), categorical=())
+    table = rows_table(400).append_column("shop", [["north"] * 400])
+    spec = spec_for(tmp_path, table, base=("shop", "user_events", "item_events"), categorical=())
     done = run(json.loads(spec.model_dump_json()), tmp_path)
     log = tmp_path / "out" / "error.log"
     assert done.returncode == 1 and done.stdout == ""
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("evaluate-ranker: ValueError: could not convert string to float: 'u")
+    assert last.startswith("evaluate-ranker: ValueError: could not convert string to float: 'north'")
     assert last.endswith(f"(traceback: {log})") and "Traceback" not in done.stderr
     assert log.read_text().startswith("Traceback") and "evaluate_ranker.py" in log.read_text()
     assert sorted(path.name for path in log.parent.iterdir()) == ["error.log"]

@@ -37,7 +37,7 @@ def spec(request, tmp_path_factory):
     write_snapshot(folder / "val", sequences_table(60, NUM_ITEMS, seed=1))
     write_matrix(folder / "matrix", random_vectors(NUM_ITEMS))
     sizes = {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6}
-    train = {"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.02, "threads": 1}
+    train = {"batch_size": BATCH, "epochs": 1, "learning_rate": 0.02, "seed": 1}
     return {
         "train_snapshot": str(folder / "train"),
         "val_snapshot": str(folder / "val"),
@@ -45,9 +45,9 @@ def spec(request, tmp_path_factory):
         "out_dir": str(folder / "two"),
         "towers": {**sizes, "dropout": 0.0, "temperature": 0.5, "item_tower": request.param},
         "loss": {"num_hist": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
-        "train": {**train, "checkpoint_steps": 3},
+        "train": {**train, "run": {"log_every": 1, "threads": 1, "checkpoint_steps": 3}},
         "stream": {"shuffle_rows": 32},
-        "validation": {"k": 20},
+        "validation": {"k": 20, "prior_weight": 0.0},
     }
 
 
@@ -147,7 +147,8 @@ def test_ranks_that_are_killed_go_on_with_the_curve_of_those_that_were_not(tmp_p
     ("how", "says"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "Timed out")], ids=["killed", "hanging"]
 )
 def test_a_rank_that_is_lost_ends_the_job(tmp_path, spec, how, says):
-    train = spec["train"] | {"epochs": 100_000, "patience": 100_000, "rank_timeout": 10}
+    run = spec["train"]["run"] | {"rank_timeout": 10}
+    train = spec["train"] | {"epochs": 100_000, "patience": 100_000, "run": run}
     job, ranks = started(tmp_path, spec | {"out_dir": str(tmp_path / "lost"), "train": train}, steps=10)
     os.kill(ranks[1].pid, how)
     said = job.communicate(timeout=400)[0]

@@ -167,8 +167,14 @@ def test_a_training_lowers_the_loss_and_leaves_the_checkpoint_as_it_was(checkpoi
             "out_dim": 8,
             "max_len": 6,
         },
-        "train": {"batch_size": 25, "epochs": 10, "learning_rate": 0.01, "log_every": 4, "threads": 1},
-        "validation": {"k": 5},
+        "train": {
+            "batch_size": 25,
+            "epochs": 10,
+            "learning_rate": 0.01,
+            "seed": 1,
+            "run": {"log_every": 4, "threads": 1},
+        },
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert main(["train-towers", "--spec", str(tmp_path / "spec.json")]) == 0

@@ -144,8 +144,15 @@ def spec(checkpoint, texts, tmp_path_factory):
         "item_texts": str(texts),
         "out_dir": str(folder / "out"),
         "model": config_of(checkpoint, related=4).model_dump(),
-        "train": {"batch_size": 10, "epochs": 30, "learning_rate": 0.02, "log_every": 5, "threads": 1, "patience": 30},
-        "validation": {"k": 5},
+        "train": {
+            "batch_size": 10,
+            "epochs": 30,
+            "learning_rate": 0.02,
+            "seed": 1,
+            "run": {"log_every": 5, "threads": 1},
+            "patience": 30,
+        },
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
 
 
@@ -172,7 +179,8 @@ def test_several_ranks_are_refused(spec):
 
 def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, monkeypatch):
     def train(name):
-        told = spec | {"out_dir": str(tmp_path / name), "train": spec["train"] | {"epochs": 4, "checkpoint_steps": 2}}
+        own = spec["train"] | {"epochs": 4, "run": spec["train"]["run"] | {"checkpoint_steps": 2}}
+        told = spec | {"out_dir": str(tmp_path / name), "train": own}
         (tmp_path / "spec.json").write_text(json.dumps(told))
         return main(["train-notellm", "--spec", str(tmp_path / "spec.json")])
 

@@ -135,7 +135,14 @@ def test_adapters_learn_what_follows_what(texts, tmp_path):
         "item_texts": str(texts),
         "out_dir": str(tmp_path / "out"),
         "model": config.model_dump(),
-        "train": {"batch_size": 16, "epochs": 8, "learning_rate": 0.02, "log_every": 5, "threads": 1, "patience": 8},
+        "train": {
+            "batch_size": 16,
+            "epochs": 8,
+            "learning_rate": 0.02,
+            "seed": 1,
+            "run": {"log_every": 5, "threads": 1},
+            "patience": 8,
+        },
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert main(["train-prompts", "--spec", str(tmp_path / "spec.json")]) == 0

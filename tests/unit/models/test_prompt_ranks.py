@@ -60,7 +60,13 @@ def spec(tmp_path):
             "validation_rows": 5,
             "candidates": 4,
         },
-        train={"batch_size": BATCH, "epochs": 1, "log_every": 1, "learning_rate": 0.02, "threads": 1},
+        train={
+            "batch_size": BATCH,
+            "epochs": 1,
+            "learning_rate": 0.02,
+            "seed": 1,
+            "run": {"log_every": 1, "threads": 1},
+        },
         stream={"shuffle_rows": 32},
         out_dir=tmp_path / "two",
     )

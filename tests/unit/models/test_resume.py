@@ -42,14 +42,13 @@ def spec(tmp_path):
         "train": {
             "batch_size": 8,
             "epochs": 8,
-            "log_every": 1,
             "evaluate_every": 30,
             "patience": 100,
-            "threads": 1,
-            "checkpoint_steps": 7,
+            "seed": 1,
+            "run": {"log_every": 1, "threads": 1, "checkpoint_steps": 7},
         },
         "stream": {"shuffle_rows": 64},
-        "validation": {"k": 5},
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
 
 
@@ -103,12 +102,14 @@ def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spe
 
 
 def test_a_checkpoint_belongs_to_what_is_learned_not_to_how_fast(tmp_path, spec):
-    def fingerprint(**train):
-        told = TowersSpec(**(spec | {"train": spec["train"] | train}))
+    def fingerprint(run=(), **train):
+        own = spec["train"] | train | {"run": spec["train"]["run"] | dict(run)}
+        told = TowersSpec(**(spec | {"train": own, "stream": spec["stream"] | {"run": {"verify_sha256": not run}}}))
         return fingerprint_of(told, [told.train_snapshot, told.val_snapshot], Ranks())
 
     first = fingerprint()
-    assert fingerprint(threads=2, checkpoint_steps=3, checkpoint_seconds=9, rank_timeout=77) == first
+    run = {"threads": 2, "checkpoint_steps": 3, "checkpoint_seconds": 9, "rank_timeout": 77, "log_every": 5}
+    assert fingerprint(run) == first
     assert fingerprint(batch_size=4) != first
     meta = tmp_path / "matrix" / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"encoder_id": "another"}))

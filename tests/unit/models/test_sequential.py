@@ -182,8 +182,14 @@ def spec(data, tmp_path):
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "model"),
         "model": {"d_model": 16, "heads": 2, "layers": 1, "max_len": 8, "dropout": 0.0, "num_sampled": 7},
-        "train": {"batch_size": 32, "epochs": 8, "learning_rate": 0.01, "log_every": 5, "threads": 1},
-        "validation": {"k": 5},
+        "train": {
+            "batch_size": 32,
+            "epochs": 8,
+            "learning_rate": 0.01,
+            "seed": 1,
+            "run": {"log_every": 5, "threads": 1},
+        },
+        "validation": {"k": 5, "prior_weight": 0.0},
     }
 
 
@@ -328,7 +334,7 @@ def test_one_loader_for_all_retrievers(tmp_path, data):
             {"model": {"loss": "bce", "repeat_bias": True}},
             "repeat_bias needs the loss cross_entropy or sampled; it is bce",
         ),
-        ({"model": {"layer": 1}}, "unknown key 'model.layer'; known: d_model"),
+        ({"model": {"layer": 1}}, "unknown key `model.layer`; did you mean layers"),
         ({"content_matrix": "/nowhere"}, "content_matrix: no such folder: /nowhere"),
         ({"train_snapshot": "val", "model": {"kind": "hstu"}}, "no column tar_ts; it has: user_id"),
     ],

@@ -38,7 +38,7 @@ def made(folder, towers, loss):
         out_dir=folder / "none",
         towers=SIZES | towers,
         loss=loss,
-        train={"batch_size": 30, "threads": 1},
+        train={"batch_size": 30, "seed": 1, "run": {"threads": 1}},
     )
     torch.manual_seed(0)
     snapshots = (open_snapshot(folder / name) for name in ("train", "val"))
@@ -197,8 +197,8 @@ def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated, loss, t
             out_dir=tmp_path / f"model-{repeat_bias}",
             towers=SIZES | {"item_tower": "content", "content_residual": True, "repeat_bias": repeat_bias},
             loss=loss,
-            train={"batch_size": 20, "epochs": 6, "learning_rate": 0.01, "threads": 1},
-            validation={"k": 3},
+            train={"batch_size": 20, "epochs": 6, "learning_rate": 0.01, "seed": 1, "run": {"threads": 1}},
+            validation={"k": 3, "prior_weight": 0.0},
         )
         found[repeat_bias] = run(spec).best["recall_at_3"]
     model = load_towers(tmp_path / "model-True")

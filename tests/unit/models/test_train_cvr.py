@@ -54,7 +54,14 @@ def trained(data, tmp_path, **changes):
         "val_snapshot": str(data / "val"),
         "out_dir": str(tmp_path / "cvr"),
         "cvr": {"hidden": [32], "mid_dim": 8, "dropout": 0.0},
-        "train": {"batch_size": 128, "epochs": 3, "learning_rate": 0.01, "weight_decay": 0.0, "threads": 1},
+        "train": {
+            "batch_size": 128,
+            "epochs": 3,
+            "learning_rate": 0.01,
+            "weight_decay": 0.0,
+            "seed": 1,
+            "run": {"threads": 1},
+        },
     } | changes
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     threads = torch.get_num_threads()

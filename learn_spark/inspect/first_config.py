@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -22,12 +21,11 @@ SAMPLES = 3
 _WANTED = ("purchase", "buy", "order", "pay", "like", "click")
 
 
-def first_config(path: Path, out: Path | None) -> str:
+def first_config(path: Path) -> str:
     """Looks at a log file, or a folder of them, and logs what it finds.
 
     Args:
         path: what to look at.
-        out: where the config will stand, if in a file.
 
     Returns:
         The config as YAML.
@@ -41,7 +39,7 @@ def first_config(path: Path, out: Path | None) -> str:
         _log.info(line)
     if found is None:
         raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
-    text = _config(seen, found, _base_of(out))
+    text = _config(seen, found)
     for line in found.said:
         _log.info(line)
     return text
@@ -61,18 +59,7 @@ def _findings(seen: Seen) -> Iterator[str]:
         yield f"  {name}: {' | '.join(samples) or 'nothing'}{f' ({empty:.0%} empty)' if empty else ''}"
 
 
-def _base_of(out: Path | None) -> str:
-    """How the new file names base.yaml: beside it, else in conf/ of the working directory."""
-    beside, usual = (out.parent if out else Path.cwd() / "conf") / "base.yaml", Path.cwd() / "conf" / "base.yaml"
-    if out is None or beside.exists():
-        return "base.yaml"
-    if usual.exists():
-        return os.path.relpath(usual, out.parent)
-    _log.warning("warning: there is no base.yaml beside %s: put it where one is", out)
-    return "base.yaml"
-
-
-def _config(seen: Seen, found: Guess, base: str) -> str:
+def _config(seen: Seen, found: Guess) -> str:
     first, last, kinds, rejected = _scan(seen, found)
     if not found.event_types:
         found.event_types = [kind for kind, _ in kinds.most_common(MOST_EVENT_TYPES)]
@@ -88,13 +75,12 @@ def _config(seen: Seen, found: Guess, base: str) -> str:
         **({} if seen.has_header else {"columns": seen.columns}),
         "start": first,
         "event_types": found.event_types,
-        **({"max_reject_share": rejected} if rejected > 0.05 else {}),
+        **({"gates": {"max_reject_share": rejected}} if rejected > 0.05 else {}),
         "mapping": found.mapping,
     }
     build = Path.cwd() / "build" / seen.folder.name
     windows, target_days = _windows(first, last, found)
     values = {
-        "extends": base,
         "lake": {"root": str(build / "lake")},
         "output": {"dir": str(build)},
         "ingest": ingest,

@@ -1,0 +1,237 @@
+"""What a notebook or another program may call, stable from version 0.2 on (docs/api.md).
+
+Frames in, frames out; no config file, no ledger, no lock. A lake that is opened here is only read.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.scoring import score_items, score_users
+from learn_spark.config.sections import SequenceSettings
+from learn_spark.errors import ConfigError
+from learn_spark.lake.frames import with_dense_number
+from learn_spark.lake.point_in_time import sample_day
+from learn_spark.lake.tables import Tables
+from learn_spark.releases.join import join_features
+from learn_spark.releases.registry import CURRENT, Release, find_release, releases, rows_of
+from learn_spark.sequences.events import limited, sided_events, survey
+from learn_spark.sequences.histories import sequences
+
+if TYPE_CHECKING:
+    from models.towers.towers import Towers
+
+BATCH_ROWS = 4096
+_EVENT = "event"
+
+
+def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
+    """Opens a lake for reading.
+
+    Args:
+        spark: a session with Delta (`learn_spark.session()` makes one).
+        root: the lake's folder, `lake.root` of the config that wrote it.
+
+    Raises:
+        ConfigError: there is no lake with releases at `root`.
+    """
+    lake = Lake(spark, Path(root))
+    lake.releases()
+    return lake
+
+
+class Lake:
+    """A lake's releases, tables and models, read only."""
+
+    def __init__(self, spark: SparkSession, root: Path) -> None:
+        self.spark, self.root = spark, root
+        self._tables = Tables(spark, root)
+
+    def releases(self) -> list[Release]:
+        """All releases, the newest first."""
+        return releases(self._tables)
+
+    def release(self, name: str = CURRENT) -> Release:
+        """A release by its id; `current` is the newest published one.
+
+        Raises:
+            ConfigError: there is none of this name; the message lists those that there are.
+        """
+        return find_release(self._tables, name)
+
+    def table(self, name: str, release: str = CURRENT) -> DataFrame:
+        """A table: of `user_features`, `item_features` and `pair_features` the rows of a release, of others all rows.
+
+        Raises:
+            ConfigError: the table or the release does not exist.
+        """
+        if name in ("user_features", "item_features", "pair_features"):
+            return rows_of(self._tables, self.release(release), name)
+        return self._tables.read(name)
+
+    def join(
+        self, samples: DataFrame, release: str = CURRENT, max_age_days: int | None = None, pairs: bool = False
+    ) -> DataFrame:
+        """Joins features to samples, as they were known before each sample's day: see `join_features`."""
+        return join_features(samples, self.root, release, max_age_days, pairs)
+
+    def towers(self, release: str = CURRENT) -> "ReleasedTowers":
+        """The user and item tower that made a release.
+
+        Raises:
+            ConfigError: the release or its models do not exist.
+        """
+        return ReleasedTowers.of(self._tables, self.release(release))
+
+
+@dataclass(frozen=True)
+class ReleasedTowers:
+    """Trained towers and the content vectors that they read; they embed frames on the executors.
+
+    Attributes:
+        folder: the model's folder.
+        matrix: the content matrix's folder.
+        items: `item_id` and `item_idx` of every item that the lake has numbered.
+    """
+
+    folder: Path
+    matrix: Path
+    items: DataFrame
+
+    @classmethod
+    def of(cls, tables: Tables, release: Release) -> "ReleasedTowers":
+        """The towers of a release; errors as of `Lake.towers`."""
+        folder = tables.artifact("models", f"towers-{release.models['towers']}")
+        spec = folder / "spec.json"
+        if not spec.is_file():
+            raise ConfigError(f"the towers of release {release.release_id} are not at {folder}")
+        # A lake may have moved since the training: the matrix is found by its name.
+        name = Path(json.loads(spec.read_text(encoding="utf-8"))["content_matrix"]).name
+        return cls(folder, tables.artifact("matrix", name), tables.read("item_index"))
+
+    def embed_users(self, histories: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:
+        """Embeds histories.
+
+        Args:
+            histories: any columns, among them `item_ids` array<string>, oldest first, as the log names the items, or
+                `item_idx` array<int> as in `user_history`. Items that the lake does not know are left out.
+            batch_rows: rows that the model sees at once.
+
+        Returns:
+            The other columns, `user_emb` and `content_coverage`, the share of the history's items that have a content
+            vector. An empty history gives zeros.
+
+        Raises:
+            ConfigError: there is neither column.
+        """
+        _require(histories, "item_ids", "item_idx")
+        numbered = histories if "item_idx" in histories.columns else self._numbered(histories)
+        return score_users(numbered, self.folder, self.matrix, batch_rows)
+
+    def embed_items(self, items: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:
+        """Embeds items.
+
+        Args:
+            items: any columns, among them `item_id` or `item_idx`.
+            batch_rows: rows that the model sees at once.
+
+        Returns:
+            The other columns, `item_emb` and `content_coverage`: 1 where the item has a content vector, else 0.
+
+        Raises:
+            ConfigError: there is neither column.
+        """
+        _require(items, "item_id", "item_idx")
+        numbered = items if "item_idx" in items.columns else items.join(self.items, on="item_id", how="left")
+        return score_items(numbered, self.folder, self.matrix, batch_rows)
+
+    @cached_property
+    def torch(self) -> "Towers":
+        """The torch module, in this process (needs torch)."""
+        from models.saved import load_towers
+
+        return load_towers(self.folder)
+
+    def _numbered(self, histories: DataFrame) -> DataFrame:
+        """`item_idx` for `item_ids`: rows get a number, since equal rows may stand more than once."""
+        rows = histories.withColumn("_row", F.monotonically_increasing_id()).localCheckpoint(eager=False)
+        events = rows.select("_row", F.posexplode("item_ids").alias("_place", "item_id"))
+        known = events.join(self.items, on="item_id", how="inner")
+        ordered = F.array_sort(F.collect_list(F.struct("_place", "item_idx")))
+        lists = known.groupBy("_row").agg(F.transform(ordered, lambda each: each["item_idx"]).alias("item_idx"))
+        return rows.join(lists, on="_row", how="left").drop("_row", "item_ids")
+
+
+class BuiltSequences(NamedTuple):
+    """`rows` of user, as-of day, history and targets as item numbers; `items` says which item has which number."""
+
+    rows: DataFrame
+    items: DataFrame
+
+
+def build_sequences(
+    events: DataFrame,
+    as_of: Sequence[date | str],
+    history_length: int = 80,
+    target_length: int = 40,
+    target_days: int = 28,
+    history_days: int = 365,
+) -> BuiltSequences:
+    """Builds history and target sequences around as-of days from any events.
+
+    A history holds the last events before an as-of day's midnight (UTC), targets the first ones from it on. A user with
+    no history or no target on a day has no row there. Events of one time are ordered by `event_id` where there is one.
+
+    Args:
+        events: `user_id`, `item_id`, `event_ts` (timestamp), perhaps `event_id` (bigint); rows with a null among
+            them are left out.
+        as_of: days, as dates or as text such as 2024-05-01.
+        history_length, target_length: events of a row at most; shorter lists are padded with 0 on the right.
+        target_days, history_days: how far targets and histories reach from the as-of day.
+
+    Returns:
+        `rows`: user_id, as_of, hist_items, hist_ts, hist_len, tar_items, tar_ts, tar_len, with times in seconds since
+        1970; `items`: item_id and item_idx, from 1 on.
+
+    Raises:
+        ConfigError: a column is missing or no day is given.
+    """
+    for column in ("user_id", "item_id", "event_ts"):
+        _require(events, column)
+    days = [day if isinstance(day, date) else date.fromisoformat(day) for day in as_of]
+    if not days:
+        raise ConfigError("as_of names no day")
+    settings = SequenceSettings(
+        history_length=history_length,
+        target_length=target_length,
+        target_days=target_days,
+        history_days=history_days,
+        history_events=[_EVENT],
+        target_events=[_EVENT],
+    )
+    whole = events.where("user_id IS NOT NULL AND item_id IS NOT NULL AND event_ts IS NOT NULL")
+    items = with_dense_number(whole.select("item_id").distinct(), ["item_id"], "item_idx", 1)
+    if "event_id" not in events.columns:
+        whole = whole.withColumn("event_id", F.xxhash64("user_id", "item_id", "event_ts"))
+    named = whole.select(
+        F.col("user_id").cast("string"),
+        *("item_id", "event_ts", "event_id"),
+        sample_day(whole.select("event_ts")).alias("ds"),
+        F.lit(_EVENT).alias("event_type"),
+    ).join(items, on="item_id", how="inner")
+    sided = sided_events(named, settings)
+    kept = limited(sided, survey(sided).heavy, settings)
+    rows = sequences(kept, dict.fromkeys(days, ""), settings).drop("split", "position")
+    return BuiltSequences(rows, items)
+
+
+def _require(df: DataFrame, *either: str) -> None:
+    if not set(either) & set(df.columns):
+        raise ConfigError(f"the frame needs a column {' or '.join(either)}; it has {', '.join(df.columns)}")

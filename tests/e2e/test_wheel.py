@@ -1,0 +1,111 @@
+"""The wheel in an environment of its own: a user's fourteen lines over a user's files, far from the repository.
+
+The environment holds learn-spark alone. Its dependencies are those of the environment that runs the tests, in the
+versions of constraints.txt, by a path file: to download 3 GB of them anew would prove nothing of ours. Python reads
+no path files in a folder that a path file names, so the checkout, which is installed there as editable, stays out of
+sight. A test sees to that.
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.builders.commands import ROOT, environment
+from tests.builders.reading import relation
+
+pytestmark = pytest.mark.e2e
+
+CONFIG = """\
+ingest:
+  path: logs
+  files: "{day}/*.csv"
+  start: 2024-01-01
+  mapping:
+    user_id: {column: customer}
+    item_id: {column: sku}
+    event_ts: {column: time}
+    event_type: {constant: purchase}
+    title: {column: name}
+windows: {first_as_of: 2024-02-01, towers_end: 2024-04-01, cvr_end: 2024-04-10, ranker_train_end: 2024-04-20,
+          end: 2024-05-01}
+spark: {master: "local[1]", driver_memory: 1g, shuffle_partitions: 1, ui: false}
+embedding: {max_tokens: 32}
+"""
+DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")
+LOOK = """
+import learn_spark, models
+from importlib.resources import files
+from learn_spark.comparison.systems import known_systems
+from learn_spark.config.load import Config
+from learn_spark.evaluation.html import template
+template("report.html.jinja"), template("comparison.html.jinja"), known_systems(Config())["sasrec"]
+for package in ("learn_spark", "models"):
+    assert files(package).joinpath("py.typed").is_file(), package
+print(learn_spark.__file__, models.__file__, sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of the wheel's environment; the wheel is built from a copy without what builds leave."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for package in ("learn_spark", "models"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)], folder)
+    (wheel,) = folder.glob("learn_spark-*.whl")
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], folder)
+    python = folder / "venv" / "bin" / "python"
+    run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], folder)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A user's folder: a config, and logs of three days beside it."""
+    assert len(CONFIG.splitlines()) == 14
+    (tmp_path / "shop.yaml").write_text(CONFIG)
+    for number, day in enumerate(DAYS):
+        file = tmp_path / "logs" / day / "part-0.csv"
+        file.parent.mkdir(parents=True)
+        with file.open("w", newline="") as lines:
+            writer = csv.writer(lines)
+            writer.writerow(("customer", "sku", "time", "name"))
+            writer.writerows((f"u{n}", f"i{n % 3}", f"{day} 10:0{n}:00", f"thing {n % 3}") for n in range(5 + number))
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Runs in a folder that is no checkout, without what names one; the output, or a failure with it."""
+    clean = {name: value for name, value in environment().items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    clean["PATH"] = os.pathsep.join((str(Path(command[0]).parent), os.environ["PATH"]))
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=600)
+    assert done.returncode in (0, 99), f"{command}: {done.stdout}{done.stderr}"[-5000:]
+    return done
+
+
+def test_the_wheel_holds_all_that_it_reads_and_nothing_comes_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    places = run([str(installed / "python"), "-c", LOOK], tmp_path).stdout.split()
+    assert [Path(place).is_relative_to(installed.parent) for place in places] == [True, True]
+
+
+def test_a_users_config_runs_over_a_users_files(installed: Path, shop: Path) -> None:
+    command = str(installed / "learn-spark")
+    planned = run([command, "run_pipeline", "--config", "shop.yaml", "--dry-run"], shop).stdout
+    assert "1. ingest_events" in planned and "7. evaluate_features" in planned
+    assert not (shop / "lake").exists()
+    run([command, "ingest_events", "--config", "shop.yaml", "--start", DAYS[0], "--end", "2024-01-04"], shop)
+    rows = relation(shop / "lake", "interactions")
+    assert rows.count("*").fetchone() == (5 + 6 + 7,)
+    assert sorted({path.name for path in shop.iterdir()}) == ["lake", "logs", "output", "shop.yaml"]

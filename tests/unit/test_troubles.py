@@ -1,0 +1,93 @@
+"""Errors on the terminal: a line that says what failed, and a file with the whole of it."""
+
+import logging
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from py4j.protocol import Py4JNetworkError
+
+from learn_spark.cli.command import Call
+from learn_spark.cli.main import COMMANDS, main
+from learn_spark.cli.troubles import in_a_line
+from learn_spark.errors import LearnError, TemporaryError
+from tests.builders.commands import ROOT
+
+CONFIG = ROOT / "conf" / "test.yaml"
+JVM = """An error occurred while calling o108.collectToPython.
+: org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered error while reading file a.parquet.
+\tat org.apache.spark.sql.errors.QueryExecutionErrors$.cannotReadFilesError(QueryExecutionErrors.scala:849)
+"""
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+def in_line(tmp_path: Path, error: Exception) -> tuple[LearnError, str]:
+    """The line of an error, and what the file holds that it names."""
+    call = Call("run_backfill", Namespace(config=CONFIG, set=[f"output.dir={tmp_path}"]))
+    assert call.config
+    found = in_a_line(raised(error), call.keep)
+    named = re.search(r"; the whole error is in (\S+)$", str(found))
+    return found, Path(named[1]).read_text() if named else ""
+
+
+def test_a_jvm_stack_is_left_to_the_file(tmp_path: Path) -> None:
+    error = RuntimeError(JVM)
+    error.add_note("build_sequences of 2011-11-02")
+    found, kept = in_line(tmp_path, error)
+    said = "build_sequences of 2011-11-02: RuntimeError: org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT]"
+    assert str(found).startswith(said) and "\n" not in str(found)
+    assert "Traceback (most recent call last)" in kept and JVM in kept
+    assert [path.parent.name for path in tmp_path.rglob("*.log")] == ["logs"]
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("a"), r"KeyError: 'a'; the whole"),
+        (ValueError(), r"ValueError; the whole"),
+        (ValueError("x" * 9999), r"ValueError: x{400}…; the whole"),
+        (Py4JNetworkError("Answer from Java side is empty"), r"Spark's JVM is gone: it was killed"),
+    ],
+)
+def test_an_error_is_a_line_of_a_bounded_length(tmp_path: Path, error: Exception, said: str) -> None:
+    found, kept = in_line(tmp_path, error)
+    assert re.match(said, str(found)) and type(error).__name__ in kept
+
+
+def test_a_known_trouble_keeps_its_message_and_needs_no_file(tmp_path: Path) -> None:
+    found, _ = in_line(tmp_path, OSError(28, "No space left on device"))
+    assert isinstance(found, TemporaryError) and str(found).startswith("no space left on device; free some")
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_before_the_config_the_file_is_a_temporary_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "broken.csv.gz").write_bytes(b"\x1f\x8b\x08\x00abc")
+    handlers = list(logging.getLogger("learn_spark").handlers)
+    assert main(["inspect", "--path", str(tmp_path / "broken.csv.gz")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    (log,) = tmp_path.glob("learn-spark-inspect-*.log")
+    assert line.startswith("inspect: error: EOFError: ") and line.endswith(f"the whole error is in {log}")
+    assert "Traceback" in log.read_text()
+    assert logging.getLogger("learn_spark").handlers == handlers
+
+
+def test_a_summary_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    given = ["--config", str(CONFIG), "--set", f"lake.root={tmp_path}/lake", "--dry-run"]
+    assert main(["run_pipeline", *given, "--json-out", f"{tmp_path}/file/x.json"]) == 1
+    assert capsys.readouterr().err.startswith("run_pipeline: error: --json-out ")
+
+
+def test_every_command_has_a_job_file_or_needs_no_spark() -> None:
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(COMMANDS) - {"inspect"}
