@@ -169,4 +169,4 @@ def test_the_api_page_runs_from_top_to_bottom(journey: Journey, spark: SparkSess
     np.testing.assert_allclose([row.user_emb for row in both], [row.published for row in both], atol=5e-5)
     assert names["built"].rows.count() > 100
     assert len(names["titles"].join(names["items"].select("item_id"), on="item_id", how="left_semi").collect()) > 0
-    assert towers.torch.config.out_dim == len(both[0].user_emb)
+    assert towers.torch.config.embedding_dim == len(both[0].user_emb)
