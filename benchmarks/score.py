@@ -53,7 +53,8 @@ def prepare(task: Task) -> None:
     torch.manual_seed(SEED)
     if not _towers(task).exists():
         save_towers(
-            _towers(task), Towers(TowersConfig(d_model=64, layers=2, heads=2, out_dim=64, max_len=LONGEST), CONTENT_DIM)
+            _towers(task),
+            Towers(TowersConfig(d_model=64, layers=2, heads=2, embedding_dim=64, max_len=LONGEST), CONTENT_DIM),
         )
     for size in task.sizes:
         lengths = rng.integers(1, LONGEST + 1, int(size))

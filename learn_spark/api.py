@@ -3,27 +3,34 @@
 Frames in, frames out; no config file, no ledger, no lock. A lake that is opened here is only read.
 """
 
-import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.bridge.scoring import score_items, score_users
-from learn_spark.config.sections import SequenceSettings
+from learn_spark.config.load import Config
+from learn_spark.config.model_sections import EmbeddingRun, EmbeddingSettings
+from learn_spark.config.sections import LakeSettings, SequenceSettings, SparkSettings
+from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import with_dense_number
 from learn_spark.lake.point_in_time import sample_day
+from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.join import join_features
 from learn_spark.releases.registry import CURRENT, Release, find_release, releases, rows_of
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
+from models.contract.failures import BadInput
+from models.contract.result import SPEC
+from models.contract.whole_files import read_json
 
 if TYPE_CHECKING:
     from models.towers.towers import Towers
@@ -45,6 +52,54 @@ def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
     lake = Lake(spark, Path(root))
     lake.releases()
     return lake
+
+
+def session(conf: Mapping[str, str] | None = None) -> SparkSession:
+    """A local session with Delta; the running one, if there is one.
+
+    Args:
+        conf: further Spark settings, as {"spark.driver.memory": "8g"}.
+
+    Raises:
+        ConfigError: Java, Delta's jars or a port is missing; the line says which and what to do.
+    """
+    # Its warehouse folder is never used, and nothing may appear in the working directory.
+    lake = LakeSettings(root=Path(tempfile.gettempdir()) / "learn_spark")
+    return build_session(Config(lake=lake, spark=SparkSettings(ui=False, conf=dict(conf or {}))), "notebook")
+
+
+def embed(
+    column: str | Column,
+    model: str,
+    revision: str | None = None,
+    pooling: Literal["mean", "last", "cls"] = "mean",
+    max_tokens: int = 64,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Column:
+    """The vectors of a text column, as array<float>, by a language model that each Python worker loads once.
+
+    Args:
+        column: texts, read as they are. A null stays null, an empty text gives zeros.
+        model: a local folder, `package:NAME/FOLDER` of an installed Python package, or a hub name.
+        revision: of a hub name, the commit.
+        pooling: over the real tokens of the last hidden states.
+        max_tokens: longer texts are cut.
+        dtype: of weights and products.
+        device: `auto` is the GPU that Spark gives the task, else the CPU.
+
+    Raises:
+        ConfigError: the model cannot be found or lacks a part.
+    """
+    settings = EmbeddingSettings(
+        model=model,
+        revision=revision,
+        pooling=pooling,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        run=EmbeddingRun(device=device),
+    )
+    return embed_function(Config(embedding=settings))(column)
 
 
 class Lake:
@@ -109,11 +164,11 @@ class ReleasedTowers:
     def of(cls, tables: Tables, release: Release) -> "ReleasedTowers":
         """The towers of a release; errors as of `Lake.towers`."""
         folder = tables.artifact("models", f"towers-{release.models['towers']}")
-        spec = folder / "spec.json"
-        if not spec.is_file():
-            raise ConfigError(f"the towers of release {release.release_id} are not at {folder}")
-        # A lake may have moved since the training: the matrix is found by its name.
-        name = Path(json.loads(spec.read_text(encoding="utf-8"))["content_matrix"]).name
+        try:
+            spec = read_json(folder / SPEC, f"the towers of release {release.release_id}")
+        except BadInput as error:
+            raise ConfigError(str(error)) from error
+        name = Path(str(spec["content_matrix"])).name  # a lake may have moved since the training
         return cls(folder, tables.artifact("matrix", name), tables.read("item_index"))
 
     def embed_users(self, histories: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     LanguageSystem = NoteLLM | PromptRanker
 
 FORMAT_VERSION = 1
+RENAMED = {"out_dim": "embedding_dim"}  # in configs that were saved before
 NOTELLM, PROMPTS = "notellm", "prompts"
 SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -162,7 +163,14 @@ def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str,
     sizes = about.get("sizes")
     if not isinstance(sizes, dict) or set(sizes) != set(size_names):
         raise BadInput(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
-    return sizes, about.get("config"), state
+    return sizes, _renamed(about.get("config")), state
+
+
+def _renamed(config: object) -> object:
+    """A saved config by the present names of its fields."""
+    if not isinstance(config, dict):
+        return config
+    return {RENAMED.get(name, name): _renamed(value) for name, value in config.items()}
 
 
 def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:

@@ -212,11 +212,11 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         content_matrix=matrix_path(context),
         systems=measured,
         ks=settings.ks,
-        keep_seen=settings.keep_seen,
-        prior_days=config.retrieval.popularity_days,
+        filter_seen=settings.filter_seen,
+        popularity_days=config.retrieval.popularity_days,
         cold_user_max=settings.cold_user_max,
         long_tail_max=settings.long_tail_max,
-        resamples=settings.bootstrap,
+        resamples=settings.resamples,
         seed=config.evaluation.seed,
         sampled=SampledConfig(**settings.sampled.model_dump()) if settings.sampled.rows else None,
         item_texts=prepared.texts,
@@ -248,7 +248,7 @@ def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: 
         "popularity": "occurrences in the training rows"
         if is_leave_one_out
         else f"all users' purchases in the {config.retrieval.popularity_days} days before",
-        "seen_items": "kept" if settings.keep_seen else "dropped",
+        "seen_items": "dropped" if settings.filter_seen else "kept",
         "ties": "events of one time by "
         + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
         + "; of equal scores the target counts as the last",

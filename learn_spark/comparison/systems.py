@@ -104,7 +104,7 @@ def training_spec(
         "stream": StreamConfig(**config.stream.model_dump(exclude={"rows_per_file"})),
         "out_dir": Path(),
     }
-    validation = validation_of(config).model_copy(update={"prior_weight": prior_weight(config, system)})
+    validation = validation_of(config).model_copy(update={"popularity_prior": popularity_prior(config, system)})
     if system.kind == "towers":
         towers, loss = _towers(config, system)
         spec = TowersSpec(**common, towers=towers, loss=loss, validation=validation)
@@ -139,16 +139,16 @@ def measured_system(
         kind="model" if system.is_trained and not is_prompt else system.kind,
         folder=folder,
         prompt=_prompt(config, system) if is_prompt and not system.is_trained else None,
-        prior_weight=prior_weight(config, system),
+        popularity_prior=popularity_prior(config, system),
         content_matrix=matrix if system.kind == "mean_content" or (system.is_trained and not is_prompt) else None,
     )
 
 
-def prior_weight(config: Config, system: SystemSettings) -> float:
+def popularity_prior(config: Config, system: SystemSettings) -> float:
     """Of log popularity beside the inner product."""
-    if system.prior_weight is not None:
-        return system.prior_weight
-    return config.retrieval.popularity_weight if system.kind == "towers" else 0.0
+    if system.popularity_prior is not None:
+        return system.popularity_prior
+    return config.retrieval.popularity_prior if system.kind == "towers" else 0.0
 
 
 def encoder_of(config: Config, system: SystemSettings) -> Config:
@@ -162,7 +162,7 @@ def encoder_of(config: Config, system: SystemSettings) -> Config:
 def _towers(config: Config, system: SystemSettings) -> tuple[TowersConfig, LossConfig]:
     model, loss = config.towers.model.model_dump(), config.towers.loss.model_dump()
     if system.based_on == "paper":
-        sizes = config.towers.model.model_dump(include=_SHARED_SIZES | {"out_dim"})
+        sizes = config.towers.model.model_dump(include=_SHARED_SIZES | {"embedding_dim"})
         model, loss = TowersConfig(**sizes).model_dump(), LossConfig().model_dump()
     model |= system.model
     is_llm = model["user_tower"] == "llm"

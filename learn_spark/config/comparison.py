@@ -32,8 +32,8 @@ class SystemChanges(Settings):
     """Changes of the towers' settings of this name."""
     train: dict[str, object] = {}
     """Changes of the towers' settings of this name."""
-    prior_weight: Annotated[float, Field(ge=0)] | None = None
-    """Of log popularity when ranking; null: retrieval.popularity_weight for towers, else none."""
+    popularity_prior: Annotated[float, Field(ge=0)] | None = None
+    """Of log popularity when ranking; null: retrieval.popularity_prior for towers, else none."""
 
     @property
     def is_trained(self) -> bool:
@@ -91,13 +91,13 @@ class ComparisonSettings(Settings):
     """Each trained system is trained once per seed."""
     ks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 50]
     """Lengths of the lists."""
-    keep_seen: bool = True
-    """Items of the history stay candidates."""
+    filter_seen: bool = False
+    """Items of the history are no candidates, and targets among them are left out."""
     cold_user_max: Annotated[int, Field(ge=0)] = 5
     """Users with so short a history are cold."""
     long_tail_max: Annotated[int, Field(ge=0)] = 10
     """Items seen so rarely in training are the long tail; never: cold."""
-    bootstrap: Annotated[int, Field(ge=10)] = 1000
+    resamples: Annotated[int, Field(ge=10)] = 1000
     """Resamples of users for the intervals."""
     sampled: SampledSettings = SampledSettings()
     define: dict[str, SystemChanges] = {}

@@ -33,7 +33,7 @@ class EmbeddingRun(Settings):
     gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)] = "auto"
     """Of Spark's GPUs; auto: a whole one where the executors have some. 0.5: two processes per GPU, for small encoders.
     0: none is asked for."""
-    bucket_texts: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    texts_per_commit: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Texts per commit, what a killed run loses at most; auto: 32768 per worker."""
 
 
@@ -137,11 +137,11 @@ class CvrSettings(Settings):
 
 
 class RetrievalSettings(Settings):
-    """All items, ranked by inner product + popularity_weight * log(1 + popularity)."""
+    """All items, ranked by inner product + popularity_prior * log(1 + popularity)."""
 
     popularity_days: Annotated[int, Field(ge=1)] = 56
     """Popularity is counted over so many days before the as-of date."""
-    popularity_weight: Annotated[float, Field(ge=0)] = 1.0
+    popularity_prior: Annotated[float, Field(ge=0)] = 1.0
     """In-batch negatives teach lift over popularity: 1 is right without log_q, 0 with it."""
 
 
@@ -212,7 +212,7 @@ class EvaluationSettings(Settings):
     the lake; leave_one_out, which has no such day, needs it."""
     max_samples: Annotated[int, Field(ge=1)] = 2_000_000
     """Ranker rows per window; more are thinned by a hash."""
-    bootstrap: Annotated[int, Field(ge=10)] = 200
+    resamples: Annotated[int, Field(ge=10)] = 200
     """Resamples of users for the ranker's intervals."""
     tail_share: Share = 0.2
     """Items that hold the last 20% of the events are the long tail."""

@@ -69,7 +69,7 @@ class SequenceSettings(Settings):
     """Older events are forgotten."""
     target_days: Annotated[int, Field(ge=1)] = 28
     """Targets lie within so many days of the as-of date."""
-    stride_days: Annotated[int, Field(ge=1)] = 7
+    as_of_every_days: Annotated[int, Field(ge=1)] = 7
     """Days between two training as-of dates."""
     min_history: Annotated[int, Field(ge=1)] = 1
     """Shorter ones make no sequence."""
@@ -81,7 +81,7 @@ class SequenceSettings(Settings):
     """Order of events of one time: null by event_id, a number shuffles them. It draws, too."""
     protocol: Literal["time", "leave_one_out"] = "time"
     """time: as-of dates. leave_one_out: each user's last event tests, the one before validates."""
-    min_core: Annotated[int, Field(ge=1)] = 5
+    k_core: Annotated[int, Field(ge=1)] = 5
     """leave_one_out: users and items with fewer events are dropped, again and again."""
 
     @model_validator(mode="after")

@@ -190,9 +190,9 @@ def _bad_vectors(context: Context, encoder_id: str) -> DataFrame:
 
 
 def _bucket_texts(settings: EmbeddingSettings) -> int:
-    if settings.run.bucket_texts == "auto":
+    if settings.run.texts_per_commit == "auto":
         return BUCKET_TEXTS_A_WORKER * settings.run.workers
-    return settings.run.bucket_texts
+    return settings.run.texts_per_commit
 
 
 def _midnight(day: date) -> Column:

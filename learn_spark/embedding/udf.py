@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pyspark import Accumulator, TaskContext
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
 from pyspark.sql.functions import pandas_udf
 
 from learn_spark.config.load import Config
@@ -135,8 +135,8 @@ def as_rows(window: Window, vectors_ND: np.ndarray, too_large: Sequence[int], en
     )
 
 
-def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn_embed") -> None:
-    """Gives SQL the function `learn_embed(text)`: the text's vector as array<float>.
+def embed_function(config: Config) -> Callable[..., Column]:
+    """The pandas UDF from a text to its vector as array<float>.
 
     The text is read as it is, so a prompt from item_text gives the vector that the stage stores for it, in float32;
     null stays null, an empty text gives zeros. A worker keeps its model from query to query.
@@ -152,7 +152,12 @@ def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn
             vectors_ND = encoder.encode_tokens(_tokenized(encoder, text_N.fillna("").tolist()), spec.batch_tokens)
             yield pd.Series([None if text is None else row_D for text, row_D in zip(text_N, vectors_ND, strict=True)])
 
-    spark.udf.register(name, pandas_udf(learn_embed, "array<float>"))
+    return pandas_udf(learn_embed, "array<float>")
+
+
+def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn_embed") -> None:
+    """Gives SQL the function `learn_embed(text)`: see `embed_function`."""
+    spark.udf.register(name, embed_function(config))
 
 
 def task_device(asked: str) -> str:

@@ -77,14 +77,14 @@ def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:
 
 def _systems(context: Context) -> tuple[SystemConfig, ...]:
     """The rows of the report: the lake's towers, and what they have to beat."""
-    towers, weight = towers_path(context), context.config.retrieval.popularity_weight
+    towers, weight = towers_path(context), context.config.retrieval.popularity_prior
     return (
-        SystemConfig(name=TOWERS, kind="model", folder=towers, prior_weight=weight),
+        SystemConfig(name=TOWERS, kind="model", folder=towers, popularity_prior=weight),
         SystemConfig(name="without_prior", kind="model", folder=towers),
         SystemConfig(name="popularity", kind="popularity"),
         SystemConfig(name="last_item", kind="last_item"),
         SystemConfig(name="mean_content", kind="mean_content"),
-        SystemConfig(name="mean_content_with_prior", kind="mean_content", folder=towers, prior_weight=weight),
+        SystemConfig(name="mean_content_with_prior", kind="mean_content", folder=towers, popularity_prior=weight),
     )
 
 
@@ -126,7 +126,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, ob
         categorical=CATEGORICAL,
         cold_events=context.config.features.cold_events,
         tail_events=tail_events(context),
-        bootstrap=settings.bootstrap,
+        resamples=settings.resamples,
         seed=settings.seed,
         num_seeds=settings.num_seeds,
         ranker=settings.ranker,

@@ -138,7 +138,7 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
                 drawn[name] = charts.curves(there, "step", label, marker)
     if calibrated := _calibrated(details):
         pairs = [(row["predicted"], row["observed"]) for row in calibrated["calibration"]]
-        drawn["calibration"] = charts.against(pairs, "foretold", "observed")
+        drawn["calibration"] = charts.against(pairs, "predicted", "observed")
     if summary["retrieval"]:
         drawn["retrieval"] = charts.bars(*_retrieval_bars(summary["retrieval"]), "recall@50")
     if summary["ranker"]:

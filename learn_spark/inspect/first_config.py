@@ -87,7 +87,7 @@ def _config(seen: Seen, found: Guess) -> str:
         "windows": windows,
         "sequences": {
             "target_days": target_days,
-            "stride_days": max(1, min(7, target_days // 2)),
+            "as_of_every_days": max(1, min(7, target_days // 2)),
             "history_events": list(found.event_types),
             "target_events": named or list(found.event_types),
         },

@@ -50,6 +50,8 @@ def _sections(config: Config) -> dict[str, dict[str, object]]:
         holder = reduce(dict.__getitem__, places, dumped)
         *places, key = old.split(".")
         reduce(lambda inner, place: inner.setdefault(place, {}), places, dumped)[key] = holder.pop(name)
+    if dumped["towers"]["loss"]["negatives"] == "full_softmax":
+        dumped["towers"]["loss"]["negatives"] = "catalogue"
     ranks = config.towers.ranks
     dumped["towers"]["launch"]["processes"] = ranks if ranks > 1 else 2  # its default, which one process ignored
     return _without(dumped, (*_NEW, *{new.rpartition(".")[0] for new in RENAMED.values() if APART & {*new.split(".")}}))

@@ -99,7 +99,7 @@ class _Builder:
         self._forget_former_days()
         events = self._events(self._context.config.ingest.start, max(days)).localCheckpoint(eager=False)
         self.rows_in = events.count()
-        core = core_of(events, self.rows_in, self._settings.min_core)
+        core = core_of(events, self.rows_in, self._settings.k_core)
         rows = leave_one_out(core, max(days), self._settings)
         return self._tables.overwrite_where("sequences", rows, "as_of IS NOT NULL")
 

@@ -1,6 +1,6 @@
 """The leave-one-out protocol: each user's last event tests, the one before validates, every prefix before trains.
 
-As UniSRec does it (Hou et al., 2022): users and items with fewer than `min_core` events are dropped until none is
+As UniSRec does it (Hou et al., 2022): users and items with fewer than `k_core` events are dropped until none is
 left. Events of one time are in the order of `sequences.seed`, never in the log's.
 """
 

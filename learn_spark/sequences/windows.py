@@ -28,7 +28,7 @@ def as_of_dates(config: Config) -> dict[date, str]:
     day = validation - reach
     while day >= windows.first_as_of:
         dates[day] = "train"
-        day -= timedelta(days=sequences.stride_days)
+        day -= timedelta(days=sequences.as_of_every_days)
     return dict(sorted(dates.items())) | {validation: "val", windows.towers_end: "test"}
 
 

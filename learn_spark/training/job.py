@@ -70,7 +70,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
 def validation_of(config: Config) -> ValidationConfig:
     """How the towers are ranked when training chooses the best state."""
     retrieval = config.retrieval
-    return ValidationConfig(prior_weight=retrieval.popularity_weight, prior_days=retrieval.popularity_days)
+    return ValidationConfig(popularity_prior=retrieval.popularity_prior, popularity_days=retrieval.popularity_days)
 
 
 def _trained(context: Context, spec: TrainingSpec, model: str, mark: str) -> StepResult:

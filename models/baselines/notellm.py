@@ -55,7 +55,7 @@ class NoteLLM(nn.Module):
         text_ids = first_tokens(tokenizer, texts.of(np.arange(num_items)), config.max_tokens)
         self.prompts = [[*ids, *instruction] for ids in text_ids]
         self.compression = nn.Parameter(torch.randn(self.language.width) * self._embeddings.weight.float().std())
-        self.head = nn.Linear(self.language.width, config.out_dim)
+        self.head = nn.Linear(self.language.width, config.embedding_dim)
         self.log_scale = nn.Parameter(torch.tensor(config.log_scale))
         self._vectors_IK: np.ndarray | None = None
 
@@ -82,7 +82,7 @@ class NoteLLM(nn.Module):
         """Unit vectors of all items, float32 [I, K]; zeros for padding. Made once until training goes on."""
         if self._vectors_IK is None:
             self.eval()
-            vectors_IK = np.zeros((self.num_items, self.config.out_dim), np.float32)
+            vectors_IK = np.zeros((self.num_items, self.config.embedding_dim), np.float32)
             item_N = np.arange(1, self.num_items)
             for start in range(0, len(item_N), BATCH_ITEMS):
                 item_n = item_N[start : start + BATCH_ITEMS]

@@ -37,7 +37,7 @@ class SystemConfig(Settings):
         folder: of the trained model; of `mean_content`, towers whose scale the cosines get, so that the prior weighs as
             much as beside theirs.
         prompt: of a language model that is asked as it is, instead of a folder.
-        prior_weight: weight of log popularity beside the score; not for popularity and last_item.
+        popularity_prior: weight of log popularity beside the score; not for popularity and last_item.
         content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
         recency_decay: cooccurrence's weight of an event relative to the one after it.
     """
@@ -46,7 +46,7 @@ class SystemConfig(Settings):
     kind: Literal["model", "popularity", "last_item", "cooccurrence", "mean_content", "prompt"]
     folder: Path | None = None
     prompt: PromptConfig | None = None
-    prior_weight: float = Field(0.0, ge=0)
+    popularity_prior: float = Field(0.0, ge=0)
     content_matrix: Path | None = None
     recency_decay: float = Field(0.9, gt=0, le=1)
 
@@ -62,8 +62,8 @@ class SystemConfig(Settings):
             raise ValueError(f"system {self.name}: kind {self.kind} has no prompt")
         if self.content_matrix and self.kind not in ("model", "mean_content"):
             raise ValueError(f"system {self.name}: kind {self.kind} uses no content_matrix")
-        if self.prior_weight and self.kind in ("popularity", "last_item", "prompt"):
-            raise ValueError(f"system {self.name}: kind {self.kind} takes no prior_weight")
+        if self.popularity_prior and self.kind in ("popularity", "last_item", "prompt"):
+            raise ValueError(f"system {self.name}: kind {self.kind} takes no popularity_prior")
         return self
 
 
@@ -88,9 +88,10 @@ class SystemsSpec(Spec):
             in the same order in all files.
         systems: what is measured.
         ks: lengths of the lists.
-        keep_seen: whether items that the user had before are candidates; if not, targets among them are left out and
-            counted. If they are, the segment `new_to_user` has the figures without them, as targets and candidates.
-        prior_days: without `known_items`, the prior counts events in the last so many days of the test rows' histories.
+        filter_seen: whether items that the user had before are no candidates; targets among them are then left out and
+            counted. Else the segment `new_to_user` has the figures without them, as targets and candidates.
+        popularity_days: without `known_items`, the prior counts events in the last so many days of the test rows'
+            histories.
         cold_item_max: an item with at most so many training occurrences is cold.
         long_tail_max: one with at most so many, and not cold, is of the long tail.
         cold_user_max: a row with at most so many history items is a cold user's.
@@ -112,8 +113,8 @@ class SystemsSpec(Spec):
     content_matrix: Path
     systems: tuple[SystemConfig, ...] = Field(min_length=1)
     ks: tuple[int, ...] = Field((10, 50), min_length=1)
-    keep_seen: bool = True
-    prior_days: int = Field(28, gt=0)
+    filter_seen: bool = False
+    popularity_days: int = Field(28, gt=0)
     cold_item_max: int = Field(0, ge=0)
     long_tail_max: int = Field(10, ge=0)
     cold_user_max: int = Field(5, ge=0)
@@ -160,7 +161,7 @@ class RankerSpec(Spec):
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
         seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
-        ranker, bootstrap, threads: settings.
+        ranker, resamples, threads: settings.
         out_dir: gets result.json.
     """
 
@@ -178,7 +179,7 @@ class RankerSpec(Spec):
     tail_events: int = Field(0, ge=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
     ranker: RankerConfig = RankerConfig()
-    bootstrap: int = Field(200, ge=10)
+    resamples: int = Field(200, ge=10)
     seed: int = Field(7, ge=0)
     num_seeds: int = Field(3, gt=0)
     threads: int = Field(2, gt=0)

@@ -48,7 +48,7 @@ class NoteLLMConfig(Settings):
     """Of an item's text; longer ones are cut."""
     instruction: str = "\nCompress this item into one word:"
     """Stands between the text and the compression token."""
-    out_dim: int = Field(64, gt=0)
+    embedding_dim: int = Field(64, gt=0)
     """Width of an item's vector."""
     related: int = Field(10, gt=0)
     """At most so many items count as related to an item, those of the highest co-occurrence."""

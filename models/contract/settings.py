@@ -42,7 +42,7 @@ class TowersConfig(Settings):
     """Its attention heads; they divide d_model."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the transformer's states that training drops."""
-    out_dim: int = Field(64, gt=1)
+    embedding_dim: int = Field(64, gt=1)
     """Width of user_emb and item_emb (paper: 64)."""
     max_len: int = Field(100, gt=0)
     """Longest sequence; at least history_length and target_length."""
@@ -93,7 +93,7 @@ class LossConfig(Settings):
     """all_action: sampled history positions with sampled targets. Beyond the paper next_item: every history position
     with the item that follows it, the last one with the first target, as SASRec trains; it wants sequences in which no
     item follows in two rows, and negatives other than in_batch."""
-    num_hist: int = Field(10, gt=0)
+    num_anchors: int = Field(10, gt=0)
     """Sampled history positions per user, the loss's anchors (paper: 10)."""
     num_targets: int = Field(10, gt=0)
     """Sampled targets per user (paper: 10)."""
@@ -101,8 +101,8 @@ class LossConfig(Settings):
     """Recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n (paper: 10)."""
     beta: float = Field(10000.0, gt=1)
     """See alpha (paper: 10000); equal ones weigh all positions the same, the paper's random sampling."""
-    negatives: Literal["in_batch", "catalogue", "sampled"] = "in_batch"
-    """in_batch: the targets of the batch's other users, as in the paper. catalogue: every item of the training
+    negatives: Literal["in_batch", "full_softmax", "sampled"] = "in_batch"
+    """in_batch: the targets of the batch's other users, as in the paper. full_softmax: every item of the training
     snapshot. sampled: num_sampled of those, drawn anew in each step and weighted up to estimate the catalogue. The last
     two need items that go in alone, and leave the user's own targets out."""
     num_sampled: int = Field(1024, gt=0)
@@ -116,7 +116,7 @@ class LossConfig(Settings):
     @model_validator(mode="after")
     def _check_pairs(self) -> "LossConfig":
         if self.pairs == "next_item" and self.negatives == "in_batch":
-            raise ValueError("pairs next_item needs negatives catalogue or sampled; negatives is in_batch")
+            raise ValueError("pairs next_item needs negatives full_softmax or sampled; negatives is in_batch")
         return self
 
     @model_validator(mode="after")
@@ -197,10 +197,10 @@ class ValidationConfig(Settings):
 
     k: int = Field(50, gt=0)
     """Cut-off of recall and NDCG."""
-    prior_weight: float = Field(1.0, ge=0)
+    popularity_prior: float = Field(1.0, ge=0)
     """Weight of log popularity beside the logit when ranking: in-batch negatives teach lift over popularity, not
     probability, so 1 is right without the log-Q correction and 0 with it."""
-    prior_days: int = Field(56, gt=0)
+    popularity_days: int = Field(56, gt=0)
     """Popularity is counted over the last so many days of the validation histories."""
 
 
@@ -266,9 +266,9 @@ class TrainConfig(Settings):
     """AdamW's, at its highest."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's."""
-    clip_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradients."""
-    warmup_share: float = Field(0.05, ge=0, le=1)
+    warmup_ratio: float = Field(0.05, ge=0, le=1)
     """Share of all steps that is a linear warm-up; then a cosine."""
     evaluate_every: int | None = Field(None, gt=0)
     """Steps between evaluations; null: once per epoch."""

@@ -33,7 +33,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         content: text, bytes, or a function that writes the file whose path it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if callable(content):
         content(partial)
     else:

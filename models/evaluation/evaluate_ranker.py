@@ -62,7 +62,7 @@ class RankerTask:
         """AUC, UAUC and WUAUC with and without, their gains, and the gains' 90% bootstrap intervals over users."""
         with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
         users = int(self.user_N.max()) + 1
-        interval = gain_interval(with_, without, users, self.spec.bootstrap, self.spec.seed)
+        interval = gain_interval(with_, without, users, self.spec.resamples, self.spec.seed)
         figures = _gain("auc", without.auc(), with_.auc(), interval)
         chosen = slice(None) if is_in_T is None else is_in_T
         rows = self.test[chosen]
@@ -72,7 +72,7 @@ class RankerTask:
         )
         for name, counted_U in (("uauc", np.ones_like(weight_U)), ("wuauc", weight_U)):
             without, with_ = (user_mean(value_U, counted_U) for value_U in (before_U, after_U))
-            interval = mean_interval(after_U - before_U, counted_U, self.spec.bootstrap, self.spec.seed)
+            interval = mean_interval(after_U - before_U, counted_U, self.spec.resamples, self.spec.seed)
             figures |= _gain(name, without, with_, interval)
         return figures
 

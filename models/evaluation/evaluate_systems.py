@@ -42,7 +42,7 @@ class SystemsTask:
     def scorer(self, system: SystemConfig) -> Scorer | HistoryScorer:
         """How the system scores every item for every row."""
         rows, test = self.rows, self.rows.test
-        bias_I = np.where(rows.is_candidate_I, system.prior_weight * rows.prior_I.astype(np.float64), -np.inf)
+        bias_I = np.where(rows.is_candidate_I, system.popularity_prior * rows.prior_I.astype(np.float64), -np.inf)
         hist_BH, hist_len_B = test["hist_items"], test["hist_len"].astype(np.int64)
         if system.kind == "cooccurrence":
             train = (rows.train[name] for name in TRAIN_COLUMNS)
@@ -69,7 +69,7 @@ class SystemsTask:
         target_P2, hidden_Q2 = self.rows.target_P2, self.rows.seen_Q2
         if of_new:
             target_P2 = target_P2[self.rows.is_new_P]
-        elif self.spec.keep_seen:
+        elif not self.spec.filter_seen:
             hidden_Q2 = hidden_Q2[:0]
         is_candidate_P = self.rows.is_candidate_I[target_P2[:, 1]]
         rank_P = np.full(len(target_P2), NEVER, np.int64)
@@ -79,7 +79,7 @@ class SystemsTask:
     def figures(self, scorer: Scorer | HistoryScorer, rank_P: np.ndarray) -> Figures:
         """As `Segments.figures`; where seen items are candidates, `new_to_user` has those without them."""
         found = self.segments.figures(rank_P)
-        if self.spec.keep_seen:
+        if not self.spec.filter_seen:
             new = {"targets": 0}
             if self.rows.is_new_P.any():
                 new = self.new_to_user.figures(self.ranks(scorer, of_new=True))

@@ -38,7 +38,7 @@ class RetrievalRows:
         train, test: columns of the snapshots by name.
         count_I: training occurrences.
         popularity_I: log(1 + purchases) in the days before the test day; over the training rows where there is none.
-        prior_I: what `prior_weight` weighs.
+        prior_I: what `popularity_prior` weighs.
         is_candidate_I: whether an item can be found at all.
         target_P2: (row, item) of the targets, sorted by row.
         is_new_P: whether the user had the target's item never before.
@@ -61,10 +61,10 @@ class RetrievalRows:
             self._read_known()
         else:
             self.popularity_I = log_popularity(self.count_I)
-            self.prior_I = recent_log_popularity(test, self.content.rows, spec.prior_days)
+            self.prior_I = recent_log_popularity(test, self.content.rows, spec.popularity_days)
         self.target_P2, self.is_new_P, self.seen_Q2 = self._targets()
         self.num_dropped = 0
-        if not spec.keep_seen:
+        if spec.filter_seen:
             self.num_dropped = int((~self.is_new_P).sum())
             self.target_P2, self.is_new_P = self.target_P2[self.is_new_P], self.is_new_P[self.is_new_P]
         if not len(self.target_P2):

@@ -40,7 +40,7 @@ class Validation:
         self.target_P2 = distinct_targets(self.rows["hist_len"], self.rows["tar_items"])
         if not len(self.target_P2):
             raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
-        self.prior_I = config.prior_weight * recent_log_popularity(val, num_rows, config.prior_days)
+        self.prior_I = config.popularity_prior * recent_log_popularity(val, num_rows, config.popularity_days)
         self.prior_I[0] = -np.inf  # padding is no candidate
 
     def figures(

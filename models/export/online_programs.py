@@ -142,7 +142,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     if ONNX in spec.formats:
         _require_onnx()
     towers, cvr = load_towers(spec.towers), load_cvr(spec.cvr)
-    width = towers.config.out_dim
+    width = towers.config.embedding_dim
     if (cvr.user_dim, cvr.item_dim) != (width, width):
         raise BadInput(
             f"{spec.cvr} takes embeddings of widths {cvr.user_dim} and {cvr.item_dim}, but {spec.towers} makes {width}"
@@ -188,7 +188,7 @@ def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict,
     """Inputs for tracing, and which of their dimensions vary."""
     rows, longest = Dim("rows", min=1), towers.config.max_len
     if name == "cvr":
-        pair = torch.randn(2, _EXAMPLE, towers.config.out_dim)
+        pair = torch.randn(2, _EXAMPLE, towers.config.embedding_dim)
         return (pair[0], pair[1]), ({0: rows}, {0: rows})
     if name == "item_tower":
         return (torch.randn(_EXAMPLE, towers.content_dim), torch.zeros(_EXAMPLE).long()), ({0: rows}, {0: rows})

@@ -38,7 +38,7 @@ class Towers(nn.Module):
     def __init__(self, config: TowersConfig, content_dim: int, num_items: int = 0) -> None:
         super().__init__()
         self.config, self.content_dim, self.num_items = config, content_dim, num_items
-        vector_dim = config.out_dim - config.item_bias  # the bias takes the embeddings' last column
+        vector_dim = config.embedding_dim - config.item_bias  # the bias takes the embeddings' last column
         language = _language_tower(config) if config.user_tower == "llm" else None
         width = language.width if language else config.d_model
         self.adaptor = nn.Linear(content_dim, width)
@@ -172,7 +172,7 @@ class Towers(nn.Module):
             hist_ts_BH: not used; all retrievers share this interface.
 
         Returns:
-            float32 [B, out_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and
+            float32 [B, embedding_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and
             item embeddings is the logit; with `item_bias` the users' last column is 1, the items' the bias.
             Zeros for an empty history.
 
@@ -181,7 +181,7 @@ class Towers(nn.Module):
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, dtype=np.int64)
-        out_BK = np.zeros((len(hist_len_B), self.config.out_dim), np.float32)
+        out_BK = np.zeros((len(hist_len_B), self.config.embedding_dim), np.float32)
         longest = int(hist_len_B.max(initial=0))
         if longest > min(hist_items_BH.shape[1], self.config.max_len):
             width = hist_items_BH.shape[1]
@@ -203,7 +203,7 @@ class Towers(nn.Module):
         """Item embeddings for batch scoring, each item without a sequence: float32 [N, K]; see `embed_users`."""
         self.eval()
         item_idx_N = np.asarray(item_idx_N)
-        out_NK = np.zeros((len(item_idx_N), self.config.out_dim), np.float32)
+        out_NK = np.zeros((len(item_idx_N), self.config.embedding_dim), np.float32)
         for start in range(0, len(item_idx_N), batch_size):
             stop = start + batch_size
             item_n = torch.from_numpy(item_idx_N[start:stop].astype(np.int64))  # a copy: Arrow arrays are read-only

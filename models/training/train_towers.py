@@ -157,12 +157,12 @@ class TowersTask(SnapshotBatches):
 
     def _sampled_pairs(self, longest_hist: int, hist_len_B: Tensor, longest_tar: int, tar_len_B: Tensor) -> Batch:
         config = self.spec.loss
-        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_hist, config, self.generator)
+        anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_anchors, config, self.generator)
         target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
         return {"anchors": anchor_BN, "is_anchor": is_anchor_BN, "targets": target_BS, "is_target": is_target_BS}
 
     def _drawn_items(self) -> Tensor:
-        if self.spec.loss.negatives == "catalogue":
+        if self.spec.loss.negatives == "full_softmax":
             return self.catalogue
         drawn = torch.randperm(len(self.catalogue), generator=self.generator)[: self.spec.loss.num_sampled]
         return self.catalogue[drawn]

@@ -222,7 +222,7 @@ class Trainer:
         self._require_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._require_finite("gradient's norm", norm.item())
         self.optimizer.step()
         self.at.step += 1
@@ -295,7 +295,7 @@ class Trainer:
         return result
 
     def _set_learning_rate(self) -> None:
-        warmup = round(self.config.warmup_share * self.total_steps)
+        warmup = round(self.config.warmup_ratio * self.total_steps)
         if self.at.step < warmup:
             factor = (self.at.step + 1) / warmup
         else:

@@ -103,7 +103,7 @@ def save_models(context: Context, seed: int = 3) -> None:
     from models.towers.towers import Towers
 
     torch.manual_seed(seed)
-    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), CONTENT_DIM)
+    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, embedding_dim=8, max_len=20), CONTENT_DIM)
     save_towers(towers_path(context), towers)
     save_cvr(cvr_path(context), CVRModel(CVRConfig(hidden=(8,), mid_dim=4), 8, 8))
 

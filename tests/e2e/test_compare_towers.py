@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_tower_variants_are_compared_by_one_command(finished: Path) -> None:
-    asked = ("--systems", "variant_1,variant_3", "--seeds", "1", "--set", "comparison.bootstrap=20")
+    asked = ("--systems", "variant_1,variant_3", "--seeds", "1", "--set", "comparison.resamples=20")
     done = run_here(finished, "compare-towers", *asked)
     assert done.code == 0, done.err[-5000:]
     compared = json.loads((finished / "output" / "comparison" / "compare_towers.json").read_text())

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
@@ -151,3 +152,21 @@ def test_all_snippets_find_the_same_rows(journey: Journey, spark: SparkSession) 
         counts.append(rows.count() if "spark.read" in text else len(rows))
     assert len(set(counts)) == 1
     assert counts[0] > 1000
+
+
+def test_the_api_page_runs_from_top_to_bottom(journey: Journey, spark: SparkSession) -> None:
+    """What docs/api.md shows, on the finished lake; vectors equal those that the release has."""
+    text = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL))
+    names = {"open_session": lambda: spark}
+    exec(text.replace("ls.session()", "open_session()").replace("build/demo/lake", str(journey[0] / "lake")), names)
+    lake, towers = names["lake"], names["towers"]
+    assert names["rows"].count() == names["samples"].count() > 1000
+    assert names["users"].first().content_coverage > 0
+    ours = towers.embed_users(lake.table("user_history").where("ds = '2011-11-27'"))
+    theirs = lake.table("user_features").where("ds = '2011-11-27'").withColumnRenamed("user_emb", "published")
+    both = ours.join(theirs.select("user_id", "published"), on="user_id", how="inner").collect()
+    assert len(both) > 10
+    np.testing.assert_allclose([row.user_emb for row in both], [row.published for row in both], atol=5e-5)
+    assert names["built"].rows.count() > 100
+    assert len(names["titles"].join(names["items"].select("item_id"), on="item_id", how="left_semi").collect()) > 0
+    assert towers.torch.config.embedding_dim == len(both[0].user_emb)

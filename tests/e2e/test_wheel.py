@@ -107,5 +107,5 @@ def test_a_users_config_runs_over_a_users_files(installed: Path, shop: Path) -> 
     assert not (shop / "lake").exists()
     run([command, "ingest_events", "--config", "shop.yaml", "--start", DAYS[0], "--end", "2024-01-04"], shop)
     rows = relation(shop / "lake", "interactions")
-    assert rows.count("*").fetchone() == (5 + 6 + 7,)
+    assert rows.count("*").fetchall() == [(5 + 6 + 7,)]
     assert sorted({path.name for path in shop.iterdir()}) == ["lake", "logs", "output", "shop.yaml"]

@@ -28,9 +28,9 @@ from tests.builders.lake import ITEMS, fill_lake, tiny_context
 pytestmark = pytest.mark.spark
 CONF = Path(__file__).parents[2] / "conf"
 SETTINGS = (
-    "towers.model={d_model: 16, layers: 1, heads: 2, out_dim: 8}",
+    "towers.model={d_model: 16, layers: 1, heads: 2, embedding_dim: 8}",
     "stream.rows_per_file=50",
-    "comparison.bootstrap=20",
+    "comparison.resamples=20",
     "comparison.ks=[5]",
 )
 

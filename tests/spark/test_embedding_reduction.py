@@ -163,7 +163,7 @@ def test_width_that_cannot_be_had_is_named(reduced: Context, width: int, complai
 
 def test_towers_read_a_narrower_matrix(reduced: Context) -> None:
     content = ContentMatrix(matrix_path(reduced))
-    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, max_len=20), content.dim).eval()
+    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, embedding_dim=8, max_len=20), content.dim).eval()
     item_emb = towers.embed_items(np.arange(1, content.rows), content, batch_size=64)
     assert item_emb.shape == (TEXTS + 1, 8)
     assert np.isfinite(item_emb).all() and len(np.unique(item_emb.round(5), axis=0)) > TEXTS / 2

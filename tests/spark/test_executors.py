@@ -47,7 +47,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
         "train_snapshot": str(tmp_path / "train"),
         "val_snapshot": str(tmp_path / "val"),
         "content_matrix": str(tmp_path / "matrix"),
-        "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6},
+        "towers": {"d_model": 16, "heads": 2, "layers": 1, "embedding_dim": 8, "max_len": 6},
         "train": {"batch_size": 8, "epochs": 2, "seed": 1, "run": {"threads": 1}},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))

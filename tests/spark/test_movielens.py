@@ -79,7 +79,7 @@ def test_the_last_rating_is_held_out(spark, tmp_path, films, lake, ratings):
     shutil.copytree(lake.tables.root, tmp_path / "lake")
     context = built(spark, tmp_path, films, "movielens_100k_leave_one_out", "build_sequences")
     rows = context.tables.read("sequences").where("position > 0")  # the others are of the other protocol
-    core = core_of(ratings, context.config.sequences.min_core)
+    core = core_of(ratings, context.config.sequences.k_core)
     assert (len(core), len({film for _, film, _, _ in core})) == CORE
     assert rows.count() == len(core) - USERS  # but for a user's first, each is once a target
     last = {}

@@ -165,7 +165,7 @@ def _check_audit_sees_leaks(context, days):
 def test_other_sides_strides_and_windows_agree_with_naive_loops(built):
     """Cancellations are history, but no target; old events are forgotten; an as-of date a day."""
     context, _, _, log, _ = built
-    changes = {"history_events": ["purchase", "cancel"], "history_days": 6, "target_days": 3, "stride_days": 1}
+    changes = {"history_events": ["purchase", "cancel"], "history_days": 6, "target_days": 3, "as_of_every_days": 1}
     changes |= {"history_length": 4, "target_length": 2, "min_history": 2}
     own = context.config.model_copy(update={"sequences": context.config.sequences.model_copy(update=changes)})
     settings, splits = own.sequences, as_of_dates(own)

@@ -20,7 +20,7 @@ from tests.builders.lake import fill_lake, tiny_context
 
 pytestmark = pytest.mark.spark
 CONF = Path(__file__).parents[2] / "conf"
-SMALL = "towers.model={d_model: 16, layers: 1, heads: 2, out_dim: 8}"
+SMALL = "towers.model={d_model: 16, layers: 1, heads: 2, embedding_dim: 8}"
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_the_old_formula_gives_what_0_1_0_wrote(tmp_path, rows):
     ("setting", "refused"),
     [
         ("cvr.train.learning_rate=0.5", {"train_cvr", "write_features", "evaluate_features"}),
-        ("evaluation.bootstrap=77", {"evaluate_features"}),
+        ("evaluation.resamples=77", {"evaluate_features"}),
         ("sequences.history_length=49", set(STEPS) - {"ingest_events", "embed_items"}),
         ("features.gates.min_pair_auc=0.1", set()),
         ("towers.train.run.threads=1", set()),

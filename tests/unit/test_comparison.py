@@ -93,7 +93,11 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
             ["a"],
             "train: unknown key `epoch`; did you mean epochs",
         ),
-        ("comparison.define={a: {title: A, kind: popularity, prior_weight: 1}}", ["a"], "takes no prior_weight"),
+        (
+            "comparison.define={a: {title: A, kind: popularity, popularity_prior: 1}}",
+            ["a"],
+            "takes no popularity_prior",
+        ),
         (
             "comparison.define={a: {title: A, kind: towers, loss: {negatives: sampled}}}",
             ["a"],

@@ -111,6 +111,24 @@ def test_a_mapping_of_a_value_called_run_is_identity():
         ("towers.train.threads=2", "`towers.train.threads` is now `towers.train.run.threads`"),
         ("features.keep_releases=2", "`features.keep_releases` is now `releases.keep_releases`"),
         ("towers.launch={mode: spark}", "`towers.launch.mode` is now `towers.run.launcher`"),
+        ("towers.train.clip_norm=1", "`towers.train.clip_norm` is now `towers.train.max_grad_norm`"),
+        (
+            "comparison.keep_seen=false",
+            "`comparison.keep_seen` is now `comparison.filter_seen`, which says the opposite",
+        ),
+        ("towers.loss.negatives=catalogue", "`towers.loss.negatives`: catalogue is now full_softmax"),
+        (
+            "comparison.define={a: {loss: {negatives: catalogue}}}",
+            "`comparison.define.a.loss.negatives`: catalogue is now full_softmax",
+        ),
+        (
+            "comparison.define={a: {prior_weight: 0}}",
+            "`comparison.define.a.prior_weight` is now `comparison.define.a.popularity_prior`",
+        ),
+        (
+            "comparison.define={a: {model: {out_dim: 9}}}",
+            "`comparison.define.a.model.out_dim` is now `comparison.define.a.model.embedding_dim`",
+        ),
         (
             "comparison.define={a: {title: A, kind: towers, train: {threads: 2}}}",
             "`comparison.define.a.train.threads` is now `comparison.define.a.train.run.threads`",

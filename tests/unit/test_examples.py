@@ -32,7 +32,7 @@ def test_every_example_is_looked_at():
 def test_a_user_and_500_candidates_are_scored_without_this_project(tmp_path, runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
-    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, out_dim=8, item_bias=True), 12, num_items=40)
+    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, embedding_dim=8, item_bias=True), 12, num_items=40)
     save_towers(tmp_path / "towers", towers)
     save_cvr(tmp_path / "cvr", CVRModel(CVRConfig(), 8, 8))
     folders = {"towers": tmp_path / "towers", "cvr": tmp_path / "cvr", "out_dir": tmp_path / "out"}

@@ -32,6 +32,16 @@ def test_models_come_back_bit_for_bit(tmp_path, towers):
     np.testing.assert_array_equal(load_cvr(tmp_path / "c").score(*pair)[0], model.score(*pair)[0])
 
 
+def test_a_model_that_was_saved_with_the_old_names_of_its_fields_comes_back(tmp_path, towers):
+    save_towers(tmp_path / "t", towers)
+    file = tmp_path / "t" / "config.json"
+    about = json.loads(file.read_text())
+    about["config"]["out_dim"] = about["config"].pop("embedding_dim")
+    file.write_text(json.dumps(about))
+    loaded = load_towers(tmp_path / "t")
+    assert loaded.config == towers.config and loaded.config.embedding_dim == 64
+
+
 def test_anything_else_is_refused(tmp_path, towers):
     with pytest.raises(ValueError, match="cannot read .*config.json"):
         load_towers(tmp_path / "t")

@@ -36,7 +36,7 @@ def spec(request, tmp_path_factory):
     write_snapshot(folder / "train", sequences_table(2 * BATCH * STEPS + 3, NUM_ITEMS), files=5)
     write_snapshot(folder / "val", sequences_table(60, NUM_ITEMS, seed=1))
     write_matrix(folder / "matrix", random_vectors(NUM_ITEMS))
-    sizes = {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6}
+    sizes = {"d_model": 16, "heads": 2, "layers": 1, "embedding_dim": 8, "max_len": 6}
     train = {"batch_size": BATCH, "epochs": 1, "learning_rate": 0.02, "seed": 1}
     return {
         "train_snapshot": str(folder / "train"),
@@ -44,10 +44,10 @@ def spec(request, tmp_path_factory):
         "content_matrix": str(folder / "matrix"),
         "out_dir": str(folder / "two"),
         "towers": {**sizes, "dropout": 0.0, "temperature": 0.5, "item_tower": request.param},
-        "loss": {"num_hist": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
+        "loss": {"num_anchors": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
         "train": {**train, "run": {"log_every": 1, "threads": 1, "checkpoint_steps": 3}},
         "stream": {"shuffle_rows": 32},
-        "validation": {"k": 20, "prior_weight": 0.0},
+        "validation": {"k": 20, "popularity_prior": 0.0},
     }
 
 

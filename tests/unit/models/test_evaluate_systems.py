@@ -103,9 +103,9 @@ def data(tmp_path_factory):
     write_matrix(folder / "other", random_vectors(ITEMS, dim=5, seed=3))
     write_matrix(folder / "small", random_vectors(ITEMS - 1))
     torch.manual_seed(0)
-    towers = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True), 16)
+    towers = Towers(TowersConfig(d_model=16, heads=2, embedding_dim=8, content_residual=True), 16)
     save_towers(folder / "towers", towers)
-    again = Towers(TowersConfig(d_model=16, heads=2, out_dim=8, content_residual=True, repeat_bias=True), 16)
+    again = Towers(TowersConfig(d_model=16, heads=2, embedding_dim=8, content_residual=True, repeat_bias=True), 16)
     again.repeat_weight.data.fill_(-0.04 / REPEAT_SPEED)
     save_towers(folder / "repeats", again)
     save_sequential(folder / "hstu", HSTU(SequentialConfig(kind="hstu", d_model=8), ITEMS + 1))
@@ -121,19 +121,24 @@ def spec(data, tmp_path):
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "out"),
         "systems": [
-            {"name": "towers", "kind": "model", "folder": str(data / "towers"), "prior_weight": 0.5},
+            {"name": "towers", "kind": "model", "folder": str(data / "towers"), "popularity_prior": 0.5},
             {"name": "hstu", "kind": "model", "folder": str(data / "hstu")},
             {"name": "repeats", "kind": "model", "folder": str(data / "repeats")},
             {"name": "popularity", "kind": "popularity"},
             {"name": "last item", "kind": "last_item"},
             {"name": "cooccurrence", "kind": "cooccurrence", "recency_decay": 0.7},
-            {"name": "cooccurrence and prior", "kind": "cooccurrence", "prior_weight": 0.3},
+            {"name": "cooccurrence and prior", "kind": "cooccurrence", "popularity_prior": 0.3},
             {"name": "mean content", "kind": "mean_content"},
             {"name": "other content", "kind": "mean_content", "content_matrix": str(data / "other")},
-            {"name": "content and prior", "kind": "mean_content", "folder": str(data / "towers"), "prior_weight": 0.5},
+            {
+                "name": "content and prior",
+                "kind": "mean_content",
+                "folder": str(data / "towers"),
+                "popularity_prior": 0.5,
+            },
         ],
         "ks": [2, 5],
-        "prior_days": 20,
+        "popularity_days": 20,
         "long_tail_max": 4,
         "cold_user_max": 2,
         "resamples": 300,
@@ -225,7 +230,7 @@ def assert_equal_figures(found, ranks):
 def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeypatch, keep_seen):
     monkeypatch.setattr(scorer, "BLOCK_SCORES", 7 * (ITEMS + 1))  # several blocks, the last one smaller
     monkeypatch.setattr(history, "CHUNK_ROWS", 13)
-    result = run(SystemsSpec.model_validate(spec | {"keep_seen": keep_seen}))
+    result = run(SystemsSpec.model_validate(spec | {"filter_seen": not keep_seen}))
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
     asked = [(n, item) for n, row in enumerate(TEST) if row["hist"] for item in set(row["tar"])]
     seen = [(n, item) for n, item in asked if item in TEST[n]["hist"]]
@@ -270,7 +275,9 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
 @pytest.mark.parametrize("keep_seen", [True, False])
 def test_a_test_day_has_the_figures_of_the_loops(data, day, candidates, keep_seen):
     """Known items are ranked, all purchases of the window asked for, those that cannot be found missed."""
-    result = run(SystemsSpec.model_validate(day | {"candidates": candidates, "keep_seen": keep_seen, "ks": [2, 5, 50]}))
+    result = run(
+        SystemsSpec.model_validate(day | {"candidates": candidates, "filter_seen": not keep_seen, "ks": [2, 5, 50]})
+    )
     asked = [(n, item) for n, row in enumerate(DAY_ROWS) if row["hist"] for item in row["bought"]]
     new = [(n, item) for n, item in asked if item not in DAY_ROWS[n]["seen"]]
     kept, ranked = asked if keep_seen else new, set(DAY_ITEMS) if candidates == "known" else set(range(1, ITEMS + 1))
@@ -342,7 +349,7 @@ def test_all_systems_rank_the_same_sampled_candidates(data, spec, tmp_path):
             ranks.append(1 + sum(other >= target - 1e-7 for other in others))
         assert found[name]["sampled"]["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks])), name
         assert found[name]["sampled"]["recall_at_1"] == pytest.approx(np.mean([rank == 1 for rank in ranks])), name
-    without_llm = spec | {"systems": spec["systems"][:-1], "keep_seen": False}
+    without_llm = spec | {"systems": spec["systems"][:-1], "filter_seen": True}
     hidden = run(SystemsSpec.model_validate(without_llm))["systems"]
     assert hidden["last item"]["sampled"] == found["last item"]["sampled"], "what is drawn is ranked, seen or not"
     asked = PromptRanker(PromptConfig.model_validate(prompt), ItemTexts(texts), ITEMS + 1)
@@ -391,7 +398,7 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"systems": [{"name": "a", "kind": "model"}]}, "system a: kind model needs a folder"),
         ({"systems": [{"name": "a", "kind": "popularity", "folder": "/x"}]}, "no other has one"),
         ({"systems": [{"name": "a", "kind": "prompt", "folder": "/x"}]}, "kind prompt need sampled and item_texts"),
-        ({"systems": [{"name": "a", "kind": "popularity", "prior_weight": 1}]}, "takes no prior_weight"),
+        ({"systems": [{"name": "a", "kind": "popularity", "popularity_prior": 1}]}, "takes no popularity_prior"),
         ({"systems": [{"name": "a", "kind": "last_item", "content_matrix": "/x"}]}, "uses no content_matrix"),
         ({"systems": [{"name": "a", "kind": "model", "folder": "/nowhere"}]}, "model /nowhere: cannot read"),
         ({"systems": [{"name": "a", "kind": "mean_content", "content_matrix": "small"}]}, "30 rows, .* 31"),

@@ -107,7 +107,7 @@ def content(tmp_path):
 
 
 def test_only_what_was_trained_is_saved_and_comes_back(checkpoint, content, tmp_path):
-    config = TowersConfig(user_tower="llm", llm=language(checkpoint), out_dim=8, max_len=6)
+    config = TowersConfig(user_tower="llm", llm=language(checkpoint), embedding_dim=8, max_len=6)
     model = Towers(config, DIM).eval()
     perturbed(model.sequence)
     save_towers(tmp_path / "model", model)
@@ -122,7 +122,7 @@ def test_only_what_was_trained_is_saved_and_comes_back(checkpoint, content, tmp_
 
 def test_adapters_are_refused_on_other_weights(content, tmp_path):
     folder = save_tiny_llama(tmp_path / "llama")
-    model = Towers(TowersConfig(user_tower="llm", llm=language(folder), out_dim=8, max_len=6), DIM)
+    model = Towers(TowersConfig(user_tower="llm", llm=language(folder), embedding_dim=8, max_len=6), DIM)
     save_towers(tmp_path / "model", model)
     save_tiny_llama(folder, scale=2.0)
     with pytest.raises(ValueError, match="its files are not those that this model was trained on"):
@@ -164,7 +164,7 @@ def test_a_training_lowers_the_loss_and_leaves_the_checkpoint_as_it_was(checkpoi
             "user_tower": "llm",
             "llm": {"model": str(checkpoint), "lora": {"rank": RANK}},
             "item_tower": "mlp",
-            "out_dim": 8,
+            "embedding_dim": 8,
             "max_len": 6,
         },
         "train": {
@@ -174,7 +174,7 @@ def test_a_training_lowers_the_loss_and_leaves_the_checkpoint_as_it_was(checkpoi
             "seed": 1,
             "run": {"log_every": 4, "threads": 1},
         },
-        "validation": {"k": 5, "prior_weight": 0.0},
+        "validation": {"k": 5, "popularity_prior": 0.0},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert main(["train-towers", "--spec", str(tmp_path / "spec.json")]) == 0

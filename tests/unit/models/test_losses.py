@@ -306,7 +306,7 @@ def test_short_sequences_give_every_position_once():
     assert len(set(position[2].tolist())) == 4
 
 
-@pytest.mark.parametrize("bad", [{"alpha": 0.5}, {"num_hist": 0}, {"alfa": 10}])
+@pytest.mark.parametrize("bad", [{"alpha": 0.5}, {"num_anchors": 0}, {"alfa": 10}])
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError):
         LossConfig(**bad)

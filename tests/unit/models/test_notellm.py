@@ -45,7 +45,9 @@ def texts(tmp_path_factory):
 def config_of(checkpoint, **changes):
     lora = {"rank": 8, "alpha": 32.0, "dropout": 0.0}
     llm = LanguageModelConfig(model=str(checkpoint), lora=lora)
-    return NoteLLMConfig(llm=llm, **({"max_tokens": 6, "out_dim": OUT, "instruction": " . white heart"} | changes))
+    return NoteLLMConfig(
+        llm=llm, **({"max_tokens": 6, "embedding_dim": OUT, "instruction": " . white heart"} | changes)
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -152,7 +154,7 @@ def spec(checkpoint, texts, tmp_path_factory):
             "run": {"log_every": 5, "threads": 1},
             "patience": 30,
         },
-        "validation": {"k": 5, "prior_weight": 0.0},
+        "validation": {"k": 5, "popularity_prior": 0.0},
     }
 
 

@@ -44,7 +44,7 @@ def content(tmp_path):
 def saved(folder, towers, cvr):
     """Model folders with random weights everywhere, running means too."""
     torch.manual_seed(0)
-    settings = {"d_model": 16, "heads": 2, "out_dim": 8, "max_len": MAX_LEN} | towers
+    settings = {"d_model": 16, "heads": 2, "embedding_dim": 8, "max_len": MAX_LEN} | towers
     models = Towers(TowersConfig(**settings), DIM, num_items=KNOWN), CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8)
     for model in models:
         for name, weight in model.state_dict().items():

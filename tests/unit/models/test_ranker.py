@@ -53,7 +53,7 @@ def spec_for(folder, table, **changes):
         "base": ("user_events", "item_events", "item_bucket"),
         "categorical": ("item_bucket",),
         "tail_events": 15,
-        "bootstrap": 40,
+        "resamples": 40,
         "threads": 1,
         "ranker": SMALL,
         "num_seeds": 2,

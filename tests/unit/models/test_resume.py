@@ -37,8 +37,8 @@ def spec(tmp_path):
         "val_snapshot": str(tmp_path / "val"),
         "content_matrix": str(tmp_path / "matrix"),
         "out_dir": str(tmp_path / "whole"),
-        "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6, "dropout": 0.2},
-        "loss": {"num_hist": 3, "num_targets": 2},
+        "towers": {"d_model": 16, "heads": 2, "layers": 1, "embedding_dim": 8, "max_len": 6, "dropout": 0.2},
+        "loss": {"num_anchors": 3, "num_targets": 2},
         "train": {
             "batch_size": 8,
             "epochs": 8,
@@ -48,7 +48,7 @@ def spec(tmp_path):
             "run": {"log_every": 1, "threads": 1, "checkpoint_steps": 7},
         },
         "stream": {"shuffle_rows": 64},
-        "validation": {"k": 5, "prior_weight": 0.0},
+        "validation": {"k": 5, "popularity_prior": 0.0},
     }
 
 

@@ -56,10 +56,10 @@ def spec(tmp_path):
     )
 
 
-def vectors(spec, prior_weight=0.0, repeat_bias=None):
+def vectors(spec, popularity_prior=0.0, repeat_bias=None):
     """Figures of user a pointing at item 1, b at item 3."""
     task = SystemsTask(spec)
-    bias = np.where(task.rows.is_candidate_I, prior_weight * task.rows.prior_I, -np.inf)
+    bias = np.where(task.rows.is_candidate_I, popularity_prior * task.rows.prior_I, -np.inf)
     raised = None if repeat_bias is None else lambda place: np.full(len(place), repeat_bias)
     pointing = Scorer(task.rows.test["hist_items"], bias, AXES[[1, 3]], AXES, raised)
     return task.figures(pointing, task.ranks(pointing))
@@ -93,7 +93,7 @@ def test_figures_counted_by_hand(spec):
 
 def test_the_prior_counts(spec):
     popularity = run(spec)["systems"]["popularity"]
-    assert vectors(spec, prior_weight=10.0)["recall_at_1"] == popularity["recall_at_1"]
+    assert vectors(spec, popularity_prior=10.0)["recall_at_1"] == popularity["recall_at_1"]
     assert vectors(spec)["recall_at_1"] == pytest.approx(0.25)
 
 

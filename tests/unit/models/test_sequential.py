@@ -189,7 +189,7 @@ def spec(data, tmp_path):
             "seed": 1,
             "run": {"log_every": 5, "threads": 1},
         },
-        "validation": {"k": 5, "prior_weight": 0.0},
+        "validation": {"k": 5, "popularity_prior": 0.0},
     }
 
 

@@ -18,7 +18,7 @@ DIM = 12
 
 def make(**settings):
     torch.manual_seed(0)
-    defaults = {"d_model": 16, "heads": 2, "out_dim": 8, "max_len": 10, "dropout": 0.0}
+    defaults = {"d_model": 16, "heads": 2, "embedding_dim": 8, "max_len": 10, "dropout": 0.0}
     model = Towers(TowersConfig(**(defaults | settings)), DIM, num_items=15).eval()
     # Residual parts start at zero; make the outputs depend on everything.
     torch.nn.init.normal_(model.head.weight, std=0.3)
@@ -206,7 +206,7 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="item_tower"):
         TowersConfig(item_tower="variant_1")
     with pytest.raises(ValueError, match="catalogue draws items that go in alone.*set train_input single"):
-        check_loss(TowersConfig(), LossConfig(negatives="catalogue"))
+        check_loss(TowersConfig(), LossConfig(negatives="full_softmax"))
     with pytest.raises(ValueError, match="repeat_bias with loss.negatives sampled needs loss.pairs next_item"):
         check_loss(TowersConfig(repeat_bias=True, item_tower="mlp"), LossConfig(negatives="sampled"))
     with pytest.raises(ValueError, match="log_q corrects in-batch negatives; negatives is sampled"):

@@ -15,7 +15,7 @@ from models.training.train_towers import TowersSpec, TowersTask, run
 from tests.builders.tensors import random_vectors, sequences_table, write_matrix, write_snapshot
 
 NUM_ITEMS = 40
-SIZES = {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6, "dropout": 0.0}
+SIZES = {"d_model": 16, "heads": 2, "layers": 1, "embedding_dim": 8, "max_len": 6, "dropout": 0.0}
 SWITCHES = {"item_tower": "mlp", "id_residual": True, "item_bias": True, "content_residual": True}
 
 
@@ -77,7 +77,7 @@ def log_softmax_of_first(logits):
 @pytest.mark.parametrize("mask_false_negatives", [False, True])
 @pytest.mark.parametrize("repeat_weight", [None, 0.04])
 def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, mask_false_negatives, repeat_weight):
-    loss = {"num_hist": 3, "num_targets": 2, "log_q": log_q, "mask_false_negatives": mask_false_negatives}
+    loss = {"num_anchors": 3, "num_targets": 2, "log_q": log_q, "mask_false_negatives": mask_false_negatives}
     task, raw = made(folder, towers | {"repeat_bias": repeat_weight is not None}, loss)
     repeat_bias = biased(task, repeat_weight)
     batch = task._prepare(raw)
@@ -113,9 +113,11 @@ def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, m
     assert task.loss(batch).item() == pytest.approx(np.mean(losses), rel=2e-5)
 
 
-@pytest.mark.parametrize(("negatives", "repeat_weight"), [("catalogue", None), ("catalogue", -0.03), ("sampled", None)])
+@pytest.mark.parametrize(
+    ("negatives", "repeat_weight"), [("full_softmax", None), ("full_softmax", -0.03), ("sampled", None)]
+)
 def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives, repeat_weight):
-    loss = {"num_hist": 3, "num_targets": 2, "negatives": negatives, "num_sampled": 9}
+    loss = {"num_anchors": 3, "num_targets": 2, "negatives": negatives, "num_sampled": 9}
     task, raw = made(folder, SWITCHES | {"repeat_bias": repeat_weight is not None}, loss)
     repeat_bias = biased(task, repeat_weight)
     batch = task._prepare(raw)
@@ -135,7 +137,7 @@ def test_pairs_against_drawn_items_leave_all_own_targets_out(folder, negatives, 
 
 
 @pytest.mark.parametrize("repeat_weight", [None, -0.04, 0.06])
-@pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
+@pytest.mark.parametrize("negatives", ["full_softmax", "sampled"])
 def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follows(folder, negatives, repeat_weight):
     towers = SWITCHES | {"repeat_bias": repeat_weight is not None}
     task, raw = made(folder, towers, {"pairs": "next_item", "negatives": negatives, "num_sampled": 9})
@@ -164,7 +166,7 @@ def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follo
 
 @pytest.mark.parametrize(
     ("loss", "times_better"),
-    [({"pairs": "next_item", "negatives": "catalogue"}, 1.5), ({}, 1.1)],
+    [({"pairs": "next_item", "negatives": "full_softmax"}, 1.5), ({}, 1.1)],
     ids=["next_item", "all_action"],
 )
 @pytest.mark.parametrize("is_repeated", [True, False])
@@ -198,7 +200,7 @@ def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated, loss, t
             towers=SIZES | {"item_tower": "content", "content_residual": True, "repeat_bias": repeat_bias},
             loss=loss,
             train={"batch_size": 20, "epochs": 6, "learning_rate": 0.01, "seed": 1, "run": {"threads": 1}},
-            validation={"k": 3, "prior_weight": 0.0},
+            validation={"k": 3, "popularity_prior": 0.0},
         )
         found[repeat_bias] = run(spec).best["recall_at_3"]
     model = load_towers(tmp_path / "model-True")

@@ -41,16 +41,16 @@ def towers_spec(data, tmp_path):
         "val_snapshot": str(data / "val"),
         "content_matrix": str(data / "matrix"),
         "out_dir": str(tmp_path / "towers"),
-        "towers": {"d_model": 16, "heads": 2, "layers": 1, "out_dim": 8, "max_len": 6, "dropout": 0.0},
+        "towers": {"d_model": 16, "heads": 2, "layers": 1, "embedding_dim": 8, "max_len": 6, "dropout": 0.0},
         "train": {
             "batch_size": 32,
             "epochs": 6,
             "learning_rate": 0.01,
-            "warmup_share": 0.1,
+            "warmup_ratio": 0.1,
             "seed": 1,
             "run": {"log_every": 5, "threads": 1},
         },
-        "validation": {"k": 5, "prior_weight": 0.0},
+        "validation": {"k": 5, "popularity_prior": 0.0},
     }
 
 
@@ -116,11 +116,11 @@ def test_towers_learn_and_come_back(data, tmp_path, towers_spec, capfd):
         {"loss": {"log_q": True, "mask_false_negatives": True}},
         {"towers": {"item_tower": "shared_self", "content_residual": True, "learned_scale": True}},
         {
-            "loss": {"negatives": "catalogue", "pairs": "next_item"},
+            "loss": {"negatives": "full_softmax", "pairs": "next_item"},
             "towers": {"item_tower": "mlp", "id_residual": True, "item_bias": True, "user_tower": "pooling_mlp"},
         },
         {"loss": {"negatives": "sampled", "num_sampled": 20}, "towers": {"train_input": "single"}},
-        {"stream": {"reader": "arrow"}, "validation": {"prior_weight": 1.0}, "train": {"precision": "bfloat16"}},
+        {"stream": {"reader": "arrow"}, "validation": {"popularity_prior": 1.0}, "train": {"precision": "bfloat16"}},
     ],
 )
 def test_the_same_seed_repeats_the_run(tmp_path, towers_spec, changes):
@@ -251,7 +251,7 @@ def test_its_own_process_writes_nothing_to_stdout(tmp_path, towers_spec):
 
 
 def test_steps_are_clipped_and_follow_warm_up_and_cosine(data, tmp_path, towers_spec):
-    train = {"epochs": 2, "run": {"log_every": 1, "threads": 1}, "warmup_share": 0.2, "clip_norm": 0.01}
+    train = {"epochs": 2, "run": {"log_every": 1, "threads": 1}, "warmup_ratio": 0.2, "max_grad_norm": 0.01}
     spec = train_towers.TowersSpec.model_validate(towers_spec | {"train": towers_spec["train"] | train})
     snapshots = (open_snapshot(data / name) for name in ("train", "val"))
     task = train_towers.TowersTask(spec, *snapshots, ContentMatrix(data / "matrix"))
