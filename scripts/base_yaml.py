@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from learn_spark.config.load import Config
-from learn_spark.config.mapping import Mapping
+from learn_spark.config.mapping import FieldMappings
 from models.contract.settings import TrainConfig
 
 HEAD = """\
@@ -47,7 +47,7 @@ def _settings(name: str, above: BaseModel, indent: str) -> Iterator[str]:
     value, told = getattr(above, name), explanations(type(above)).get(name, "")
     if not isinstance(value, BaseModel):
         yield _commented(f"{indent}{name}: {_plain(value)}", told)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, FieldMappings):
         yield _commented(f"{indent}{name}:", told)
         yield from _mapping(value, f"{indent}  ")
     else:
@@ -61,7 +61,7 @@ def _settings(name: str, above: BaseModel, indent: str) -> Iterator[str]:
             yield from _settings(inner, value, f"{indent}  ")
 
 
-def _mapping(mapping: Mapping, indent: str) -> Iterator[str]:
+def _mapping(mapping: FieldMappings, indent: str) -> Iterator[str]:
     """What the kinds of fields take, then the default ones."""
     kinds: dict[type[BaseModel], list[str]] = {}
     for name, field in type(mapping).model_fields.items():

@@ -135,7 +135,7 @@ class EventIdMapping(Settings):
     columns: Annotated[list[Name], Field(min_length=1)]
 
 
-class Mapping(Settings):
+class FieldMappings(Settings):
     """Where the fields of a contract come from; what is null is not in the source."""
 
     @model_validator(mode="after")
@@ -164,7 +164,7 @@ class Mapping(Settings):
         return list(dict.fromkeys(column for field in needed for column in field.columns()))
 
 
-class IngestMapping(Mapping):
+class IngestMapping(FieldMappings):
     """Source columns of an event line, and of what it says of its item."""
 
     user_id: FieldMapping
@@ -185,7 +185,7 @@ class IngestMapping(Mapping):
         return list(dict.fromkeys([*super().source_columns(), *own]))
 
 
-class ItemMapping(Mapping):
+class ItemMapping(FieldMappings):
     """Source columns of an item's description."""
 
     item_id: FieldMapping

@@ -4,7 +4,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import UTC, IngestSettings, SourceSettings
-from learn_spark.config.mapping import IngestMapping, Mapping
+from learn_spark.config.mapping import FieldMappings, IngestMapping
 from learn_spark.ingest.fields import (
     mapped,
     mapped_attributes,
@@ -58,7 +58,7 @@ def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
     return _one_row_an_event(reasoned, mapping)
 
 
-def described(mapping: Mapping) -> list[Column]:
+def described(mapping: FieldMappings) -> list[Column]:
     """The columns that say what the item is, and the numbers."""
     numbers = [name for name in NUMBERS if name in type(mapping).model_fields]
     return [
@@ -68,7 +68,7 @@ def described(mapping: Mapping) -> list[Column]:
     ]
 
 
-def problems(mapping: Mapping) -> dict[str, Column]:
+def problems(mapping: FieldMappings) -> dict[str, Column]:
     """What only the line itself can tell: helper columns, whose names begin with an underscore."""
     numbers = {name: getattr(mapping, name, None) for name in NUMBERS}
     flags = [field.flag_columns() for field in [*mapping.named().values(), *mapping.attributes.values()]]
@@ -89,7 +89,7 @@ def line_reasons(settings: SourceSettings) -> dict[str, Column]:
     return {f"bytes that are not {settings.encoding}": F.col("_bytes"), "malformed line": F.col("_malformed")}
 
 
-def value_reasons(mapping: Mapping, is_described: bool) -> dict[str, Column]:
+def value_reasons(mapping: FieldMappings, is_described: bool) -> dict[str, Column]:
     """What is wrong with a description, a flag or a number."""
     numbers = [name for name in NUMBERS if getattr(mapping, name, None) and not getattr(mapping, name).lenient]
     return {
