@@ -164,7 +164,7 @@ def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, li
 
 def _gains(ranker: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
     """The rows of the chart of gains; a segment without an interval is left out."""
-    parts: list[tuple[str, Any]] = [("All test samples", ranker)]
+    parts: list[tuple[Any, Any]] = [("All test samples", ranker)]
     parts += [(SEGMENTS.get(name, name), part) for name, part in ranker["segments"].items()]
     parts += [(TRIALS.get(name, name), part) for name, part in ranker.get("alone", {}).items()]
     return [

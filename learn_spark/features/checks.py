@@ -150,7 +150,8 @@ def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
     """Norms of users and items. Those of `mid_emb` have no limit: a middle layer may well be near zero."""
     return [
         gate
-        for name, (p5, p95) in ((name, (found[name].p5, found[name].p95)) for name in ("user_emb", "item_emb"))
+        for name in ("user_emb", "item_emb")
+        for p5, p95 in ((found[name].p5, found[name].p95),)
         if p5 is not None and p95 is not None
         for gate in (
             Gate(f"{name}_norm_p5", p5, lower=SMALLEST_NORM),
