@@ -25,9 +25,10 @@ tour: setup ## run the whole journey on two weeks of the logs, for a first look
 demo: setup ## run the whole journey on data/online_retail and print the headline figures
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-check: setup ## after every edit, two minutes: style, format, import rules, the tests without processes and Spark
+check: setup ## after every edit, three minutes: style, format, types, import rules, the tests without processes and Spark
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
+	@$(VENV)/basedpyright --level error -p pyproject.toml
 	@$(PYTEST) -m "not (process or spark or e2e)"
 
 spark: setup ## run the tests of the Spark side

@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
     "online": ["onnx", "onnxscript>=0.6", "onnxruntime"],
     "ann": ["faiss-cpu"],  # export_vectors' index of the items
     "llm": ["peft"],  # LoRA, for the comparison's systems that train a language model
-    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "wheel"],
+    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "basedpyright", "wheel"],
 }
 
 setup(

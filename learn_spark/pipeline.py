@@ -193,5 +193,6 @@ def backfill_days(config: Config, days: DayRange) -> Days:
 
 def as_plan(days: Days, only: Collection[StepName] = (), restate: bool = False, follow_late: bool = False) -> Plan:
     """Steps in the DAG's order with their days; `only` keeps those, where given; the rest as `Plan` says."""
-    steps = [Planned(STEPS[name], days[name]) for name in STEPS if days.get(name) and (not only or name in only)]
+    wanted = [step for step in STEPS.values() if days.get(step.name) and (not only or step.name in only)]
+    steps = [Planned(step, days[step.name]) for step in wanted]
     return Plan(steps, restate, follow_late)

@@ -124,15 +124,18 @@ def load_language(path: Path | str) -> "LanguageSystem":
     from models.baselines.prompt_ranker import PromptRanker
     from models.data.item_texts import ItemTexts
 
-    cls, settings_of = {NOTELLM: (NoteLLM, NoteLLMConfig), PROMPTS: (PromptRanker, PromptConfig)}[kind_of(path)]
-    sizes, settings, state = _load(Path(path), kind_of(path), ("num_items",))
+    kind, kinds = kind_of(path), {NOTELLM: (NoteLLM, NoteLLMConfig), PROMPTS: (PromptRanker, PromptConfig)}
+    if kind not in kinds:
+        raise BadInput(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(kinds)}")
+    cls, settings_of = kinds[kind]
+    sizes, settings, state = _load(Path(path), kind, ("num_items",))
     config = parse_settings(settings_of, settings["model"], f"{path}/config.json")
     return _filled(Path(path), cls(config, ItemTexts(settings["item_texts"]), **sizes), state)
 
 
 def load_retriever(path: Path | str) -> Retriever:
     """The retriever in folder `path`, of whatever kind, ready for scoring; errors as for `load_towers`."""
-    load = {"towers": load_towers, NOTELLM: load_language}.get(kind_of(path), load_sequential)
+    load = {"towers": load_towers, NOTELLM: load_language}.get(kind_of(path) or "", load_sequential)
     return load(path)
 
 
@@ -148,7 +151,7 @@ def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], 
     write_whole(path / "config.json", json.dumps(about, indent=2) + "\n")
 
 
-def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], dict, dict[str, Tensor]]:
+def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], Any, dict[str, Tensor]]:
     about = read_json(path / "config.json", f"model {path}")
     try:
         state = load_file(path / "model.safetensors")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -26,7 +27,7 @@ _LOG_LINES = 20
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, object]:
+def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
     """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
     What the process prints on stderr appears on this process's stderr as it comes.
@@ -48,10 +49,12 @@ def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | 
         forget_failure(spec.out_dir)
         trainer = ["-m", "models", spec.command, "--spec", str(write_spec(spec))]
         launcher = launch.launcher if launch and spec.launchable else "process"
+        ranks = launch.ranks if launch else 1
         if launcher == "spark":
-            _run_on_executors(spark, spec, trainer[2:], launch.ranks)
+            assert spark is not None, "launcher spark needs a session"
+            _run_on_executors(spark, spec, trainer[2:], ranks)
         else:
-            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.ranks)] if launcher == "torchrun" else []
+            torchrun = [*_TORCHRUN, "--nproc-per-node", str(ranks)] if launcher == "torchrun" else []
             threads = spec.train.run.threads if isinstance(spec, TrainingSpec) else None
             _run([sys.executable, *torchrun, *trainer], _environment(threads), spec.command, spec.out_dir)
     return read_result(spec.out_dir)
@@ -91,7 +94,7 @@ def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Pa
         errors="replace",
     ) as process:
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 print(line, end="", file=sys.stderr, flush=True)
                 last.append(line.rstrip())
         except BaseException:
@@ -105,7 +108,7 @@ def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], pro
     """Barrier tasks on the executors; Spark ends all of them with an error when one ends with one."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
-    gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0"))
+    gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0)
     if gpus % 1:
         raise ConfigError(
             f"towers.run.launcher spark needs whole GPUs a task, but spark.task.resource.gpu.amount is {gpus:g}: "

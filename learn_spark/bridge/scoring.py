@@ -99,7 +99,7 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> DataFrame:
 
 def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     """Lists as one array: values [B, H], zero-padded on the right, and lengths [B]; null is empty."""
-    length_B = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    length_B = _lengths(lists).astype(np.int64)
     values_N = lists.flatten().to_numpy(zero_copy_only=False)
     padded_BH = np.zeros((len(length_B), max(1, length_B.max(initial=0))), values_N.dtype)
     padded_BH[np.arange(padded_BH.shape[1]) < length_B[:, None]] = values_N
@@ -112,7 +112,7 @@ def dense(lists: pa.ListArray, width: int) -> np.ndarray:
     Raises:
         ValueError: where a vector has another width.
     """
-    length_B = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    length_B = _lengths(lists)
     is_there_B = length_B > 0
     if (length_B[is_there_B] != width).any():
         found = sorted(set(length_B[is_there_B].tolist()))
@@ -193,3 +193,7 @@ def _extended(batch: pa.RecordBatch, without: Sequence[str], **columns: pa.Array
 
 def _floats(values_B: np.ndarray) -> pa.Array:
     return pa.array(values_B.astype(np.float32))
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    return pc.fill_null(pc.call_function("list_value_length", [lists]), 0).to_numpy(zero_copy_only=False)

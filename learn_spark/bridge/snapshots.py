@@ -64,9 +64,9 @@ def export(
     manifest = Manifest(
         source_table=source_table,
         source_version=source_version,
-        columns={field.name: field.dataType.simpleString() for field in df.schema.fields},
+        schema={field.name: field.dataType.simpleString() for field in df.schema.fields},
         rows=sum(file.rows for file in files),
-        files=files,
+        files=tuple(files),
     )
     write_manifest(folder, manifest)
     return folder.rename(target)

@@ -46,7 +46,8 @@ def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outco
     encoding = None
     if context and EMBED_ITEMS in days:
         encoding = embedding_estimate(context, max(days[EMBED_ITEMS]), len(days.get(INGEST_EVENTS, ())))
-        expected[EMBED_ITEMS] = encoding.texts + encoding.expected
+        if encoding:
+            expected[EMBED_ITEMS] = encoding.texts + encoding.expected
     lines = todo.lines(expected) + ([f"  {encoding}"] if encoding else [])
     if None in expected.values() or not now.rows:
         lines += estimate_lines(config)

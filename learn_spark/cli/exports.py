@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.cli.releases import existing_lake, with_out
@@ -31,7 +32,8 @@ def _online_arguments(parser: ArgumentParser) -> None:
 
 
 def _online(call: Call) -> Outcome:
-    out, formats = Path(call.args.out).absolute(), ["pt2"] if call.args.no_onnx else ["pt2", "onnx"]
+    out = Path(call.args.out).absolute()
+    formats: list[Literal["pt2", "onnx"]] = ["pt2"] if call.args.no_onnx else ["pt2", "onnx"]
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
         about = export_online(context, release, out, formats)

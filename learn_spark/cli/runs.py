@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from typing import cast
 
 from learn_spark.cli.command import Call, Command, Outcome, Summary, count, names, with_config, with_plan
 from learn_spark.cli.estimate import dry_run, needs_no_lake
@@ -134,7 +135,7 @@ def _asked_steps(args: Namespace) -> list[StepName]:
     unknown = [step for step in asked if step not in STEPS]
     if unknown:
         raise ConfigError(f"--steps names {', '.join(unknown)}; there are {', '.join(STEPS)}")
-    return asked
+    return cast(list[StepName], asked)  # checked above
 
 
 def _step_plan(args: Namespace, config: Config, name: StepName) -> Plan:
@@ -153,8 +154,9 @@ def _pipeline_plan(args: Namespace, config: Config) -> Plan:
 
 
 def _backfill_plan(args: Namespace, config: Config) -> Plan:
-    days = backfill_days(config, _asked_range(args, config))
-    return as_plan(days, _asked_steps(args), args.restate, follow_late=True)
+    asked = _asked_range(args, config)
+    assert asked is not None, "--start and --end are required"
+    return as_plan(backfill_days(config, asked), _asked_steps(args), args.restate, follow_late=True)
 
 
 def _with_days(parser: ArgumentParser, required: bool = False) -> None:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.comparison.inputs import matrices_of
@@ -61,7 +62,7 @@ class Prepared:
 
     version: int
     snapshots: Mapping[str, Path]
-    test_day: Mapping[str, Path]
+    test_day: Mapping[str, Any]
     matrices: Mapping[str, Path]
     texts: Path | None
     trainings: Sequence[SystemTraining]
@@ -74,7 +75,7 @@ class Prepared:
 
 def compare(
     context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Unlock
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
     What it costs: a training a system and seed, in a process of its own, one after the other; then one pass over the
@@ -107,7 +108,7 @@ def compare(
 
 def _compared(
     context: Context, name: str, chosen: Mapping[str, SystemSettings], prepared: Prepared, seeds: Sequence[int]
-) -> tuple[dict[str, object], dict[tuple[str, int], Path]]:
+) -> tuple[dict[str, Any], dict[tuple[str, int], Path]]:
     """What `compare` returns, and the models' folders."""
     config = context.config
     prepared, diverged = _trained(context, prepared)
@@ -210,8 +211,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         **prepared.test_day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
-        systems=measured,
-        ks=settings.ks,
+        systems=tuple(measured),
+        ks=tuple(settings.ks),
         filter_seen=settings.filter_seen,
         popularity_days=config.retrieval.popularity_days,
         cold_user_max=settings.cold_user_max,
@@ -233,7 +234,7 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
     return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
 
 
-def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, object]:
+def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
     is_leave_one_out = config.sequences.protocol == "leave_one_out"
@@ -261,7 +262,7 @@ def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: 
     }
 
 
-def _publish(context: Context, comparison: dict[str, object], models: Mapping[tuple[str, int], Path]) -> None:
+def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
     """JSON and page into `output.dir`, figures and both files to MLflow."""
     folder, name = context.config.output.dir / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"

@@ -1,16 +1,17 @@
 """The comparison's page: bars with intervals, curves of the trainings, segments, costs, the protocol."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from learn_spark.comparison.sampled_table import SAMPLED_METRICS, by_mrr, is_prompt, note_on
 from learn_spark.comparison.table import ordered, short
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.report import SEGMENTS
 
-Curves = Mapping[tuple[str, int], list[dict[str, float]]]
+Curves = dict[tuple[str, int], list[dict[str, float]]]
 
 
-def render(comparison: Mapping[str, object], curves: Curves) -> str:
+def render(comparison: Mapping[str, Any], curves: Curves) -> str:
     """The page.
 
     Args:
@@ -34,7 +35,7 @@ def render(comparison: Mapping[str, object], curves: Curves) -> str:
     )
 
 
-def _sampled(sampled: Mapping[str, object] | None) -> dict[str, object] | None:
+def _sampled(sampled: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if sampled is None:
         return None
     rows = by_mrr(sampled)
@@ -46,7 +47,7 @@ def _sampled(sampled: Mapping[str, object] | None) -> dict[str, object] | None:
     }
 
 
-def _by_title(comparison: Mapping[str, object], curves: Curves) -> dict[str, list[dict[str, float]]]:
+def _by_title(comparison: Mapping[str, Any], curves: Curves) -> dict[str, list[dict[str, float]]]:
     """The first seed's lines by the system's title."""
     rows = {**comparison["systems"], **(comparison["sampled"] or {"systems": {}})["systems"]}
     first = {name: seed for name, seed in reversed(curves)}

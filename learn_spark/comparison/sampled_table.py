@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from learn_spark.comparison.table import cell, over_seeds, short
 from learn_spark.config.comparison import SystemSettings
@@ -17,7 +18,7 @@ def sampled_table(
     chosen: Mapping[str, SystemSettings],
     ranked: Mapping[str, dict],
     models: Mapping[tuple[str, int], Path],
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """The figures on sampled candidates, in a table of their own, with their protocol; None where none were asked for.
 
     Args:
@@ -40,7 +41,7 @@ def sampled_table(
     return {"protocol": {**protocol, "rows": found[0]["rows"], "drawn": drawn}, "systems": rows}
 
 
-def sampled_lines(sampled: Mapping[str, object] | None) -> list[str]:
+def sampled_lines(sampled: Mapping[str, Any] | None) -> list[str]:
     """The table for a terminal, the best by MRR first."""
     if sampled is None:
         return []
@@ -59,17 +60,17 @@ def sampled_lines(sampled: Mapping[str, object] | None) -> list[str]:
     return found + [f"{row['title']}: {note}" for row in systems.values() if (note := note_on(row))]
 
 
-def by_mrr(sampled: Mapping[str, object]) -> list[dict]:
+def by_mrr(sampled: Mapping[str, Any]) -> list[dict]:
     """The rows, the best first."""
     return sorted(sampled["systems"].values(), key=lambda row: -row["metrics"]["mrr"]["mean"])
 
 
-def is_prompt(row: Mapping[str, object]) -> bool:
+def is_prompt(row: Mapping[str, Any]) -> bool:
     """Whether the row of the sampled table is a prompt's, with costs."""
     return "tokens_per_user" in row
 
 
-def note_on(row: Mapping[str, object]) -> str:
+def note_on(row: Mapping[str, Any]) -> str:
     """What a reader must know of a row of the sampled table."""
     size = row.get("model_parameters", SMALL)
     if size >= SMALL:

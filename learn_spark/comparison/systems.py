@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -134,9 +135,10 @@ def measured_system(
         folder: of the trained model, if it is trained.
     """
     is_prompt = system.kind == "prompt"
+    kind: Any = "model" if system.is_trained and not is_prompt else system.kind
     return SystemConfig(
         name=name,
-        kind="model" if system.is_trained and not is_prompt else system.kind,
+        kind=kind,
         folder=folder,
         prompt=_prompt(config, system) if is_prompt and not system.is_trained else None,
         popularity_prior=popularity_prior(config, system),
@@ -175,7 +177,8 @@ def _prompt(config: Config, system: SystemSettings) -> PromptConfig:
 
 
 def _with_language_model(config: Config, system: SystemSettings) -> dict[str, object]:
-    return system.model | {"llm": language_model(config, system.model.get("llm", {}))}
+    changes: Any = system.model.get("llm", {})
+    return system.model | {"llm": language_model(config, changes)}
 
 
 def _check_prompts(config: Config, chosen: Mapping[str, SystemSettings]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from learn_spark.config.comparison import SystemSettings
 from models.contract.result import read_result
@@ -43,18 +44,18 @@ def gathered(
     return rows
 
 
-def metrics_of(figures: Mapping[str, object]) -> list[str]:
+def metrics_of(figures: Mapping[str, Any]) -> list[str]:
     """Names of the figures of merit among a system's figures."""
     return [name for name in figures if name.startswith(("recall_at_", "ndcg_at_"))]
 
 
-def over_seeds(values: Iterable[float]) -> dict[str, object]:
+def over_seeds(values: Iterable[float]) -> dict[str, Any]:
     """Mean, standard deviation (null for one seed) and the values themselves."""
     values = list(values)
     return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "values": values}
 
 
-def lines(comparison: Mapping[str, object]) -> list[str]:
+def lines(comparison: Mapping[str, Any]) -> list[str]:
     """The table, the best first by its last metric, published rows behind."""
     systems: Mapping[str, dict] = comparison["systems"]
     metrics = list(next(iter(systems.values()))["metrics"])
@@ -88,7 +89,7 @@ def short(metric: str) -> str:
     return f"{'R' if name == 'recall' else 'N'}@{k}" if k else metric.upper()
 
 
-def cell(values: Mapping[str, object]) -> str:
+def cell(values: Mapping[str, Any]) -> str:
     """A figure's mean, and its deviation if there are several seeds."""
     deviation = f" ±{values['std']:.4f}" if values["std"] is not None else ""
     return f"{values['mean']:.4f}{deviation}"

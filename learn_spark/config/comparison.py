@@ -65,8 +65,8 @@ class SystemChanges(Settings):
 class SystemSettings(SystemChanges):
     """A row of the comparison: what differs from the config's towers, or another model altogether."""
 
-    title: str
-    kind: Kind
+    title: str  # pyright: ignore[reportGeneralTypeIssues] - pydantic lets a subclass require a field
+    kind: Kind  # pyright: ignore[reportGeneralTypeIssues] - likewise
 
 
 class SampledSettings(Settings):

@@ -3,13 +3,14 @@
 import re
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from learn_spark.config.mapping import (
     EventTypeMapping,
     FieldMapping,
+    FieldMappings,
     IngestMapping,
     ItemMapping,
     Name,
@@ -29,6 +30,9 @@ DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
 
 class SourceSettings(Settings):
     """Files of one format below a folder, or a table."""
+
+    if TYPE_CHECKING:  # each has it, at a place of its own among its fields
+        mapping: FieldMappings
 
     path: Path
     """The folder of the raw logs; with format delta, the table's."""
@@ -160,8 +164,9 @@ class IngestSettings(SourceSettings):
     @model_validator(mode="after")
     def _columns_are_there(self) -> Self:
         for name, source in (("", self), ("items.", self.items)):
-            wanted = source.mapping.source_columns() if source and source.columns else []
-            lacking = [column for column in wanted if column not in source.columns]
+            if source is None or not source.columns:
+                continue
+            lacking = [column for column in source.mapping.source_columns() if column not in source.columns]
             if lacking:
                 raise ValueError(f"{name}mapping names {lacking}, which {name}columns does not have: {source.columns}")
         return self

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
@@ -137,6 +137,9 @@ class EventIdMapping(Settings):
 
 class FieldMappings(Settings):
     """Where the fields of a contract come from; what is null is not in the source."""
+
+    if TYPE_CHECKING:  # each has it, at a place of its own among its fields
+        attributes: dict[Name, TextMapping]
 
     @model_validator(mode="after")
     def _columns_can_be_told_apart(self) -> Self:

@@ -10,6 +10,7 @@ from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import rendered_texts, vectors_of
 from learn_spark.embedding.udf import EncodeSpec, bad_models_named, count_function
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import ITEMS
 from learn_spark.runs.steps import INGEST_EVENTS, Context
 
@@ -65,7 +66,7 @@ def embedding_estimate(context: Context, before: date, deliveries: int) -> Embed
     texts = new_df.count()
     sample_df = new_df.orderBy(F.xxhash64("text_hash")).limit(SAMPLE).select("prompt")
     with bad_models_named():
-        mean = sample_df.mapInPandas(count_function(spec), "tokens bigint").agg(F.mean("tokens")).first()[0]
+        mean = only_row(sample_df.mapInPandas(count_function(spec), "tokens bigint").agg(F.mean("tokens")))[0]
     new_df.unpersist()
     expected = round(deliveries * _new_items_a_day(context))
     tokens = round((mean or context.config.scale.tokens_per_item) * (texts + expected))

@@ -7,7 +7,7 @@ earlier texts changed, a new file takes over, and the one before it stays for th
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from learn_spark.embedding.prompts import Template, template
 from learn_spark.embedding.reduction import Reduction, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import ITEM_INDEX
 from learn_spark.runs.steps import Context
 from models.contract.content_matrix import MatrixMeta, open_matrix, read_meta, vectors_file, write_meta
@@ -87,24 +88,22 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     bad_df = F.broadcast(vectors_df.where(is_bad()).select("text_hash", "flag"))
     digest = F.xxhash64("item_idx", "text_hash", "flag")
     is_old = F.col("item_idx") < F.lit(old.rows if old else 0)
-    totals = (
-        texts_df.join(bad_df, on="text_hash", how="left")
-        .agg(
+    totals = only_row(
+        texts_df.join(bad_df, on="text_hash", how="left").agg(
             F.max("item_idx").alias("last"),
             F.bit_xor(digest).alias("texts"),
             F.bit_xor(F.when(is_old, digest)).alias("old_texts"),
             F.count("*").alias("items"),
             F.count_if(is_old).alias("old_items"),
         )
-        .first()
     )
-    is_kept = old is not None and old.texts == totals["old_texts"] and is_whole(folder, old)
-    name = old.vectors if is_kept else _file_name(_newest_generation(folder) + 1)
-    first_row = old.rows if is_kept else 0
+    kept = old if old is not None and old.texts == totals["old_texts"] and is_whole(folder, old) else None
+    name = kept.vectors if kept else _file_name(_newest_generation(folder) + 1)
+    first_row = kept.rows if kept else 0
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
     )
-    dim = vectors_df.select("dim").first()["dim"]
+    dim = only_row(vectors_df.select("dim"))["dim"]
     reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
     meta = MatrixMeta(
         rows=totals["last"] + 1,
@@ -116,7 +115,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
         vectors=name,
         reduction=reduction.meta if reduction else None,
     )
-    wanted = totals["items"] - (totals["old_items"] if is_kept else 0)
+    wanted = totals["items"] - (totals["old_items"] if kept else 0)
     return Extension(folder, old, meta, first_row, rows_df, wanted, reduction)
 
 
@@ -168,14 +167,13 @@ def _reduction(
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
-    written = (
+    written = only_row(
         extension.rows_df.select("item_idx", "embedding")
         .repartition(F.expr(f"item_idx div {ROWS_A_TASK}"))
         .sortWithinPartitions("item_idx")
         .mapInPandas(_row_writer(str(file), extension.meta.dim, extension.reduction), "written bigint")
         .agg(F.sum("written"))
-        .first()[0]
-    )
+    )[0]
     if written != extension.wanted:
         raise QualityError(
             f"content matrix {file}: {extension.wanted} items have a text, but {written or 0} have a vector"
@@ -209,7 +207,7 @@ def _row_writer(
     return write_rows
 
 
-def _reduced(embeddings: Sequence[bytes], reduction: Reduction) -> list[bytes]:
+def _reduced(embeddings: np.ndarray, reduction: Reduction) -> list[bytes]:
     vectors_ND = np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), reduction.meta.full_dim)
     return [row_K.tobytes() for row_K in reduction.reduced(vectors_ND)]
 

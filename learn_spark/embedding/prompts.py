@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from html.entities import name2codepoint
@@ -112,7 +112,7 @@ def _title() -> Column:
     return F.coalesce(F.concat(F.lower(normalised(F.col("title"))), F.lit(".")), F.lit(""))
 
 
-def _lines(labels: dict[str, str]) -> Column:
+def _lines(labels: Mapping[str, str]) -> Column:
     """A line for each field that an item has: `label: value`."""
     return F.concat_ws("\n", *(F.concat(F.lit(label), _FIELDS[field]()) for field, label in labels.items()))
 

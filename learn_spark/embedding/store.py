@@ -13,6 +13,7 @@ from learn_spark.embedding.prompts import Template, text_hash
 from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function
 from learn_spark.embedding.work import Pace, Work, counted_work
 from learn_spark.errors import QualityError
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
 from learn_spark.runs.steps import Context
 
@@ -81,12 +82,14 @@ def write_item_text(context: Context, template: Template, before: date) -> TextC
         .persist()
     )
     is_new = F.col("known_hash").isNull()
-    counts = texts_df.agg(
-        F.count("*").alias("items"),
-        F.count_distinct("text_hash").alias("texts"),
-        F.count_if(is_new).alias("new"),
-        F.count_if(F.col("known_hash") != F.col("text_hash")).alias("changed"),
-    ).first()
+    counts = only_row(
+        texts_df.agg(
+            F.count("*").alias("items"),
+            F.count_distinct("text_hash").alias("texts"),
+            F.count_if(is_new).alias("new"),
+            F.count_if(F.col("known_hash") != F.col("text_hash")).alias("changed"),
+        )
+    )
     if counts["changed"]:
         others_df = known_df.join(texts_df.select("item_id"), on="item_id", how="left_anti")
         whole_df = texts_df.select(*ITEM_TEXT.names).unionByName(others_df)
@@ -108,7 +111,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     """
     settings = context.config.embedding
     new_df = _new_texts(context, template, encoder_id).persist()
-    counts = new_df.agg(F.count("*").alias("texts"), F.count_if(F.col("prompt") == "").alias("empty")).first()
+    counts = only_row(new_df.agg(F.count("*").alias("texts"), F.count_if(F.col("prompt") == "").alias("empty")))
     buckets = math.ceil(counts["texts"] / _bucket_texts(settings))
     if buckets:
         context.progress.say(f"{counts['texts']:,} new texts in {buckets:,} commits, encoder {encoder_id}")

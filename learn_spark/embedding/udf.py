@@ -6,7 +6,7 @@ Shapes: N texts of a window, D encoder width.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -152,7 +152,8 @@ def embed_function(config: Config) -> Callable[..., Column]:
             vectors_ND = encoder.encode_tokens(_tokenized(encoder, text_N.fillna("").tolist()), spec.batch_tokens)
             yield pd.Series([None if text is None else row_D for text, row_D in zip(text_N, vectors_ND, strict=True)])
 
-    return pandas_udf(learn_embed, "array<float>")
+    # pyspark's overloads know no function of iterators
+    return pandas_udf(learn_embed, "array<float>")  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn_embed") -> None:
@@ -174,7 +175,7 @@ def _gpu_address() -> str | None:
     return gpus.addresses[0] if gpus is not None and gpus.addresses else None
 
 
-def _windows(batches: Iterable[pd.DataFrame], spec: EncodeSpec) -> Iterator[Window]:
+def _windows(batches: Iterable[pd.DataFrame], spec: EncodeSpec) -> Generator[Window, None, None]:
     window = Window()
     for batch_pdf in batches:
         for start in range(0, len(batch_pdf), TOKENIZED_AT_ONCE):

@@ -12,6 +12,7 @@ from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.embedding.matrix import Extension, is_whole, known_meta, read_rows
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import QualityError
+from learn_spark.lake.frames import only_row
 from learn_spark.quality.drift import neighbour_overlap
 from learn_spark.quality.gates import Gate, effective_rank
 from models.contract.content_matrix import META, MatrixMeta
@@ -40,11 +41,13 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
     texts_df = extension.rows_df.where(F.col("flag").isNull()).select(
         "text_hash", "norm", F.xxhash64("embedding").alias("vector")
     )
-    found = texts_df.agg(
-        F.count_distinct("text_hash").alias("texts"),
-        F.count_distinct("vector").alias("vectors"),
-        F.count_if(F.col("norm") == 0).alias("zeros"),
-    ).first()
+    found = only_row(
+        texts_df.agg(
+            F.count_distinct("text_hash").alias("texts"),
+            F.count_distinct("vector").alias("vectors"),
+            F.count_if(F.col("norm") == 0).alias("zeros"),
+        )
+    )
     gates = [Gate("content_zero_norms", found["zeros"], upper=0)]
     if found["texts"] >= ENOUGH:
         share = 1 - found["vectors"] / found["texts"]

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ _CSS = {
     LINE: "--line",
     **{c: f"--c{i}" for i, c in enumerate(SERIES, start=1)},
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib's keys are a Literal of hundreds
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,

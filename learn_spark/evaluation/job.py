@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.snapshots import export
@@ -55,7 +56,7 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
-def _retrieval(context: Context, mark: str) -> tuple[dict[str, object], int]:
+def _retrieval(context: Context, mark: str) -> tuple[dict[str, Any], int]:
     config, version = context.config, context.tables.version("sequences")
     test, day = sequence_snapshot(context, "test", version, mark), day_snapshots(context)
     spec = SystemsSpec(
@@ -88,7 +89,7 @@ def _systems(context: Context) -> tuple[SystemConfig, ...]:
     )
 
 
-def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, object]:
+def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, Any]:
     """What `evaluate-systems` found, by the names of summary.json.
 
     Returns:
@@ -97,7 +98,7 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
         others; each also `new_…` of what is new to the user.
     """
     data = result["data"]
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "candidates": candidates,
         "users": data["users"],
         "items": data["candidates"],
@@ -114,7 +115,7 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
     return found
 
 
-def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, object], int]:
+def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, Any], int]:
     settings = context.config.evaluation
     version = context.tables.version("interactions")
     frame = ranker_rows(context, release)

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.config.sections import SampleSettings
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible
@@ -188,5 +189,5 @@ def tail_events(context: Context) -> int:
     total = sizes.agg(F.sum("held").alias("total"))
     shares = sizes.withColumn("so_far", F.sum("held").over(up_to)).crossJoin(F.broadcast(total))
     is_tail = F.col("so_far") <= config.evaluation.tail_share * F.col("total")
-    found = shares.where(is_tail).agg(F.max("events").alias("events")).first()
+    found = only_row(shares.where(is_tail).agg(F.max("events").alias("events")))
     return int(found["events"] or 0)

@@ -1,6 +1,7 @@
 """The report: one HTML file that explains the run, and summary.json beside it. Neither touches the lake."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -28,10 +29,11 @@ from learn_spark.runs.steps import (
     TRAIN_TOWERS,
     WRITE_FEATURES,
     Context,
+    StepName,
 )
 from models.contract.whole_files import write_whole
 
-STAGES = {
+STAGES: dict[StepName, str] = {
     INGEST_EVENTS: "Raw log files become events; a line that cannot be used is rejected with its reason.",
     BUILD_SEQUENCES: "Users' histories and targets around as-of dates, and the samples for CVR and ranker.",
     EMBED_ITEMS: "A frozen language model reads every distinct item text once.",
@@ -66,7 +68,7 @@ SCORERS = {
 }
 
 
-def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
+def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
     """Writes `output.dir/summary.json` and the report, and logs both to MLflow; returns the summary."""
     output, windows = context.config.output.dir, context.config.windows
     summary = build_summary(context) | {"peak_rss_mb": int(peak_rss_mb)}
@@ -83,11 +85,11 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, object]:
 
 
 def render(
-    summary: Mapping[str, object],
+    summary: Mapping[str, Any],
     recorded: list[Recorded],
-    release: Mapping[str, object] | None,
+    release: Mapping[str, Any] | None,
     config_text: str,
-    refused: Mapping[str, object] | None = None,
+    refused: Mapping[str, Any] | None = None,
 ) -> str:
     """The page. What has not run yet is left out.
 
@@ -120,7 +122,7 @@ def render(
     )
 
 
-def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[str, str]:
+def _charts(summary: Mapping[str, Any], details: Mapping[str, dict]) -> dict[str, str]:
     """The drawings that there are figures for."""
     from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
 
@@ -146,7 +148,7 @@ def _charts(summary: Mapping[str, object], details: Mapping[str, dict]) -> dict[
     return drawn
 
 
-def _calibrated(details: Mapping[str, dict]) -> dict[str, object] | None:
+def _calibrated(details: Mapping[str, dict]) -> dict[str, Any] | None:
     """The conversion model's best evaluation, where it says how well its probabilities hold."""
     best = TrainingDetails.from_json(details[TRAIN_CVR]).result.get("best", {})
     return best if best.get("calibration") else None
@@ -160,24 +162,25 @@ def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, li
     return [groups[prefix] for prefix in there], series
 
 
-def _gains(ranker: Mapping[str, object]) -> list[tuple[str, float, float, float]]:
+def _gains(ranker: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
     """The rows of the chart of gains; a segment without an interval is left out."""
-    parts = [("All test samples", ranker)]
+    parts: list[tuple[Any, Any]] = [("All test samples", ranker)]
     parts += [(SEGMENTS.get(name, name), part) for name, part in ranker["segments"].items()]
     parts += [(TRIALS.get(name, name), part) for name, part in ranker.get("alone", {}).items()]
     return [
-        (name, part["auc_gain"], *part["auc_gain_ci90"])
+        (name, part["auc_gain"], low, high)
         for name, part in parts
-        if None not in (part["auc_gain"], *part["auc_gain_ci90"])
+        for low, high in (part["auc_gain_ci90"],)
+        if None not in (part["auc_gain"], low, high)
     ]
 
 
-def _runs(recorded: list[Recorded]) -> list[dict[str, object]]:
+def _runs(recorded: list[Recorded]) -> list[dict[str, Any]]:
     """One line a run of a step, in the order of the journey."""
     by_run: dict[tuple[str, str], list[Recorded]] = {}
     for row in recorded:
         by_run.setdefault((row.step, row.run), []).append(row)
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "step": step,
             "run_id": run_id,

@@ -1,7 +1,7 @@
 """The test day of the retrieval figures: what was known by then, what its users bought before and after it."""
 
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,7 +15,7 @@ from learn_spark.training.sequence_snapshots import sequences_mark
 _READS = ("interactions", "item_index", "sequences")
 
 
-def day_snapshots(context: Context) -> dict[str, Path]:
+def day_snapshots(context: Context) -> dict[str, Any]:
     """Snapshots for a `models.contract.evaluation_specs.SystemsSpec`, by its names: `known_items` and `purchases`.
 
     The same for the report and for every comparison on these table versions.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
@@ -20,7 +21,7 @@ SUMMARY = "summary.json"
 REPORT = "report/index.html"
 
 
-def build_summary(context: Context) -> dict[str, object]:
+def build_summary(context: Context) -> dict[str, Any]:
     """The summary but for `peak_rss_mb`, which only the caller knows.
 
     Returns:
@@ -40,7 +41,7 @@ def build_summary(context: Context) -> dict[str, object]:
     }
 
 
-def write_json(path: Path, values: Mapping[str, object]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes the file whole or not at all."""
     write_whole(path, json.dumps(values, indent=2, default=str) + "\n")
 
@@ -76,7 +77,7 @@ def headline(config: Config) -> str:
     return "\n".join(lines)
 
 
-def candidates_of(retrieval: Mapping[str, object]) -> str:
+def candidates_of(retrieval: Mapping[str, Any]) -> str:
     """The candidate set of the summary's retrieval figures; ledgers before 0.2 do not name it, it was that one."""
     return candidate_words(retrieval.get("candidates", "known"), retrieval["items"])
 
@@ -85,7 +86,7 @@ def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.4f}"
 
 
-def _stages(recorded: list[Recorded]) -> dict[str, dict[str, object]]:
+def _stages(recorded: list[Recorded]) -> dict[str, dict[str, Any]]:
     by_step: dict[str, list[Recorded]] = {}
     for row in recorded:
         by_step.setdefault(row.step, []).append(row)
@@ -110,7 +111,7 @@ def _rejects(context: Context) -> dict[str, int]:
     return {row["reason"]: row["count"] for row in counts.collect()}
 
 
-def _tables(context: Context) -> dict[str, dict[str, object]]:
+def _tables(context: Context) -> dict[str, dict[str, Any]]:
     tables = context.tables
     return {
         name: {

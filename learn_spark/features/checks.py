@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -41,7 +42,7 @@ class Due:
 
 def checked(
     context: Context, release: Release, base: Release | None, due: Due
-) -> tuple[list[Gate], dict[str, int], dict[str, object]]:
+) -> tuple[list[Gate], dict[str, int], dict[str, Any]]:
     """Checks the rows that were written for a release, never those that it takes over.
 
     Args:
@@ -138,9 +139,9 @@ def _due_gates(release: Release, due: Due) -> list[Gate]:
 def _spread(items: DataFrame, rows: int, base: Release | None) -> tuple[float, float]:
     """Effective rank and mean cosine of the items. A night with few new items keeps the previous release's figures."""
     if base is not None and rows < ENOUGH:
-        known = base.gate("item_effective_rank"), base.gate("item_mean_cosine")
-        if None not in known:
-            return known
+        rank, cosine = base.gate("item_effective_rank"), base.gate("item_mean_cosine")
+        if rank is not None and cosine is not None:
+            return rank, cosine
     sample_NK = item_sample(items)
     return effective_rank(sample_NK), mean_cosine(sample_NK)
 
@@ -150,10 +151,11 @@ def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
     return [
         gate
         for name in ("user_emb", "item_emb")
-        if found[name].mean is not None
+        for p5, p95 in ((found[name].p5, found[name].p95),)
+        if p5 is not None and p95 is not None
         for gate in (
-            Gate(f"{name}_norm_p5", found[name].p5, lower=SMALLEST_NORM),
-            Gate(f"{name}_norm_p95", found[name].p95, upper=LARGEST_NORM),
+            Gate(f"{name}_norm_p5", p5, lower=SMALLEST_NORM),
+            Gate(f"{name}_norm_p95", p95, upper=LARGEST_NORM),
         )
     ]
 
@@ -162,7 +164,7 @@ def _coverage_gates(found: dict[str, VectorFigures], base: Release | None, limit
     """Content coverage. A night's few new items may have no content yet, so items count only if there are many."""
     asked = [("user", 1), ("item", 1 if base is None else ENOUGH)]
     return [
-        Gate(f"{name}_content_coverage", found[f"{name}_emb"].coverage, lower=limits.min_content_coverage)
+        Gate(f"{name}_content_coverage", found[f"{name}_emb"].coverage or 0.0, lower=limits.min_content_coverage)
         for name, enough in asked
         if found[f"{name}_emb"].rows >= enough
     ]

@@ -7,6 +7,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.lake.days import ONE_DAY, days_predicate
+from learn_spark.lake.frames import only_row
 from learn_spark.runs.steps import WRITE_FEATURES, Context
 
 TABLE = "item_life"
@@ -77,7 +78,7 @@ def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFra
 
 def forget_states(context: Context, keep_days: int) -> None:
     """Deletes states that are more than `keep_days` older than the newest: nothing late can reach back to them."""
-    newest = context.tables.read(TABLE).agg(F.max("ds")).first()[0]
+    newest = only_row(context.tables.read(TABLE).agg(F.max("ds")))[0]
     if newest is not None:
         context.tables.delete(TABLE, f"ds < DATE'{newest - timedelta(days=keep_days) - ONE_DAY}'")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from datetime import UTC, datetime
+from typing import Any
 
 from learn_spark.features.item_life import forget_states
 from learn_spark.lake.schemas import TABLES
@@ -12,7 +13,7 @@ from learn_spark.runs.steps import Context
 _LEAST_STATE_DAYS = 7
 
 
-def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, object]:
+def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, Any]:
     """Retention of releases; compaction and vacuum of all tables, or of those that are named.
 
     Readable by id stay the `releases.keep_releases` that were published last, with all days that they show; the

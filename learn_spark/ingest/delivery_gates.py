@@ -87,7 +87,7 @@ def stop_below_usual(tables: Tables, usable: Mapping[date, int], settings: Inges
         return
     before = DayRange(min(usable) - timedelta(days=USUAL_DAYS), max(usable) + ONE_DAY)
     loaded = _events_by_delivery(tables, days_predicate("load_day", before))
-    thin = thin_days(loaded | usable, usable, settings.gates.min_day_share)
+    thin = thin_days({**loaded, **usable}, usable, settings.gates.min_day_share)
     if thin:
         day, usual = next(iter(thin.items()))
         raise QualityError(

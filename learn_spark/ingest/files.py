@@ -164,5 +164,5 @@ def load_day(settings: SourceSettings, path: Column) -> Column:
     """The delivery day that a path names; null where `files` holds no {day}."""
     if not settings.by_day:
         return F.lit(None).cast("date")
-    spelled = DAY.search(settings.files or "")[1] or _DEFAULT_DAY
+    spelled = DAY.findall(settings.files or "")[0] or _DEFAULT_DAY
     return F.to_date(F.regexp_extract(path, day_pattern(settings), 1), _spelled(spelled, DAY_PARTS))

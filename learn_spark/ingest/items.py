@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.lake.days import days_predicate
-from learn_spark.lake.frames import with_dense_number
+from learn_spark.lake.frames import only_row, with_dense_number
 from learn_spark.lake.tables import Tables
 
 IDENTITY = ("title", "category", "brand")
@@ -43,7 +43,7 @@ def catalogue_items(catalogue: DataFrame) -> DataFrame:
 def number_items(tables: Tables, described: DataFrame, events: DataFrame) -> None:
     """Numbers items that have none yet, delivery by delivery: loading days one by one or at once is the same."""
     index = tables.read("item_index")
-    highest = index.agg(F.max("item_idx")).first()[0] or 0
+    highest = only_row(index.agg(F.max("item_idx")))[0] or 0
     seen = described.select("item_id", "load_day").unionByName(events.select("item_id", "load_day"))
     fresh = seen.groupBy("item_id").agg(F.min("load_day").alias("load_day")).join(index, on="item_id", how="left_anti")
     numbered = with_dense_number(fresh, ["item_id"], "item_idx", highest + 1, after=["load_day"])

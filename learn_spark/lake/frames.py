@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 BUCKETS = 256
+
+
+def only_row(df: DataFrame) -> Row:
+    """The first row of a frame that has one, as an aggregate without groups always does."""
+    row = df.first()
+    assert row is not None, "a frame that must have a row has none"
+    return row
 
 
 def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()) -> DataFrame:

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from delta import configure_spark_with_delta_pip
 from pyspark.errors import PySparkRuntimeError
@@ -51,9 +52,8 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     try:
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
-        spark._jvm.java.lang.Class.forName(
-            DELTA_EXTENSION, True, spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()
-        )
+        java = _jvm(spark).java.lang
+        java.Class.forName(DELTA_EXTENSION, True, java.Thread.currentThread().getContextClassLoader())
     except Exception as error:
         raise ConfigError(_explain(error)) from error
     if log is not None:
@@ -61,9 +61,13 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     return spark
 
 
+def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
+    return spark._jvm
+
+
 def _log_to(spark: SparkSession, file: Path) -> None:
     """Lets the driver's JVM, which in local mode is the executors' too, log to a file alone."""
-    log4j = spark._jvm.org.apache.logging.log4j
+    log4j = _jvm(spark).org.apache.logging.log4j
     context = log4j.LogManager.getContext(False)
     layout = log4j.core.layout.PatternLayout.newBuilder().withPattern(_LOG_PATTERN).build()
     appender = log4j.core.appender.FileAppender.newBuilder().withFileName(str(file)).withCreateOnDemand(True)

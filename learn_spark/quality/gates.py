@@ -62,7 +62,7 @@ def require(gates: Iterable[Gate]) -> None:
 
 @dataclass(frozen=True)
 class VectorFigures:
-    """Of a vector column: rows, rows with NaN or infinity, the norms of the others, widths; None without rows."""
+    """Of a vector column: rows, rows with NaN or infinity, the norms of the others, widths; None or 0 without rows."""
 
     rows: int
     not_finite: int
@@ -70,8 +70,8 @@ class VectorFigures:
     p5: float | None
     p95: float | None
     coverage: float | None
-    narrowest: int | None = None
-    widest: int | None = None
+    narrowest: int = 0
+    widest: int = 0
 
 
 def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, VectorFigures]:
@@ -99,8 +99,13 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
     )
     figures = {
         row.of: VectorFigures(
-            *(row.rows, row.not_finite, row["mean"], *(row.tails or (None, None)), row.coverage),
-            *(row.narrowest, row.widest),
+            row.rows,
+            row.not_finite,
+            row["mean"],
+            *(row.tails or (None, None)),
+            coverage=row.coverage,
+            narrowest=row.narrowest,
+            widest=row.widest,
         )
         for row in found
     }

@@ -4,6 +4,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.point_in_time import sample_day
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.join import SIDES, join_features, with_pairs
@@ -56,7 +57,7 @@ def _side_figures(joined: DataFrame, tables: Tables, release: Release, side: str
     found = samples.join(since, on=["key", "numbers"], how="left")
     is_late = ~F.col("is_cold") & (F.col("since") > F.col("day"))
     is_strange = ~F.col("is_cold") & F.col("since").isNull()
-    rows, late, strange = found.agg(F.count(F.lit(1)), F.count_if(is_late), F.count_if(is_strange)).first()
+    rows, late, strange = only_row(found.agg(F.count(F.lit(1)), F.count_if(is_late), F.count_if(is_strange)))
     return [
         AuditFigure(f"{side}_emb was known on the sample's day", rows, late),
         AuditFigure(f"{side}_emb is of release {release.release_id}", rows, strange),
@@ -76,7 +77,7 @@ def _pair_figure(joined: DataFrame, tables: Tables, release: Release, max_age_da
     )
     is_near = F.zip_with("found", "mid_emb", lambda a, b: F.abs(a - b) <= TOLERANCE * (1 + F.abs(b)))
     is_other = ~_is_cold("found") & ~F.forall(is_near, lambda near: F.coalesce(near, F.lit(False)))
-    count, other = again.agg(F.count(F.lit(1)), F.count_if(is_other)).first()
+    count, other = only_row(again.agg(F.count(F.lit(1)), F.count_if(is_other)))
     return AuditFigure("mid_emb is the model's of vectors known on the sample's day", count, other)
 
 

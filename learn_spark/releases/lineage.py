@@ -1,5 +1,7 @@
 """Releases in words: what one was made from, down to the files, and how two differ."""
 
+from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 
 from pyspark.errors import PySparkException
@@ -131,11 +133,11 @@ def _counts(release: Release) -> dict[str, int]:
     return {name: sum(getattr(part, name) for part in release.parts.values()) for name in _COUNTS}
 
 
-def _changed(first: dict[str, object], second: dict[str, object]) -> dict[str, object]:
+def _changed(first: Mapping[str, object], second: Mapping[str, object]) -> dict[str, object]:
     names = sorted(first.keys() | second.keys())
     return {name: [first.get(name), second.get(name)] for name in names if first.get(name) != second.get(name)}
 
 
-def _days(days: object) -> str:
+def _days(days: Iterable[date]) -> str:
     found = sorted(days)
     return spans(found) if found else ""

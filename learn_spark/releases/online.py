@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any, Literal
 
 from learn_spark.bridge.folders import require_absent, written_whole
 from learn_spark.bridge.launch import run_trainer
@@ -20,7 +21,9 @@ _PACKAGES = ("mlflow", "numpy", "pandas", "torch")
 _PROGRAMS = ("user_tower", "item_tower", "cvr")
 
 
-def export_online(context: Context, release: Release, out: Path, formats: Sequence[str]) -> dict[str, object]:
+def export_online(
+    context: Context, release: Release, out: Path, formats: Sequence[Literal["pt2", "onnx"]]
+) -> dict[str, Any]:
     """Writes folder `out`, all of it or nothing: `models.export.online_programs` and the `pyfunc` of `online_model`.
 
     Args:

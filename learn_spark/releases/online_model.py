@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PROGRAMS = ("user_tower", "item_tower", "cvr")
 
 
-class OnlineModel(mlflow.pyfunc.PythonModel):
+class OnlineModel(PythonModel):
     """Scores users against candidates.
 
     Input, a row a user: `history` and `candidates`, lists of item_idx, a history oldest first; or `history_content`
@@ -32,7 +33,7 @@ class OnlineModel(mlflow.pyfunc.PythonModel):
     Of a history the last `history_length` items count, as in batch scoring.
     """
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         import torch
 
         self._programs = {name: torch.export.load(context.artifacts[name]).module() for name in PROGRAMS}
@@ -102,4 +103,4 @@ def _mapped(folder: Path, dim: int) -> np.memmap:
     return np.memmap(vectors, dtype="<f2", mode="r", shape=(meta["rows"], dim))
 
 
-mlflow.models.set_model(OnlineModel())
+set_model(OnlineModel())

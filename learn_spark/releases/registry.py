@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.lake.tables import Tables
 
@@ -140,7 +141,7 @@ def _require_lake(tables: Tables) -> None:
 
 
 def _loaded(tables: Tables, release_id: str) -> Release:
-    return _from_row(tables.read(RELEASES.name).where(F.col("release_id") == release_id).first())
+    return _from_row(only_row(tables.read(RELEASES.name).where(F.col("release_id") == release_id)))
 
 
 def _from_row(row: Row) -> Release:

@@ -120,4 +120,5 @@ def _registered(context: Context) -> dict[str, str]:
     recorded = context.ledger.recorded()
     days = [day for day in (towers_day(context.config), cvr_day(context.config)) if day in recorded]
     trainings = [TrainingDetails.from_json(recorded[day].details) for day in days]
-    return {one.registered_model: str(one.model_version) for one in trainings if one.model_version is not None}
+    registered = [(one.registered_model, one.model_version) for one in trainings]
+    return {model: str(version) for model, version in registered if model and version is not None}

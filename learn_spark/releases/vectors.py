@@ -1,6 +1,7 @@
 """A release's item embeddings for retrieval outside the lake: index and smaller copies, with their measured losses."""
 
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -10,12 +11,12 @@ from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.snapshots import export
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.runs.steps import Context
-from models.contract.export_specs import VectorsSpec
+from models.contract.export_specs import Index, VectorsSpec
 
 QUERIES = 1000
 
 
-def export_vectors(context: Context, release: Release, out: Path, index: str) -> dict[str, object]:
+def export_vectors(context: Context, release: Release, out: Path, index: Index) -> dict[str, Any]:
     """Writes folder `out`, all of it or nothing: see `models.export.item_vectors` for what it holds.
 
     Every item has its newest vector of the release; the losses are those of `QUERIES` users (all, where they are

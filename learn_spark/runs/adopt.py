@@ -89,7 +89,8 @@ def plan_adoption(
         elif day[0] in accepted or made_by(day) & {None, steps[day[0]].version}:
             plan.adopted[day] = mark
         elif made_by(day):
-            plan.refused[day] = f"made by version {max(made_by(day))} of the step, which is {steps[day[0]].version} now"
+            newest = max(version or 0 for version in made_by(day))
+            plan.refused[day] = f"made by version {newest} of the step, which is {steps[day[0]].version} now"
         else:
             plan.refused[day] = reasons[day[0]]
     return plan

@@ -6,6 +6,7 @@ renamed, `_sections` of the schemes here gives it under the name and in the plac
 
 from collections.abc import Mapping
 from functools import reduce
+from typing import Any
 
 from learn_spark.config.load import Config
 from learn_spark.config.renamed import RENAMED
@@ -42,7 +43,7 @@ _LEFT_OUT = {
 }
 
 
-def _sections(config: Config) -> dict[str, dict[str, object]]:
+def _sections(config: Config) -> dict[str, Any]:
     """The config as the package's version 0.1.0 dumped it."""
     dumped = config.model_dump(mode="json")
     for old, new in RENAMED.items():

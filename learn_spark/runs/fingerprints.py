@@ -92,6 +92,7 @@ class Marks:
 
     def _source(self, step: Step) -> Source:
         if step.name not in self._sources:
+            assert step.source is not None, f"{step.name} has no outside input"
             known = {day: row.source for (name, day), row in self._recorded().items() if name == step.name}
             self._sources[step.name] = step.source(self._config, known)
         return self._sources[step.name]

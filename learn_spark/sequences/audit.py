@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from learn_spark.config.load import Config
 from learn_spark.errors import QualityError
 from learn_spark.lake.days import DayRange, days_predicate
+from learn_spark.lake.frames import only_row
 from learn_spark.lake.tables import Tables
 from learn_spark.sequences.samples import is_mature
 from learn_spark.sequences.windows import as_of_dates, sample_windows
@@ -69,7 +70,7 @@ def _figures(rows: DataFrame | None, leaks: Mapping[str, Column]) -> list[AuditF
     if rows is None:
         return []
     counts = [F.coalesce(F.count_if(leak), F.lit(0)) for leak in leaks.values()]
-    total, *found = rows.agg(F.count(F.lit(1)), *counts).first()
+    total, *found = only_row(rows.agg(F.count(F.lit(1)), *counts))
     return [AuditFigure(rule, total, broken) for rule, broken in zip(leaks, found, strict=True)]
 
 

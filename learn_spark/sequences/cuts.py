@@ -151,11 +151,12 @@ def _unpacked(table: pa.Table, users: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if "past_items" not in table.column_names:
         return users, table.column("event").to_numpy(), table.column("order").to_numpy().view(np.uint64)
     past_items, past_ts = (table.column(name).chunk(0) for name in ("past_items", "past_ts"))
-    lengths = pc.fill_null(pc.list_value_length(past_items), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = pc.fill_null(pc.call_function("list_value_length", [past_items]), 0)
+    lengths = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
     place = np.arange(lengths.sum()) - np.repeat(_offsets(lengths)[:-1], lengths)
     items, seconds = (column.flatten().to_numpy().astype(np.int64) for column in (past_items, past_ts))
     past = (seconds << SECOND_BITS) + (items << SIDE_BITS) + HISTORY
-    is_new = pc.is_valid(table.column("event").chunk(0))
+    is_new = pc.call_function("is_valid", [table.column("event").chunk(0)])
     events, order = (table.column(name).chunk(0).filter(is_new).to_numpy() for name in ("event", "order"))
     return (
         np.concatenate([users[is_new.to_numpy(zero_copy_only=False)], np.repeat(users, lengths)]),

@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.config.sections import SequenceSettings
+from learn_spark.lake.frames import only_row
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
@@ -50,10 +51,12 @@ def survey(events: DataFrame) -> Survey:
     drawn = F.when(F.rand(seed=1) < _SAMPLED, F.col("user_id"))
     counts = events.select(drawn.alias("user_id")).groupBy("user_id").agg(F.count(F.lit(1)).alias("events"))
     is_heavy = F.col("user_id").isNotNull() & (F.col("events") >= _SEEN_IN_SAMPLE)
-    found = counts.agg(
-        F.coalesce(F.sum("events"), F.lit(0)).alias("rows"),
-        F.collect_list(F.when(is_heavy, F.struct("user_id", "events"))).alias("heavy"),
-    ).first()
+    found = only_row(
+        counts.agg(
+            F.coalesce(F.sum("events"), F.lit(0)).alias("rows"),
+            F.collect_list(F.when(is_heavy, F.struct("user_id", "events"))).alias("heavy"),
+        )
+    )
     users = [HeavyUser(user["user_id"], round(user["events"] / _SAMPLED)) for user in found["heavy"]]
     return Survey(found["rows"], heaviest(users))
 

@@ -58,7 +58,7 @@ class Training:
         return cls(model, fingerprint, spec.out_dir, spec.told(), snapshots, is_registered)
 
 
-def log_training(config: Config, training: Training) -> dict[str, str]:
+def log_training(config: Config, training: Training) -> dict[str, str | None]:
     """Logs a training, or finds it logged already by its fingerprint; and those beside it that had to wait.
 
     The newest version of the registered model gets the alias `candidate`.

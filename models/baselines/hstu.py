@@ -48,6 +48,7 @@ class HSTU(SequentialModel):
 
     def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:
         """The state after every item, of length 1 / temperature: [N, D]."""
+        assert ts_BL is not None, "needs_time"
         x_ND = self.item_table(packing.packed(item_BL)) * math.sqrt(self.config.d_model)
         x_ND = self.drop(x_ND + self.positions(packing.position_N))
         buckets = [self._buckets(group[:, :, 0]) for group in packing.groups(packing.packed(ts_BL)[:, None])]

@@ -9,6 +9,8 @@ Shapes: N items, L tokens, D the language model's width, K the vectors' width, I
 T related items, B users, H history length.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -119,7 +121,7 @@ class NoteLLM(nn.Module):
 
     @property
     def _embeddings(self) -> nn.Embedding:
-        return self.language.model.get_input_embeddings()
+        return cast(nn.Embedding, self.language.model.get_input_embeddings())  # of every model here
 
 
 def pair_loss(vector_2BK: Tensor, item_2B: Tensor, scale: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ P tokens of the answers.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ class PromptRanker(nn.Module):
         state_BLD = self.language.model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         place_L = torch.arange(ids_BL.shape[1] - 1, device=ids_BL.device)
         is_before_BL = (place_L >= first_B[:, None] - 1) & (place_L < length_B[:, None] - 1)
-        logits_PV = self.language.model.get_output_embeddings()(state_BLD[:, :-1][is_before_BL])
+        head = cast(nn.Module, self.language.model.get_output_embeddings())  # every causal model has one
+        logits_PV = head(state_BLD[:, :-1][is_before_BL])
         return F.cross_entropy(logits_PV.float(), ids_BL[:, 1:][is_before_BL])
 
 

@@ -49,7 +49,8 @@ class Scorer:
             first_Q = np.unique(both_Q2 @ [len(self.bias_I), 1], return_index=True)[1]  # what is hidden comes first
             held_Q2, more_Q = both_Q2[first_Q], np.concatenate([more_Q, self.raised(place_Q)])[first_Q]
         user_BK, item_IK = self._vectors
-        return target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self._bias_I)), target_P2, held_Q2, more_Q)
+        vectors = map(torch.from_numpy, (user_BK, item_IK, self._bias_I))
+        return target_ranks(*vectors, target_P2=target_P2, held_Q2=held_Q2, held_bias=more_Q)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Scores of all items for some rows: [b, I]."""
@@ -66,7 +67,7 @@ class Scorer:
 
     @property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.user_BK is None:
+        if self.user_BK is None or self.item_IK is None:
             return np.zeros((len(self.hist_items_BH), 1), np.float32), np.zeros((len(self.bias_I), 1), np.float32)
         return self.user_BK, self.item_IK
 

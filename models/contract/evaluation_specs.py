@@ -21,8 +21,8 @@ class SampledConfig(Settings):
     """
 
     rows: int = Field(gt=0)
-    candidates: int = Field(20, gt=1)
-    seed: int = Field(1, ge=0)
+    candidates: int = Field(default=20, gt=1)
+    seed: int = Field(default=1, ge=0)
 
 
 class SystemConfig(Settings):
@@ -46,9 +46,9 @@ class SystemConfig(Settings):
     kind: Literal["model", "popularity", "last_item", "cooccurrence", "mean_content", "prompt"]
     folder: Path | None = None
     prompt: PromptConfig | None = None
-    popularity_prior: float = Field(0.0, ge=0)
+    popularity_prior: float = Field(default=0.0, ge=0)
     content_matrix: Path | None = None
-    recency_decay: float = Field(0.9, gt=0, le=1)
+    recency_decay: float = Field(default=0.9, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check_kind(self) -> "SystemConfig":
@@ -112,17 +112,17 @@ class SystemsSpec(Spec):
     candidates: Literal["known", "catalogue"]
     content_matrix: Path
     systems: tuple[SystemConfig, ...] = Field(min_length=1)
-    ks: tuple[int, ...] = Field((10, 50), min_length=1)
+    ks: tuple[int, ...] = Field(default=(10, 50), min_length=1)
     filter_seen: bool = False
-    popularity_days: int = Field(28, gt=0)
-    cold_item_max: int = Field(0, ge=0)
-    long_tail_max: int = Field(10, ge=0)
-    cold_user_max: int = Field(5, ge=0)
-    resamples: int = Field(1000, gt=0)
-    seed: int = Field(1, ge=0)
+    popularity_days: int = Field(default=28, gt=0)
+    cold_item_max: int = Field(default=0, ge=0)
+    long_tail_max: int = Field(default=10, ge=0)
+    cold_user_max: int = Field(default=5, ge=0)
+    resamples: int = Field(default=1000, gt=0)
+    seed: int = Field(default=1, ge=0)
     sampled: SampledConfig | None = None
     item_texts: Path | None = None
-    threads: int = Field(2, gt=0)
+    threads: int = Field(default=2, gt=0)
 
     @model_validator(mode="after")
     def _check_test_day(self) -> "SystemsSpec":
@@ -175,11 +175,11 @@ class RankerSpec(Spec):
     categorical: tuple[str, ...] = ()
     user_events: str = "user_events"
     item_events: str = "item_events"
-    cold_events: int = Field(10, ge=0)
-    tail_events: int = Field(0, ge=0)
-    validation_share: float = Field(0.2, gt=0, lt=1)
+    cold_events: int = Field(default=10, ge=0)
+    tail_events: int = Field(default=0, ge=0)
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
     ranker: RankerConfig = RankerConfig()
-    resamples: int = Field(200, ge=10)
-    seed: int = Field(7, ge=0)
-    num_seeds: int = Field(3, gt=0)
-    threads: int = Field(2, gt=0)
+    resamples: int = Field(default=200, ge=10)
+    seed: int = Field(default=7, ge=0)
+    num_seeds: int = Field(default=3, gt=0)
+    threads: int = Field(default=2, gt=0)

@@ -9,6 +9,8 @@ from models.contract.spec import Spec
 
 PT2, ONNX = "pt2", "onnx"
 
+Index = Literal["flat", "hnsw", "ivf", "none"]
+
 
 class OnlineSpec(Spec):
     """The spec of `export-online`.
@@ -47,6 +49,6 @@ class VectorsSpec(Spec):
 
     items: Path
     users: Path
-    index: Literal["flat", "hnsw", "ivf", "none"] = "hnsw"
-    k: int = Field(50, gt=0)
-    threads: int = Field(2, gt=0)
+    index: Index = "hnsw"
+    k: int = Field(default=50, gt=0)
+    threads: int = Field(default=2, gt=0)

@@ -10,11 +10,11 @@ from models.contract.strict import Settings
 class LoraConfig(Settings):
     """Low-rank adapters (Hu et al., ICLR 2022, arXiv 2106.09685): W x + (alpha / rank) B A x, B zero at the start."""
 
-    rank: int = Field(8, gt=0)
+    rank: int = Field(default=8, gt=0)
     """Rank of A and B."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
     """Their weight, times the rank."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     """On the adapters' input."""
     targets: tuple[str, ...] | None = None
     """Names of the linear layers that get one; null: every linear layer but the output's."""
@@ -44,17 +44,17 @@ class NoteLLMConfig(Settings):
 
     llm: LanguageModelConfig
     """The language model."""
-    max_tokens: int = Field(64, gt=0)
+    max_tokens: int = Field(default=64, gt=0)
     """Of an item's text; longer ones are cut."""
     instruction: str = "\nCompress this item into one word:"
     """Stands between the text and the compression token."""
-    embedding_dim: int = Field(64, gt=0)
+    embedding_dim: int = Field(default=64, gt=0)
     """Width of an item's vector."""
-    related: int = Field(10, gt=0)
+    related: int = Field(default=10, gt=0)
     """At most so many items count as related to an item, those of the highest co-occurrence."""
-    min_score: float = Field(0.0, ge=0)
+    min_score: float = Field(default=0.0, ge=0)
     """Related items have at least this co-occurrence."""
-    max_score: float | None = Field(None, gt=0)
+    max_score: float | None = Field(default=None, gt=0)
     """And at most this one; null: no bound. The paper has both, as what goes together too often says little."""
     log_scale: float = 3.0
     """Initial value of the learned log of the similarities' factor."""
@@ -65,9 +65,9 @@ class PromptConfig(Settings):
 
     llm: LanguageModelConfig
     """The language model; without adapters it is asked as it is."""
-    history: int = Field(20, gt=0)
+    history: int = Field(default=20, gt=0)
     """The last so many items of a history are written down."""
-    max_tokens: int = Field(32, gt=0)
+    max_tokens: int = Field(default=32, gt=0)
     """Of an item's text; longer ones are cut."""
     heading: str = "A customer bought, in this order:"
     """Stands before the history."""
@@ -75,9 +75,9 @@ class PromptConfig(Settings):
     """Stands between the history and the candidate."""
     score: Literal["mean", "sum"] = "mean"
     """mean: the candidate's log-likelihood per token. sum: of all its tokens."""
-    train_rows: int = Field(20_000, gt=0)
+    train_rows: int = Field(default=20_000, gt=0)
     """Training rows per epoch at most."""
-    candidates: int = Field(20, gt=1)
+    candidates: int = Field(default=20, gt=1)
     """Of the sampled candidates that choose the best state (`SampledConfig`)."""
-    validation_rows: int = Field(200, gt=0)
+    validation_rows: int = Field(default=200, gt=0)
     """Rows of those."""

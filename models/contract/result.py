@@ -5,6 +5,7 @@ import os
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from models.contract.failures import UNEXPECTED, BadInput
 from models.contract.spec import Spec
@@ -30,7 +31,7 @@ def write_result(folder: Path, values: Mapping[str, object]) -> None:
     write_whole(folder / RESULT, json.dumps(values, indent=2) + "\n")
 
 
-def read_result(folder: Path) -> dict[str, object]:
+def read_result(folder: Path) -> dict[str, Any]:
     """What a finished command has left."""
     return read_json(folder / RESULT, "result")
 

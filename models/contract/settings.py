@@ -34,17 +34,17 @@ def _plain(value: object) -> object:
 class TowersConfig(Settings):
     """Size and switches of the towers; the defaults follow the paper where it speaks."""
 
-    d_model: int = Field(128, gt=0)
+    d_model: int = Field(default=128, gt=0)
     """Width of the transformer (paper: BERT-base's 768)."""
-    layers: int = Field(2, ge=0)
+    layers: int = Field(default=2, ge=0)
     """Its layers (paper: 12)."""
-    heads: int = Field(4, gt=0)
+    heads: int = Field(default=4, gt=0)
     """Its attention heads; they divide d_model."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the transformer's states that training drops."""
-    embedding_dim: int = Field(64, gt=1)
+    embedding_dim: int = Field(default=64, gt=1)
     """Width of user_emb and item_emb (paper: 64)."""
-    max_len: int = Field(100, gt=0)
+    max_len: int = Field(default=100, gt=0)
     """Longest sequence; at least history_length and target_length."""
     user_tower: Literal["transformer", "pooling_mlp", "llm"] = "transformer"
     """pooling_mlp: the mean of the adapted content up to each position, and a perceptron. llm: a language model with
@@ -68,7 +68,7 @@ class TowersConfig(Settings):
     repeat_bias: bool = False
     """Beyond the paper: learns one number that is added to the logits of the items which the history holds already. It
     is no part of the embeddings. Not with pairs all_action and sampled negatives."""
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
     """The inner product of the unit vectors is divided by it."""
     learned_scale: bool = False
     """Trains 1 / temperature as well, up to 100."""
@@ -93,19 +93,19 @@ class LossConfig(Settings):
     """all_action: sampled history positions with sampled targets. Beyond the paper next_item: every history position
     with the item that follows it, the last one with the first target, as SASRec trains; it wants sequences in which no
     item follows in two rows, and negatives other than in_batch."""
-    num_anchors: int = Field(10, gt=0)
+    num_anchors: int = Field(default=10, gt=0)
     """Sampled history positions per user, the loss's anchors (paper: 10)."""
-    num_targets: int = Field(10, gt=0)
+    num_targets: int = Field(default=10, gt=0)
     """Sampled targets per user (paper: 10)."""
-    alpha: float = Field(10.0, gt=1)
+    alpha: float = Field(default=10.0, gt=1)
     """Recency weight log(alpha + i (beta - alpha) / (n - 1)) of position i of n (paper: 10)."""
-    beta: float = Field(10000.0, gt=1)
+    beta: float = Field(default=10000.0, gt=1)
     """See alpha (paper: 10000); equal ones weigh all positions the same, the paper's random sampling."""
     negatives: Literal["in_batch", "full_softmax", "sampled"] = "in_batch"
     """in_batch: the targets of the batch's other users, as in the paper. full_softmax: every item of the training
     snapshot. sampled: num_sampled of those, drawn anew in each step and weighted up to estimate the catalogue. The last
     two need items that go in alone, and leave the user's own targets out."""
-    num_sampled: int = Field(1024, gt=0)
+    num_sampled: int = Field(default=1024, gt=0)
     """Items drawn per step, with negatives sampled."""
     mask_false_negatives: bool = False
     """Beyond the paper: another user's target is no negative where the anchor's own user has the same item among the
@@ -152,21 +152,21 @@ class SequentialConfig(Settings):
 
     kind: Literal["sasrec", "hstu"] = "sasrec"
     """sasrec (models/baselines/sasrec.py) or hstu (models/baselines/hstu.py)."""
-    d_model: int = Field(64, gt=0)
+    d_model: int = Field(default=64, gt=0)
     """Width of the blocks."""
-    layers: int = Field(2, ge=0)
+    layers: int = Field(default=2, ge=0)
     """Number of blocks."""
-    heads: int = Field(1, gt=0)
+    heads: int = Field(default=1, gt=0)
     """Their attention heads; they divide d_model."""
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of the blocks' states that training drops."""
-    max_len: int = Field(50, gt=0)
+    max_len: int = Field(default=50, gt=0)
     """Longest input; of a longer one the most recent items count."""
     loss: Literal["bce", "cross_entropy", "sampled"] = "cross_entropy"
     """bce: binary cross-entropy with one uniformly drawn negative per position (SASRec's paper). cross_entropy: the
     softmax over every item of the training snapshot. sampled: the softmax over the positive and num_sampled of those
     items, drawn for each position (HSTU's experiments)."""
-    num_sampled: int = Field(128, gt=0)
+    num_sampled: int = Field(default=128, gt=0)
     """Items drawn per position, with loss sampled."""
     positions: Literal["all", "last"] = "all"
     """all: every item of history and targets predicts the next one, which wants snapshots of one row per user (of
@@ -174,9 +174,9 @@ class SequentialConfig(Settings):
     wants a row per prefix."""
     repeat_bias: bool = False
     """As of TowersConfig; not with bce, whose negatives are never the row's own."""
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(default=0.05, gt=0)
     """hstu's inner products of unit vectors are divided by it; sasrec's plain ones are not."""
-    time_buckets: int = Field(128, gt=0)
+    time_buckets: int = Field(default=128, gt=0)
     """hstu's relative time bias has so many buckets and one more."""
 
     @model_validator(mode="after")
@@ -195,12 +195,12 @@ class SequentialConfig(Settings):
 class ValidationConfig(Settings):
     """Retrieval over all items, on the validation snapshot."""
 
-    k: int = Field(50, gt=0)
+    k: int = Field(default=50, gt=0)
     """Cut-off of recall and NDCG."""
-    popularity_prior: float = Field(1.0, ge=0)
+    popularity_prior: float = Field(default=1.0, ge=0)
     """Weight of log popularity beside the logit when ranking: in-batch negatives teach lift over popularity, not
     probability, so 1 is right without the log-Q correction and 0 with it."""
-    popularity_days: int = Field(56, gt=0)
+    popularity_days: int = Field(default=56, gt=0)
     """Popularity is counted over the last so many days of the validation histories."""
 
 
@@ -209,11 +209,11 @@ class CVRConfig(Settings):
 
     hidden: tuple[int, ...] = (128,)
     """Widths of the layers before mid_emb."""
-    mid_dim: int = Field(32, gt=0)
+    mid_dim: int = Field(default=32, gt=0)
     """Width of mid_emb."""
     fusion: Literal["concat", "concat+product"] = "concat"
     """concat: the paper's. concat+product: the elementwise product of both embeddings joins in."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """On every layer before mid_emb."""
     batch_norm: bool = False
     """Normalises every layer before mid_emb over the batch, before its activation; scoring uses the training's running
@@ -232,7 +232,7 @@ class StreamConfig(Settings):
 
     reader: Literal["petastorm", "arrow"] = "petastorm"
     """arrow: the small reference reader, over pyarrow alone."""
-    shuffle_rows: int = Field(65536, gt=0)
+    shuffle_rows: int = Field(default=65536, gt=0)
     """Rows held for shuffling across row groups."""
     run: StreamRunConfig = StreamRunConfig()
 
@@ -240,41 +240,41 @@ class StreamConfig(Settings):
 class TrainRunConfig(Settings):
     """How safely and how fast a training runs; changes nothing of what it learns."""
 
-    threads: int | None = Field(2, gt=0)
+    threads: int | None = Field(default=2, gt=0)
     """CPU threads of torch; null: its own choice."""
-    log_every: int = Field(10, gt=0)
+    log_every: int = Field(default=10, gt=0)
     """Steps between lines of metrics.jsonl."""
-    checkpoint_seconds: float = Field(60.0, ge=0)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
     """A killed training goes on from its last checkpoint, written when so many seconds have passed since the one
     before."""
-    checkpoint_steps: int | None = Field(None, gt=0)
+    checkpoint_steps: int | None = Field(default=None, gt=0)
     """A checkpoint every so many steps besides."""
-    rank_timeout: float = Field(600.0, gt=0)
+    rank_timeout: float = Field(default=600.0, gt=0)
     """Seconds that the ranks of a distributed training wait for each other, evaluations included."""
 
 
 class TrainConfig(Settings):
     """Settings of the loop."""
 
-    batch_size: int = Field(128, gt=1)
+    batch_size: int = Field(default=128, gt=1)
     """Rows per step, on each rank."""
-    epochs: int = Field(5, gt=0)
+    epochs: int = Field(default=5, gt=0)
     """Passes over the training snapshot; the learning rate's cosine ends with the last one."""
-    max_seconds: float | None = Field(None, gt=0)
+    max_seconds: float | None = Field(default=None, gt=0)
     """Stop after this time, evaluations included, whatever the epochs say."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's, at its highest."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradients."""
-    warmup_ratio: float = Field(0.05, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1)
     """Share of all steps that is a linear warm-up; then a cosine."""
-    evaluate_every: int | None = Field(None, gt=0)
+    evaluate_every: int | None = Field(default=None, gt=0)
     """Steps between evaluations; null: once per epoch."""
-    patience: int = Field(3, gt=0)
+    patience: int = Field(default=3, gt=0)
     """Stop after so many evaluations without a better one."""
-    seed: int = Field(7, ge=0)
+    seed: int = Field(default=7, ge=0)
     """Of the initial weights, the order of the data and all sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is a GPU."""
@@ -286,27 +286,27 @@ class TrainConfig(Settings):
 class CVRTrainConfig(TrainConfig):
     """Settings of the loop where the conversion model trains."""
 
-    batch_size: int = Field(512, gt=1)
-    epochs: int = Field(10, gt=0)
-    learning_rate: float = Field(3e-3, gt=0)
+    batch_size: int = Field(default=512, gt=1)
+    epochs: int = Field(default=10, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
 
 
 class RankerConfig(Settings):
     """The production-like ranker's trees (models/evaluation/ranker.py); the same with and without embeddings."""
 
-    max_iter: int = Field(200, gt=0)
+    max_iter: int = Field(default=200, gt=0)
     """Trees at most."""
-    patience: int = Field(10, gt=0)
+    patience: int = Field(default=10, gt=0)
     """Stop when so many trees brought no lower validation loss."""
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: float = Field(default=0.1, gt=0)
     """Weight of each tree."""
-    max_leaf_nodes: int = Field(31, gt=1)
+    max_leaf_nodes: int = Field(default=31, gt=1)
     """Leaves per tree at most."""
-    min_samples_leaf: int = Field(50, gt=0)
+    min_samples_leaf: int = Field(default=50, gt=0)
     """Samples per leaf at least."""
-    l2_regularization: float = Field(1.0, ge=0)
+    l2_regularization: float = Field(default=1.0, ge=0)
     """Of the leaves' values."""
-    max_bins: int = Field(64, gt=2, le=255)
+    max_bins: int = Field(default=64, gt=2, le=255)
     """Bins per feature."""
-    max_features: float = Field(0.5, gt=0, le=1)
+    max_features: float = Field(default=0.5, gt=0, le=1)
     """Share of the features that a split may choose from, drawn by the seed."""

@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from models.contract.failures import BadInput
 
 
-def read_json(path: Path, what: str) -> dict[str, object]:
+def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object that a file holds.
 
     Raises:

@@ -79,5 +79,6 @@ class ContentMatrix:
     def _give_pages_back(self, num_rows: int) -> None:
         self._mapped_bytes += num_rows * (self.dim * 2 + _READ_AROUND)
         if self._mapped_bytes > MAX_MAPPED_BYTES and self._matrix.nbytes > MAX_MAPPED_BYTES:
-            self._matrix._mmap.madvise(mmap.MADV_DONTNEED)
+            mapped = self._matrix._mmap  # pyright: ignore[reportAttributeAccessIssue] - numpy's own, not in its stubs
+            mapped.madvise(mmap.MADV_DONTNEED)
             self._mapped_bytes = 0

@@ -16,13 +16,13 @@ def prefetched(source: Generator[T, None, None], depth: int) -> Generator[T, Non
     `source` runs and is closed in that thread; its errors appear here. When this generator ends or is closed,
     the thread has ended.
     """
-    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     is_closed = threading.Event()
 
-    def put(is_item: bool, value: T | BaseException | None) -> None:
+    def put(value: tuple[T] | BaseException | None) -> None:
         while not is_closed.is_set():
             try:
-                return ready.put((is_item, value), timeout=_POLL_SECONDS)
+                return ready.put(value, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
 
@@ -30,25 +30,24 @@ def prefetched(source: Generator[T, None, None], depth: int) -> Generator[T, Non
         try:
             with closing(source):
                 for item in source:
-                    put(True, item)
+                    put((item,))
                     if is_closed.is_set():
                         return
         except BaseException as error:  # the consumer raises it
-            put(False, error)
+            put(error)
         else:
-            put(False, None)
+            put(None)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            is_item, value = ready.get()
-            if is_item:
-                yield value
-            elif value is None:
+            value = ready.get()
+            if value is None:
                 return
-            else:
+            if isinstance(value, BaseException):
                 raise value
+            yield value[0]
     finally:
         is_closed.set()
         thread.join()

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,7 @@ class ArrowReader:
         with closing(self._chunks() if self.snapshot.rows else _nothing()) as read:
             chunks: Iterator[Chunk] = read
             if self.seed is not None:
-                chunks = shuffled(read, self.config.shuffle_rows, self._rng())
+                chunks = shuffled(read, self.config.shuffle_rows, self._rng(self.seed))
             for chunk in islice(exact_batches(chunks, self.batch_size, self.drop_last), start, len(self)):
                 yield {name: torch.from_numpy(np.ascontiguousarray(chunk[name])) for name in self.columns}
 
@@ -96,12 +97,12 @@ class ArrowReader:
         full, rest = divmod(self.snapshot.rows // self.ranks, self.batch_size)
         return full + (0 if self.drop_last or not rest else 1)
 
-    def _rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.rank])
+    def _rng(self, seed: int) -> np.random.Generator:
+        return np.random.default_rng([seed, self.rank])
 
     def _share(self) -> list[FilePart]:
         """This rank's even share of the rows, as parts of the files."""
-        sizes = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
+        sizes: list[Any] = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
         if self.seed is not None and self.ranks > 1:
             np.random.default_rng(self.seed).shuffle(sizes)
         low, high = (self.snapshot.rows * rank // self.ranks for rank in (self.rank, self.rank + 1))
@@ -117,9 +118,9 @@ class ArrowReader:
         yield from self._row_groups(self._share())
 
     def _row_groups(self, parts: list[FilePart]) -> Generator[Chunk, None, None]:
-        groups = [group for part in parts for group in _groups_of(part)]
+        groups: list[Any] = [group for part in parts for group in _groups_of(part)]
         if self.seed is not None:
-            self._rng().shuffle(groups)
+            self._rng(self.seed).shuffle(groups)
         for file, group, start, stop in groups:
             with pq.ParquetFile(file) as parquet:
                 table = parquet.read_row_group(group, columns=self.columns).slice(start, stop - start)
@@ -159,7 +160,7 @@ class PetastormReader(ArrowReader):
             shuffle_row_groups=self.seed is not None,
             # Petastorm takes 0 for "no seed".
             seed=None if self.seed is None else self.seed + 1,
-            num_epochs=None,
+            num_epochs=None,  # pyright: ignore[reportArgumentType] - endless; the stubs guess int from its default
             convert_early_to_numpy=True,
         )
         try:
@@ -239,7 +240,8 @@ def _column_array(name: str, column: pa.Array) -> np.ndarray:
 
 def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "UO":
-        values = pd.util.hash_array(values.astype(object), categorize=False).view(np.int64)
+        hash_array = pd.util.hash_array  # pyright: ignore[reportAttributeAccessIssue] - pandas imports it late
+        values = hash_array(values.astype(object), categorize=False).view(np.int64)
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise BadInput(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
     return values

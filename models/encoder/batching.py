@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 
-def pack_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+def pack_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     """Row numbers by batch: longest first, at most `batch_tokens` after padding, empty rows left out."""
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     order = order[: np.count_nonzero(lengths)]
@@ -52,7 +52,7 @@ def run_batches(work: Callable[[np.ndarray], None], lengths: Sequence[int], batc
         pending = pending[np.concatenate([*batches[done:], np.array([], dtype=np.int64)])]
 
 
-def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
+def shared_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     """The number of first ids that all rows share, at least one id of each row left over."""
     if not rows:
         return 0

@@ -7,7 +7,7 @@ N texts, B texts of a batch, P tokens of the prefix that all share, L padded tok
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -83,7 +83,8 @@ class Encoder:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu")
         model, tokenizer = load_pretrained(locate(str(path), revision), DTYPES[dtype])
-        return cls(model.to(device), tokenizer, pooling, max_tokens)
+        model.to(device)  # pyright: ignore[reportArgumentType] - transformers' wrapper hides `self`
+        return cls(model, tokenizer, pooling, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the model's special tokens, cut to `max_tokens`, unpadded."""
@@ -152,7 +153,7 @@ class Encoder:
         mask_BL = torch.arange(width) < lengths_B[:, None]
         device = self._model.device
         ids_BL, mask_BL, lengths_B = ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
-        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
+        inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
         if prefix is not None:
             inputs["past_key_values"] = expanded(prefix.cache, len(rests))
             inputs["attention_mask"] = torch.nn.functional.pad(mask_BL.long(), (prefix.length, 0), value=1)
@@ -173,6 +174,7 @@ class Encoder:
 def expanded(cache: DynamicCache, batch: int) -> DynamicCache:
     """The cache of one text seen by `batch` texts; its memory is not copied here."""
     expanded = DynamicCache()
-    for place, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers  # of a decoder's full attention: with keys and values
+    for place, layer in enumerate(layers):
         expanded.update(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1), place)
     return expanded

@@ -4,7 +4,7 @@ Shapes: N tokens of all sequences, D the model's width; b, l a group of sequence
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -82,12 +82,12 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel
         raise BadInput("adapters need peft: pip install 'learn-spark[llm]'") from None
     settings = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] - only ever divided
         lora_dropout=config.dropout,
         target_modules=list(config.targets) if config.targets else "all-linear",
     )
     try:
-        adapted = peft.inject_adapter_in_model(settings, model)
+        adapted = cast(PreTrainedModel, peft.inject_adapter_in_model(settings, model))  # the same object
     except ValueError as error:
         raise BadInput(f"llm.lora.targets {list(config.targets or ())}: {' '.join(str(error).split())}") from None
     for weight in adapted.parameters():

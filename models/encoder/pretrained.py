@@ -1,6 +1,7 @@
 """A checked model folder, loaded: weights from safetensors alone, tokenizer, no code that comes with them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +33,8 @@ def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     """
     model, tokenizer = _load(AutoModel, folder, dtype)
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # BERT's head on the first token: computed at every call, used by no pooling here
+        # BERT's head on the first token: computed at every call, used by no pooling here
+        model.pooler = None  # pyright: ignore[reportArgumentType] - a module's None is not in torch's types
     return model, tokenizer
 
 
@@ -97,7 +99,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise BadInput(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 
 
-def _check_complete(folder: Path, report: dict[str, object]) -> None:
+def _check_complete(folder: Path, report: dict[str, Any]) -> None:
     """transformers fills missing weights with noise and only warns; just the unused pooler may be missing."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]

@@ -26,6 +26,7 @@ class Tokenizer(Protocol):
 
     def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """The first `max_tokens` ids of each text, special tokens among them."""
+        ...
 
 
 class FastTokenizer:
@@ -35,7 +36,7 @@ class FastTokenizer:
         self._tokenizer = tokenizer
         tokenizer.split_special_tokens = True
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
-        self.pad_id = next((token_id for token_id in known if token_id is not None), 0)
+        self.pad_id: int = next((token_id for token_id in known if isinstance(token_id, int)), 0)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -6,6 +6,7 @@ Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -250,7 +251,7 @@ def _first_validation_day(day_N: np.ndarray, share: float) -> int:
     return int(days[-max(1, round(share * len(days)))])
 
 
-def _without_nan(values: object) -> object:
+def _without_nan(values: object) -> Any:  # noqa: ANN401 - what it is given
     """NaN is no JSON: null stands for a figure that a segment cannot have."""
     if isinstance(values, dict):
         return {name: _without_nan(value) for name, value in values.items()}

@@ -22,7 +22,7 @@ from models.data.content import ContentMatrix
 from models.evaluation.retrieval_rows import TRAIN_COLUMNS, RetrievalRows
 from models.metrics.sampled_candidates import SampledCandidates
 from models.metrics.segments import Figures
-from models.saved import load_language, load_retriever, load_towers
+from models.saved import Retriever, load_language, load_retriever, load_towers
 
 if TYPE_CHECKING:
     from models.baselines.prompt_ranker import PromptRanker
@@ -46,7 +46,7 @@ class SystemsTask:
         hist_BH, hist_len_B = test["hist_items"], test["hist_len"].astype(np.int64)
         if system.kind == "cooccurrence":
             train = (rows.train[name] for name in TRAIN_COLUMNS)
-            counts = Cooccurrence(*train, len(bias_I), system.recency_decay)
+            counts = Cooccurrence(*train, num_items=len(bias_I), decay=system.recency_decay)
             return HistoryScorer(counts, hist_BH, hist_len_B, bias_I)
         if system.kind == "popularity":
             return Scorer(hist_BH, bias_I + rows.popularity_I)
@@ -57,6 +57,7 @@ class SystemsTask:
             scale = load_towers(system.folder).scale.item() if system.folder else 1.0
             user_BK = scale * user_means(torch.from_numpy(hist_BH).long(), content)
             return Scorer(hist_BH, bias_I, user_BK.numpy(), item_vectors(torch.from_numpy(item_I), content).numpy())
+        assert system.folder is not None, "SystemConfig asks for it"
         model = load_retriever(system.folder)
         user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=test["hist_ts"])
         raised = None
@@ -80,7 +81,7 @@ class SystemsTask:
         """As `Segments.figures`; where seen items are candidates, `new_to_user` has those without them."""
         found = self.segments.figures(rank_P)
         if not self.spec.filter_seen:
-            new = {"targets": 0}
+            new: Figures = {"targets": 0}
             if self.rows.is_new_P.any():
                 new = self.new_to_user.figures(self.ranks(scorer, of_new=True))
                 del new["segments"]
@@ -89,6 +90,7 @@ class SystemsTask:
 
     def prompted(self, system: SystemConfig) -> Figures:
         """A language model's figures on the sampled candidates, and what it costs."""
+        assert self.sampled is not None, "SystemsSpec asks for it"
         model = self._prompt_ranker(system)
         started = time.perf_counter()
         scores_SC, num_tokens = model.sampled_scores(self.rows.test, self.sampled)
@@ -107,7 +109,11 @@ class SystemsTask:
         from models.data.item_texts import ItemTexts
 
         if system.folder:
-            return load_language(system.folder)
+            model = load_language(system.folder)
+            if not isinstance(model, PromptRanker):
+                raise BadInput(f"system {system.name}: {system.folder} holds no prompt ranker")
+            return model
+        assert system.prompt is not None and self.spec.item_texts is not None, "the specs ask for them"
         return PromptRanker(system.prompt, ItemTexts(self.spec.item_texts), self.rows.content.rows)
 
     def _content(self, system: SystemConfig) -> ContentMatrix:
@@ -142,7 +148,7 @@ def run(spec: SystemsSpec) -> dict[str, object]:
 def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
     started = time.perf_counter()
     if system.kind == "prompt":
-        figures = {"sampled": task.prompted(system)}
+        figures: Figures = {"sampled": task.prompted(system)}
         _say(system, f"mrr {figures['sampled']['mrr']:.4f} of sampled candidates", started)
         return figures
     scorer = task.scorer(system)
@@ -162,7 +168,7 @@ def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
     }
 
 
-def num_trained(model: torch.nn.Module) -> int:
+def num_trained(model: Retriever | torch.nn.Module) -> int:
     """How many numbers the model has learned."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 

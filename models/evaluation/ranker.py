@@ -46,12 +46,11 @@ class Ranker:
             if not 0 < label_N.sum() < len(label_N):
                 raise BadInput(f"the ranker's {name} rows hold one label only ({len(label_N)} rows): widen its window")
         settings = self.config.model_dump(exclude={"patience"})
+        settings |= {"early_stopping": True, "categorical_features": categorical or None}
         for seed in self.seeds:
             trees = HistGradientBoostingClassifier(
                 **settings,
-                early_stopping=True,
                 n_iter_no_change=self.config.patience,
-                categorical_features=categorical or None,
                 random_state=seed,
             )
             X_NF, label_N, weight_N = train

@@ -55,10 +55,10 @@ class RetrievalRows:
         for rows in (self.train, self.test):
             for name in ("hist_items", "tar_items"):
                 self._check_items(rows[name])
-        self.count_I = training_counts(*(self.train[name] for name in TRAIN_COLUMNS), self.content.rows)
+        self.count_I = training_counts(*(self.train[name] for name in TRAIN_COLUMNS), num=self.content.rows)
         self.is_candidate_I = np.arange(self.content.rows) > 0
         if spec.known_items:
-            self._read_known()
+            self._read_known(spec.known_items)
         else:
             self.popularity_I = log_popularity(self.count_I)
             self.prior_I = recent_log_popularity(test, self.content.rows, spec.popularity_days)
@@ -77,8 +77,8 @@ class RetrievalRows:
                 f"item_idx {largest} of the snapshots is outside the content matrix of {self.content.rows} rows"
             )
 
-    def _read_known(self) -> None:
-        known = _opened(self.spec.known_items, "known_items")
+    def _read_known(self, known_items: Path) -> None:
+        known = _opened(known_items, "known_items")
         item_N = read_column(known, "item_idx")
         self._check_items(item_N)
         self.popularity_I = known_log_popularity(item_N, read_column(known, "purchases"), self.content.rows)

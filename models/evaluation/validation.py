@@ -52,8 +52,9 @@ class Validation:
             user_BK, item_IK: embeddings.
             repeat_bias: the model's summand for items that the history holds, if it has learned one.
         """
-        held = () if repeat_bias is None else (self._held_Q2, repeat_bias.item())
-        rank_P = target_ranks(*map(torch.from_numpy, (user_BK, item_IK, self.prior_I)), self.target_P2, *held)
+        held = {} if repeat_bias is None else {"held_Q2": self._held_Q2, "held_bias": repeat_bias.item()}
+        vectors = map(torch.from_numpy, (user_BK, item_IK, self.prior_I))
+        rank_P = target_ranks(*vectors, target_P2=self.target_P2, **held)
         users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
         recall, ndcg = recall_ndcg(rank_P, row_P, count_B, self.k)
         return {self.metric: recall, f"ndcg_at_{self.k}": ndcg, "users": len(users_B)}

@@ -128,6 +128,9 @@ class Conversion(nn.Module):
         return mid_BE, logit_B.sigmoid()
 
 
+_Program = UserTower | ItemTower | Conversion
+
+
 def run(spec: OnlineSpec) -> dict[str, object]:
     """Exports as the spec says.
 
@@ -162,7 +165,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     return about
 
 
-def _exported(name: str, module: nn.Module, towers: Towers, spec: OnlineSpec) -> dict[str, object]:
+def _exported(name: str, module: _Program, towers: Towers, spec: OnlineSpec) -> dict[str, object]:
     """Writes one module in the formats that are asked for; says how it is called."""
     example, dynamic = _example(name, towers)
     with torch.no_grad(), _quiet():
@@ -176,10 +179,17 @@ def _exported(name: str, module: nn.Module, towers: Towers, spec: OnlineSpec) ->
         torch.export.save(program, spec.out_dir / files[PT2])
     if ONNX in spec.formats:
         files[ONNX] = f"{name}.{ONNX}"
-        names = {"input_names": list(module.inputs), "output_names": list(module.outputs)}
         is_large = sum(weight.nbytes for weight in module.state_dict().values()) > LARGEST_INLINE
         with _quiet():
-            converted = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
+            converted = torch.onnx.export(
+                program,
+                input_names=list(module.inputs),
+                output_names=list(module.outputs),
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+            )
+            assert converted is not None, "a program comes with dynamo=True"
             converted.save(spec.out_dir / files[ONNX], external_data=is_large)
     return {"files": files, "inputs": list(module.inputs), "outputs": list(module.outputs)}
 
@@ -201,7 +211,7 @@ def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict,
 
 def _transformed(towers: Towers, input_BHC: Tensor) -> Tensor:
     x_BHD = towers.adaptor(input_BHC)
-    rectangle = Rectangle(*x_BHD.shape[:2], x_BHD.device)
+    rectangle = Rectangle(*x_BHD.shape[:2], device=x_BHD.device)
     return rectangle.groups(towers.sequence(x_BHD.flatten(0, 1), rectangle))[0]
 
 

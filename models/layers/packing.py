@@ -4,9 +4,11 @@ Shapes: B sequences, L their padded length, N real tokens of all sequences, P sl
 D width of a token; b, l a group.
 """
 
+from typing import Any, TypeAlias
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 GROUPS = 8  # of equal numbers of sequences: their padding is a few percent, and each costs an attention call a layer
 
@@ -70,17 +72,20 @@ class Packing:
         return _Select.apply(padded_PD, self._slot_N, self._token_P, self._is_real_P)
 
 
+_Ctx: TypeAlias = Any  # torch's own type does not know what is saved in it
+
+
 class _Select(torch.autograd.Function):
     """Rows by index, none wanted twice: the gradient is a selection too, which on CPUs is far cheaper than sums."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, back: Tensor, is_wanted: Tensor | None) -> Tensor:
+    def forward(ctx: _Ctx, x: Tensor, index: Tensor, back: Tensor, is_wanted: Tensor | None) -> Tensor:
         ctx.save_for_backward(back, is_wanted)
         return x.index_select(0, index)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         back, is_wanted = ctx.saved_tensors
         selected = grad.index_select(0, back)
         if is_wanted is not None:

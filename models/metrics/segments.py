@@ -5,13 +5,14 @@ Shapes: P (row, item) pairs of targets, S segments, F figures a segment, U users
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from models.metrics.auc import user_draws
 from models.metrics.ranks import recall_ndcg_by_user
 
-Figures = dict[str, object]
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)

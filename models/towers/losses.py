@@ -6,11 +6,12 @@ T sampled targets, K embedding width, M candidates, R occurrences of candidates 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from models.contract.settings import LossConfig
 from models.towers.repeats import Held, HeldCandidates
@@ -94,6 +95,7 @@ class Candidates:
         place_R = torch.arange(len(target_RK), device=target_RK.device)
         if not merge:
             return cls(target_RK, bias_R, item_R, user_R, place_R)
+        assert item_R is not None, "to merge needs item_BT"
         item_M, merged_R = item_R.unique(return_inverse=True)
         one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # one occurrence per item, whichever
         return cls(target_RK[one_M], bias_R[one_M], item_M, user_R, merged_R)
@@ -208,13 +210,15 @@ class _Weights:
     ) -> None:
         num, user_R, device = len(candidates.vector_MK), candidates.user_R, candidates.vector_MK.device
         self.user_B, self.own_item_BL, self.held_item_BH = user_B, own_item_BL, None if held is None else held.item_BH
-        if user_R is None:
+        self.users = self.items = None
+        if user_R is None or candidates.place_R is None:
             self.count_M = torch.ones(num, dtype=dtype, device=device)
         else:
             self.count_M = torch.bincount(candidates.place_R, minlength=num).to(dtype)
-        self.users = None if user_R is None else _Sorted(user_R, candidates.place_R)
-        needs_items = own_item_BL is not None or held is not None
-        self.items = _Sorted(candidates.item_M, torch.arange(num, device=device)) if needs_items else None
+            self.users = _Sorted(user_R, candidates.place_R)
+        if own_item_BL is not None or held is not None:
+            assert candidates.item_M is not None, "own and held items need the candidates' item_M"
+            self.items = _Sorted(candidates.item_M, torch.arange(num, device=device))
 
     def log(self, rows: slice) -> Tensor:
         """Log weights, -inf for a candidate that is not a negative: [b, M]."""
@@ -229,9 +233,11 @@ class _Weights:
 
     def held(self, rows: slice) -> tuple[Tensor, Tensor]:
         """The (row, candidate) pairs whose candidate is an item of the row's history."""
+        assert self.held_item_BH is not None
         return self._equal(self.held_item_BH[rows])
 
     def _equal(self, item_bL: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.items is not None
         slot_p, place_p = self.items.equal_to(item_bL.flatten())
         return slot_p // item_bL.shape[1], place_p
 
@@ -252,12 +258,15 @@ class _Sorted:
         return asked_P, self.value_R[place_P]
 
 
+_Ctx: TypeAlias = Any  # torch's own type does not know what is saved in it
+
+
 class _NegativeLSE(torch.autograd.Function):
     """Log-sum-exp of each anchor's weighted logits over the candidates, tile by tile; no logit is kept."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: _Ctx,
         anchor_BNK: Tensor,
         candidate_MK: Tensor,
         bias_M: Tensor,
@@ -276,7 +285,7 @@ class _NegativeLSE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Ctx, grad_BN: Tensor) -> tuple[Tensor | None, ...]:
         anchor_BNK, candidate_MK, bias_M, held_bias, lse_BN = ctx.saved_tensors
         d_anchor_BNK, d_candidate_MK = torch.zeros_like(anchor_BNK), torch.zeros_like(candidate_MK)
         d_bias_M = torch.zeros_like(bias_M) if ctx.needs_input_grad[2] else None
@@ -292,7 +301,7 @@ class _NegativeLSE(torch.autograd.Function):
                     d_candidate_MK[columns].addmm_(share_am.T, graded_aK)
                     if d_bias_M is not None:
                         d_bias_M[columns] += grad_BN[rows].flatten() @ share_am
-                    if held is not None:
+                    if held is not None and d_held is not None:
                         row_p, place_p = _within(held, columns)
                         d_held += (share_bNm[row_p, :, place_p] * grad_BN[rows][row_p]).sum()
         return d_anchor_BNK.mul_(grad_BN[:, :, None]), d_candidate_MK, d_bias_M, d_held, None

@@ -5,6 +5,7 @@ D model width, K output width.
 """
 
 import math
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from models.data.content import ContentMatrix
 from models.layers.packing import Packing
 from models.layers.transformer import CausalPooling, CausalTransformer, causal_mean
 from models.towers.repeats import REPEAT_SPEED
+
+if TYPE_CHECKING:
+    from models.encoder.language_model import LanguageTower
 
 MAX_SCALE = 100.0
 
@@ -55,7 +59,8 @@ class Towers(nn.Module):
             self.residual = nn.Linear(content_dim, vector_dim, bias=False)
             nn.init.orthogonal_(self.residual.weight)
         if config.content_residual:
-            for last in [self.head] + ([self.item_mlp[-1]] if config.item_tower == "mlp" else []):
+            own = [cast(nn.Linear, self.item_mlp[-1])] if config.item_tower == "mlp" else []  # as made above
+            for last in [self.head, *own]:
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
         self.id_residual = _zero_rows(num_items, content_dim) if config.id_residual else None
@@ -226,9 +231,10 @@ class Towers(nn.Module):
         return torch.where(item < self.num_items, item, 0)
 
 
-def _language_tower(config: TowersConfig) -> nn.Module:
+def _language_tower(config: TowersConfig) -> "LanguageTower":
     from models.encoder.language_model import LanguageTower  # transformers: for this tower alone
 
+    assert config.llm is not None, "TowersConfig asks for it"
     tower = LanguageTower(config.llm)
     if config.max_len > tower.longest:
         raise BadInput(f"max_len is {config.max_len}, but {config.llm.model} has {tower.longest} positions")

@@ -1,6 +1,7 @@
 """From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
 
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import torch
 
@@ -13,8 +14,10 @@ from models.training.checkpoint import fingerprint_of, step_seed
 from models.training.distributed import Ranks, joined
 from models.training.trainer import Batch, Task, Trainer, TrainResult
 
+SpecT = TypeVar("SpecT", bound=TrainingSpec)
 
-class SnapshotBatches:
+
+class SnapshotBatches(Generic[SpecT]):
     """The half of a `Task` that reads: an epoch's batches out of the training snapshot.
 
     Args:
@@ -29,7 +32,7 @@ class SnapshotBatches:
 
     keeps_untrained = False
 
-    def __init__(self, spec: TrainingSpec, train: Snapshot, columns: list[str], ranks: Ranks) -> None:
+    def __init__(self, spec: SpecT, train: Snapshot, columns: list[str], ranks: Ranks) -> None:
         self.spec, self.train_snapshot, self.columns, self.ranks = spec, train, columns, ranks
         self.generator = torch.Generator().manual_seed(spec.train.seed)
 

@@ -42,7 +42,7 @@ COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 LOG_Q = "log_q"
 
 
-class CVRTask(SnapshotBatches):
+class CVRTask(SnapshotBatches[CVRSpec]):
     """Weighted cross-entropy; validated by AUC, also within users, log loss and calibration."""
 
     metric = "auc"

@@ -43,7 +43,9 @@ class NoteLLMTask:
         self.spec = spec
         rows = (read_column(train, name) for name in COLUMNS)
         highest = math.inf if spec.model.max_score is None else spec.model.max_score
-        self.related_IT = related_items(*rows, num_items, spec.model.related, (spec.model.min_score, highest))
+        self.related_IT = related_items(
+            *rows, num_items=num_items, most=spec.model.related, scores=(spec.model.min_score, highest)
+        )
         self.anchor_N = np.flatnonzero(self.related_IT[:, 0])
         if len(self.anchor_N) < 2:
             raise BadInput(f"train_snapshot: {train.path} holds no items that go together")

@@ -31,7 +31,7 @@ from models.training.trainer import Batch, TrainResult
 COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 
 
-class PromptTask(SnapshotBatches):
+class PromptTask(SnapshotBatches[PromptSpec]):
     """Each row's history as a prompt, one of its targets as the answer; validated on sampled candidates."""
 
     metric = "mrr"

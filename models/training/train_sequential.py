@@ -31,7 +31,7 @@ COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 MAX_REDRAWS = 50
 
 
-class SequentialTask(SnapshotBatches):
+class SequentialTask(SnapshotBatches[SequentialSpec]):
     """Prediction of the next item at every trained position, validated as the towers are."""
 
     def __init__(self, spec: SequentialSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks) -> None:
@@ -58,7 +58,7 @@ class SequentialTask(SnapshotBatches):
             loss = self._sampled_loss(state_PD, label_P, packing.packed(batch["drawn"])[is_trained_N], held_PH)
         else:
             held = None
-            if held_PH is not None:
+            if held_PH is not None and self.model.repeat_bias is not None:
                 logit_PH = self._history_logits(batch["item"], state_ND, packing)[is_trained_N]
                 held = Held(held_PH, logit_PH, self.model.repeat_bias)
             loss = self._softmax_loss(state_PD, label_P, batch["candidates"], held)
@@ -94,7 +94,7 @@ class SequentialTask(SnapshotBatches):
             score_PS = (self.model.items(drawn_PS) @ state_PD[:, :, None])[:, :, 0]
         score_PS = score_PS.masked_fill(drawn_PS == label_P[:, None], -torch.inf)
         score_PC = torch.cat([positive_P1, score_PS], dim=1)  # the label first
-        if held_PH is not None:
+        if held_PH is not None and self.model.repeat_bias is not None:
             item_PC = torch.cat([label_P[:, None], drawn_PS], dim=1)
             score_PC = score_PC + self.model.repeat_bias * is_held(held_PH, item_PC)
         loss_P = score_PC.logsumexp(1) - score_PC[:, 0]

@@ -31,7 +31,7 @@ from models.training.trainer import Batch, TrainResult
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 
 
-class TowersTask(SnapshotBatches):
+class TowersTask(SnapshotBatches[TowersSpec]):
     """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
 
     def __init__(
@@ -91,17 +91,17 @@ class TowersTask(SnapshotBatches):
         candidates, bias_P = self._drawn_candidates(batch), self.model.bias(item_P)
         held = None
         if self.model.repeat_bias is not None:
-            held = self._held(batch, user_BHK, F.embedding(batch["hist"], item_UK), is_trained_BH)
+            held_BHH, logit_BHH = self._held(batch, user_BHK, F.embedding(batch["hist"], item_UK))
+            held = Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
         anchor_PK, target_PK = user_BHK[is_trained_BH], F.embedding(row_P, item_UK)
         loss = next_item_info_nce(anchor_PK, target_PK, item_P, self.model.scale, candidates, bias_P, held)
         return global_mean(loss, is_trained_BH.sum())
 
-    def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor, is_trained_BH: Tensor) -> Held:
-        """What the history holds at the trained positions; an item's logit by its place in the history."""
+    def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor) -> tuple[Tensor, Tensor]:
+        """What the history holds at each position, and their logits: an item's logit by its place in the history."""
         hist_items_BH = batch["items"][batch["hist"]]
         logit_BHH = history_logits(self.model.scale * user_BHK, item_BHK) + self.model.bias(hist_items_BH)[:, None, :]
-        held_BHH = held_items(hist_items_BH)
-        return Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
+        return held_items(hist_items_BH), logit_BHH
 
     def _batch_candidates(self, batch: Batch, target_BSK: Tensor, item_BS: Tensor, bias_BS: Tensor) -> Candidates:
         width = self.spec.loss.num_targets if self.ranks.size > 1 else item_BS.shape[1]

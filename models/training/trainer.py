@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from models.training.distributed import Ranks, agreed, averaged
 from models.training.progress_bar import ProgressBar
 
 Batch = dict[str, Tensor]
-Metrics = dict[str, float | None | list[dict[str, float]]]
+Metrics = dict[str, Any]
 PREFETCHED_BATCHES = 4
 
 
@@ -44,9 +44,13 @@ class Task(Protocol):
             from a pretrained model. That of random weights cannot, however well it happens to score.
     """
 
-    model: nn.Module
     metric: str
     keeps_untrained: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """See the attributes."""
+        ...
 
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
@@ -263,6 +267,7 @@ class Trainer:
         is_due = (every_steps and self.at.step % every_steps == 0) or now - self.checkpointed >= every_seconds
         if not (is_due and self.ranks.is_first):
             return
+        assert self.log is not None, "the first rank writes the log"
         self.at.seconds, self.at.log_bytes = now - self.started, self.log.tell()
         save_checkpoint(self.out_dir, self.at, self.task.model.state_dict(), self.best_state, self.optimizer)
         self.checkpointed = time.monotonic()
