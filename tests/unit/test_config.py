@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel
 
 from learn_spark.config.load import Config, load_config
-from learn_spark.config.mapping import Mapping
+from learn_spark.config.mapping import FieldMappings
 from learn_spark.config.renamed import RENAMED
 from learn_spark.errors import ConfigError
 from models.contract.settings import identity
@@ -49,7 +49,7 @@ def test_every_key_has_one_explanation(script):
         told = script.explanations(type(value))
         for key in type(value).model_fields:
             inner, place = getattr(value, key), f"{name}.{key}"
-            if isinstance(inner, BaseModel) and not isinstance(inner, Mapping):
+            if isinstance(inner, BaseModel) and not isinstance(inner, FieldMappings):
                 assert inner.__doc__, place
                 check(inner, place)
             else:
