@@ -92,5 +92,5 @@ def test_the_formats_of_manifest_and_meta_are_checked(tmp_path):
         assert "format_version" not in values, "as written by the first version"
         read(folder)
         (folder / name).write_text(json.dumps(values | {"format_version": 2}))
-        with pytest.raises(BadInput, match=f"{name}: format_version: Input should be 1 .got 2."):
+        with pytest.raises(BadInput, match=f"{name}: `format_version`: Input should be 1, not 2"):
             read(folder)

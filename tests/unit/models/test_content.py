@@ -54,7 +54,7 @@ def test_broken_folders_are_named(tmp_path, vectors):
     with pytest.raises(ValueError, match="float32"):
         ContentMatrix(folder)
     (folder / "meta.json").write_text("{}")
-    with pytest.raises(ValueError, match="missing key 'rows'; missing key 'dim'"):
+    with pytest.raises(ValueError, match="key `rows` is missing; key `dim` is missing"):
         ContentMatrix(folder)
 
 

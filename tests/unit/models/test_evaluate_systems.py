@@ -406,7 +406,7 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"train_snapshot": "/nowhere"}, "train_snapshot: no such folder: /nowhere"),
         ({"cold": 1}, "unknown key `cold`; known: .*candidates"),
         ({"candidates": "known"}, "candidates: known needs known_items and purchases; without a test day"),
-        ({"candidates": "all"}, "candidates: .*'known' or 'catalogue'"),
+        ({"candidates": "all"}, "`candidates`: .*'known' or 'catalogue'"),
         ({"purchases": "/nowhere"}, "give both, or none"),
     ],
 )

@@ -205,7 +205,7 @@ def test_bad_settings_are_refused():
         TowersConfig(d_model=10)
     with pytest.raises(ValueError, match="item_tower"):
         TowersConfig(item_tower="variant_1")
-    with pytest.raises(ValueError, match="catalogue draws items that go in alone.*set train_input single"):
+    with pytest.raises(ValueError, match="full_softmax draws items that go in alone.*set train_input single"):
         check_loss(TowersConfig(), LossConfig(negatives="full_softmax"))
     with pytest.raises(ValueError, match="repeat_bias with loss.negatives sampled needs loss.pairs next_item"):
         check_loss(TowersConfig(repeat_bias=True, item_tower="mlp"), LossConfig(negatives="sampled"))
