@@ -25,7 +25,7 @@ tour: setup ## run the whole journey on two weeks of the logs, for a first look
 demo: setup ## run the whole journey on data/online_retail and print the headline figures
 	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-check: setup ## after every edit, three minutes: style, format, types, import rules, the tests without processes and Spark
+check: setup ## after every edit, two minutes: style, format, types, import rules, the tests without processes and Spark
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/basedpyright --level error -p pyproject.toml
@@ -35,7 +35,7 @@ spark: setup ## run the tests of the Spark side
 	@$(PYTEST) tests/spark
 
 test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
-	@$(PYTEST) --durations 10 --record-durations build/tests/durations.txt
+	@$(PYTEST) --durations 10 --record-durations=build/tests/durations.txt
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done
