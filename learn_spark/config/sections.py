@@ -142,7 +142,7 @@ class SparkSettings(Settings):
         if asked and self.master and re.fullmatch(r"local(\[.*\])?", self.master):
             raise ValueError(
                 f"{asked[0]} would wait for ever under spark.master {self.master}: use a cluster,"
-                " or remove it (embedding.device cuda alone uses the driver's GPU)"
+                " or remove it (embedding.run.device cuda alone uses the driver's GPU)"
             )
         return self
 
