@@ -162,8 +162,8 @@ def test_the_api_page_runs_from_top_to_bottom(journey: Journey, spark: SparkSess
     lake, towers = names["lake"], names["towers"]
     assert names["rows"].count() == names["samples"].count() > 1000
     assert names["users"].first().content_coverage > 0
-    ours = towers.embed_users(lake.table("user_history").where("ds = '2011-11-27'"))
-    theirs = lake.table("user_features").where("ds = '2011-11-27'").withColumnRenamed("user_emb", "published")
+    ours = towers.embed_users(lake.table("user_history").where("ds = '2011-11-16'"))
+    theirs = lake.table("user_features").where("ds = '2011-11-16'").withColumnRenamed("user_emb", "published")
     both = ours.join(theirs.select("user_id", "published"), on="user_id", how="inner").collect()
     assert len(both) > 10
     np.testing.assert_allclose([row.user_emb for row in both], [row.published for row in both], atol=5e-5)
