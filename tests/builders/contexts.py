@@ -37,7 +37,7 @@ def make_context(spark: SparkSession, config: Config) -> Context:
 
 def make_tables(spark: SparkSession, root: Path) -> Tables:
     """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
-    if not root.exists():
+    if not any(root.glob("*/_delta_log")):
         empty = shared("empty-lake", lambda folder: Tables(spark, folder).create_all())
         shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
     return Tables(spark, root)
