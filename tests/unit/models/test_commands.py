@@ -53,8 +53,8 @@ def test_what_the_program_did_not_foresee_keeps_its_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"colour": "red"}, "unknown key 'colour'; known: "),
-        ({"threads": "many"}, "threads: Input should be a valid integer"),
+        ({"colour": "red"}, "unknown key `colour`; known: "),
+        ({"threads": "many"}, "`threads`: Input should be a valid integer"),
         ({"rows": "/nowhere"}, "snapshot: cannot read /nowhere/manifest.json: No such file or directory"),
     ],
 )
