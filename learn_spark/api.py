@@ -24,8 +24,9 @@ from learn_spark.lake.frames import with_dense_number
 from learn_spark.lake.point_in_time import sample_day
 from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
-from learn_spark.releases.join import join_features
+from learn_spark.releases.join import BATCH_ROWS, join_features
 from learn_spark.releases.registry import CURRENT, Release, find_release, releases, rows_of
+from learn_spark.releases.release import FEATURE_TABLES
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
 from models.contract.failures import BadInput
@@ -35,7 +36,6 @@ from models.contract.whole_files import read_json
 if TYPE_CHECKING:
     from models.towers.towers import Towers
 
-BATCH_ROWS = 4096
 _EVENT = "event"
 
 
@@ -122,12 +122,12 @@ class Lake:
         return find_release(self._tables, name)
 
     def table(self, name: str, release: str = CURRENT) -> DataFrame:
-        """A table: of `user_features`, `item_features` and `pair_features` the rows of a release, of others all rows.
+        """A table: of the feature tables (users, items, pairs) the rows of a release, of others all rows.
 
         Raises:
             ConfigError: the table or the release does not exist.
         """
-        if name in ("user_features", "item_features", "pair_features"):
+        if name in FEATURE_TABLES:
             return rows_of(self._tables, self.release(release), name)
         return self._tables.read(name)
 

@@ -13,7 +13,7 @@ from learn_spark.cli.estimate import dry_run, needs_no_lake
 from learn_spark.config.load import Config
 from learn_spark.errors import NOTHING_TO_DO, ConfigError, ReleaseRefused
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.summary import REPORT, headline, totals
+from learn_spark.evaluation.summary import REPORT, SUMMARY, headline, totals
 from learn_spark.lake.days import DayRange, contiguous
 from learn_spark.lake.lock import lake_lock
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
@@ -84,7 +84,7 @@ def _ended(name: str, plan: Plan, report: RunReport | None, context: Context, me
     """The report where the plan ends with the evaluation, the failures, and the summary."""
     failures = report.failures if report else []
     if plan.has(EVALUATE_FEATURES) and not failures:
-        if report or not (context.config.output.dir / "summary.json").exists():
+        if report or not (context.config.output.dir / SUMMARY).exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
     if any(isinstance(failure.error, ReleaseRefused) for failure in failures):
