@@ -30,7 +30,7 @@ from learn_spark.embedding.prompts import template, text_hash
 from learn_spark.embedding.store import encode_new_texts
 from learn_spark.lake.schemas import ITEM_TEXT
 from learn_spark.lake.tables import Tables
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -105,7 +105,7 @@ def job_context(spark: SparkSession, lake: Path, workers: int, threads: int) -> 
     settings |= {"run.workers": workers, "run.threads": threads}
     asked = [f"lake.root={lake}", *(f"embedding.{name}={value}" for name, value in settings.items())]
     config, tables = load_config(ROOT / "conf" / "base.yaml", asked), Tables(spark, lake)
-    return Context(config, spark, tables, Ledger(spark, tables), Marks(config, {}), Progress(spark))
+    return Context(config, spark, tables, Ledger(spark, tables), Fingerprints(config, {}), Progress(spark))
 
 
 def _encode(task: Task, workers: int, threads: int) -> None:

@@ -60,7 +60,7 @@ class PadOnly:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures the models asked for, prints a line each, and writes all as JSON."""
+    """Measures the models asked for, prints a line for each, and writes all as JSON."""
     options = _options(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     peak = matmul_rate(device, dtype, options.matmul_width)

@@ -89,7 +89,7 @@ def _options(bench: Benchmark, arguments: Sequence[str] | None) -> argparse.Name
 
 
 class Harness:
-    """A run of a benchmark: its journal has a line a process, from which `--resume` goes on."""
+    """A run of a benchmark: its journal has a line per process, from which `--resume` goes on."""
 
     def __init__(self, bench: Benchmark, options: argparse.Namespace) -> None:
         self._bench = bench

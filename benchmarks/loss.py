@@ -1,6 +1,6 @@
 """Forward and backward of the all-action loss: in tiles (ours), as a matrix, and as a checkpointed loop over anchors.
 
-The size is anchors x candidates: with 10 anchors and 10 targets a user, as many of each.
+The size is anchors x candidates: with 10 anchors and 10 targets per user, as many of each.
 """
 
 import math

@@ -39,7 +39,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class SlopeRatio:
-    """The slope of `over`, in seconds an event, divided by the smallest of the rivals'."""
+    """The slope of `over`, in seconds per event, divided by the smallest of the rivals'."""
 
     over: str
     rivals: tuple[str, ...]

@@ -17,7 +17,7 @@ BYTES = {"read_bytes": "inputBytes", "shuffle_bytes": "shuffleWriteBytes", "writ
 
 
 def start_session(task: Task, events: float, ui: bool = False) -> SparkSession:
-    """A session, warmed by a tiny job; the shuffle has 500,000 events a partition.
+    """A session, warmed by a tiny job; the shuffle has 500,000 events per partition.
 
     Args:
         task: whose output lies beside what the tiny job writes.

@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             took[name].append(1000 * seconds)
     best_n = np.argsort(-score_N)[:5]
     print("best candidates:", ", ".join(f"{cand[n]} ({score_N[n]:.4f})" for n in best_n))
-    print(f"{args.format}, {args.threads} threads: {len(hist)} items of history, {len(cand)} candidates, ms a request")
+    print(
+        f"{args.format}, {args.threads} threads: {len(hist)} items of history, {len(cand)} candidates, ms per request"
+    )
     for name, values in took.items():
         p50, p95 = np.percentile(values[len(values) // 5 :], [50, 95])  # the first ones warm up
         print(f"  {name:<6} p50 {p50:7.2f}  p95 {p95:7.2f}")

@@ -73,7 +73,7 @@ def export(
 
 
 def _write_files(df: DataFrame, folder: Path, key: Sequence[str], seed: int, rows_per_file: int) -> list[SnapshotFile]:
-    """Writes the files on the executors; what comes back is a row a file."""
+    """Writes the files on the executors; what comes back is a row per file."""
     rows = df.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         total = rows.count()

@@ -37,7 +37,7 @@ def _adopt(call: Call) -> Outcome:
             raise ConfigError(
                 f"embed_items cannot be accepted: this config's encoder has no vectors in the lake ({matrix})"
             )
-        plan = plan_adoption(context.config, STEPS, context.mark, context.ledger.recorded(), args.accept)
+        plan = plan_adoption(context.config, STEPS, context.fingerprint, context.ledger.recorded(), args.accept)
         if not args.dry_run:
             context.ledger.adopt(plan.adopted)
     lines = plan.lines()

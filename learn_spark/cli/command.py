@@ -14,7 +14,7 @@ from learn_spark.errors import LearnError
 from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -94,7 +94,7 @@ class Call:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)
             with Progress(spark) as progress:
-                yield Context(config, spark, tables, ledger, Marks(config, STEPS, ledger.recorded), progress)
+                yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
         finally:
             with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
                 spark.stop()

@@ -7,7 +7,7 @@ from learn_spark.config.load import Config
 from learn_spark.embedding.cost import EmbeddingEstimate, embedding_estimate, encoder_hours
 from learn_spark.errors import NOTHING_TO_DO
 from learn_spark.pipeline import STEPS
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Recorded, Rows, pieces
 from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.steps import EMBED_ITEMS, INGEST_EVENTS, Context
@@ -39,7 +39,7 @@ def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outco
     Raises:
         ConfigError: what the run would be refused with.
     """
-    now = Standing.of(context) if context else Standing(config, Marks(config, STEPS), {})
+    now = Standing.of(context) if context else Standing(config, Fingerprints(config, STEPS), {})
     todo = plan.missing(now)
     days = {step.name: its for step, its in todo}
     expected = {step.name: expected_rows(step.name, len(its), now.rows) for step, its in todo}

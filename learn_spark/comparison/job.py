@@ -20,11 +20,11 @@ from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
 from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Unlock, folder_lock
-from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.training.job import validation_of
 from learn_spark.training.mlflow_runs import Training, log_runs, loss_curve
-from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_mark
+from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_fingerprint
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
 from models.contract.result import is_finished, write_spec
 from models.contract.settings import identity
@@ -52,8 +52,8 @@ class SystemTraining:
 
     def as_run(self) -> Training:
         """For MLflow."""
-        mark = self.spec.out_dir.name.rpartition("-")[2]
-        return Training.of(self.spec, f"compare-{self.system}", mark, is_registered=False)
+        fingerprint = self.spec.out_dir.name.rpartition("-")[2]
+        return Training.of(self.spec, f"compare-{self.system}", fingerprint, is_registered=False)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
-    What it costs: a training a system and seed, in a process of its own, one after the other; then one pass over the
-    test rows a trained model. The driver holds figures alone.
+    What it costs: a training per system and seed, in a process of its own, one after the other; then one pass over the
+    test rows per trained model. The driver holds figures alone.
 
     Args:
         context: a lake with sequences and content vectors.
@@ -167,11 +167,11 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
 
 
 def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
-    mark, version = fingerprint(sequences_mark(context), MORE), context.tables.version("sequences")
-    snapshots = {split: sequence_snapshot(context, split, version, mark, MORE) for split in SPLITS}
+    fingerprint, version = fingerprint_of(sequences_fingerprint(context), MORE), context.tables.version("sequences")
+    snapshots = {split: sequence_snapshot(context, split, version, fingerprint, MORE) for split in SPLITS}
     specs = [training_spec(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
     if context.config.sequences.protocol == "leave_one_out" and any(spec.trains_all_positions for spec in specs):
-        snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, mark, MORE, each_once=True)
+        snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, fingerprint, MORE, each_once=True)
     day = {} if context.config.sequences.protocol == "leave_one_out" else day_snapshots(context)
     matrices = matrices_of(context, chosen)
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
@@ -193,8 +193,10 @@ def _training(context: Context, name: str, system: SystemSettings, seed: int, da
     spec = training_spec(context.config, system, seed, data)
     places = {key: value for key, value in spec if isinstance(value, Path)}
     ranks = context.config.towers.ranks if spec.launchable else 1
-    mark = fingerprint(system.kind, places, identity(spec), ranks, *spec.raised())
-    return SystemTraining(name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{mark}")))
+    fingerprint = fingerprint_of(system.kind, places, identity(spec), ranks, *spec.raised())
+    return SystemTraining(
+        name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint}"))
+    )
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -225,8 +227,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         out_dir=Path(),
     )
     context.progress.say(f"compare: {len(measured)} rankings of the test rows")
-    mark = fingerprint(spec.told(), *spec.raised())
-    return run_trainer(spec.into(context.tables.artifact("comparisons", mark)))
+    fingerprint = fingerprint_of(spec.told(), *spec.raised())
+    return run_trainer(spec.into(context.tables.artifact("comparisons", fingerprint)))
 
 
 def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
@@ -274,6 +276,6 @@ def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple
         for system, row in comparison["systems"].items()
         for metric, values in row["metrics"].items()
     }
-    log_figures(context.config, name, fingerprint(comparison["protocol"], sorted(figures)), [page, data], figures)
+    log_figures(context.config, name, fingerprint_of(comparison["protocol"], sorted(figures)), [page, data], figures)
     told = [*lines(comparison), *sampled_lines(comparison["sampled"]), f"page   {page}"]
     print("\n".join(told), flush=True)

@@ -9,7 +9,7 @@ from learn_spark.embedding.encoders import model_source
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import current_texts
 from learn_spark.errors import ConfigError
-from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from models.contract.failures import BadInput
 from models.contract.language_models import LanguageModelConfig
@@ -50,6 +50,6 @@ def item_texts(context: Context) -> Path:
     chosen = template(context.config.embedding.template)
     versions = context.tables.versions(("item_text", "item_index"))
     texts = current_texts(context, chosen).join(context.tables.read("item_index"), on="item_id")
-    name = f"item-texts-{fingerprint(versions, chosen.version)}"
+    name = f"item-texts-{fingerprint_of(versions, chosen.version)}"
     rows = texts.selectExpr("item_idx", "prompt AS text")
     return export(context, rows, name, ("item_idx",), "item_text", versions["item_text"], seed=0)

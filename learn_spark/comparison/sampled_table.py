@@ -51,7 +51,7 @@ def sampled_lines(sampled: Mapping[str, Any] | None) -> list[str]:
     found = [
         f"{protocol['rows']} rows, {protocol['candidates']} sampled candidates each: not comparable with the above"
     ]
-    found.append(f"{'':<{width}}{head}{'tokens a user':>15}{'s a user':>10}{'all items':>11}")
+    found.append(f"{'':<{width}}{head}{'tokens per user':>17}{'s per user':>12}{'all items':>11}")
     for row in by_mrr(sampled):
         cells = "".join(f"{cell(row['metrics'][metric]):>16}" for metric in SAMPLED_METRICS)
         costs = [f"{row['tokens_per_user']:>15,.0f}", f"{row['seconds_per_user']:>10.3f}"] if is_prompt(row) else []

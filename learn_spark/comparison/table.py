@@ -66,7 +66,7 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
     found = [
         f"{data['users']:,} users, {data['targets']:,} targets; candidates: {comparison['protocol']['candidates']}"
     ]
-    found += [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us a user':>11}"]
+    found += [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us per user':>13}"]
     for row in ordered(systems):
         cells = "".join(f"{cell(row['metrics'][metric]):>16}" for metric in metrics)
         costs = f"{row['parameters']:>14,}{row['train_seconds']:>12,.0f}{row['seconds_per_user'] * 1e6:>11,.0f}"

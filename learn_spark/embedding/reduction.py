@@ -1,4 +1,4 @@
-"""The optional reduction of the content matrix: a fixed linear map to fewer numbers an item, fitted once.
+"""The optional reduction of the content matrix: a fixed linear map to fewer numbers per item, fitted once.
 
 Its rows are the principal directions of a sample of vectors about zero, not about their mean: what the models read are
 cosines, and these a shift would change (docs/decisions/0006-encoder.md).

@@ -96,7 +96,7 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: 
 
 @mpl.rc_context(_STYLE)
 def intervals(rows: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
-    """One dot and its interval a row: (name, value, low, high); a line marks zero."""
+    """One dot and its interval per row: (name, value, low, high); a line marks zero."""
     figure, axes = _figure(WIDE, 0.9 + 0.32 * len(rows))
     for place, (_, value, low, high) in enumerate(reversed(rows)):
         colour = SERIES[0] if low > 0 else SERIES[2] if high < 0 else MUTED

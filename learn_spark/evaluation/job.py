@@ -7,7 +7,7 @@ from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.snapshots import export
-from learn_spark.bridge.trained import towers_mark, towers_path
+from learn_spark.bridge.trained import towers_fingerprint, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
@@ -15,7 +15,7 @@ from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
 from learn_spark.runs.details import EvaluationDetails
-from learn_spark.runs.ledger import StepResult, fingerprint
+from learn_spark.runs.ledger import StepResult, fingerprint_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
@@ -49,23 +49,23 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     release = published_release(context)
     if release is None:
         raise ConfigError("no release by these models is published: run write_features first")
-    mark = fingerprint(context.mark(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
-    retrieval, retrieval_rows = _retrieval(context, mark)
-    ranker, ranker_rows_ = _ranker(context, release, mark)
+    fingerprint = fingerprint_of(context.fingerprint(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
+    retrieval, retrieval_rows = _retrieval(context, fingerprint)
+    ranker, ranker_rows_ = _ranker(context, release, fingerprint)
     details = EvaluationDetails(retrieval, ranker)
     return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
-def _retrieval(context: Context, mark: str) -> tuple[dict[str, Any], int]:
+def _retrieval(context: Context, fingerprint: str) -> tuple[dict[str, Any], int]:
     config, version = context.config, context.tables.version("sequences")
-    test, day = sequence_snapshot(context, "test", version, mark), day_snapshots(context)
+    test, day = sequence_snapshot(context, "test", version, fingerprint), day_snapshots(context)
     spec = SystemsSpec(
-        train_snapshot=sequence_snapshot(context, "train", version, towers_mark(context)),
+        train_snapshot=sequence_snapshot(context, "train", version, towers_fingerprint(context)),
         test_snapshot=test,
         **day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
-        out_dir=context.tables.artifact("evaluation", f"retrieval-{mark}"),
+        out_dir=context.tables.artifact("evaluation", f"retrieval-{fingerprint}"),
         systems=_systems(context),
         ks=KS,
         seed=config.evaluation.seed,
@@ -115,11 +115,11 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
     return found
 
 
-def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, Any], int]:
+def _ranker(context: Context, release: Release, fingerprint: str) -> tuple[dict[str, Any], int]:
     settings = context.config.evaluation
     version = context.tables.version("interactions")
     frame = ranker_rows(context, release)
-    rows = export(context, frame, f"evaluation-ranker-{mark}", PAIR_KEY, "interactions", version, settings.seed)
+    rows = export(context, frame, f"evaluation-ranker-{fingerprint}", PAIR_KEY, "interactions", version, settings.seed)
     spec = RankerSpec(
         rows=rows,
         content_matrix=matrix_path(context),
@@ -132,7 +132,7 @@ def _ranker(context: Context, release: Release, mark: str) -> tuple[dict[str, An
         num_seeds=settings.num_seeds,
         ranker=settings.ranker,
         threads=settings.run.threads,
-        out_dir=context.tables.artifact("evaluation", f"ranker-{mark}"),
+        out_dir=context.tables.artifact("evaluation", f"ranker-{fingerprint}"),
     )
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
     return run_trainer(spec), _rows(rows)

@@ -13,13 +13,15 @@ _log = logging.getLogger(__name__)
 KIND = "evaluation"
 
 
-def log_report(config: Config, mark: str, files: list[Path], summary: Mapping[str, object]) -> str | None:
+def log_report(config: Config, fingerprint: str, files: list[Path], summary: Mapping[str, object]) -> str | None:
     """Logs the report and its headline figures; see `log_figures`."""
-    return log_figures(config, KIND, mark, files, _figures(summary))
+    return log_figures(config, KIND, fingerprint, files, _figures(summary))
 
 
-def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures: Mapping[str, float]) -> str | None:
-    """Logs files and figures in the experiment of the trainings; one run a kind and mark, updated by a rerun.
+def log_figures(
+    config: Config, kind: str, fingerprint: str, files: list[Path], figures: Mapping[str, float]
+) -> str | None:
+    """Logs files and figures in the experiment of the trainings; one run per kind and fingerprint, updated by a rerun.
 
     Returns:
         The run's id; None where MLflow cannot be used. The job goes on then.
@@ -29,9 +31,9 @@ def log_figures(config: Config, kind: str, mark: str, files: list[Path], figures
 
         client = client_of(config)
         experiment = experiment_of(client, config)
-        wanted = f"tags.{FINGERPRINT} = '{mark}' AND tags.model = '{kind}'"
+        wanted = f"tags.{FINGERPRINT} = '{fingerprint}' AND tags.model = '{kind}'"
         known = client.search_runs([experiment], wanted, max_results=1)
-        tags = {FINGERPRINT: mark, "model": kind}
+        tags = {FINGERPRINT: fingerprint, "model": kind}
         run = known[0] if known else client.create_run(experiment, tags=tags, run_name=kind)
         now = time.time_ns() // 1_000_000
         client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])

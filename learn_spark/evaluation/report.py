@@ -79,8 +79,8 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
     write_json(output / SUMMARY, summary)
     target = output / REPORT
     write_whole(target, page)
-    mark = context.made_as(EVALUATE_FEATURES, windows.end)
-    log_report(context.config, mark, [target, output / SUMMARY], summary)
+    fingerprint = context.made_as(EVALUATE_FEATURES, windows.end)
+    log_report(context.config, fingerprint, [target, output / SUMMARY], summary)
     return summary
 
 

@@ -8,9 +8,9 @@ from pyspark.sql import functions as F
 
 from learn_spark.bridge.snapshots import export
 from learn_spark.lake.days import DayRange
-from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
-from learn_spark.training.sequence_snapshots import sequences_mark
+from learn_spark.training.sequence_snapshots import sequences_fingerprint
 
 _READS = ("interactions", "item_index", "sequences")
 
@@ -21,14 +21,14 @@ def day_snapshots(context: Context) -> dict[str, Any]:
     The same for the report and for every comparison on these table versions.
     """
     config, versions = context.config, context.tables.versions(_READS)
-    mark = fingerprint(sequences_mark(context), versions, config.retrieval.popularity_days)
+    fingerprint = fingerprint_of(sequences_fingerprint(context), versions, config.retrieval.popularity_days)
     frames = {
         "known_items": (known_items(context), ["item_idx"]),
         "purchases": (purchases(context), ["user_id", "item_id"]),
     }
     return {
         name: export(
-            context, df, f"{name}-{mark}", key, "interactions", versions["interactions"], config.evaluation.seed
+            context, df, f"{name}-{fingerprint}", key, "interactions", versions["interactions"], config.evaluation.seed
         )
         for name, (df, key) in frames.items()
     }

@@ -89,7 +89,7 @@ def _base_day(context: Context, first: date) -> date | None:
     recorded = context.ledger.recorded()
     for day in sorted((day for day in stored if day <= first), reverse=True):
         row = recorded.get((WRITE_FEATURES, day))
-        if row and not row.is_stale and row.fingerprint == context.mark(WRITE_FEATURES, day):
+        if row and not row.is_stale and row.fingerprint == context.fingerprint(WRITE_FEATURES, day):
             return day
     return None
 

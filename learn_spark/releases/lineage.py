@@ -47,7 +47,11 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
             for name, value, lower, upper, passed in release.gates
         ],
         "lineage": {
-            "models": {name: _model(name, mark, ledger) for name, mark in release.models.items() if name in _TRAINERS},
+            "models": {
+                name: _model(name, fingerprint, ledger)
+                for name, fingerprint in release.models.items()
+                if name in _TRAINERS
+            },
             "input_versions": release.inputs,
             "table_versions": release.tables,
             "source_files": source_files(tables, release),
@@ -105,15 +109,15 @@ def _gate_line(gate: dict[str, object]) -> str:
     return f"{'ok    ' if gate['passed'] else 'FAILED'} {gate['name']:<32} {gate['value']:<12g} {limits}"
 
 
-def _model(name: str, mark: str, ledger: Ledger) -> dict[str, object]:
+def _model(name: str, fingerprint: str, ledger: Ledger) -> dict[str, object]:
     """The training that the ledger has of a model: its MLflow run, and the snapshots' manifests."""
-    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.name == mark]
+    rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.name == fingerprint]
     if not rows:
-        return {"fingerprint": mark, "run": "not in the ledger any more"}
+        return {"fingerprint": fingerprint, "run": "not in the ledger any more"}
     training = TrainingDetails.from_json(rows[0].details)
     run = {key: value for key in _TRACKED if (value := getattr(training, key)) is not None}
     snapshots = {role: _snapshot(Path(path)) for role, path in training.snapshots.items()}
-    return {"fingerprint": mark, "folder": training.model, **run, "snapshots": snapshots}
+    return {"fingerprint": fingerprint, "folder": training.model, **run, "snapshots": snapshots}
 
 
 def _snapshot(folder: Path) -> dict[str, object]:

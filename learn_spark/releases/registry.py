@@ -89,8 +89,8 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
 def newest_release(tables: Tables, models: dict[str, str], other_than: str = "") -> Release | None:
     """The release by these models that was published last."""
     is_asked = (F.col("status") == PUBLISHED) & (F.col("release_id") != other_than)
-    for name, mark in models.items():
-        is_asked &= F.col("model_versions")[name] == mark
+    for name, fingerprint in models.items():
+        is_asked &= F.col("model_versions")[name] == fingerprint
     newest = tables.read(RELEASES.name).where(is_asked).orderBy(F.desc("published_at")).first()
     return _from_row(newest) if newest else None
 

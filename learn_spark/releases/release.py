@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.trained import cvr_mark, towers_mark
+from learn_spark.bridge.trained import cvr_fingerprint, towers_fingerprint
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.schemas import RELEASES
@@ -23,7 +23,7 @@ from learn_spark.releases.registry import (
     to_withdraw,
 )
 from learn_spark.runs.details import TrainingDetails
-from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import WRITE_FEATURES, Context, cvr_day, towers_day
 
 FEATURE_TABLES = ("user_features", "item_features", "pair_features")
@@ -33,17 +33,17 @@ INPUTS = ("interactions", "item_index", "user_history", "samples")
 def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Release | None]:
     """The release of these feature days, on top of the newest one by the same models, its base.
 
-    The id is made of the days' marks and the versions of the tables that they are made from. So equal ids have
+    The id is made of the days' fingerprints and the versions of the tables that they are made from. So equal ids have
     equal rows, and days that are made again from other events get an id, and rows, of their own.
 
     Returns:
         The release, not published yet, and its base.
     """
     ordered = tuple(sorted(set(days)))
-    models = {"towers": towers_mark(context), "cvr": cvr_mark(context)}
+    models = {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
     inputs = context.tables.versions(INPUTS)
-    marks = [context.mark(WRITE_FEATURES, day) for day in ordered]
-    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint(marks, models, inputs)[:8]}"
+    fingerprints = [context.fingerprint(WRITE_FEATURES, day) for day in ordered]
+    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint_of(fingerprints, models, inputs)[:8]}"
     base = newest_release(context.tables, models, other_than=release_id)
     taken_over = base.parts if base else {}
     parts = {**taken_over, **dict.fromkeys(ordered, Part(release_id))}
@@ -62,7 +62,7 @@ def visible(context: Context, release: Release, table: str) -> DataFrame:
 
 def published_release(context: Context) -> Release | None:
     """The newest release by the models of this config."""
-    return newest_release(context.tables, {"towers": towers_mark(context), "cvr": cvr_mark(context)})
+    return newest_release(context.tables, {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)})
 
 
 def is_already_published(context: Context, release: Release) -> bool:

@@ -12,7 +12,7 @@ from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.runs.earlier import EARLIER
-from learn_spark.runs.fingerprints import VERSIONS, Marks, Scheme, settings_of
+from learn_spark.runs.fingerprints import VERSIONS, Fingerprints, Scheme, settings_of
 from learn_spark.runs.ledger import Rows
 from learn_spark.runs.steps import Step
 
@@ -45,14 +45,14 @@ class Adoption:
 
 
 def plan_adoption(
-    config: Config, steps: Mapping[str, Step], marks: Marks, rows: Rows, accepted: Collection[str] = ()
+    config: Config, steps: Mapping[str, Step], fingerprints: Fingerprints, rows: Rows, accepted: Collection[str] = ()
 ) -> Adoption:
     """Looks at every recorded day, those that a day is made from first.
 
     Args:
         config: what the days should have been made with.
         steps: by name, in the DAG's order.
-        marks: today's.
+        fingerprints: today's.
         rows: the ledger's.
         accepted: steps whose recorded days hold, whatever config, input or version they were made with.
 
@@ -66,28 +66,28 @@ def plan_adoption(
     def given(need: Day) -> str | None:
         """What a day's need had as a fingerprint when the day was made; None where that is the scheme's own."""
         row = rows.get(need)
-        return row.fingerprint if row is not None and row.fingerprint != marks(*need) else None
+        return row.fingerprint if row is not None and row.fingerprint != fingerprints(*need) else None
 
     older = range(1, max(step.version for step in steps.values()))
     schemes = [VERSIONS, *EARLIER, *(Scheme(lambda step, n=n: n, settings_of, n) for n in older)]
-    formulas = [(Marks(config, steps, lambda: rows, scheme, given), scheme.version) for scheme in schemes]
+    formulas = [(Fingerprints(config, steps, lambda: rows, scheme, given), scheme.version) for scheme in schemes]
 
     def made_by(day: Day) -> set[int | None]:
         """The versions whose formula gives what the ledger has; None for the present ones."""
         return {version for formula, version in formulas if formula(*day) == rows[day].fingerprint}
 
-    reasons = {name: _reason(step, rows, marks) for name, step in steps.items()}
+    reasons = {name: _reason(step, rows, fingerprints) for name, step in steps.items()}
     plan = Adoption()
     plan.refused |= {day: "there is no such step" for day in rows if day[0] not in steps}
     for day in _in_order(rows, steps):
-        mark, row = marks(*day), rows[day]
+        fingerprint, row = fingerprints(*day), rows[day]
         lacking = next((need[0] for need in steps[day[0]].needs(config, day[1]) if need in plan.refused), None)
-        if row.fingerprint == mark:
+        if row.fingerprint == fingerprint:
             plan.current.append(day)
         elif lacking:
             plan.refused[day] = f"made from days of {lacking} that are refused"
         elif day[0] in accepted or made_by(day) & {None, steps[day[0]].version}:
-            plan.adopted[day] = mark
+            plan.adopted[day] = fingerprint
         elif made_by(day):
             newest = max(version or 0 for version in made_by(day))
             plan.refused[day] = f"made by version {newest} of the step, which is {steps[day[0]].version} now"
@@ -101,10 +101,10 @@ def _in_order(rows: Rows, steps: Mapping[str, Step]) -> list[Day]:
     return sorted((day for day in rows if day[0] in steps), key=lambda day: (order.index(day[0]), day[1]))
 
 
-def _reason(step: Step, rows: Rows, marks: Marks) -> str:
+def _reason(step: Step, rows: Rows, fingerprints: Fingerprints) -> str:
     """Why days of a step are refused; a day is read against those before it, so it is told for all."""
     own = [row for row in rows.values() if row.step == step.name] if step.source else []
-    changed = [row.day for row in own if marks.source_state(step, row.day) != row.source]
+    changed = [row.day for row in own if fingerprints.source_state(step, row.day) != row.source]
     if changed:
         return (
             f"raw files have other names, sizes or times than when they were read ({len(changed)} days, {changed[0]} …)"

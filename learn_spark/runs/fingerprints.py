@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from learn_spark.config.load import Config
-from learn_spark.runs.ledger import Rows, fingerprint
+from learn_spark.runs.ledger import Rows, fingerprint_of
 from learn_spark.runs.steps import Source, Step
 from models.contract.settings import identity
 
@@ -33,8 +33,8 @@ class Scheme:
 VERSIONS = Scheme(lambda step: step.version, settings_of)
 
 
-class Marks:
-    """Expected fingerprints: code version, config sections, outside input, and the marks of a day's needs.
+class Fingerprints:
+    """Expected fingerprints: code version, config sections, outside input, and the fingerprints of a day's needs.
 
     Args:
         config: the run's.
@@ -67,7 +67,7 @@ class Marks:
             source = self._source(step).identity(day) if step.source else None
             upstream = [self._given(need) or self(*need) for need in step.needs(self._config, day)]
             code, settings = self._scheme.code(step), self._settings_of(step)
-            self._known[name, day] = fingerprint(code, name, day, settings, source, upstream)
+            self._known[name, day] = fingerprint_of(code, name, day, settings, source, upstream)
         return self._known[name, day]
 
     def touched_by(

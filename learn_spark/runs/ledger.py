@@ -68,7 +68,7 @@ class Recorded:
 Rows = Mapping[tuple[str, date], Recorded]
 
 
-def fingerprint(*parts: object) -> str:
+def fingerprint_of(*parts: object) -> str:
     """16 hex digits of anything that JSON can hold (other values by their text)."""
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -133,7 +133,7 @@ class Ledger:
     ) -> None:
         """Marks days of a step as done, in place of what was recorded for them; the last gets the details.
 
-        `sources`: what `Marks.source_state` gives for the days.
+        `sources`: what `Fingerprints.source_state` gives for the days.
         """
         common = (
             DONE,
@@ -146,8 +146,8 @@ class Ledger:
         )
         details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
         rows = [
-            (step, day, mark, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
-            for day, mark in fingerprints.items()
+            (step, day, fingerprint, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
+            for day, fingerprint in fingerprints.items()
         ]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
@@ -161,14 +161,14 @@ class Ledger:
         """Gives rows other fingerprints, in one commit; what was made keeps its names."""
         if not fingerprints:
             return
-        renamed = [(step, day, mark) for (step, day), mark in fingerprints.items()]
-        renamed_df = F.broadcast(self._spark.createDataFrame(renamed, "step string, day date, mark string"))
+        renamed = [(step, day, fingerprint) for (step, day), fingerprint in fingerprints.items()]
+        renamed_df = F.broadcast(self._spark.createDataFrame(renamed, "step string, day date, new string"))
         steps = sorted({step for step, _ in fingerprints})
         rows = self._tables.read(INTERVALS.name).where(F.col("step").isin(steps))
         rows = rows.withColumns({name: F.lit(None) for name in INTERVALS.names if name not in rows.columns})
-        was = F.when(F.col("mark").isNotNull(), F.coalesce("made_as", "fingerprint")).otherwise(F.col("made_as"))
+        was = F.when(F.col("new").isNotNull(), F.coalesce("made_as", "fingerprint")).otherwise(F.col("made_as"))
         rows = rows.join(renamed_df, on=["step", "day"], how="left").withColumns(
-            {"made_as": was, "fingerprint": F.coalesce("mark", "fingerprint")}
+            {"made_as": was, "fingerprint": F.coalesce("new", "fingerprint")}
         )
         named = ", ".join(f"'{step}'" for step in steps)
         self._tables.overwrite_where(INTERVALS.name, rows, f"step IN ({named})")

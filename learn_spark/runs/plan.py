@@ -10,7 +10,7 @@ from typing import NamedTuple
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Rows
 from learn_spark.runs.steps import Context, Step, StepDay, StepName
 
@@ -27,17 +27,17 @@ class Standing:
     """The ledger's rows at one moment, beside what this code, config and input would make."""
 
     config: Config
-    mark: Marks
+    fingerprint: Fingerprints
     rows: Rows
 
     @classmethod
     def of(cls, context: Context) -> Standing:
         """As the ledger is now."""
-        return cls(context.config, context.mark, context.ledger.recorded())
+        return cls(context.config, context.fingerprint, context.ledger.recorded())
 
     def is_other(self, pair: StepDay) -> bool:
         """Whether a day is recorded, but was made from other code, config or input than now."""
-        return pair in self.rows and self.rows[pair].fingerprint != self.mark(*pair)
+        return pair in self.rows and self.rows[pair].fingerprint != self.fingerprint(*pair)
 
     def is_open(self, pair: StepDay) -> bool:
         """Whether a day is not recorded, or is stale."""

@@ -55,7 +55,7 @@ class _Chunk:
     """Days of a step that are to run at once; their fingerprints are those of before the work."""
 
     step: Step
-    marks: Mapping[date, str]
+    fingerprints: Mapping[date, str]
     label: str
     run_id: str
 
@@ -73,7 +73,7 @@ def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
         parts = [days[start : start + size] for start in range(0, len(days), size)]
         label = f"[{number}/{len(plan)}] {step.name}"
         chunks = [
-            _Chunk(step, {day: context.mark(step.name, day) for day in part}, label, f"{report.run_id}.{piece}")
+            _Chunk(step, {day: context.fingerprint(step.name, day) for day in part}, label, f"{report.run_id}.{piece}")
             for piece, part in enumerate(parts, start=1)
         ]
         failures = _run_chunks(chunks, context, options)
@@ -103,7 +103,7 @@ def _run_chunks(chunks: list[_Chunk], context: Context, options: RunOptions) -> 
 
 def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:
     """Does those of the days whose needs are there; says which failed."""
-    step, days = chunk.step, list(chunk.marks)
+    step, days = chunk.step, list(chunk.fingerprints)
     piece = Plan.piece(step, days, Standing.of(context))
     try:
         if piece.ready:
@@ -125,9 +125,9 @@ def _run_days(chunk: _Chunk, days: list[date], context: Context) -> None:
     input_versions = context.tables.versions(step.reads)
     result = step.run(context, days)
     seconds = round(time.monotonic() - started, 2)
-    marks = {day: chunk.marks[day] for day in days}
-    sources = {day: context.mark.source_state(step, day) for day in days}
+    fingerprints = {day: chunk.fingerprints[day] for day in days}
+    sources = {day: context.fingerprint.source_state(step, day) for day in days}
     with context.publishing:
         written = context.tables.versions(step.writes)
-        context.ledger.record(step.name, marks, chunk.run_id, result, input_versions, written, seconds, sources)
+        context.ledger.record(step.name, fingerprints, chunk.run_id, result, input_versions, written, seconds, sources)
     context.progress.end(f"{result.rows_in:,} rows in, {result.rows_out:,} out, {seconds:.1f} s")

@@ -15,7 +15,7 @@ from learn_spark.runs.ledger import Ledger, StepResult
 from learn_spark.runs.progress import Progress
 
 if TYPE_CHECKING:
-    from learn_spark.runs.fingerprints import Marks
+    from learn_spark.runs.fingerprints import Fingerprints
 
 INGEST_EVENTS: Final = "ingest_events"
 BUILD_SEQUENCES: Final = "build_sequences"
@@ -92,7 +92,7 @@ class Context:
     """What a step works with.
 
     Attributes:
-        mark: gives the fingerprint of a step's day; it names what the step makes and finds what it needs.
+        fingerprint: gives the fingerprint of a step's day; it names what the step makes and finds what it needs.
         publishing: held by whoever writes, where runs overlap.
     """
 
@@ -100,14 +100,16 @@ class Context:
     spark: SparkSession
     tables: Tables
     ledger: Ledger
-    mark: "Marks"
+    fingerprint: "Fingerprints"
     progress: Progress
     publishing: RLock = field(default_factory=RLock)
 
     def made_as(self, step: StepName, day: date) -> str:
         """The fingerprint in the names of what a step makes for a day: the expected one, or an adopted day's own."""
-        mark, row = self.mark(step, day), self.ledger.recorded().get((step, day))
-        return row.made_as if row and row.made_as and row.fingerprint == mark and not row.is_stale else mark
+        fingerprint, row = self.fingerprint(step, day), self.ledger.recorded().get((step, day))
+        return (
+            row.made_as if row and row.made_as and row.fingerprint == fingerprint and not row.is_stale else fingerprint
+        )
 
     def invalidate(self, step: StepName, days: Iterable[date], scope: Scope = "downstream") -> None:
         """Takes back what the ledger says is done: the one door for it.
@@ -128,7 +130,7 @@ class Context:
         if scope == "forgotten":
             self.ledger.forget(step, [day for _, day in own])
             return
-        stale = own if scope == "own" else self.mark.touched_by(changed, recorded)
+        stale = own if scope == "own" else self.fingerprint.touched_by(changed, recorded)
         if stale:
             self.ledger.mark_stale(stale)
         if stale and scope == "downstream":

@@ -55,7 +55,7 @@ class Cut:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(R,) events a row."""
+        """(R,) events per row."""
         return np.diff(self.offsets)
 
     def of_rows(self, chosen: np.ndarray) -> Self:

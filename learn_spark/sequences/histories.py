@@ -1,7 +1,7 @@
 """Histories and targets around as-of dates: frame in, frame out.
 
 What it costs at 12 M users and 10 months: a full build is one scan of narrow columns, one shuffle by user (about 50
-bytes an event before compression), one sort in numpy, then a binary search a user and as-of date. An increment
+bytes per event before compression), one sort in numpy, then a binary search per user and as-of date. An increment
 reads the new days' events, the ids of the stored histories, and the arrays of those days that hold a newest history of
 an active user; it shuffles one history an active user, and their new events. A task holds its partition's events (about
 60 bytes each); heavy users are limited before the shuffle, so its size does not depend on the longest user.

@@ -107,7 +107,7 @@ class _Builder:
         """Takes days of another config out of the ledger: their sequences and samples are replaced here, in part."""
         context, step = self._context, BUILD_SEQUENCES
         own = [row for row in context.ledger.recorded().values() if row.step == step]
-        former = [row.day for row in own if row.fingerprint != context.mark(step, row.day)]
+        former = [row.day for row in own if row.fingerprint != context.fingerprint(step, row.day)]
         context.invalidate(step, former, scope="forgotten")
 
     def _reach(self, as_of: date) -> date:

@@ -73,7 +73,7 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
         .agg(F.max(exposed).alias("is_exposure"), F.max(converted).alias("is_conversion"))
         .withColumn("at", F.unix_micros("event_ts"))
     )
-    # From the last moment back: a frame that only grows costs one pass, one that looks ahead a pass a row.
+    # From the last moment back: a frame that only grows costs one pass, one that looks ahead a pass per row.
     from_now_on = Window.partitionBy("user_id", "item_id").orderBy(F.desc("at"))
     from_now_on = from_now_on.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     next_conversion = F.min(F.when(F.col("is_conversion"), F.col("at"))).over(from_now_on)
@@ -115,7 +115,7 @@ def with_log_q(samples: DataFrame, negatives: int) -> DataFrame:
 
     Args:
         samples: all of one window with sampled labels.
-        negatives: draws a line.
+        negatives: draws per line.
     """
     lines = samples.where("label = 1").groupBy("item_id").agg(F.sum(F.col("weight").cast("double")).alias("_lines"))
     size = lines.agg(F.sum("_lines").alias("_size"))

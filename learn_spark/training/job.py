@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.scoring import score_items, score_users
 from learn_spark.bridge.snapshots import export
-from learn_spark.bridge.trained import cvr_mark, cvr_path, towers_mark, towers_path
+from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, towers_fingerprint, towers_path
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
@@ -29,11 +29,11 @@ _PAIR_KEY = ("user_id", "item_id", "event_ts")
 
 def train_towers(context: Context, days: Sequence[date]) -> StepResult:
     """Trains user and item towers on the as-of dates before `windows.towers_end`; `days` is that one day."""
-    config, mark = context.config, towers_mark(context)
+    config, fingerprint = context.config, towers_fingerprint(context)
     version = context.tables.version("sequences")
     spec = TowersSpec(
-        train_snapshot=sequence_snapshot(context, "train", version, mark),
-        val_snapshot=sequence_snapshot(context, "val", version, mark),
+        train_snapshot=sequence_snapshot(context, "train", version, fingerprint),
+        val_snapshot=sequence_snapshot(context, "val", version, fingerprint),
         content_matrix=matrix_path(context),
         towers=config.towers.model,
         loss=config.towers.loss,
@@ -42,19 +42,19 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
         validation=validation_of(config),
         out_dir=towers_path(context),
     )
-    return _trained(context, spec, "learn-towers", mark)
+    return _trained(context, spec, "learn-towers", fingerprint)
 
 
 def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
     """Trains the conversion model on the samples before `windows.cvr_end`; `days` is that one day."""
-    config, mark = context.config, cvr_mark(context)
+    config, fingerprint = context.config, cvr_fingerprint(context)
     version = context.tables.version("samples")
     validation = config.windows.cvr_end - timedelta(days=config.cvr.validation_days)
     spans = {
         "train": DayRange(config.windows.towers_end, validation),
         "val": DayRange(validation, config.windows.cvr_end),
     }
-    snapshots = {role: _pair_snapshot(context, role, span, version, mark) for role, span in spans.items()}
+    snapshots = {role: _pair_snapshot(context, role, span, version, fingerprint) for role, span in spans.items()}
     spec = CVRSpec(
         train_snapshot=snapshots["train"],
         val_snapshot=snapshots["val"],
@@ -64,7 +64,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         stream=config.stream,
         out_dir=cvr_path(context),
     )
-    return _trained(context, spec, "learn-cvr", mark)
+    return _trained(context, spec, "learn-cvr", fingerprint)
 
 
 def validation_of(config: Config) -> ValidationConfig:
@@ -73,8 +73,8 @@ def validation_of(config: Config) -> ValidationConfig:
     return ValidationConfig(popularity_prior=retrieval.popularity_prior, popularity_days=retrieval.popularity_days)
 
 
-def _trained(context: Context, spec: TrainingSpec, model: str, mark: str) -> StepResult:
-    training = Training.of(spec, model, mark)
+def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str) -> StepResult:
+    training = Training.of(spec, model, fingerprint)
     rows = {role: read_manifest(path).rows for role, path in training.snapshots.items()}
     context.progress.say(f"{spec.command}: snapshots of {rows} rows; training starts")
     launch = context.config.towers.launch if isinstance(spec, TowersSpec) else None
@@ -93,7 +93,7 @@ def _trained(context: Context, spec: TrainingSpec, model: str, mark: str) -> Ste
     return StepResult(rows_in=total, rows_out=total, details=details)
 
 
-def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, mark: str) -> Path:
+def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, fingerprint: str) -> Path:
     config = context.config
     samples = context.tables.read("samples", version).where("stage = 'cvr'")
     corrected = ["log_q"] if config.cvr.log_q else []
@@ -102,7 +102,7 @@ def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, ma
     samples = samples.where(days_predicate("ds", span))
     columns = ("user_emb", "item_emb", "label", "weight", *corrected)
     pairs = with_embeddings(context, samples).select(*_PAIR_KEY, *columns)
-    return export(context, pairs, f"cvr-{role}-{mark}", _PAIR_KEY, "samples", version, config.cvr.train.seed)
+    return export(context, pairs, f"cvr-{role}-{fingerprint}", _PAIR_KEY, "samples", version, config.cvr.train.seed)
 
 
 def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.bridge.snapshots import export
 from learn_spark.lake.days import days_predicate
-from learn_spark.runs.ledger import fingerprint
+from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.windows import as_of_dates
 
@@ -16,13 +16,13 @@ _COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items"
 
 
 def sequence_snapshot(
-    context: Context, split: str, version: int, mark: str, more: Sequence[str] = (), each_once: bool = False
+    context: Context, split: str, version: int, fingerprint: str, more: Sequence[str] = (), each_once: bool = False
 ) -> Path:
     """The snapshot of a split (train, val, test) of a version of the table.
 
     Args:
         context, split, version: what is exported.
-        mark: in the folder's name; says what the rows are made of, and `more`.
+        fingerprint: in the folder's name; says what the rows are made of, and `more`.
         more: columns beside those that the towers read.
         each_once: of `leave_one_out`'s prefixes the longest of each user and every `history_length`-th before it: of
             their histories and targets, every event but the first follows another in exactly one row.
@@ -39,12 +39,12 @@ def sequence_snapshot(
         dates = [day for day, name in as_of_dates(config).items() if name == split]
         rows = rows.where(days_predicate("as_of", dates))
     columns = dict.fromkeys([*key, *_COLUMNS, *more])
-    name = f"towers-{split}{'-once' if each_once else ''}-{mark}"
+    name = f"towers-{split}{'-once' if each_once else ''}-{fingerprint}"
     return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
 
 
-def sequences_mark(context: Context) -> str:
+def sequences_fingerprint(context: Context) -> str:
     """The fingerprint of what the config's sequences are made of."""
     config = context.config
     days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
-    return fingerprint([context.made_as(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)
+    return fingerprint_of([context.made_as(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)

@@ -17,7 +17,7 @@ DTYPE = "<f2"
 
 
 class ReductionMeta(BaseModel):
-    """Which map made a matrix of fewer numbers an item, and what it cost.
+    """Which map made a matrix of fewer numbers per item, and what it cost.
 
     Attributes:
         file: the map, beside the matrix.

@@ -12,7 +12,7 @@ COLUMNS = ["item_idx", "text"]
 
 
 class ItemTexts:
-    """Texts of a snapshot with the columns item_idx and text, held in memory: some 100 bytes an item.
+    """Texts of a snapshot with the columns item_idx and text, held in memory: some 100 bytes per item.
 
     Args:
         folder: of the snapshot.

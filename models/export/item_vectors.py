@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ITEMS, INDEX = "items.parquet", "index.faiss"
 NEEDED = "faiss"
-LINKS, BUILD_REACH, SEARCH_REACH = 32, 200, 256  # of the graph: edges a node, candidates at building and at searching
+LINKS, BUILD_REACH, SEARCH_REACH = 32, 200, 256  # of the graph: edges per node, candidates at building and at searching
 CELLS_PER_ROOT, VISITED_SHARE, LEAST_VISITED = 4, 0.1, 8  # of the cells: 4 sqrt(I), of which a query visits a tenth
 SEARCHED = 16 << 20  # scores that exact search holds at once
 
@@ -37,7 +37,7 @@ def run(spec: VectorsSpec) -> dict[str, object]:
     Returns:
         What result.json holds: rows, width, and of every copy and of the index its bytes and `recall`: the share of a
         user's exact k best items that are among the k best by it, averaged over users; of copies also
-        `max_error`, the largest difference of a number; of the index also milliseconds a query.
+        `max_error`, the largest difference of a number; of the index also milliseconds per query.
 
     Raises:
         BadInput: a snapshot is empty or of another width, or faiss is not installed.

@@ -11,7 +11,7 @@ from learn_spark.config.load import Config, load_config
 from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -32,7 +32,7 @@ def make_context(spark: SparkSession, config: Config) -> Context:
     """On the lake that is there, else an empty one."""
     tables = make_tables(spark, config.lake.root)
     ledger = Ledger(spark, tables)
-    return Context(config, spark, tables, ledger, Marks(config, STEPS, ledger.recorded), Progress(spark))
+    return Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), Progress(spark))
 
 
 def make_tables(spark: SparkSession, root: Path) -> Tables:

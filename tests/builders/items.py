@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark.config.load import Config
 from learn_spark.lake.schemas import ITEM_INDEX, ITEMS
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -21,9 +21,9 @@ DATA = Path(__file__).parents[2] / "data" / "online_retail"
 
 
 def step_context(spark: SparkSession, config: Config) -> Context:
-    """A context whose marks know no steps, on the lake that is there, else an empty one."""
+    """A context whose fingerprints know no steps, on the lake that is there, else an empty one."""
     tables = make_tables(spark, config.lake.root)
-    return Context(config, spark, tables, Ledger(spark, tables), Marks(config, {}), Progress(spark))
+    return Context(config, spark, tables, Ledger(spark, tables), Fingerprints(config, {}), Progress(spark))
 
 
 def with_embedding(config: Config, **changes: object) -> Config:

@@ -15,7 +15,7 @@ from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange
-from learn_spark.runs.ledger import Ledger, fingerprint
+from learn_spark.runs.ledger import Ledger, fingerprint_of
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
 from tests.builders.contexts import CONF, make_tables
@@ -27,13 +27,13 @@ NO_CONTENT_ITEM = 7
 
 
 def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context:
-    """A context whose marks depend on step, day and `salt` alone; its tables exist and are empty."""
+    """A context whose fingerprints depend on step, day and `salt` alone; its tables exist and are empty."""
     tables = make_tables(spark, config.lake.root)
 
-    def mark(step: str, day: date) -> str:
-        return fingerprint(step, day, salt)
+    def fingerprint(step: str, day: date) -> str:
+        return fingerprint_of(step, day, salt)
 
-    return Context(config, spark, tables, Ledger(spark, tables), mark, Progress(spark))
+    return Context(config, spark, tables, Ledger(spark, tables), fingerprint, Progress(spark))
 
 
 def feature_lake(spark: SparkSession, folder: Path, settings: Iterable[str]) -> Context:
@@ -114,7 +114,7 @@ def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
 
 
 def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
-    """Five purchases a day, of 1 to 3 pieces; the new item is first sold on the second feature day."""
+    """Five purchases per day, of 1 to 3 pieces; the new item is first sold on the second feature day."""
     events = []
     for day in DayRange(config.windows.first_as_of, config.windows.end):
         for number in range(5):

@@ -23,13 +23,13 @@ from learn_spark.releases.join import join_features
 from learn_spark.releases.lineage import shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
 from learn_spark.runs.earlier import PACKAGE_VERSION
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.plan import Standing
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import Context
-from learn_spark.training.sequence_snapshots import sequences_mark
+from learn_spark.training.sequence_snapshots import sequences_fingerprint
 from tests.builders.commands import CONFIG, ROOT, kill_process, run_here
 from tests.builders.contexts import make_context
 from tests.builders.lake import fill_tables, save_models
@@ -75,8 +75,8 @@ def under_0_1_0(spark: SparkSession, config: Config) -> Context:
     """The lake with the names that 0.1.0 gives."""
     tables = Tables(spark, config.lake.root)
     ledger = Ledger(spark, tables)
-    marks = Marks(config, STEPS, ledger.recorded, PACKAGE_VERSION)
-    return Context(config, spark, tables, ledger, marks, Progress(spark))
+    fingerprints = Fingerprints(config, STEPS, ledger.recorded, PACKAGE_VERSION)
+    return Context(config, spark, tables, ledger, fingerprints, Progress(spark))
 
 
 def record(context: Context) -> None:
@@ -88,8 +88,8 @@ def record(context: Context) -> None:
         told = {"model": str(folders.get(step.name)), "registered_model": step.name, "model_version": "3"}
         details = json.dumps(told if step.trains else {})
         for day in days:
-            mark, source = context.mark(step.name, day), context.mark.source_state(step, day)
-            values = (step.name, day, mark, "done", "r.1", {}, {}, 0, 0, 1.0, details, None, source)
+            fingerprint, source = context.fingerprint(step.name, day), context.fingerprint.source_state(step, day)
+            values = (step.name, day, fingerprint, "done", "r.1", {}, {}, 0, 0, 1.0, details, None, source)
             rows.append(values)
     ddl = ", ".join(f"{column.name} {column.type}" for column in old)
     frame = context.spark.createDataFrame(rows, ddl).withColumn("finished_at", F.current_timestamp())
@@ -126,7 +126,7 @@ def joined(context: Context) -> list[str]:
 
 def test_days_of_0_1_0_are_refused_until_they_are_adopted(lake: Context, tmp_path: Path) -> None:
     rows, version = joined(lake), lake.tables.version("intervals")
-    snapshots = sequences_mark(under_0_1_0(lake.spark, lake.config))
+    snapshots = sequences_fingerprint(under_0_1_0(lake.spark, lake.config))
     with pytest.raises(ConfigError, match="learn-spark adopt"):
         todo(lake)
 
@@ -140,7 +140,7 @@ def test_days_of_0_1_0_are_refused_until_they_are_adopted(lake: Context, tmp_pat
     assert lake.tables.version("intervals") == version + 1, "one commit: all or nothing"
     assert todo(lake) == []
     assert joined(lake) == rows
-    assert sequences_mark(make_context(lake.spark, lake.config)) == snapshots, "a comparison finds its trainings"
+    assert sequences_fingerprint(make_context(lake.spark, lake.config)) == snapshots, "a comparison finds its trainings"
     again = adopt(tmp_path)
     assert (again.summary["adopted"], again.summary["current"]) == (0, done.summary["adopted"])
     assert lake.tables.version("intervals") == version + 1
@@ -179,9 +179,9 @@ def test_a_restated_model_gets_a_name_of_its_own(lake: Context, tmp_path: Path) 
     adopt(tmp_path)
     fresh, day = make_context(lake.spark, lake.config), lake.config.windows.towers_end
     adopted = fresh.made_as("train_towers", day)
-    assert adopted != fresh.mark("train_towers", day)
+    assert adopted != fresh.fingerprint("train_towers", day)
     fresh.ledger.mark_stale([("train_towers", day)])
-    assert fresh.made_as("train_towers", day) == fresh.mark("train_towers", day)
+    assert fresh.made_as("train_towers", day) == fresh.fingerprint("train_towers", day)
 
 
 @pytest.mark.e2e

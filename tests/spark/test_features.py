@@ -392,8 +392,8 @@ def test_a_nights_items_follow_from_the_stored_state_and_the_events_since(lake: 
     full = write_item_life(lake, days[-1:], lake.tables.read("interactions"))
     expected = sorted(map(str, full.collect()))
     write_item_life(lake, days[2:3], lake.tables.read("interactions"))
-    marks = {days[2]: lake.mark("write_features", days[2])}
-    lake.ledger.record("write_features", marks, "run", StepResult(0, 0), {}, {}, 1.0)
+    fingerprints = {days[2]: lake.fingerprint("write_features", days[2])}
+    lake.ledger.record("write_features", fingerprints, "run", StepResult(0, 0), {}, {}, 1.0)
     since = lake.tables.read("interactions").where(F.col("ds") >= F.lit(days[2]))
     assert sorted(map(str, write_item_life(lake, days[-1:], since).collect())) == expected
     lake.ledger.mark_stale([("write_features", days[2])])
@@ -453,7 +453,7 @@ def test_another_models_release_is_held_against_the_one_before(
     lake: Context, written: StepResult, days: list[date], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "ENOUGH", ITEMS // 2)
-    other = replace(lake, mark=lambda step, day: lake.mark(step, day) + "b")
+    other = replace(lake, fingerprint=lambda step, day: lake.fingerprint(step, day) + "b")
     save_models(other, seed=4)
     before = lake.tables.version("user_history")
     lake.tables.delete("user_history", "user_id < 'user20'")
@@ -465,7 +465,9 @@ def test_another_models_release_is_held_against_the_one_before(
         write_features(strict, days)
     released = write_features(other, days).details
     assert find_release(lake.tables, "current").release_id == released["release_id"]
-    remade = replace(other, mark=lambda step, day: other.mark(step, day) + "c" * (step == "write_features"))
+    remade = replace(
+        other, fingerprint=lambda step, day: other.fingerprint(step, day) + "c" * (step == "write_features")
+    )
     again = write_features(remade, days).details
     drift = {gate["name"]: gate["value"] for gate in again["gates"]}
     assert drift["user_centroid_shift"] == drift["item_centroid_shift"] == 0

@@ -269,7 +269,7 @@ def test_new_columns_are_warned_of(context, logs, caplog):
     write_day(logs, "2011-11-02", [line(InvoiceDate="2011-11-02 09:00:00")], header=[*HEADER, "Channel"])
     for day in days_of(DAY, "2011-11-02"):
         result = ingest_events(context, [day])
-        context.ledger.record("ingest_events", {day: "mark"}, "run", result, {}, {}, 0.0)
+        context.ledger.record("ingest_events", {day: "fingerprint"}, "run", result, {}, {}, 0.0)
         said = caplog.text
         caplog.clear()
         assert ("new columns, which ingest.mapping does not use: Channel" in said) == (str(day) != DAY)

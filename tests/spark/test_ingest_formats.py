@@ -156,7 +156,7 @@ def test_a_delta_table(spark, tmp_path, logs):
     def night(*days):
         """Loads them, and what the ledger then has as made from days that changed."""
         result = ingest_events(context, days)
-        context.ledger.record("ingest_events", dict.fromkeys(days, "mark"), "run", result, {}, {}, 0.0)
+        context.ledger.record("ingest_events", dict.fromkeys(days, "fingerprint"), "run", result, {}, {}, 0.0)
         found = context.tables.read("interactions").collect()
         return sorted((row.item_id, row.ds.day) for row in found), [int(day[-2:]) for day in result.details["late"]]
 

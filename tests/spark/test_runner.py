@@ -14,7 +14,7 @@ from learn_spark.evaluation.summary import build_summary
 from learn_spark.lake.days import DayRange
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.schemas import INTERVALS
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.plan import Plan, Planned, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
@@ -40,7 +40,9 @@ class Work:
         second = Step("build_sequences", self._second, (), self._needs)
         self.plan = [Planned(first, DAYS), Planned(second, DAYS)]
         self.context = make_context(spark, config)
-        object.__setattr__(self.context, "mark", Marks(config, {step.name: step for step, _ in self.plan}))
+        object.__setattr__(
+            self.context, "fingerprint", Fingerprints(config, {step.name: step for step, _ in self.plan})
+        )
 
     def _needs(self, config, day):
         yield ("ingest_events", day)

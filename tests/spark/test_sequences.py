@@ -297,8 +297,8 @@ def test_moved_windows_leave_nothing_of_the_former_ones(built):
     moved = make_context(context.spark, context.config.model_copy(update={"windows": windows}))
     former, again = context.config.windows.end, windows.towers_end
     step = "build_sequences"
-    marks = {former: context.mark(step, former), again: moved.mark(step, again)}
-    context.ledger.record(step, marks, "run", StepResult(0, 0), {}, {}, 0.0)
+    fingerprints = {former: context.fingerprint(step, former), again: moved.fingerprint(step, again)}
+    context.ledger.record(step, fingerprints, "run", StepResult(0, 0), {}, {}, 0.0)
     as_of = min(as_of_dates(moved.config))
     result = build_sequences(moved, [as_of, windows.end])  # looks at what it wrote alone
     assert all(figure["rows"] > 0 and figure["leaks"] == 0 for figure in result.details["audit"])

@@ -101,8 +101,8 @@ def test_cvr_is_validated_on_its_last_days(lake: Context, cvr: StepResult) -> No
 
 def test_with_log_q_the_pairs_say_how_often_their_item_was_drawn(lake: Context, towers: StepResult) -> None:
     settings = lake.config.cvr.model_copy(update={"log_q": True})
-    marks = lambda step, day: lake.mark(step, day) + ("q" if step == "train_cvr" else "")  # noqa: E731
-    context = replace(lake, config=lake.config.model_copy(update={"cvr": settings}), mark=marks)
+    fingerprints = lambda step, day: lake.fingerprint(step, day) + ("q" if step == "train_cvr" else "")  # noqa: E731
+    context = replace(lake, config=lake.config.model_copy(update={"cvr": settings}), fingerprint=fingerprints)
     corrected = train_cvr(context, [lake.config.windows.cvr_end])
     bought = [row for row in lake.tables.read("samples").collect() if row.stage == "cvr" and row.label == 1]
     lines = Counter()

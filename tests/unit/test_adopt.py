@@ -14,7 +14,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.pipeline import STEPS, as_plan, pipeline_days
 from learn_spark.runs.adopt import plan_adoption
 from learn_spark.runs.earlier import PACKAGE_VERSION
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Recorded
 from learn_spark.runs.plan import Standing
 
@@ -30,10 +30,10 @@ def rows():
     recorded = json.loads(LEDGER.read_text())
     return {
         (step, date.fromisoformat(day)): Recorded(
-            step, date.fromisoformat(day), mark, "r.1", 0, 0, 0.0, {}, False, source
+            step, date.fromisoformat(day), fingerprint, "r.1", 0, 0, 0.0, {}, False, source
         )
         for step, days in recorded.items()
-        for day, (mark, source) in days.items()
+        for day, (fingerprint, source) in days.items()
     }
 
 
@@ -43,12 +43,12 @@ def demo(tmp_path, *settings):
 
 
 def missing(config, rows, steps=FIRST):
-    plan = as_plan(pipeline_days(config)).missing(Standing(config, Marks(config, steps, lambda: rows), rows))
+    plan = as_plan(pipeline_days(config)).missing(Standing(config, Fingerprints(config, steps, lambda: rows), rows))
     return [step.name for step, _ in plan]
 
 
 def planned(config, rows, steps=FIRST, accepted=()):
-    return plan_adoption(config, steps, Marks(config, steps, lambda: rows), rows, accepted)
+    return plan_adoption(config, steps, Fingerprints(config, steps, lambda: rows), rows, accepted)
 
 
 def adopted(rows, plan):
@@ -72,7 +72,7 @@ def test_a_lake_of_0_1_0_is_taken_over(tmp_path, rows):
 
 
 def test_the_old_formula_gives_what_0_1_0_wrote(tmp_path, rows):
-    old = Marks(demo(tmp_path), STEPS, lambda: rows, PACKAGE_VERSION)
+    old = Fingerprints(demo(tmp_path), STEPS, lambda: rows, PACKAGE_VERSION)
     assert {day: old(*day) for day in rows} == {day: row.fingerprint for day, row in rows.items()}
 
 
@@ -137,10 +137,10 @@ def test_a_release_of_the_package_makes_no_day_another(tmp_path):
         "from datetime import date\n"
         "from learn_spark.config.load import load_config\n"
         "from learn_spark.pipeline import STEPS\n"
-        "from learn_spark.runs.fingerprints import Marks\n"
+        "from learn_spark.runs.fingerprints import Fingerprints\n"
         f"config = load_config({str(ROOT / 'conf' / 'demo.yaml')!r}, ['ingest.path={tmp_path}'])\n"
-        "print(Marks(config, STEPS)('evaluate_features', config.windows.end))\n"
+        "print(Fingerprints(config, STEPS)('evaluate_features', config.windows.end))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     config = demo(tmp_path)
-    assert done.stdout.strip() == Marks(config, STEPS)("evaluate_features", config.windows.end)
+    assert done.stdout.strip() == Fingerprints(config, STEPS)("evaluate_features", config.windows.end)

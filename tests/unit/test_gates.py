@@ -15,7 +15,7 @@ from learn_spark.quality.drift import centroid_shift, neighbour_overlap
 from learn_spark.quality.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
 from learn_spark.releases.lineage import compared, lines_of
 from learn_spark.releases.registry import Part, Release
-from learn_spark.runs.fingerprints import Marks
+from learn_spark.runs.fingerprints import Fingerprints
 from tests.conftest import CONF
 
 LIMITS = load_config(CONF / "test.yaml").features.gates
@@ -145,9 +145,9 @@ def test_a_diff_names_what_changed() -> None:
 
 
 def test_a_limit_makes_no_day_stale() -> None:
-    def mark(*settings: str) -> str:
+    def fingerprint(*settings: str) -> str:
         config = load_config(CONF / "test.yaml", settings)
-        return Marks(config, STEPS)("write_features", config.windows.end)
+        return Fingerprints(config, STEPS)("write_features", config.windows.end)
 
-    assert mark("features.gates={min_pair_auc: 0.9, max_centroid_shift: 9, min_users: 7}") == mark()
-    assert mark("features.cold_events=1") != mark()
+    assert fingerprint("features.gates={min_pair_auc: 0.9, max_centroid_shift: 9, min_users: 7}") == fingerprint()
+    assert fingerprint("features.cold_events=1") != fingerprint()

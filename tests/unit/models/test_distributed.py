@@ -28,7 +28,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 
 @pytest.fixture(scope="module", params=["shared_causal", "mlp"])
 def spec(request, tmp_path_factory):
-    """20 steps of 2 x 10 rows an epoch, three rows too many; users, items and row groups are shared by both ranks.
+    """20 steps of 2 x 10 rows per epoch, three rows too many; users, items and row groups are shared by both ranks.
 
     Items of `shared_causal` go in by their place, those of `mlp` alone: a batch's equal ones are merged.
     """

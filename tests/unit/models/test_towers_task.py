@@ -21,7 +21,7 @@ SWITCHES = {"item_tower": "mlp", "id_residual": True, "item_bias": True, "conten
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two rows a user, and items that several users of a batch take."""
+    """Two rows per user, and items that several users of a batch take."""
     folder = tmp_path_factory.mktemp("data")
     write_snapshot(folder / "train", sequences_table(60, NUM_ITEMS))
     write_snapshot(folder / "val", sequences_table(20, NUM_ITEMS, seed=1))
