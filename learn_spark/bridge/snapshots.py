@@ -20,6 +20,11 @@ from models.contract.snapshot import MANIFEST, Manifest, SnapshotFile, write_man
 _FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
 
 
+def snapshot_folder(context: Context, name: str) -> Path:
+    """Where the snapshot of this name is, or will be."""
+    return context.tables.artifact("snapshots", name)
+
+
 def export(
     context: Context,
     df: DataFrame,
@@ -49,7 +54,7 @@ def export(
     Raises:
         ConfigError: where there is no row.
     """
-    target = context.tables.artifact("snapshots", name)
+    target = snapshot_folder(context, name)
     if (target / MANIFEST).is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,17 +9,24 @@ from pathlib import Path
 from learn_spark.cli.command import Call, Command, Outcome, Summary, names, numbers, with_config, with_plan
 from learn_spark.cli.estimate import dry_run, needs_no_lake
 from learn_spark.cli.runs import effects
-from learn_spark.comparison.job import compare, write_trainings
+from learn_spark.comparison.job import compare, planned_trainings, write_trainings
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.config.load import Config
-from learn_spark.errors import QualityError
+from learn_spark.errors import NOTHING_TO_DO, QualityError
 from learn_spark.lake.lock import lake_lock
 from learn_spark.pipeline import as_plan, pipeline_days
-from learn_spark.runs.plan import Standing
+from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
-from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS
+from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS, Context
 
 _STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison stands on
+
+
+@dataclass(frozen=True)
+class TrainingsSummary(Summary):
+    """Of a dry run on a lake that has all that a comparison stands on: the trainings that are missing."""
+
+    trainings: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     with lake_lock(config.lake.root) as unlock, call.context() as context:
         context.tables.create_all()
         if args.dry_run:
-            return dry_run(plan, config, context)
+            return _dry_run(plan, context, systems, seeds)
         if plan.missing(Standing.of(context)):
             run_plan(plan, context, RunOptions())
         if args.prepare:
@@ -59,6 +66,18 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     diverged = ", ".join(comparison["diverged"])
     error = QualityError(f"the comparison lacks {diverged}: the loss was not finite") if diverged else None
     return Outcome(ComparedSummary(comparison), error=error)
+
+
+def _dry_run(plan: Plan, context: Context, systems: Sequence[str], seeds: Sequence[int]) -> Outcome:
+    """Prints the missing steps; where none is, the missing trainings."""
+    outcome = dry_run(plan, context.config, context)
+    if outcome.exit_code != NOTHING_TO_DO:
+        print(f"then {len(systems)} systems are compared, trained ones with {len(seeds)} seeds", flush=True)
+        return outcome
+    planned = planned_trainings(context, chosen_systems(context.config, systems), seeds)
+    missing = [f"{training.system} with seed {training.seed}" for training in planned if not training.is_finished]
+    print(f"trainings: {len(missing)} of {len(planned)} are missing", *missing, sep="\n  ", flush=True)
+    return Outcome(TrainingsSummary(missing))
 
 
 def _arguments(parser: ArgumentParser) -> None:

@@ -16,34 +16,47 @@ from models.contract.content_matrix import DTYPE, META, MatrixMeta, read_meta, v
 CHUNK_ROWS = 65_536
 
 
-def matrices_of(context: Context, systems: Mapping[str, SystemSettings]) -> dict[str, Path]:
-    """The folder of each system's matrix; what the lake lacks of another encoder's vectors is made first.
+def matrix_folder(context: Context, system: SystemSettings) -> Path:
+    """Where a system's matrix is, or will be."""
+    if system.content == "config":
+        return matrix_path(_with_encoder(context, system))
+    meta = _random_meta(context)
+    return context.tables.artifact("matrix", f"random-{meta.rows}-{meta.dim}")
+
+
+def make_matrices(context: Context, systems: Mapping[str, SystemSettings]) -> None:
+    """Makes what the lake lacks of the systems' matrices: other encoders' vectors, and random ones.
 
     Raises:
         ConfigError, QualityError: what `embed_items` raises.
     """
-    found: dict[str, Path] = {}
+    done: set[Path] = set()
     for name, system in systems.items():
+        folder = matrix_folder(context, system)
         if system.content == "random":
-            found[name] = _random_matrix(context)
-            continue
-        own = replace(context, config=encoder_of(context.config, system))
-        folder = matrix_path(own)
-        if system.embedding and folder not in found.values():
-            made = embed_items(own, [context.config.windows.end])
+            _write_random(folder, _random_meta(context))
+        elif system.embedding and folder not in done:
+            made = embed_items(_with_encoder(context, system), [context.config.windows.end])
             context.progress.say(f"compare: {made.rows_out} texts were encoded for {name}")
-        found[name] = folder
-    return found
+        done.add(folder)
 
 
-def _random_matrix(context: Context) -> Path:
-    """Frozen normal vectors of the towers' width, a row an item; equal in every run.
+def _with_encoder(context: Context, system: SystemSettings) -> Context:
+    return replace(context, config=encoder_of(context.config, system))
+
+
+def _random_meta(context: Context) -> MatrixMeta:
+    dim = context.config.towers.model.d_model
+    rows = read_meta(matrix_path(context)).rows
+    return MatrixMeta(rows=rows, dim=dim, dtype="float16", encoder_id=f"random-{dim}")
+
+
+def _write_random(folder: Path, meta: MatrixMeta) -> None:
+    """Frozen normal vectors of the towers' width, a row per item; equal in every run.
 
     With the id residual, which starts at zero, they are id embeddings of normal initial values.
     """
-    rows, dim = read_meta(matrix_path(context)).rows, context.config.towers.model.d_model
-    meta = MatrixMeta(rows=rows, dim=dim, dtype="float16", encoder_id=f"random-{dim}")
-    folder = context.tables.artifact("matrix", f"random-{rows}-{dim}")
+    rows, dim = meta.rows, meta.dim
     if not (folder / META).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         vectors = np.memmap(vectors_file(folder, meta), DTYPE, "w+", shape=(rows, dim))
@@ -53,4 +66,3 @@ def _random_matrix(context: Context) -> Path:
         vectors[0] = 0  # padding
         vectors.flush()
         write_meta(folder, meta)
-    return folder

@@ -3,12 +3,13 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
-from learn_spark.comparison.inputs import matrices_of
-from learn_spark.comparison.language_systems import item_texts
+from learn_spark.comparison.inputs import make_matrices, matrix_folder
+from learn_spark.comparison.language_systems import item_texts, item_texts_folder
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
 from learn_spark.comparison.systems import TrainingData, chosen_systems, measured_system, training_spec
@@ -24,7 +25,7 @@ from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.training.job import validation_of
 from learn_spark.training.mlflow_runs import Training, log_runs, loss_curve
-from learn_spark.training.sequence_snapshots import sequence_snapshot, sequences_fingerprint
+from learn_spark.training.sequence_snapshots import sequence_snapshot, sequence_snapshot_folder, sequences_fingerprint
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
 from models.contract.result import is_finished, write_spec
 from models.contract.settings import identity
@@ -166,26 +167,47 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
     return replace(prepared, trainings=finished), diverged
 
 
-def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
-    fingerprint, version = fingerprint_of(sequences_fingerprint(context), MORE), context.tables.version("sequences")
-    snapshots = {split: sequence_snapshot(context, split, version, fingerprint, MORE) for split in SPLITS}
-    specs = [training_spec(context.config, system, seeds[0]) for system in chosen.values() if system.is_trained]
-    if context.config.sequences.protocol == "leave_one_out" and any(spec.trains_all_positions for spec in specs):
-        snapshots[TRAIN_ONCE] = sequence_snapshot(context, "train", version, fingerprint, MORE, each_once=True)
-    day = {} if context.config.sequences.protocol == "leave_one_out" else day_snapshots(context)
-    matrices = matrices_of(context, chosen)
-    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
-    data = {
-        name: TrainingData(snapshots["train"], snapshots["val"], snapshots.get(TRAIN_ONCE), matrix, texts or Path())
-        for name, matrix in matrices.items()
-    }
-    trainings = [
-        _training(context, name, system, seed, data[name])
+def planned_trainings(
+    context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]
+) -> list[SystemTraining]:
+    """Every training of the systems, finished or not; nothing is made for it."""
+    fingerprint = _sequences_fingerprint(context)
+    folders = {split: sequence_snapshot_folder(context, split, fingerprint) for split in SPLITS}
+    once = (
+        sequence_snapshot_folder(context, "train", fingerprint, each_once=True) if _is_leave_one_out(context) else None
+    )
+    return [
+        _training(context, name, system, seed, TrainingData(folders["train"], folders["val"], once, matrix, texts))
         for name, system in chosen.items()
         if system.is_trained
+        for matrix in [matrix_folder(context, system)]
+        for texts in [item_texts_folder(context) if system.reads_texts else Path()]
         for seed in seeds
     ]
+
+
+def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
+    """Makes what the trainings and the rankings read."""
+    version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
+    export = partial(
+        sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
+    )
+    snapshots = {split: export(split) for split in SPLITS}
+    if any(training.spec.trains_all_positions for training in trainings) and _is_leave_one_out(context):
+        snapshots[TRAIN_ONCE] = export("train", each_once=True)
+    day = {} if _is_leave_one_out(context) else day_snapshots(context)
+    make_matrices(context, chosen)
+    matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
+    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     return Prepared(version, snapshots, day, matrices, texts, trainings)
+
+
+def _is_leave_one_out(context: Context) -> bool:
+    return context.config.sequences.protocol == "leave_one_out"
+
+
+def _sequences_fingerprint(context: Context) -> str:
+    return fingerprint_of(sequences_fingerprint(context), MORE)
 
 
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
@@ -239,7 +261,7 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
 def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
-    is_leave_one_out = config.sequences.protocol == "leave_one_out"
+    is_leave_one_out = _is_leave_one_out(context)
     windows = config.windows
     return {
         "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",

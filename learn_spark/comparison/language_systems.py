@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from learn_spark.bridge.snapshots import export
+from learn_spark.bridge.snapshots import export, snapshot_folder
 from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import model_source
 from learn_spark.embedding.prompts import template
@@ -47,9 +47,17 @@ def language_model(config: Config, changes: Mapping[str, object]) -> LanguageMod
 
 def item_texts(context: Context) -> Path:
     """A snapshot of the prompts of `embed_items` by item_idx; those of these table versions are written once."""
-    chosen = template(context.config.embedding.template)
+    texts = current_texts(context, template(context.config.embedding.template))
+    rows = texts.join(context.tables.read("item_index"), on="item_id").selectExpr("item_idx", "prompt AS text")
+    version = context.tables.version("item_text")
+    return export(context, rows, _texts_name(context), ("item_idx",), "item_text", version, seed=0)
+
+
+def item_texts_folder(context: Context) -> Path:
+    """Where `item_texts` writes."""
+    return snapshot_folder(context, _texts_name(context))
+
+
+def _texts_name(context: Context) -> str:
     versions = context.tables.versions(("item_text", "item_index"))
-    texts = current_texts(context, chosen).join(context.tables.read("item_index"), on="item_id")
-    name = f"item-texts-{fingerprint_of(versions, chosen.version)}"
-    rows = texts.selectExpr("item_idx", "prompt AS text")
-    return export(context, rows, name, ("item_idx",), "item_text", versions["item_text"], seed=0)
+    return f"item-texts-{fingerprint_of(versions, template(context.config.embedding.template).version)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.snapshots import export
+from learn_spark.bridge.snapshots import export, snapshot_folder
 from learn_spark.lake.days import days_predicate
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
@@ -39,8 +39,17 @@ def sequence_snapshot(
         dates = [day for day, name in as_of_dates(config).items() if name == split]
         rows = rows.where(days_predicate("as_of", dates))
     columns = dict.fromkeys([*key, *_COLUMNS, *more])
-    name = f"towers-{split}{'-once' if each_once else ''}-{fingerprint}"
+    name = _name(split, fingerprint, each_once)
     return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
+
+
+def sequence_snapshot_folder(context: Context, split: str, fingerprint: str, each_once: bool = False) -> Path:
+    """Where `sequence_snapshot` writes."""
+    return snapshot_folder(context, _name(split, fingerprint, each_once))
+
+
+def _name(split: str, fingerprint: str, each_once: bool) -> str:
+    return f"towers-{split}{'-once' if each_once else ''}-{fingerprint}"
 
 
 def sequences_fingerprint(context: Context) -> str:

@@ -12,6 +12,10 @@ pytestmark = pytest.mark.e2e
 
 def test_tower_variants_are_compared_by_one_command(finished: Path) -> None:
     asked = ("--systems", "variant_1,variant_3", "--seeds", "1", "--set", "comparison.resamples=20")
+    planned = run_here(finished, "compare-towers", *asked, "--dry-run")
+    assert planned.code == 0, planned.err[-5000:]
+    assert planned.summary["trainings"] == ["variant_1 with seed 1", "variant_3 with seed 1"]
+    assert "trainings: 2 of 2 are missing\n  variant_1 with seed 1\n" in planned.out
     done = run_here(finished, "compare-towers", *asked)
     assert done.code == 0, done.err[-5000:]
     compared = json.loads((finished / "output" / "comparison" / "compare_towers.json").read_text())
