@@ -2,6 +2,7 @@
 
 import atexit
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ _ERRORS: dict[int, type[LearnError]] = {
     LossNotFiniteError.exit_code: QualityError,
     UNEXPECTED: LearnError,
 }
+_log = logging.getLogger(__name__)
 _LOG_LINES = 20
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
@@ -30,7 +32,7 @@ _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127
 def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
     """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
-    What the process prints on stderr appears on this process's stderr as it comes.
+    What the process prints on stderr is logged as it comes.
 
     Args:
         spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
@@ -95,7 +97,7 @@ def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Pa
     ) as process:
         try:
             for line in process.stdout or ():
-                print(line, end="", file=sys.stderr, flush=True)
+                _log.info("%s", line.rstrip("\n"))
                 last.append(line.rstrip())
         except BaseException:
             process.terminate()

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from learn_spark.config.load import Config, load_config
+from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
 from learn_spark.lake.session import build_session
 from learn_spark.lake.tables import Tables
@@ -50,8 +51,8 @@ class Outcome:
 
     @property
     def reason(self) -> str | None:
-        """The error in one line."""
-        return (" ".join(str(self.error).split()) or type(self.error).__name__) if self.error else None
+        """The error in one line, without secrets."""
+        return (" ".join(redacted(str(self.error)).split()) or type(self.error).__name__) if self.error else None
 
 
 class Call:
@@ -73,7 +74,12 @@ class Call:
         return self.config.output.dir / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
 
     def keep(self, text: str) -> Path:
-        """Appends text to the log, or to a temporary file where there is no config yet; returns the file."""
+        """Appends text, less its secrets, to the log, or to a temporary file where there is no config yet.
+
+        Returns:
+            The file.
+        """
+        text = redacted(text)
         if "config" in vars(self):
             with suppress(OSError):
                 self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,13 @@ from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from learn_spark import __version__
 from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
 from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.cli.troubles import Interrupted, in_a_line
+from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
 from learn_spark.evaluation.summary import write_json
 
@@ -45,7 +47,7 @@ def main_of(name: str) -> int:
 
 def build_parser() -> ArgumentParser:
     """Every command with its arguments."""
-    parser = ArgumentParser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
+    parser = _Parser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="job", required=True, metavar="<job>")
     for command in COMMANDS.values():
@@ -55,6 +57,13 @@ def build_parser() -> ArgumentParser:
         for add_arguments in command.arguments:
             add_arguments(own)
     return parser
+
+
+class _Parser(ArgumentParser):
+    """Repeats what was typed without its secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
 
 
 def _outcome(call: Call) -> Outcome:
@@ -80,14 +89,14 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
 
 
 class _Handler(logging.Handler):
-    """Hands each message to a function."""
+    """Hands each message, less its secrets, to a function."""
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         super().__init__(logging.INFO)
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(self.format(record))
+        self._tell(redacted(self.format(record)))
 
 
 @contextmanager
