@@ -7,6 +7,7 @@ from pathlib import Path
 
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from models.contract.failures import is_disk_full
 
 _LONGEST = 400  # characters of a foreign message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
@@ -30,7 +31,7 @@ def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
 def known_trouble(error: Exception) -> LearnError | None:
     """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
     text = redacted(str(error))
-    if getattr(error, "errno", None) == 28 or "No space left on device" in text:
+    if is_disk_full(error):
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")

@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
             raise _Refused("an alias (*) stands inside of what it stands for")
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:  # noqa: ANN401 - PyYAML's stubs and code differ
         node = super().compose_mapping_node(anchor)
         self._measure(node, [part for pair in node.value for part in pair])
         lines: dict[str, int] = {}
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
                 lines[key.value] = key.start_mark.line + 1
         return node
 
-    def compose_sequence_node(self, anchor: str | None) -> SequenceNode:
+    def compose_sequence_node(self, anchor: Any) -> SequenceNode:  # noqa: ANN401 - as above
         node = super().compose_sequence_node(anchor)
         self._measure(node, node.value)
         return node
