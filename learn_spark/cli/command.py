@@ -1,6 +1,7 @@
 """What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
 
 import tempfile
+import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,10 +10,11 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from learn_spark.cli.endings import JvmGone, JvmWatch, take_signals
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
-from learn_spark.lake.session import build_session
+from learn_spark.lake.session import build_session, is_alive, is_lost_connection, said_by_jvm
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Fingerprints
@@ -96,11 +98,19 @@ class Call:
         """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
         config = self.config
         spark = build_session(config, self.name, self.log)
+        take_signals()
         try:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)
-            with Progress(spark) as progress:
+            with Progress(spark) as progress, JvmWatch(spark):
                 yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
+        except Exception as error:
+            if is_alive(spark, patience=2.0 if is_lost_connection(error) else 0.0):
+                raise
+            file = self.keep(f"{''.join(traceback.format_exception(error))}\nSpark's JVM said:\n{said_by_jvm()}")
+            raise JvmGone(
+                f"Spark's JVM is gone: it was killed, or ended for lack of memory; {file} has the rest"
+            ) from None
         finally:
             with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
                 spark.stop()

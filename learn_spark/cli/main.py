@@ -11,7 +11,8 @@ from typing import NoReturn
 from learn_spark import __version__
 from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
 from learn_spark.cli.command import Call, Command, Outcome
-from learn_spark.cli.troubles import Interrupted, in_a_line
+from learn_spark.cli.endings import Interrupted, signals_taken
+from learn_spark.cli.troubles import in_a_line
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
 from learn_spark.evaluation.summary import write_json
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given[0] = given[0].replace("-", "_")  # compare-towers is compare_towers
     args = build_parser().parse_args(given)
     call = Call(args.job, args)
-    with _logging(call):
+    with _logging(call), signals_taken():
         outcome = _outcome(call)
         if outcome.reason:
             _log.error("%s: error: %s", args.job, outcome.reason)
@@ -72,8 +73,8 @@ def _outcome(call: Call) -> Outcome:
         return COMMANDS[call.name].run(call)
     except LearnError as error:
         return Outcome(error=error)
-    except KeyboardInterrupt:
-        return Outcome(error=Interrupted("interrupted; the same command goes on where it stopped"))
+    except KeyboardInterrupt as error:
+        return Outcome(error=Interrupted(error))
     except Exception as error:
         return Outcome(error=in_a_line(error, call.keep))
 

@@ -14,12 +14,6 @@ _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
 
 
-class Interrupted(LearnError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
-
-
 def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
     """Any error as one whose message is a line; `keep` writes the stack of an unknown one to a file and names it."""
     known = known_trouble(error)

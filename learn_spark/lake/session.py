@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -101,12 +102,26 @@ def require_plain(spark: SparkSession) -> None:
             raise ConfigError(f'the running session sets {key}, which may give other rows: spark.conf.unset("{key}")')
 
 
-def is_alive(spark: SparkSession) -> bool:
-    """Whether the session's JVM still runs."""
+def is_alive(spark: SparkSession, patience: float = 0.0) -> bool:
+    """Whether the session's JVM still runs; with patience, whether it still does after so many seconds."""
     process = getattr(spark.sparkContext._gateway, "proc", None)
     if process is not None:
-        return process.poll() is None
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
     return os.getppid() == _PARENT  # under spark-submit the JVM is the parent
+
+
+def is_lost_connection(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that of a connection that broke, as one to a JVM that was killed does."""
+    while error is not None:
+        ours = type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception")
+        if ours or isinstance(error, ConnectionError | EOFError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def said_by_jvm() -> str:
