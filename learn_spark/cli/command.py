@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from learn_spark.bridge.folders import require_writable
 from learn_spark.cli.endings import JvmGone, JvmWatch, take_signals
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.secrets import redacted
@@ -97,6 +98,7 @@ class Call:
     def context(self) -> Iterator[Context]:
         """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
         config = self.config
+        require_writable(config.output.dir, "output.dir")
         spark = build_session(config, self.name, self.log)
         take_signals()
         try:

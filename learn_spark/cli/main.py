@@ -8,14 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from learn_spark import __version__
-from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
-from learn_spark.cli.command import Call, Command, Outcome
-from learn_spark.cli.endings import Interrupted, signals_taken
-from learn_spark.cli.troubles import in_a_line
-from learn_spark.config.secrets import redacted
-from learn_spark.errors import LearnError
-from learn_spark.evaluation.summary import write_json
+try:
+    from learn_spark import __version__
+    from learn_spark.bridge.folders import require_writable
+    from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
+    from learn_spark.cli.command import Call, Command, Outcome
+    from learn_spark.cli.endings import Interrupted, signals_taken
+    from learn_spark.cli.troubles import in_a_line
+    from learn_spark.config.secrets import redacted
+    from learn_spark.errors import ConfigError, LearnError, TemporaryError
+    from learn_spark.evaluation.summary import write_json
+    from models.contract.failures import is_disk_full
+except KeyboardInterrupt:  # Spark and pydantic take a second to import
+    print("learn-spark: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -33,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(given)
     call = Call(args.job, args)
     with _logging(call), signals_taken():
-        outcome = _outcome(call)
+        json_out = getattr(args, "json_out", None)
+        refused = _refused(Path(json_out)) if json_out else None
+        outcome = Outcome(error=refused) if refused else _outcome(call)
         if outcome.reason:
             _log.error("%s: error: %s", args.job, outcome.reason)
-        if json_out := getattr(args, "json_out", None):
+        if json_out and not refused:
             return _write_summary(Path(json_out), args.job, outcome)
         return outcome.exit_code
 
@@ -67,6 +75,17 @@ class _Parser(ArgumentParser):
         super().error(redacted(message))
 
 
+def _refused(json_out: Path) -> LearnError | None:
+    """Why the summary could not be written after the work."""
+    if json_out.is_dir():
+        return ConfigError(f"--json-out {json_out} is a folder: name a file")
+    try:
+        require_writable(json_out.absolute().parent, "--json-out")
+    except LearnError as error:
+        return error
+    return None
+
+
 def _outcome(call: Call) -> Outcome:
     """What the command returns; any error as an outcome with a reason in one line."""
     try:
@@ -85,7 +104,7 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
         write_json(file, {"job": job, **outcome.summary.as_json(), **error, "exit_code": outcome.exit_code})
     except OSError as cause:
         _log.error("%s: error: --json-out %s cannot be written: %s", job, file, cause.strerror)
-        return outcome.exit_code or LearnError.exit_code
+        return outcome.exit_code or (TemporaryError if is_disk_full(cause) else LearnError).exit_code
     return outcome.exit_code
 
 
