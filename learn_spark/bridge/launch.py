@@ -84,8 +84,8 @@ def package_root() -> str:
 
 def _environment(threads: int | None) -> dict[str, str]:
     environment = dict(os.environ)
-    paths = [package_root(), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    paths = [package_root(), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one is the working directory
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not stand in for ours
     if threads:

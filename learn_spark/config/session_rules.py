@@ -26,6 +26,7 @@ _ROWS = re.compile(
     r"spark\.sql\..+|spark\.databricks\.delta\..+|spark\.files\.ignore(Corrupt|Missing)Files"
     r"|spark\.hadoop\.parquet\.(strings\.|enable\.dictionary).*"
 )
+# Delta sets parquet.fieldId.* itself, for tables whose columns it maps.
 _SPEED = re.compile(
     r"spark\.sql\.("
     r"adaptive|artifact|broadcastExchange|bucketing|cartesianProductExec|catalogImplementation|cbo|codegen|columnVector"
@@ -40,7 +41,7 @@ _SPEED = re.compile(
     r"|spark\.sql\.files\.(maxPartition\w+|minPartitionNum|openCostInBytes|maxRecordsPerFile)"
     r"|spark\.sql\.optimizer\.(runtime|runtimeFilter|dynamicPartitionPruning|inSet\w+|windowGroupLimit\w+)(\..+)?"
     r"|spark\.sql\.parquet\.(aggregatePushdown|columnarReaderBatchSize|compression\.codec|enable\w*VectorizedReader"
-    r"|filterPushdown(\.\w+)*|output\.committer\.class|pushdown\.inFilterThreshold|recordLevelFilter\.enabled)"
+    r"|fieldId\..+|filterPushdown(\.\w+)*|output\.committer\.class|pushdown\.inFilterThreshold|recordLevelFilter\.enabled)"
     r"|spark\.sql\.sources\.(parallelPartitionDiscovery\.threshold|ignoreDataLocality|fileCompressionFactor"
     r"|useListFilesFileSystemList|commitProtocolClass|outputCommitterClass)"
     r"|spark\.databricks\.delta\.(optimize|optimizeWrite|autoCompact|checkpoint|merge\.repartition\w+|snapshotCache"
