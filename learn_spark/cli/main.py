@@ -108,32 +108,54 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
     return outcome.exit_code
 
 
-class _Handler(logging.Handler):
-    """Hands each message, less its secrets, to a function."""
-
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        super().__init__(logging.INFO)
-        self._tell = tell
+class _Terminal(logging.Handler):
+    """Prints each message, less its secrets, on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(redacted(self.format(record)))
+        print(redacted(self.format(record)), file=sys.stderr, flush=True)
+
+
+class _Others(_Terminal):
+    """What libraries log: py4j's stacks of a JVM that is gone go to the call's log, the rest as Python does it."""
+
+    def __init__(self, keep: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._keep = keep
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "py4j" in Path(record.pathname).parts:
+            self._keep(self.format(record))
+        elif not _has_handlers(record.name):
+            super().emit(record)
+
+
+def _has_handlers(name: str) -> bool:
+    """Whether a logger prints by itself."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None and logger is not logging.getLogger():
+        if logger.handlers:
+            return True
+        logger = logger.parent
+    return False
 
 
 @contextmanager
 def _logging(call: Call) -> Iterator[None]:
-    """Prints our own messages on stderr; keeps what py4j says of a JVM that is gone in the call's log."""
-    ours, py4j = logging.getLogger("learn_spark"), logging.getLogger("py4j")
-    on_stderr, in_log = _Handler(lambda text: print(text, file=sys.stderr, flush=True)), _Handler(call.keep)
+    """Prints our own messages on stderr, and what libraries say."""
+    ours, root = logging.getLogger("learn_spark"), logging.getLogger()
+    terminal, others = _Terminal(logging.INFO), _Others(call.keep)
     level = ours.level
-    ours.addHandler(on_stderr)
+    ours.addHandler(terminal)
     ours.setLevel(logging.INFO)
-    py4j.addHandler(in_log)
+    ours.propagate = False
+    root.addHandler(others)
     try:
         yield
     finally:
-        ours.removeHandler(on_stderr)
+        root.removeHandler(others)
+        ours.propagate = True
         ours.setLevel(level)
-        py4j.removeHandler(in_log)
+        ours.removeHandler(terminal)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
             _start_jvm(builder)
             spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
+        server: Any = spark.sparkContext._accumulatorServer
+        server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
         java = _jvm(spark).java.lang
         java.Class.forName(DELTA_EXTENSION, True, java.Thread.currentThread().getContextClassLoader())
     except Exception as error:
@@ -139,7 +141,7 @@ _spoken: IO[bytes] | None = None
 def _start_jvm(builder: SparkSession.Builder) -> None:
     """Starts the JVM, if none runs, with a command line that names no secret: others can read it."""
     options = {key: str(value) for key, value in builder._options.items()}
-    secret = dict(secret_settings(options))
+    secret = {key for key, _ in secret_settings(options) if not key.startswith("spark.driver.")}  # the JVM's own stay
     plain = SparkConf(loadDefaults=False).setAll([item for item in options.items() if item[0] not in secret])
     with SparkContext._lock:
         if SparkContext._gateway is None:

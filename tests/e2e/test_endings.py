@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.builders.commands import CONFIG, ROOT, environment
+from tests.builders.hostile import CONF, SECRETS
 from tests.builders.journey import thinned_logs
 
 pytestmark = pytest.mark.e2e
@@ -132,12 +133,18 @@ def test_while_a_trainer_works(finished: Path, started, who: str, number: signal
 
 
 @pytest.mark.parametrize(
-    ("who", "number", "code", "said"),
-    [("driver", signal.SIGTERM, 143, INTERRUPTED), ("jvm", signal.SIGKILL, 1, GONE)],
+    ("who", "number", "code", "said", "parallel"),
+    [
+        ("driver", signal.SIGTERM, 143, INTERRUPTED, 2),
+        ("driver", signal.SIGINT, 130, INTERRUPTED, 1),
+        ("jvm", signal.SIGKILL, 1, GONE, 1),
+    ],
 )
-def test_while_spark_works(tmp_path: Path, started, who: str, number: signal.Signals, code: int, said: str) -> None:
+def test_while_spark_works(
+    tmp_path: Path, started, who: str, number: signal.Signals, code: int, said: str, parallel: int
+) -> None:
     logs = thinned_logs(tmp_path / "logs")
-    run = started(tmp_path, "run_pipeline", "--steps", "ingest_events", "--step-days", "5", "--max-parallel", "2",
+    run = started(tmp_path, "run_pipeline", "--steps", "ingest_events", "--step-days", "5", "--max-parallel", str(parallel),
                   "--set", f"ingest.path={logs}")  # fmt: skip
     run.wait_for("ingest_events: ")
     time.sleep(2)
@@ -147,10 +154,15 @@ def test_while_spark_works(tmp_path: Path, started, who: str, number: signal.Sig
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])
-def test_while_the_jvm_starts(tmp_path: Path, started, seconds: float) -> None:
-    run = started(tmp_path, "ingest_events", "--start", "2011-11-01", "--end", "2011-11-02")
-    while not any("spark-submit" in " ".join(each.cmdline()) for each in run.look()):
+def test_while_the_jvm_starts(tmp_path: Path, started, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    run = started(tmp_path, "ingest_events", "--start", "2011-11-01", "--end", "2011-11-02", "--set", CONF)
+    while not (jvm := next((each for each in run.look() if "SparkSubmit" in " ".join(each.cmdline())), None)):
         time.sleep(0.01)
+    command = " ".join(jvm.cmdline())
+    assert "spark.sql.session.timeZone=UTC" in command
+    assert not [secret for secret in SECRETS.values() if secret in command], "others can read it"
     time.sleep(seconds)
     os.killpg(run.job.pid, signal.SIGINT)
     run.ends(130, INTERRUPTED, 0, tmp_path / "lake")
