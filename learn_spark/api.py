@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import ValidationError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,7 +23,7 @@ from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import with_dense_number
 from learn_spark.lake.point_in_time import sample_day
-from learn_spark.lake.session import build_session
+from learn_spark.lake.session import build_session, require_plain
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.join import BATCH_ROWS, join_features
 from learn_spark.releases.registry import CURRENT, Release, find_release, releases, rows_of
@@ -31,6 +32,7 @@ from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
 from models.contract.failures import BadInput
 from models.contract.result import SPEC
+from models.contract.strict import explained
 from models.contract.whole_files import read_json
 
 if TYPE_CHECKING:
@@ -47,8 +49,9 @@ def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
         root: the lake's folder, `lake.root` of the config that wrote it.
 
     Raises:
-        ConfigError: there is no lake with releases at `root`.
+        ConfigError: there is no lake with releases at `root`, or the session would read other rows than were written.
     """
+    require_plain(spark)
     lake = Lake(spark, Path(root))
     lake.releases()
     return lake
@@ -61,11 +64,19 @@ def session(conf: Mapping[str, str] | None = None) -> SparkSession:
         conf: further Spark settings, as {"spark.driver.memory": "8g"}.
 
     Raises:
-        ConfigError: Java, Delta's jars or a port is missing; the line says which and what to do.
+        ConfigError: Java, Delta's jars or a port is missing, or a setting would change rows; the line says which and
+            what to do.
     """
+    given = dict(conf or {})
+    known = {"spark.driver.memory": "driver_memory", "spark.master": "master"}
+    own = {name: given.pop(key) for key, name in known.items() if key in given}
     # Its warehouse folder is never used, and nothing may appear in the working directory.
     lake = LakeSettings(root=Path(tempfile.gettempdir()) / "learn_spark")
-    return build_session(Config(lake=lake, spark=SparkSettings(ui=False, conf=dict(conf or {}))), "notebook")
+    try:
+        spark = SparkSettings.model_validate({"ui": False, "conf": given, **own})
+    except ValidationError as error:
+        raise ConfigError(explained(error, hidden=[()])) from None
+    return build_session(Config(lake=lake, spark=spark), "notebook")
 
 
 def embed(
@@ -256,8 +267,9 @@ def build_sequences(
         1970; `items`: item_id and item_idx, from 1 on.
 
     Raises:
-        ConfigError: a column is missing or no day is given.
+        ConfigError: a column is missing, no day is given, or the session has another time zone than UTC.
     """
+    require_plain(events.sparkSession)
     for column in ("user_id", "item_id", "event_ts"):
         _require(events, column)
     days = [day if isinstance(day, date) else date.fromisoformat(day) for day in as_of]

@@ -1,20 +1,25 @@
 """The torch side's own process: `python -m models <command> --spec spec.json`.
 
 Commands read one JSON spec and write the spec's out_dir; progress and errors go to stderr, nothing to stdout.
-Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved), 1 anything else, whose
-traceback is in the out_dir's error.log. A training that was killed goes on when the same command is given again. Under
-torchrun, whose own exit code tells nothing, the code and the reason are also written beside the spec, as failure.json.
+Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved), 75 the disk is full or
+another process trains in the folder, 130 interrupted, 1 anything else, whose traceback is in the out_dir's error.log.
+A training that was killed goes on when the same command is given again. Under torchrun, whose own exit code tells
+nothing, the code and the reason are also written beside the spec, as failure.json.
 """
 
 import argparse
 import importlib
 import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from models.contract.commands import COMMANDS
-from models.contract.failures import UNEXPECTED, BadInput, LossNotFiniteError
+from models.contract.failures import UNEXPECTED, BadInput, Busy, LossNotFiniteError, is_disk_full
+from models.contract.only_writer import end_with_starter, only_writer
 from models.contract.result import is_launched, write_error_log, write_failure
+from models.contract.spec import Spec
+from models.contract.training_specs import TrainingSpec
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,18 +34,33 @@ def main(argv: list[str] | None = None) -> int:
     try:
         spec = COMMANDS[args.command].load(args.spec)
         folder = spec.out_dir
-        importlib.import_module(spec.module).run(spec)
-    except (BadInput, LossNotFiniteError) as error:
+        with only_writer(folder) if _writes_alone(spec) else nullcontext():
+            importlib.import_module(spec.module).run(spec)
+    except (BadInput, LossNotFiniteError, Busy) as error:
         code, reason = error.exit_code, f"{args.command}: {error}"
+    except KeyboardInterrupt:
+        code, reason = 130, f"{args.command}: interrupted; the same command goes on where it stopped"
     except Exception as error:  # a fault of the program, or of the machine
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        code, reason = UNEXPECTED, f"{args.command}: {told} (traceback: {write_error_log(folder)})"
+        code, reason = _unexpected(args.command, error, folder)
     else:
         return 0
     print(reason, file=sys.stderr)
     if is_launched() and args.spec.parent.is_dir():
-        write_failure(args.spec.parent, code, reason)
+        with suppress(OSError):  # a full disk
+            write_failure(args.spec.parent, code, reason)
     return code
+
+
+def _writes_alone(spec: Spec) -> bool:
+    """Of several ranks the first one writes; what is no training writes into a folder that nobody else knows."""
+    return isinstance(spec, TrainingSpec) and not (is_launched() and os.environ.get("RANK") != "0")
+
+
+def _unexpected(command: str, error: Exception, folder: Path) -> tuple[int, str]:
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    if is_disk_full(error):
+        return Busy.exit_code, f"{command}: no space left on device; free some under {folder}: {told}"
+    return UNEXPECTED, f"{command}: {told} (traceback: {write_error_log(folder)})"
 
 
 def leave(code: int) -> None:
@@ -57,4 +77,5 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_starter()
     leave(main())

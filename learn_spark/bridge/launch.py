@@ -2,18 +2,23 @@
 
 import atexit
 import importlib.util
+import logging
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from learn_spark.config.model_sections import Launch
-from learn_spark.errors import ConfigError, LearnError, QualityError
-from models.contract.failures import UNEXPECTED, BadInput, LossNotFiniteError
+from learn_spark.errors import ConfigError, LearnError, QualityError, TemporaryError
+from models.contract.failures import UNEXPECTED, BadInput, Busy, LossNotFiniteError, is_disk_full
+from models.contract.only_writer import ENDS_WITH_STDIN
 from models.contract.result import ERROR_LOG, forget_failure, is_finished, read_failure, read_result, write_spec
 from models.contract.spec import Spec
 from models.contract.training_specs import TrainingSpec
@@ -21,16 +26,20 @@ from models.contract.training_specs import TrainingSpec
 _ERRORS: dict[int, type[LearnError]] = {
     BadInput.exit_code: ConfigError,
     LossNotFiniteError.exit_code: QualityError,
+    Busy.exit_code: TemporaryError,
     UNEXPECTED: LearnError,
 }
+_log = logging.getLogger(__name__)
 _LOG_LINES = 20
+_PATIENCE = 5.0  # seconds that a trainer has to end
+_running: set["subprocess.Popen[str]"] = set()
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
 def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
     """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
-    What the process prints on stderr appears on this process's stderr as it comes.
+    What the process prints on stderr is logged as it comes.
 
     Args:
         spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
@@ -43,6 +52,7 @@ def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | 
     Raises:
         ConfigError: the process refused spec or data (exit code 2).
         QualityError: the loss was not finite (3).
+        TemporaryError: the disk is full, or another process writes the folder (75).
         LearnError: it ended in another way; the message names the file with the traceback, or has its last lines.
     """
     if not is_finished(spec.out_dir):
@@ -74,8 +84,8 @@ def package_root() -> str:
 
 def _environment(threads: int | None) -> dict[str, str]:
     environment = dict(os.environ)
-    paths = [package_root(), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    paths = [package_root(), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one is the working directory
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not stand in for ours
     if threads:
@@ -83,25 +93,58 @@ def _environment(threads: int | None) -> dict[str, str]:
     return environment
 
 
+def end_trainers() -> None:
+    """Ends the trainers that this process has started; whoever waits for one gets its error."""
+    for process in list(_running):
+        _end(process)
+
+
 def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Path) -> None:
     last: deque[str] = deque(maxlen=_LOG_LINES)
-    with subprocess.Popen(
+    with _started(command, environment) as process:
+        for line in process.stdout or ():
+            _log.info("%s", line.rstrip("\n"))
+            last.append(line.rstrip())
+    if process.returncode:
+        _fail(process.returncode, name, [line for line in last if line], out_dir)
+
+
+@contextmanager
+def _started(command: list[str], environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A process that outlives neither the block nor this process: each of its ranks watches the pipe at its stdin.
+
+    Ctrl-C in a terminal reaches this process alone, which then ends the other.
+    """
+    process = subprocess.Popen(
         command,
-        env=environment,
+        env=environment | {ENDS_WITH_STDIN: "1"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                print(line, end="", file=sys.stderr, flush=True)
-                last.append(line.rstrip())
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
-        _fail(process.returncode, name, [line for line in last if line], out_dir)
+        start_new_session=True,
+    )
+    _running.add(process)
+    try:
+        yield process
+        process.wait()
+    finally:
+        _end(process)
+        _running.discard(process)
+        if process.stdout:
+            process.stdout.close()
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if process.stdin:
+        process.stdin.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
 
 
 def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], processes: int) -> None:
@@ -136,6 +179,8 @@ def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:
     if failure:
         code, reason = failure
         raise _ERRORS[code](reason)
+    if full := next((line for line in last if is_disk_full(line)), None):  # too full for failure.json
+        raise TemporaryError(f"{command}: {full}")
     if code in _ERRORS and last and (code != UNEXPECTED or (out_dir / ERROR_LOG).is_file()):
         raise _ERRORS[code](last[-1])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -1,6 +1,7 @@
 """What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
 
 import tempfile
+import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,9 +10,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from learn_spark.bridge.folders import require_writable
+from learn_spark.cli.endings import JvmGone, JvmWatch, take_signals
 from learn_spark.config.load import Config, load_config
+from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
-from learn_spark.lake.session import build_session
+from learn_spark.lake.session import build_session, is_alive, is_lost_connection, said_by_jvm
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Fingerprints
@@ -50,8 +54,8 @@ class Outcome:
 
     @property
     def reason(self) -> str | None:
-        """The error in one line."""
-        return (" ".join(str(self.error).split()) or type(self.error).__name__) if self.error else None
+        """The error in one line, without secrets."""
+        return (" ".join(redacted(str(self.error)).split()) or type(self.error).__name__) if self.error else None
 
 
 class Call:
@@ -73,7 +77,12 @@ class Call:
         return self.config.output.dir / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
 
     def keep(self, text: str) -> Path:
-        """Appends text to the log, or to a temporary file where there is no config yet; returns the file."""
+        """Appends text, less its secrets, to the log, or to a temporary file where there is no config yet.
+
+        Returns:
+            The file.
+        """
+        text = redacted(text)
         if "config" in vars(self):
             with suppress(OSError):
                 self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +98,21 @@ class Call:
     def context(self) -> Iterator[Context]:
         """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
         config = self.config
+        require_writable(config.output.dir, "output.dir")
         spark = build_session(config, self.name, self.log)
+        take_signals()
         try:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)
-            with Progress(spark) as progress:
+            with Progress(spark) as progress, JvmWatch(spark):
                 yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
+        except Exception as error:
+            if is_alive(spark, patience=2.0 if is_lost_connection(error) else 0.0):
+                raise
+            file = self.keep(f"{''.join(traceback.format_exception(error))}\nSpark's JVM said:\n{said_by_jvm()}")
+            raise JvmGone(
+                f"Spark's JVM is gone: it was killed, or ended for lack of memory; {file} has the rest"
+            ) from None
         finally:
             with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
                 spark.stop()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from learn_spark.bridge.folders import require_writable
 from learn_spark.cli.command import Call, Command, Outcome, Summary, names, numbers, with_config, with_plan
 from learn_spark.cli.estimate import dry_run, needs_no_lake
 from learn_spark.cli.runs import effects
@@ -49,6 +50,8 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     systems = args.systems or list(usual(config))
     seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
     chosen_systems(config, systems)  # a wrong name is refused before any work
+    if args.prepare:
+        require_writable(Path(args.prepare).absolute().parent, "--prepare")
     plan = as_plan(pipeline_days(config), _STEPS, args.restate)
     if args.dry_run and needs_no_lake(config):
         return dry_run(plan, config)

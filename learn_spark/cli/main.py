@@ -6,13 +6,22 @@ from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from learn_spark import __version__
-from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
-from learn_spark.cli.command import Call, Command, Outcome
-from learn_spark.cli.troubles import Interrupted, in_a_line
-from learn_spark.errors import LearnError
-from learn_spark.evaluation.summary import write_json
+try:
+    from learn_spark import __version__
+    from learn_spark.bridge.folders import require_writable
+    from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
+    from learn_spark.cli.command import Call, Command, Outcome
+    from learn_spark.cli.endings import Interrupted, signals_taken
+    from learn_spark.cli.troubles import in_a_line
+    from learn_spark.config.secrets import redacted
+    from learn_spark.errors import ConfigError, LearnError, TemporaryError
+    from learn_spark.evaluation.summary import write_json
+    from models.contract.failures import is_disk_full
+except KeyboardInterrupt:  # Spark and pydantic take a second to import
+    print("learn-spark: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -29,11 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         given[0] = given[0].replace("-", "_")  # compare-towers is compare_towers
     args = build_parser().parse_args(given)
     call = Call(args.job, args)
-    with _logging(call):
-        outcome = _outcome(call)
+    with _logging(call), signals_taken():
+        json_out = getattr(args, "json_out", None)
+        refused = _refused(Path(json_out)) if json_out else None
+        outcome = Outcome(error=refused) if refused else _outcome(call)
         if outcome.reason:
             _log.error("%s: error: %s", args.job, outcome.reason)
-        if json_out := getattr(args, "json_out", None):
+        if json_out and not refused:
             return _write_summary(Path(json_out), args.job, outcome)
         return outcome.exit_code
 
@@ -45,7 +56,7 @@ def main_of(name: str) -> int:
 
 def build_parser() -> ArgumentParser:
     """Every command with its arguments."""
-    parser = ArgumentParser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
+    parser = _Parser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="job", required=True, metavar="<job>")
     for command in COMMANDS.values():
@@ -57,14 +68,32 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+class _Parser(ArgumentParser):
+    """Repeats what was typed without its secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
+
+
+def _refused(json_out: Path) -> LearnError | None:
+    """Why the summary could not be written after the work."""
+    if json_out.is_dir():
+        return ConfigError(f"--json-out {json_out} is a folder: name a file")
+    try:
+        require_writable(json_out.absolute().parent, "--json-out")
+    except LearnError as error:
+        return error
+    return None
+
+
 def _outcome(call: Call) -> Outcome:
     """What the command returns; any error as an outcome with a reason in one line."""
     try:
         return COMMANDS[call.name].run(call)
     except LearnError as error:
         return Outcome(error=error)
-    except KeyboardInterrupt:
-        return Outcome(error=Interrupted("interrupted; the same command goes on where it stopped"))
+    except KeyboardInterrupt as error:
+        return Outcome(error=Interrupted(error))
     except Exception as error:
         return Outcome(error=in_a_line(error, call.keep))
 
@@ -75,36 +104,58 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
         write_json(file, {"job": job, **outcome.summary.as_json(), **error, "exit_code": outcome.exit_code})
     except OSError as cause:
         _log.error("%s: error: --json-out %s cannot be written: %s", job, file, cause.strerror)
-        return outcome.exit_code or LearnError.exit_code
+        return outcome.exit_code or (TemporaryError if is_disk_full(cause) else LearnError).exit_code
     return outcome.exit_code
 
 
-class _Handler(logging.Handler):
-    """Hands each message to a function."""
-
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        super().__init__(logging.INFO)
-        self._tell = tell
+class _Terminal(logging.Handler):
+    """Prints each message, less its secrets, on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(self.format(record))
+        print(redacted(self.format(record)), file=sys.stderr, flush=True)
+
+
+class _Others(_Terminal):
+    """What libraries log: py4j's stacks of a JVM that is gone go to the call's log, the rest as Python does it."""
+
+    def __init__(self, keep: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._keep = keep
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "py4j" in Path(record.pathname).parts:
+            self._keep(self.format(record))
+        elif not _has_handlers(record.name):
+            super().emit(record)
+
+
+def _has_handlers(name: str) -> bool:
+    """Whether a logger prints by itself."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None and logger is not logging.getLogger():
+        if logger.handlers:
+            return True
+        logger = logger.parent
+    return False
 
 
 @contextmanager
 def _logging(call: Call) -> Iterator[None]:
-    """Prints our own messages on stderr; keeps what py4j says of a JVM that is gone in the call's log."""
-    ours, py4j = logging.getLogger("learn_spark"), logging.getLogger("py4j")
-    on_stderr, in_log = _Handler(lambda text: print(text, file=sys.stderr, flush=True)), _Handler(call.keep)
+    """Prints our own messages on stderr, and what libraries say."""
+    ours, root = logging.getLogger("learn_spark"), logging.getLogger()
+    terminal, others = _Terminal(logging.INFO), _Others(call.keep)
     level = ours.level
-    ours.addHandler(on_stderr)
+    ours.addHandler(terminal)
     ours.setLevel(logging.INFO)
-    py4j.addHandler(in_log)
+    ours.propagate = False
+    root.addHandler(others)
     try:
         yield
     finally:
-        ours.removeHandler(on_stderr)
+        root.removeHandler(others)
+        ours.propagate = True
         ours.setLevel(level)
-        py4j.removeHandler(in_log)
+        ours.removeHandler(terminal)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from learn_spark.bridge.folders import require_absent
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
+from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.lake.lock import lake_lock
@@ -83,7 +84,7 @@ def _list(context: Context, names: Sequence[str]) -> ReleasesSummary:
 def _show(context: Context, names: Sequence[str]) -> ReleasesSummary:
     release = find_release(context.tables, *(names or [CURRENT]), readable=False)
     about = shown(release, context.tables, context.ledger)
-    print("\n".join(lines_of(about)), flush=True)
+    print(redacted("\n".join(lines_of(about))), flush=True)  # lakes of earlier versions hold URIs with passwords
     return ReleasesSummary(release=about)
 
 

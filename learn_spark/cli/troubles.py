@@ -5,17 +5,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from models.contract.failures import is_disk_full
 
 _LONGEST = 400  # characters of a foreign message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
-
-
-class Interrupted(LearnError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
 
 
 def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
@@ -28,8 +24,8 @@ def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
 
 def known_trouble(error: Exception) -> LearnError | None:
     """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
-    text = str(error)
-    if getattr(error, "errno", None) == 28 or "No space left on device" in text:
+    text = redacted(str(error))
+    if is_disk_full(error):
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
@@ -47,7 +43,7 @@ def _cause(error: Exception) -> str:
     where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     if type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception"):
         return f"{where}Spark's JVM is gone: it was killed, or ended for lack of memory"
-    text = _PY4J_PREFIX.sub("", _JVM_STACK.split(str(error))[0])
+    text = _PY4J_PREFIX.sub("", _JVM_STACK.split(redacted(str(error)))[0])
     line = " ".join(text.split())
     short = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     return f"{where}{type(error).__name__}: {short}" if short else f"{where}{type(error).__name__}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 
 from learn_spark.config.comparison import ComparisonSettings
 from learn_spark.config.ingest import IngestSettings
@@ -21,6 +21,7 @@ from learn_spark.config.model_sections import (
     TowersSettings,
 )
 from learn_spark.config.renamed import renamed
+from learn_spark.config.secrets import Referred, redacted, redacted_conf, references, remember, with_environment
 from learn_spark.config.sections import (
     LakeSettings,
     MlflowSettings,
@@ -31,6 +32,7 @@ from learn_spark.config.sections import (
     SparkSettings,
     WindowSettings,
 )
+from learn_spark.config.yaml_text import read_yaml, read_yaml_file
 from learn_spark.errors import ConfigError
 from models.contract.strict import Settings, explained
 
@@ -63,6 +65,20 @@ class Config(Settings):
     comparison: ComparisonSettings = ComparisonSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     scale: ScaleSettings = ScaleSettings()
+
+    _written: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    def as_text(self) -> str:
+        """All settings as YAML for people: `${NAME}` where the environment gave a value, and no secrets."""
+        values = self.model_dump(mode="json")
+        values["spark"]["conf"] = redacted_conf(values["spark"]["conf"])
+        for path, written in self._written.items():
+            inner = values
+            for key in path[:-1]:
+                inner = inner[key] if isinstance(inner, dict) and key in inner else {}
+            if isinstance(inner, dict) and isinstance(inner.get(path[-1]), str | int | float | bool):
+                inner[path[-1]] = written
+        return redacted(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     @model_validator(mode="after")
     def _event_types_exist(self) -> Self:
@@ -134,22 +150,38 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with one line that names the key, the file and the reason.
     """
     file = Path(path)
-    values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), _read_with_base(file, ()))
-    for text in overrides:
-        values = overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
-    if old := renamed(values):
-        raise ConfigError(f"{file}: {'; '.join(old)}")
     try:
-        return Config.model_validate(values)
+        values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), _read_with_base(file, ()))
+        for text in overrides:
+            values = overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+        remember(values, set(PATH_KEYS))
+        if old := renamed(values):
+            raise ConfigError(f"{file}: {'; '.join(old)}")
+        return _checked(file, values)
+    except RecursionError:
+        raise ConfigError(f"{file}: the config, or a --set, is nested too deeply") from None
+    except ConfigError as error:
+        raise ConfigError(redacted(str(error))) from None
+
+
+def _checked(file: Path, values: dict[str, Any]) -> Config:
+    written = references(values)
+    hidden = [("spark",), ("mlflow",), *written]
+    try:
+        config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{file}: {explained(error, Config)}") from None
+        raise ConfigError(f"{file}: {explained(error, Config, hidden)}") from None
+    except OverflowError as error:
+        raise ConfigError(f"{file}: a day or a number of days is out of range: {error}") from None
+    config._written.update({path: text.written for path, text in written.items()})
+    return config
 
 
 def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
     """The values of a file over those of the file that it extends, paths made absolute."""
-    if file in above:
+    if file.resolve() in above:
         raise ConfigError(f"{above[-1]}: `extends: {file.name}` goes in a circle")
-    values = _read_yaml(file)
+    values = _read_values(file)
     parent = values.pop("extends", None)
     values = _absolute_paths(values, file.parent)
     if parent is None:
@@ -159,35 +191,34 @@ def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
         raise ConfigError(
             f"{file}: `extends: {parent}`, but there is no {base_file}: without `extends`, all keys have their defaults"
         )
-    base = _read_with_base(base_file, (*above, file))
-    if "mapping" in (values.get("ingest") or {}):
-        base.get("ingest", {}).pop("mapping", None)  # a log's mapping is whole: it inherits no columns
+    base = _read_with_base(base_file, (*above, file.resolve()))
+    if isinstance(base.get("ingest"), dict) and "mapping" in (values.get("ingest") or {}):
+        base["ingest"].pop("mapping", None)  # a log's mapping is whole: it inherits no columns
     return overlay(base, values)
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"config file {file} does not exist (working directory {Path.cwd()})") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {file} cannot be read: {' '.join(str(error).split())}") from None
+def _read_values(file: Path) -> dict[str, Any]:
+    values = read_yaml_file(file)
     if not isinstance(values, dict):
         raise ConfigError(f"config file {file} must hold a mapping of sections, not {type(values).__name__}")
-    return values
+    return _from_environment(values, str(file))
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r}: write section.key=value")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    value = read_yaml(raw, f"--set {key}: the value")
     for part in reversed(key.strip().split(".")):
         value = {part: value}
-    return value
+    return _from_environment(value, "--set")
+
+
+def _from_environment(values: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return with_environment(values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,8 +239,16 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get(key), str):
-            change: Any = {key: str((folder.absolute() / inner[key]).resolve())}
+            change: Any = {key: _absolute(inner[key], folder, dotted)}
             for section in reversed(sections):
                 change = {section: change}
             values = overlay(values, change)
     return values
+
+
+def _absolute(path: str, folder: Path, key: str) -> str:
+    try:
+        absolute = str((folder.absolute() / path).resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL byte, or links in a circle
+        raise ConfigError(f"`{key}`: {path!r} is no path: {error}") from None
+    return Referred.of(absolute, path.written, path.found) if isinstance(path, Referred) else absolute

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from learn_spark.config.session_rules import refusal
 from models.contract.strict import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -133,7 +134,13 @@ class SparkSettings(Settings):
     ui: bool = True
     """Spark's own web page while a job runs."""
     conf: dict[str, str] = {}
-    """Further Spark settings, as key: "value"."""
+    """Further Spark settings, as key: "value"; none that changes rows."""
+
+    @model_validator(mode="after")
+    def _leaves_rows_as_they_are(self) -> Self:
+        if why := next(filter(None, map(refusal, self.conf)), None):
+            raise ValueError(why)
+        return self
 
     @model_validator(mode="after")
     def _schedulable(self) -> Self:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from learn_spark.evaluation.html import template
 from learn_spark.evaluation.mlflow_report import log_report
 from learn_spark.evaluation.summary import (
@@ -75,7 +73,7 @@ def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
     recorded = list(context.ledger.recorded().values())
     rows = current_release(context), refused_release(context)
     release, refused = (row.asDict(recursive=True) if row else None for row in rows)
-    page = render(summary, recorded, release, _config_text(context), refused)
+    page = render(summary, recorded, release, context.config.as_text(), refused)
     write_json(output / SUMMARY, summary)
     target = output / REPORT
     write_whole(target, page)
@@ -193,7 +191,3 @@ def _runs(recorded: list[Recorded]) -> list[dict[str, Any]]:
     ]
     order = list(STAGES)
     return sorted(lines, key=lambda line: (order.index(line["step"]), line["last"]))
-
-
-def _config_text(context: Context) -> str:
-    return yaml.safe_dump(context.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -9,6 +9,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import Config
+from learn_spark.config.secrets import redacted
 from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
@@ -42,8 +43,8 @@ def build_summary(context: Context) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    write_whole(path, json.dumps(values, indent=2, default=str) + "\n")
+    """Writes the file whole or not at all, and no secret."""
+    write_whole(path, redacted(json.dumps(values, indent=2, default=str)) + "\n")
 
 
 def headline(config: Config) -> str:

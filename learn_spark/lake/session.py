@@ -1,21 +1,32 @@
-"""The one place that builds a Spark session."""
+"""The one place that builds a Spark session, and that says whether one can be used."""
 
+import logging
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import psutil
 from delta import configure_spark_with_delta_pip
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from learn_spark.config.load import Config
-from learn_spark.errors import ConfigError
+from learn_spark.config.secrets import HIDDEN, redacted, redaction_pattern, secret_settings
+from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
+from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.lake.schemas import TABLES
+from models.contract.failures import is_disk_full
 
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+_log = logging.getLogger(__name__)
 _LOG_PATTERN = "%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex"
 # No dictionary encoding for vectors: floats do not repeat, and trying cost 20% of the write.
 _VECTOR_TYPES = {"array<float>": ".list.element", "binary": ""}
@@ -30,6 +41,8 @@ _PLAIN_VECTORS = {
 def build_session(config: Config, app_name: str, log: Path | None = None) -> SparkSession:
     """A session with Delta, UTC and ANSI mode; under `spark-submit`, that command's master and memory win.
 
+    What spark-defaults.conf or `--conf` say of settings that change rows has no effect.
+
     Args:
         config: the run's.
         app_name: what Spark's pages call it.
@@ -37,28 +50,140 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
             there is one.
 
     Raises:
-        ConfigError: where Java, Delta's jars or a port is missing; the line says which and what to do.
+        ConfigError: where Java, Delta's jars or a port is missing, or a session runs already whose settings would
+            change rows; the line says which and what to do.
+        TemporaryError: where the disk is full.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    _import_nothing_from_the_working_directory()
     if config.spark.master and config.spark.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if running := SparkSession.getActiveSession():
+        require_plain(running)
     builder = SparkSession.builder.appName(f"learn-spark {app_name}")
-    for key, value in _settings(config).items():
+    settings = _settings(config)
+    for key, value in settings.items():
         builder = builder.config(key, value)
     if not _is_submitted():
         if config.spark.master:
             builder = builder.master(config.spark.master)
         builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
     try:
-        spark = builder.getOrCreate()
+        with _quiet_start():
+            _start_jvm(builder)
+            spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
+        server: Any = spark.sparkContext._accumulatorServer
+        server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
         java = _jvm(spark).java.lang
         java.Class.forName(DELTA_EXTENSION, True, java.Thread.currentThread().getContextClassLoader())
     except Exception as error:
-        raise ConfigError(_explain(error)) from error
+        raise _explained(error) from error
+    _undo(spark, [key for key in spark.conf.getAll if changes_rows(key) and key not in settings])
     if log is not None:
         _log_to(spark, log)
     return spark
+
+
+def require_plain(spark: SparkSession) -> None:
+    """A session that somebody else has made may be used where it reads and computes as ours do.
+
+    Raises:
+        ConfigError: names a setting that would change rows, and how to set it.
+    """
+    ours = {TIME_ZONE: FIXED[TIME_ZONE], ANSI: FIXED[ANSI]}
+    for key, value in ours.items():
+        if str(spark.conf.get(key, None)).lower() != value.lower():
+            raise ConfigError(
+                f"the running session has {key} {spark.conf.get(key, None)}, which gives other rows:"
+                f' spark.conf.set("{key}", "{value}")'
+            )
+    known = _settings(Config())
+    for key in spark.conf.getAll:
+        if changes_rows(key) and key not in known and spark.conf.isModifiable(key):
+            raise ConfigError(f'the running session sets {key}, which may give other rows: spark.conf.unset("{key}")')
+
+
+def is_alive(spark: SparkSession, patience: float = 0.0) -> bool:
+    """Whether the session's JVM still runs; with patience, whether it still does after so many seconds."""
+    process = getattr(spark.sparkContext._gateway, "proc", None)
+    if process is not None:
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+    return os.getppid() == _PARENT  # under spark-submit the JVM is the parent
+
+
+def is_lost_connection(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that of a connection that broke, as one to a JVM that was killed does."""
+    while error is not None:
+        ours = type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception")
+        if ours or isinstance(error, ConnectionError | EOFError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def said_by_jvm() -> str:
+    """What the JVM, and Spark's Python workers, have written on stderr since the start."""
+    if _spoken is None:
+        return ""
+    _spoken.seek(0)
+    return redacted(_spoken.read().decode(errors="replace"))
+
+
+_PARENT = os.getppid()
+_spoken: IO[bytes] | None = None
+
+
+def _start_jvm(builder: SparkSession.Builder) -> None:
+    """Starts the JVM, if none runs, with a command line that names no secret: others can read it."""
+    options = {key: str(value) for key, value in builder._options.items()}
+    secret = {key for key, _ in secret_settings(options) if not key.startswith("spark.driver.")}  # the JVM's own stay
+    plain = SparkConf(loadDefaults=False).setAll([item for item in options.items() if item[0] not in secret])
+    with SparkContext._lock:
+        if SparkContext._gateway is None:
+            SparkContext._ensure_initialized(conf=plain)
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """What starts in the block writes its stderr to a file without a name; nothing that starts outlives a Ctrl-C."""
+    global _spoken  # noqa: PLW0603 - as the JVM, there is one per process
+    if SparkContext._gateway is not None:
+        yield
+        return
+    _spoken = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the JVM lives
+    before = set(psutil.Process().children(recursive=True))
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(_spoken.fileno(), 2)
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):  # PySpark leaves a JVM that waits for ever
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                process.kill()
+            SparkContext._gateway = SparkContext._jvm = None
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _import_nothing_from_the_working_directory() -> None:
+    """Python workers get the JVM's environment; an empty place in PYTHONPATH is the working directory, too."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if "PYTHONPATH" in os.environ:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, os.environ["PYTHONPATH"].split(os.pathsep)))
+
+
+def _undo(spark: SparkSession, foreign: list[str]) -> None:
+    for key in filter(spark.conf.isModifiable, foreign):
+        spark.conf.unset(key)
+        _log.warning("warning: %s of spark-defaults.conf or --conf has no effect: it may change rows", key)
 
 
 def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
@@ -66,10 +191,14 @@ def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has 
 
 
 def _log_to(spark: SparkSession, file: Path) -> None:
-    """Lets the driver's JVM, which in local mode is the executors' too, log to a file alone."""
+    """Lets the driver's JVM, which in local mode is the executors' too, log to a file alone, without secrets."""
     log4j = _jvm(spark).org.apache.logging.log4j
     context = log4j.LogManager.getContext(False)
-    layout = log4j.core.layout.PatternLayout.newBuilder().withPattern(_LOG_PATTERN).build()
+    secrets = _jvm(spark).java.util.regex.Pattern.compile(redaction_pattern())
+    hidden = _jvm(spark).java.util.regex.Matcher.quoteReplacement(HIDDEN)
+    replacement = log4j.core.pattern.RegexReplacement.createRegexReplacement(secrets, hidden)
+    layout = log4j.core.layout.PatternLayout.newBuilder().withPattern(_LOG_PATTERN)
+    layout = layout.withRegexReplacement(replacement).build()
     appender = log4j.core.appender.FileAppender.newBuilder().withFileName(str(file)).withCreateOnDemand(True)
     appender = appender.setName(str(file)).setLayout(layout).build()
     appender.start()
@@ -91,13 +220,10 @@ def _settings(config: Config) -> dict[str, str]:
         "spark.sql.extensions": DELTA_EXTENSION,
         "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
         "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.ansi.enabled": "true",
-        "spark.sql.legacy.parquet.nanosAsLong": "true",  # pandas writes them; ingest makes times of them
+        **FIXED,
         "spark.sql.shuffle.partitions": partitions,
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,  # tasks of a VACUUM; else 10,000
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.python.sql.dataFrameDebugging.enabled": "false",  # else a stack trace for each column expression
         **_PLAIN_VECTORS,
         "spark.ui.enabled": str(config.spark.ui).lower(),
@@ -106,20 +232,35 @@ def _settings(config: Config) -> dict[str, str]:
     }
 
 
-def _explain(error: Exception) -> str:
-    text = str(error)
+def _explained(error: Exception) -> LearnError:
+    """Why Spark did not start, and the way out."""
+    text = redacted(str(error))
     if isinstance(error, PySparkRuntimeError) and "JAVA_GATEWAY_EXITED" in text:
-        return (
-            "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME"
-            " (`make setup` does both on Debian);"
-            f" JAVA_HOME is {os.environ.get('JAVA_HOME', 'not set')}"
-        )
+        text = said_by_jvm()
+        if not is_disk_full(text):
+            return ConfigError(
+                "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME (`make setup` does both on Debian);"
+                f" JAVA_HOME is {os.environ.get('JAVA_HOME', 'not set')}; {_telling(text)}"
+            )
+    if is_disk_full(text):
+        return TemporaryError(f"no space left on device; free some under spark.local.dir: {_short(text)}")
     if "DeltaSparkSessionExtension" in text or "ClassNotFoundException" in text:
-        return (
+        return ConfigError(
             "Delta's jars are not on Spark's class path: run `make setup`, or add "
             "--packages io.delta:delta-spark_2.13:<version> to spark-submit"
         )
     if "BindException" in text or "Address already in use" in text:
         host = socket.gethostname()
-        return f"Spark found no free port on {host}: set spark.port.maxRetries or free one ({text[:200]})"
-    return f"Spark did not start: {' '.join(text.split())[:500]}"
+        return ConfigError(f"Spark found no free port on {host}: set spark.port.maxRetries or free one ({text[:200]})")
+    return ConfigError(f"Spark did not start: {_short(text)}")
+
+
+def _telling(text: str) -> str:
+    """Of what a JVM said before it ended, the line that says why; else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line or "xception" in line or "JAVA_HOME" in line]
+    return f"it said: {_short((telling or lines)[0 if telling else -1])}" if lines else "it said nothing"
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:400]

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -93,12 +93,30 @@ def _run_chunks(chunks: list[_Chunk], context: Context, options: RunOptions) -> 
             stopped.set()
         return failure
 
-    may_overlap = all(chunk.step.overlaps for chunk in chunks)
-    with ThreadPoolExecutor(max_workers=options.max_parallel if may_overlap else 1) as pool:
-        failures = [failure for failure in pool.map(run, chunks) if failure]
+    may_overlap = options.max_parallel > 1 and len(chunks) > 1 and all(chunk.step.overlaps for chunk in chunks)
+    found = _in_threads(run, chunks, context, options, stopped) if may_overlap else map(run, chunks)
+    failures = [failure for failure in found if failure]
     if failures and not options.keep_going:
         raise failures[0].error
     return failures
+
+
+def _in_threads(
+    run: Callable[[_Chunk], Failure | None],
+    chunks: list[_Chunk],
+    context: Context,
+    options: RunOptions,
+    stopped: Event,
+) -> list[Failure | None]:
+    """Pieces side by side; where the main thread is interrupted, the other threads end, as their Spark jobs do."""
+    with ThreadPoolExecutor(max_workers=options.max_parallel) as pool:
+        try:
+            return list(pool.map(run, chunks))
+        except BaseException as error:
+            stopped.set()
+            if not isinstance(error, Exception):
+                context.spark.sparkContext.cancelAllJobs()
+            raise
 
 
 def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:

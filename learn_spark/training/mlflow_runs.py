@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn_spark.config.load import Config
+from learn_spark.config.secrets import redacted
 from models.contract.result import METRICS, RESULT, SPEC, read_result
 from models.contract.snapshot import MANIFEST, read_manifest
 from models.contract.training_specs import TrainingSpec
@@ -22,6 +22,8 @@ from models.contract.whole_files import write_whole
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+_log = logging.getLogger(__name__)
 
 FINGERPRINT = "fingerprint"
 PENDING = "mlflow_pending.json"
@@ -64,7 +66,7 @@ def log_training(config: Config, training: Training) -> dict[str, str | None]:
     The newest version of the registered model gets the alias `candidate`.
 
     Returns:
-        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI); or, where MLflow cannot be used,
+        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI without passwords); or, without MLflow,
         only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures, and a
         file that says that they are still to be sent, which the next training that reaches MLflow does.
     """
@@ -77,9 +79,9 @@ def log_training(config: Config, training: Training) -> dict[str, str | None]:
         run_id, version = _sent(client, experiment, training)
     except Exception as error:  # whatever MLflow, its database or the network raise
         reason = f"unreachable: {one_line(error)}"
-        print(f"warning: MLflow is {reason}; training goes on, the figures are sent later", file=sys.stderr, flush=True)
+        _log.warning("warning: MLflow is %s; training goes on, the figures are sent later", reason)
         return {"mlflow": reason}
-    return {"mlflow": tracking_uri(config), "mlflow_run_id": run_id, "model_version": version}
+    return {"mlflow": redacted(tracking_uri(config)), "mlflow_run_id": run_id, "model_version": version}
 
 
 def log_runs(config: Config, trainings: Sequence[Training]) -> None:
@@ -90,8 +92,7 @@ def log_runs(config: Config, trainings: Sequence[Training]) -> None:
         client = client_of(config)
         experiment = experiment_of(client, config)
     except Exception as error:  # whatever MLflow, its database or the network raise
-        told = f"warning: MLflow is unreachable: {one_line(error)}; the trainings' figures are sent later"
-        print(told, file=sys.stderr, flush=True)
+        _log.warning("warning: MLflow is unreachable: %s; the trainings' figures are sent later", one_line(error))
         return
     _send_each(client, experiment, trainings)
 
@@ -102,8 +103,7 @@ def _send_each(client: "MlflowClient", experiment: str, trainings: Iterable[Trai
         try:
             _sent(client, experiment, training)
         except Exception as error:
-            told = f"warning: {training.folder / PENDING} stays, not sent: {one_line(error)}"
-            print(told, file=sys.stderr, flush=True)
+            _log.warning("warning: %s stays, not sent: %s", training.folder / PENDING, one_line(error))
 
 
 def _sent(client: "MlflowClient", experiment: str, training: Training) -> tuple[str, str | None]:
@@ -216,14 +216,18 @@ def _new_run(client: "MlflowClient", experiment: str, training: Training) -> str
 
 def _is_kept(file: Path, training: Training) -> bool:
     """Whether the run keeps a copy of the training's file."""
-    return PENDING not in file.name and (training.is_registered or file.suffix in (".json", ".jsonl"))
+    return (
+        not file.name.startswith(".")
+        and file.name != PENDING
+        and (training.is_registered or file.suffix in (".json", ".jsonl"))
+    )
 
 
 def _log_parameters(client: "MlflowClient", run_id: str, training: Training) -> None:
     from mlflow.entities import Param
 
     flat = dict(flattened(training.spec))
-    client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in flat.items()])
+    client.log_batch(run_id, params=[Param(key, redacted(str(value))[:500]) for key, value in flat.items()])
 
 
 def _log_metrics(client: "MlflowClient", run_id: str, folder: Path) -> None:
@@ -311,8 +315,8 @@ def _git_tags() -> dict[str, str]:
 
 
 def one_line(error: Exception) -> str:
-    """The error's kind and the beginning of what it says."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """The error's kind and the beginning of what it says, without secrets."""
+    return f"{type(error).__name__}: {' '.join(redacted(str(error)).split())[:200]}"
 
 
 def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

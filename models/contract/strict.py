@@ -1,13 +1,18 @@
 """Strict settings: every unknown key, wrong type or missing value is one line that names it."""
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from models.contract.failures import BadInput
+
+_YEARS = range(1900, 2200)
+_MOST_DAYS = 36_525  # a hundred years
 
 
 class Settings(BaseModel):
@@ -17,6 +22,21 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any field's
+        """Numbers that machines hold, texts that files hold, and days whose sums and differences are days."""
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, date) and each.year not in _YEARS:
+                raise ValueError(f"{each} lies outside of the years {_YEARS.start} to {_YEARS.stop - 1}")
+            if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
+                raise ValueError("the text holds a NUL or half a character")
+            if isinstance(each, int) and abs(each) >= 2**63:
+                raise ValueError("the number does not fit 64 bits")
+            if isinstance(each, int) and (info.field_name or "").endswith("_days") and each > _MOST_DAYS:
+                raise ValueError(f"{each} days are more than a hundred years")
+        return value
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -39,17 +59,20 @@ def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
         raise BadInput(f"{where}: {explained(error, cls)}") from None
 
 
-def explained(error: ValidationError, cls: type[BaseModel] | None = None) -> str:
+def explained(
+    error: ValidationError, cls: type[BaseModel] | None = None, hidden: Sequence[Sequence[int | str]] = ()
+) -> str:
     """All that is wrong, in one line: the dotted key, what, the value; of an unknown key the nearest, or all there are.
 
     Args:
         error: pydantic's.
         cls: the settings that were read, where the known keys shall be named.
+        hidden: places whose values are not shown, and nothing that holds or lies in one.
     """
-    return "; ".join(_explain(cls, item) for item in error.errors()[:5])
+    return "; ".join(_explain(cls, item, hidden) for item in error.errors()[:5])
 
 
-def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any]) -> str:
+def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any], hidden: Sequence[Sequence[int | str]]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = _known_keys(cls, item["loc"][:-1]) if cls else []
@@ -61,6 +84,8 @@ def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any]) -> str:
     if item["type"] == "value_error":  # our own: it names the value itself
         message = item["msg"].removeprefix("Value error, ")
         return f"`{key}`: {message}" if key else message
+    if any(all(one == other for one, other in zip(place, item["loc"], strict=False)) for place in hidden):
+        return f"`{key or 'all'}`: {item['msg']}"
     return f"`{key or 'all'}`: {item['msg']}, not {reprlib.repr(item['input'])}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,27 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
     """Writes a file whole or not at all: beside its place, through to the disk, then renamed.
 
+    The name beside its place cannot be guessed. If it could, somebody else might have put a link there.
+
     Args:
         path: the file; its folder is made where it is missing.
         content: text, bytes, or a function that writes the file whose path it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if callable(content):
-        content(partial)
-    else:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # nobody else's file or link
+    os.close(handle)
+    try:
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def require_folder(path: Path, key: str) -> Path:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,13 @@ class Done:
     summary: dict[str, object]
 
 
-def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-spark",), cwd: Path = ROOT) -> Done:
+def run_job(
+    folder: Path,
+    *arguments: str,
+    launcher: tuple[str, ...] = ("learn-spark",),
+    cwd: Path = ROOT,
+    also: Mapping[str, str] | None = None,
+) -> Done:
     """Runs `<launcher> <arguments>` with the tests' config on the lake in `folder`.
 
     Args:
@@ -36,11 +42,12 @@ def run_job(folder: Path, *arguments: str, launcher: tuple[str, ...] = ("learn-s
         arguments: the job and what follows it.
         launcher: what stands before the arguments.
         cwd: the working directory.
+        also: further variables of the environment.
     """
     done = subprocess.run(
         [*launcher, *_with_summary(folder, arguments)],
         cwd=cwd,
-        env=environment(),
+        env=environment() | dict(also or {}),
         capture_output=True,
         text=True,
         timeout=1800,

@@ -12,6 +12,7 @@ import numpy as np
 
 from learn_spark.lake.schemas import TABLES
 from tests.builders.commands import ROOT, Done, run_job
+from tests.builders.hostile import CONF, SECRETS, hostile_folder
 from tests.builders.logs import write_day
 from tests.builders.reading import relation, rows
 from tests.builders.shared import shared
@@ -31,8 +32,9 @@ def finished_journey() -> tuple[Path, Done]:
 
 
 def _make(folder: Path) -> None:
+    """With secrets in its config, and started where modules of its own names lie."""
     folder.mkdir()
-    done = run_job(folder, "run_pipeline")
+    done = run_job(folder, "run_pipeline", "--set", CONF, cwd=hostile_folder(folder / "cwd"), also=SECRETS)
     assert done.code == 0, done.err[-5000:]
     (folder / "done.json").write_text(json.dumps(asdict(done)))
 

@@ -13,7 +13,7 @@ from learn_spark.bridge import launch
 from learn_spark.bridge.folders import written_whole
 from learn_spark.bridge.launch import package_root, run_trainer
 from learn_spark.config.model_sections import Launch, StreamSettings
-from learn_spark.errors import ConfigError, LearnError, QualityError
+from learn_spark.errors import ConfigError, LearnError, QualityError, TemporaryError
 from models.contract.export_specs import OnlineSpec
 from models.contract.result import write_spec
 from models.contract.training_specs import CVRSpec, NoteLLMSpec
@@ -65,15 +65,18 @@ def test_the_process_reads_what_was_written(absent: CVRSpec) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
 def test_what_a_user_can_mend_is_a_config_error_of_one_line(
-    absent: CVRSpec, launch: Launch | None, capsys: pytest.CaptureFixture[str]
+    absent: CVRSpec,
+    launch: Launch | None,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger="learn_spark")
     with pytest.raises(ConfigError) as raised:
         run_trainer(absent, launch)
     said = str(raised.value)
     assert said == f"train-cvr: train_snapshot: no such folder: {absent.train_snapshot}"
-    shown = capsys.readouterr()
-    assert said in shown.err
-    assert shown.out == ""
+    assert said in caplog.text
+    assert capsys.readouterr() == ("", "")
     assert not list(absent.out_dir.glob("error*.log"))
 
 
@@ -120,6 +123,8 @@ def test_of_an_export_that_fails_the_log_stays_and_nothing_else(tmp_path: Path) 
     ("code", "error", "message"),
     [
         ("raise SystemExit(3)", QualityError, "loss is nan"),
+        ("raise SystemExit(75)", TemporaryError, "loss is nan"),
+        ("print('OSError: [Errno 28] No space left on device'); raise SystemExit(1)", TemporaryError, "train: OSError"),
         ("raise SystemExit(1)", LearnError, "exit code 1; its last lines:\nfirst\nloss is nan"),
         ("import os; os.kill(os.getpid(), 9)", LearnError, "killed by signal 9"),
     ],

@@ -82,11 +82,26 @@ def test_before_the_config_the_file_is_a_temporary_one(
     assert logging.getLogger("learn_spark").handlers == handlers
 
 
-def test_a_summary_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", ["file/x.json", "folder", "/proc/nowhere/x.json"])
+def test_a_summary_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     given = ["--config", str(CONFIG), "--set", f"lake.root={tmp_path}/lake", "--dry-run"]
-    assert main(["run_pipeline", *given, "--json-out", f"{tmp_path}/file/x.json"]) == 1
-    assert capsys.readouterr().err.startswith("run_pipeline: error: --json-out ")
+    assert main(["run_pipeline", *given, "--json-out", str(tmp_path / place)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and re.fullmatch(r"run_pipeline: error: --json-out.*\n", shown.err)
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_before_spark_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    given = ["--config", str(CONFIG), "--set", f"lake.root={tmp_path}/lake", "--set", f"output.dir={tmp_path}/file/out"]
+    assert main(["run_pipeline", *given]) == 2
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"run_pipeline: error: output\.dir: nothing can be written into .*: Not a directory\n", shown)
 
 
 def test_every_command_has_a_job_file_or_needs_no_spark() -> None:
