@@ -110,7 +110,7 @@ def _missing_weights(folder: Path) -> list[str]:
         if elsewhere := sorted(name for name in shards if not _SHARD.fullmatch(name)):
             raise BadInput(f"{index}: weight_map names {elsewhere[0]!r}, which is no safetensors file of the folder")
         return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
-    return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
+    return [] if any(file.is_file() for file in folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
 
 
 def _fetch(name: str, revision: str | None) -> Path:
