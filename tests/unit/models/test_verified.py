@@ -12,6 +12,7 @@ import torch
 
 from models.contract import content_matrix, verified
 from models.contract.content_matrix import BLOCK_ROWS, MatrixMeta, block_digests, open_matrix, read_meta, write_meta
+from models.contract.damage import matrix_damage, model_damage, snapshot_damage
 from models.contract.failures import BadInput
 from models.contract.settings import CVRConfig, TowersConfig
 from models.contract.snapshot import Manifest, SnapshotFile, open_snapshot, write_manifest
@@ -122,6 +123,18 @@ def test_changed_metadata_is_refused(matrix: Path, snapshot: Path) -> None:
     assert f"{manifest} has changed" in complaint(lambda: open_snapshot(snapshot))
     meta.write_text(meta.read_text().replace("test-encoder", "best-encoder"))
     assert f"{meta} has changed" in complaint(lambda: open_matrix(matrix))
+
+
+def test_damage_is_found_by_reading_every_byte(matrix: Path, towers: Path, snapshot: Path) -> None:
+    parts = sorted(snapshot.glob("*.parquet"))
+    places = ((matrix_damage, matrix, "vectors.f16"), (model_damage, towers, "model.safetensors"))
+    for look, folder, name in (*places, (snapshot_damage, snapshot, parts[-1].name)):
+        assert look(folder) is None
+        flip(folder / name, (folder / name).stat().st_size // 2)
+        assert f"{folder / name}" in (look(folder) or "") and "changed" in (look(folder) or "")
+        (folder / name).unlink()
+        assert name in (look(folder) or "")
+        assert look(folder / "nowhere")
 
 
 def test_artifacts_of_earlier_releases_are_read_with_a_warning_once(
