@@ -86,13 +86,19 @@ class Call:
         return Path(file.name)
 
     @contextmanager
-    def context(self) -> Iterator[Context]:
-        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
+    def context(self, repairs: bool = False) -> Iterator[Context]:
+        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes.
+
+        Raises:
+            ConfigError: a table of the lake is gone, foreign or older than its ledger says; not if the caller `repairs`.
+        """
         config = self.config
         spark = build_session(config, self.name, self.log)
         try:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)
+            if not repairs:
+                tables.require_own(ledger.seen())
             with Progress(spark) as progress:
                 yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
         finally:

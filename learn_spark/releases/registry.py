@@ -136,6 +136,7 @@ def is_published(release: Release) -> bool:
 
 
 def _require_lake(tables: Tables) -> None:
+    tables.require_own({})
     if not tables.exists(RELEASES.name):
         raise ConfigError(f"there is no lake with releases at {tables.root}; run write_features first")
 

@@ -12,6 +12,7 @@ from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.summary import build_summary
 from learn_spark.lake.days import DayRange
+from learn_spark.lake.identity import FILE
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.runs.fingerprints import Fingerprints
@@ -137,6 +138,7 @@ def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
     ddl = ", ".join(f"{column.name} {column.type}" for column in old)
     path = work.context.tables.path("intervals")
     shutil.rmtree(path)
+    (work.context.tables.root / FILE).unlink()  # lakes of then have none
     spark.sql(f"CREATE TABLE delta.`{path}` ({ddl}) USING delta PARTITIONED BY (step)")
     work.plan = [Planned(work.plan[0][0], DAYS[:2])]
     work.go()
