@@ -47,8 +47,9 @@ def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
         root: the lake's folder, `lake.root` of the config that wrote it.
 
     Raises:
-        ConfigError: there is no lake with releases at `root`.
+        ConfigError: there is no lake with releases at `root`, or one of its tables is gone.
     """
+    Tables(spark, Path(root)).require_own({})
     lake = Lake(spark, Path(root))
     lake.releases()
     return lake

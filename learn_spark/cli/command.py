@@ -90,7 +90,7 @@ class Call:
         """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes.
 
         Raises:
-            ConfigError: a table of the lake is gone, foreign or older than its ledger says; not if the caller `repairs`.
+            ConfigError: a table is gone, foreign or older than the ledger says, unless the caller `repairs`.
         """
         config = self.config
         spark = build_session(config, self.name, self.log)

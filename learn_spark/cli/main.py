@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from learn_spark import __version__
-from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, runs
+from learn_spark.cli import adoption, audits, compare, exports, inspect, releases, repair, runs
 from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.cli.troubles import Interrupted, in_a_line
 from learn_spark.errors import LearnError
@@ -16,7 +16,7 @@ from learn_spark.evaluation.summary import write_json
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for family in (runs, audits, compare, releases, adoption, exports, inspect)
+    for family in (runs, audits, compare, releases, adoption, repair, exports, inspect)
     for command in family.COMMANDS
 }
 _log = logging.getLogger(__name__)

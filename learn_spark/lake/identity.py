@@ -21,6 +21,7 @@ from models.contract.whole_files import read_json, write_whole
 
 FILE = "_lake.json"
 LOG = "_delta_log"
+OLDER = "is older than the ledger"
 _FIRST = f"{0:020d}.json"
 
 
@@ -85,9 +86,7 @@ def newest_version(root: Path, name: str) -> int:
 def table_id(root: Path, name: str) -> str | None:
     """Delta's id of a table, which stays the same for as long as the table lives; None where the log has none."""
     log = root / name / LOG
-    checkpoints = sorted(
-        log.glob("*.checkpoint*.parquet"), reverse=True
-    )  # Delta drops old commits once they are in one
+    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), reverse=True)  # Delta drops the commits before one
     try:
         first = _of_commit(log / _FIRST)
         return first or next(filter(None, map(_of_checkpoint, checkpoints)), None)
@@ -111,7 +110,7 @@ def wrong_with(root: Path, name: str, identity: Identity | None, seen: int = -1)
         return "is not the one that this lake was made with: it came from another lake, or its log is damaged"
     version = newest_version(root, name)
     if version < seen:
-        return f"is older than the ledger: its version is {version}, and {seen} was recorded"
+        return f"{OLDER}: its version is {version}, and {seen} was recorded"
     return None
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,9 +29,11 @@ from learn_spark.lake.identity import (
     wrong_tables,
     wrong_with,
 )
+from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 
 ARTIFACTS = "_artifacts"
+LOST = "_lost"
 _CODEC = "spark.sql.parquet.compression.codec"
 
 
@@ -67,12 +69,52 @@ class Tables:
         if found := {name: Known(_id_of(self.root, name)) for name in TABLES if name not in identity.tables}:
             write_identity(self.root, replace(identity, tables={**identity.tables, **found}))
 
-    def create_anew(self, name: str) -> None:
-        """Makes a table that is gone again, empty. Who calls it has seen to it that its rows will be made again."""
+    def create_anew(self, name: str, rows: DataFrame | None = None) -> None:
+        """Makes a table that is gone, or not the lake's own, again; what lies in its place is moved to `_lost`.
+
+        The lake knows it once its rows are in it. Who calls it sees to it that all others are made again.
+        """
+        path, aside = self.root / name, self.root / LOST / f"{name}-{time.time_ns()}"
+        if path.exists():
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+        forget_logs(self._spark)
+        self._spark.sql(_create_statement(_spec(name), str(path)))
+        if rows is not None:
+            self._writer(name, rows, "append").save(str(path))
+        self.accept(name)
+
+    def accept(self, name: str) -> None:
+        """Takes the table that is there for the lake's own from now on, whatever versions were recorded before."""
         identity = read_identity(self.root) or Identity()
-        self._spark.sql(_create_statement(_spec(name), self.path(name)))
         known = Known(_id_of(self.root, name), time.time())
         write_identity(self.root, replace(identity, tables={**identity.tables, name: known}))
+        self._known.discard(name)
+
+    def put_back(self, name: str, df: DataFrame, is_there: bool) -> None:
+        """Gives a table exactly these rows, in one commit that reads none of its files, or anew."""
+        if is_there:
+            self._writer(name, df, "overwrite").save(self.path(name))
+            self.accept(name)
+        else:
+            self.create_anew(name, df)
+
+    def dead_files(self, name: str, deep: bool = False) -> list[DeadFile]:
+        """The data files of a table that cannot be read; see `live_files.dead_files`."""
+        return dead_files(self._spark, Path(self.path(name)), deep)
+
+    def drop_files(self, name: str, dead: Sequence[DeadFile]) -> None:
+        """Takes them out of the table, in one commit."""
+        drop_files(Path(self.path(name)), dead)
+
+    def read_healthy(self, name: str, dead: Sequence[DeadFile]) -> DataFrame:
+        """The rows of a table without partitions that its other files hold."""
+        table, gone = Path(self.path(name)), {file.path for file in dead}
+        live = [row.path for row in live_files(self._spark, table).select("path").collect() if row.path not in gone]
+        ddl = _spec(name).columns_ddl
+        if not live:
+            return self._spark.createDataFrame([], ddl)
+        return self._spark.read.schema(ddl).parquet(*(str(file_of(table, path)) for path in live))
 
     def wrong(self, seen: Mapping[str, int]) -> dict[str, str]:
         """The tables that are gone, foreign or older than the versions that the ledger has seen, and why."""
@@ -130,6 +172,15 @@ class Tables:
         path, before = self._existing(name), self.version(name)
         self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
+
+    def rewrite(self, name: str, df: DataFrame, predicate: str) -> int:
+        """Replaces the rows that `predicate` names in two commits, for rows that no reader may see in between.
+
+        In one commit, Delta would give the new files of a table with a change feed a column `_change_type`, and older
+        files have none: who reads all of them by name, as DuckDB does, would stumble over it.
+        """
+        self.delete(name, predicate)
+        return self.append(name, df)
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
         """Sets columns to SQL expressions in the rows that `where` names."""
