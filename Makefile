@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup tour demo check spark test bench format package lock rows-unchanged clean distclean
+.PHONY: help setup tour demo check spark test faults bench format package lock rows-unchanged clean distclean
 
 VENV := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
@@ -36,6 +36,9 @@ spark: setup ## run the tests of the Spark side
 
 test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
 	@$(PYTEST) --durations 10 --record-durations=build/tests/durations.txt
+
+faults: setup ## break lakes on purpose, for an hour: kills between all commits, files that are lost, and what it takes to come back
+	@$(PYTEST) tests/faults
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done

@@ -19,7 +19,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from learn_spark.embedding.job import embed_items
-from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
+from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, INTERVALS, ITEM_INDEX, ITEM_TEXT, ITEMS
 from learn_spark.lake.tables import ARTIFACTS
 from learn_spark.runs.steps import Context
 
@@ -92,7 +92,7 @@ def _embed(task: Task, kept: tuple[str, ...]) -> None:
     warming = job_context(spark, task.output.with_name("scratch") / "lake", WORKERS, THREADS)
     _add_versions(warming, dict(enumerate(minilm.product_texts(WARMING_TEXTS, 8))), FIRST, are_new=True)
     embed_items(warming, [TODAY])
-    for name in kept:
+    for name in (INTERVALS.name, *kept):
         shutil.copytree(_inputs(task) / "lake" / name, task.output / "lake" / name)
     context = job_context(spark, task.output / "lake", WORKERS, THREADS)
     later = (_inputs(task) / "texts.txt").read_text(encoding="utf-8").split("\n")[_count(task) :]

@@ -97,7 +97,7 @@ def job_context(spark: SparkSession, lake: Path, workers: int, threads: int) -> 
 
     Args:
         spark: the session.
-        lake: where the tables are or will be.
+        lake: where the tables are, or are made.
         workers: tasks that encode at once.
         threads: CPU threads of each.
     """
@@ -105,6 +105,7 @@ def job_context(spark: SparkSession, lake: Path, workers: int, threads: int) -> 
     settings |= {"run.workers": workers, "run.threads": threads}
     asked = [f"lake.root={lake}", *(f"embedding.{name}={value}" for name, value in settings.items())]
     config, tables = load_config(ROOT / "conf" / "base.yaml", asked), Tables(spark, lake)
+    tables.create_all()
     return Context(config, spark, tables, Ledger(spark, tables), Fingerprints(config, {}), Progress(spark))
 
 

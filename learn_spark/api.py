@@ -49,9 +49,11 @@ def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
         root: the lake's folder, `lake.root` of the config that wrote it.
 
     Raises:
-        ConfigError: there is no lake with releases at `root`, or the session would read other rows than were written.
+        ConfigError: there is no lake with releases at `root`, one of its tables is gone, or the session would read
+            other rows than were written.
     """
     require_plain(spark)
+    Tables(spark, Path(root)).require_own({})
     lake = Lake(spark, Path(root))
     lake.releases()
     return lake

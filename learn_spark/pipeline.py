@@ -3,16 +3,17 @@
 from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
+from learn_spark.bridge.trained import lost_cvr, lost_towers
 from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
-from learn_spark.embedding.job import embed_items
+from learn_spark.embedding.job import embed_items, lost_matrix
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.features.job import write_features
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
 from learn_spark.lake.days import ONE_DAY, DayRange
-from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.releases.release import FEATURE_TABLES, unshown_days
 from learn_spark.runs.plan import Plan, Planned
 from learn_spark.runs.steps import (
     BUILD_SEQUENCES,
@@ -115,6 +116,7 @@ STEPS = {
             reads=("items", "item_index"),
             writes=("item_text", "content_embeddings"),
             version=ENCODING_VERSION,
+            lost=lost_matrix,
         ),
         Step(
             TRAIN_TOWERS,
@@ -123,6 +125,7 @@ STEPS = {
             _towers_need,
             reads=("sequences",),
             version=1,
+            lost=lost_towers,
             trains=True,
         ),
         Step(
@@ -132,6 +135,7 @@ STEPS = {
             _cvr_needs,
             reads=("samples", "user_history"),
             version=1,
+            lost=lost_cvr,
             trains=True,
         ),
         Step(
@@ -142,6 +146,7 @@ STEPS = {
             reads=("interactions", "items", "item_index", "user_history", "samples"),
             writes=("item_life", *FEATURE_TABLES, "releases"),
             version=1,
+            lost=unshown_days,
         ),
         Step(
             EVALUATE_FEATURES,

@@ -46,6 +46,8 @@ COMPARISON_INPUTS = {
 # Modules and rooms whose code cannot change a row, and why; what they import counts only where others import it.
 LEFT_OUT = {
     "learn_spark.errors": "words and exit codes",
+    "learn_spark.lake.identity": "refuses tables that are not the lake's own",
+    "learn_spark.lake.live_files": "takes out files that cannot be read",
     "learn_spark.runs": "which days are made and what is recorded of them, not what is in them",
     "learn_spark.bridge.launch": "how the trainer's process starts; what it is told is in the stages",
     "learn_spark.bridge.folders": "folders of exports",

@@ -1,8 +1,14 @@
 """The models that a config trains and scores with: their fingerprints and folders."""
 
+from collections.abc import Collection
+from datetime import date
 from pathlib import Path
 
 from learn_spark.runs.steps import Context, cvr_day, towers_day
+from models.contract.result import RESULT
+
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+MODEL_FILES = (RESULT, WEIGHTS, SETTINGS)
 
 
 def towers_path(context: Context) -> Path:
@@ -13,6 +19,21 @@ def towers_path(context: Context) -> Path:
 def cvr_path(context: Context) -> Path:
     """The folder of the conversion model that this config trains."""
     return context.tables.artifact("models", f"cvr-{cvr_fingerprint(context)}")
+
+
+def lost_towers(context: Context, days: Collection[date]) -> Collection[date]:
+    """The days, if the folder of the towers lacks a file."""
+    return () if is_trained(towers_path(context)) else days
+
+
+def lost_cvr(context: Context, days: Collection[date]) -> Collection[date]:
+    """The days, if the folder of the conversion model lacks a file."""
+    return () if is_trained(cvr_path(context)) else days
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a trained model's files are there."""
+    return all((folder / name).is_file() for name in MODEL_FILES)
 
 
 def towers_fingerprint(context: Context) -> str:

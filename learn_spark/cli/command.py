@@ -95,8 +95,12 @@ class Call:
         return Path(file.name)
 
     @contextmanager
-    def context(self) -> Iterator[Context]:
-        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes."""
+    def context(self, repairs: bool = False) -> Iterator[Context]:
+        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes.
+
+        Raises:
+            ConfigError: a table is gone, foreign or older than the ledger says, unless the caller `repairs`.
+        """
         config = self.config
         require_writable(config.output.dir, "output.dir")
         spark = build_session(config, self.name, self.log)
@@ -104,6 +108,8 @@ class Call:
         try:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)
+            if not repairs:
+                tables.require_own(ledger.seen())
             with Progress(spark) as progress, JvmWatch(spark):
                 yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
         except Exception as error:

@@ -6,6 +6,7 @@ from learn_spark.cli.command import Outcome, Summary
 from learn_spark.config.load import Config
 from learn_spark.embedding.cost import EmbeddingEstimate, embedding_estimate, encoder_hours
 from learn_spark.errors import NOTHING_TO_DO
+from learn_spark.lake.tables import is_lake
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Recorded, Rows, pieces
@@ -30,7 +31,7 @@ class PlanSummary(Summary):
 
 def needs_no_lake(config: Config) -> bool:
     """Whether a dry run can do without Spark: there is no lake yet, so everything is missing."""
-    return not (config.lake.root / "intervals").exists()
+    return not is_lake(config.lake.root)
 
 
 def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outcome:

@@ -12,6 +12,7 @@ from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError
 from learn_spark.features.maintenance import maintain_tables
 from learn_spark.lake.lock import lake_lock
+from learn_spark.lake.tables import is_lake
 from learn_spark.releases.join import join_features
 from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
@@ -55,7 +56,7 @@ def existing_lake(call: Call, writes: bool = False) -> Iterator[Context]:
         ConfigError: where there is no lake, with the way out.
     """
     root = call.config.lake.root
-    if not (root / "releases").is_dir():
+    if not is_lake(root):
         raise ConfigError(f"there is no lake with releases at {root}; run write_features first")
     with lake_lock(root) if writes else nullcontext(), call.context() as context:
         yield context

@@ -1,17 +1,28 @@
 """The content embedding stage: item texts, vectors of the new ones, the matrix that the models read."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 
 from learn_spark.embedding.encoders import encoder_id
-from learn_spark.embedding.matrix import extend_matrix, planned_extension
+from learn_spark.embedding.matrix import extend_matrix, matrix_path, planned_extension
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import encode_new_texts, require_few_bad, write_item_text
 from learn_spark.embedding.vector_health import require_health
 from learn_spark.errors import ConfigError
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import open_matrix
+from models.contract.failures import BadInput
+
+
+def lost_matrix(context: Context, days: Collection[date]) -> Collection[date]:
+    """The days, if the content matrix is not whole."""
+    try:
+        open_matrix(matrix_path(context))
+    except BadInput:
+        return days
+    return ()
 
 
 def embed_items(context: Context, days: Sequence[date]) -> StepResult:

@@ -19,7 +19,9 @@ from learn_spark.lake.point_in_time import latest_before
 from learn_spark.quality.gates import require
 from learn_spark.releases.registry import FAILED, PUBLISHED, Release
 from learn_spark.releases.release import (
+    expire_rolled_back,
     is_already_published,
+    is_current,
     own_rows,
     plan_release,
     record,
@@ -50,6 +52,7 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     )
     is_published = is_already_published(context, release)
     if not is_published:
+        expire_rolled_back(context, release)
         _write_users(context, release, due.users)
         _write_items(context, release, due.items)
         _write_pairs(context, release, due.pairs)
@@ -60,7 +63,7 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     except QualityError as error:
         record(context, release, gates, widths, FAILED)
         raise ReleaseRefused(f"release {release.release_id}: {error}") from None
-    if not is_published:
+    if not is_published or not is_current(context, release):  # another one may have been published since
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]
     counts = {name: sum(getattr(part, name) for part in own) for name in ("users", "items", "pairs")}
@@ -137,7 +140,7 @@ def _without_nan_scores(pairs: DataFrame) -> DataFrame:
 def _write(context: Context, release: Release, table: str, rows: DataFrame) -> None:
     started = time.monotonic()
     rows = rows.withColumn("release_id", F.lit(release.release_id))
-    written, seconds = context.tables.overwrite_where(table, rows, own_rows(release)), time.monotonic() - started
+    written, seconds = context.tables.rewrite(table, rows, own_rows(release)), time.monotonic() - started
     speed = f"{written / seconds:,.0f} rows/s" if written else "none was due"
     context.progress.say(f"{table}: {written:,} rows scored and written in {seconds:.1f} s, {speed}")
 

@@ -1,7 +1,9 @@
 """The only Delta input and output: every table is created, read, written and versioned here."""
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,24 @@ from pyspark.sql import functions as F
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.frames import only_row
-from learn_spark.lake.schemas import TABLES, TableSpec
+from learn_spark.lake.identity import (
+    LOG,
+    Identity,
+    Known,
+    is_there,
+    newest_version,
+    read_identity,
+    refusal,
+    table_id,
+    write_identity,
+    wrong_tables,
+    wrong_with,
+)
+from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
+from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 
 ARTIFACTS = "_artifacts"
+LOST = "_lost"
 _CODEC = "spark.sql.parquet.compression.codec"
 
 
@@ -37,12 +54,84 @@ class Tables:
         return self.root.joinpath(ARTIFACTS, *parts)
 
     def create_all(self) -> None:
-        """Creates what does not exist yet, with constraints; leaves the rest alone."""
-        for name in TABLES:
-            self._created(name)
+        """Makes the tables of a new lake, with constraints, and those that an older release did not have.
+
+        Nothing else makes a table: one that the lake has had is never made again empty.
+
+        Raises:
+            ConfigError: a table is not the lake's own any more.
+        """
+        self.require_own({})
+        identity = read_identity(self.root) or Identity()
+        for name, spec in TABLES.items():
+            if not is_there(self.root, name):
+                self._spark.sql(_create_statement(spec, self.path(name)))
+        if found := {name: Known(_id_of(self.root, name)) for name in TABLES if name not in identity.tables}:
+            write_identity(self.root, replace(identity, tables={**identity.tables, **found}))
+
+    def create_anew(self, name: str, rows: DataFrame | None = None) -> None:
+        """Makes a table that is gone, or not the lake's own, again; what lies in its place is moved to `_lost`.
+
+        The lake knows it once its rows are in it. Who calls it sees to it that all others are made again.
+        """
+        path, aside = self.root / name, self.root / LOST / f"{name}-{time.time_ns()}"
+        if path.exists():
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+        forget_logs(self._spark)
+        self._spark.sql(_create_statement(_spec(name), str(path)))
+        if rows is not None:
+            self._writer(name, rows, "append").save(str(path))
+        self.accept(name)
+
+    def accept(self, name: str) -> None:
+        """Takes the table that is there for the lake's own from now on, whatever versions were recorded before."""
+        identity = read_identity(self.root) or Identity()
+        known = Known(_id_of(self.root, name), time.time())
+        write_identity(self.root, replace(identity, tables={**identity.tables, name: known}))
+        self._known.discard(name)
+
+    def put_back(self, name: str, df: DataFrame, is_there: bool) -> None:
+        """Gives a table exactly these rows, in one commit that reads none of its files, or anew."""
+        if is_there:
+            self._writer(name, df, "overwrite").save(self.path(name))
+            self.accept(name)
+        else:
+            self.create_anew(name, df)
+
+    def dead_files(self, name: str, deep: bool = False) -> list[DeadFile]:
+        """The data files of a table that cannot be read; see `live_files.dead_files`."""
+        return dead_files(self._spark, Path(self.path(name)), deep)
+
+    def drop_files(self, name: str, dead: Sequence[DeadFile]) -> None:
+        """Takes them out of the table, in one commit."""
+        drop_files(Path(self.path(name)), dead)
+
+    def read_healthy(self, name: str, dead: Sequence[DeadFile]) -> DataFrame:
+        """The rows of a table without partitions that its other files hold."""
+        table, gone = Path(self.path(name)), {file.path for file in dead}
+        live = [row.path for row in live_files(self._spark, table).select("path").collect() if row.path not in gone]
+        ddl = _spec(name).columns_ddl
+        if not live:
+            return self._spark.createDataFrame([], ddl)
+        return self._spark.read.schema(ddl).parquet(*(str(file_of(table, path)) for path in live))
+
+    def wrong(self, seen: Mapping[str, int]) -> dict[str, str]:
+        """The tables that are gone, foreign or older than the versions that the ledger has seen, and why."""
+        return wrong_tables(self.root, TABLES, INTERVALS.name, seen)
+
+    def require_own(self, seen: Mapping[str, int]) -> None:
+        """Refuses a lake that has `wrong` tables.
+
+        Raises:
+            ConfigError: names them, and the way back.
+        """
+        if wrong := self.wrong(seen):
+            raise refusal(self.root, wrong)
 
     def exists(self, name: str) -> bool:
-        return DeltaTable.isDeltaTable(self._spark, self.path(name))
+        """Whether a table is there."""
+        return is_there(self.root, _spec(name).name)
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table, as of `version` or the newest.
@@ -61,14 +150,15 @@ class Tables:
 
     def version(self, name: str) -> int:
         """The newest Delta version: that of the last commit in the log."""
-        return max(int(commit.stem) for commit in self._log(name).glob("*.json") if commit.stem.isdecimal())
+        self._existing(name)
+        return newest_version(self.root, name)
 
     def versions(self, names: Iterable[str]) -> dict[str, int]:
         return {name: self.version(name) for name in names}
 
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        path, before = self._created(name), self.version(name)
+        path, before = self._existing(name), self.version(name)
         self._writer(name, df, "append").save(path)
         return self._rows_written(name, before)
 
@@ -79,23 +169,32 @@ class Tables:
 
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
-        path, before = self._created(name), self.version(name)
+        path, before = self._existing(name), self.version(name)
         self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
 
+    def rewrite(self, name: str, df: DataFrame, predicate: str) -> int:
+        """Replaces the rows that `predicate` names in two commits, for rows that no reader may see in between.
+
+        In one commit, Delta would give the new files of a table with a change feed a column `_change_type`, and older
+        files have none: who reads all of them by name, as DuckDB does, would stumble over it.
+        """
+        self.delete(name, predicate)
+        return self.append(name, df)
+
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
         """Sets columns to SQL expressions in the rows that `where` names."""
-        DeltaTable.forPath(self._spark, self._created(name)).update(where, dict(values))
+        DeltaTable.forPath(self._spark, self._existing(name)).update(where, dict(values))
 
     def delete_matching(self, name: str, rows: DataFrame, where: str) -> None:
         """Deletes the rows that equal a row of `rows` in all its columns; `where` bounds the search."""
         equal = " AND ".join(f"kept.{column} = gone.{column}" for column in rows.columns)
-        kept = DeltaTable.forPath(self._spark, self._created(name)).alias("kept")
+        kept = DeltaTable.forPath(self._spark, self._existing(name)).alias("kept")
         kept.merge(rows.alias("gone"), f"({where}) AND {equal}").whenMatchedDelete().execute()
 
     def delete(self, name: str, where: str) -> None:
         """Deletes the rows that `where` names."""
-        DeltaTable.forPath(self._spark, self._created(name)).delete(where)
+        DeltaTable.forPath(self._spark, self._existing(name)).delete(where)
 
     def compact(self, name: str) -> dict[str, int]:
         """Gathers small files, compressed by ZSTD; says how many went and came.
@@ -105,7 +204,7 @@ class Tables:
         codec = str(self._spark.conf.get(_CODEC))
         self._spark.conf.set(_CODEC, "zstd")
         try:
-            compaction = DeltaTable.forPath(self._spark, self._created(name)).optimize().executeCompaction()
+            compaction = DeltaTable.forPath(self._spark, self._existing(name)).optimize().executeCompaction()
             metrics = only_row(compaction).metrics
         finally:
             self._spark.conf.set(_CODEC, codec)
@@ -113,7 +212,7 @@ class Tables:
 
     def vacuum(self, name: str, hours: float) -> None:
         """Deletes files that no version of the last `hours` reads."""
-        DeltaTable.forPath(self._spark, self._created(name)).vacuum(hours)
+        DeltaTable.forPath(self._spark, self._existing(name)).vacuum(hours)
 
     def committed_at(self, name: str, version: int) -> datetime | None:
         """When a version was committed; None where the log does not hold it any more."""
@@ -128,7 +227,7 @@ class Tables:
         Raises:
             ConfigError: if there is none.
         """
-        kind = "delta" if (path / "_delta_log").is_dir() else "parquet"
+        kind = "delta" if (path / LOG).is_dir() else "parquet"
         try:
             return self._spark.read.format(kind).load(str(path))
         except AnalysisException as error:
@@ -138,29 +237,22 @@ class Tables:
         """Writes a consumer's own table, `delta` or `parquet`, where there is none yet."""
         df.write.format(kind).mode("errorifexists").save(str(path))
 
-    def _created(self, name: str) -> str:
-        """The path of a table that is there: made now, with its constraints, if it was not."""
-        path = self.path(name)
-        if name not in self._known:
-            if not self.exists(name):
-                self._spark.sql(_create_statement(_spec(name), path))
-            self._known.add(name)
-        return path
-
     def _existing(self, name: str) -> str:
-        """The path of a table that is there: reading creates nothing.
+        """The path of a table that is there, and the lake's own: neither reading nor writing creates one.
 
         Raises:
-            ConfigError: it is not there.
+            ConfigError: it is not there, or another one.
         """
         if name not in self._known:
+            if why := wrong_with(self.root, name, read_identity(self.root)):
+                raise refusal(self.root, {name: why})
             if not self.exists(name):
                 raise ConfigError(f"there is no table {name} at {self.path(name)}")
             self._known.add(name)
         return self.path(name)
 
     def _log(self, name: str) -> Path:
-        return Path(self._existing(name)) / "_delta_log"
+        return Path(self._existing(name)) / LOG
 
     def _rows_written(self, name: str, before: int) -> int:
         """Rows of the newest commit, without those that it copied because they share a file with replaced ones.
@@ -188,10 +280,21 @@ class Tables:
         return shaped.hint("rebalance", *spec.partition) if spec.partition else shaped
 
 
+def is_lake(root: Path) -> bool:
+    """Whether there is, or was, any table under a root."""
+    return read_identity(root) is not None or any(is_there(root, name) for name in TABLES)
+
+
 def _spec(name: str) -> TableSpec:
     if name not in TABLES:
         raise ValueError(f"unknown table {name!r}; there are {sorted(TABLES)}")
     return TABLES[name]
+
+
+def _id_of(root: Path, name: str) -> str:
+    found = table_id(root, name)
+    assert found is not None, f"table {name}, just made, has no id"
+    return found
 
 
 def _commit_info(commit: Path) -> dict[str, Any]:

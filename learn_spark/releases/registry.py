@@ -87,7 +87,7 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
 
 
 def newest_release(tables: Tables, models: dict[str, str], other_than: str = "") -> Release | None:
-    """The release by these models that was published last."""
+    """The release by these models, or of all where none are named, that was published last."""
     is_asked = (F.col("status") == PUBLISHED) & (F.col("release_id") != other_than)
     for name, fingerprint in models.items():
         is_asked &= F.col("model_versions")[name] == fingerprint
@@ -137,6 +137,7 @@ def is_published(release: Release) -> bool:
 
 def _require_lake(tables: Tables) -> None:
     if not tables.exists(RELEASES.name):
+        tables.require_own({})
         raise ConfigError(f"there is no lake with releases at {tables.root}; run write_features first")
 
 

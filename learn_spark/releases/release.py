@@ -1,8 +1,9 @@
 """Making a release: what its rows are made from, and the one row that publishes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,8 +12,10 @@ from learn_spark.bridge.trained import cvr_fingerprint, towers_fingerprint
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.schemas import RELEASES
+from learn_spark.lake.tables import Tables
 from learn_spark.quality.gates import Gate
 from learn_spark.releases.registry import (
+    EXPIRED,
     PUBLISHED,
     ROLLED_BACK,
     Part,
@@ -65,10 +68,42 @@ def published_release(context: Context) -> Release | None:
     return newest_release(context.tables, {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)})
 
 
+def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
+    """Of these feature days those that no published release by the models of this config shows.
+
+    A rollback, or the loss of rows, has withdrawn them, whatever the ledger says.
+    """
+    version = context.tables.version(RELEASES.name)
+    return set(days) - _shown(context.tables, version, towers_fingerprint(context), cvr_fingerprint(context))
+
+
+@lru_cache(maxsize=8)
+def _shown(tables: Tables, version: int, towers: str, cvr: str) -> frozenset[date]:
+    """The days of the newest release by some models, as of a version of the registry."""
+    release = newest_release(tables, {"towers": towers, "cvr": cvr})
+    return frozenset(release.parts if release else ())
+
+
 def is_already_published(context: Context, release: Release) -> bool:
     """Whether a run that was killed before the ledger heard of it has published the very same."""
+    return _status(context, release) == PUBLISHED
+
+
+def expire_rolled_back(context: Context, release: Release) -> None:
+    """Before the rows of a release are written again: who reads it by its id must not find it half done."""
+    if _status(context, release) == ROLLED_BACK:
+        set_status(context.tables, [release], EXPIRED)
+
+
+def _status(context: Context, release: Release) -> str | None:
     row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
-    return row is not None and row.status == PUBLISHED
+    return row.status if row else None
+
+
+def is_current(context: Context, release: Release) -> bool:
+    """Whether readers of `current` get this release."""
+    newest = newest_release(context.tables, {})
+    return newest is not None and newest.release_id == release.release_id
 
 
 def roll_back(context: Context, to: str | None = None) -> list[Release]:

@@ -53,7 +53,7 @@ class Fingerprints:
         given: Callable[[tuple[str, date]], str | None] = lambda need: None,
     ) -> None:
         self._config = config
-        self._steps = steps
+        self.steps = steps
         self._recorded = recorded
         self._scheme = scheme
         self._given = given
@@ -63,7 +63,7 @@ class Fingerprints:
 
     def __call__(self, name: str, day: date) -> str:
         if (name, day) not in self._known:
-            step = self._steps[name]
+            step = self.steps[name]
             source = self._source(step).identity(day) if step.source else None
             upstream = [self._given(need) or self(*need) for need in step.needs(self._config, day)]
             code, settings = self._scheme.code(step), self._settings_of(step)
@@ -78,7 +78,7 @@ class Fingerprints:
 
         def reaches(pair: tuple[str, date]) -> bool:
             if pair not in reached:
-                step = self._steps[pair[0]]
+                step = self.steps[pair[0]]
                 needs = () if step.trains else step.needs(self._config, pair[1])
                 reached[pair] = any(reaches(need) for need in needs)
             return reached[pair]

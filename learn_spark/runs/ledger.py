@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.identity import read_identity
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.lake.tables import Tables
 
@@ -36,7 +37,8 @@ class StepResult:
 class Recorded:
     """A row of the ledger; stale where late events changed what it was made from.
 
-    `made_as` is the fingerprint that an adopted day was made under, which stands in the names of what it made.
+    `made_as` is the fingerprint that an adopted day was made under, which stands in the names of what it made; `wrote`
+    the tables' versions when it ended, `finished_at`, in seconds since 1970.
 
     Rows and seconds are those of the piece of a run that did the day, and stand in all its days; its details stand in
     its last day only.
@@ -53,6 +55,8 @@ class Recorded:
     is_stale: bool = False
     source: str | None = None
     made_as: str | None = None
+    wrote: Mapping[str, int] = field(default_factory=dict)
+    finished_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -101,6 +105,19 @@ class Ledger:
             self._rows, self._version = self._read(version), version
         return dict(self._rows)
 
+    def seen(self) -> dict[str, int]:
+        """The newest version of each table that is recorded; of a table that was made anew, since then."""
+        if not self._tables.exists(INTERVALS.name):
+            return {}
+        identity = read_identity(self._tables.root)
+        known = identity.tables if identity else {}
+        seen: dict[str, int] = {}
+        for row in self.recorded().values():
+            for name, version in row.wrote.items():
+                if name not in known or row.finished_at >= known[name].made_at:
+                    seen[name] = max(version, seen.get(name, -1))
+        return seen
+
     def _read(self, version: int) -> dict[tuple[str, date], Recorded]:
         frame = self._tables.read(INTERVALS.name, version)
         return {
@@ -116,6 +133,8 @@ class Ledger:
                 r.status == STALE,
                 getattr(r, "source", None),  # lakes of before a column have none until their next row
                 getattr(r, "made_as", None),
+                r.output_versions,
+                r.finished_at.timestamp(),
             )
             for r in frame.collect()
         }

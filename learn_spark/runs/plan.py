@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 from typing import NamedTuple
 
 from learn_spark.config.load import Config
@@ -24,24 +25,38 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """The ledger's rows at one moment, beside what this code, config and input would make."""
+    """The ledger's rows at one moment, beside what this code, config and input would make.
+
+    `lost` says of a recorded day whether its result is not there any more.
+    """
 
     config: Config
     fingerprint: Fingerprints
     rows: Rows
+    lost: Callable[[StepDay], bool] = lambda pair: False
 
     @classmethod
     def of(cls, context: Context) -> Standing:
-        """As the ledger is now."""
-        return cls(context.config, context.fingerprint, context.ledger.recorded())
+        """As the ledger is now; steps are asked for what they have lost when it first matters."""
+        rows, fingerprint = context.ledger.recorded(), context.fingerprint
+
+        @cache
+        def of_step(name: StepName) -> Collection[date]:
+            look = fingerprint.steps[name].lost
+            if look is None:
+                return ()
+            own = [(day, row) for (step, day), row in rows.items() if step == name and not row.is_stale]
+            return look(context, [day for day, row in own if row.fingerprint == fingerprint(name, day)])
+
+        return cls(context.config, fingerprint, rows, lambda pair: pair[1] in of_step(pair[0]))
 
     def is_other(self, pair: StepDay) -> bool:
         """Whether a day is recorded, but was made from other code, config or input than now."""
         return pair in self.rows and self.rows[pair].fingerprint != self.fingerprint(*pair)
 
     def is_open(self, pair: StepDay) -> bool:
-        """Whether a day is not recorded, or is stale."""
-        return pair not in self.rows or self.rows[pair].is_stale
+        """Whether a day is not recorded, is stale, or has lost what it made."""
+        return pair not in self.rows or self.rows[pair].is_stale or self.lost(pair)
 
     def lacking(self, step: Step, day: date, coming: Collection[StepDay] = ()) -> str | None:
         """Says what a day needs and is neither done nor `coming`; None where all is there."""
@@ -50,8 +65,12 @@ class Standing:
                 continue
             state = "is not done"
             if need in self.rows:
-                is_stale = self.rows[need].is_stale
-                state = "late events made stale" if is_stale else "was made from other code, config or input"
+                if self.rows[need].is_stale:
+                    state = "late events made stale"
+                elif self.is_other(need):
+                    state = "was made from other code, config or input"
+                else:
+                    state = "has lost what it made (`learn-spark repair` makes it again)"
             return f"{step.name} of {day} needs {need[0]} of {need[1]}, which {state}: run it first"
         return None
 
@@ -73,7 +92,8 @@ class Plan:
     Attributes:
         steps: each with its days.
         restate: make anew what other code, config or input made; without it such a day is an error.
-        follow_late: add the steps' earlier days that late events made stale, as later days are made from them.
+        follow_late: add the steps' earlier days that late events made stale, or whose result is lost, as later days are
+            made from them.
     """
 
     steps: Sequence[Planned]
@@ -109,15 +129,15 @@ class Plan:
         return replace(self, steps=todo)
 
     def due(self, planned: Planned, now: Standing) -> list[date]:
-        """The days of a step that are not recorded, stale, or to be restated.
+        """The days of a step that are not recorded, stale, lost, or to be restated.
 
         Raises:
             ConfigError: where a day was made from other code, config or input and `restate` is off.
         """
         step, days = planned.step, list(planned.days)
         if self.follow_late:
-            late = [day for (name, day), row in now.rows.items() if name == step.name and row.is_stale]
-            days = sorted({*days, *(day for day in late if day < max(days))})
+            late = [day for name, day in now.rows if name == step.name and day < max(days)]
+            days = sorted({*days, *(day for day in late if now.is_open((step.name, day)))})
         other = {day for day in days if now.is_other((step.name, day))}
         if other and not self.restate:
             raise ConfigError(

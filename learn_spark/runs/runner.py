@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -124,6 +124,7 @@ def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:
     step, days = chunk.step, list(chunk.fingerprints)
     piece = Plan.piece(step, days, Standing.of(context))
     try:
+        _take_back_other(step, piece.ready, context)
         if piece.ready:
             _run_days(chunk, piece.ready, context)
     except LearnError as error:
@@ -134,6 +135,18 @@ def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:
     if piece.blocked:
         return Failure(step.name, list(piece.blocked), ConfigError(next(iter(piece.blocked.values()))))
     return None
+
+
+def _take_back_other(step: Step, days: Sequence[date], context: Context) -> None:
+    """Marks stale what other code, config or input made of these days, before the step replaces its rows.
+
+    A restatement that is killed then leaves no day that counts as done for the config of before.
+    """
+    with context.publishing:
+        now = Standing.of(context)
+        other = [day for day in days if now.is_other((step.name, day)) and not now.rows[step.name, day].is_stale]
+        if step.writes:
+            context.invalidate(step.name, other, scope="own")
 
 
 def _run_days(chunk: _Chunk, days: list[date], context: Context) -> None:

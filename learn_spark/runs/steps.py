@@ -1,6 +1,6 @@
 """What a step is, and what it works with."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from threading import RLock
@@ -71,6 +71,7 @@ class Step:
         reads, writes: tables whose versions are recorded.
         version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
         source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
+        lost: of recorded days those whose result is not there any more, whatever the ledger says.
         trains: it makes a model; late events do not make models stale.
         overlaps: runs over different days may overlap.
     """
@@ -83,6 +84,7 @@ class Step:
     writes: tuple[str, ...] = ()
     version: int = 1
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
+    lost: Callable[["Context", Collection[date]], Collection[date]] | None = None
     trains: bool = False
     overlaps: bool = False
 

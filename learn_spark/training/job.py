@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.scoring import score_items, score_users
 from learn_spark.bridge.snapshots import export
-from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, towers_fingerprint, towers_path
+from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, is_trained, towers_fingerprint, towers_path
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
@@ -20,6 +20,7 @@ from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import with_log_q
 from learn_spark.training.mlflow_runs import Training, log_training, loss_curve
 from learn_spark.training.sequence_snapshots import sequence_snapshot
+from models.contract.result import RESULT
 from models.contract.settings import ValidationConfig
 from models.contract.snapshot import read_manifest
 from models.contract.training_specs import CVRSpec, TowersSpec, TrainingSpec
@@ -76,6 +77,8 @@ def validation_of(config: Config) -> ValidationConfig:
 def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str) -> StepResult:
     training = Training.of(spec, model, fingerprint)
     rows = {role: read_manifest(path).rows for role, path in training.snapshots.items()}
+    if not is_trained(spec.out_dir):
+        (spec.out_dir / RESULT).unlink(missing_ok=True)  # it would say that there is nothing to train
     context.progress.say(f"{spec.command}: snapshots of {rows} rows; training starts")
     launch = context.config.towers.launch if isinstance(spec, TowersSpec) else None
     result = run_trainer(spec, launch, context.spark)

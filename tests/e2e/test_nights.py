@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
 
 from tests.builders.commands import ROOT, Done, run_here, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors
@@ -112,3 +114,37 @@ def test_releases_upkeep_and_exports_are_commands(finished: Path, scheduled: Pat
     assert online.code == 0, online.err[-3000:]
     score = [sys.executable, ROOT / "examples" / "score_online.py", "--programs", tmp_path / "online", "--repeats", "5"]
     assert "500 candidates" in subprocess.run(score, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
+def test_days_of_a_withdrawn_release_are_missing_whatever_the_ledger_says(
+    nights: Nights, tmp_path: Path, spark: SparkSession
+) -> None:
+    """As a rollback of 0.1.0 left a lake that was killed between its two commits."""
+    folder = Path(shutil.copytree(nights.folder, tmp_path / "copy"))
+    newest = relation(folder / "lake", "releases").filter("status = 'published'").order("published_at DESC").limit(1)
+    ((name,),) = newest.project("release_id").fetchall()
+    where = f"release_id = '{name}'"
+    DeltaTable.forPath(spark, f"{folder}/lake/releases").update(where, {"status": "'rolled_back'"})
+    night = ("run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
+    assert run_here(folder, *night, "--dry-run").summary["plan"]["write_features"] == [
+        *("2011-11-28", "2011-11-29", "2011-11-30")
+    ]
+    done = run_here(folder, *night)
+    assert done.code == 0, done.err[-3000:]
+    assert "feature_days_missing" not in done.err
+
+
+def test_a_lost_model_is_missing(nights: Nights, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(nights.folder, tmp_path / "copy"))
+    (weights,) = (folder / "lake" / "_artifacts" / "models").glob("cvr-*/model.safetensors")
+    weights.unlink()
+    assert run_here(folder, "train_cvr", "--dry-run").summary["plan"] == {"train_cvr": ["2011-11-20"]}
+    night = run_here(folder, "run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
+    assert night.code == 2
+    assert "needs train_cvr of 2011-11-20, which has lost what it made" in night.err.splitlines()[-1]
+    before = relation(folder / "lake", "pair_features").order("ALL").fetchall()
+    done = run_here(folder, "repair")
+    assert done.code == 0 and done.summary["plan"] == {"train_cvr": ["2011-11-20"]}, done.err[-3000:]
+    assert weights.is_file()
+    assert relation(folder / "lake", "pair_features").order("ALL").fetchall() == before
+    assert run_here(folder, "repair").code == 99

@@ -30,6 +30,7 @@ from learn_spark.runs.progress import Progress
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import Context
 from learn_spark.training.sequence_snapshots import sequences_fingerprint
+from models.contract.result import write_result
 from tests.builders.commands import CONFIG, ROOT, kill_process, run_here
 from tests.builders.contexts import make_context
 from tests.builders.lake import fill_tables, save_models
@@ -64,6 +65,8 @@ def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = under_0_1_0(spark, config)
     fill_tables(context)
     save_models(context)
+    for folder in (towers_path(context), cvr_path(context)):
+        write_result(folder, {})  # as a training that has ended
     days = pipeline_days(config)["write_features"]
     write_features(context, days[:-1])
     write_features(context, days[-1:])

@@ -4,11 +4,14 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from learn_spark.features.job import write_features
 from learn_spark.lake.days import DayRange
+from learn_spark.lake.schemas import TABLES
 from learn_spark.releases.registry import find_release, releases, rows_of
 from learn_spark.releases.release import FEATURE_TABLES
 from learn_spark.runs.steps import Context
@@ -73,3 +76,8 @@ def test_the_old_release_stays_until_the_same_days_are_published(lake: Context, 
         assert set(rows) < set(after[name]), f"{name}: a release takes over the days of the one before it"
     keys = [tuple(row) for row in lake.tables.read("pair_features").select("user_id", "item_id", "event_ts").collect()]
     assert len(keys) == len(set(keys)), "what the killed process staged is written again, not beside it"
+    for name in FEATURE_TABLES:
+        files = DeltaTable(lake.tables.path(name)).file_uris()
+        found = duckdb.sql(f"SELECT * FROM read_parquet({files}, hive_partitioning = true)")
+        assert set(found.columns) == set(TABLES[name].names)
+        assert len(found.fetchall()) == lake.tables.read(name).count()

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.summary import build_summary
 from learn_spark.lake.days import DayRange
+from learn_spark.lake.identity import FILE
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.runs.fingerprints import Fingerprints
@@ -137,6 +139,7 @@ def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
     ddl = ", ".join(f"{column.name} {column.type}" for column in old)
     path = work.context.tables.path("intervals")
     shutil.rmtree(path)
+    (work.context.tables.root / FILE).unlink()  # lakes of then have none
     spark.sql(f"CREATE TABLE delta.`{path}` ({ddl}) USING delta PARTITIONED BY (step)")
     work.plan = [Planned(work.plan[0][0], DAYS[:2])]
     work.go()
@@ -151,3 +154,18 @@ def test_a_lake_has_one_driver(tmp_path):
         release()
         with lake_lock(tmp_path):
             pass
+
+
+def test_a_restatement_takes_back_what_was_done_before_it_begins(work):
+    """Whatever ends it then, no day counts as done for the code, config or input of before."""
+    work.plan = [Planned(replace(step, writes=("rejects",)), DAYS[:2]) for step, _ in work.plan[:1]]
+    work.go()
+    step, before = work.plan[0].step, work.context.fingerprint
+    newer = Planned(replace(step, version=2), DAYS[:2])
+    object.__setattr__(work.context, "fingerprint", Fingerprints(work.context.config, {step.name: newer.step}))
+    work.fails, work.touched = True, ()
+    object.__setattr__(newer.step, "run", lambda context, days: (_ for _ in ()).throw(QualityError("stopped")))
+    with pytest.raises(QualityError, match="stopped"):
+        run_plan(Plan([newer], restate=True), work.context, RunOptions())
+    object.__setattr__(work.context, "fingerprint", before)
+    assert work.missing() == {"ingest_events": DAYS[:2]}

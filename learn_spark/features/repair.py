@@ -1,0 +1,242 @@
+"""The way back from lost and damaged files: what is hurt, what has to be made again, and how it is cleared for that.
+
+Days are made again by the usual runner, so what is done here is only to take away what wrongly counts as done. The
+order lets a kill at any place leave more to do, never less: first the ledger's rows are marked stale, then releases
+whose rows are gone expire, then tables are cleared of what is dead.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import DataFrame
+
+from learn_spark.errors import ConfigError
+from learn_spark.features.item_numbers import numbers_again
+from learn_spark.ingest.files import SourceFiles
+from learn_spark.lake.days import days_predicate, spans
+from learn_spark.lake.identity import OLDER
+from learn_spark.lake.live_files import DeadFile
+from learn_spark.lake.schemas import INTERVALS, ITEM_INDEX, ITEM_LIFE, RELEASES, TABLES
+from learn_spark.releases.registry import EXPIRED, READABLE, Release, find_release, releases, set_status
+from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.runs.plan import Standing
+from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
+from learn_spark.sequences.windows import sample_windows
+from models.contract.failures import BadInput
+from models.contract.snapshot import MANIFEST, open_snapshot
+
+# The column that says of a table's row which day's run made it; all days where there is none.
+_DAY_COLUMNS = {
+    "interactions": "load_day",
+    "items": "load_day",
+    "rejects": "ds",
+    "user_history": "ds",
+    "sequences": "as_of",
+    "samples": "ds",
+    **dict.fromkeys(FEATURE_TABLES, "ds"),
+}
+_SHOWN = 3
+
+
+@dataclass
+class Hurt:
+    """What is lost or damaged.
+
+    Attributes:
+        tables: that are gone, foreign, older than the ledger or without a readable log, and why.
+        files: dead data files of the others.
+        artifacts: folders of snapshots, and why.
+    """
+
+    tables: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[DeadFile]] = field(default_factory=dict)
+    artifacts: dict[Path, str] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether a table is hurt."""
+        return name in self.tables or name in self.files
+
+    def lines(self) -> list[str]:
+        """A line per table and folder."""
+        lines = [f"table {name} {why}" for name, why in self.tables.items()]
+        for name, dead in self.files.items():
+            named = "; ".join(f"{file.path} {file.why}" for file in dead[:_SHOWN])
+            more = f" and {len(dead) - _SHOWN} more" if len(dead) > _SHOWN else ""
+            lines.append(f"table {name}: {named}{more}")
+        return lines + list(self.artifacts.values())
+
+
+def find_hurt(context: Context, deep: bool = False) -> Hurt:
+    """Looks at all tables, snapshots and the config's models: sizes and footers, or with `deep` every byte.
+
+    The content matrix and lost model files are not in it: their steps notice by themselves (`Step.lost`).
+    """
+    tables = context.tables
+    ledger_is_hurt = INTERVALS.name in tables.wrong({}) or bool(_dead(context, INTERVALS.name, deep)[1])
+    hurt = Hurt(tables.wrong({} if ledger_is_hurt else context.ledger.seen()))
+    for name in TABLES:
+        if name not in hurt.tables and tables.exists(name):
+            why, dead = _dead(context, name, deep)
+            if why:
+                hurt.tables[name] = why
+            elif dead:
+                hurt.files[name] = dead
+    for manifest in tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}"):
+        try:
+            open_snapshot(manifest.parent, verify_sha256=deep)
+        except BadInput as error:
+            hurt.artifacts[manifest.parent] = str(error)
+    return hurt
+
+
+def _dead(context: Context, name: str, deep: bool) -> tuple[str | None, list[DeadFile]]:
+    """What is wrong with a table's log, and the dead files that it names."""
+    try:
+        return None, context.tables.dead_files(name, deep)
+    except Py4JJavaError as error:
+        said = str(error.java_exception).splitlines()[0][:200]
+        return f"has a log that cannot be read ({said})", []
+
+
+def days_hurt(context: Context, hurt: Hurt) -> set[StepDay]:
+    """The recorded days whose rows are lost, at least in part."""
+    steps = context.fingerprint.steps
+    made_by: dict[str, StepName] = {table: step.name for step in steps.values() for table in step.writes}
+    rows = context.ledger.recorded()
+    found: set[StepDay] = set()
+    for name in hurt.tables.keys() | hurt.files.keys():
+        if name in (ITEM_INDEX.name, ITEM_LIFE.name, INTERVALS.name):  # the first is rebuilt, the next is a shortcut
+            continue
+        days = [day for step, day in rows if step == made_by[name]]
+        if hurt.tables.get(name, "").startswith(OLDER):
+            version = context.tables.version(name)
+            days = [day for day in days if rows[made_by[name], day].wrote.get(name, 0) > version]
+        if name in hurt.files:
+            days = [day for day in days if any(_may_have_made(context, name, file, day) for file in hurt.files[name])]
+        found |= {(made_by[name], day) for day in days}
+    return found
+
+
+def _may_have_made(context: Context, name: str, file: DeadFile, day: date) -> bool:
+    """Whether the run of a day may have made rows of a file."""
+    config, column = context.config, _DAY_COLUMNS.get(name)
+    held = file.days(column) if column else None
+    if name == "interactions" and held is None and (of_events := file.days("ds")):
+        before, after = config.ingest.reach
+        held = of_events[0] - timedelta(days=after), of_events[1] + timedelta(days=before)
+    if held is None or (name == "sequences" and config.sequences.protocol == "leave_one_out"):
+        return True
+    if name == "samples":
+        return any(w.end == day and w.start <= held[1] and held[0] < w.end for w in sample_windows(config))
+    return held[0] <= day <= held[1]
+
+
+def require_sources(context: Context, days: Collection[StepDay]) -> None:
+    """Refuses what cannot be made again.
+
+    Raises:
+        ConfigError: log files of days that have to be ingested again are gone; names the days.
+    """
+    now, rows = SourceFiles(context.config, {}), context.ledger.recorded()
+    gone = []
+    for day in sorted(day for step, day in days if step == INGEST_EVENTS):
+        source = rows[INGEST_EVENTS, day].source if (INGEST_EVENTS, day) in rows else None
+        found = json.loads(now.state(day))
+        was = json.loads(source) if source else [True, False]
+        if any(had and not has for had, has in zip(was, found, strict=True)):
+            gone.append(day)
+    if gone:
+        raise ConfigError(
+            f"events of {spans(gone)} cannot be made again: their log files below {context.config.ingest.path} are"
+            f" gone; bring those back, or the table's own files from a backup"
+        )
+
+
+def require_same(context: Context, days: Collection[StepDay]) -> None:
+    """Refuses days that would get other rows than they had.
+
+    Raises:
+        ConfigError: a day was made from other code, config or input.
+    """
+    now = Standing.of(context)
+    other = sorted(pair for pair in days if now.is_other(pair))
+    if other:
+        step, day = other[0]
+        raise ConfigError(
+            f"rows of {step} of {day} are lost ({len(other)} days in all), and were made from other code, config or"
+            f" input than now; repair with the config that made them, or add --restate"
+        )
+
+
+def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
+    """Takes away what wrongly counts as done, so that the runner makes it again.
+
+    Raises:
+        ConfigError: item numbers that nothing else holds are lost; nothing was changed then.
+    """
+    tables = context.tables
+    numbers = _numbers(context, hurt) if hurt.has(ITEM_INDEX.name) else None
+    steps: set[StepName] = {step for step, _ in days}
+    for step in steps:
+        context.invalidate(step, [day for name, day in days if name == step], scope="own")
+    _clear_table(context, RELEASES.name, hurt)
+    set_status(tables, _releases_hurt(context, hurt), EXPIRED)
+    if numbers is not None:
+        tables.put_back(ITEM_INDEX.name, numbers, is_there=ITEM_INDEX.name not in hurt.tables)
+    cleared = {INTERVALS.name, RELEASES.name, ITEM_INDEX.name}
+    if ITEM_LIFE.name in hurt.files:
+        states = {day for file in hurt.files[ITEM_LIFE.name] for day in file.days("ds") or ()}
+        tables.delete(ITEM_LIFE.name, days_predicate("ds", states))  # as a whole: half a state is none
+        cleared.add(ITEM_LIFE.name)
+    for name in TABLES:
+        if name not in cleared:
+            _clear_table(context, name, hurt)
+    for folder in hurt.artifacts:
+        (folder / MANIFEST).unlink(missing_ok=True)  # the folder then is none, and is made again when it is needed
+
+
+def mend_ledger(context: Context, hurt: Hurt) -> None:
+    """Lets the rest of the ledger be read again; the days whose rows it has lost count as never done."""
+    _clear_table(context, INTERVALS.name, hurt)
+
+
+def _clear_table(context: Context, name: str, hurt: Hurt) -> None:
+    if name in hurt.files:
+        context.tables.drop_files(name, hurt.files[name])
+    elif hurt.tables.get(name, "").startswith(OLDER):
+        context.tables.accept(name)
+    elif name in hurt.tables:
+        context.tables.create_anew(name)
+
+
+def _numbers(context: Context, hurt: Hurt) -> DataFrame:
+    name = ITEM_INDEX.name
+    is_there = name in hurt.files or hurt.tables[name].startswith(OLDER)
+    return numbers_again(context, hurt.files.get(name, ()), is_there, hurt.tables.keys() | hurt.files.keys())
+
+
+def _releases_hurt(context: Context, hurt: Hurt) -> list[Release]:
+    """The readable releases that show rows which are gone."""
+    names = [name for name in FEATURE_TABLES if hurt.has(name)]
+    if not names:
+        return []
+    readable = [each.release_id for each in releases(context.tables) if each.status in READABLE]
+    loaded = [find_release(context.tables, release_id) for release_id in readable]
+    return [release for release in loaded if any(_has_lost(context, release, name, hurt) for name in names)]
+
+
+def _has_lost(context: Context, release: Release, name: str, hurt: Hurt) -> bool:
+    if name in hurt.tables:
+        is_older = hurt.tables[name].startswith(OLDER)
+        return not is_older or release.tables.get(name, 0) > context.tables.version(name)
+    for file in hurt.files[name]:
+        days, least, most = file.days("ds"), file.least.get("release_id", ""), file.most.get("release_id", "~")
+        if days is None or any(
+            days[0] <= day <= days[1] and least <= part.release_id <= most for day, part in release.parts.items()
+        ):
+            return True
+    return False

@@ -1,0 +1,152 @@
+"""Which lake this is: `_lake.json` has an id, and of every table the id that Delta gave it when it was made.
+
+The file is written when all tables are there, and again only when a table is added or made anew. So a table that is
+gone, came from another lake or was brought back from an old copy is told from one that never was, and is refused.
+Lakes of before have no such file: they are taken over as they are, as far as their ledger agrees.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learn_spark.errors import ConfigError
+from models.contract.failures import BadInput
+from models.contract.whole_files import read_json, write_whole
+
+FILE = "_lake.json"
+LOG = "_delta_log"
+OLDER = "is older than the ledger"
+_FIRST = f"{0:020d}.json"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A table as the lake knows it.
+
+    Attributes:
+        id: Delta's.
+        made_at: when it was made anew, in seconds since 1970; 0 where it is the lake's first of its name. What was
+            recorded before says nothing about its versions.
+    """
+
+    id: str
+    made_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A lake and its tables, as `_lake.json` has them."""
+
+    lake: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tables: Mapping[str, Known] = field(default_factory=dict)
+
+
+def read_identity(root: Path) -> Identity | None:
+    """What a lake says of itself; None where it says nothing.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = root / FILE
+    if not file.exists():
+        return None
+    try:
+        values = read_json(file, "lake")
+        return Identity(str(values["lake"]), {name: Known(**known) for name, known in values["tables"].items()})
+    except (BadInput, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}): bring it back from a backup, or remove it, if all tables of the lake are"
+            f" there; the next command that writes then takes over what it finds"
+        ) from None
+
+
+def write_identity(root: Path, identity: Identity) -> None:
+    """Replaces the file as a whole."""
+    tables = {name: vars(known) for name, known in sorted(identity.tables.items())}
+    write_whole(root / FILE, json.dumps({"format_version": 1, "lake": identity.lake, "tables": tables}, indent=1))
+
+
+def is_there(root: Path, name: str) -> bool:
+    """Whether a table has a log."""
+    return any((root / name / LOG).glob("*.json"))
+
+
+def newest_version(root: Path, name: str) -> int:
+    """The Delta version of a table's last commit; -1 without any."""
+    commits = (root / name / LOG).glob("*.json")
+    return max((int(commit.stem) for commit in commits if commit.stem.isdecimal()), default=-1)
+
+
+def table_id(root: Path, name: str) -> str | None:
+    """Delta's id of a table, which stays the same for as long as the table lives; None where the log has none."""
+    log = root / name / LOG
+    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), reverse=True)  # Delta drops the commits before one
+    try:
+        first = _of_commit(log / _FIRST)
+        return first or next(filter(None, map(_of_checkpoint, checkpoints)), None)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+
+
+def wrong_with(root: Path, name: str, identity: Identity | None, seen: int = -1) -> str | None:
+    """What makes a table another one than the lake's own; None where nothing does.
+
+    Args:
+        root: the lake.
+        name: of the table.
+        identity: of the lake.
+        seen: the newest version that the ledger has recorded.
+    """
+    known = identity.tables.get(name) if identity else None
+    if not is_there(root, name):
+        return "is gone" if known or seen >= 0 else None
+    if known and table_id(root, name) != known.id:
+        return "is not the one that this lake was made with: it came from another lake, or its log is damaged"
+    version = newest_version(root, name)
+    if version < seen:
+        return f"{OLDER}: its version is {version}, and {seen} was recorded"
+    return None
+
+
+def wrong_tables(root: Path, names: Iterable[str], ledger: str, seen: Mapping[str, int]) -> dict[str, str]:
+    """Which tables are not the lake's own, and why.
+
+    Args:
+        root: the lake.
+        names: all tables that a lake has.
+        ledger: that of them which all others are recorded in.
+        seen: the newest versions that it has recorded.
+    """
+    names, identity = list(names), read_identity(root)
+    wrong = {name: why for name in names if (why := wrong_with(root, name, identity, seen.get(name, -1)))}
+    if identity is None and not is_there(root, ledger) and any(newest_version(root, name) > 0 for name in names):
+        wrong |= {name: "is gone" for name in names if not is_there(root, name)}
+    return wrong
+
+
+def refusal(root: Path, wrong: Mapping[str, str]) -> ConfigError:
+    """The error that names the tables and the way back."""
+    told = "; ".join(f"table {name} {why}" for name, why in wrong.items())
+    return ConfigError(
+        f"{root}: {told}; bring it back from a backup, or let `learn-spark repair` with this config make again what"
+        f" was in it"
+    )
+
+
+def _of_commit(commit: Path) -> str | None:
+    if not commit.is_file():
+        return None
+    with commit.open(encoding="utf-8") as lines:
+        actions: Iterable[dict[str, Any]] = map(json.loads, lines)
+        return next((action["metaData"]["id"] for action in actions if "metaData" in action), None)
+
+
+def _of_checkpoint(file: Path) -> str | None:
+    column = pq.read_table(file, columns=["metaData"]).column("metaData").to_pylist()
+    return next((row["id"] for row in column if row), None)

@@ -1,0 +1,155 @@
+"""The data files that a table's log names: whether they are there and can be read, and how dead ones are taken out.
+
+A file is looked at where Spark works, so a table of many files is as quick as its executors: size and footer, or with
+`deep` every row of it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+
+from learn_spark.lake.identity import LOG, newest_version
+
+_FOUND = "path string, why string"
+_FILES_A_TASK = 64
+
+
+@dataclass(frozen=True)
+class DeadFile:
+    """A data file that cannot be read.
+
+    Attributes:
+        path: as the log names it.
+        why: what is wrong with it.
+        partition: its values of the partition columns.
+        size: of the whole file.
+        rows: that it held, where the log says so.
+        least, most: of its columns, likewise.
+    """
+
+    path: str
+    why: str
+    partition: Mapping[str, str | None]
+    size: int
+    rows: int | None
+    least: Mapping[str, Any]
+    most: Mapping[str, Any]
+
+    def days(self, column: str) -> tuple[date, date] | None:
+        """The first and the last day that its rows may have in a column; None where the log does not say."""
+        low, high = (self.partition.get(column) or side.get(column) for side in (self.least, self.most))
+        return (date.fromisoformat(low[:10]), date.fromisoformat(high[:10])) if low and high else None
+
+
+def live_files(spark: SparkSession, table: Path) -> DataFrame:
+    """What a table's log names: path, partitionValues, size, stats; fails where the log cannot be read."""
+    jvm = _jvm(spark)
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
+    snapshot = log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+    files = DataFrame(snapshot.allFiles().toDF(), spark)
+    return files.select("path", "partitionValues", "size", "stats")
+
+
+def forget_logs(spark: SparkSession) -> None:
+    """Lets Spark read every table's log anew: one of them was taken away, and another lies in its place."""
+    _jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+def dead_files(spark: SparkSession, table: Path, deep: bool = False) -> list[DeadFile]:
+    """The live files of a table that are gone, cut or damaged."""
+    files = live_files(spark, table)
+    tasks = max(1, files.count() // _FILES_A_TASK)
+    found = files.select("path", "size", "stats").repartition(tasks).mapInPandas(_look(table, deep), _FOUND).collect()
+    if not found:
+        return []
+    why = {row["path"]: row["why"] for row in found}
+    rows = files.where(files["path"].isin(list(why))).collect()
+    return [_dead(row, why[row["path"]]) for row in rows]
+
+
+def drop_files(table: Path, dead: Sequence[DeadFile]) -> None:
+    """Takes files out of a table in one commit, so that the others can be read again.
+
+    The commit says that no data changed: their rows will be written again, and whoever follows the change feed would
+    look for the files.
+    """
+    now = int(time.time() * 1000)
+    info = {"timestamp": now, "operation": "DROP DEAD FILES", "operationParameters": {}, "engineInfo": "learn-spark"}
+    removed = [
+        {
+            "path": file.path,
+            "deletionTimestamp": now,
+            "dataChange": False,
+            "extendedFileMetadata": True,
+            "partitionValues": dict(file.partition),
+            "size": file.size,
+        }
+        for file in dead
+    ]
+    lines = [{"commitInfo": info}, *({"remove": each} for each in removed)]
+    _commit(table / LOG, newest_version(table.parent, table.name) + 1, "".join(f"{json.dumps(x)}\n" for x in lines))
+
+
+def file_of(table: Path, path: str) -> Path:
+    """Where a file lies that the log names: below the table, or anywhere if it names it by a URL."""
+    return table / unquote(path.removeprefix("file://"))
+
+
+def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
+    return spark._jvm
+
+
+def _commit(log: Path, version: int, text: str) -> None:
+    """A commit is there as a whole, and never in place of another: Delta's rule for its log."""
+    partial = log / f".{version:020d}.{os.getpid()}.partial"
+    partial.write_text(text, encoding="utf-8")
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(partial, log / f"{version:020d}.json")
+    finally:
+        partial.unlink()
+
+
+def _look(table: Path, deep: bool) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    def look(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for batch_pdf in batches:
+            rows = zip(batch_pdf["path"], batch_pdf["size"], batch_pdf["stats"], strict=True)
+            said = [(path, _wrong_with(file_of(table, path), size, stats, deep)) for path, size, stats in rows]
+            yield pd.DataFrame([one for one in said if one[1]], columns=pd.Index(["path", "why"]))
+
+    return look
+
+
+def _wrong_with(path: Path, size: int, stats: str | None, deep: bool) -> str | None:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"has {found} bytes instead of {size}"
+        with pq.ParquetFile(path) as file:
+            rows = file.metadata.num_rows
+            if deep:
+                rows = sum(batch.num_rows for batch in file.iter_batches())
+    except FileNotFoundError:
+        return "is gone"
+    except (OSError, pa.ArrowException, ValueError) as error:
+        return f"cannot be read ({str(error).splitlines()[0][:100]})"
+    named = json.loads(stats).get("numRecords") if stats else None
+    return f"has {rows} rows instead of {named}" if named is not None and named != rows else None
+
+
+def _dead(row: Any, why: str) -> DeadFile:  # noqa: ANN401 - a Row has the frame's columns
+    stats = json.loads(row["stats"] or "{}")
+    least, most = stats.get("minValues", {}), stats.get("maxValues", {})
+    return DeadFile(row["path"], why, row["partitionValues"], row["size"], stats.get("numRecords"), least, most)
