@@ -144,8 +144,8 @@ def test_while_spark_works(
     tmp_path: Path, started, who: str, number: signal.Signals, code: int, said: str, parallel: int
 ) -> None:
     logs = thinned_logs(tmp_path / "logs")
-    pieces = ("--steps", "ingest_events", "--step-days", "5", "--max-parallel", str(parallel))
-    run = started(tmp_path, "run_pipeline", *pieces, "--set", f"ingest.path={logs}")
+    pieces = ("--step-days", "5", "--max-parallel", str(parallel), "--set", f"ingest.path={logs}")
+    run = started(tmp_path, "run_pipeline", "--steps", "ingest_events", *pieces)
     run.wait_for("ingest_events: ")
     time.sleep(2)
     lines = len(run.log.read_text().splitlines())
