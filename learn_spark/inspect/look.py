@@ -58,14 +58,14 @@ def look_at(path: Path) -> Seen:
     Raises:
         ConfigError: where there is nothing that can be read.
     """
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist")
-    if (path / "_delta_log").is_dir():
-        raise ConfigError(
-            f"{path} is a Delta table, and inspect reads files without Spark: write format: delta, files: null,"
-            " path: the table, and map its columns"
-        )
     with _readable(path):
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist")
+        if (path / "_delta_log").is_dir():
+            raise ConfigError(
+                f"{path} is a Delta table, and inspect reads files without Spark: write format: delta, files: null,"
+                " path: the table, and map its columns"
+            )
         folder, files, paths, days = find_files(path)
         first = max(paths[:50], key=lambda file: file.stat().st_size)
         if first.stat().st_size == 0:

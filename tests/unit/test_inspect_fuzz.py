@@ -105,6 +105,10 @@ def test_a_file_that_holds_anything(
     assert codes == ({0} if name.startswith("9999") else {2})
 
 
+def test_a_name_that_is_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_well(tmp_path / ("x" * 300), tmp_path / "out.yaml", capsys) == 2
+
+
 @pytest.mark.parametrize("make", PATHS.values(), ids=PATHS)
 def test_a_path_that_is_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object]

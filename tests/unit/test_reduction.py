@@ -97,6 +97,9 @@ def test_saved_map_is_the_same_and_another_is_refused(reduction: Reduction, tmp_
             QualityError, match=r"reduction\.safetensors is lost \(its sha256 is not .* remove the folder"
         ):
             load_reduction(tmp_path, reduction.meta)
-    missing = reduction.meta.model_copy(update={"file": "gone.safetensors"})
-    with pytest.raises(QualityError, match=r"gone\.safetensors is lost \(No such file"):
-        load_reduction(tmp_path, missing)
+    (tmp_path / "reduction.safetensors").unlink()
+    with pytest.raises(QualityError, match=r"reduction\.safetensors is lost \(No such file"):
+        load_reduction(tmp_path, reduction.meta)
+    elsewhere = reduction.meta.model_copy(update={"file": "../reduction.safetensors"})
+    with pytest.raises(QualityError, match=r"is lost \(.* leads out of the folder"):
+        load_reduction(tmp_path, elsewhere)
