@@ -1,6 +1,7 @@
 """Models on disk: `model.safetensors` for the weights, `config.json` for the rest. Nothing is unpickled."""
 
-import json
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,7 +17,8 @@ from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import CVRConfig, SequentialConfig, TowersConfig
 from models.contract.strict import parse_settings
-from models.contract.whole_files import read_json, write_whole
+from models.contract.trained_model import CONFIG, WEIGHTS, read_about, require_weights, write_about
+from models.contract.whole_files import write_whole
 from models.data.content import ContentMatrix
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     LanguageSystem = NoteLLM | PromptRanker
 
-FORMAT_VERSION = 1
+LARGEST_SIZE = 1 << 31
 RENAMED = {"out_dim": "embedding_dim"}  # in configs that were saved before
 NOTELLM, PROMPTS = "notellm", "prompts"
 SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
@@ -98,14 +100,14 @@ def load_towers(path: Path | str) -> Towers:
     """
     sizes, settings, state = _load(Path(path), "towers", ("content_dim", "num_items"))
     config = parse_settings(TowersConfig, settings, f"{path}/config.json")
-    return _filled(Path(path), Towers(config, **sizes), state)
+    return _filled(Path(path), lambda: Towers(config, **sizes), state)
 
 
 def load_cvr(path: Path | str) -> CVRModel:
     """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
     sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"))
     config = parse_settings(CVRConfig, settings, f"{path}/config.json")
-    return _filled(Path(path), CVRModel(config, **sizes), state)
+    return _filled(Path(path), lambda: CVRModel(config, **sizes), state)
 
 
 def load_sequential(path: Path | str) -> SequentialModel:
@@ -115,7 +117,7 @@ def load_sequential(path: Path | str) -> SequentialModel:
         raise BadInput(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
     sizes, settings, state = _load(Path(path), kind, ("num_items",))
     config = parse_settings(SequentialConfig, settings, f"{path}/config.json")
-    return _filled(Path(path), SEQUENTIAL[kind](config, **sizes), state)
+    return _filled(Path(path), lambda: SEQUENTIAL[kind](config, **sizes), state)
 
 
 def load_language(path: Path | str) -> "LanguageSystem":
@@ -129,8 +131,11 @@ def load_language(path: Path | str) -> "LanguageSystem":
         raise BadInput(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(kinds)}")
     cls, settings_of = kinds[kind]
     sizes, settings, state = _load(Path(path), kind, ("num_items",))
-    config = parse_settings(settings_of, settings["model"], f"{path}/config.json")
-    return _filled(Path(path), cls(config, ItemTexts(settings["item_texts"]), **sizes), state)
+    if not isinstance(settings, dict) or not isinstance(settings.get("item_texts"), str):
+        raise BadInput(f"model {path}: {CONFIG} must hold `model`, and the folder of the `item_texts`")
+    config = parse_settings(settings_of, settings.get("model"), f"{path}/config.json")
+    texts = ItemTexts(settings["item_texts"])
+    return _filled(Path(path), lambda: cls(config, texts, **sizes), state)
 
 
 def load_retriever(path: Path | str) -> Retriever:
@@ -141,31 +146,32 @@ def load_retriever(path: Path | str) -> Retriever:
 
 def kind_of(path: Path | str) -> str | None:
     """The kind that config.json in folder `path` names; BadInput where it cannot be read."""
-    return read_json(Path(path) / "config.json", f"model {path}").get("kind")
+    kind = read_about(Path(path)).get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
-    about = {"format_version": FORMAT_VERSION, "kind": kind, "sizes": sizes, "config": config}
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    write_whole(path / "model.safetensors", lambda partial: save_file(weights, partial))
-    write_whole(path / "config.json", json.dumps(about, indent=2) + "\n")
+    write_whole(path / WEIGHTS, lambda partial: save_file(weights, partial))
+    write_about(path, {"kind": kind, "sizes": sizes, "config": config})
 
 
 def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], Any, dict[str, Tensor]]:
-    about = read_json(path / "config.json", f"model {path}")
-    try:
-        state = load_file(path / "model.safetensors")
-    except OSError as error:
-        raise BadInput(f"model {path}: cannot read {error.filename or error}") from None
-    except SafetensorError as error:
-        raise BadInput(f"model {path}: a damaged or foreign file: {error}") from None
-    if about.get("format_version") != FORMAT_VERSION:
-        raise BadInput(f"model {path}: config.json is not of format version {FORMAT_VERSION}")
+    about = read_about(path)
     if about.get("kind") != kind:
         raise BadInput(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
     sizes = about.get("sizes")
     if not isinstance(sizes, dict) or set(sizes) != set(size_names):
-        raise BadInput(f"model {path}: config.json must hold the sizes {', '.join(size_names)}")
+        raise BadInput(f"model {path}: {CONFIG} must hold the sizes {', '.join(size_names)}")
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 <= size < LARGEST_SIZE:
+            raise BadInput(f"model {path}: {CONFIG} has {reprlib.repr(size)} for {name}, which is no size")
+    try:
+        state = load_file(require_weights(path, about))
+    except OSError as error:
+        raise BadInput(f"model {path}: cannot read {error.filename or error}") from None
+    except SafetensorError as error:
+        raise BadInput(f"model {path}: a damaged or foreign file: {error}") from None
     return sizes, _renamed(about.get("config")), state
 
 
@@ -176,9 +182,13 @@ def _renamed(config: object) -> object:
     return {RENAMED.get(name, name): _renamed(value) for name, value in config.items()}
 
 
-def _filled(path: Path, model: ModelT, state: dict[str, Tensor]) -> ModelT:
+def _filled(path: Path, make: Callable[[], ModelT], state: dict[str, Tensor]) -> ModelT:
     try:
+        model = make()
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise BadInput(f"model {path}: weights do not fit config.json: {' '.join(str(error).split())}") from None
+    except BadInput:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        line = " ".join(str(error).split())[:400]
+        raise BadInput(f"model {path}: weights do not fit {CONFIG}, or it makes no model: {line}") from None
     return model.eval()

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from models.contract.failures import BadInput
 
 _LONGEST = 400  # characters of a foreign message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
+_REFUSED = re.compile(r"^models\.contract\.failures\.BadInput: (.+)", re.MULTILINE)  # in a Python worker of Spark
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
 
 
@@ -29,6 +31,9 @@ def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
 def known_trouble(error: Exception) -> LearnError | None:
     """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
     text = str(error)
+    refused = text if isinstance(error, BadInput) else _first(_REFUSED.search(text))
+    if refused:
+        return ConfigError(refused)
     if getattr(error, "errno", None) == 28 or "No space left on device" in text:
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
@@ -40,6 +45,10 @@ def known_trouble(error: Exception) -> LearnError | None:
             f" {named.group() if named else text[:300]}; make its days again, or bring it back"
         )
     return None
+
+
+def _first(found: re.Match[str] | None) -> str | None:
+    return found[1] if found else None
 
 
 def _cause(error: Exception) -> str:

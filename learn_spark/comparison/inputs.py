@@ -11,7 +11,7 @@ from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.runs.steps import Context
-from models.contract.content_matrix import DTYPE, META, MatrixMeta, read_meta, vectors_file, write_meta
+from models.contract.content_matrix import DTYPE, META, MatrixMeta, block_digests, read_meta, vectors_file, write_meta
 
 CHUNK_ROWS = 65_536
 
@@ -52,5 +52,6 @@ def _random_matrix(context: Context) -> Path:
             vectors[start : start + CHUNK_ROWS] = generator.standard_normal((min(CHUNK_ROWS, rows - start), dim))
         vectors[0] = 0  # padding
         vectors.flush()
-        write_meta(folder, meta)
+        blocks = block_digests(vectors_file(folder, meta), rows, dim, range(meta.num_blocks))
+        write_meta(folder, meta.model_copy(update={"blocks": tuple(blocks)}))
     return folder

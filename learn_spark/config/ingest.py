@@ -99,7 +99,10 @@ class IngestGates(Settings):
     max_reject_share: Share = 0.05
     """Of a day's lines; above it the job stops."""
     max_bad_files: Annotated[int, Field(ge=0)] = 0
-    """Corrupt or empty files; above it likewise."""
+    """Files that are corrupt, empty, or have a line that is too long; above it likewise."""
+    max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
+    """Of a line of csv or JSON, unpacked, and of a text in Parquet. A file with a longer one (a gzip bomb, a lost line
+    end) is not read any further, and Spark never sees it."""
     empty_day: Literal["warn", "stop"] = "warn"
     """A day without a line is done with a warning (shops close); stop: the job stops."""
     min_day_share: Share = 0.05

@@ -119,6 +119,15 @@ class Config(Settings):
             raise ValueError(f"towers.model.max_len ({self.towers.model.max_len}) is below the sequences' {longest}")
         return self
 
+    @model_validator(mode="after")
+    def _reader_reads_the_lake(self) -> Self:
+        if self.stream.reader == "petastorm" and set(str(self.lake.root)) & set("?#"):
+            raise ValueError(
+                f"lake.root {str(self.lake.root)!r}: Petastorm cannot read paths with ? or #; choose another, or"
+                " stream.reader: arrow"
+            )
+        return self
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads, overlays and checks a config.

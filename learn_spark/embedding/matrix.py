@@ -18,16 +18,24 @@ from pyspark.sql import functions as F
 
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import Template, template
-from learn_spark.embedding.reduction import Reduction, fit_reduction, load_reduction
+from learn_spark.embedding.reduction import FILE, Reduction, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import ITEM_INDEX
 from learn_spark.runs.steps import Context
-from models.contract.content_matrix import MatrixMeta, open_matrix, read_meta, vectors_file, write_meta
+from models.contract.content_matrix import (
+    BLOCK_ROWS,
+    META,
+    MatrixMeta,
+    block_digests,
+    open_matrix,
+    read_meta,
+    require_blocks,
+    vectors_file,
+    write_meta,
+)
 from models.contract.failures import BadInput
-
-ROWS_A_TASK = 1 << 16
 
 
 def matrix_path(context: Context) -> Path:
@@ -48,7 +56,7 @@ class Extension:
 
     Attributes:
         old: the meta that there is, if any.
-        meta: what it will be.
+        meta: what it will be, but for the digests of its blocks.
         first_row: from which row on vectors are written: behind the old ones, or 0 in a new file.
         rows_df: (item_idx, text_hash, embedding, norm, flag) of the rows to be written, as the encoder made them.
         wanted: how many these should be.
@@ -65,7 +73,7 @@ class Extension:
 
     @property
     def is_needed(self) -> bool:
-        return self.meta != self.old
+        return self.old is None or self.meta != self.old.model_copy(update={"blocks": None})
 
 
 def planned_extension(context: Context, chosen: Template, encoder: str) -> Extension:
@@ -75,7 +83,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
 
     Raises:
         ConfigError: where there is nothing that `embedding.reduce_to` could be fitted to.
-        QualityError: where the reduction of the old rows is lost.
+        QualityError: where the reduction of the old rows is lost, or the meta that names it.
     """
     folder = matrix_path(context)
     old = known_meta(folder)
@@ -128,14 +136,14 @@ def extend_matrix(extension: Extension) -> None:
         QualityError: where an item's vector is missing.
     """
     folder, meta = extension.folder, extension.meta
-    file = folder / meta.vectors
+    file = vectors_file(folder, meta)
     folder.mkdir(parents=True, exist_ok=True)
     if extension.reduction is not None and extension.old is None:
         extension.reduction.save(folder)
     _make_room(file, extension.first_row * meta.dim * 2, meta.bytes)
     if extension.wanted:
         _write_rows(extension, file)
-    write_meta(folder, meta)
+    write_meta(folder, meta.model_copy(update={"blocks": _digests(extension, file)}))
     for old in folder.glob("vectors-*.f16"):
         if _generation_of(old.name) < _generation_of(meta.vectors) - 1:
             old.unlink()
@@ -163,13 +171,18 @@ def _reduction(
         return None
     if old is not None and old.reduction is not None:
         return load_reduction(folder, old.reduction)
+    if old is None and (folder / META).is_file() and (folder / FILE).is_file():
+        raise QualityError(
+            f"content matrix {folder}: {META} is damaged, so new items cannot join what {FILE} made: restore the file,"
+            " or remove the folder and train the models on a new matrix"
+        )
     return fit_reduction(rows_df, full_dim, dim)
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
     written = only_row(
         extension.rows_df.select("item_idx", "embedding")
-        .repartition(F.expr(f"item_idx div {ROWS_A_TASK}"))
+        .repartition(F.expr(f"item_idx div {BLOCK_ROWS}"))
         .sortWithinPartitions("item_idx")
         .mapInPandas(_row_writer(str(file), extension.meta.dim, extension.reduction), "written bigint")
         .agg(F.sum("written"))
@@ -178,6 +191,27 @@ def _write_rows(extension: Extension, file: Path) -> None:
         raise QualityError(
             f"content matrix {file}: {extension.wanted} items have a text, but {written or 0} have a vector"
         )
+
+
+def _digests(extension: Extension, file: Path) -> tuple[str, ...]:
+    """Of the blocks as the file has them now; the executors read what is new, the others keep theirs."""
+    old, meta = extension.old, extension.meta
+    known = old.blocks if extension.first_row and old is not None and old.blocks is not None else ()
+    kept = known[: extension.first_row // BLOCK_ROWS]
+    read = _digest_reader(str(file), meta.rows, meta.dim)
+    spark, new = extension.rows_df.sparkSession, max(1, meta.num_blocks - len(kept))
+    blocks_df = spark.range(len(kept), meta.num_blocks, numPartitions=new)
+    rows = blocks_df.mapInPandas(read, "id bigint, digest string").collect()
+    return (*kept, *(row.digest for row in sorted(rows)))
+
+
+def _digest_reader(file: str, rows: int, dim: int) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    def read(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for batch_pdf in batches:
+            blocks = batch_pdf["id"].tolist()
+            yield pd.DataFrame({"id": blocks, "digest": block_digests(Path(file), rows, dim, blocks)})
+
+    return read
 
 
 def _row_writer(
@@ -220,9 +254,15 @@ def _make_room(file: Path, keep: int, size: int) -> None:
 
 
 def is_whole(folder: Path, meta: MatrixMeta) -> bool:
-    """Whether all valid rows are there."""
+    """Whether all valid rows are there, and the last of their blocks, which an extension writes on, is unchanged."""
     file = vectors_file(folder, meta)
-    return file.is_file() and file.stat().st_size >= meta.bytes
+    if not file.is_file() or file.stat().st_size < meta.bytes:
+        return False
+    try:
+        require_blocks(file, meta, [meta.num_blocks - 1])
+    except BadInput:
+        return False
+    return True
 
 
 def _file_name(generation: int) -> str:

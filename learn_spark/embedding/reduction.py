@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from learn_spark.embedding.sample import sampled_vectors
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.quality.drift import neighbour_overlap
-from models.contract.content_matrix import ReductionMeta
+from models.contract.content_matrix import ReductionMeta, reduction_file
 from models.contract.whole_files import write_whole
 
 FILE = "reduction.safetensors"
@@ -52,8 +52,8 @@ def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:
     Raises:
         QualityError: where the file is not there or not the same; another map would give new items another space.
     """
-    file = folder / meta.file
     try:
+        file = reduction_file(folder, meta)
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != meta.sha256:
             raise ValueError("its sha256 is not the one in meta.json")

@@ -16,6 +16,7 @@ from learn_spark.lake.frames import only_row
 from learn_spark.quality.drift import neighbour_overlap
 from learn_spark.quality.gates import Gate, effective_rank
 from models.contract.content_matrix import META, MatrixMeta
+from models.contract.failures import BadInput
 
 SAMPLE = 2000
 ENOUGH = 100  # fewer vectors say nothing about their spread
@@ -86,9 +87,12 @@ def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
 
 
 def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.ndarray) -> float | None:
-    """Over the sampled items that both have; None where they are too few."""
+    """Over the sampled items that both have; None where they are too few, or the file is damaged and so made anew."""
     known_N = idx_N < meta.rows
-    before_ND = read_rows(folder, idx_N[known_N])
+    try:
+        before_ND = read_rows(folder, idx_N[known_N])
+    except BadInput:
+        return None
     has_vector = before_ND.any(axis=1)
     if has_vector.sum() < ENOUGH:
         return None

@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {  # matplotlib's keys are a Literal of hundreds
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
+    "text.parse_math": False,  # a title with two $ is no formula
 }
 
 WIDE = 8.4

@@ -43,7 +43,7 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
     paths = list(dict.fromkeys(path for day in found for path in found[day]))
     if settings.items is None or not paths:
         return None
-    files = check_files(spark, settings.items, paths)
+    files = check_files(spark, settings.items, paths, settings.gates.max_line_bytes)
     good = [file for file in files if not file.problem]
     bad = [file for file in files if file.problem]
     if len(bad) > settings.gates.max_bad_files:

@@ -4,12 +4,15 @@ import bz2
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
@@ -17,9 +20,11 @@ from learn_spark.config.ingest import SourceSettings
 from learn_spark.errors import ConfigError
 
 CHUNK_BYTES = 1 << 20
-FIRST_LINES = 1000
-BATCH_ROWS = 65536
+FIRST_LINES, FIRST_BYTES = 1000, 4 << 20
+BATCH_ROWS = 1024  # of Parquet: values as long as allowed still fit into memory
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
+_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _SCHEMA = "path string, bytes bigint, columns array<string>, types array<string>, problem string"
 
 
@@ -40,8 +45,13 @@ class LogFile:
     problem: str = ""
 
 
-def check_files(spark: SparkSession, settings: SourceSettings, paths: Sequence[Path]) -> list[LogFile]:
+def check_files(
+    spark: SparkSession, settings: SourceSettings, paths: Sequence[Path], max_line_bytes: int
+) -> list[LogFile]:
     """Reads every file to its end on the executors: a truncated or corrupt one is named, not half loaded.
+
+    So is one with a longer line, or Parquet value, than `max_line_bytes`: Spark, which would hold it in memory several
+    times over, never sees it.
 
     Raises:
         ConfigError: where format delta names a folder that is no table.
@@ -53,7 +63,7 @@ def check_files(spark: SparkSession, settings: SourceSettings, paths: Sequence[P
 
     def check(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
-            yield pd.DataFrame([asdict(check_file(path, settings)) for path in batch["path"]])
+            yield pd.DataFrame([asdict(check_file(path, settings, max_line_bytes)) for path in batch["path"]])
 
     names = spark.createDataFrame([(str(path),) for path in paths], "path string")
     slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
@@ -69,17 +79,22 @@ def _check_table(spark: SparkSession, path: Path) -> LogFile:
     return LogFile(str(path), 0, tuple(f.name for f in fields), tuple(f.dataType.simpleString() for f in fields))
 
 
-def check_file(path: str, settings: SourceSettings) -> LogFile:
-    """Reads one file to its end."""
-    size = Path(path).stat().st_size
-    if size == 0:
-        return LogFile(path, size, problem="empty file")
+def check_file(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
+    """Reads one file to its end, or to the first line that is too long."""
+    read, size = _read_parquet if settings.format == "parquet" else _read_text, 0
     try:
-        columns, types = _read_parquet(path, settings) if settings.format == "parquet" else _read_text(path, settings)
+        size = Path(path).stat().st_size
+        if size == 0:
+            raise EmptyFileError
+        columns, types = read(path, settings, max_line_bytes)
+    except TooLongError as error:
+        problem = f"{error}, more than the {max_line_bytes:,} of ingest.gates.max_line_bytes"
     except UnicodeDecodeError as error:
         problem = f"header is not {settings.encoding}: {error.reason} at byte {error.start}"
     except EmptyFileError:
         problem = "empty file"
+    except (FileNotFoundError, PermissionError) as error:
+        problem = f"unreadable file: {error.strerror}"
     except (OSError, EOFError) as error:
         problem = f"corrupt file: {error}"
     except Exception as error:  # zlib.error, ArrowInvalid and their like share no base class
@@ -93,20 +108,34 @@ class EmptyFileError(Exception):
     """A file with no line in it."""
 
 
-def _read_parquet(path: str, settings: SourceSettings) -> tuple[list[str], list[str]]:
+class TooLongError(Exception):
+    """A line or a value of more bytes than are allowed."""
+
+
+def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> tuple[list[str], list[str]]:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         wanted = [name for name in settings.mapping.source_columns() if name in schema.names]
-        for _ in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-            pass
+        for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                longest = _longest_value(column)
+                if longest > max_line_bytes:
+                    raise TooLongError(f"value too long: {longest:,} bytes in column {name}")
     return schema.names, [str(kind) for kind in schema.types]
 
 
-def _read_text(path: str, settings: SourceSettings) -> tuple[list[str], list[str]]:
-    with open_file(path) as stream:
-        lines = [line for line in (stream.readline() for _ in range(FIRST_LINES)) if line]
-        while stream.read(CHUNK_BYTES):
-            pass
+def _longest_value(column: pa.Array) -> int:
+    """Bytes of the longest text; 0 for other types."""
+    if pa.types.is_dictionary(column.type):
+        return _longest_value(column.dictionary)
+    if any(is_text(column.type) for is_text in _TEXT_TYPES):
+        return pc.call_function("max", [pc.call_function("binary_length", [column])]).as_py() or 0
+    return 0
+
+
+def _read_text(path: str, settings: SourceSettings, max_line_bytes: int) -> tuple[list[str], list[str]]:
+    _require_short_lines(path, max_line_bytes)
+    lines = _first_lines(path, max_line_bytes)
     if not any(line.strip() for line in lines):
         raise EmptyFileError
     if settings.format == "json":
@@ -114,6 +143,27 @@ def _read_text(path: str, settings: SourceSettings) -> tuple[list[str], list[str
     if settings.columns is not None:
         return list(settings.columns), []
     return csv_fields(lines[0].decode(settings.encoding), settings.delimiter), []
+
+
+def _require_short_lines(path: str, max_line_bytes: int) -> None:
+    """Reads a text to its end, or to the first line that is too long; lines end with LF, CR or both, as Spark's do."""
+    number, open_bytes = 1, 0  # of the line that the last chunk ended in
+    with open_file(path) as stream:
+        while chunk := stream.read(min(CHUNK_BYTES, max_line_bytes)):  # so that no line within a chunk is too long
+            ends = [place for place in (chunk.find(b"\n"), chunk.find(b"\r")) if place >= 0]
+            reached = open_bytes + min(ends, default=len(chunk))
+            if reached > max_line_bytes:
+                raise TooLongError(f"line too long: line {number:,} has {reached:,} bytes{'' if ends else ' or more'}")
+            last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+            open_bytes = len(chunk) - 1 - last if ends else open_bytes + len(chunk)
+            number += chunk.count(b"\n") or chunk.count(b"\r")
+
+
+def _first_lines(path: str, max_line_bytes: int) -> list[bytes]:
+    """What says which columns there are: so many lines, or bytes."""
+    with open_file(path) as stream:
+        first = stream.read(max(FIRST_BYTES, max_line_bytes))
+    return _LINE_END.split(first, FIRST_LINES)[:FIRST_LINES]
 
 
 def open_file(path: str) -> BinaryIO:

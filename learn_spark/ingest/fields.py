@@ -1,5 +1,6 @@
 """A mapped field as a column: text, number, time, flags. Pure column functions."""
 
+import math
 import re
 from collections.abc import Mapping
 from functools import reduce
@@ -11,9 +12,12 @@ from learn_spark.config.mapping import FieldMapping, NumberMapping, TextMapping,
 
 LIST_SEPARATOR = ", "
 MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0}
+_BLANKS = " \t\n\x0b\f\r"  # what \s is in Java
 _FAR = 6e16  # microseconds: some 1,900 years
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
-_NAMES_A_ZONE = r"(?i)\d:\d{2}.*(z|utc|gmt|[+-]\d{1,2}(:?\d{2})?)$"
+# Every pattern takes time that grows with the text's length alone, whatever the text.
+_ZONE = r"(?i)(z|utc|gmt|[+-]\d{1,2}(:?\d{2})?)$"
+_CLOCK = r"\d:\d{2}"
 _AN_INSTANT = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d+)?Z$"
 
 
@@ -70,12 +74,27 @@ def mapped_text(field: TextMapping | None) -> Column:
     if field.list == "json":
         joined = F.array_join(F.from_json(text, "array<string>"), LIST_SEPARATOR)
         return _not_empty(F.trim(F.coalesce(joined, text)))
-    return F.regexp_replace(text, rf"\s*{re.escape(field.list)}\s*", LIST_SEPARATOR)
+    return F.regexp_replace(text, separator_pattern(field.list), LIST_SEPARATOR)
+
+
+def separator_pattern(separator: str) -> str:
+    r"""Matches what `\s*separator\s*` does, in time that grows with the text's length alone.
+
+    That pattern would read a long run of blanks anew from each of them. This one begins at a run's first blank only,
+    and never gives back what it has read (`*+`).
+    """
+    core = separator.lstrip(_BLANKS)
+    blanks, core = re.escape(separator[: len(separator) - len(core)]), re.escape(core)
+    if not core:
+        return rf"(?<!\s)(?:(?!{blanks})\s)*+{blanks}\s*+"
+    before = rf"(?<!\s)\s*+(?<={blanks})" if blanks else r"(?:(?<!\s)\s*+)?"
+    return rf"{before}{core}\s*+"
 
 
 def mapped_number(field: NumberMapping | None) -> Column:
-    """A number, null where it is none."""
-    return F.lit(None).cast("double") if field is None else mapped(field).try_cast("double")
+    """A number, null where it is none, or none that is finite: NaN, Infinity, 1e400."""
+    number = F.lit(None) if field is None else mapped(field).try_cast("double")
+    return F.when(F.abs(number) < F.lit(math.inf), number).cast("double")  # to Spark NaN is the largest number
 
 
 def mapped_attributes(attributes: Mapping[str, TextMapping]) -> Column:
@@ -102,7 +121,8 @@ def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
         time = F.try_to_timestamp(text, F.lit(field.format))
         return F.coalesce(_moved(time, field), instant)
     time = F.try_to_timestamp(text)
-    return F.when(text.rlike(_NAMES_A_ZONE), time).otherwise(_moved(time, field))
+    names_a_zone = text.rlike(_ZONE) & F.regexp_replace(text, _ZONE, "").rlike(_CLOCK)  # 2024-02-01 ends in none
+    return F.when(names_a_zone, time).otherwise(_moved(time, field))
 
 
 def _moved(time: Column, field: TimeMapping) -> Column:

@@ -1,6 +1,7 @@
 """The raw log's files: which belong to a day, what day a path names, and whether they are still the same."""
 
 import json
+import logging
 import os
 import re
 from collections import defaultdict
@@ -10,7 +11,7 @@ from functools import lru_cache
 from glob import iglob
 from hashlib import blake2b
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -19,6 +20,8 @@ from learn_spark.config.ingest import DAY, DAY_PARTS, IngestSettings, SourceSett
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import ONE_DAY
+
+_log = logging.getLogger(__name__)
 
 _DEFAULT_DAY = "%Y-%m-%d"
 _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
@@ -121,9 +124,21 @@ def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, os.sta
         if _is_hidden(name) and not is_asked:
             continue
         days = {_parsed(text, form) for text, form in zip(_groups(in_path, name), forms, strict=True)}
-        stat = os.stat(os.path.join(settings.path, name))
-        if S_ISREG(stat.st_mode) and (not forms or (len(days) == 1 and None not in days)):
+        stat = _state(os.path.join(settings.path, name))
+        if stat is None:
+            _log.warning("ingest: %s/%s is gone since it was listed", settings.path, name)
+        elif (S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode)) and (not forms or (len(days) == 1 and None not in days)):
             yield next(iter(days), None), name, stat
+
+
+def _state(path: str) -> os.stat_result | None:
+    """Of a file, or of a link that leads nowhere: the check will name it. None where neither is there any more."""
+    for look in (os.stat, os.lstat):
+        try:
+            return look(path)
+        except OSError:
+            continue
+    return None
 
 
 def _is_hidden(name: str) -> bool:

@@ -91,7 +91,8 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
     settings = context.config.ingest
     found = source_files(settings, days)
-    files = check_files(context.spark, settings, list(dict.fromkeys(path for day in found for path in found[day])))
+    paths = list(dict.fromkeys(path for day in found for path in found[day]))
+    files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
     good = [file for file in files if not file.problem]
     return _Delivery(good, [file for file in files if file.problem], check_headers(good, settings))
 

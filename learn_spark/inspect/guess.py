@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
-from learn_spark.inspect.look import Seen
+from learn_spark.inspect.look import FIRST_YEAR, LAST_YEAR, Seen
 
 MOST_EVENT_TYPES = 30
 GOOD_SHARE = 0.9
@@ -183,9 +183,9 @@ def _read_iso(text: str) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return _usual(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         return None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _reader_of_numbers(factor: float) -> Callable[[str], datetime | None]:
@@ -202,11 +202,16 @@ def _reader_of_numbers(factor: float) -> Callable[[str], datetime | None]:
 def _reader_of_pattern(pattern: str) -> Callable[[str], datetime | None]:
     def read(text: str) -> datetime | None:
         try:
-            return datetime.strptime(text.strip(), pattern).replace(tzinfo=UTC)
+            return _usual(datetime.strptime(text.strip(), pattern).replace(tzinfo=UTC))
         except ValueError:
             return None
 
     return read
+
+
+def _usual(time: datetime) -> datetime | None:
+    """The time, unless ingest would reject it as out of range."""
+    return time if FIRST_YEAR <= time.year <= LAST_YEAR else None
 
 
 def day_of(time: datetime) -> date:

@@ -4,16 +4,22 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
+from learn_spark.config.ingest import IngestGates
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import csv_fields, open_file
 
 SAMPLE_LINES = 1000
+LONGEST_LINE = IngestGates().max_line_bytes
+FIRST_YEAR, LAST_YEAR = 1971, 2099
 DELIMITERS = ("::", "\t", "|", ";", ",")
 _DAY = re.compile(r"(?<!\d)(?:(\d{4})-(\d{2})-(\d{2})|(\d{4})_(\d{2})_(\d{2})|(\d{4})(\d{2})(\d{2}))(?!\d)")
 _VARYING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<!bz)\d+")  # what differs between the parts of a day
@@ -59,15 +65,17 @@ def look_at(path: Path) -> Seen:
             f"{path} is a Delta table, and inspect reads files without Spark: write format: delta, files: null,"
             " path: the table, and map its columns"
         )
-    folder, files, paths, days = find_files(path)
-    first = max(paths[:50], key=lambda file: file.stat().st_size)
-    if first.stat().st_size == 0:
-        raise ConfigError(f"{first} is empty")
+    with _readable(path):
+        folder, files, paths, days = find_files(path)
+        first = max(paths[:50], key=lambda file: file.stat().st_size)
+        if first.stat().st_size == 0:
+            raise ConfigError(f"{first} is empty")
     stem = first.with_suffix("") if first.suffix in _PACKED else first
-    kind = _KINDS.get(stem.suffix.lower()) or _kind_by_content(first)
-    seen = Seen(folder, files, paths, days, kind)
-    if kind == "csv":
-        seen = _csv(seen, first)
+    with _readable(first):
+        kind = _KINDS.get(stem.suffix.lower()) or _kind_by_content(first)
+        seen = Seen(folder, files, paths, days, kind)
+        if kind == "csv":
+            seen = _csv(seen, first)
     rows = [row for row, _ in zip(read_rows(seen, first), range(SAMPLE_LINES), strict=False)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
@@ -75,8 +83,41 @@ def look_at(path: Path) -> Seen:
     return Seen(**{**vars(seen), "columns": seen.columns or columns, "rows": rows})
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Around the reading of a file that may hold anything.
+
+    Raises:
+        ConfigError: whatever was raised, in a line that names the file.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # zlib.error, ArrowInvalid, csv.Error and their like share no base class
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise ConfigError(f"{path} cannot be read: {reason or type(error).__name__}") from error
+
+
 def read_rows(seen: Seen, path: Path) -> Iterator[dict[str, str]]:
-    """A file's rows by column, every value as text; what cannot be read is left out."""
+    """A file's rows by column, every value as text; what cannot be read is left out.
+
+    Raises:
+        ConfigError: the file cannot be read to where its rows are wanted.
+    """
+    with _readable(path):
+        yield from _rows(seen, path)
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; one that is too long for a log is an error."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"it has a line of more than {LONGEST_LINE:,} bytes (ingest.gates.max_line_bytes)")
+        yield line
+
+
+def _rows(seen: Seen, path: Path) -> Iterator[dict[str, str]]:
     if seen.format == "parquet":
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(10_000):
@@ -84,7 +125,7 @@ def read_rows(seen: Seen, path: Path) -> Iterator[dict[str, str]]:
                     yield {name: _text(value) for name, value in row.items()}
         return
     with open_file(str(path)) as stream:
-        lines = (line.decode(seen.encoding, "replace").rstrip("\r\n") for line in stream)
+        lines = (line.decode(seen.encoding, "replace").rstrip("\r\n") for line in _lines(stream))
         if seen.format == "json":
             yield from _json_rows(lines)
             return
@@ -103,16 +144,21 @@ def _json_rows(lines: Iterator[str]) -> Iterator[dict[str, str]]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            yield {name: _text(part) for name, part in value.items()}
+            yield {_printable(name): _printable(_text(part)) for name, part in value.items()}
 
 
 def _text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')
+
+
+def _printable(text: str) -> str:
+    """Without half characters, which JSON can write and nothing can print."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def find_files(path: Path) -> tuple[Path, str, list[Path], tuple[date, date] | None]:
@@ -152,6 +198,8 @@ def _with_day(name: str) -> tuple[str, date | None]:
             day = date(*map(int, parts))
         except ValueError:
             continue
+        if not FIRST_YEAR <= day.year <= LAST_YEAR:  # a number of another kind
+            continue
         spelled = _SPELLED[next(i for i in range(3) if found.group(3 * i + 1))]
         before, after = (_VARYING.sub("*", part) for part in (name[: found.start()], name[found.end() :]))
         return before + spelled + after, day
@@ -163,12 +211,14 @@ def _kind_by_content(path: Path) -> str:
         if stream.read(4) == b"PAR1":
             return "parquet"
     with open_file(str(path)) as stream:
-        return "json" if stream.readline().lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else "csv"
+        return "json" if next(_lines(stream), b"").lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else "csv"
 
 
 def _csv(seen: Seen, path: Path) -> Seen:
     with open_file(str(path)) as stream:
-        lines = [line for line in (stream.readline() for _ in range(SAMPLE_LINES)) if line.strip()]
+        lines = [line for line in islice(_lines(stream), SAMPLE_LINES) if line.strip()]
+    if not lines:
+        raise ConfigError(f"{path} holds no line")
     encoding = "utf-8"
     try:
         text = [line.decode("utf-8").rstrip("\r\n") for line in lines]

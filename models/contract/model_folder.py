@@ -4,10 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 from models.contract.failures import BadInput
+from models.contract.verified import file_digest
 from models.contract.whole_files import read_json
 
 TOKENIZER_FILES = (
@@ -29,6 +29,7 @@ CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -89,8 +90,7 @@ def content_digest(folder: Path) -> str:
     """sha256 over names and bytes of weights, config and tokenizer; an unchanged file is read only once."""
     whole = hashlib.sha256()
     for path in _identity_files(folder):
-        stat = path.stat()
-        whole.update(f"{path.name} {_file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)}\n".encode())
+        whole.update(f"{path.name} {file_digest(path)}\n".encode())
     return whole.hexdigest()
 
 
@@ -100,12 +100,6 @@ def _identity_files(folder: Path) -> Iterable[Path]:
     return sorted([*named, *folder.glob("*.safetensors")])
 
 
-@lru_cache(maxsize=1024)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _missing_weights(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
@@ -113,8 +107,10 @@ def _missing_weights(folder: Path) -> list[str]:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise BadInput(f"{index}: weight_map must give every weight the name of its file")
         shards = set(weight_map.values())
+        if elsewhere := sorted(name for name in shards if not _SHARD.fullmatch(name)):
+            raise BadInput(f"{index}: weight_map names {elsewhere[0]!r}, which is no safetensors file of the folder")
         return sorted(name for name in shards if not (folder / name).is_file()) or ([] if shards else ["any weights"])
-    return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
+    return [] if any(file.is_file() for file in folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
 
 
 def _fetch(name: str, revision: str | None) -> Path:

@@ -1,6 +1,5 @@
 """Immutable Parquet snapshots: a folder with plain Parquet files and the manifest.json that lists them."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.contract.failures import BadInput
 from models.contract.strict import parse_settings
-from models.contract.whole_files import read_json, write_whole
+from models.contract.verified import inside, read_sealed, require_digest, sealed
+from models.contract.whole_files import write_whole
 
 MANIFEST = "manifest.json"
 # Petastorm unpickles what it finds in these.
 FORBIDDEN = ("_common_metadata", "_metadata")
+_FILE_NAME = r"part-[0-9]+\.parquet"
 
 
 class SnapshotFile(BaseModel):
@@ -74,15 +75,15 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a snapshot.
 
     Raises:
-        BadInput: there is none, or not one of a snapshot.
+        BadInput: there is none, or not one of a snapshot, or it has changed.
     """
     file = folder / MANIFEST
-    return parse_settings(Manifest, read_json(file, "snapshot"), f"snapshot {file}")
+    return parse_settings(Manifest, read_sealed(file, "snapshot"), f"snapshot {file}")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Makes the folder a snapshot."""
-    write_whole(folder / MANIFEST, json.dumps(manifest.model_dump(by_alias=True), indent=1) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(sealed(manifest.model_dump(by_alias=True)), indent=1) + "\n")
 
 
 def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
@@ -90,7 +91,7 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
 
     Args:
         path: the folder.
-        verify_sha256: also compare the files' SHA-256 (reads every byte once).
+        verify_sha256: also compare the files' SHA-256 (reads every byte once per process).
 
     Raises:
         BadInput: names the file that is missing, changed or not allowed.
@@ -109,19 +110,14 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
 
 
 def _checked_file(folder: Path, entry: SnapshotFile, verify_sha256: bool) -> Path:
-    file = folder / entry.path
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise BadInput(f"snapshot {folder}: {entry.path} leads out of the folder")
+    file = inside(folder, entry.path, _FILE_NAME, f"snapshot {folder}")
     if not file.is_file():
         raise BadInput(f"snapshot {folder}: {entry.path} is missing")
     size = file.stat().st_size
     if size != entry.bytes:
         raise BadInput(f"snapshot {folder}: {entry.path} has {size} bytes, listed {entry.bytes}")
     if verify_sha256:
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        if digest != entry.sha256:
-            raise BadInput(f"snapshot {folder}: {entry.path} has changed (SHA-256 differs)")
+        require_digest(file, entry.sha256, f"snapshot {folder}")
     try:
         rows = pq.read_metadata(file).num_rows
     except pa.ArrowInvalid as error:

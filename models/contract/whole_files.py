@@ -19,7 +19,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{what}: cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{what}: {path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{what}: {path} must hold a JSON object, not {type(values).__name__}")

@@ -3,7 +3,6 @@
 Shapes: C content width, U unique items asked for.
 """
 
-import mmap
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,8 @@ class ContentMatrix:
         encoder_id: name of the encoder that made the vectors.
 
     Raises:
-        BadInput: the folder, its meta.json or the vectors' size is not what it should be.
+        BadInput: the folder, its meta.json or the vectors' size is not what it should be; later, when rows are read,
+            their bytes.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -79,6 +79,5 @@ class ContentMatrix:
     def _give_pages_back(self, num_rows: int) -> None:
         self._mapped_bytes += num_rows * (self.dim * 2 + _READ_AROUND)
         if self._mapped_bytes > MAX_MAPPED_BYTES and self._matrix.nbytes > MAX_MAPPED_BYTES:
-            mapped = self._matrix._mmap  # pyright: ignore[reportAttributeAccessIssue] - numpy's own, not in its stubs
-            mapped.madvise(mmap.MADV_DONTNEED)
+            self._matrix.give_pages_back()
             self._mapped_bytes = 0

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from models.contract.failures import BadInput
@@ -13,10 +12,6 @@ from models.contract.model_folder import CAUSAL
 from models.contract.whole_files import read_json
 from models.encoder import baichuan
 from models.encoder.tokens import FastTokenizer, SentencePieceTokenizer, Tokenizer
-
-# Whatever transformers, tokenizers, sentencepiece and safetensors raise for files that they cannot read.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
-
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,7 +52,7 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def longest_input(model: PreTrainedModel) -> int:
     """Positions that the model has; RoBERTa's first two are its padding's."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    positions: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     return positions - 2 if "roberta" in model.config.model_type else positions
 
 
@@ -72,15 +67,18 @@ def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel,
             baichuan.register()
         model, report = cls.from_pretrained(
             folder,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
+            attn_implementation=None,  # torch's own, whatever the config says: that may be a kernel of the hub
+            experts_implementation=None,
         )
-    except _UNREADABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the libraries that read a folder share no base class for what they cannot read
         raise BadInput(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
     return model, tokenizer
@@ -95,7 +93,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     is_baichuan = read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE
     try:
         return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
-    except _UNREADABLE as error:
+    except Exception as error:  # as below
         raise BadInput(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 
 

@@ -52,7 +52,7 @@ def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
     settings = config.ingest
     found = source_files(settings, days or [settings.start])
     paths = list(dict.fromkeys(path for day in found for path in found[day]))
-    files = [file for file in check_files(spark, settings, paths) if not file.problem]
+    files = [file for file in check_files(spark, settings, paths, settings.gates.max_line_bytes) if not file.problem]
     check_headers(files, settings)
     return with_events(read_lines(spark, settings, files), settings)
 

@@ -1,9 +1,11 @@
 """Damage that nobody expected: one line on the terminal, the whole error in a file, no stack of Spark between."""
 
+import gzip
 import re
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.builders.commands import Done, run_job
@@ -43,6 +45,30 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     assert audit.code == 0, audit.err
     assert not list((folder / "output").rglob("*.log")), "a command that ends well leaves no log"
     return folder, audit
+
+
+def test_bombs_and_long_lines_leave_the_night_standing(tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte, a line of 50 MB, and lines of just under the limit, with a heap of 1 GB."""
+    logs = tmp_path / "logs"
+    good = [line(StockCode=str(item), InvoiceDate="2011-11-01 10:00:00") for item in range(40)]
+    write_day(logs, "2011-11-01", [*good, line(StockCode="long", Description="x " * 500_000)])
+    write_day(
+        logs, "2011-11-02", [line(StockCode="never", InvoiceDate="2011-11-02 10:00:00", Description="x" * (50 << 20))]
+    )
+    with gzip.open(logs / "2011-11-03.csv.gz", "wb") as bomb:
+        for _ in range(1024):
+            bomb.write(bytes(1 << 20))
+    wide = [line(StockCode=str(n), InvoiceDate="2011-11-04 10:00:00", Description=f"{n} " * 170_000) for n in range(60)]
+    write_day(logs, "2011-11-04", wide)
+    night = ("ingest_events", "--start", "2011-11-01", "--end", "2011-11-05", "--set", "spark.driver_memory=1g")
+    done = run_job(tmp_path, *night, "--set", "ingest.gates.max_bad_files=2", *settings(tmp_path))
+    assert done.code == 0, done.err
+    for name, length in (("2011-11-02.csv.gz", "line 2 has"), ("2011-11-03.csv.gz", "line 1 has")):
+        assert f"{logs}/{name}: line too long: {length}" in done.err
+    events = duckdb.sql(
+        f"SELECT ds, count(*) FROM read_parquet('{tmp_path}/lake/interactions/*/*.parquet') GROUP BY ds"
+    )
+    assert {str(day): count for day, count in events.fetchall()} == {"2011-11-01": 41, "2011-11-04": 60}
 
 
 def cut(file: Path) -> None:

@@ -1,5 +1,6 @@
 """The embedding stage on real Delta tables: MiniLM once, a tiny Llama where the model does not matter."""
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from safetensors.torch import load_file, save_file
 
+from learn_spark.bridge.scoring import score_items
+from learn_spark.cli.troubles import known_trouble
 from learn_spark.config.load import Config, load_config
 from learn_spark.embedding import udf
 from learn_spark.embedding.cost import embedding_estimate
@@ -28,8 +31,12 @@ from learn_spark.embedding.udf import EncodeSpec
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.lake import schemas
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import read_meta, require_blocks
+from models.contract.settings import TowersConfig
 from models.data.content import ContentMatrix
 from models.encoder.encoder import Encoder
+from models.saved import save_towers
+from models.towers.towers import Towers
 from tests.builders.commands import ROOT, kill_process
 from tests.builders.encoders import WORDS, save_tiny_llama
 from tests.builders.items import add_items, item_row, matrix_bytes, matrix_file, step_context, with_embedding
@@ -165,6 +172,42 @@ def test_matrix_that_lost_bytes_is_made_anew(embedded: Context) -> None:
         file.truncate(20)
     embed_items(embedded, [END])
     assert matrix_bytes(folder) == valid
+
+
+def test_changed_bytes_stop_the_scoring_in_a_line_and_the_next_extension_makes_the_file_anew(
+    embedded: Context, tmp_path: Path
+) -> None:
+    folder, file = matrix_path(embedded), matrix_file(matrix_path(embedded))
+    whole = vectors(embedded)
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    save_towers(tmp_path / "towers", Towers(TowersConfig(d_model=16, heads=2), whole.shape[1]))
+    items_df = embedded.tables.read("item_index")
+    with pytest.raises(Exception, match="BadInput") as raised:
+        score_items(items_df, tmp_path / "towers", folder, batch_rows=8).collect()
+    trouble = known_trouble(raised.value)
+    assert trouble is not None and trouble.exit_code == 2
+    assert str(trouble).startswith(f"{file}: rows 0 .. 3 have changed since they were written") and "repair" in str(
+        trouble
+    )
+    add_items(embedded, [NEW_ITEM])
+    embed_items(embedded, [LATER])
+    assert matrix_file(folder) != file
+    np.testing.assert_array_equal(vectors(embedded)[:4], whole)
+
+
+def test_the_next_extension_gives_an_earlier_releases_matrix_its_digests(embedded: Context) -> None:
+    folder = matrix_path(embedded)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k not in ("digest", "blocks")}))
+    embed_items(embedded, [END])
+    assert read_meta(folder).blocks is None, "there is nothing to write"
+    add_items(embedded, [NEW_ITEM])
+    embed_items(embedded, [LATER])
+    meta = read_meta(folder)
+    assert (meta.rows, meta.blocks) == (5, (hashlib.sha256(matrix_bytes(folder)).hexdigest(),))
+    require_blocks(matrix_file(folder), meta)
 
 
 def test_matrix_whose_meta_is_lost_is_made_anew_beside_the_old_one(embedded: Context) -> None:

@@ -148,6 +148,10 @@ def test_lost_map_stops_the_run_before_rows_of_another_space(reduced: Context) -
     with pytest.raises(QualityError, match=r"reduction\.safetensors is lost .*, so new items cannot join: restore"):
         embed_items(reduced, [END])
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in old} == old
+    (folder / "meta.json").write_text('{"rows": 5')
+    with pytest.raises(QualityError, match=r"meta\.json is damaged, so new items cannot join what reduction"):
+        embed_items(reduced, [END])
+    assert (folder / "meta.json").read_text() == '{"rows": 5'
 
 
 @pytest.mark.parametrize(

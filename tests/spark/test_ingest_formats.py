@@ -2,15 +2,21 @@
 
 import gzip
 import json
+import math
+import time
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F
 
+from learn_spark.config.mapping import NumberMapping, TextMapping, TimeMapping
+from learn_spark.embedding.prompts import normalised
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import check_file, check_files
+from learn_spark.ingest.fields import mapped_number, mapped_text, mapped_time
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.job import ingest_events
 from learn_spark.ingest.readers import check_headers
@@ -45,7 +51,7 @@ def test_json_lines(spark, tmp_path, logs):
         "time before ingest.start": [line(time=NOON - 60 * DAY)],
         "unknown event type": [line(kind="refund"), line(kind=None)],
         "empty description": [line(name=""), line(name=None)],
-        "unparsable value": [line(amount="six")],
+        "unparsable value": [line(amount=text) for text in ("six", "NaN", "Infinity", "-Infinity", "1e400", "-1e400")],
     }
     good = [
         line(kind="buy"),
@@ -73,7 +79,8 @@ def test_json_lines(spark, tmp_path, logs):
     rejected = [row for row in rows if row.reason]
     assert all(row.raw for row in rejected)
     assert {row.load_day for row in rejected if row.reason.startswith("time ")} == {config.ingest.start}
-    files = check_files(spark, config.ingest, source_files(config.ingest, [config.ingest.start])[config.ingest.start])
+    paths = source_files(config.ingest, [config.ingest.start])[config.ingest.start]
+    files = check_files(spark, config.ingest, paths, 1 << 20)
     assert check_headers(files, config.ingest) == ["extra"]
 
 
@@ -109,6 +116,64 @@ def test_parquet_files_of_other_types_and_orders(spark, tmp_path, logs):
     assert found["nano"].title == "A, B"
 
 
+def test_numbers_that_are_not_finite_are_none(spark, tmp_path, logs):
+    """Of a typed column too, and in a catalogue; where the mapping is lenient the rest of the line is used."""
+    prices = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "large": 1e308, "none": None}
+    columns = {"user": ["u"] * 5, "item": [*prices], "time": [NOON] * 5, "name": ["A"] * 5, "price": [*prices.values()]}
+    pq.write_table(pa.table(columns), logs / "a.parquet")
+    for lenient, reason in ((False, "unparsable price"), (True, None)):
+        mapping = {"price": {"column": "price", "lenient": lenient}}
+        found = read_events(spark, make_config(tmp_path, mapping, format="parquet", files="*.parquet")).collect()
+        said = {row.item_id: (row.reason, row.price) for row in found}
+        assert said == dict.fromkeys(["nan", "inf", "minus"], (reason, None)) | {
+            "large": (None, 1e308),
+            "none": (None, None),
+        }
+
+
+WORST = {  # what is slow, or deep, where a pattern reads it again and again
+    "blanks": "a" + " " * 10**6 + "b",
+    "tabs": "a" + "\t" * 10**6 + "b",
+    "clocks": "1:11" * 250_000 + "x",
+    "digits": "2024-02-01 10:00:00." + "1" * 10**6 + "x",
+    "signs": "1:11" + "+1" * 500_000 + "x",
+    "separators": "|" * 10**6,
+    "brackets": "[" * 10**6,
+    "scripts": "<script>" * 125_000,
+    "comments": "<!-" + "-" * 10**6,
+    "entities": "&#1234567;" * 100_000,
+}
+
+
+def test_no_text_of_a_log_is_slow(spark):
+    """A million characters a value; a pattern that took time by their square would take hours."""
+    df = spark.createDataFrame([*WORST.items()], "name string, value string").repartition(1)
+    columns = [
+        *(mapped_text(TextMapping(column="value", list=each)) for each in ("|", " ", " | ", "\t\t", "json")),
+        mapped_number(NumberMapping(column="value")),
+        *(mapped_time(TimeMapping(column="value"), is_typed) for is_typed in (False, True)),
+        mapped_time(TimeMapping(column="value", format="yyyy-MM-dd HH:mm:ss"), False),
+        normalised(F.col("value")),
+    ]
+    started = time.monotonic()
+    rows = df.select("name", *(F.xxhash64(column).alias(str(n)) for n, column in enumerate(columns))).collect()
+    assert len(rows) == len(WORST) and time.monotonic() - started < 60
+
+
+def test_files_with_lines_that_are_too_long_are_quarantined_by_name(spark, tmp_path, logs):
+    (logs / "2024-02-01.json").write_bytes(line() + b"\n")
+    (logs / "2024-02-02.json").write_bytes(line(time=NOON + DAY, name="x" * 5000) + b"\n")
+    settings = {"format": "json", "files": "{day}.json", "gates": {"max_line_bytes": 2048}}
+    days = [date(2024, 2, 1), date(2024, 2, 2)]
+    with pytest.raises(QualityError, match=r"1 unreadable files.*2024-02-02\.json: line too long: line 1 has"):
+        ingest_events(make_context(spark, make_config(tmp_path, **settings)), days)
+    settings["gates"] |= {"max_bad_files": 1, "max_reject_share": 1.0}
+    context = make_context(spark, make_config(tmp_path, **settings))
+    assert ingest_events(context, days).rows_out == 1
+    (rejected,) = context.tables.read("rejects").collect()
+    assert (rejected.reason, rejected.source_file, rejected.ds) == ("line too long", "2024-02-02.json", days[1])
+
+
 def test_damaged_parquet_files_are_named(tmp_path, logs):
     table = pa.table({name: [f"{name} {n * 7919}" for n in range(5000)] for name in ("user", "item", "time", "name")})
     pq.write_table(table, logs / "whole.parquet")
@@ -124,9 +189,9 @@ def test_damaged_parquet_files_are_named(tmp_path, logs):
     problems = {}
     for name, content in damaged.items():
         (logs / f"{name}.parquet").write_bytes(content)
-        problems[name] = check_file(str(logs / f"{name}.parquet"), settings).problem.split(":")[0]
+        problems[name] = check_file(str(logs / f"{name}.parquet"), settings, 1 << 20).problem.split(":")[0]
     assert problems == {"nothing": "empty file"} | dict.fromkeys(list(damaged)[1:], "corrupt file")
-    assert check_file(str(logs / "whole.parquet"), settings).problem == ""
+    assert check_file(str(logs / "whole.parquet"), settings, 1 << 20).problem == ""
 
 
 def test_names_that_look_like_patterns(spark, tmp_path):

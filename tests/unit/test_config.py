@@ -97,6 +97,14 @@ def test_identity_holds_what_changes_rows_and_nothing_else(override, is_other):
     assert (identity(getattr(config, section)) != identity(getattr(other, section))) == is_other
 
 
+def test_a_lake_that_petastorm_cannot_read_is_said_before_the_work():
+    with pytest.raises(
+        ConfigError, match=r"lake\.root '/lakes/what\?': Petastorm cannot read .* stream\.reader: arrow"
+    ):
+        load_config(CONF / "csv.yaml", ["lake.root=/lakes/what?"])
+    assert load_config(CONF / "csv.yaml", ["lake.root=/lakes/what?", "stream.reader=arrow"]).lake.root.name == "what?"
+
+
 def test_a_mapping_of_a_value_called_run_is_identity():
     one, other = (
         load_config(CONF / "csv.yaml", [f"ingest.mapping.event_type={{column: kind, map: {{run: {kind}}}}}"])

@@ -1,10 +1,14 @@
 """What a wrong ingest section gets: one line that names the key; and which files belong to which day."""
 
+import bz2
 import gzip
 import os
 import re
+import tracemalloc
 from datetime import date, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
@@ -16,6 +20,7 @@ from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import check_file, csv_fields
 from learn_spark.ingest.delivery_gates import thin_days
+from learn_spark.ingest.fields import separator_pattern
 from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
 from tests.builders.ingest import make_config
 from tests.conftest import CONF
@@ -229,17 +234,95 @@ def test_what_a_file_is_found_to_be(tmp_path):
     path = tmp_path / "a.csv"
     for content, problem in ((b"", "empty file"), (b" \n\n", "empty file"), (b"a,\xff\n", "header is not utf-8")):
         path.write_bytes(content)
-        assert check_file(str(path), settings).problem.startswith(problem)
+        assert check_file(str(path), settings, 1 << 20).problem.startswith(problem)
     packed = tmp_path / "a.csv.gz"
     whole = gzip.compress(b"".join(b"%d,%d\n" % (n, n * 7919) for n in range(5000)))
     damages = {"whole": whole, "truncated": whole[: len(whole) // 2], "crc": whole[:-8] + bytes(8), "empty": b""}
     for damage, content in (damages | {"not gzip": b"plain text"}).items():
         packed.write_bytes(content)
         wanted = {"whole": "", "empty": "empty file"}.get(damage, "corrupt file")
-        assert check_file(str(packed), settings).problem.split(":")[0] == wanted
+        assert check_file(str(packed), settings, 1 << 20).problem.split(":")[0] == wanted
     path.write_bytes(b'\xef\xbb\xbfa,"b, c"\r\n1,2\r\n')
-    assert check_file(str(path), settings).columns == ("a", "b, c")
+    assert check_file(str(path), settings, 1 << 20).columns == ("a", "b, c")
     assert csv_fields('a::"b"::c\n', "::") == ["a", "b", "c"]
+
+
+LIMIT = 1024
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("place", [0, 1, 500, 3000])
+def test_a_line_that_is_too_long_is_named(tmp_path, end, place):
+    """Whatever stands around it; one of just so many bytes is read."""
+    settings, path = make_config(tmp_path).ingest, tmp_path / "a.csv"
+    for length, problem in ((LIMIT, ""), (LIMIT + 1, "line too long")):
+        lines = [b"a,b"] * place + [b"x" * length] + [b"c,d"] * 2000
+        path.write_bytes(end.join(lines))
+        found = check_file(str(path), settings, LIMIT).problem
+        assert found.split(":")[0] == problem
+        assert not problem or f": line {place + 1:,} has 1,025 bytes" in found
+        assert not problem or found.endswith(", more than the 1,024 of ingest.gates.max_line_bytes")
+    path.write_bytes(b"a,b" + end + b"x" * (LIMIT + 1))  # without an end
+    assert check_file(str(path), settings, LIMIT).problem.startswith("line too long")
+
+
+@pytest.mark.parametrize(("pack", "name"), [(gzip.compress, "a.csv.gz"), (bz2.compress, "a.csv.bz2")])
+def test_a_bomb_is_read_up_to_the_limit(tmp_path, pack, name):
+    (tmp_path / name).write_bytes(pack(bytes(100 << 20)))
+    tracemalloc.start()
+    try:
+        problem = check_file(str(tmp_path / name), make_config(tmp_path).ingest, 1 << 20).problem
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    assert problem.startswith("line too long: line 1 has ")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_binary", "dictionary<values=string, indices=int32>"])
+def test_a_parquet_value_that_is_too_long_is_named(tmp_path, kind):
+    values = pa.array(["u", None, "x" * (LIMIT + 1)])
+    values = values.dictionary_encode() if kind.startswith("dictionary") else values.cast(kind)
+    pq.write_table(pa.table({"user": values, "item": [1, 2, 3]}), tmp_path / "a.parquet")
+    settings = make_config(tmp_path, format="parquet", files="*.parquet").ingest
+    assert check_file(str(tmp_path / "a.parquet"), settings, LIMIT + 1).problem == ""
+    found = check_file(str(tmp_path / "a.parquet"), settings, LIMIT).problem
+    assert found.startswith("value too long: 1,025 bytes in column user, more than")
+
+
+def test_links_that_lead_nowhere_and_files_that_go_are_named(tmp_path, monkeypatch, caplog):
+    settings = make_config(tmp_path, files="{day}/*.csv").ingest
+    day = settings.path / "2024-02-01"
+    day.mkdir(parents=True)
+    (day / "good.csv").write_text("a,b\n")
+    (day / "lost.csv").symlink_to("/nowhere/at/all.csv")
+    (day / "circle.csv").symlink_to(day / "circle.csv")
+    (day / "folder.csv").mkdir()
+    os.mkfifo(day / "pipe.csv")
+    (day / "gone.csv").write_text("a,b\n")
+    real = os.stat
+
+    def stat(path, **options):
+        if str(path).endswith("gone.csv") and os.path.lexists(path):
+            os.unlink(path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    (found,) = source_files(settings, [date(2024, 2, 1)]).values()
+    monkeypatch.undo()
+    assert [path.name for path in found] == ["circle.csv", "good.csv", "lost.csv"]
+    assert "2024-02-01/gone.csv is gone since it was listed" in caplog.text
+    problems = {path.name: check_file(str(path), settings, LIMIT).problem for path in found}
+    assert problems["lost.csv"] == "unreadable file: No such file or directory"
+    assert problems["circle.csv"].startswith("corrupt file: ") and problems["good.csv"] == ""
+
+
+SEPARATORS = ("|", ",", ", ", " > ", " ", "\t", "  ", "\t|", "::", " |", "| ", "a", "||", ".", "\n")
+
+
+@given(st.sampled_from(SEPARATORS), st.lists(st.sampled_from([*" \t\n|,>:ab.", "  ", " | "]), max_size=12).map("".join))
+def test_lists_are_cut_as_by_the_plain_pattern(separator, text):
+    plain = re.sub(rf"\s*{re.escape(separator)}\s*", ", ", text, flags=re.ASCII)
+    assert re.sub(separator_pattern(separator), ", ", text, flags=re.ASCII) == plain
 
 
 def test_the_documents_examples_are_valid(tmp_path):

@@ -126,6 +126,14 @@ def test_drawings_are_well_formed_and_take_the_pages_colours():
     assert same[0] == same[1]
 
 
+def test_titles_with_dollars_are_no_formulas():
+    titles = ["cheap $ \\frac{$", "$x_1$"]
+    drawn = charts.curves({title: [(0.0, 1.0), (1.0, 2.0)] for title in titles}, "$ a $ b", "y")
+    drawn += charts.intervals([(title, 0.1, 0.0, 0.2) for title in titles], "x")
+    drawn += charts.bars(titles, {title: [1.0, 2.0] for title in titles}, "y")
+    assert all(drawn.count(title) >= 3 for title in titles)
+
+
 def test_headline_names_figures_and_places(tmp_path):
     config = load_config("conf/test.yaml", [f"output.dir={tmp_path}", f"lake.root={tmp_path}/lake"])
     write_json(tmp_path / SUMMARY, figures.summary())

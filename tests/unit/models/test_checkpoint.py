@@ -10,6 +10,14 @@ from models.saved import load_cvr, load_towers, save_cvr, save_towers
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 
+WRONG_SIZES = (None, "6", -1, 6.0, True, [6], {}, 10**30)
+
+
+def unsealed(config):
+    """What config.json says, as an earlier release wrote it: without digests."""
+    about = json.loads(config.read_text())
+    return {key: value for key, value in about.items() if key not in ("digest", "weights_sha256")}
+
 
 @pytest.fixture
 def towers():
@@ -35,7 +43,7 @@ def test_models_come_back_bit_for_bit(tmp_path, towers):
 def test_a_model_that_was_saved_with_the_old_names_of_its_fields_comes_back(tmp_path, towers):
     save_towers(tmp_path / "t", towers)
     file = tmp_path / "t" / "config.json"
-    about = json.loads(file.read_text())
+    about = unsealed(file)
     about["config"]["out_dim"] = about["config"].pop("embedding_dim")
     file.write_text(json.dumps(about))
     loaded = load_towers(tmp_path / "t")
@@ -49,10 +57,14 @@ def test_anything_else_is_refused(tmp_path, towers):
     with pytest.raises(ValueError, match="is of kind 'towers', wanted 'cvr'"):
         load_cvr(tmp_path / "t")
     config, weights = tmp_path / "t" / "config.json", tmp_path / "t" / "model.safetensors"
-    good = json.loads(config.read_text())
+    good = unsealed(config)
     for change, message in [
         ({"format_version": 2}, "format version 1"),
         ({"sizes": {}}, "content_dim"),
+        *(({"sizes": good["sizes"] | {"content_dim": size}}, "for content_dim") for size in WRONG_SIZES),
+        ({"kind": ["towers"]}, "is of kind"),
+        ({"config": None}, "config.json: `all`"),
+        ({"config": good["config"] | {"d_model": 1 << 40}}, "do not fit"),
         ({"config": good["config"] | {"layer": 1}}, "unknown key `layer`; did you mean layers"),
         ({"config": good["config"] | {"layers": 1}}, "do not fit"),
     ]:

@@ -1,0 +1,50 @@
+"""The files of a trained model: `model.safetensors` for the weights, `config.json` for the rest. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.contract.failures import BadInput
+from models.contract.verified import file_digest, read_sealed, require_digest, sealed, warn_unverified
+from models.contract.whole_files import write_whole
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT_VERSION = 1
+_DIGEST = "weights_sha256"
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Writes config.json, beside weights that are there already and whose digest it holds."""
+    whole = {"format_version": FORMAT_VERSION, **about, _DIGEST: file_digest(folder / WEIGHTS)}
+    write_whole(folder / CONFIG, json.dumps(sealed(whole), indent=2) + "\n")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What config.json says of a model.
+
+    Raises:
+        BadInput: it cannot be read, has changed, or is of another format.
+    """
+    about = read_sealed(folder / CONFIG, f"model {folder}")
+    if about.get("format_version") != FORMAT_VERSION:
+        raise BadInput(f"model {folder}: {CONFIG} is not of format version {FORMAT_VERSION}")
+    return about
+
+
+def require_weights(folder: Path, about: Mapping[str, Any]) -> Path:
+    """The file of a model's weights, if its bytes are those that were written; read once per process.
+
+    Args:
+        folder: the model's.
+        about: what `read_about` gave. An earlier release wrote no digest: then a warning says so, once.
+
+    Raises:
+        BadInput: the weights are not there or have changed.
+    """
+    digest = about.get(_DIGEST)
+    if digest is None:
+        warn_unverified(folder, "it is trained again")
+    else:
+        require_digest(folder / WEIGHTS, str(digest), f"model {folder}")
+    return folder / WEIGHTS
