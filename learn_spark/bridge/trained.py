@@ -6,9 +6,9 @@ from pathlib import Path
 
 from learn_spark.runs.steps import Context, cvr_day, towers_day
 from models.contract.result import RESULT
+from models.contract.trained_model import CONFIG, WEIGHTS
 
-WEIGHTS, SETTINGS = "model.safetensors", "config.json"
-MODEL_FILES = (RESULT, WEIGHTS, SETTINGS)
+MODEL_FILES = (RESULT, WEIGHTS, CONFIG)
 
 
 def towers_path(context: Context) -> Path:

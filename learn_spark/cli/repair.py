@@ -10,7 +10,7 @@ from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.cli.runs import steps_done
 from learn_spark.errors import NOTHING_TO_DO, ConfigError
 from learn_spark.features.repair import Hurt, clear, days_hurt, find_hurt, mend_ledger, require_same, require_sources
-from learn_spark.lake.days import ONE_DAY, DayRange
+from learn_spark.lake.days import ONE_DAY, DayRange, spans
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.schemas import INTERVALS
@@ -56,6 +56,10 @@ def _made_again(call: Call, context: Context, hurt: Hurt) -> Outcome:
     plan = _plan(context, hurt, days, call.args.restate)
     require_sources(context, days | _unrecorded(context, plan) if hurt.has(INTERVALS.name) else days)
     todo = _todo(plan, context, days)
+    now = Standing.of(context)
+    for step, its in todo:
+        if own := [day for day in its if (step.name, day) not in days and now.lost((step.name, day))]:
+            print(f"hurt: {step.name} of {spans(own)} has lost what it made", flush=True)
     listed = {step.name: [str(day) for day in its] for step, its in todo}
     print(*todo.lines({}), sep="\n", flush=True)
     if call.args.dry_run:

@@ -6,7 +6,7 @@ whose rows are gone expire, then tables are cleared of what is dead.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +14,8 @@ from pathlib import Path
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame
 
+from learn_spark.bridge.trained import cvr_path, is_trained, towers_path
+from learn_spark.embedding.matrix import is_whole, known_meta, matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
@@ -26,7 +28,10 @@ from learn_spark.releases.release import FEATURE_TABLES
 from learn_spark.runs.plan import Standing
 from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
 from learn_spark.sequences.windows import sample_windows
+from models.contract.content_matrix import vectors_file
+from models.contract.damage import matrix_damage, model_damage
 from models.contract.failures import BadInput
+from models.contract.result import RESULT
 from models.contract.snapshot import MANIFEST, open_snapshot
 
 # The column that says of a table's row which day's run made it; all days where there is none.
@@ -49,12 +54,12 @@ class Hurt:
     Attributes:
         tables: that are gone, foreign, older than the ledger or without a readable log, and why.
         files: dead data files of the others.
-        artifacts: folders of snapshots, and why.
+        artifacts: snapshots, models and the matrix: a file of each without which it is made again, and why.
     """
 
     tables: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[DeadFile]] = field(default_factory=dict)
-    artifacts: dict[Path, str] = field(default_factory=dict)
+    artifacts: Mapping[Path, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether a table is hurt."""
@@ -73,7 +78,8 @@ class Hurt:
 def find_hurt(context: Context, deep: bool = False) -> Hurt:
     """Looks at all tables, snapshots and the config's models: sizes and footers, or with `deep` every byte.
 
-    The content matrix and lost model files are not in it: their steps notice by themselves (`Step.lost`).
+    Models whose files are gone, and a matrix that is not whole, are not in it: their steps notice by themselves
+    (`Step.lost`).
     """
     tables = context.tables
     ledger_is_hurt = INTERVALS.name in tables.wrong({}) or bool(_dead(context, INTERVALS.name, deep)[1])
@@ -85,12 +91,23 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
                 hurt.tables[name] = why
             elif dead:
                 hurt.files[name] = dead
-    for manifest in tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}"):
+    hurt.artifacts = dict(_damaged(context, deep))
+    return hurt
+
+
+def _damaged(context: Context, deep: bool) -> Iterator[tuple[Path, str]]:
+    """The file without which an artifact counts as not made, and what is wrong with the artifact."""
+    for manifest in sorted(context.tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}")):
         try:
             open_snapshot(manifest.parent, verify_sha256=deep)
         except BadInput as error:
-            hurt.artifacts[manifest.parent] = str(error)
-    return hurt
+            yield manifest, str(error)
+    for model in (towers_path(context), cvr_path(context)):
+        if is_trained(model) and (why := model_damage(model)):
+            yield model / RESULT, why
+    matrix = matrix_path(context)
+    if deep and (meta := known_meta(matrix)) and is_whole(matrix, meta) and (why := matrix_damage(matrix)):
+        yield vectors_file(matrix, meta), why
 
 
 def _dead(context: Context, name: str, deep: bool) -> tuple[str | None, list[DeadFile]]:
@@ -142,18 +159,25 @@ def require_sources(context: Context, days: Collection[StepDay]) -> None:
         ConfigError: log files of days that have to be ingested again are gone; names the days.
     """
     now, rows = SourceFiles(context.config, {}), context.ledger.recorded()
+    ingested = sorted(day for step, day in days if step == INGEST_EVENTS)
+    unrecorded = [day for day in ingested if (INGEST_EVENTS, day) not in rows]
+    held = _delivered(context) if unrecorded else ()
     gone = []
-    for day in sorted(day for step, day in days if step == INGEST_EVENTS):
-        source = rows[INGEST_EVENTS, day].source if (INGEST_EVENTS, day) in rows else None
-        found = json.loads(now.state(day))
-        was = json.loads(source) if source else [True, False]
-        if any(had and not has for had, has in zip(was, found, strict=True)):
+    for day in ingested:
+        source = rows[INGEST_EVENTS, day].source if day not in unrecorded else None
+        was = json.loads(source) if source else [day in held or day not in unrecorded, False]
+        if any(had and not has for had, has in zip(was, json.loads(now.state(day)), strict=True)):
             gone.append(day)
     if gone:
         raise ConfigError(
             f"events of {spans(gone)} cannot be made again: their log files below {context.config.ingest.path} are"
             f" gone; bring those back, or the table's own files from a backup"
         )
+
+
+def _delivered(context: Context) -> set[date]:
+    """The days whose deliveries have events."""
+    return {row.load_day for row in context.tables.read("interactions").select("load_day").distinct().collect()}
 
 
 def require_same(context: Context, days: Collection[StepDay]) -> None:
@@ -195,8 +219,8 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
     for name in TABLES:
         if name not in cleared:
             _clear_table(context, name, hurt)
-    for folder in hurt.artifacts:
-        (folder / MANIFEST).unlink(missing_ok=True)  # the folder then is none, and is made again when it is needed
+    for file in hurt.artifacts:
+        file.unlink(missing_ok=True)
 
 
 def mend_ledger(context: Context, hurt: Hurt) -> None:

@@ -72,6 +72,28 @@ def assert_equal_vectors(one: Path, other: Path) -> None:
             np.testing.assert_allclose(left, right, atol=5e-5, err_msg=f"{name} {vector}")
 
 
+def assert_equal_lakes(one: Path, other: Path, when: str = "") -> None:
+    """Equal tables and vectors, equal days of the ledger, and a current release of as many rows."""
+    try:
+        assert_equal_tables(one, other, but=frozenset({"item_life"}))
+        assert_equal_vectors(one, other)
+        done, expected = (
+            sorted(relation(lake, "intervals").project("step, day, fingerprint, status").fetchall())
+            for lake in (one, other)
+        )
+        assert done == expected
+        assert current_parts(one) == current_parts(other)
+    except AssertionError as error:
+        raise AssertionError(f"{when}: {error}") from error
+
+
+def current_parts(lake: Path) -> list[tuple]:
+    """The days that readers get, and their rows."""
+    newest = relation(lake, "releases").filter("status = 'published'").order("published_at DESC").limit(1)
+    parts = newest.project("unnest(parts, recursive := true)")
+    return parts.project("ds, users, items, pairs").order("ds").fetchall()
+
+
 def published(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
     """A feature table without what a refused release has staged."""
     relation(lake, "releases").create_view("published_releases", replace=True)

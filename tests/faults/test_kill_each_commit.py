@@ -8,30 +8,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 from tests.builders.commands import run_here
-from tests.builders.journey import assert_equal_tables, assert_equal_vectors
+from tests.builders.journey import assert_equal_lakes
 from tests.builders.kills import commits_of, kill_after
-from tests.builders.reading import relation, rows
+from tests.builders.reading import rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.e2e]
 
-NIGHT = ("run_backfill", "--start", "2011-11-27", "--end", "2011-11-29")
+NIGHTS = ("run_backfill", "--start", "2011-11-27", "--end", "2011-11-29")
 NEXT = ("run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
 PLAIN = ("interactions", "rejects", "items", "item_index", "user_history", "sequences", "samples")
-
-
-@pytest.fixture(scope="module")
-def night(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The journey and two nights more, in a release of their own."""
-    return after(finished, tmp_path_factory.mktemp("night") / "lake", NIGHT)
-
-
-def after(before: Path, folder: Path, *commands: tuple[str, ...]) -> Path:
-    """A copy of a lake on which commands were run to their end."""
-    shutil.copytree(before, folder)
-    for command in commands:
-        done = run_here(folder, *command)
-        assert done.code == 0, done.err[-3000:]
-    return folder
 
 
 @dataclass(frozen=True)
@@ -60,38 +45,20 @@ class Story:
             for command in (self.again or self.command, *self.then):
                 done = run_here(killed, *command)
                 assert done.code in (0, 99), (number, commits[number - 1], done.err[-3000:])
-            equal(killed, whole, f"killed after commit {number} of {len(commits)}, to {commits[number - 1]}")
+            when = f"killed after commit {number} of {len(commits)}, to {commits[number - 1]}"
+            assert_equal_lakes(killed / "lake", whole / "lake", when)
             shutil.rmtree(killed)
         return commits
 
 
-def equal(one: Path, other: Path, when: str) -> None:
-    try:
-        assert_equal_tables(one / "lake", other / "lake", but=frozenset({"item_life"}))
-        assert_equal_vectors(one / "lake", other / "lake")
-        ledgers = [
-            relation(lake / "lake", "intervals").project("step, day, fingerprint, status") for lake in (one, other)
-        ]
-        assert sorted(ledgers[0].fetchall()) == sorted(ledgers[1].fetchall())
-        assert current(one) == current(other)
-    except AssertionError as error:
-        raise AssertionError(f"{when}: {error}") from error
-
-
-def current(lake: Path) -> tuple[list, list]:
-    """Days and counts that readers get."""
-    newest = relation(lake / "lake", "releases").filter("status = 'published'").order("published_at DESC").limit(1)
-    return newest.project("[{'ds': p.ds, 'u': p.users, 'i': p.items, 'p': p.pairs} for p in parts]").fetchall()[0]
-
-
 def test_a_night(finished: Path, tmp_path: Path, spark: SparkSession) -> None:
-    commits = Story(NIGHT, then=(NEXT,)).try_each(finished, tmp_path)
+    commits = Story(NIGHTS, then=(NEXT,)).try_each(finished, tmp_path)
     assert {"item_index", "interactions", "user_history", "item_life", "user_features", "releases"} <= set(commits)
 
 
 def test_a_rollback(night: Path, tmp_path: Path, spark: SparkSession) -> None:
     """After the first commit the release may still be there, or go by the same command; nights go on either way."""
-    commits = Story(("release", "rollback"), again=NIGHT, then=(NEXT,)).try_each(night, tmp_path)
+    commits = Story(("release", "rollback"), again=NIGHTS, then=(NEXT,)).try_each(night, tmp_path)
     assert commits == ["intervals", "releases"]
 
 

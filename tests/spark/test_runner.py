@@ -161,11 +161,13 @@ def test_a_restatement_takes_back_what_was_done_before_it_begins(work):
     work.plan = [Planned(replace(step, writes=("rejects",)), DAYS[:2]) for step, _ in work.plan[:1]]
     work.go()
     step, before = work.plan[0].step, work.context.fingerprint
-    newer = Planned(replace(step, version=2), DAYS[:2])
-    object.__setattr__(work.context, "fingerprint", Fingerprints(work.context.config, {step.name: newer.step}))
-    work.fails, work.touched = True, ()
-    object.__setattr__(newer.step, "run", lambda context, days: (_ for _ in ()).throw(QualityError("stopped")))
-    with pytest.raises(QualityError, match="stopped"):
-        run_plan(Plan([newer], restate=True), work.context, RunOptions())
+    newer = replace(step, version=2, run=refused)
+    object.__setattr__(work.context, "fingerprint", Fingerprints(work.context.config, {step.name: newer}))
+    with pytest.raises(QualityError, match="refused"):
+        run_plan(Plan([Planned(newer, DAYS[:2])], restate=True), work.context, RunOptions())
     object.__setattr__(work.context, "fingerprint", before)
     assert work.missing() == {"ingest_events": DAYS[:2]}
+
+
+def refused(context, days):
+    raise QualityError("refused")
