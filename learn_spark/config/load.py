@@ -32,6 +32,7 @@ from learn_spark.config.sections import (
     WindowSettings,
 )
 from learn_spark.errors import ConfigError
+from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
@@ -121,10 +122,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _reader_reads_the_lake(self) -> Self:
-        if self.stream.reader == "petastorm" and set(str(self.lake.root)) & set("?#"):
+        if self.stream.reader == "petastorm" and set(str(self.lake.root)) & set(NO_URL):
             raise ValueError(
-                f"lake.root {str(self.lake.root)!r}: Petastorm cannot read paths with ? or #; choose another, or"
-                " stream.reader: arrow"
+                f"lake.root {str(self.lake.root)!r}: Petastorm cannot read paths with ?, # or a line end; choose"
+                " another, or stream.reader: arrow"
             )
         return self
 
