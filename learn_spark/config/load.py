@@ -34,6 +34,7 @@ from learn_spark.config.sections import (
 )
 from learn_spark.config.yaml_text import read_yaml, read_yaml_file
 from learn_spark.errors import ConfigError
+from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
@@ -137,10 +138,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _reader_reads_the_lake(self) -> Self:
-        if self.stream.reader == "petastorm" and set(str(self.lake.root)) & set("?#"):
+        if self.stream.reader == "petastorm" and set(str(self.lake.root)) & set(NO_URL):
             raise ValueError(
-                f"lake.root {str(self.lake.root)!r}: Petastorm cannot read paths with ? or #; choose another, or"
-                " stream.reader: arrow"
+                f"lake.root {str(self.lake.root)!r}: Petastorm cannot read paths with ?, # or a line end; choose"
+                " another, or stream.reader: arrow"
             )
         return self
 

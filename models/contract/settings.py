@@ -220,6 +220,9 @@ class CVRConfig(Settings):
     means. Rows count alike, whatever their weights."""
 
 
+NO_URL = "?#\n\r\t"  # what a path may not have where Petastorm reads it: it takes paths for URLs
+
+
 class StreamRunConfig(Settings):
     """Changes nothing of what is read."""
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.contract.failures import BadInput
-from models.contract.settings import StreamConfig
+from models.contract.settings import NO_URL, StreamConfig
 from models.contract.snapshot import Snapshot
 from models.data.chunks import Chunk, exact_batches, num_rows, shuffled
 
@@ -222,8 +222,8 @@ def _groups_of(part: FilePart) -> Iterator[tuple[Path, int, int, int]]:
 def _petastorm_url(file: Path) -> str:
     # Petastorm takes a URL's path as it stands, without decoding: `as_uri` would break names with spaces.
     path = file.resolve().as_posix()
-    if "?" in path or "#" in path:
-        raise BadInput(f"Petastorm cannot read paths with ? or #: {path}; choose stream.reader: arrow")
+    if set(path) & set(NO_URL):
+        raise BadInput(f"Petastorm cannot read paths with ?, # or a line end: {path!r}; choose stream.reader: arrow")
     return f"file://{path}"
 
 
