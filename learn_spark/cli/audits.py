@@ -10,7 +10,6 @@ from learn_spark.cli.estimate import dry_run
 from learn_spark.cli.releases import existing_lake, with_release
 from learn_spark.cli.runs import effects
 from learn_spark.errors import QualityError
-from learn_spark.lake.lock import lake_lock
 from learn_spark.releases.join_audit import audit_join
 from learn_spark.releases.registry import find_release
 from learn_spark.runs.plan import Plan
@@ -39,8 +38,7 @@ def _audited(figures: Sequence[AuditFigure], release: str | None = None) -> Outc
 def _audit_leakage(call: Call) -> Outcome:
     if call.args.dry_run:
         return dry_run(Plan(()), call.config)
-    with lake_lock(call.config.lake.root), call.context() as context:
-        context.tables.create_all()
+    with existing_lake(call, writes=True) as context:
         return _audited(audit_sequences(context.tables, call.config))
 
 

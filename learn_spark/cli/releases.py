@@ -57,7 +57,7 @@ def existing_lake(call: Call, writes: bool = False) -> Iterator[Context]:
     """
     root = call.config.lake.root
     if not is_lake(root):
-        raise ConfigError(f"there is no lake with releases at {root}; run write_features first")
+        raise ConfigError(f"there is no lake at {root}; run_pipeline makes one")
     with lake_lock(root) if writes else nullcontext(), call.context() as context:
         yield context
 

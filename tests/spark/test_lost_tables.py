@@ -111,6 +111,14 @@ def test_readers_make_nothing(root: Path, spark: SparkSession) -> None:
     assert not (root / "user_features").exists()
 
 
+def test_commands_that_read_make_no_lake(tmp_path: Path, spark: SparkSession) -> None:
+    commands = ("release", "list"), ("audit_leakage",), ("repair",), ("export_vectors", "--out", f"{tmp_path}/out")
+    for command in commands:
+        done = run_here(tmp_path, *command)
+        assert done.code == 2 and "there is no lake at" in done.err, (command, done.err)
+    assert not (tmp_path / "lake").exists()
+
+
 def test_a_killed_creation_goes_on(root: Path, spark: SparkSession, tmp_path: Path) -> None:
     """Tables without rows, and no file that names them: a lake that was being made."""
     begun = tmp_path / "begun"
