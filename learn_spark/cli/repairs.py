@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from pyspark.sql import functions as F
 
@@ -18,7 +19,7 @@ from learn_spark.lake.tables import is_lake
 from learn_spark.pipeline import STEPS, Days, as_plan, backfill_days, pipeline_days
 from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
-from learn_spark.runs.steps import Context, StepDay
+from learn_spark.runs.steps import Context, Step, StepDay
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,20 @@ def _plan(context: Context, hurt: Hurt, days: set[StepDay], restate: bool) -> Pl
             whole.append(backfill_days(context.config, DayRange(context.config.ingest.start, last + ONE_DAY)))
         for more in whole:
             for name, its in more.items():
-                asked[name].extend(its)
+                if _has_run(context, STEPS[name]):
+                    asked[name].extend(its)
     return as_plan({step: sorted(set(its)) for step, its in asked.items()}, restate=restate)
+
+
+def _has_run(context: Context, step: Step) -> bool:
+    """Whether a step has left anything, where the ledger cannot say so."""
+    if step.trains and step.lost:
+        return not step.lost(context, [date.min])
+
+    def is_filled(table: str) -> bool:
+        return context.tables.exists(table) and context.tables.version(table) > 0
+
+    return any(map(is_filled, step.writes)) if step.writes else all(map(is_filled, step.reads))
 
 
 def _unrecorded(context: Context, plan: Plan) -> set[StepDay]:

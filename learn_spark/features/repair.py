@@ -82,7 +82,7 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
     (`Step.lost`).
     """
     tables = context.tables
-    ledger_is_hurt = INTERVALS.name in tables.wrong({}) or bool(_dead(context, INTERVALS.name, deep)[1])
+    ledger_is_hurt = INTERVALS.name in tables.wrong({}) or any(_dead(context, INTERVALS.name, deep))
     hurt = Hurt(tables.wrong({} if ledger_is_hurt else context.ledger.seen()))
     for name in TABLES:
         if name not in hurt.tables and tables.exists(name):

@@ -113,6 +113,7 @@ CASES = {
     "numbers_table": lose_table("item_index"),
     "log": cut_log,
     "events_table": lose_table("interactions"),
+    "ledger": lose_table("intervals"),
     "several": lambda lake: [lose_table(name)(lake) for name in ("user_history", "releases", "items")],
 }
 
@@ -181,7 +182,7 @@ def test_rows_of_another_config_are_not_made_again_by_this_one(tmp_path: Path, w
     assert lake.run("repair", "--restate", "--set", "sequences.history_days=20").code == 0
 
 
-def test_a_lost_ledger_is_made_again_from_the_logs(tmp_path: Path, whole: Lake) -> None:
+def test_a_lost_ledger_is_refused(tmp_path: Path, whole: Lake) -> None:
     lake = whole.copy(tmp_path)
     shutil.rmtree(lake.root / "intervals")
     assert lake.fill().code == 2
