@@ -307,4 +307,5 @@ def _create_statement(spec: TableSpec, path: str) -> str:
     constraints = {f"delta.constraints.{name}": check for name, check in spec.checks.items()}
     listed = ", ".join(f'"{name}" = "{value}"' for name, value in {**constraints, **spec.properties}.items())
     properties = f" TBLPROPERTIES ({listed})" if listed else ""
-    return f'CREATE TABLE delta.`{path}` ({spec.ddl}) USING delta{partition} COMMENT "{spec.doc}"{properties}'
+    quoted = path.replace("`", "``")
+    return f'CREATE TABLE delta.`{quoted}` ({spec.ddl}) USING delta{partition} COMMENT "{spec.doc}"{properties}'

@@ -176,3 +176,10 @@ def test_what_was_recorded_before_a_table_was_made_anew_does_not_count(root: Pat
     tables.require_own(ledger.seen())
     record(spark, tables)
     assert ledger.seen() == {"items": 0, "item_index": 0}
+
+
+def test_a_lake_may_lie_in_a_folder_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, tmp_path / "a b%20c%ü+e&f:g`h'i\"j#k" / "lake")
+    tables.create_all()
+    tables.append("item_index", spark.createDataFrame([("a", 1)], "item_id string, item_idx int"))
+    assert [row.item_id for row in Tables(spark, tables.root).read("item_index").collect()] == ["a"]
