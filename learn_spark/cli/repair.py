@@ -32,7 +32,7 @@ class RepairSummary(Summary):
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--deep", action="store_true", help="read every row of every file, not its size and footer")
+    parser.add_argument("--deep", action="store_true", help="read every row of the tables, not footers alone")
 
 
 def _repair(call: Call) -> Outcome:
