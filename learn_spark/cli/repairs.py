@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config, with_plan
 from learn_spark.cli.runs import steps_done
 from learn_spark.errors import NOTHING_TO_DO, ConfigError
-from learn_spark.features.repair import Hurt, clear, days_hurt, find_hurt, mend_ledger, require_same, require_sources
+from learn_spark.features.mending import Hurt, clear, days_hurt, find_hurt, mend_ledger, require_same, require_sources
 from learn_spark.lake.days import ONE_DAY, DayRange, spans
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.lock import lake_lock
@@ -32,7 +32,7 @@ class RepairSummary(Summary):
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--deep", action="store_true", help="read every row of every file, not its size and footer")
+    parser.add_argument("--deep", action="store_true", help="read every row of the tables, not footers alone")
 
 
 def _repair(call: Call) -> Outcome:

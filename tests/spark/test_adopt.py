@@ -65,8 +65,8 @@ def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = under_0_1_0(spark, config)
     fill_tables(context)
     save_models(context)
-    for folder in (towers_path(context), cvr_path(context)):
-        write_result(folder, {})  # as a training that has ended
+    for model in (towers_path(context), cvr_path(context)):
+        write_result(model, {})  # as a training that has ended
     days = pipeline_days(config)["write_features"]
     write_features(context, days[:-1])
     write_features(context, days[-1:])

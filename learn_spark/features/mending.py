@@ -15,7 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame
 
 from learn_spark.bridge.trained import cvr_path, is_trained, towers_path
-from learn_spark.embedding.matrix import is_whole, known_meta, matrix_path
+from learn_spark.embedding.matrix import known_meta, matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
@@ -29,10 +29,9 @@ from learn_spark.runs.plan import Standing
 from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
 from learn_spark.sequences.windows import sample_windows
 from models.contract.content_matrix import vectors_file
-from models.contract.damage import matrix_damage, model_damage
-from models.contract.failures import BadInput
+from models.contract.damage import matrix_damage, model_damage, snapshot_damage
 from models.contract.result import RESULT
-from models.contract.snapshot import MANIFEST, open_snapshot
+from models.contract.snapshot import MANIFEST
 
 # The column that says of a table's row which day's run made it; all days where there is none.
 _DAY_COLUMNS = {
@@ -76,7 +75,7 @@ class Hurt:
 
 
 def find_hurt(context: Context, deep: bool = False) -> Hurt:
-    """Looks at all tables, snapshots and the config's models: sizes and footers, or with `deep` every byte.
+    """Looks at all tables' files (sizes and footers, or with `deep` every row), and at artifacts' every byte.
 
     Models whose files are gone, and a matrix that is not whole, are not in it: their steps notice by themselves
     (`Step.lost`).
@@ -91,22 +90,20 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
                 hurt.tables[name] = why
             elif dead:
                 hurt.files[name] = dead
-    hurt.artifacts = dict(_damaged(context, deep))
+    hurt.artifacts = dict(_damaged(context))
     return hurt
 
 
-def _damaged(context: Context, deep: bool) -> Iterator[tuple[Path, str]]:
+def _damaged(context: Context) -> Iterator[tuple[Path, str]]:
     """The file without which an artifact counts as not made, and what is wrong with the artifact."""
     for manifest in sorted(context.tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}")):
-        try:
-            open_snapshot(manifest.parent, verify_sha256=deep)
-        except BadInput as error:
-            yield manifest, str(error)
+        if why := snapshot_damage(manifest.parent):
+            yield manifest, why
     for model in (towers_path(context), cvr_path(context)):
         if is_trained(model) and (why := model_damage(model)):
             yield model / RESULT, why
     matrix = matrix_path(context)
-    if deep and (meta := known_meta(matrix)) and is_whole(matrix, meta) and (why := matrix_damage(matrix)):
+    if (meta := known_meta(matrix)) and vectors_file(matrix, meta).is_file() and (why := matrix_damage(matrix)):
         yield vectors_file(matrix, meta), why
 
 
