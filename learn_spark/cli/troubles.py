@@ -36,7 +36,7 @@ def known_trouble(error: Exception) -> LearnError | None:
         named = re.search(r"\S+\.parquet", text)
         return ConfigError(
             f"a data file is gone, deleted or vacuumed by something else than maintain_tables:"
-            f" {named.group() if named else text[:300]}; make its days again, or bring it back"
+            f" {named.group() if named else text[:300]}; `learn-spark repair` makes it again"
         )
     return None
 
