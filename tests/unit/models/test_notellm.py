@@ -198,9 +198,9 @@ def test_an_interrupted_training_goes_on_with_the_same_curve(spec, tmp_path, mon
             raise KeyboardInterrupt
         return pair_loss(*arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("models.training.train_notellm.pair_loss", interrupted)
-        train("again")
+        assert train("again") == 130
     kept = load_file(tmp_path / "again" / CHECKPOINT)
     trained = {name.split(".")[1] for name in kept if name.startswith("model.") and "lora_" not in name}
     assert trained == {"compression", "head", "log_scale"}, "the frozen weights are not checkpointed"
