@@ -446,7 +446,8 @@ def test_a_vacuumed_file_is_named(lake: Context, written: StepResult, tmp_path: 
         join_features(samples, root).collect()
     known = known_trouble(raised.value)
     assert isinstance(known, ConfigError)
-    assert re.search(r"a data file is gone.*user_features/ds=\S+\.parquet; `learn-spark repair` makes it again", str(known))
+    said = r"a data file is gone.*user_features/ds=\S+\.parquet; `learn-spark repair` makes it again"
+    assert re.search(said, str(known))
 
 
 def test_another_models_release_is_held_against_the_one_before(
