@@ -82,7 +82,7 @@ def remember(values: Mapping[str, Any], plain: set[str]) -> None:
     """
     spark = values.get("spark")
     conf = spark.get("conf") if isinstance(spark, Mapping) else None
-    for _, value in secret_settings(conf if isinstance(conf, Mapping) else {}):
+    for _, value in _secret_settings(conf if isinstance(conf, Mapping) else {}):
         _keep(value, HIDDEN)
         for name, part in re.findall(r"([^\s=]+)=(\S+)", value):  # -Dpassword=… among Java's options
             if _NAMES_A_SECRET.search(name):
@@ -111,11 +111,11 @@ def redaction_pattern() -> str:
 
 def redacted_conf(conf: Mapping[str, str]) -> dict[str, str]:
     """`spark.conf` as a page may show it."""
-    hidden = dict(secret_settings(conf))
+    hidden = dict(_secret_settings(conf))
     return {key: HIDDEN if key in hidden else redacted(value) for key, value in conf.items()}
 
 
-def secret_settings(conf: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+def _secret_settings(conf: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     """Settings of Spark whose key or value Spark's redaction finds.
 
     Raises:

@@ -26,7 +26,7 @@ _ROWS = re.compile(
     r"spark\.sql\..+|spark\.databricks\.delta\..+|spark\.files\.ignore(Corrupt|Missing)Files"
     r"|spark\.hadoop\.parquet\.(strings\.|enable\.dictionary).*"
 )
-# Delta sets parquet.fieldId.* itself, for tables whose columns it maps.
+# Delta sets parquet.fieldId.* and lastCommitVersionInSession itself.
 _SPEED = re.compile(
     r"spark\.sql\.("
     r"adaptive|artifact|broadcastExchange|bucketing|cartesianProductExec|catalogImplementation|cbo|codegen|columnVector"
@@ -44,8 +44,8 @@ _SPEED = re.compile(
     r"|fieldId\..+|filterPushdown(\.\w+)*|output\.committer\.class|pushdown\.inFilterThreshold|recordLevelFilter\.enabled)"
     r"|spark\.sql\.sources\.(parallelPartitionDiscovery\.threshold|ignoreDataLocality|fileCompressionFactor"
     r"|useListFilesFileSystemList|commitProtocolClass|outputCommitterClass)"
-    r"|spark\.databricks\.delta\.(optimize|optimizeWrite|autoCompact|checkpoint|merge\.repartition\w+|snapshotCache"
-    r"|stalenessLimit|stats|vacuum\.parallelDelete)(\..+)?"
+    r"|spark\.databricks\.delta\.(optimize|optimizeWrite|autoCompact|checkpoint|lastCommitVersionInSession"
+    r"|merge\.repartition\w+|snapshotCache|stalenessLimit|stats|vacuum\.parallelDelete)(\..+)?"
 )
 
 

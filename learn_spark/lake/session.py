@@ -18,7 +18,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from learn_spark.config.load import Config
-from learn_spark.config.secrets import HIDDEN, redacted, redaction_pattern, secret_settings
+from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redaction_pattern
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.lake.schemas import TABLES
@@ -100,7 +100,7 @@ def require_plain(spark: SparkSession) -> None:
             )
     known = _settings(Config())
     for key in spark.conf.getAll:
-        if changes_rows(key) and key not in known and spark.conf.isModifiable(key):
+        if key.startswith("spark.sql.") and changes_rows(key) and key not in known and spark.conf.isModifiable(key):
             raise ConfigError(f'the running session sets {key}, which may give other rows: spark.conf.unset("{key}")')
 
 
@@ -141,8 +141,11 @@ _spoken: IO[bytes] | None = None
 def _start_jvm(builder: SparkSession.Builder) -> None:
     """Starts the JVM, if none runs, with a command line that names no secret: others can read it."""
     options = {key: str(value) for key, value in builder._options.items()}
-    secret = {key for key, _ in secret_settings(options) if not key.startswith("spark.driver.")}  # the JVM's own stay
-    plain = SparkConf(loadDefaults=False).setAll([item for item in options.items() if item[0] not in secret])
+    shown = redacted_conf(options)
+    plain = SparkConf(loadDefaults=False)
+    for key, value in options.items():
+        if shown[key] == value or key.startswith("spark.driver."):  # the JVM needs its own when it starts
+            plain.set(key, value)
     with SparkContext._lock:
         if SparkContext._gateway is None:
             SparkContext._ensure_initialized(conf=plain)
