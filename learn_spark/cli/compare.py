@@ -10,8 +10,9 @@ from learn_spark.bridge.folders import require_writable
 from learn_spark.cli.command import Call, Command, Outcome, Summary, names, numbers, with_config, with_plan
 from learn_spark.cli.estimate import dry_run, needs_no_lake
 from learn_spark.cli.runs import effects
-from learn_spark.comparison.job import compare, planned_trainings, write_trainings
+from learn_spark.comparison.job import compare
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
+from learn_spark.comparison.trainings import planned_trainings, write_trainings
 from learn_spark.config.load import Config
 from learn_spark.errors import NOTHING_TO_DO, QualityError
 from learn_spark.lake.lock import lake_lock

@@ -1,77 +1,30 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
-from learn_spark.comparison.inputs import make_matrices, matrix_folder
-from learn_spark.comparison.language_systems import item_texts, item_texts_folder
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TrainingData, chosen_systems, measured_system, training_spec
+from learn_spark.comparison.systems import chosen_systems, measured_system
 from learn_spark.comparison.table import gathered, lines
+from learn_spark.comparison.trainings import Prepared, is_leave_one_out, prepare
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
-from learn_spark.evaluation.retrieval import candidate_words, day_snapshots
+from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.training.job import validation_of
-from learn_spark.training.mlflow_runs import Training, log_runs, loss_curve
-from learn_spark.training.sequence_snapshots import sequence_snapshot, sequence_snapshot_folder, sequences_fingerprint
+from learn_spark.training.mlflow_runs import log_runs, loss_curve
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
-from models.contract.result import is_finished, write_spec
-from models.contract.settings import identity
 from models.contract.snapshot import read_manifest
-from models.contract.training_specs import TrainingSpec
 from models.contract.whole_files import write_whole
-
-SPLITS = ("train", "val", "test")
-TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
-MORE = ("tar_ts",)  # HSTU's relative times
-
-
-@dataclass(frozen=True)
-class SystemTraining:
-    """A system's training with a seed."""
-
-    system: str
-    seed: int
-    spec: TrainingSpec
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its figures are there."""
-        return is_finished(self.spec.out_dir)
-
-    def as_run(self) -> Training:
-        """For MLflow."""
-        fingerprint = self.spec.out_dir.name.rpartition("-")[2]
-        return Training.of(self.spec, f"compare-{self.system}", fingerprint, is_registered=False)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
-
-    version: int
-    snapshots: Mapping[str, Path]
-    test_day: Mapping[str, Any]
-    matrices: Mapping[str, Path]
-    texts: Path | None
-    trainings: Sequence[SystemTraining]
-
-    @property
-    def models(self) -> dict[tuple[str, int], Path]:
-        """The models' folders by system and seed."""
-        return {(training.system, training.seed): training.spec.out_dir for training in self.trainings}
 
 
 def compare(
@@ -100,7 +53,7 @@ def compare(
     chosen = chosen_systems(context.config, systems)
     folder = context.tables.artifact("comparisons")
     with folder_lock(folder, "the folder of comparisons", f"another comparison trains in {folder}"):
-        prepared = _prepared(context, chosen, seeds)
+        prepared = prepare(context, chosen, seeds)
         release_lake()
         comparison, models = _compared(context, name, chosen, prepared, seeds)
         _publish(context, comparison, models)
@@ -130,28 +83,6 @@ def _compared(
     return comparison, prepared.models
 
 
-def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[int], file: Path) -> int:
-    """Writes the trainings that a comparison lacks as shell commands, a line each, for machines without Spark.
-
-    Who runs them needs torch and this repository's `models`, and sees the lake under the same path; `compare` goes on
-    from what they leave there.
-
-    Returns:
-        The number of commands.
-
-    Raises:
-        ConfigError: as `compare`.
-    """
-    prepared = _prepared(context, chosen_systems(context.config, systems), seeds)
-    commands = [
-        f"python -m models {training.spec.command} --spec {shlex.quote(str(write_spec(training.spec)))}\n"
-        for training in prepared.trainings
-        if not training.is_finished
-    ]
-    write_whole(file, "".join(commands))
-    return len(commands)
-
-
 def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple[str, int], str]]:
     """The finished trainings, and why the others have no model: one that diverges must not cost the rest."""
     diverged = {}
@@ -165,60 +96,6 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
     finished = [training for training in prepared.trainings if training.is_finished]
     log_runs(context.config, [training.as_run() for training in finished])
     return replace(prepared, trainings=finished), diverged
-
-
-def planned_trainings(
-    context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]
-) -> list[SystemTraining]:
-    """Every training of the systems, finished or not; nothing is made for it."""
-    fingerprint = _sequences_fingerprint(context)
-    folders = {split: sequence_snapshot_folder(context, split, fingerprint) for split in SPLITS}
-    once = (
-        sequence_snapshot_folder(context, "train", fingerprint, each_once=True) if _is_leave_one_out(context) else None
-    )
-    return [
-        _training(context, name, system, seed, TrainingData(folders["train"], folders["val"], once, matrix, texts))
-        for name, system in chosen.items()
-        if system.is_trained
-        for matrix in [matrix_folder(context, system)]
-        for texts in [item_texts_folder(context) if system.reads_texts else Path()]
-        for seed in seeds
-    ]
-
-
-def _prepared(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
-    """Makes what the trainings and the rankings read."""
-    version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
-    export = partial(
-        sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
-    )
-    snapshots = {split: export(split) for split in SPLITS}
-    if any(training.spec.trains_all_positions for training in trainings) and _is_leave_one_out(context):
-        snapshots[TRAIN_ONCE] = export("train", each_once=True)
-    day = {} if _is_leave_one_out(context) else day_snapshots(context)
-    make_matrices(context, chosen)
-    matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
-    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
-    return Prepared(version, snapshots, day, matrices, texts, trainings)
-
-
-def _is_leave_one_out(context: Context) -> bool:
-    return context.config.sequences.protocol == "leave_one_out"
-
-
-def _sequences_fingerprint(context: Context) -> str:
-    return fingerprint_of(sequences_fingerprint(context), MORE)
-
-
-def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
-    """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
-    spec = training_spec(context.config, system, seed, data)
-    places = {key: value for key, value in spec if isinstance(value, Path)}
-    ranks = context.config.towers.ranks if spec.launchable else 1
-    fingerprint = fingerprint_of(system.kind, places, identity(spec), ranks, *spec.raised())
-    return SystemTraining(
-        name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint}"))
-    )
 
 
 def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
@@ -261,17 +138,17 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
 def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
-    is_leave_one_out = _is_leave_one_out(context)
+    one_out = is_leave_one_out(context)
     windows = config.windows
     return {
-        "split": "leave-one-out: last event test, the one before validation" if is_leave_one_out else "global time",
-        "test_from": None if is_leave_one_out else str(windows.towers_end),
+        "split": "leave-one-out: last event test, the one before validation" if one_out else "global time",
+        "test_from": None if one_out else str(windows.towers_end),
         "candidates": f"{candidate_words(config.evaluation.candidates, data['candidates'])}; none is drawn",
         "targets": "the last event"
-        if is_leave_one_out
+        if one_out
         else f"all distinct purchases of {config.sequences.target_days} days; no candidate: missed by every system",
         "popularity": "occurrences in the training rows"
-        if is_leave_one_out
+        if one_out
         else f"all users' purchases in the {config.retrieval.popularity_days} days before",
         "seen_items": "dropped" if settings.filter_seen else "kept",
         "ties": "events of one time by "

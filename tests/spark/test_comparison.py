@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
 from learn_spark.comparison import job
-from learn_spark.comparison.job import compare, write_trainings
+from learn_spark.comparison.job import compare
+from learn_spark.comparison.trainings import write_trainings
 from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.comparison.job import write_trainings
+from learn_spark.comparison.trainings import write_trainings
 from learn_spark.config.load import load_config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.pipeline import as_plan, pipeline_days

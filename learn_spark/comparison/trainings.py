@@ -1,0 +1,138 @@
+"""The trainings of a comparison: which there are, what they read, and their commands for other machines."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from learn_spark.comparison.inputs import make_matrices, matrix_folder
+from learn_spark.comparison.language_systems import item_texts, item_texts_folder
+from learn_spark.comparison.systems import TrainingData, chosen_systems, training_spec
+from learn_spark.config.comparison import SystemSettings
+from learn_spark.evaluation.retrieval import day_snapshots
+from learn_spark.runs.ledger import fingerprint_of
+from learn_spark.runs.steps import Context
+from learn_spark.training.mlflow_runs import Training
+from learn_spark.training.sequence_snapshots import sequence_snapshot, sequence_snapshot_folder, sequences_fingerprint
+from models.contract.result import is_finished, write_spec
+from models.contract.settings import identity
+from models.contract.training_specs import TrainingSpec
+from models.contract.whole_files import write_whole
+
+SPLITS = ("train", "val", "test")
+TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
+MORE = ("tar_ts",)  # HSTU's relative times
+
+
+@dataclass(frozen=True)
+class SystemTraining:
+    """A system's training with a seed."""
+
+    system: str
+    seed: int
+    spec: TrainingSpec
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its figures are there."""
+        return is_finished(self.spec.out_dir)
+
+    def as_run(self) -> Training:
+        """For MLflow."""
+        fingerprint = self.spec.out_dir.name.rpartition("-")[2]
+        return Training.of(self.spec, f"compare-{self.system}", fingerprint, is_registered=False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
+
+    version: int
+    snapshots: Mapping[str, Path]
+    test_day: Mapping[str, Any]
+    matrices: Mapping[str, Path]
+    texts: Path | None
+    trainings: Sequence[SystemTraining]
+
+    @property
+    def models(self) -> dict[tuple[str, int], Path]:
+        """The models' folders by system and seed."""
+        return {(training.system, training.seed): training.spec.out_dir for training in self.trainings}
+
+
+def planned_trainings(
+    context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]
+) -> list[SystemTraining]:
+    """Every training of the systems, finished or not; nothing is made for it."""
+    fingerprint = _sequences_fingerprint(context)
+    folders = {split: sequence_snapshot_folder(context, split, fingerprint) for split in SPLITS}
+    once = (
+        sequence_snapshot_folder(context, "train", fingerprint, each_once=True) if is_leave_one_out(context) else None
+    )
+    return [
+        _training(context, name, system, seed, TrainingData(folders["train"], folders["val"], once, matrix, texts))
+        for name, system in chosen.items()
+        if system.is_trained
+        for matrix in [matrix_folder(context, system)]
+        for texts in [item_texts_folder(context) if system.reads_texts else Path()]
+        for seed in seeds
+    ]
+
+
+def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
+    """Makes what the trainings and the rankings read."""
+    version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
+    export = partial(
+        sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
+    )
+    snapshots = {split: export(split) for split in SPLITS}
+    if any(training.spec.trains_all_positions for training in trainings) and is_leave_one_out(context):
+        snapshots[TRAIN_ONCE] = export("train", each_once=True)
+    day = {} if is_leave_one_out(context) else day_snapshots(context)
+    make_matrices(context, chosen)
+    matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
+    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
+    return Prepared(version, snapshots, day, matrices, texts, trainings)
+
+
+def is_leave_one_out(context: Context) -> bool:
+    return context.config.sequences.protocol == "leave_one_out"
+
+
+def _sequences_fingerprint(context: Context) -> str:
+    return fingerprint_of(sequences_fingerprint(context), MORE)
+
+
+def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
+    """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
+    spec = training_spec(context.config, system, seed, data)
+    places = {key: value for key, value in spec if isinstance(value, Path)}
+    ranks = context.config.towers.ranks if spec.launchable else 1
+    fingerprint = fingerprint_of(system.kind, places, identity(spec), ranks, *spec.raised())
+    return SystemTraining(
+        name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint}"))
+    )
+
+
+def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[int], file: Path) -> int:
+    """Writes the trainings that a comparison lacks as shell commands, a line each, for machines without Spark.
+
+    Who runs them needs torch and this repository's `models`, and sees the lake under the same path; `compare` goes on
+    from what they leave there.
+
+    Returns:
+        The number of commands.
+
+    Raises:
+        ConfigError: as `compare`.
+    """
+    prepared = prepare(context, chosen_systems(context.config, systems), seeds)
+    commands = [
+        f"python -m models {training.spec.command} --spec {shlex.quote(str(write_spec(training.spec)))}\n"
+        for training in prepared.trainings
+        if not training.is_finished
+    ]
+    write_whole(file, "".join(commands))
+    return len(commands)
