@@ -90,7 +90,8 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
                 hurt.tables[name] = why
             elif dead:
                 hurt.files[name] = dead
-    hurt.artifacts = dict(_damaged(context))
+    if not ledger_is_hurt:  # it names the models
+        hurt.artifacts = dict(_damaged(context))
     return hurt
 
 
@@ -223,6 +224,7 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
 def mend_ledger(context: Context, hurt: Hurt) -> None:
     """Lets the rest of the ledger be read again; the days whose rows it has lost count as never done."""
     _clear_table(context, INTERVALS.name, hurt)
+    hurt.artifacts = dict(_damaged(context))
 
 
 def _clear_table(context: Context, name: str, hurt: Hurt) -> None:

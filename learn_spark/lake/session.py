@@ -55,7 +55,6 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
         TemporaryError: where the disk is full.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    _import_nothing_from_the_working_directory()
     if config.spark.master and config.spark.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if running := SparkSession.getActiveSession():
@@ -69,7 +68,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
             builder = builder.master(config.spark.master)
         builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
     try:
-        with _quiet_start():
+        with _quiet_start(), _importing_nothing_from_the_working_directory():
             _start_jvm(builder)
             spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
@@ -176,11 +175,23 @@ def _quiet_start() -> Iterator[None]:
         os.close(kept)
 
 
-def _import_nothing_from_the_working_directory() -> None:
-    """Python workers get the JVM's environment; an empty place in PYTHONPATH is the working directory, too."""
+@contextmanager
+def _importing_nothing_from_the_working_directory() -> Iterator[None]:
+    """Python workers get the environment that the JVM starts in; what else this process starts keeps its own.
+
+    An empty place in PYTHONPATH is the working directory, too.
+    """
+    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
     os.environ["PYTHONSAFEPATH"] = "1"
-    if "PYTHONPATH" in os.environ:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, os.environ["PYTHONPATH"].split(os.pathsep)))
+    if path := before["PYTHONPATH"]:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path.split(os.pathsep)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _undo(spark: SparkSession, foreign: list[str]) -> None:

@@ -36,7 +36,7 @@ def test_what_fails_says_no_secret(finished: Path, spark: SparkSession, monkeypa
     assert done.code == 0 and "warning: MLflow is unreachable" in done.err, done.err
     shown = run_here(finished, "release", "show", *given)
     assert shown.code == 0
-    for file in (finished / "lake" / "interactions").glob("*/*.parquet"):
+    for file in (finished / "lake" / "user_history").glob("*/*.parquet"):
         file.write_bytes(b"PAR1" + "|".join(ALL).encode() + b"PAR1")
         (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
     failed = run_here(finished, "audit_leakage", *given)

@@ -12,7 +12,6 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from safetensors.numpy import load_file, save_file
 
 from learn_spark.bridge.scoring import padded, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
@@ -33,6 +32,7 @@ from learn_spark.releases.registry import find_release, releases
 from learn_spark.releases.release import published_release, roll_back, visible
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import Context
+from models.saved import load_cvr, load_towers, save_cvr, save_towers
 from tests.builders.lake import (
     ITEMS,
     NEW_ITEM,
@@ -245,9 +245,12 @@ def test_a_failed_gate_publishes_nothing_and_names_itself(lake: Context, written
 
 def test_models_that_give_nan_are_refused_by_the_gates(spark: SparkSession, tmp_path: Path) -> None:
     lake = feature_lake(spark, tmp_path, [])
-    for folder in (towers_path(lake), cvr_path(lake)):
-        weights = load_file(folder / "model.safetensors")
-        save_file({name: np.full_like(value, np.nan) for name, value in weights.items()}, folder / "model.safetensors")
+    for folder, load, save in (
+        (towers_path(lake), load_towers, save_towers),
+        (cvr_path(lake), load_cvr, save_cvr),
+    ):
+        model = load(folder)
+        save(folder, model, {name: value * float("nan") for name, value in model.state_dict().items()})
     days = list(DayRange(lake.config.windows.towers_end, lake.config.windows.end))
     with pytest.raises(QualityError, match=r"user_emb_not_finite is .*item_emb_not_finite is .*mid_emb_not_finite is "):
         write_features(lake, days)

@@ -46,7 +46,7 @@ class Run:
             time.sleep(0.02)
 
     def process(self, part: str) -> psutil.Process:
-        return next(each for each in self.look() if part in " ".join(each.cmdline()))
+        return next(each for each in self.look() if part in " ".join(_command(each)))
 
     def ends(self, code: int, said: str, lines: int, lake: Path) -> None:
         """Within seconds, in one line after those that were there; children end, the lock is free."""
@@ -58,6 +58,13 @@ class Run:
         told = self.log.read_text().splitlines()[lines:]
         assert len(told) == 1 and said in told[0], told
         assert_free(lake)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _lives(process: psutil.Process) -> bool:
