@@ -67,6 +67,11 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+def _is_jvm(command: str) -> bool:
+    """Spark's own, not the short one that only says how to start it."""
+    return "SparkSubmit" in command and "launcher.Main" not in command and "bin/java" in command
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -165,9 +170,9 @@ def test_while_the_jvm_starts(tmp_path: Path, started, seconds: float, monkeypat
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     run = started(tmp_path, "ingest_events", "--start", "2011-11-01", "--end", "2011-11-02", "--set", CONF)
-    while not (jvm := next((each for each in run.look() if "SparkSubmit" in " ".join(each.cmdline())), None)):
+    while not (commands := [told for each in run.look() if _is_jvm(told := " ".join(_command(each)))]):
         time.sleep(0.01)
-    command = " ".join(jvm.cmdline())
+    (command,) = commands
     assert "spark.sql.session.timeZone=UTC" in command
     assert not [secret for secret in SECRETS.values() if secret in command], "others can read it"
     time.sleep(seconds)
