@@ -1,7 +1,7 @@
 """The commands that compare systems."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from learn_spark.cli.runs import effects
 from learn_spark.comparison.job import compare
 from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
 from learn_spark.comparison.trainings import planned_trainings, write_trainings
+from learn_spark.config.comparison import SystemSettings
 from learn_spark.config.load import Config
 from learn_spark.errors import NOTHING_TO_DO, QualityError
 from learn_spark.lake.lock import lake_lock
@@ -50,7 +51,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     args, config = call.args, call.config
     systems = args.systems or list(usual(config))
     seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
-    chosen_systems(config, systems)  # a wrong name is refused before any work
+    chosen = chosen_systems(config, systems)  # a wrong name is refused before any work
     if args.prepare:
         require_writable(Path(args.prepare).absolute().parent, "--prepare")
     plan = as_plan(pipeline_days(config), _STEPS, args.restate)
@@ -59,7 +60,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     with lake_lock(config.lake.root) as unlock, call.context() as context:
         context.tables.create_all()
         if args.dry_run:
-            return _dry_run(plan, context, systems, seeds)
+            return _dry_run(plan, context, chosen, seeds)
         if plan.missing(Standing.of(context)):
             run_plan(plan, context, RunOptions())
         if args.prepare:
@@ -72,13 +73,13 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     return Outcome(ComparedSummary(comparison), error=error)
 
 
-def _dry_run(plan: Plan, context: Context, systems: Sequence[str], seeds: Sequence[int]) -> Outcome:
+def _dry_run(plan: Plan, context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Outcome:
     """Prints the missing steps; where none is, the missing trainings."""
     outcome = dry_run(plan, context.config, context)
     if outcome.exit_code != NOTHING_TO_DO:
-        print(f"then {len(systems)} systems are compared, trained ones with {len(seeds)} seeds", flush=True)
+        print(f"then {len(chosen)} systems are compared, trained ones with {len(seeds)} seeds", flush=True)
         return outcome
-    planned = planned_trainings(context, chosen_systems(context.config, systems), seeds)
+    planned = planned_trainings(context, chosen, seeds)
     missing = [f"{training.system} with seed {training.seed}" for training in planned if not training.is_finished]
     print(f"trainings: {len(missing)} of {len(planned)} are missing", *missing, sep="\n  ", flush=True)
     return Outcome(TrainingsSummary(missing))

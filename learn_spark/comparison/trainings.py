@@ -82,7 +82,11 @@ def planned_trainings(
 
 
 def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
-    """Makes what the trainings and the rankings read."""
+    """Makes what the trainings and the rankings read.
+
+    Other encoders' vectors come first: with them item_text may get rows, and its version names the texts' folder.
+    """
+    make_matrices(context, chosen)
     version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
     export = partial(
         sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
@@ -91,13 +95,13 @@ def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seque
     if any(training.spec.trains_all_positions for training in trainings) and is_leave_one_out(context):
         snapshots[TRAIN_ONCE] = export("train", each_once=True)
     day = {} if is_leave_one_out(context) else day_snapshots(context)
-    make_matrices(context, chosen)
     matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     return Prepared(version, snapshots, day, matrices, texts, trainings)
 
 
 def is_leave_one_out(context: Context) -> bool:
+    """Whether every prefix of a user's events is a row, and no day is the test day."""
     return context.config.sequences.protocol == "leave_one_out"
 
 

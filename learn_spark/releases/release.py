@@ -43,7 +43,7 @@ def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Relea
         The release, not published yet, and its base.
     """
     ordered = tuple(sorted(set(days)))
-    models = {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
+    models = _models(context)
     inputs = context.tables.versions(INPUTS)
     fingerprints = [context.fingerprint(WRITE_FEATURES, day) for day in ordered]
     release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint_of(fingerprints, models, inputs)[:8]}"
@@ -65,7 +65,12 @@ def visible(context: Context, release: Release, table: str) -> DataFrame:
 
 def published_release(context: Context) -> Release | None:
     """The newest release by the models of this config."""
-    return newest_release(context.tables, {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)})
+    return newest_release(context.tables, _models(context))
+
+
+def _models(context: Context) -> dict[str, str]:
+    """The fingerprints of the models that this config scores with."""
+    return {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
 
 
 def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
@@ -74,7 +79,7 @@ def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
     A rollback, or the loss of rows, has withdrawn them, whatever the ledger says.
     """
     version = context.tables.version(RELEASES.name)
-    return set(days) - _shown(context.tables, version, towers_fingerprint(context), cvr_fingerprint(context))
+    return set(days) - _shown(context.tables, version, **_models(context))
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.contract.failures import BadInput
 from models.contract.strict import parse_settings
-from models.contract.verified import WAY_BACK, Identity, identity, inside, read_sealed, sealed, warn_unverified
+from models.contract.verified import WAY_BACK, FileState, file_state, inside, read_sealed, sealed, warn_unverified
 from models.contract.whole_files import write_whole
 
 META = "meta.json"
@@ -102,7 +102,7 @@ class Vectors:
         self._file, self._meta = file, meta
         self._mapped = np.memmap(file, dtype=DTYPE, mode="r", shape=(meta.rows, meta.dim))
         self.shape: tuple[int, int] = (meta.rows, meta.dim)
-        self._is_verified = None if meta.blocks is None else _is_verified(file, identity(file), meta.blocks)
+        self._is_verified = None if meta.blocks is None else _is_verified(file, file_state(file), meta.blocks)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -132,7 +132,7 @@ class Vectors:
 
 
 @lru_cache(maxsize=64)
-def _is_verified(file: Path, _: Identity, blocks: tuple[str, ...]) -> np.ndarray:
+def _is_verified(file: Path, _: FileState, blocks: tuple[str, ...]) -> np.ndarray:
     """Which blocks this process has verified; shared by all who open the same file."""
     return np.zeros(len(blocks), bool)
 

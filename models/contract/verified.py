@@ -16,7 +16,7 @@ SEAL = "digest"
 WAY_BACK = "bring the file back, or make it again: learn-spark repair"
 _log = logging.getLogger(__name__)
 
-Identity = tuple[int, int, int, int]
+FileState = tuple[int, int, int, int]
 
 
 def inside(folder: Path, name: str, pattern: str, what: str) -> Path:
@@ -39,7 +39,7 @@ def inside(folder: Path, name: str, pattern: str, what: str) -> Path:
     return file
 
 
-def identity(file: Path) -> Identity:
+def file_state(file: Path) -> FileState:
     """What changes when a file is written or replaced: device, inode, size, time of the last write."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
@@ -47,11 +47,11 @@ def identity(file: Path) -> Identity:
 
 def file_digest(file: Path) -> str:
     """SHA-256 of a file; an unchanged one is read only once per process."""
-    return _file_digest(file.resolve(), identity(file))
+    return _file_digest(file.resolve(), file_state(file))
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(file: Path, _: Identity) -> str:
+def _file_digest(file: Path, _: FileState) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

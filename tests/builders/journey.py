@@ -3,12 +3,15 @@
 import csv
 import gzip
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from zlib import crc32
 
 import duckdb
 import numpy as np
+import pytest
+from pyspark.sql import SparkSession
 
 from learn_spark.lake.schemas import TABLES
 from tests.builders.commands import ROOT, Done, run_job
@@ -29,6 +32,12 @@ def finished_journey() -> tuple[Path, Done]:
     """Folder and end of a command that was a process of its own. The folder is everybody's: copy it to write."""
     folder = shared("journey", _make)
     return folder, Done(**json.loads((folder / "done.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the journey's folder for the tests of one file; commands run here, on `spark`."""
+    return Path(shutil.copytree(finished_journey()[0], tmp_path_factory.mktemp("finished") / "copy"))
 
 
 def _make(folder: Path) -> None:

@@ -4,6 +4,14 @@ import csv
 import gzip
 from pathlib import Path
 
+# Windows for a week of such files, from 2011-11-01 on.
+WEEK = {
+    "first_as_of": "2011-11-02",
+    "towers_end": "2011-11-04",
+    "cvr_end": "2011-11-05",
+    "ranker_train_end": "2011-11-06",
+    "end": "2011-11-07",
+}
 HEADER = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
 
 

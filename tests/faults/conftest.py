@@ -4,24 +4,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from tests.builders.commands import run_here
 from tests.builders.contexts import spark  # noqa: F401 - a fixture
-from tests.builders.journey import finished_journey
+from tests.builders.journey import finished  # noqa: F401 - a fixture
 from tests.builders.shared import shared
 
 NIGHTS = ("run_backfill", "--start", "2011-11-27", "--end", "2011-11-29")
 
 
 @pytest.fixture(scope="module")
-def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A copy of the lake that a whole journey has left."""
-    return Path(shutil.copytree(finished_journey()[0], tmp_path_factory.mktemp("finished") / "copy"))
-
-
-@pytest.fixture(scope="module")
-def night(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def night(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """A copy of the journey's lake with two nights more, in a release of their own."""
 
     def make(folder: Path) -> None:

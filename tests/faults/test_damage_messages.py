@@ -9,23 +9,16 @@ import duckdb
 import pytest
 
 from tests.builders.commands import Done, run_job
-from tests.builders.logs import line, write_day
+from tests.builders.logs import WEEK, line, write_day
 
 pytestmark = pytest.mark.e2e
 
 DAYS = [f"2011-11-0{number}" for number in range(1, 7)]
-WINDOWS = {
-    "first_as_of": "2011-11-02",
-    "towers_end": "2011-11-04",
-    "cvr_end": "2011-11-05",
-    "ranker_train_end": "2011-11-06",
-    "end": "2011-11-07",
-}
 STEPS = "ingest_events,build_sequences"
 
 
 def settings(folder: Path) -> list[str]:
-    windows = [f"windows.{key}={value}" for key, value in WINDOWS.items()]
+    windows = [f"windows.{key}={value}" for key, value in WEEK.items()]
     values = [f"ingest.path={folder}/logs", "ingest.start=2011-11-01", "sequences.target_days=1", *windows]
     return [part for value in values for part in ("--set", value)]
 

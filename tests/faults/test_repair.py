@@ -11,19 +11,12 @@ from pyspark.sql import SparkSession
 from learn_spark.lake.identity import FILE
 from learn_spark.lake.schemas import TABLES
 from tests.builders.commands import Done, run_here
-from tests.builders.logs import line, write_day
+from tests.builders.logs import WEEK, line, write_day
 from tests.builders.reading import rows, versions
 
 pytestmark = pytest.mark.spark
 
 DAYS = [f"2011-11-0{number}" for number in range(1, 8)]
-WINDOWS = {
-    "first_as_of": "2011-11-02",
-    "towers_end": "2011-11-04",
-    "cvr_end": "2011-11-05",
-    "ranker_train_end": "2011-11-06",
-    "end": "2011-11-07",
-}
 FILLED = ("interactions", "rejects", "items", "item_index", "user_history", "sequences", "samples")
 
 
@@ -34,7 +27,7 @@ class Lake:
         self.folder, self.root = folder, folder / "lake"
 
     def run(self, *command: str) -> Done:
-        settings = [f"windows.{key}={value}" for key, value in WINDOWS.items()]
+        settings = [f"windows.{key}={value}" for key, value in WEEK.items()]
         settings += [f"ingest.path={self.folder}/logs", "ingest.start=2011-11-01", "ingest.late_days=1"]
         settings += ["sequences.target_days=1", "sequences.history_length=4"]
         return run_here(self.folder, *command, *(part for value in settings for part in ("--set", value)))

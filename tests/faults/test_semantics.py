@@ -131,7 +131,6 @@ class Lake(RuleBasedStateMachine):
         shutil.copytree(self.trained, self.folder)
         self.delivered = {day: list(events) for day, events in self.first.items()}
         self.loaded = {day: list(events) for day, events in self.delivered.items()}
-        self.is_whole = True  # no command was killed since the last one that ended
         self.number = 0
 
     # --- what comes in ---
@@ -191,7 +190,6 @@ class Lake(RuleBasedStateMachine):
             return
         if self._ends(dies_at, lambda: roll_back(context)):
             assert find_release(context.tables).release_id != shown[0].release_id
-        self.is_whole = False  # the withdrawn days wait for the next night
 
     # --- what must hold ---
 
@@ -238,10 +236,7 @@ class Lake(RuleBasedStateMachine):
         for day in DayRange(start, end):
             self.loaded[day] = list(self.delivered[day])  # asked for; where it was killed, the next run sees to it
         if self._ends(dies_at, lambda: run_plan(plan, context, options)):
-            self.is_whole = True
             self._compare(context)
-        else:
-            self.is_whole = False
 
     def _ends(self, dies_at: int | None, act) -> bool:  # noqa: ANN001 - any call
         """Runs something; before or after its n-th commit it may be killed. Whether it came to its end."""

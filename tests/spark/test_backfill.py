@@ -16,7 +16,7 @@ from learn_spark.runs.plan import Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.sequences.windows import as_of_dates
 from tests.builders.contexts import make_context
-from tests.builders.logs import line, write_day
+from tests.builders.logs import WEEK, line, write_day
 from tests.builders.reading import rows
 from tests.conftest import CONF
 
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.spark
 START, FEATURES, LAST, END = date(2011, 11, 1), date(2011, 11, 4), date(2011, 11, 7), date(2011, 11, 8)
 LATE_DAYS = 2
 STEPS = ("ingest_events", "build_sequences")
-WINDOWS = {
-    "first_as_of": "2011-11-02",
-    "towers_end": FEATURES,
-    "cvr_end": "2011-11-05",
-    "ranker_train_end": "2011-11-06",
-    "end": "2011-11-07",
-}
 
 
 def deliveries(seed):
@@ -61,7 +54,7 @@ class Lake:
 
     def __init__(self, spark, folder, logs):
         settings = [f"lake.root={folder}/lake", f"output.dir={folder}/out", f"ingest.path={logs}"]
-        settings += [f"windows.{key}={value}" for key, value in WINDOWS.items()]
+        settings += [f"windows.{key}={value}" for key, value in WEEK.items()]
         settings += [f"ingest.late_days={LATE_DAYS}", "sequences.target_days=1", "sequences.history_length=4"]
         config = load_config(CONF / "test.yaml", settings)
         self.folder, self.context = folder, make_context(spark, config)
