@@ -20,6 +20,7 @@ from learn_spark.config.model_sections import (
     StreamSettings,
     TowersSettings,
 )
+from learn_spark.config.presets import DEFAULT_PRESET, PRESETS, Preset
 from learn_spark.config.renamed import renamed
 from learn_spark.config.secrets import Referred, redacted, redacted_conf, references, remember, with_environment
 from learn_spark.config.sections import (
@@ -48,6 +49,9 @@ DEFAULT_PATHS = {
 class Config(Settings):
     """The whole config of a run; first what everybody must set."""
 
+    preset: Preset = DEFAULT_PRESET
+    """Values under yours. recommended: what did better than the paper's on logs that were tried (docs/your_logs.md).
+    paper: the paper's towers and conversion model. What you set yourself stands above either."""
     ingest: IngestSettings = IngestSettings()
     lake: LakeSettings = LakeSettings()
     output: OutputSettings = OutputSettings()
@@ -55,8 +59,8 @@ class Config(Settings):
     sequences: SequenceSettings = SequenceSettings()
     samples: SampleSettings = SampleSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
-    towers: TowersSettings = TowersSettings()
-    cvr: CvrSettings = CvrSettings()
+    towers: TowersSettings = TowersSettings.model_validate(PRESETS[DEFAULT_PRESET]["towers"])
+    cvr: CvrSettings = CvrSettings.model_validate(PRESETS[DEFAULT_PRESET]["cvr"])
     retrieval: RetrievalSettings = RetrievalSettings()
     features: FeatureSettings = FeatureSettings()
     releases: ReleaseSettings = ReleaseSettings()
@@ -131,6 +135,12 @@ class Config(Settings):
                 f"windows.end ({self.windows.end}) must lie at least sequences.target_days ({reach.days})"
                 f" after towers_end ({self.windows.towers_end}): retrieval is tested there"
             )
+        days = (self.windows.cvr_end - self.windows.towers_end).days
+        if self.cvr.validation_days >= days:
+            raise ValueError(
+                f"cvr.validation_days ({self.cvr.validation_days}) leaves no day to train on: windows.towers_end"
+                f" ({self.windows.towers_end}) to cvr_end ({self.windows.cvr_end}) are {days} days"
+            )
         longest = max(self.sequences.history_length, self.sequences.target_length)
         if self.towers.model.max_len < longest:
             raise ValueError(f"towers.model.max_len ({self.towers.model.max_len}) is below the sequences' {longest}")
@@ -161,9 +171,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = Path(path)
     try:
-        values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), _read_with_base(file, ()))
+        values = overlay(_absolute_paths(DEFAULT_PATHS, file.parent), PRESETS[DEFAULT_PRESET])
+        values = overlay(values, _read_with_base(file, ()))
         for text in overrides:
-            values = overlay(values, _absolute_paths(_parse_override(text), Path.cwd()))
+            values = overlay(values, _with_preset(_absolute_paths(_parse_override(text), Path.cwd())))
         remember(values, set(PATH_KEYS))
         if old := renamed(values):
             raise ConfigError(f"{file}: {'; '.join(old)}")
@@ -193,7 +204,7 @@ def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
         raise ConfigError(f"{above[-1]}: `extends: {file.name}` goes in a circle")
     values = _read_values(file)
     parent = values.pop("extends", None)
-    values = _absolute_paths(values, file.parent)
+    values = _with_preset(_absolute_paths(values, file.parent))
     if parent is None:
         return values
     base_file = file.parent / str(parent)
@@ -205,6 +216,12 @@ def _read_with_base(file: Path, above: Sequence[Path]) -> dict[str, Any]:
     if isinstance(base.get("ingest"), dict) and "mapping" in (values.get("ingest") or {}):
         base["ingest"].pop("mapping", None)  # a log's mapping is whole: it inherits no columns
     return overlay(base, values)
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """The values over those of the preset that they name; an unknown name is left to the check."""
+    name = values.get("preset")
+    return overlay(PRESETS[name], values) if isinstance(name, str) and name in PRESETS else values
 
 
 def _read_values(file: Path) -> dict[str, Any]:

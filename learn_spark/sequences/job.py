@@ -11,6 +11,7 @@ from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
+from learn_spark.sequences.counts import require_rows
 from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.leave_one_out import core_of, leave_one_out
@@ -23,9 +24,12 @@ def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
 
     An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`, of all users on that first
     day, later of those who were active on the day before. The end of a window: its `samples`. With the protocol
-    leave_one_out: `sequences` of the whole log. Then audits what it wrote.
+    leave_one_out: `sequences` of the whole log. Then counts and audits what it wrote.
 
     Sequences and samples of dates and windows that the config no longer has are removed on the way.
+
+    Raises:
+        ConfigError: a split or a window that is whole has no row.
     """
     builder = _Builder(context)
     if context.config.sequences.protocol == "leave_one_out":
@@ -36,11 +40,17 @@ def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
             "user_history": builder.write_histories(days),
             "samples": builder.write_samples(days),
         }
+    ranges = require_rows(context, days)
     audit = require_no_leak(audit_sequences(context.tables, context.config, days))
     return StepResult(
         rows_in=builder.rows_in,
         rows_out=sum(written.values()),
-        details={"rows": written, "audit": audit, "heavy_users": [vars(user) for user in builder.heavy[:10]]},
+        details={
+            "rows": written,
+            "ranges": ranges,
+            "audit": audit,
+            "heavy_users": [vars(user) for user in builder.heavy[:10]],
+        },
     )
 
 

@@ -32,7 +32,7 @@ def _plain(value: object) -> object:
 
 
 class TowersConfig(Settings):
-    """Size and switches of the towers; the defaults follow the paper where it speaks."""
+    """Size and switches of the towers; where the paper speaks, preset paper follows it."""
 
     d_model: int = Field(default=128, gt=0)
     """Width of the transformer (paper: BERT-base's 768)."""
@@ -87,7 +87,7 @@ class TowersConfig(Settings):
 
 
 class LossConfig(Settings):
-    """The loss and its sampling; the defaults are the paper's."""
+    """The loss and its sampling; preset paper has the paper's."""
 
     pairs: Literal["all_action", "next_item"] = "all_action"
     """all_action: sampled history positions with sampled targets. Beyond the paper next_item: every history position

@@ -2,17 +2,19 @@
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import load_config
-from learn_spark.errors import QualityError
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.lake.days import DayRange
 from learn_spark.lake.schemas import INTERACTIONS
 from learn_spark.runs.ledger import StepResult
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
+from learn_spark.sequences.counts import require_rows
 from learn_spark.sequences.events import HISTORY, TARGET, HeavyUser, Survey, limited, packed, sided_events, survey
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.job import build_sequences
@@ -77,8 +79,27 @@ def test_everything_agrees_with_naive_loops(built):
     _check_samples(context, log)
     assert result.rows_out == sum(result.details["rows"].values())
     assert all(figure["leaks"] == 0 for figure in result.details["audit"])
+    _check_counts(context, result)
     _check_rerun_is_equal(context, days)
     _check_audit_sees_leaks(context, days)
+    _check_empty_ranges_are_refused(context)
+
+
+def _check_counts(context, result):
+    counted = result.details["ranges"]
+    samples = sum(rows for name, rows in counted.items() if name not in ("train", "val", "test"))
+    assert sum(counted.values()) - samples == context.tables.read("sequences").count()
+    assert samples == context.tables.read("samples").count()
+    assert min(counted.values()) > 0
+
+
+def _check_empty_ranges_are_refused(context):
+    assert require_rows(context, [context.config.ingest.start]) == {}, "a day that ends no range is not judged"
+    nobody = context.config.sequences.model_copy(update={"min_targets": 1000})
+    other = replace(context, config=context.config.model_copy(update={"sequences": nobody}))
+    said = r"no rows for train, val, test: train 0 rows from 3 as-of dates .*; events lie on \d+ of \d+ days .* change"
+    with pytest.raises(ConfigError, match=said):
+        build_sequences(other, list(as_of_dates(other.config)))
 
 
 def _check_sequences(context, purchases):

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.mapping import FieldMappings
+from learn_spark.config.presets import PRESETS
 from learn_spark.config.renamed import RENAMED
 from learn_spark.errors import ConfigError
 from models.contract.settings import identity
@@ -43,6 +44,53 @@ def test_base_holds_every_key_with_its_default():
         del base[section][key]
     assert base == ours
     assert set(yaml.safe_load((CONF / "base.yaml").read_text())) == set(ours)
+
+
+def switches(config):
+    return (
+        config.towers.model.content_residual,
+        config.towers.loss.mask_false_negatives,
+        config.cvr.model.fusion == "concat+product",
+    )
+
+
+def test_shipped_configs_keep_the_switches_that_their_figures_were_measured_with():
+    found = {file.stem: switches(load_config(file)) for file in sorted(CONF.glob("*.yaml"))}
+    ours = {"base", "demo", "tour"}
+    assert found == {name: (name in ours,) * 3 for name in found}
+    assert ours < set(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (True, True, True)),
+        ("preset: recommended", (True, True, True)),
+        ("preset: paper", (False, False, False)),
+        ("preset: paper\ntowers: {model: {content_residual: true}}", (True, False, False)),
+        ("towers: {model: {content_residual: false}}", (False, True, True)),
+        ("extends: paper.yaml", (False, False, False)),
+        ("extends: paper.yaml\npreset: recommended", (True, True, True)),
+        ("extends: base.yaml\npreset: paper", (False, False, False)),
+        ("extends: base.yaml", (True, True, True)),
+    ],
+)
+def test_a_preset_lies_under_the_values_of_its_file(tmp_path, text, expected):
+    (tmp_path / "paper.yaml").write_text("preset: paper\n")
+    (tmp_path / "base.yaml").write_text((CONF / "base.yaml").read_text())
+    (tmp_path / "own.yaml").write_text(f"{text}\nlake: {{root: lake}}\n")
+    assert switches(load_config(tmp_path / "own.yaml")) == expected
+    assert switches(load_config(tmp_path / "own.yaml", ["preset=paper"])) == (False, False, False)
+
+
+def test_presets_name_the_same_keys_and_an_unknown_one_is_refused(tmp_path):
+    def keys(values):
+        return {name: keys(inner) if isinstance(inner, dict) else None for name, inner in values.items()}
+
+    assert len({json.dumps(keys(values)) for values in PRESETS.values()}) == 1
+    (tmp_path / "own.yaml").write_text("preset: papre\n")
+    with pytest.raises(ConfigError, match="preset"):
+        load_config(tmp_path / "own.yaml")
 
 
 def test_every_key_has_one_explanation(script):
@@ -167,7 +215,7 @@ def test_every_new_name_is_a_key_and_no_old_one_is():
     [
         ("towers={ranks: 2}", "ranks is 2, but run.launcher is process: set it to torchrun or spark"),
         ("towers.trian.seed=3", "unknown key `towers.trian`; did you mean train?"),
-        ("nonsense.key=1", "unknown key `nonsense`; known: ingest, lake, output"),
+        ("nonsense.key=1", "unknown key `nonsense`; known: preset, ingest, lake, output"),
         ("towers.train.rate=7", "unknown key `towers.train.rate`"),
         ("towers.train.seed=x", "`towers.train.seed`"),
         ("windows.end=2011-01-01", "must come after"),
