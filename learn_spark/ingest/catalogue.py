@@ -21,6 +21,7 @@ from learn_spark.ingest.parse import (
     time_out_of_range,
     value_reasons,
 )
+from learn_spark.ingest.pivot import pivoted
 from learn_spark.ingest.readers import RAW, check_headers, read_lines
 from learn_spark.ingest.rejects import in_words, unreadable_files
 
@@ -51,7 +52,8 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):
         _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
-    items = _with_items(read_lines(spark, settings.items, good), settings.items, settings.start)
+    lines = read_lines(spark, settings.items, good).transform(pivoted, settings.items)
+    items = _with_items(lines, settings.items, settings.start)
     if not bad:
         return items
     return items.unionByName(unreadable_files(spark, settings.items, settings.start, bad), allowMissingColumns=True)

@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.check import LogFile, check_files
 from learn_spark.ingest.deliveries import (
@@ -25,6 +26,7 @@ from learn_spark.ingest.deliveries import (
 from learn_spark.ingest.delivery_gates import stop_above_limits, stop_below_usual, stop_on_empty_days
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
+from learn_spark.ingest.markers import marks, warn_of_marks
 from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
@@ -41,13 +43,30 @@ class _Delivery:
     """The files of some days.
 
     Attributes:
-        good, bad: files that can be read to their end, and the others.
+        sources: the settings of each kind of files.
+        good, bad: of each, the files that can be read to their end, and the others.
         unmapped: columns that no mapping uses.
     """
 
-    good: list[LogFile]
-    bad: list[LogFile]
+    sources: list[IngestSettings]
+    good: list[list[LogFile]]
+    bad: list[list[LogFile]]
     unmapped: list[str]
+
+    def lines(self, spark: SparkSession) -> DataFrame:
+        """All events, and lines that give none."""
+        several = len(self.sources) > 1
+        pairs = zip(self.sources, self.good, strict=True)
+        frames = (with_events(read_lines(spark, source, good), source, several) for source, good in pairs)
+        return reduce(DataFrame.unionByName, frames)
+
+    def unreadable(self, spark: SparkSession) -> DataFrame:
+        """The bad files as rejects."""
+        pairs = zip(self.sources, self.bad, strict=True)
+        return reduce(DataFrame.unionByName, (unreadable_files(spark, each, each.start, bad) for each, bad in pairs))
+
+    def all_bad(self) -> list[LogFile]:
+        return [file for files in self.bad for file in files]
 
 
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
@@ -61,17 +80,17 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """
     settings = context.config.ingest
     delivery = _delivery(context, days)
-    bad_lines = unreadable_files(context.spark, settings, settings.start, delivery.bad)
+    bad_lines = delivery.unreadable(context.spark)
     bad_lines = bad_lines.withColumnRenamed("load_day", "ds").where(days_predicate("ds", days))
     catalogue = read_catalogue(context.spark, settings, days)
     earlier = _done_before(context, days)
-    lines = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
+    lines = delivery.lines(context.spark)
     if settings.format == "delta" and settings.start not in days and _is_done(context, settings.start):
         lines = lines.transform(with_new_undated, context.tables, days, settings)
     lines = lines.where(days_predicate("load_day", [*earlier, *days])).withColumn("ds", F.to_date("event_ts"))
     lines = lines.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        counts = lines.groupBy("load_day", "reason").count().collect()
+        counts = lines.groupBy("load_day", "reason").agg(F.count(F.lit(1)).alias("count"), *marks()).collect()
         with context.publishing:
             changed = changed_days(context.tables, lines.where("reason IS NULL"), earlier)
             context.invalidate(INGEST_EVENTS, changed)
@@ -80,21 +99,27 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
             counts = [row for row in counts if row["load_day"] in days]
             rejects = [rejected_lines(frame) for frame in (events, catalogue) if frame is not None]
             context.tables.overwrite_days("rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), days)
-            empty = _stop_at_gates(context, counts, delivery.bad, days)
+            empty = _stop_at_gates(context, counts, delivery.all_bad(), days)
             written = _publish(context, events.where("reason IS NULL"), catalogue, days)
     finally:
         lines.unpersist()
     _warn_of_new_columns(context, delivery.unmapped)
+    warn_of_marks(counts)
     return _result(counts, delivery, replace(written, late=written.late | changed), empty)
 
 
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
-    settings = context.config.ingest
-    found = source_files(settings, days)
-    paths = list(dict.fromkeys(path for day in found for path in found[day]))
-    files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
-    good = [file for file in files if not file.problem]
-    return _Delivery(good, [file for file in files if file.problem], check_headers(good, settings))
+    sources = context.config.ingest.each()
+    delivery = _Delivery(sources, [], [], [])
+    for settings in sources:
+        found = source_files(settings, days)
+        paths = list(dict.fromkeys(path for day in found for path in found[day]))
+        files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
+        delivery.good.append([file for file in files if not file.problem])
+        delivery.bad.append([file for file in files if file.problem])
+        unmapped = check_headers(delivery.good[-1], settings)
+        delivery.unmapped.extend(name for name in unmapped if name not in delivery.unmapped)
+    return delivery
 
 
 def _done_before(context: Context, days: Sequence[date]) -> list[date]:
@@ -154,11 +179,11 @@ def _result(counts: list[Row], delivery: _Delivery, written: Written, empty: Seq
     for row in counts:
         by_reason[row["reason"] or "usable"] += row["count"]
     usable, copies = by_reason.pop("usable", 0), by_reason.pop(DUPLICATE, 0)
-    files = [*delivery.good, *delivery.bad]
+    files = [file for files in (*delivery.good, *delivery.bad) for file in files]
     details = IngestDetails(
         files=len(files),
         bytes=sum(file.bytes for file in files),
-        bad_files={file.path: file.problem for file in delivery.bad},
+        bad_files={file.path: file.problem for file in delivery.all_bad()},
         no_behaviour=by_reason.pop(NO_BEHAVIOUR, 0),
         rejects=dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
         duplicates=copies + usable - written.rows,

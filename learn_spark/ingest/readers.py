@@ -1,9 +1,8 @@
 """Lines of the log as strings, whatever the order, number or types of a file's columns."""
 
 import logging
-import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -21,18 +20,29 @@ from pyspark.sql.types import (
 )
 
 from learn_spark.config.ingest import IngestSettings, SourceSettings
+from learn_spark.config.sources import beginning, hive_keys
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.csv_lines import CORRUPT, is_well_formed, value_of, with_fields
 from learn_spark.ingest.fields import quoted
-from learn_spark.ingest.files import load_day
+from learn_spark.ingest.files import literal, load_day, plain
+from learn_spark.ingest.records import REPLACEMENT
+from learn_spark.ingest.shapes import (
+    UNEVEN,
+    Value,
+    beginnings,
+    exploded,
+    keys_of_path,
+    value_at,
+    values_of_path,
+    without_nulls,
+)
+from learn_spark.ingest.text_lines import PATH, needs_python, text_lines
 
 _log = logging.getLogger(__name__)
 
-CORRUPT = "_corrupt_record"
 RAW, BAD_BYTES = "_raw", "_bad_bytes"
 RAW_BYTES = 4096
-MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
-REPLACEMENT = "\ufffd"
 
 
 def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[str]:
@@ -41,10 +51,9 @@ def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[st
     JSON lines may leave keys out: there only the ids and the time must be among the first lines' keys, and for the
     others a line on stderr says that they were not seen.
     """
-    wanted = settings.mapping.source_columns()
     unmapped: dict[str, None] = {}
     for file in files:
-        lacking = [name for name in wanted if name not in file.columns]
+        lacking = settings.lacking(file.columns, hive_keys(file.path))
         if settings.format == "json":
             lacking = _lacking_keys(file, lacking, settings)
         if lacking:
@@ -53,14 +62,15 @@ def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[st
                 f"{file.path} has no column {', '.join(lacking)}, which {section}.mapping names;"
                 f" it has {', '.join(file.columns)}"
             )
-        unmapped.update(dict.fromkeys(name for name in file.columns if name not in wanted))
+        used = {beginning(settings.holder(name), file.columns) for name in settings.source_columns()}
+        unmapped.update(dict.fromkeys(name for name in file.columns if name not in used))
     return list(unmapped)
 
 
 def _lacking_keys(file: LogFile, lacking: Sequence[str], settings: SourceSettings) -> list[str]:
     if not file.columns:
         return []  # not one of the first lines is an object: they are rejected one by one
-    required = set(settings.mapping.required_columns())
+    required = {*settings.mapping.required_columns(), *settings.exploded()}
     optional = [name for name in lacking if name not in required]
     if optional:
         _log.warning("warning: %s: no %s in its first lines", file.path, ", ".join(optional))
@@ -78,7 +88,9 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
         return spark.createDataFrame([], _no_lines(settings))
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for file in files:
-        alike[() if settings.format == "json" else (file.columns, file.types)].append(file.path)
+        told = keys_of_path(settings, file.path, file.columns)
+        key = (told,) if settings.format == "json" else (file.columns, file.types, file.header, told)
+        alike[(*key, not settings.is_typed and needs_python(settings, file))].append(file.path)
     reader = {"csv": _read_csv, "json": _read_json, "parquet": _read_typed, "delta": _read_typed}[settings.format]
     by_path = {file.path: file for file in files}
     frames = [reader(spark, settings, by_path[paths[0]], paths) for paths in alike.values()]
@@ -86,87 +98,94 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
 
 
 def _no_lines(settings: SourceSettings) -> StructType:
-    texts = [*settings.mapping.source_columns(), CORRUPT, RAW, "source_file"]
+    texts = [*settings.source_columns(), CORRUPT, RAW, "source_file"]
     others = [StructField(BAD_BYTES, BooleanType()), StructField("load_day", DateType())]
     return StructType([*(StructField(name, StringType()) for name in texts), *others])
 
 
 def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:
-    """The frame's contract; the columns of `lines` itself are reached by it, as `_metadata` is."""
+    """The frame's contract."""
     return lines.select(
         *(column.alias(name) for name, column in columns.items()),
-        F.col("_metadata.file_name").alias("source_file"),
-        load_day(settings, F.col("_metadata.file_path")).alias("load_day"),
+        F.element_at(F.split(PATH, "/"), -1).alias("source_file"),
+        load_day(settings, F.col(PATH)).alias("load_day"),
     )
+
+
+def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> dict[str, Column]:
+    """Every mapped column as text."""
+    told = keys_of_path(settings, like.path, like.columns)
+    values = {**tops, **values_of_path(settings, told, F.col(PATH))}
+    found = {name: values.get(name) or value_at(name, tops) for name in settings.source_columns()}
+    texts = {
+        name: _as_text(each.column, each.kind, each.stored) if each else _nothing() for name, each in found.items()
+    }
+    return {name: without_nulls(text, settings) for name, text in texts.items()}
 
 
 def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     # By place: Spark takes names that differ in case, or appear twice, for one.
     places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
-    names = [f"_{place}" for place in range(len(like.columns))]
-    schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
-    reader = spark.read.schema(schema).options(
-        header=settings.columns is None,
-        sep=settings.delimiter,
-        encoding=settings.encoding,
-        escape='"',
-        mode="PERMISSIVE",
-        columnNameOfCorruptRecord=CORRUPT,
-        maxColumns=MOST_COLUMNS,  # a line with more stops the job, and 20,480 delimiters are soon in a broken file
-        columnPruning=False,  # a pruned parser does not notice lines with too few columns
-    )
-    mapped = {name: F.col(places[name]) for name in settings.mapping.source_columns()}
-    raw = F.coalesce(F.col(CORRUPT), F.concat_ws(settings.delimiter, *mapped.values()))
+    lines = text_lines(spark, settings, like, paths)
+    lines = lines.select("value", PATH, with_fields(F.col("value"), settings, len(like.columns)).alias("line"))
+    is_good = F.col(f"line.{CORRUPT}").isNull() & is_well_formed(F.col("value"), settings)
+    lines = lines.withColumn(CORRUPT, F.when(~is_good, F.col("value")))
+    tops = {name: Value(value_of(F.col("line").getField(place), settings)) for name, place in places.items()}
+    rows, tops = exploded(lines, settings, tops)
+    mapped = _texts(settings, like, tops)
+    corrupt = _corrupt(settings, F.concat_ws(settings.delimiter, *mapped.values()))
+    raw = F.coalesce(corrupt, F.concat_ws(settings.delimiter, *mapped.values()))
     return _selected(
-        reader.csv(_literal(paths)),
-        settings,
-        **mapped,
-        **{CORRUPT: F.col(CORRUPT), RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))},
+        rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))}
     )
+
+
+def _corrupt(settings: SourceSettings, raw: Column) -> Column:
+    """A malformed line's text; of one whose lists do not fit, what is left of it."""
+    return F.coalesce(F.col(CORRUPT), F.when(F.col(UNEVEN), raw)) if settings.explode else F.col(CORRUPT)
 
 
 def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Lines as text, parsed by a schema of strings: numbers and nested values keep their JSON text."""
-    names = settings.mapping.source_columns()
+    asked = [*settings.source_columns(), *settings.exploded()]
+    names = list(dict.fromkeys(key for name in asked for key in beginnings(settings.holder(name))))
     schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
-    text = F.make_valid_utf8("value")
-    lines = spark.read.text(_literal(paths)).where(F.trim("value") != "")
-    is_object = F.trim("value").startswith("{") & F.trim("value").endswith("}")  # the parser stops at its end
-    parsed = lines.withColumn("line", F.from_json(text, schema, options)).withColumn(
-        CORRUPT, F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}"))
+    text = F.col("value")
+    is_object = F.trim(text).startswith("{") & F.trim(text).endswith("}")  # the parser stops at its end
+    parsed = text_lines(spark, settings, like, paths).withColumn("line", F.from_json(text, schema, options))
+    parsed = parsed.select(
+        PATH,
+        "line",
+        _cut(text).alias(RAW),
+        (~F.col("is_whole")).alias(BAD_BYTES),
+        F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}")).alias(CORRUPT),
     )
-    return _selected(
-        parsed,
-        settings,
-        **{name: F.col("line").getField(name) for name in names},
-        **{CORRUPT: F.col(CORRUPT), RAW: _cut(text), BAD_BYTES: ~F.is_valid_utf8("value")},
-    )
+    tops = {name: Value(F.col("line").getField(name)) for name in names}
+    rows, tops = exploded(parsed, settings, tops)
+    own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW))}
+    return _selected(rows, settings, **_texts(settings, like, tops), **own)
 
 
 def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Parquet files or a Delta table: every type as its text."""
-    rows = spark.read.format(settings.format).load(_literal(paths) if settings.format == "parquet" else paths[0])
+    rows = spark.read.format(settings.format).load(literal(paths) if settings.format == "parquet" else paths[0])
     arrow = dict(zip(like.columns, like.types, strict=True))
-    names = settings.mapping.source_columns()
-    mapped = {name: _as_text(quoted(name), rows.schema[name].dataType, arrow[name]) for name in names}
+    asked = [*settings.source_columns(), *settings.exploded()]
+    names = {each: None for name in asked if (each := beginning(settings.holder(name), like.columns))}
+    tops = {name: Value(quoted(name), rows.schema[name].dataType, arrow[name]) for name in names}
+    rows = rows.withColumn(PATH, plain(F.col("_metadata.file_path")))
+    rows, tops = exploded(rows, settings, tops)
+    mapped = _texts(settings, like, tops)
     raw = F.to_json(F.struct(*(column.alias(name) for name, column in mapped.items())))
     valid = F.coalesce(reduce(Column.__and__, map(F.is_valid_utf8, mapped.values())), F.lit(True))
-    return _selected(
-        rows,
-        settings,
-        **mapped,
-        **{
-            CORRUPT: F.lit(None).cast("string"),
-            RAW: _cut(F.make_valid_utf8(raw)),
-            BAD_BYTES: ~F.coalesce(valid, F.lit(True)),
-        },
-    )
+    corrupt = F.when(F.col(UNEVEN), raw) if settings.explode else _nothing()
+    bad = {BAD_BYTES: ~F.coalesce(valid, F.lit(True))}
+    return _selected(rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(F.make_valid_utf8(raw))}, **bad)
 
 
-def _literal(paths: Sequence[str]) -> list[str]:
-    """Spark takes paths with any of these characters for patterns."""
-    return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
+def _nothing() -> Column:
+    return F.lit(None).cast("string")
 
 
 def _as_text(column: Column, kind: DataType, arrow: str) -> Column:
