@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from learn_spark.cli.command import Outcome, Summary
 from learn_spark.config.load import Config
 from learn_spark.embedding.cost import EmbeddingEstimate, embedding_estimate, encoder_hours
-from learn_spark.errors import NOTHING_TO_DO
+from learn_spark.errors import NOTHING_TO_DO, ConfigError
+from learn_spark.inspect.preview import preview
+from learn_spark.inspect.tally import Tally
 from learn_spark.lake.tables import is_lake
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Recorded, Rows, pieces
 from learn_spark.runs.plan import Plan, Standing
-from learn_spark.runs.steps import EMBED_ITEMS, INGEST_EVENTS, Context
+from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS, Context
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 _EVENT_BYTES = 60  # a compressed interactions row: two ids, a time, a hash
@@ -35,7 +37,8 @@ def needs_no_lake(config: Config) -> bool:
 
 
 def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outcome:
-    """Prints what a run would do: the part of its plan that is missing now; sizes as recorded days had them.
+    """Prints what a run would do: the part of its plan that is missing now; sizes as recorded days had them, or as the
+    files say where nothing is recorded.
 
     Raises:
         ConfigError: what the run would be refused with.
@@ -50,9 +53,14 @@ def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outco
         if encoding:
             expected[EMBED_ITEMS] = encoding.texts + encoding.expected
     lines = todo.lines(expected) + ([f"  {encoding}"] if encoding else [])
+    seen = None if context else preview(config)
+    if seen is not None:
+        lines += ["the files, counted without Spark:", *(f"  {line}" for line in seen.lines())]
     if None in expected.values() or not now.rows:
-        lines += estimate_lines(config)
+        lines += estimate_lines(_as_counted(config, seen.tally) if seen else config)
     print("\n".join(lines), flush=True)
+    if seen is not None and seen.refusal and BUILD_SEQUENCES in days:
+        raise ConfigError(seen.refusal)
     summary = PlanSummary({name: [str(day) for day in its] for name, its in days.items()}, expected, encoding)
     return Outcome(summary, 0 if todo else NOTHING_TO_DO)
 
@@ -63,10 +71,20 @@ def expected_rows(step: str, days: int, recorded: Rows) -> int | None:
     return round(sum(piece[0].rows_out for piece in pieces(done)) / len(done) * days) if done else None
 
 
+def _as_counted(config: Config, tally: Tally) -> Config:
+    """The config with the sizes of its files instead of those that it expects."""
+    days = (config.windows.end - config.ingest.start).days
+    events = max(1, round(len(tally.days) * tally.every / days))
+    scale = config.scale.model_copy(
+        update={"users": tally.num_users, "items": tally.num_items, "events_per_day": events}
+    )
+    return config.model_copy(update={"scale": scale})
+
+
 def estimate_lines(config: Config) -> list[str]:
     """Lines for a dry run; upper bounds where a size is not known beforehand."""
     return (
-        ["estimated sizes (from the config's `scale`; upper bounds):"]
+        ["estimated sizes (upper bounds; what is not counted is from the config's `scale`):"]
         + [f"  {name:<28} {rows:>18,} rows {_size(size):>10}" for name, rows, size in _tables(config)]
         + [f"  {_encoder_line(config)}"]
     )

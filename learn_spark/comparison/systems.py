@@ -48,14 +48,32 @@ def known_systems(config: Config) -> dict[str, SystemSettings]:
     """The shipped systems as the config changes them, and its own.
 
     Raises:
-        ConfigError: one has no title or kind, or settings that its kind does not take.
+        ConfigError: one has no title or kind, or settings that its kind does not take, or is `like` none.
     """
     shipped = yaml.safe_load(files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8"))
     own = {name: changes.model_dump(exclude_unset=True) for name, changes in config.comparison.define.items()}
+    known = overlay(shipped, own)
     try:
-        return TypeAdapter(dict[str, SystemSettings]).validate_python(overlay(shipped, own))
+        return TypeAdapter(dict[str, SystemSettings]).validate_python({name: _whole(name, known) for name in known})
     except ValidationError as error:
         raise ConfigError(f"comparison.define: {explained(error)}") from None
+
+
+def _whole(name: str, known: Mapping[str, Any], above: Sequence[str] = ()) -> dict[str, Any]:
+    """A system's settings over those of the one that it is `like`.
+
+    Raises:
+        ConfigError: there is no such system, or the likes go in a circle.
+    """
+    settings = dict(known[name])
+    other = settings.pop("like", None)
+    if other is None:
+        return settings
+    if other not in known:
+        raise ConfigError(f"comparison.define.{name}: like names {other}; there are {', '.join(known)}")
+    if other in (*above, name):
+        raise ConfigError(f"comparison.define.{name}: like: {other} goes in a circle")
+    return overlay(_whole(other, known, (*above, name)), settings)
 
 
 def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:

@@ -13,6 +13,8 @@ TRAINED = ("towers", "sequential", "notellm")
 class SystemChanges(Settings):
     """What a config says of a system; what it leaves out is as shipped (learn_spark/comparison/systems.yaml)."""
 
+    like: str | None = None
+    """Another system, shipped or defined: this one is as that, but for what stands beside."""
     title: str | None = None
     """What tables and charts call it."""
     paper: str = ""
@@ -101,7 +103,7 @@ class ComparisonSettings(Settings):
     """Resamples of users for the intervals."""
     sampled: SampledSettings = SampledSettings()
     define: dict[str, SystemChanges] = {}
-    """Systems by name: changes of single settings of shipped ones, as {sasrec: {model: {dropout: 0.3}}}, or your
-    own."""
+    """Systems by name: changes of single settings of shipped ones, as {sasrec: {model: {dropout: 0.3}}}, or your own:
+    {slow: {like: leader, title: Slow, train: {learning_rate: 0.0005}}}."""
     published: dict[str, dict[str, float]] = {}
     """Rows from papers to print beside, title: {recall_at_10: 0.146, …}."""

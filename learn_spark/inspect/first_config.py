@@ -1,156 +1,234 @@
 """A first config of unknown files. No Spark."""
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date, timedelta
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from learn_spark.errors import ConfigError
-from learn_spark.inspect.guess import MOST_EVENT_TYPES, Guess, day_of, guess
-from learn_spark.inspect.look import Seen, look_at, read_rows
-from learn_spark.lake.days import ONE_DAY
+from learn_spark.config.ingest import IngestSettings
+from learn_spark.config.sources import SourceSettings
+from learn_spark.inspect.columns import MOST_KINDS
+from learn_spark.inspect.findings import counted, findings
+from learn_spark.inspect.folder import Seen
+from learn_spark.inspect.guess import Guess, ordered
+from learn_spark.inspect.proposal import Proposal, propose
+from learn_spark.inspect.roles import Roles
+from learn_spark.inspect.tally import Tally, tally_of
 
-_log = logging.getLogger(__name__)
-MOST_ROWS = 1_000_000
-SHORTEST_DAYS = 6
-SAMPLES = 3
-_WANTED = ("purchase", "buy", "order", "pay", "like", "click")
+_WANTED = (  # what a ranker is for, the dearest first
+    ("purchase", "buy", "order", "pay", "transaction", "checkout", "conversion"),
+    ("like", "fav", "long_view", "follow", "cart", "download", "install"),
+    ("click", "play", "listen", "read", "watch"),
+)
+_FEW_ROWS, _FEW_SAMPLES, _FEW_ITEMS = 6_000, 2_000, 200
+_PARTITION_BYTES = 64 << 20
+_NO_TITLE = "no title was found: the item's id stands for it; better give `items`, a catalogue with names"
+_HEAD = """\
+# A first guess from the files themselves: check every line, above all the mapping and the event types. Every key is in
+# conf/base.yaml; what the dates mean, in docs/your_logs.md. What lies in each range:
+"""
 
 
-def first_config(path: Path) -> str:
-    """Looks at a log file, or a folder of them, and logs what it finds.
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors, which people would have to look up."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+@dataclass
+class FirstConfig:
+    """A config that was guessed.
+
+    Attributes:
+        roles: what the files are.
+        values: the config.
+        tally, proposal: what was counted, and the windows that follow.
+        said: what else a person should know.
+    """
+
+    roles: Roles
+    values: dict[str, Any]
+    tally: Tally
+    proposal: Proposal
+    said: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """All findings."""
+        yield from findings(self.roles)
+        yield from self.said
+        yield from counted(self.tally, self.proposal.counts)
+
+    def text(self) -> str:
+        """The config as YAML, with the counts above it."""
+        told = "".join(f"# {line}\n" for line in counted(self.tally, self.proposal.counts))
+        if self.proposal.refusal:
+            told += f"# These windows will not do: {self.proposal.refusal}\n"
+        body = yaml.dump(
+            self.values, Dumper=_Plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+        )
+        return f"{_HEAD}{told}\n{body}"
+
+
+def config_of(roles: Roles, name: str, targets: list[str] | None = None) -> FirstConfig:
+    """The config of what was found.
 
     Args:
-        path: what to look at.
-
-    Returns:
-        The config as YAML.
+        roles: what the files are.
+        name: of the folder, beside the config, that will hold lake and output.
+        targets: the kinds of event to predict; by default the dearest that there are enough of.
 
     Raises:
-        ConfigError: no file, or none that holds a log.
+        ConfigError: the files hold no event that can be read.
     """
-    seen = look_at(path)
-    found = guess(seen)
-    for line in _findings(seen):
-        _log.info(line)
-    if found is None:
-        raise ConfigError(f"{seen.paths[0]} has no column of times, or no two further ones: map it by hand")
-    text = _config(seen, found)
-    for line in found.said:
-        _log.info(line)
-    return text
-
-
-def _findings(seen: Seen) -> Iterator[str]:
-    kind = seen.format
-    if kind == "csv":
-        header = "with a header line" if seen.has_header else "without a header line"
-        kind = f"csv, delimiter {seen.delimiter!r}, {seen.encoding}, {header}"
-    days = f", days {seen.days[0]} .. {seen.days[1]}" if seen.days else ""
-    yield f"{len(seen.paths)} files {seen.files} in {seen.folder}{days}: {kind}"
-    for name in seen.columns:
-        values = [row.get(name, "") for row in seen.rows]
-        empty = sum(not value.strip() for value in values) / len(values)
-        samples = list(dict.fromkeys(value[:40] for value in values if value.strip()))[:SAMPLES]
-        yield f"  {name}: {' | '.join(samples) or 'nothing'}{f' ({empty:.0%} empty)' if empty else ''}"
-
-
-def _config(seen: Seen, found: Guess) -> str:
-    first, last, kinds, rejected = _scan(seen, found)
-    if not found.event_types:
-        found.event_types = [kind for kind, _ in kinds.most_common(MOST_EVENT_TYPES)]
-    if seen.days:
-        first, last = seen.days
-    named = [kind for kind in found.event_types if any(word in kind.lower() for word in _WANTED)]
-    csv = {"delimiter": seen.delimiter, "encoding": seen.encoding} if seen.format == "csv" else {}
-    ingest = {
-        "path": str(seen.folder),
-        "files": seen.files,
-        "format": seen.format,
-        **csv,
-        **({} if seen.has_header else {"columns": seen.columns}),
-        "start": first,
-        "event_types": found.event_types,
-        **({"gates": {"max_reject_share": rejected}} if rejected > 0.05 else {}),
-        "mapping": found.mapping,
-    }
-    build = Path.cwd() / "build" / seen.folder.name
-    windows, target_days = _windows(first, last, found)
-    values = {
-        "lake": {"root": str(build / "lake")},
-        "output": {"dir": str(build)},
+    log, guess = roles.log, roles.guess
+    sources = roles.sources or [(log, guess)]
+    if roles.catalogue is None:
+        for _, own in sources:
+            if "title" not in own.mapping:
+                own.mapping["title"] = {"column": own.column("item_id")}
+                own.said.append(_NO_TITLE)
+    ingest = _source(log, guess, ordered(guess.mapping))
+    if roles.sources:
+        parts = [_source(seen, own, ordered(own.mapping)) for seen, own in roles.sources]
+        ingest = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+        ingest["sources"] = [{key: part[key] for key in part if key not in ingest} for part in parts]
+        guess.event_types = [kind for _, own in roles.sources for kind in own.event_types]
+    if roles.catalogue:
+        ingest["items"] = _source(roles.catalogue.seen, roles.catalogue.guess, roles.catalogue.mapping)
+    ingest["start"] = date(1971, 1, 1)
+    draft = IngestSettings.model_validate({**ingest, "event_types": _all_types(guess)})
+    tally = tally_of(draft, _files(draft, sources), known=False)
+    first, last, strays = tally.span()
+    said = [f"{strays} events lie far from all others and are left out: the log is {first} .. {last}"] if strays else []
+    if log.days:
+        first = min(log.days[0], last)
+    kinds = guess.event_types or [kind for kind, _ in _by_frequency(tally)][:MOST_KINDS]
+    ingest |= {"start": first, "event_types": kinds, **_gates(tally, first)}
+    values: dict[str, Any] = {
+        "lake": {"root": f"{name}-run/lake"},
+        "output": {"dir": f"{name}-run/output"},
         "ingest": ingest,
-        "windows": windows,
-        "sequences": {
-            "target_days": target_days,
-            "as_of_every_days": max(1, min(7, target_days // 2)),
-            "history_events": list(found.event_types),
-            "target_events": named or list(found.event_types),
-        },
-        "cvr": {"validation_days": max(1, min(3, (windows["cvr_end"] - windows["towers_end"]).days // 3))},
+        "sequences": {"history_events": list(kinds)},
+        "embedding": {"template": _template(roles)},
+        "spark": _spark(log),
     }
-    head = "# A first guess from the files themselves: check every line, above all the mapping and the event types.\n"
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    return head + text
+    proposal = _proposal(tally, values, [targets] if targets else _dear(kinds))
+    for section, days in proposal.values.items():
+        values[section] = values.get(section, {}) | days
+    _fit_small(values, tally, proposal)
+    order = ("lake", "output", "ingest", "windows", "sequences")
+    return FirstConfig(roles, {**{key: values[key] for key in order}, **values}, tally, proposal, said)
 
 
-def _scan(seen: Seen, found: Guess) -> tuple[date, date, Counter[str], float]:
-    """First and last day, event types, and the largest share of a day's rows that lacks an id, a title or a time."""
-    each = max(1000, MOST_ROWS // len(seen.paths))
-    needed = [str(found.mapping[name]["column"]) for name in ("user_id", "item_id", "title")]
-    time, kind = str(found.mapping["event_ts"]["column"]), str(found.mapping["event_type"].get("column", ""))
-    lines: Counter[date | None] = Counter()
-    bad: Counter[date | None] = Counter()
-    kinds: Counter[str] = Counter()
-    cut = 0
-    for path in seen.paths:
-        for row, number in zip(read_rows(seen, path), range(each + 1), strict=False):
-            if number == each:
-                cut += 1
-                break
-            moment = found.read_time(row.get(time, ""))
-            day = day_of(moment) if moment else None
-            lines[day] += 1
-            bad[day] += moment is None or not all(row.get(name, "").strip() for name in needed)
-            if kind:
-                kinds[row.get(kind, "").strip()] += 1
-    if cut:
-        found.said.append(
-            f"of {cut} files only the first {each:,} rows were read: the log may hold more days and types"
-        )
-    del kinds[""]
-    days = sorted(day for day in lines if day)
-    if lines[None]:
-        found.said.append(f"{lines[None]} of {lines.total()} rows have no time")
-        lines[days[0]] += lines.pop(None)
-        bad[days[0]] += bad.pop(None)
-    share = max(bad[day] / lines[day] for day in days)
-    if bad.total():
-        found.said.append(
-            f"{bad.total()} of {lines.total()} rows lack a time, an id or a title; at most {share:.0%} of a day"
-        )
-    return days[0], days[-1], kinds, min(1.0, math.ceil(share * 100) / 100)
+def _dear(kinds: list[str]) -> list[list[str]]:
+    """The kinds that targets can be, the dearest first; all of them last."""
+    dear = [[kind for kind in kinds if any(word in kind.lower() for word in words)] for words in _WANTED]
+    return [*filter(None, dear), list(kinds)]
 
 
-def _windows(first: date, last: date, found: Guess) -> tuple[dict[str, date], int]:
-    """Staggered windows that end with the log, and targets' days that fit into them."""
-    end = last + ONE_DAY
-    if (end - first).days < SHORTEST_DAYS:
-        found.said.append(f"{(end - first).days} days are too few for training and testing: the windows reach beyond")
-        end = first + SHORTEST_DAYS * ONE_DAY
-    span = (end - first).days
-    target_days = min(28, max(1, span // 10))
-    tail = max(3, target_days, min(90, span // 6))
-    towers_end = end - timedelta(tail)
-    windows = {
-        "first_as_of": first + timedelta(max(1, min(60, span // 10))),
-        "towers_end": towers_end,
-        "cvr_end": towers_end + timedelta(tail // 3),
-        "ranker_train_end": towers_end + timedelta(2 * tail // 3),
-        "end": end,
+def _proposal(tally: Tally, values: dict[str, Any], choices: list[list[str]]) -> Proposal:
+    """Windows for the first targets of which each range has some; `target_events` is set on the way."""
+    proposals: list[tuple[list[str], Proposal]] = []
+    for wanted in choices:
+        values["sequences"]["target_events"] = wanted
+        proposals.append((wanted, propose(tally, values)))
+        if proposals[-1][1].refusal is None:
+            break
+    good = [pair for pair in proposals if pair[1].refusal is None]
+    values["sequences"]["target_events"], proposal = (good or proposals[:1])[0]
+    return proposal
+
+
+def _files(draft: IngestSettings, sources: list[tuple[Seen, Guess]]) -> Iterator[tuple[SourceSettings, Path]]:
+    for settings, (seen, _) in zip(draft.each(), sources, strict=True):
+        yield from ((settings, file) for file in seen.paths)
+
+
+def folder_name(folder: Path) -> str:
+    """Of two folders `logs` each has another name: with its parent's."""
+    return "-".join(part for part in (folder.parent.name, folder.name) if part) or "logs"
+
+
+def _all_types(guess: Guess) -> list[str]:
+    """Any names will do where all kinds are counted; those that the mapping gives must be among them."""
+    return guess.event_types or ["event"]
+
+
+def _by_frequency(tally: Tally) -> list[tuple[str, int]]:
+    return Counter(tally.names[kind] for kind in tally.kinds.tolist()).most_common()
+
+
+def _source(seen: Seen, guess: Guess, mapping: dict[str, dict[str, object]]) -> dict[str, Any]:
+    """Where files lie and how they are read: what differs from the defaults."""
+    layout = seen.layout
+    given = {
+        "delimiter": layout.delimiter,
+        "encoding": layout.encoding,
+        "quote": layout.quote or None,
+        "escape": layout.escape if layout.quote else '"',
+        "multiline": layout.multiline,
+        "skip_lines": layout.skip_lines,
+        "comment": layout.comment or None,
+        "columns": None if layout.has_header else layout.columns,
+        "nulls": sorted(
+            {marker for name in _used(mapping) if name in guess.columns for marker in guess.columns[name].nulls}
+        ),
+        "explode": list(layout.explode) or None,
     }
-    return windows, target_days
+    defaults = {name: each.default for name, each in SourceSettings.model_fields.items()}
+    dialect = {key: value for key, value in given.items() if value not in (defaults[key], [])}
+    if layout.format == "csv":
+        dialect = {"delimiter": layout.delimiter} | dialect
+    return {"path": str(seen.folder), "files": seen.files, "format": layout.format, **dialect, "mapping": mapping}
+
+
+def _used(mapping: dict[str, dict[str, object]]) -> list[str]:
+    return [str(part["column"]) for part in mapping.values() if "column" in part]
+
+
+def _gates(tally: Tally, first: date) -> dict[str, Any]:
+    """The largest share of a day's rows that cannot be used, where it is above the limit."""
+    days, counts = tally.event_days(), Counter(tally.days.tolist())
+    bad: Counter[date] = Counter()
+    for (_, day), number in tally.bad.items():
+        bad[day if day and day >= first else days[0]] += number
+    shares = [number / (number + counts[day.toordinal()]) for day, number in bad.items()]
+    share = math.ceil(max(shares, default=0.0) * 100) / 100
+    return {"gates": {"max_reject_share": share}} if share > 0.05 else {}
+
+
+def _template(roles: Roles) -> str:
+    """Which of an item's fields the encoder reads."""
+    guess = roles.catalogue.guess if roles.catalogue else roles.guess
+    titles = guess.columns[guess.column("title")].given[:200]
+    is_chinese = sum(any("\u3400" <= char <= "\u9fff" for char in title) for title in titles) > len(titles) / 2
+    if {"category", "brand"} & set(guess.mapping):
+        return "brief_zh" if is_chinese else "brief"
+    return "title"
+
+
+def _spark(log: Seen) -> dict[str, Any]:
+    """Spark's default of 200 partitions is for large logs: on small ones most of the time goes into empty tasks."""
+    partitions = max(4, math.ceil(log.size * 5 / _PARTITION_BYTES))
+    return {"shuffle_partitions": partitions, "ui": False} if partitions < 200 else {}
+
+
+def _fit_small(values: dict[str, Any], tally: Tally, proposal: Proposal) -> None:
+    """What few rows need: short batches, and gates that do not stop for a handful of items."""
+    rows = {each.range.name: each.rows for each in proposal.counts}
+    if rows.get("train", 0) < _FEW_ROWS:
+        values["towers"] = {"train": {"batch_size": 32}}
+    gates: dict[str, Any] = {}
+    if tally.num_items < _FEW_ITEMS:
+        gates |= {"min_effective_rank": 1.0, "max_mean_cosine": 1.0}
+        values["embedding"]["gates"] = {"min_effective_rank": 1.0}
+    if rows.get("cvr validation", 0) < _FEW_SAMPLES:
+        gates["min_pair_auc"] = 0.0
+    if gates:
+        values["features"] = {"gates": gates}

@@ -1,131 +1,255 @@
-"""From what unknown files hold to a first guess of what their columns mean. No Spark."""
+"""From what a table holds to a first guess of what its columns mean. No Spark."""
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from itertools import chain
 
-from learn_spark.inspect.look import FIRST_YEAR, LAST_YEAR, Seen
+from learn_spark.inspect.columns import (
+    MOST_KINDS,
+    OWN_ID_SHARE,
+    SeenColumn,
+    columns_of,
+    determines,
+    is_kind,
+    overlap,
+)
+from learn_spark.inspect.folder import Seen
+from learn_spark.inspect.names import NAMES, named, ranked
+from learn_spark.inspect.spellings import Spelling, clock_of
 
-MOST_EVENT_TYPES = 30
-GOOD_SHARE = 0.9
-NAMES = {
-    "user_id": "user_id|userid|user|customer_?id|customer|reviewerid|visitor_?id|member_?id|client_?id|account_?id|uid",
-    "item_id": "item_id|itemid|item|parent_asin|asin|product_?id|product|video_?id|movie_?id|stock_?code|sku"
-    "|article_?id|photo_?id|goods_?id|book_?id|track_?id|content_?id",
-    "event_ts": "event_ts|event_time|timestamp|time_ms|unixreviewtime|datetime|created_?at|invoice_?date|time|ts|date",
-    "event_type": "event_type|event|action|behaviou?r_?type|behaviou?r|interaction_?type|type",
-    "value": "rating|overall|score|stars|quantity|value|amount|play_time_ms|dwell_?time",
-    "title": "title|item_?title|item_?name|product_?name|name|description|caption",
-    "category": "category|item_?category|category_?name|categories|genres?|main_category",
-    "brand": "brand|store|manufacturer",
-    "price": "price|unit_?price",
-}
-_EPOCHS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6))
-_FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp()
-_ISO = re.compile(r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?)?$")
-_DATES = (("%m/%d/%Y", "M/d/yyyy"), ("%d/%m/%Y", "d/M/yyyy"), ("%d.%m.%Y", "d.M.yyyy"), ("%Y/%m/%d", "yyyy/M/d"))
-_DATES += (("%Y-%m-%d", "yyyy-MM-dd"), ("%m/%d/%y", "M/d/yy"))
-_CLOCKS = (("", ""), (" %H:%M", " H:mm"), (" %H:%M:%S", " H:mm:ss"))
-_PATTERNS = [(d + c, java_d + java_c) for d, java_d in _DATES for c, java_c in _CLOCKS]
-_PATTERNS += [("%Y%m%d", "yyyyMMdd"), ("%Y%m%d%H%M%S", "yyyyMMddHHmmss")]
+GOOD_OVERLAP = 0.3
+_DETERMINED = 0.95
+
+Mapping_ = dict[str, dict[str, object]]
 
 
 @dataclass
 class Guess:
-    """A mapping, and what a person should know of it.
+    """A mapping of a log, and what a person should know of it.
 
     Attributes:
+        columns: of the sampled rows.
         mapping: as the config has it.
         event_types: as the config has it; empty where the values of the mapped column say.
-        read_time: a text to a time, None where it is none.
+        named_roles: how many of user, item and time have usual names.
         said: findings, a line each.
     """
 
-    mapping: dict[str, dict[str, object]]
-    event_types: list[str]
-    read_time: Callable[[str], datetime | None]
+    columns: Mapping[str, SeenColumn]
+    mapping: Mapping_ = field(default_factory=dict)
+    event_types: list[str] = field(default_factory=list)
+    named_roles: int = 0
     said: list[str] = field(default_factory=list)
 
+    def column(self, role: str) -> str:
+        """The source column of a role, "" where it has none."""
+        return str(self.mapping.get(role, {}).get("column", ""))
 
-def guess(seen: Seen) -> Guess | None:
-    """None where no time, or no two further columns, can be found."""
-    columns = {name: [row.get(name, "") for row in seen.rows] for name in seen.columns}
-    called_ids = {_named(role, columns) for role in ("user_id", "item_id")}  # long numbers may be ids or times
-    times = {name: found for name, values in columns.items() if name not in called_ids and (found := _time(values))}
+    def put(self, role: str, name: str, options: Mapping[str, object], why: str = "") -> None:
+        """Maps a role, and says so."""
+        self.mapping[role] = {"column": name, **options}
+        self.said.append(f"{role} is {name}{why}")
+
+    def left(self) -> dict[str, SeenColumn]:
+        """The columns that no role has."""
+        used = {str(part.get("column")) for part in self.mapping.values()}
+        flags = set(chain.from_iterable(part.get("flags", {}) for part in self.mapping.values()))  # pyright: ignore
+        return {name: column for name, column in self.columns.items() if name not in used | flags}
+
+
+def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
+    """What the columns of a log mean.
+
+    Args:
+        seen: the table.
+        catalogues: the key columns of other tables: the column that joins one is the item's.
+
+    Returns:
+        None where no time, or no two further columns, can be found.
+    """
+    columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
+    found = Guess(columns)
+    joined = _joined(columns, catalogues)
+    times = _times(columns, joined)
     if not times:
         return None
-    time = _named("event_ts", times) or next(iter(times))
-    options, read_time, note = times[time]
-    said = [f"event_ts is {time} ({', '.join(f'{k} {v}' for k, v in options.items()) or 'ISO 8601'}){note}"]
-    mapping: dict[str, dict[str, object]] = {"event_ts": {"column": time, **options}}
-    left = [name for name in columns if name not in times]
-    ids = _ids(left)
+    time, how, note = _best_time(times, columns)
+    clock = _clock(how, columns)
+    with_clock = f" with the clock of {clock}" if clock else ""
+    found.put("event_ts", time, how.options | ({"clock": clock} if clock else {}), f" ({how.name}){with_clock}{note}")
+    rest = [
+        name for name in columns if name not in times or (name != time and _may_be_numbers(columns[name], times[name]))
+    ]
+    kind = _kind_column({name: columns[name] for name in rest})
+    ids = _ids({name: columns[name] for name in rest if name != kind}, joined)
     if ids is None:
         return None
-    for role, name in ids.items():
-        mapping[role] = {"column": name} | _suffix(columns[name])
-        said.append(f"{role} is {name}")
-        left.remove(name)
-    found = Guess(mapping, [], read_time, said)
-    _event_type(found, {name: columns[name] for name in left})
-    for role in ("value", "price"):
-        _add(found, role, [name for name in left if _are_numbers(columns[name])])
-    for role in ("title", "category", "brand"):
-        texts = [name for name in left if name not in _used(found)]
-        _add(found, role, texts)
-    if "title" not in mapping:
-        mapping["title"] = {"column": ids["item_id"]}
-        said.append("no title was found: the item's id stands for it; better give `items`, a catalogue with names")
-    for role in ("title", "category"):
-        values = columns[str(mapping[role]["column"])] if role in mapping else []
-        if any(values) and all(value.startswith("[") for value in values if value):
-            mapping[role]["list"] = "json"
-    order = [name for name in NAMES if name in mapping]
-    found.mapping = {name: mapping[name] for name in order}
+    user, item, why = ids
+    found.put("user_id", user, _suffix(columns[user]))
+    found.put("item_id", item, _suffix(columns[item]), why)
+    found.named_roles = sum(
+        named(role, [found.column(role)]) is not None for role in ("user_id", "item_id", "event_ts")
+    )
+    _event_type(found, kind)
+    _describe(found)
+    _say_more(found)
     return found
 
 
-def _named(role: str, columns: Iterable[str]) -> str | None:
-    """The column whose name is the most usual for a role."""
-    wanted = NAMES[role].split("|")
-    by_name = {name.strip().lower().replace(" ", "_"): name for name in reversed(list(columns))}
-    for pattern in wanted:
-        for lowered, name in by_name.items():
-            if re.fullmatch(pattern, lowered):
-                return name
+def guess_like(seen: Seen, other: Guess) -> Guess | None:
+    """A table read as another log's: users and items are the columns that share that one's values.
+
+    For tables too small to tell an id from a row's own: a few buys beside many clicks.
+    """
+    columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
+    times = _times(columns, {})
+    if not times:
+        return None
+    found = Guess(columns)
+    time, how, note = _best_time(times, columns)
+    found.put("event_ts", time, how.options, f" ({how.name}){note}")
+    for role in ("item_id", "user_id"):
+        known = other.columns[other.column(role)].counts
+        shares = {name: overlap(column.counts, known) for name, column in found.left().items()}
+        best = max(shares, key=lambda name: (name == other.column(role), shares[name]), default=None)
+        if best is None or shares[best] < GOOD_OVERLAP:
+            return None
+        found.put(role, best, _suffix(columns[best]))
+    _event_type(found, _kind_column(found.left()))
+    _describe(found)
+    return found
+
+
+def ordered(mapping: Mapping_) -> Mapping_:
+    """As the contract's fields stand."""
+    return {name: mapping[name] for name in (*NAMES, *(set(mapping) - set(NAMES))) if name in mapping}
+
+
+def _joined(columns: Mapping[str, SeenColumn], keys: Iterable[SeenColumn]) -> dict[str, float]:
+    """The column that joins a catalogue's key best, as its values are the key's; equal names count more."""
+    scores: dict[str, float] = {}
+    for key in keys:
+        if named("user_id", [key.name]) and not named("item_id", [key.name]):
+            continue  # a table of people
+        for name, column in columns.items():
+            share = overlap(column.counts, key.counts)
+            if share >= GOOD_OVERLAP and not column.is_flag:
+                bonus = (name == key.name) + 0.5 * (named("item_id", [name]) is not None)
+                bonus -= 2 * (named("user_id", [name]) is not None)
+                scores[name] = max(scores.get(name, 0.0), share + bonus)
+    return scores
+
+
+def _times(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> dict[str, Spelling]:
+    """Columns whose values are times; long numbers may be ids, so those that are called ids are none."""
+    called = {name for role in ("user_id", "item_id") for name in ranked(role, columns)} - set(
+        ranked("event_ts", columns)
+    )
+    others = [name for name, column in columns.items() if name not in called and joined.get(name, 0.0) < 1]
+    return {name: how for name in others if (how := columns[name].spelling) is not None}
+
+
+def _best_time(times: Mapping[str, Spelling], columns: Mapping[str, SeenColumn]) -> tuple[str, Spelling, str]:
+    """The column that is called a time, else the one that varies and is in order as a log's times are."""
+
+    def score(name: str) -> float:
+        column, order = columns[name], ranked("event_ts", times)
+        points = 4.0 - 0.01 * order.index(name) if name in order else 0.0
+        points += 2 * (column.steadiness >= 0.9) + len(column.counts) / len(column.given)
+        points += 1 if "unit" not in times[name].options else 0  # a text that spells a time is no id
+        return points - (0 if len(column.given) >= 0.9 * len(column.values) else 2)
+
+    best = max(times, key=score)
+    others = [name for name in times if name != best and not _may_be_numbers(columns[name], times[name])]
+    note = f"; it could also be {', '.join(times[best].others)}" if times[best].others else ""
+    if others:
+        note += f"; times, too: {', '.join(others)}"
+    return best, times[best], note
+
+
+def _clock(how: Spelling, columns: Mapping[str, SeenColumn]) -> str | None:
+    """The column with the time of day, beside one that holds dates alone."""
+    if "unit" in how.options or "H" in str(how.options.get("format", "")):
+        return None
+    clocks = [name for name, c in columns.items() if len(c.counts) > 1 and all(map(clock_of, c.given[:200]))]
+    return next(iter(clocks), None)
+
+
+def _may_be_numbers(column: SeenColumn, how: Spelling) -> bool:
+    """Whether numbers that could be times may be ids as well: they repeat, and are in no order."""
+    return "unit" in how.options and not column.is_own_id and column.steadiness < 0.9
+
+
+def _ids(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> tuple[str, str, str] | None:
+    """User, item, and why: by what joins a catalogue, by name, else by what the values say."""
+    usable = {name: column for name, column in columns.items() if _may_be_id(column)}
+    shared = max((name for name in usable if name in joined), key=lambda name: joined[name], default=None)
+    by_name = [name for name in ranked("item_id", usable) if name not in ranked("user_id", usable)[:1]]
+    item = shared if shared and joined[shared] >= 0.5 else next(iter(by_name), None)
+    why = ", whose values a catalogue has" if item is not None and item == shared else ""
+    user = next((name for name in ranked("user_id", usable) if name != item), None)
+    if item is None:
+        item = _by_content(usable, user)
+    if user is None:
+        rest = [
+            name
+            for name in usable
+            if name != item and (item is None or determines(usable[item], usable[name]) < _DETERMINED)
+        ]
+        user = next((name for name in rest if not usable[name].is_prose), None) or next(iter(rest), None)
+    if item is None:
+        item = next((name for name in usable if name != user), None)
+    return (user, item, why) if user and item and user != item else None
+
+
+def _may_be_id(column: SeenColumn) -> bool:
+    """Not a row's own id, nothing that never varies, no nested value and no number with a fraction."""
+    if column.is_own_id or column.is_nested or column.is_split:
+        return False
+    if column.is_constant and len(column.given) > 50:
+        return False
+    return not (column.is_numeric and not column.is_whole)
+
+
+def _by_content(columns: Mapping[str, SeenColumn], user: str | None) -> str | None:
+    """The finest code that says what another column holds, as an item's id says its title."""
+    codes = {name: c for name, c in columns.items() if name != user and not c.is_prose and len(c.counts) > 2}
+    scores = {
+        name: sum(
+            determines(code, other) >= _DETERMINED
+            for other in columns.values()
+            if other.name not in (name, user) and 2 < len(other.counts) <= len(code.counts)
+        )
+        for name, code in codes.items()
+    }
+    telling = [name for name, score in scores.items() if score]
+    return max(telling, key=lambda name: len(codes[name].counts), default=None)
+
+
+def _suffix(column: SeenColumn) -> dict[str, object]:
+    """Ids that went through floats, as 17850.0."""
+    return {"strip_suffix": ".0"} if column.float_ids else {}
+
+
+def _kind_column(columns: Mapping[str, SeenColumn]) -> str | None:
+    """The column whose values are kinds of events, or that is called so and has few values."""
+    by_values = [name for name, column in columns.items() if column.kinds_share >= 0.5]
+    if by_values:
+        return max(by_values, key=lambda name: (columns[name].kinds_share, name in ranked("event_type", by_values)))
+    for name in ranked("event_type", columns):
+        column = columns[name]
+        if len(column.counts) <= MOST_KINDS and len(column.given) == len(column.values) and not column.is_own_id:
+            return name
     return None
 
 
-def _ids(columns: list[str]) -> dict[str, str] | None:
-    """User and item by name, else the first columns that are left."""
-    user = _named("user_id", columns)
-    item = _named("item_id", [name for name in columns if name != user])
-    rest = iter([name for name in columns if name not in (user, item)])
-    user = user or next(rest, None)
-    item = item or next(rest, None)
-    return {"user_id": user, "item_id": item} if user and item else None
-
-
-def _add(found: Guess, role: str, columns: list[str]) -> None:
-    name = _named(role, [name for name in columns if name not in _used(found)])
-    if name is not None:
-        found.mapping[role] = {"column": name}
-        found.said.append(f"{role} is {name}")
-
-
-def _used(found: Guess) -> set[object]:
-    return {field.get("column") for field in found.mapping.values()}
-
-
-def _event_type(found: Guess, columns: dict[str, list[str]]) -> None:
-    flags = {name: name[3:] for name, values in columns.items() if name.startswith("is_") and _are_flags(values)}
-    name = _named("event_type", columns)
-    kinds = Counter(columns[name]) if name else Counter()
-    if name and all(kinds) and len(kinds) <= MOST_EVENT_TYPES:
-        found.mapping["event_type"] = {"column": name}
-        found.said.append(f"event_type is {name}")
+def _event_type(found: Guess, kind: str | None) -> None:
+    flags = {name: name[3:] for name, column in found.columns.items() if name.startswith("is_") and column.is_flag}
+    flags = {name: what for name, what in flags.items() if is_kind(what) or len(flags) > 1}
+    if kind is not None:
+        counts = found.columns[kind].counts
+        shown = ", ".join(f"{value} {n / counts.total():.0%}" for value, n in counts.most_common(6))
+        found.put("event_type", kind, {}, f": {shown}")
     elif len(flags) > 1:
         found.mapping["event_type"] = {"always": "impression", "flags": flags}
         found.event_types = ["impression", *flags.values()]
@@ -136,84 +260,62 @@ def _event_type(found: Guess, columns: dict[str, list[str]]) -> None:
         found.said.append("event_type: none was found, every row is an `event`")
 
 
-def _suffix(values: list[str]) -> dict[str, object]:
-    """Ids that went through floats, as 17850.0."""
-    given = [value for value in values if value]
-    floats = bool(given) and all(re.fullmatch(r"\d+\.0", value) for value in given)
-    return {"strip_suffix": ".0"} if floats else {}
+def _describe(found: Guess) -> None:
+    """What a row says of its item."""
+    for role, fits in (("value", _is_number), ("price", _is_number)):
+        name = named(role, [name for name, column in found.left().items() if fits(column)])
+        if name is not None:
+            found.put(role, name, number_options(found.columns[name]))
+    describe_item(found, found.column("item_id"))
 
 
-def _are_flags(values: list[str]) -> bool:
-    return set(values) <= {"0", "1", "true", "false", "0.0", "1.0", ""}
+def number_options(column: SeenColumn) -> dict[str, object]:
+    """How a column's numbers are written."""
+    return {"decimal": ","} if column.has_decimal_commas else {}
 
 
-def _are_numbers(values: list[str]) -> bool:
-    try:
-        return bool([float(value) for value in values if value])
-    except ValueError:
-        return False
+def describe_item(found: Guess, item: str) -> None:
+    """Title, category, brand and keywords: by name, a title else by its words."""
+    for role in ("title", "category", "brand", "keywords"):
+        left = {name: column for name, column in found.left().items() if not column.is_split and not column.is_flag}
+        name = named(role, left)
+        if name is None and role == "title" and not _has_names(found.columns):
+            prose = [name for name, column in left.items() if column.is_prose and _says_of(found.columns[item], column)]
+            name = max(prose, key=lambda name: len(left[name].counts), default=None)
+        if name is not None:
+            found.put(role, name, _list_of(left[name]))
 
 
-Found = tuple[dict[str, object], Callable[[str], datetime | None], str]
+def _has_names(columns: Mapping[str, SeenColumn]) -> bool:
+    """Whether the table has a header: columns without names are called `column_1`."""
+    return not all(name.startswith("column_") for name in columns)
 
 
-def _time(values: list[str]) -> Found | None:
-    """How the values are times, if nearly all are."""
-    given = [value for value in values if value.strip()]
-    if not given:
-        return None
-
-    def fits(read: Callable[[str], datetime | None]) -> bool:
-        return sum(read(value) is not None for value in given) >= GOOD_SHARE * len(given)
-
-    if fits(_read_iso):
-        return {}, _read_iso, ""
-    for unit, factor in _EPOCHS:
-        if fits(read := _reader_of_numbers(factor)):
-            return {"unit": unit}, read, ""
-    possible = [(java, read) for python, java in _PATTERNS if fits(read := _reader_of_pattern(python))]
-    if not possible:
-        return None
-    others = ", ".join(java for java, _ in possible[1:])
-    return {"format": possible[0][0]}, possible[0][1], f"; it could also be {others}" if others else ""
+def _says_of(item: SeenColumn, text: SeenColumn) -> bool:
+    return item.is_own_id or len(item.counts) >= OWN_ID_SHARE * len(item.given) or determines(item, text) >= _DETERMINED
 
 
-def _read_iso(text: str) -> datetime | None:
-    if not _ISO.match(text.strip()):
-        return None
-    try:
-        time = datetime.fromisoformat(text.strip())
-        return _usual(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        return None
+def _list_of(column: SeenColumn) -> dict[str, object]:
+    """How a text holds several: a JSON array, or names between bars."""
+    if column.is_nested and all(value.startswith("[") for value in column.given[:200]):
+        return {} if any(value.startswith("['") for value in column.given[:200]) else {"list": "json"}
+    barred = sum("|" in value for value in column.given)
+    return {"list": "|"} if barred >= 0.1 * len(column.given) else {}
 
 
-def _reader_of_numbers(factor: float) -> Callable[[str], datetime | None]:
-    def read(text: str) -> datetime | None:
-        try:
-            seconds = float(text) / factor
-        except ValueError:
-            return None
-        return datetime.fromtimestamp(seconds, UTC) if _FIRST <= seconds < _LAST else None
-
-    return read
+def _is_number(column: SeenColumn) -> bool:
+    return column.is_numeric or column.has_decimal_commas
 
 
-def _reader_of_pattern(pattern: str) -> Callable[[str], datetime | None]:
-    def read(text: str) -> datetime | None:
-        try:
-            return _usual(datetime.strptime(text.strip(), pattern).replace(tzinfo=UTC))
-        except ValueError:
-            return None
-
-    return read
-
-
-def _usual(time: datetime) -> datetime | None:
-    """The time, unless ingest would reject it as out of range."""
-    return time if FIRST_YEAR <= time.year <= LAST_YEAR else None
-
-
-def day_of(time: datetime) -> date:
-    """The UTC day."""
-    return time.astimezone(UTC).date()
+def _say_more(found: Guess) -> None:
+    """Null markers, splits, and columns that look like something and are left out."""
+    for name, column in found.columns.items():
+        for marker, count in column.nulls.items():
+            found.said.append(
+                f"{name}: {count / len(column.values):.0%} of the values are {marker!r}, which means none"
+            )
+        if column.is_split and not name.startswith("column_"):
+            shown = ", ".join(f"{value} {n}" for value, n in column.counts.most_common())
+            found.said.append(f"{name} is a split of somebody's own ({shown}): not used, the windows cut by time")
+        elif column.is_own_id and found.column("event_ts") != name and not column.is_prose:
+            found.said.append(f"{name} is a row's own id: as many values as rows")

@@ -13,7 +13,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Rows
-from learn_spark.runs.steps import Context, Step, StepDay, StepName
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context, Step, StepDay, StepName
 
 
 class Planned(NamedTuple):
@@ -164,7 +164,8 @@ class Plan:
         lines = ["plan (what the ledger does not have):"] if self.steps else ["plan: nothing is missing"]
         for number, (step, days) in enumerate(self, start=1):
             rows = expected.get(step.name)
-            size = f"about {rows:,} rows" if rows is not None else "rows: see below"
+            size = f"about {rows:,} rows " if rows is not None else ""
+            result = "report and summary" if step.name == EVALUATE_FEATURES else "a model"
             lines.append(f"  {number}. {step.name:<18} {len(days):4d} days  {spans(days)}")
-            lines.append(f"     {size:<24} -> {', '.join(step.writes) or 'a model'}")
+            lines.append(f"     {size}-> {', '.join(step.writes) or result}")
         return lines

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from learn_spark.cli.main import main
-from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.load import load_config
+from learn_spark.config.sources import SourceSettings
 from learn_spark.ingest.files import source_files
-from learn_spark.inspect.look import find_files
+from learn_spark.inspect.folder import look_at
 from tests.builders.ingest import read_events
 
 START = date(2024, 1, 1)
@@ -56,24 +56,27 @@ def write_parquet(folder):
     ("names", "files"),
     [
         (
-            ["ds=2024-01-01/part-00000-0f8fad5b-d9cb-469f-a165-70867728950e.snappy.parquet"],
-            "ds={day}/part-*-*.snappy.parquet",
+            ["ds=2024-01-01/part-00000-0f8fad5b-d9cb-469f-a165-70867728950e.snappy.csv"],
+            "ds={day}/part-*-*.snappy.csv",
         ),
         (["2023/2023_12_31.tsv.bz2", "2024/2024_01_01.tsv.bz2", "2024/README.md"], "*/{day:%Y_%m_%d}.tsv.bz2"),
         (["a 20240101.csv", "a 20240199.csv", "a 20240102.csv"], "a {day:%Y%m%d}.csv"),
         (["one.log.csv.gz", "deep/two.csv.gz", "README.md", "_SUCCESS", ".hidden.csv.gz"], "**/*.csv.gz"),
         (["only.csv", "x.md"], "only.csv"),
+        (["log_1.csv", "log_2.csv", "log_10.csv", "other.csv"], "log_*.csv"),
+        (["view=a/x.csv", "view=b/y.csv", "items.csv"], "view=*/*.csv"),
     ],
 )
 def test_the_pattern_of_files(tmp_path, names, files):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x" * (1 if name.endswith("md") else 9))
-    folder, pattern, paths, _ = find_files(tmp_path)
-    assert (folder, pattern) == (tmp_path, files)
-    settings = SourceSettings(path=folder, files=pattern, format="csv")
+        columns = "id,title\n1,2\n" if name in ("other.csv", "items.csv") else "user,item,time\n" + "a,b,c\n" * 9
+        (tmp_path / name).write_text(columns)
+    table = look_at(tmp_path).tables[0]
+    assert (table.folder, table.files) == (tmp_path, files)
+    settings = SourceSettings(path=table.folder, files=table.files, format="csv")
     found = source_files(settings, DAYS_IN_NAMES)
-    assert {path for day in found for path in found[day]} == set(paths)
+    assert {path for day in found for path in found[day]} == set(table.paths)
 
 
 def milliseconds(day):
@@ -140,10 +143,10 @@ def test_a_short_log_without_header_to_stdout(tmp_path, capsys):
     (tmp_path / "log").write_bytes(
         "1::7::café::2024-01-01 10:00:00\n2::8::thé::2024-01-02 11:00:00\n".encode("latin-1")
     )
-    assert main(["inspect", "--path", str(tmp_path / "log")]) == 0
+    assert main(["inspect", "--path", str(tmp_path / "log")]) == 2
     streams = capsys.readouterr()
-    assert "days are too few" in streams.err
+    assert "events lie on 2 of 2 days (2024-01-01 .. 2024-01-02), and each range needs some" in streams.err
     (tmp_path / "first.yaml").write_text(streams.out)
     ingest = load_config(tmp_path / "first.yaml").ingest
-    assert (ingest.delimiter, ingest.encoding, len(ingest.columns)) == ("::", "iso-8859-1", 4)
+    assert (ingest.delimiter, ingest.encoding, len(ingest.columns)) == ("::", "cp1252", 4)
     assert main(["inspect", "--path", str(tmp_path / "log"), "--out", str(tmp_path / "log")]) == 2

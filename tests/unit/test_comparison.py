@@ -68,9 +68,24 @@ def test_systems_of_ones_own_stand_beside_the_shipped(config: Config) -> None:
     assert training_spec(own, chosen_systems(own, ["deep"])["deep"], 1).towers.layers == 4
 
 
+def test_a_system_can_be_like_another_but_for_what_it_names() -> None:
+    defined = "{slow: {like: leader, title: Slow, train: {epochs: 9}}, slower: {like: slow, model: {dropout: 0.4}}}"
+    own = load_config(CONF / "demo.yaml", [f"comparison.define={defined}"])
+    systems = chosen_systems(own, ["leader", "slow", "slower"])
+    leader, slow, slower = (training_spec(own, system, 1) for system in systems.values())
+    assert (systems["slower"].title, systems["slower"].popularity_prior) == ("Slow", 0)
+    assert isinstance(slow, TowersSpec) and isinstance(slower, TowersSpec) and isinstance(leader, TowersSpec)
+    assert slow.model_copy(update={"train": leader.train}) == leader and slow.train.epochs == 9
+    assert slower.towers == leader.towers.model_copy(update={"dropout": 0.4})
+    assert slower.train == slow.train
+
+
 @pytest.mark.parametrize(
     ("override", "names", "said"),
     [
+        ("comparison.define={a: {like: leeder}}", ["a"], "define.a: like names leeder; there are learn, paper"),
+        ("comparison.define={a: {like: b}, b: {like: a}}", ["a"], "goes in a circle"),
+        ("comparison.define={a: {like: a}}", ["a"], "like: a goes in a circle"),
         ("evaluation.seed=7", ["learnt"], "no system learnt; there are learn, paper"),
         ("comparison.sampled.rows=0", ["rec_to_llm", "learn"], "system rec_to_llm .* set comparison.sampled.rows"),
         ("comparison.sampled.rows=9", ["rec_to_llm_zero"], "rec_to_llm_zero has nothing beside it"),

@@ -24,7 +24,7 @@ FLOORS = {
         *("training", "__main__"),
     ),
     "learn_spark": (
-        *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "inspect", "sequences", "embedding"),
+        *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect", "embedding"),
         *("training", "releases", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
     ),
 }

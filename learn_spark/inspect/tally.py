@@ -1,0 +1,287 @@
+"""The events that a mapping makes of files, counted without Spark: by user, day and kind. For plans and windows."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from learn_spark.config.ingest import IngestSettings
+from learn_spark.config.load import Config
+from learn_spark.config.mapping import EventTypeMapping, FieldMapping, IngestMapping, TimeMapping
+from learn_spark.config.sources import SourceSettings, hive_keys
+from learn_spark.errors import ConfigError
+from learn_spark.ingest.packed import packing_of
+from learn_spark.inspect.layout import Layout, Row, read_rows
+from learn_spark.inspect.spellings import clock_of, reader
+from learn_spark.sequences.counts import Range, ranges
+
+MOST_ROWS = 1_000_000
+UNPACKED = 5  # times as large as packed, about
+STRAY_SHARE, STRAY_GAP = 0.001, 30
+_ON = ("1", "1.0", "true")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Events as arrays of equal length, and what was no event.
+
+    Attributes:
+        users, items, days, kinds: numbers of users, items and kinds of event, and days as ordinals.
+        num_users, num_items: how many there are.
+        names: of the kinds.
+        bad: rows without a user, an item, a title or a time, by what they lack and day (None without a time).
+        rows: that were looked at.
+        every: of so many rows one was looked at.
+        unread: files that could not be read to their end, and why.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    days: np.ndarray
+    kinds: np.ndarray
+    num_users: int
+    num_items: int
+    names: list[str]
+    bad: Counter[tuple[str, date | None]]
+    rows: int
+    every: int
+    unread: tuple[str, ...] = ()
+
+    def of(self, kinds: Iterable[str]) -> np.ndarray:
+        """Which events are of these kinds."""
+        wanted = [self.names.index(kind) for kind in kinds if kind in self.names]
+        return np.isin(self.kinds, wanted)
+
+    def between(self, start: date, end: date) -> np.ndarray:
+        """Which events lie in `[start, end)`."""
+        return (self.days >= start.toordinal()) & (self.days < end.toordinal())
+
+    def event_days(self, chosen: np.ndarray | None = None) -> list[date]:
+        """The days with events."""
+        days = self.days if chosen is None else self.days[chosen]
+        return [date.fromordinal(int(day)) for day in np.unique(days)]
+
+    def span(self) -> tuple[date, date, int]:
+        """First and last day less stray ones, and how many these are: up to .1% of the events, far from all others."""
+        days, counts = np.unique(self.days, return_counts=True)
+        most = max(1, int(STRAY_SHARE * counts.sum()))
+        first, last = 0, len(days) - 1
+        for place in range(len(days) - 1):
+            if days[place + 1] - days[place] > STRAY_GAP and counts[: place + 1].sum() <= most:
+                first = place + 1
+        for place in range(len(days) - 1, first, -1):
+            if days[place] - days[place - 1] > STRAY_GAP and counts[place:].sum() <= most:
+                last = place - 1
+        strays = int(counts.sum() - counts[first : last + 1].sum())
+        return date.fromordinal(int(days[first])), date.fromordinal(int(days[last])), strays
+
+
+@dataclass(frozen=True)
+class RangeTally:
+    """What lies in a range: `rows` are sequences or samples, negatives not counted."""
+
+    range: Range
+    events: int
+    users: int
+    rows: int
+
+
+def tally_ranges(tally: Tally, config: Config) -> list[RangeTally]:
+    """Events, users and rows of every range of a config's windows."""
+    sequences, samples = config.sequences, config.samples
+    history, targets = tally.of(sequences.history_events), tally.of(sequences.target_events)
+    sampled = targets if samples.labels == "sampled" else tally.of(samples.exposure_events)
+    found = []
+    for each in ranges(config):
+        inside = tally.between(each.start, each.end) & (targets if each.as_of else sampled)
+        rows = int(inside.sum())
+        if each.as_of:
+            rows = sum(_sequences(tally, config, history, targets, day) for day in each.as_of)
+        found.append(RangeTally(each, int(inside.sum()), len(np.unique(tally.users[inside])), rows))
+    return found
+
+
+def _sequences(tally: Tally, config: Config, history: np.ndarray, targets: np.ndarray, as_of: date) -> int:
+    """Users with enough history before an as-of date and enough targets after it."""
+    settings = config.sequences
+    before = history & tally.between(_before(as_of, settings.history_days), as_of)
+    after = targets & tally.between(as_of, as_of + timedelta(settings.target_days))
+    sizes = (np.bincount(tally.users[side], minlength=tally.num_users) for side in (before, after))
+    enough = [size >= least for size, least in zip(sizes, (settings.min_history, settings.min_targets), strict=True)]
+    return int((enough[0] & enough[1]).sum())
+
+
+def _before(day: date, days: int) -> date:
+    return date.fromordinal(max(1, day.toordinal() - days))
+
+
+def tally_of(
+    settings: IngestSettings,
+    files: Iterable[tuple[SourceSettings, Path]],
+    known: bool = True,
+    most_rows: int = MOST_ROWS,
+) -> Tally:
+    """Counts the events of files.
+
+    Args:
+        settings: for `event_types` and `start`.
+        files: with the source that says how each is read.
+        known: leave out events of kinds that `event_types` does not name, and those before `start`.
+        most_rows: of larger files every so many rows are looked at.
+
+    Raises:
+        ConfigError: no file can be read, or none has an event.
+    """
+    pairs = list(files)
+    counter = _Counter(settings if known else None, most_rows)
+    size = sum(path.stat().st_size * (UNPACKED if packing_of(str(path)) else 1) for _, path in pairs)
+    for source, path in pairs:
+        counter.add(source, path, size)
+    if not counter.days:
+        raise ConfigError(counter.unread[0] if counter.unread else f"{pairs[0][1]} holds no event that can be read")
+    return counter.tally()
+
+
+class _Counter:
+    def __init__(self, settings: IngestSettings | None, most_rows: int) -> None:
+        self._settings, self._most_rows = settings, most_rows
+        self._numbers: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
+        self._events: list[tuple[int, int, int]] = []
+        self.days: list[int] = []
+        self.bad: Counter[tuple[str, date | None]] = Counter()
+        self.rows, self.every = 0, 1
+        self.unread: list[str] = []
+
+    def add(self, source: SourceSettings, path: Path, size: int) -> None:
+        """Counts a file's rows; what cannot be read is kept as a reason."""
+        layout = layout_from(source)
+        try:
+            if not self.rows:
+                self.every = max(1, math.ceil(size / _row_bytes(layout, path) / self._most_rows))
+            events = EventReader(source, path)
+            for row in read_rows(layout, path, self.every):
+                self.rows += 1
+                self._count(events, row)
+        except ConfigError as error:
+            self.unread.append(str(error))
+
+    def _count(self, events: "EventReader", row: Row) -> None:
+        day, pair, kinds, lacking = events.event(row)
+        if lacking:
+            self.bad[lacking, day] += 1
+        elif self._settings and day and day < self._settings.start:
+            self.bad["before ingest.start", day] += 1
+        elif day:
+            user, item = (own.setdefault(text, len(own)) for own, text in zip(self._numbers, pair, strict=False))
+            for kind in kinds:
+                if self._settings and kind not in self._settings.event_types:
+                    self.bad["unknown event type", day] += 1
+                else:
+                    self._events.append((user, item, self._numbers[2].setdefault(kind, len(self._numbers[2]))))
+                    self.days.append(day.toordinal())
+
+    def tally(self) -> Tally:
+        users, items, kinds = np.array(self._events, dtype=np.int64).T
+        sizes = [len(numbers) for numbers in self._numbers]
+        return Tally(
+            users,
+            items,
+            np.array(self.days),
+            kinds,
+            sizes[0],
+            sizes[1],
+            list(self._numbers[2]),
+            self.bad,
+            self.rows,
+            self.every,
+            tuple(self.unread),
+        )
+
+
+class EventReader:
+    """What a mapping makes of a row, as ingest does it: its day, user and item, kinds of event, and what it lacks."""
+
+    def __init__(self, source: SourceSettings, path: Path) -> None:
+        self._mapping: IngestMapping = source.mapping  # pyright: ignore - of a log, not of items
+        self._nulls = frozenset(source.nulls)
+        self._read_time = reader(self._mapping.event_ts)
+        self._of_path = path_values(source, path)
+
+    def event(self, row: Row) -> tuple[date | None, tuple[str, str], list[str], str]:
+        """Day, (user, item), kinds; the last is why the row is no event, "" where it is one."""
+        row = row | self._of_path if self._of_path else row
+        mapping = self._mapping
+        moment = self._time(mapping.event_ts, row)
+        day = moment.astimezone(UTC).date() if moment else None
+        pair = self._value(mapping.user_id, row), self._value(mapping.item_id, row)
+        if not all(pair):
+            return day, pair, [], f"missing {'item' if pair[0] else 'user'}"
+        if day is None:
+            return day, pair, [], "no time"
+        if mapping.title and mapping.title.column and not self._value(mapping.title, row):
+            return day, pair, [], "missing title"
+        return day, pair, self._kinds(mapping.event_type, row), ""
+
+    def _time(self, field: TimeMapping, row: Row) -> datetime | None:
+        moment = self._read_time(self._value(field, row))
+        if moment is None or field.clock is None:
+            return moment
+        added = clock_of(row.get(field.clock, ""), field.clock_unit)
+        return moment + added if added is not None else None
+
+    def _kinds(self, field: EventTypeMapping, row: Row) -> list[str]:
+        if not field.flags:
+            return [value] if (value := self._value(field, row)) else []
+        raised = [what for name, what in field.flags.items() if row.get(name, "").strip().lower() in _ON]
+        return [field.always, *raised] if field.always else raised
+
+    def _value(self, field: FieldMapping, row: Row) -> str:
+        if field.column is None:
+            return field.constant or ""
+        text = row.get(field.column, "").strip()
+        text = "" if text in self._nulls else text
+        text = text.removeprefix(field.strip_prefix or "").removesuffix(field.strip_suffix or "").strip()
+        if field.map:
+            return field.map.get(text, field.default or text) if text else ""
+        if field.by_prefix:
+            found = [prefix for prefix in field.by_prefix if text.startswith(prefix)]
+            return field.by_prefix[max(found, key=len)] if found else field.default or ""
+        return text or field.default or ""
+
+
+def layout_from(source: SourceSettings) -> Layout:
+    """How a config says that files are read."""
+    return Layout(
+        source.format,
+        source.delimiter,
+        source.encoding,
+        source.quote or "",
+        source.escape,
+        source.multiline,
+        source.skip_lines,
+        source.comment or "",
+        source.columns is None,
+        list(source.columns or ()),
+        tuple(source.exploded()),
+    )
+
+
+def path_values(source: SourceSettings, path: Path) -> dict[str, str]:
+    """Columns whose values stand in a file's path: `key=value` folders, and what `files` names in braces."""
+    name = path.relative_to(source.path).as_posix() if path.is_relative_to(source.path) else path.as_posix()
+    found = {key: value.split("=", 1)[1].rstrip("/") for key, value in hive_keys(name).items()}
+    pattern = re.escape(re.sub(r"\{day[^}]*\}", "*", source.files or ""))
+    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*?)", pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+    named = re.fullmatch(pattern, name)
+    return found | (named.groupdict() if named else {})
+
+
+def _row_bytes(layout: Layout, path: Path) -> float:
+    rows = [sum(len(value) + 2 for value in row.values()) for row in islice(read_rows(layout, path), 200)]
+    return max(8.0, sum(rows) / len(rows)) if rows else 80.0
