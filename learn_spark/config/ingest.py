@@ -3,11 +3,12 @@
 import re
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from learn_spark.config.mapping import (
+    RESERVED,
     EventTypeMapping,
     FieldMapping,
     FieldMappings,
@@ -31,6 +32,7 @@ DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
 class SourceSettings(Settings):
     """Files of one format below a folder, or a table."""
 
+    section: ClassVar[str] = "ingest"
     if TYPE_CHECKING:  # each has it, at a place of its own among its fields
         mapping: FieldMappings
 
@@ -47,6 +49,23 @@ class SourceSettings(Settings):
     """Names in order, for csv without a header line."""
     encoding: Encoding = "utf-8"
     """A line with bytes that are not is rejected, never guessed; or iso-8859-1, us-ascii."""
+    where: dict[Name, Annotated[list[str], Field(min_length=1)]] = {}
+    """Column: its wanted values, as {status: [paid, sent]}; "" is an empty one. Other lines are not wanted: they are
+    counted, and are no rejects. Several columns: all must hold."""
+
+    def source_columns(self) -> list[str]:
+        """Source columns that mapping and `where` name, each once."""
+        return list(dict.fromkeys([*self.mapping.source_columns(), *self.where]))
+
+    def required_columns(self) -> list[str]:
+        """Those that every file must have. JSON lines may leave keys out: there ids and time alone."""
+        mapping = self.mapping
+        if self.format == "json":
+            return mapping.required_columns()
+        names = ["event_type"] if getattr(self, "items", None) else ["event_type", "title"]
+        fields = [mapping.named().get(name) for name in names]
+        needed = [field.column for field in fields if field and field.column and not field.default]
+        return list(dict.fromkeys([*mapping.required_columns(), *mapping.id_columns(), *needed, *self.where]))
 
     @property
     def is_typed(self) -> bool:
@@ -73,6 +92,16 @@ class SourceSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _filter_can_be_read(self) -> Self:
+        mapped = {name.lower(): name for name in self.mapping.source_columns()} if self.where else {}
+        for name in self.where:
+            if name.lower() in RESERVED:
+                raise ValueError(f"a column of `where` cannot be called `{name}`: ingest has one of that name")
+            if mapped.setdefault(name.lower(), name) != name:
+                raise ValueError(f"columns `{mapped[name.lower()]}` and `{name}` of `where` differ only in case")
+        return self
+
+    @model_validator(mode="after")
     def _pattern_is_understood(self) -> Self:
         pattern = self.files or ""
         if pattern.startswith("/"):
@@ -90,6 +119,7 @@ class SourceSettings(Settings):
 class ItemsSettings(SourceSettings):
     """An item catalogue of its own."""
 
+    section: ClassVar[str] = "ingest.items"
     mapping: ItemMapping
 
 
@@ -97,7 +127,8 @@ class IngestGates(Settings):
     """Deliveries that are refused with exit code 3, before anything is published."""
 
     max_reject_share: Share = 0.05
-    """Of a day's lines; above it the job stops."""
+    """Of a day's lines; above it the job stops. Where files name no day, lines without a usable time are held against
+    all lines. Of an item catalogue's lines likewise. Lines that are not wanted do not count."""
     max_bad_files: Annotated[int, Field(ge=0)] = 0
     """Files that are corrupt, empty, or have a line that is too long; above it likewise."""
     max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
@@ -108,6 +139,8 @@ class IngestGates(Settings):
     min_day_share: Share = 0.05
     """Usable events of a delivery, of the median of the 28 days before it; below it the job stops: half an upload. 0:
     off. Nothing where files do not name the day."""
+    min_catalogue_share: Share = 0.5
+    """With `items`: of a run's events, those whose item has a description; below it the job stops. 0: off."""
 
 
 class IngestSettings(SourceSettings):
@@ -117,9 +150,9 @@ class IngestSettings(SourceSettings):
     files: Name | None = "{day}.csv.gz"
     format: Format = "csv"
     start: date = date(2010, 12, 1)
-    """The first day that there is; older events are rejected."""
+    """The first day that there is; older events are not wanted."""
     event_types: Annotated[list[Name], Field(min_length=1)] = ["purchase"]
-    """What event_type may be; anything else is rejected."""
+    """What event_type may be; anything else is rejected, but for what mapping.event_type.ignore names."""
     mapping: IngestMapping = IngestMapping(
         user_id=FieldMapping(column="user_id"),
         item_id=FieldMapping(column="item_id"),
@@ -139,6 +172,9 @@ class IngestSettings(SourceSettings):
     """An event so many days older than its delivery still goes into its own day; older ones are rejected as `too late`.
     With format delta: so many days before those that are loaded are loaded again where rows were added. Else nothing
     without {day}."""
+    repeats: Literal["drop", "keep"] = "drop"
+    """Equal lines of one delivery. drop: they are copies of one event. keep: each is an event, as where a line is one
+    piece that was bought. In two deliveries they are copies all the same."""
     gates: IngestGates = IngestGates()
 
     @property
@@ -160,6 +196,11 @@ class IngestSettings(SourceSettings):
         unknown = sorted(self.mapping.event_type.given() - set(self.event_types))
         if unknown:
             raise ValueError(f"mapping.event_type gives {unknown}, which event_types {self.event_types} does not have")
+        wanted = {*self.event_types, *self.mapping.event_type.map} & {*self.mapping.event_type.ignore}
+        if wanted:
+            raise ValueError(f"mapping.event_type.ignore names {sorted(wanted)}, which map or event_types want")
+        if self.repeats == "keep" and self.mapping.event_id:
+            raise ValueError("repeats is keep, but lines with an equal mapping.event_id are one event: drop either")
         if self.mapping.title is None and self.items is None:
             raise ValueError("mapping.title is missing: items need a name, from the log or from `items`")
         return self
@@ -169,7 +210,7 @@ class IngestSettings(SourceSettings):
         for name, source in (("", self), ("items.", self.items)):
             if source is None or not source.columns:
                 continue
-            lacking = [column for column in source.mapping.source_columns() if column not in source.columns]
+            lacking = [column for column in source.source_columns() if column not in source.columns]
             if lacking:
                 raise ValueError(f"{name}mapping names {lacking}, which {name}columns does not have: {source.columns}")
         return self

@@ -23,7 +23,7 @@ def _known_zone(name: str) -> str:
 
 Zone = Annotated[Name, AfterValidator(_known_zone)]
 RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "source_file", "load_day"}
-_OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list")
+_OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list", "ignore")
 _TIME_LETTERS, _ZONE_LETTERS = set("GyMLdDQqEFahKkHmsSVzOXxZ"), set("VzOXxZ")
 
 
@@ -111,11 +111,13 @@ class TimeMapping(FieldMapping):
 class EventTypeMapping(FieldMapping):
     """The event type. `flags`: one line is several events, one for each column that holds 1.
 
-    `always` names an event that every line gives beside those of its flags.
+    `always` names an event that every line gives beside those of its flags. `ignore` names values of the column, as
+    they are before `map`, whose lines are not wanted: they are counted, and are no rejects.
     """
 
     flags: dict[Name, Name] = {}
     always: Name | None = None
+    ignore: list[Name] = []
 
     @model_validator(mode="after")
     def _always_beside_flags(self) -> Self:
@@ -163,8 +165,15 @@ class FieldMappings(Settings):
 
     def required_columns(self) -> list[str]:
         """Source columns without which no line is usable."""
-        needed = [field for name, field in self.named().items() if name in ("user_id", "item_id", "event_ts")]
-        return list(dict.fromkeys(column for field in needed for column in field.columns()))
+        return self._columns_of("user_id", "item_id", "event_ts")
+
+    def id_columns(self) -> list[str]:
+        """Source columns that name users, items and events."""
+        return self._columns_of("user_id", "item_id")
+
+    def _columns_of(self, *names: str) -> list[str]:
+        fields = [field for name, field in self.named().items() if name in names]
+        return list(dict.fromkeys(column for field in fields for column in field.columns()))
 
 
 class IngestMapping(FieldMappings):
@@ -186,6 +195,10 @@ class IngestMapping(FieldMappings):
     def source_columns(self) -> list[str]:
         own = self.event_id.columns if self.event_id else []
         return list(dict.fromkeys([*super().source_columns(), *own]))
+
+    def id_columns(self) -> list[str]:
+        own = self.event_id.columns if self.event_id else []
+        return list(dict.fromkeys([*super().id_columns(), *own]))
 
 
 class ItemMapping(FieldMappings):

@@ -88,17 +88,13 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     folder = matrix_path(context)
     old = known_meta(folder)
     vectors_df = vectors_of(context, encoder)
-    texts_df = (
-        current_texts(context, chosen)
-        .join(context.tables.read(ITEM_INDEX.name), on="item_id", how="inner")
-        .select("item_idx", "text_hash")
-    )
+    index_df = context.tables.read(ITEM_INDEX.name)
+    texts_df = current_texts(context, chosen).join(index_df, on="item_id", how="inner").select("item_idx", "text_hash")
     bad_df = F.broadcast(vectors_df.where(is_bad()).select("text_hash", "flag"))
     digest = F.xxhash64("item_idx", "text_hash", "flag")
     is_old = F.col("item_idx") < F.lit(old.rows if old else 0)
     totals = only_row(
         texts_df.join(bad_df, on="text_hash", how="left").agg(
-            F.max("item_idx").alias("last"),
             F.bit_xor(digest).alias("texts"),
             F.bit_xor(F.when(is_old, digest)).alias("old_texts"),
             F.count("*").alias("items"),
@@ -114,7 +110,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     dim = only_row(vectors_df.select("dim"))["dim"]
     reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
     meta = MatrixMeta(
-        rows=totals["last"] + 1,
+        rows=(only_row(index_df.agg(F.max("item_idx")))[0] or 0) + 1,  # items without a text have a row, too
         dim=len(reduction.components_KD) if reduction else dim,
         dtype="float16",
         encoder_id=encoder,
