@@ -1,17 +1,14 @@
 """The ingest section of the config: where logs lie and how they are read."""
 
-import re
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from learn_spark.config.mapping import (
-    RESERVED,
     EventTypeMapping,
     FieldMapping,
-    FieldMappings,
     IngestMapping,
     ItemMapping,
     Name,
@@ -20,107 +17,57 @@ from learn_spark.config.mapping import (
     Zone,
 )
 from learn_spark.config.sections import Share
+from learn_spark.config.sources import Format, SourceSettings, hive_keys, with_common
 from models.contract.strict import Settings
 
-Encoding = Literal["utf-8", "iso-8859-1", "us-ascii"]
-Format = Literal["csv", "json", "parquet", "delta"]
-DAY = re.compile(r"\{day(?::([^{}]*))?\}")
 UTC = "UTC"
-DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
 
 
-class SourceSettings(Settings):
-    """Files of one format below a folder, or a table."""
+class PivotSettings(Settings):
+    """A catalogue of one property per line: which columns hold a property's name, its value and its time."""
 
-    section: ClassVar[str] = "ingest"
-    if TYPE_CHECKING:  # each has it, at a place of its own among its fields
-        mapping: FieldMappings
-
-    path: Path
-    """The folder of the raw logs; with format delta, the table's."""
-    files: Name | None
-    """Below path: * and ? match; {day} is 2011-12-01, {day:%Y%m%d} 20111201: the day's delivery. Without {day} all
-    files are one log, whose days are those of its events. With format delta: null."""
-    format: Format
-    """csv: any delimiter. json: an object per line. parquet. delta. csv and json also .gz, .bz2."""
-    delimiter: Annotated[str, Field(min_length=1, max_length=4)] = ","
-    """Of csv; also "\\t", "|", "::"."""
-    columns: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Names in order, for csv without a header line."""
-    encoding: Encoding = "utf-8"
-    """A line with bytes that are not is rejected, never guessed; or iso-8859-1, us-ascii."""
-    where: dict[Name, Annotated[list[str], Field(min_length=1)]] = {}
-    """Column: its wanted values, as {status: [paid, sent]}; "" is an empty one. Other lines are not wanted: they are
-    counted, and are no rejects. Several columns: all must hold."""
-
-    def source_columns(self) -> list[str]:
-        """Source columns that mapping and `where` name, each once."""
-        return list(dict.fromkeys([*self.mapping.source_columns(), *self.where]))
-
-    def required_columns(self) -> list[str]:
-        """Those that every file must have. JSON lines may leave keys out: there ids and time alone."""
-        mapping = self.mapping
-        if self.format == "json":
-            return mapping.required_columns()
-        names = ["event_type"] if getattr(self, "items", None) else ["event_type", "title"]
-        fields = [mapping.named().get(name) for name in names]
-        needed = [field.column for field in fields if field and field.column and not field.default]
-        return list(dict.fromkeys([*mapping.required_columns(), *mapping.id_columns(), *needed, *self.where]))
-
-    @property
-    def is_typed(self) -> bool:
-        """Whether columns have types; else all is text."""
-        return self.format in ("parquet", "delta")
-
-    @property
-    def by_day(self) -> bool:
-        """Whether each file is one day's delivery."""
-        return self.files is not None and DAY.search(self.files) is not None
-
-    @model_validator(mode="after")
-    def _format_and_files_fit(self) -> Self:
-        if self.format == "delta" and self.files is not None:
-            raise ValueError("`files` must be null with format delta: `path` is the table")
-        if self.format != "delta" and self.files is None:
-            raise ValueError("`files` is missing: a pattern as {day}.csv.gz or *.json.gz")
-        if self.columns is not None and self.format != "csv":
-            raise ValueError(f"`columns` names those of a csv without a header line; {self.format} has names")
-        if self.columns is not None and len(set(self.columns)) < len(self.columns):
-            raise ValueError("`columns` names a column twice")
-        if self.format != "csv" and self.encoding != "utf-8":
-            raise ValueError(f"`encoding` must be utf-8 with format {self.format}")
-        return self
-
-    @model_validator(mode="after")
-    def _filter_can_be_read(self) -> Self:
-        mapped = {name.lower(): name for name in self.mapping.source_columns()} if self.where else {}
-        for name in self.where:
-            if name.lower() in RESERVED:
-                raise ValueError(f"a column of `where` cannot be called `{name}`: ingest has one of that name")
-            if mapped.setdefault(name.lower(), name) != name:
-                raise ValueError(f"columns `{mapped[name.lower()]}` and `{name}` of `where` differ only in case")
-        return self
-
-    @model_validator(mode="after")
-    def _pattern_is_understood(self) -> Self:
-        pattern = self.files or ""
-        if pattern.startswith("/"):
-            raise ValueError(f"`files` {pattern!r} must be relative to `path`")
-        if set(DAY.sub("", pattern)) & set("{}[]"):
-            raise ValueError(f"`files` {pattern!r}: only {{day}}, * and ? match")
-        for form in filter(None, DAY.findall(pattern)):
-            if sorted(re.findall(r"%.", form)) != sorted(DAY_PARTS) or re.search(
-                r"[^-_./]", re.sub("%[Ymd]", "", form)
-            ):
-                raise ValueError(f"`files` {pattern!r}: write a day as {{day}} or as {{day:%Y%m%d}}")
-        return self
+    name: Name
+    value: Name
+    time: TimeMapping | None = None
 
 
 class ItemsSettings(SourceSettings):
     """An item catalogue of its own."""
 
     section: ClassVar[str] = "ingest.items"
+    LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"pivot"}
+
+    pivot: PivotSettings | None = None
+    """{name: property, value: value, time: {column: t, unit: milliseconds}}: the mapping's other columns than item_id
+    are properties, each with its last value."""
     mapping: ItemMapping
+
+    def source_columns(self) -> list[str]:
+        if self.pivot is None:
+            return super().source_columns()
+        of_time = self.pivot.time.columns() if self.pivot.time else ()
+        own = [*self.mapping.item_id.columns(), self.pivot.name, self.pivot.value, *of_time]
+        return list(dict.fromkeys([*own, *self.where]))
+
+    def required_columns(self) -> list[str]:
+        return super().required_columns() if self.pivot is None else self.source_columns()
+
+    @model_validator(mode="after")
+    def _pivot_has_the_time(self) -> Self:
+        if self.pivot and self.mapping.valid_from:
+            raise ValueError("mapping.valid_from would be a property: the time of a property is pivot.time")
+        if self.pivot and self.where:
+            raise ValueError("`where` filters lines of items, and with `pivot` a line is a property: leave it out")
+        return self
+
+
+class LogSource(SourceSettings):
+    """One of several kinds of files of a log."""
+
+    path: Path = Path("data")
+    files: Name | None = None
+    format: Format = "csv"
+    mapping: IngestMapping
 
 
 class IngestGates(Settings):
@@ -146,6 +93,8 @@ class IngestGates(Settings):
 class IngestSettings(SourceSettings):
     """Your logs: where they lie, what their columns mean, which deliveries are refused."""
 
+    LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"sources", "repeats"}
+
     path: Path = Path("data")
     files: Name | None = "{day}.csv.gz"
     format: Format = "csv"
@@ -162,10 +111,14 @@ class IngestSettings(SourceSettings):
     )
     """Field: where it comes from. user_id, item_id, event_ts, event_type; title, if there are no `items`; value,
     category, brand, price, keywords, attributes: {name: …}; event_id. A mapping of your own replaces this one whole."""
+    sources: list[LogSource] = []
+    """Several kinds of files, as clicks and buys: each with the keys from `path` to `mapping` that differ from those
+    above. All name a {day}, or none does; not with format delta."""
     items: ItemsSettings | None = None
-    """An item catalogue of its own: path, files, format, delimiter, columns, encoding as above (the last three have the
-    defaults above) and a mapping of item_id, title, category, brand, price, keywords, attributes, valid_from (a time;
-    without it, the {day} of the file; without that, ingest.start)."""
+    """An item catalogue of its own: path, files and format as above, any of the keys of dialects and shapes (with their
+    defaults), and a mapping of item_id, title, category, brand, price, keywords, attributes, valid_from (a time; else
+    the {day} of the file; without that, ingest.start). pivot: {name: property, value: value, time: {column: t}}
+    where a line is one property of an item: the mapping then names properties, and the last value of each holds."""
     timezone: Zone = "UTC"
     """Whose midnight ends a delivery's day, as Asia/Shanghai; events keep their UTC day."""
     late_days: Annotated[int, Field(ge=0)] = 3
@@ -185,6 +138,25 @@ class IngestSettings(SourceSettings):
         beside = 0 if self.timezone == UTC else 1  # a day of another zone lies on two UTC days
         return self.late_days + beside, beside
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_inherit(cls, values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """What a source leaves out is the section's."""
+        sources = values.get("sources") if isinstance(values, dict) else None
+        if not isinstance(sources, list):
+            return values
+        return {**values, "sources": [with_common(values, each) for each in sources]}
+
+    @model_validator(mode="after")
+    def _sources_go_together(self) -> Self:
+        if any(each.format == "delta" for each in self.sources):
+            raise ValueError("`sources` are files: a Delta table stands alone")
+        if len({each.by_day for each in self.sources}) > 1:
+            raise ValueError("`sources`: either the `files` of all name a {day}, or none of them does")
+        if self.sources:  # what the section says of one log is then its first source's
+            self.__dict__.update({name: getattr(self.sources[0], name) for name in LogSource.model_fields})
+        return self
+
     @model_validator(mode="after")
     def _deliveries_have_a_zone(self) -> Self:
         if self.timezone != UTC and not self.by_day:
@@ -192,25 +164,37 @@ class IngestSettings(SourceSettings):
         return self
 
     @model_validator(mode="after")
-    def _mapping_fits(self) -> Self:
-        unknown = sorted(self.mapping.event_type.given() - set(self.event_types))
-        if unknown:
-            raise ValueError(f"mapping.event_type gives {unknown}, which event_types {self.event_types} does not have")
-        wanted = {*self.event_types, *self.mapping.event_type.map} & {*self.mapping.event_type.ignore}
-        if wanted:
-            raise ValueError(f"mapping.event_type.ignore names {sorted(wanted)}, which map or event_types want")
-        if self.repeats == "keep" and self.mapping.event_id:
-            raise ValueError("repeats is keep, but lines with an equal mapping.event_id are one event: drop either")
-        if self.mapping.title is None and self.items is None:
-            raise ValueError("mapping.title is missing: items need a name, from the log or from `items`")
+    def _mappings_fit(self) -> Self:
+        for number, source in enumerate(self.each()):
+            if problem := _misfit(source):
+                raise ValueError(f"sources.{number}: {problem}" if self.sources else problem)
+        if self.items and (lacking := _not_in_columns(self.items)):
+            raise ValueError(f"items.mapping names {lacking}, which items.columns does not have: {self.items.columns}")
         return self
 
-    @model_validator(mode="after")
-    def _columns_are_there(self) -> Self:
-        for name, source in (("", self), ("items.", self.items)):
-            if source is None or not source.columns:
-                continue
-            lacking = [column for column in source.source_columns() if column not in source.columns]
-            if lacking:
-                raise ValueError(f"{name}mapping names {lacking}, which {name}columns does not have: {source.columns}")
-        return self
+    def each(self) -> list[Self]:
+        """The settings of every source, as if it were the only one."""
+        if not self.sources:
+            return [self]
+        values = ({name: getattr(each, name) for name in LogSource.model_fields} for each in self.sources)
+        return [self.model_copy(update=each | {"sources": []}) for each in values]
+
+
+def _misfit(source: IngestSettings) -> str:
+    """What is wrong between a source's mapping and the rest of the section."""
+    unknown = sorted(source.mapping.event_type.given() - set(source.event_types))
+    if unknown:
+        return f"mapping.event_type gives {unknown}, which event_types {source.event_types} does not have"
+    wanted = {*source.event_types, *source.mapping.event_type.map} & {*source.mapping.event_type.ignore}
+    if wanted:
+        return f"mapping.event_type.ignore names {sorted(wanted)}, which map or event_types want"
+    if source.repeats == "keep" and source.mapping.event_id:
+        return "repeats is keep, but lines with an equal mapping.event_id are one event: leave either out"
+    if source.mapping.title is None and source.items is None:
+        return "mapping.title is missing: items need a name, from the log or from `items`"
+    lacking = _not_in_columns(source)
+    return f"mapping names {lacking}, which columns does not have: {source.columns}" if lacking else ""
+
+
+def _not_in_columns(source: SourceSettings) -> list[str]:
+    return source.lacking(source.columns, hive_keys(f"{source.files}/")) if source.columns else []

@@ -253,7 +253,18 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             for section in reversed(sections):
                 change = {section: change}
             values = overlay(values, change)
+    section = values.get("ingest")
+    sources = section.get("sources") if isinstance(section, dict) else None
+    if isinstance(sources, list):
+        whole = [_with_absolute_path(each, folder, f"ingest.sources.{n}.path") for n, each in enumerate(sources)]
+        values = overlay(values, {"ingest": {"sources": whole}})
     return values
+
+
+def _with_absolute_path(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    if isinstance(source, dict) and isinstance(source.get("path"), str):
+        return source | {"path": _absolute(source["path"], folder, key)}
+    return source
 
 
 def _absolute(path: str, folder: Path, key: str) -> str:

@@ -1,15 +1,16 @@
 """What the columns of a log mean: the mappings in the config's ingest section."""
 
-import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
+from learn_spark.config.time_formats import ZONE_LETTERS, letters, problem_of
 from models.contract.strict import Settings
 
-Unit = Literal["seconds", "milliseconds", "microseconds"]
+Unit = Literal["nanoseconds", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days"]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -22,9 +23,8 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[Name, AfterValidator(_known_zone)]
-RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "source_file", "load_day"}
+RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "_inexact", "_path", "source_file", "load_day"}
 _OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list", "ignore")
-_TIME_LETTERS, _ZONE_LETTERS = set("GyMLdDQqEFahKkHmsSVzOXxZ"), set("VzOXxZ")
 
 
 class FieldMapping(Settings):
@@ -79,20 +79,38 @@ class TextMapping(FieldMapping):
 
 
 class NumberMapping(FieldMapping):
-    """A number. One that cannot be parsed rejects the line, or is null where `lenient`."""
+    """A number. One that cannot be parsed rejects the line, or is null where `lenient`.
+
+    `decimal: ","` reads 1.234,5 as 1234.5.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"decimal"})
 
     lenient: bool = False
+    decimal: Literal[".", ","] = "."
 
 
 class TimeMapping(FieldMapping):
     """A time: a text of a `format` (Spark's datetime pattern; ISO 8601 without one), or a number of a `unit`.
 
-    `timezone` is that of times that name none themselves; UTC by default.
+    `timezone` is that of times that name none themselves; UTC by default. Numbers count from 1970, or from `origin`
+    (2024-03-01): of relative times, or with unit days of an order's number. `clock` is a second column, with the time
+    of day; with `clock_unit` it holds a number that is added.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin", "clock", "clock_unit"})
 
     format: Name | None = None
     unit: Unit | None = None
     timezone: Zone | None = None
+    origin: datetime | None = None
+    clock: Name | None = None
+    clock_unit: Unit | None = None
+
+    def columns(self) -> Iterator[str]:
+        yield from super().columns()
+        if self.clock is not None:
+            yield self.clock
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
@@ -100,11 +118,25 @@ class TimeMapping(FieldMapping):
             raise ValueError("give either `format` (a text) or `unit` (a number since 1970)")
         if self.unit and self.timezone:
             raise ValueError("`timezone` says nothing of a number since 1970: leave it or `unit` out")
-        letters = set(re.findall(r"[A-Za-z]", re.sub(r"'[^']*'", "", self.format or "")))
-        if letters - _TIME_LETTERS or (self.format or "").count("'") % 2:
-            raise ValueError(f"`format` {self.format!r} is not a datetime pattern, as yyyy-MM-dd HH:mm:ss")
-        if self.timezone and letters & _ZONE_LETTERS:
+        if self.format and (problem := problem_of(self.format)):
+            raise ValueError(
+                f"`format` {self.format!r} is not a datetime pattern that Spark reads, as yyyy-MM-dd HH:mm:ss:"
+                f" {problem}"
+            )
+        if self.timezone and any(run[0] in ZONE_LETTERS for run in letters(self.format or "")):
             raise ValueError(f"`format` {self.format!r} holds the zone already: leave `timezone` out")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.origin and not self.unit:
+            raise ValueError("`origin` is what a number of a `unit` counts from, and there is no unit")
+        if self.origin and self.origin.tzinfo is not None:
+            raise ValueError("`origin` is in UTC: write it without a zone")
+        if self.clock and (self.unit or self.column is None):
+            raise ValueError("`clock` is the time of day beside a `column` with the date, not beside a number")
+        if self.clock_unit and not self.clock:
+            raise ValueError("`clock_unit` is the unit of `clock`, and there is no clock")
         return self
 
 
@@ -114,6 +146,8 @@ class EventTypeMapping(FieldMapping):
     `always` names an event that every line gives beside those of its flags. `ignore` names values of the column, as
     they are before `map`, whose lines are not wanted: they are counted, and are no rejects.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"ignore"})
 
     flags: dict[Name, Name] = {}
     always: Name | None = None

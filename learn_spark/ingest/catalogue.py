@@ -23,6 +23,7 @@ from learn_spark.ingest.parse import (
     time_out_of_range,
     value_reasons,
 )
+from learn_spark.ingest.pivot import pivoted
 from learn_spark.ingest.readers import RAW, check_headers, read_lines
 from learn_spark.ingest.rejects import in_words
 
@@ -64,7 +65,8 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
     if unmapped := check_headers(good, settings.items):
         _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
-    return Catalogue(_with_items(read_lines(spark, settings.items, good), settings.items, settings.start), bad)
+    lines = read_lines(spark, settings.items, good).transform(pivoted, settings.items)
+    return Catalogue(_with_items(lines, settings.items, settings.start), bad)
 
 
 def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:

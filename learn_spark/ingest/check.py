@@ -1,15 +1,12 @@
 """Whether raw files can be read to their end, and what columns they have."""
 
-import bz2
 import csv
-import gzip
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -18,16 +15,18 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from learn_spark.config.ingest import SourceSettings
+from learn_spark.config.sources import beginning
 from learn_spark.errors import ConfigError
+from learn_spark.ingest.packed import PackingError, open_file, packing_of
 from learn_spark.ingest.parquet_types import spark_types
+from learn_spark.ingest.records import records
 
 CHUNK_BYTES = 1 << 20
-FIRST_LINES, FIRST_BYTES = 1000, 4 << 20
+FIRST_LINES, FIRST_CHARACTERS = 1000, 4 << 20
 BATCH_ROWS = 1024  # of Parquet: values as long as allowed still fit into memory
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-_SCHEMA = "path string, bytes bigint, columns array<string>, types array<string>, problem string"
+_SCHEMA = "path string, bytes bigint, columns array<string>, types array<string>, header string, packing string"
+_SCHEMA += ", problem string"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class LogFile:
     Attributes:
         columns: of the csv header or the table; of JSON lines, the keys of the first ones.
         types: the columns' types as Spark reads them (parquet_types) where the format has any, else empty.
+        header: the header line of a csv that has one.
+        packing: how a text is packed, empty of a plain one.
         problem: why the file cannot be used; empty for a good one.
     """
 
@@ -44,6 +45,8 @@ class LogFile:
     bytes: int
     columns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    header: str = ""
+    packing: str = ""
     problem: str = ""
 
 
@@ -72,8 +75,10 @@ def check_files(
     if named:
         slices = min(len(named), 4 * spark.sparkContext.defaultParallelism)
         names = spark.createDataFrame(named, "path string").repartition(slices)
-        rows = names.mapInPandas(check, _SCHEMA).collect()
-        files += [LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.problem) for r in rows]
+        files += [
+            LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem)
+            for r in names.mapInPandas(check, _SCHEMA).collect()
+        ]
     return sorted(files, key=lambda file: file.path)
 
 
@@ -117,26 +122,27 @@ def _check_table(spark: SparkSession, path: Path) -> LogFile:
 
 def check_file(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
     """Reads one file to its end, or to the first line that is too long."""
-    read, size = _read_parquet if settings.format == "parquet" else _read_text, 0
+    size = 0
     try:
         size = Path(path).stat().st_size
         if size == 0:
             raise EmptyFileError
-        columns, types = read(path, settings, max_line_bytes)
+        read = _read_parquet if settings.format == "parquet" else _read_text
+        return replace(read(path, settings, max_line_bytes), bytes=size)
     except TooLongError as error:
         problem = f"{error}, more than the {max_line_bytes:,} of ingest.gates.max_line_bytes"
-    except UnicodeDecodeError as error:
-        problem = f"header is not {settings.encoding}: {error.reason} at byte {error.start}"
+    except UnreadableHeaderError:
+        problem = f"header is not {settings.encoding}: say in `encoding` what it is"
     except EmptyFileError:
         problem = "empty file"
+    except PackingError as error:
+        problem = f"packed file: {error}"
     except (FileNotFoundError, PermissionError) as error:
         problem = f"unreadable file: {error.strerror}"
     except (OSError, EOFError) as error:
         problem = f"corrupt file: {error}"
     except Exception as error:  # zlib.error, ArrowInvalid and their like share no base class
         problem = f"corrupt file: {type(error).__name__}: {error}"
-    else:
-        return LogFile(path, size, tuple(columns), tuple(types))
     return LogFile(path, size, problem=problem)
 
 
@@ -144,14 +150,19 @@ class EmptyFileError(Exception):
     """A file with no line in it."""
 
 
+class UnreadableHeaderError(Exception):
+    """A header line with bytes that are not in the encoding."""
+
+
 class TooLongError(Exception):
     """A line or a value of more bytes than are allowed."""
 
 
-def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> tuple[list[str], list[str]]:
+def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
-        wanted = [name for name in settings.source_columns() if name in schema.names]
+        read = (beginning(settings.holder(name), schema.names) for name in settings.source_columns())
+        wanted = list(dict.fromkeys(name for name in read if name))
         if twice := [name for name in wanted if schema.names.count(name) > 1]:
             raise OSError(f"two columns are called {twice[0]}")
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
@@ -159,7 +170,7 @@ def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> t
                 longest = _longest_value(column)
                 if longest > max_line_bytes:
                     raise TooLongError(f"value too long: {longest:,} bytes in column {name}")
-        return schema.names, spark_types(file)
+        return LogFile(path, 0, tuple(schema.names), tuple(spark_types(file)))
 
 
 def _longest_value(column: pa.Array) -> int:
@@ -171,16 +182,31 @@ def _longest_value(column: pa.Array) -> int:
     return 0
 
 
-def _read_text(path: str, settings: SourceSettings, max_line_bytes: int) -> tuple[list[str], list[str]]:
+def _read_text(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
     _require_short_lines(path, max_line_bytes)
-    lines = _first_lines(path, max_line_bytes)
-    if not any(line.strip() for line in lines):
+    first = list(_first(records(path, settings), FIRST_LINES if settings.format == "json" else 1))
+    if not first:
         raise EmptyFileError
+    found = LogFile(path, 0, packing=packing_of(path))
     if settings.format == "json":
-        return list(json_keys(lines)), []
+        return replace(found, columns=tuple(json_keys(text for text, _ in first)))
     if settings.columns is not None:
-        return list(settings.columns), []
-    return csv_fields(lines[0].decode(settings.encoding), settings.delimiter), []
+        return replace(found, columns=tuple(settings.columns))
+    header, is_whole = first[0]
+    if not is_whole:
+        raise UnreadableHeaderError
+    columns = csv_fields(header, settings.delimiter, settings.quote, settings.escape)
+    return replace(found, columns=tuple(columns), header=header)
+
+
+def _first(found: Iterable[tuple[str, bool]], most: int) -> Iterator[tuple[str, bool]]:
+    """What says which columns there are: so many records, or characters."""
+    length = 0
+    for text, is_whole in islice(found, most):
+        yield text, is_whole
+        length += len(text)
+        if length > FIRST_CHARACTERS:
+            return
 
 
 def _require_short_lines(path: str, max_line_bytes: int) -> None:
@@ -197,19 +223,7 @@ def _require_short_lines(path: str, max_line_bytes: int) -> None:
             number += chunk.count(b"\n") or chunk.count(b"\r")
 
 
-def _first_lines(path: str, max_line_bytes: int) -> list[bytes]:
-    """What says which columns there are: so many lines, or bytes."""
-    with open_file(path) as stream:
-        first = stream.read(max(FIRST_BYTES, max_line_bytes))
-    return _LINE_END.split(first, FIRST_LINES)[:FIRST_LINES]
-
-
-def open_file(path: str) -> BinaryIO:
-    """A file's bytes, unpacked where its name says that they are packed."""
-    return _OPENERS.get(Path(path).suffix, open)(path, "rb")
-
-
-def json_keys(lines: Iterable[bytes]) -> dict[str, None]:
+def json_keys(lines: Iterable[str | bytes]) -> dict[str, None]:
     """The union of the keys of the lines that are JSON objects, in order of appearance."""
     keys: dict[str, None] = {}
     for line in lines:
@@ -222,9 +236,12 @@ def json_keys(lines: Iterable[bytes]) -> dict[str, None]:
     return keys
 
 
-def csv_fields(line: str, delimiter: str) -> list[str]:
+def csv_fields(line: str, delimiter: str, quote: str | None = '"', escape: str = '"') -> list[str]:
     """The values of one csv line."""
     line = line.lstrip("\ufeff").rstrip("\r\n")
+    if quote is None:
+        return line.split(delimiter)
     if len(delimiter) > 1:
-        return [name.strip('"') for name in line.split(delimiter)]
-    return next(csv.reader([line], delimiter=delimiter), [])
+        return [name.strip(quote) for name in line.split(delimiter)]
+    escaped = escape if escape != quote else None
+    return next(csv.reader([line], delimiter=delimiter, quotechar=quote, escapechar=escaped), [])

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from statistics import median
 
 from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.errors import QualityError
@@ -29,12 +30,15 @@ class Lines:
 
     Attributes:
         is_dated: whether the day is theirs. Where files name no day, lines without a usable time belong to none.
+        marked, mark: how many are of a user that is none, and one such (`markers`).
     """
 
     load_day: date
     reason: str | None
     is_dated: bool
     lines: int
+    marked: int = 0
+    mark: str | None = None
 
     @property
     def is_wanted(self) -> bool:
@@ -45,10 +49,10 @@ class Lines:
         return self.is_wanted and self.reason not in (None, DUPLICATE)
 
 
-def counted(lines: DataFrame, is_dated: Column) -> list[Lines]:
-    """Lines by day and reason."""
-    groups = lines.groupBy("load_day", "reason", is_dated.alias("is_dated")).count()
-    return [Lines(*row) for row in groups.collect()]
+def counted(lines: DataFrame, is_dated: Column, *further: Column) -> list[Lines]:
+    """Lines by day and reason; `further`: the aggregates of `Lines` that come last."""
+    groups = lines.groupBy("load_day", "reason", is_dated.alias("is_dated"))
+    return [Lines(*row) for row in groups.agg(F.count(F.lit(1)), *further).collect()]
 
 
 def by_reason(counts: Iterable[Lines]) -> dict[str, int]:

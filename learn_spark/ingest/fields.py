@@ -9,9 +9,17 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from learn_spark.config.mapping import FieldMapping, NumberMapping, TextMapping, TimeMapping
+from learn_spark.config.time_formats import WEEKDAY_IN_TEXT, names_weekday, without_weekday
 
 LIST_SEPARATOR = ", "
-MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0}
+MICROSECONDS = {
+    "microseconds": 1.0,
+    "milliseconds": 1e3,
+    "seconds": 1e6,
+    "minutes": 6e7,
+    "hours": 3.6e9,
+    "days": 8.64e10,
+}
 _BLANKS = " \t\n\x0b\f\r"  # what \s is in Java
 _FAR = 6e16  # microseconds: some 1,900 years
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
@@ -93,8 +101,15 @@ def separator_pattern(separator: str) -> str:
 
 def mapped_number(field: NumberMapping | None) -> Column:
     """A number, null where it is none, or none that is finite: NaN, Infinity, 1e400."""
-    number = F.lit(None) if field is None else mapped(field).try_cast("double")
+    number = F.lit(None) if field is None else _with_point(mapped(field), field).try_cast("double")
     return F.when(F.abs(number) < F.lit(math.inf), number).cast("double")  # to Spark NaN is the largest number
+
+
+def _with_point(text: Column, field: NumberMapping) -> Column:
+    """A number's text as the parser wants it: of 1.234,5, and of 1 234,5, 1234.5."""
+    if field.decimal == ".":
+        return text
+    return F.translate(F.translate(text, ". \u00a0\u202f'", ""), ",", ".")
 
 
 def mapped_attributes(attributes: Mapping[str, TextMapping]) -> Column:
@@ -113,16 +128,43 @@ def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
     text = mapped(field)
     instant = F.when(text.rlike(_AN_INSTANT), F.try_to_timestamp(text)) if is_typed else F.lit(None).cast("timestamp")
     if field.unit:
-        number = text.try_cast("double") * MICROSECONDS[field.unit]
-        inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a timestamp
-        time = F.when(number.isNotNull(), F.timestamp_micros(F.round(inside).cast("bigint")))
-        return F.coalesce(time, instant)
+        return F.coalesce(_later(_origin(field), text, field.unit), instant)
+    if field.clock and not field.clock_unit:
+        text = F.concat_ws(" ", _day_of(text), F.trim(quoted(field.clock)))
+    time = _time_of(text, field)
     if field.format:
-        time = F.try_to_timestamp(text, F.lit(field.format))
-        return F.coalesce(_moved(time, field), instant)
+        time = F.coalesce(time, instant)
+    return _later(time, F.trim(quoted(field.clock)), field.clock_unit) if field.clock and field.clock_unit else time
+
+
+def _time_of(text: Column, field: TimeMapping) -> Column:
+    """What the text says, in UTC."""
+    if field.format:
+        text = F.trim(F.regexp_replace(text, WEEKDAY_IN_TEXT, "")) if names_weekday(field.format) else text
+        return _moved(F.try_to_timestamp(text, F.lit(without_weekday(field.format))), field)
     time = F.try_to_timestamp(text)
     names_a_zone = text.rlike(_ZONE) & F.regexp_replace(text, _ZONE, "").rlike(_CLOCK)  # 2024-02-01 ends in none
     return F.when(names_a_zone, time).otherwise(_moved(time, field))
+
+
+def _day_of(text: Column) -> Column:
+    """Without the midnight that a date gets as a column of a time type."""
+    return F.regexp_replace(text, r"[ T]00:00:00(\.0+)?Z?$", "")
+
+
+def _origin(field: TimeMapping) -> Column:
+    return F.lit(str(field.origin)).cast("timestamp") if field.origin else F.timestamp_micros(F.lit(0))
+
+
+def _later(time: Column, text: Column, unit: str) -> Column:
+    """A time and a number of units after it; null where the number is none."""
+    if unit == "nanoseconds":  # a double has no digits for them
+        number = F.floor(text.try_cast("decimal(38,6)") / 1000).cast("double")
+    else:
+        number = text.try_cast("double") * MICROSECONDS[unit]
+    inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a timestamp
+    after = F.timestamp_micros(F.unix_micros(time) + F.round(inside).cast("bigint"))
+    return F.when(number.isNotNull(), after)
 
 
 def _moved(time: Column, field: TimeMapping) -> Column:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from glob import iglob
@@ -16,8 +16,9 @@ from stat import S_ISLNK, S_ISREG
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.config.ingest import DAY, DAY_PARTS, IngestSettings, SourceSettings
+from learn_spark.config.ingest import IngestSettings, SourceSettings
 from learn_spark.config.load import Config
+from learn_spark.config.sources import DAY, DAY_PARTS, PART_OF_PATH
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import ONE_DAY
 
@@ -76,7 +77,7 @@ class SourceFiles:
     def __init__(self, config: Config, recorded: Mapping[date, str | None]) -> None:
         """Lists the files; `recorded` is what `state` gave for days that are done."""
         self._settings = config.ingest
-        self._logs = _digests(self._settings)
+        self._logs = _digests(*self._settings.each())
         self._catalogue = _digests(self._settings.items) if self._settings.items else {}
         self._recorded = recorded
 
@@ -102,10 +103,10 @@ def _days_read(settings: IngestSettings, day: date) -> list[date]:
     return [first + ONE_DAY * number for number in range((day - first).days + 1)]
 
 
-def _digests(settings: SourceSettings) -> dict[date | None, str]:
+def _digests(*sources: SourceSettings) -> dict[date | None, str]:
     """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
     digests: dict[date | None, int] = defaultdict(int)
-    for day, name, stat in _listed(settings):
+    for settings, (day, name, stat) in ((each, found) for each in sources for found in _listed(each)):
         # A table's state is its version, not the folder's.
         state = (name,) if settings.files is None else (name, stat.st_size, stat.st_mtime_ns)
         digest = blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
@@ -122,7 +123,7 @@ def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, os.sta
         if settings.path.is_dir():
             yield None, "", settings.path.stat()
         return
-    pattern = DAY.sub(lambda found: _spelled(found[1], _ANY_DIGITS), settings.files)
+    pattern = PART_OF_PATH.sub("*", DAY.sub(lambda found: _spelled(found[1], _ANY_DIGITS), settings.files))
     is_asked = _is_hidden(pattern)
     in_path = re.compile(day_pattern(settings))
     forms = [form or _DEFAULT_DAY for form in DAY.findall(settings.files)]
@@ -170,11 +171,25 @@ def _spelled(form: str, parts: dict[str, str]) -> str:
 
 def day_pattern(settings: SourceSettings) -> str:
     """A regular expression whose first group is the day in a file's path, spelled as `files` spells it."""
+    return _pattern(settings, None)
+
+
+def part_pattern(settings: SourceSettings, name: str) -> str:
+    """A regular expression whose one group is what stands for `{name}` in a file's path."""
+    return _pattern(settings, name)
+
+
+def _pattern(settings: SourceSettings, name: str | None) -> str:
+    """What matches the end of a file's path; its groups are the days, or where a name is given the first of that."""
     parts = []
-    for part in re.split(r"(\{day(?::[^{}]*)?\}|\*|\?)", settings.files or ""):
+    for part in re.split(r"(\{[^{}]*\}|\*|\?)", settings.files or ""):
         spelled = DAY.fullmatch(part)
         if spelled:
-            parts.append(f"({_spelled(re.escape(spelled[1] or _DEFAULT_DAY), _DIGITS)})")
+            digits = _spelled(re.escape(spelled[1] or _DEFAULT_DAY), _DIGITS)
+            parts.append(digits if name else f"({digits})")
+        elif PART_OF_PATH.fullmatch(part):
+            is_asked = part == f"{{{name}}}" and "([^/]*)" not in parts
+            parts.append("([^/]*)" if is_asked else "[^/]*")
         else:
             parts.append({"*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part))
     return "".join(parts) + "$"
@@ -183,6 +198,11 @@ def day_pattern(settings: SourceSettings) -> str:
 def plain(name: Column) -> Column:
     """A path or name of Spark's `_metadata`, which are parts of URLs, as the file system spells it."""
     return F.url_decode(F.regexp_replace(name, r"\+", "%2B"))
+
+
+def literal(paths: Sequence[str]) -> list[str]:
+    """Spark takes paths with any of these characters for patterns."""
+    return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
 
 
 def load_day(settings: SourceSettings, path: Column) -> Column:

@@ -10,10 +10,10 @@ _log = logging.getLogger(__name__)
 _WHOLE = {"tinyint", "smallint", "int", "bigint", "decimal(20,0)"}
 
 
-def id_types(files: Sequence[LogFile], settings: SourceSettings) -> dict[str, dict[str, str]]:
+def id_types(sources: Iterable[tuple[SourceSettings, Sequence[LogFile]]]) -> dict[str, dict[str, str]]:
     """Per column the types that it has in these files, and the first file that has each; nothing of untyped formats."""
     found: dict[str, dict[str, str]] = {}
-    for file in files:
+    for settings, file in ((settings, file) for settings, files in sources for file in files):
         kinds = dict(zip(file.columns, file.types, strict=False))
         for name in settings.mapping.id_columns():
             if name in kinds:

@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.errors import LearnError, TemporaryError
 from learn_spark.ingest.catalogue import Catalogue, read_catalogue
 from learn_spark.ingest.check import LogFile, check_files, first_changed
@@ -36,6 +37,7 @@ from learn_spark.ingest.delivery_gates import (
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.id_types import id_types, say_changed_types
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
+from learn_spark.ingest.markers import marks, warn_of_marks
 from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
@@ -52,13 +54,33 @@ class _Delivery:
     """The files of some days.
 
     Attributes:
-        good, bad: files that can be read to their end, and the others.
+        sources: the settings of each kind of files.
+        good, bad: of each, the files that can be read to their end, and the others.
         unmapped: columns that no mapping uses.
     """
 
-    good: list[LogFile]
-    bad: list[LogFile]
+    sources: list[IngestSettings]
+    good: list[list[LogFile]]
+    bad: list[list[LogFile]]
     unmapped: list[str]
+
+    def lines(self, spark: SparkSession) -> DataFrame:
+        """All events, and lines that give none."""
+        several = len(self.sources) > 1
+        pairs = zip(self.sources, self.good, strict=True)
+        frames = (with_events(read_lines(spark, source, good), source, several) for source, good in pairs)
+        return reduce(DataFrame.unionByName, frames)
+
+    def unreadable(self, spark: SparkSession) -> DataFrame:
+        """The bad files as rejects."""
+        pairs = zip(self.sources, self.bad, strict=True)
+        return reduce(DataFrame.unionByName, (unreadable_files(spark, each, each.start, bad) for each, bad in pairs))
+
+    def all_good(self) -> list[LogFile]:
+        return [file for files in self.good for file in files]
+
+    def all_bad(self) -> list[LogFile]:
+        return [file for files in self.bad for file in files]
 
 
 @dataclass(frozen=True)
@@ -89,14 +111,14 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     settings = context.config.ingest
     delivery = _delivery(context, days)
     catalogue = read_catalogue(context.spark, settings, days)
-    everything = read_lines(context.spark, settings, delivery.good).transform(with_events, settings)
+    everything = delivery.lines(context.spark)
     earlier = _done_before(context, days)
     lines = _of_days(context, everything, [*earlier, *days], days)
     kept = [lines, catalogue.lines] if catalogue else [lines]
     for frame in kept:
         frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        with _reading(delivery.good):
+        with _reading(delivery.all_good()):
             return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier), days)
     finally:
         for frame in kept:
@@ -127,9 +149,9 @@ def _reading(files: Sequence[LogFile]) -> Iterator[None]:
 
 def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult:
     settings, delivery, catalogue = context.config.ingest, read.delivery, read.catalogue
-    counts = counted(read.lines, is_dated(settings))
+    counts = counted(read.lines, is_dated(settings), *marks())
     of_catalogue = counted(catalogue.lines, F.lit(True)) if catalogue else []
-    bad_lines = [unreadable_files(context.spark, settings, settings.start, delivery.bad)]
+    bad_lines = [delivery.unreadable(context.spark)]
     if catalogue and settings.items:
         bad_lines.append(unreadable_files(context.spark, settings.items, settings.start, catalogue.bad))
     bad_rows = [frame.withColumnRenamed("load_day", "ds") for frame in bad_lines]
@@ -143,11 +165,12 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         rows = reduce(DataFrame.unionByName, rejects).where(days_predicate("ds", days))
         context.tables.overwrite_days("rejects", rows, days)
         stop_above_reject_share(of_catalogue, settings.gates.max_reject_share, "the catalogue of ")
-        stop_above_limits(counts, delivery.bad, settings, partial(num_lines, read.everything))
+        stop_above_limits(counts, delivery.all_bad(), settings, partial(num_lines, read.everything))
         empty = _stop_at_other_gates(context, counts, days)
         written = _publish(context, events.where("reason IS NULL"), catalogue, days)
     _warn_of_new_columns(context, delivery.unmapped)
-    types = id_types(delivery.good, settings)
+    warn_of_marks(counts)
+    types = id_types(zip(delivery.sources, delivery.good, strict=True))
     say_changed_types(types, [details.id_types for details in _earlier_details(context)])
     details = _details(counts, delivery, replace(written, late=written.late | changed))
     details = replace(
@@ -161,12 +184,17 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
 
 
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
-    settings = context.config.ingest
-    found = source_files(settings, days)
-    paths = list(dict.fromkeys(path for day in found for path in found[day]))
-    files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
-    good = [file for file in files if not file.problem]
-    return _Delivery(good, [file for file in files if file.problem], check_headers(good, settings))
+    sources = context.config.ingest.each()
+    delivery = _Delivery(sources, [], [], [])
+    for settings in sources:
+        found = source_files(settings, days)
+        paths = list(dict.fromkeys(path for day in found for path in found[day]))
+        files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
+        delivery.good.append([file for file in files if not file.problem])
+        delivery.bad.append([file for file in files if file.problem])
+        unmapped = check_headers(delivery.good[-1], settings)
+        delivery.unmapped.extend(name for name in unmapped if name not in delivery.unmapped)
+    return delivery
 
 
 def _done_before(context: Context, days: Sequence[date]) -> list[date]:
@@ -235,11 +263,11 @@ def _details(counts: Sequence[Lines], delivery: _Delivery, written: Written) -> 
     if unwanted:
         said = ", ".join(f"{lines:,} {reason}" for reason, lines in unwanted.items())
         _log.warning("ingest_events: lines that are not wanted, and no rejects: %s", said)
-    files = [*delivery.good, *delivery.bad]
+    files = [*delivery.all_good(), *delivery.all_bad()]
     return IngestDetails(
         files=len(files),
         bytes=sum(file.bytes for file in files),
-        bad_files={file.path: file.problem for file in delivery.bad},
+        bad_files={file.path: file.problem for file in delivery.all_bad()},
         no_behaviour=sum(row.lines for row in counts if row.reason == NO_BEHAVIOUR),
         not_wanted=unwanted,
         rejects=by_reason(row for row in counts if row.is_reject),

@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import UTC, IngestSettings, SourceSettings
 from learn_spark.config.mapping import EventTypeMapping, FieldMappings, IngestMapping
+from learn_spark.ingest.csv_lines import CORRUPT
 from learn_spark.ingest.fields import (
     mapped,
     mapped_attributes,
@@ -17,7 +18,8 @@ from learn_spark.ingest.fields import (
     raised,
     unreadable_flags,
 )
-from learn_spark.ingest.readers import BAD_BYTES, CORRUPT, INEXACT, RAW, REPLACEMENT
+from learn_spark.ingest.readers import BAD_BYTES, INEXACT, RAW
+from learn_spark.ingest.records import REPLACEMENT
 
 FIRST_TIME, LAST_TIME = "1971-01-01", "2100-01-01"
 NO_BEHAVIOUR, FILTERED, IGNORED, TOO_EARLY = (
@@ -36,7 +38,7 @@ COLUMNS = ("user_id", "item_id", "event_type", "event_ts", *NUMBERS, *TEXTS, "at
 COLUMNS += ("raw", "source_file", "load_day", "reason")
 
 
-def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
+def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: bool = False) -> DataFrame:
     """One row an event, or a line that gives none: the contract's columns, `raw`, and `reason`.
 
     `reason` is null for a usable event, else the first thing that is wrong with the line, or why nobody wants it
@@ -46,6 +48,7 @@ def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
         lines: what `read_lines` gives.
         settings: mapping, known event types, what is too early or late. `load_day` is the file's day; where file names
             hold none, the event's, and `ingest.start` where the time is not usable or before it.
+        is_one_of_several: whether lines of other sources, with other event types, may have the same values.
     """
     mapping = settings.mapping
     flags = mapping.event_type.flags
@@ -66,7 +69,7 @@ def with_events(lines: DataFrame, settings: IngestSettings) -> DataFrame:
     if not settings.by_day:
         day = F.when(has_day(settings), F.to_date("event_ts")).otherwise(F.lit(settings.start))
         reasoned = reasoned.withColumn("load_day", day)
-    return _one_row_an_event(reasoned, mapping)
+    return _one_row_an_event(reasoned, mapping, is_one_of_several)
 
 
 def described(mapping: FieldMappings) -> list[Column]:
@@ -205,12 +208,13 @@ def _time_reasons(settings: IngestSettings) -> dict[str, Column]:
     return reasons
 
 
-def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping) -> DataFrame:
+def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping, is_one_of_several: bool) -> DataFrame:
     key = F.col("_key")
     if mapping.event_type.flags:
         always = mapping.event_type.always
         types = F.concat(F.array(F.lit(always)), "_types") if always else F.col("_types")
         one = F.array(F.lit(None).cast("string"))
         reasoned = reasoned.withColumn("event_type", F.explode(F.when(F.col("reason").isNull(), types).otherwise(one)))
+    if mapping.event_type.flags or is_one_of_several:
         key = F.concat_ws(SEPARATOR, key, "event_type")
     return reasoned.select(F.xxhash64(key).alias("event_id"), *COLUMNS)

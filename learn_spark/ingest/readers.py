@@ -1,31 +1,42 @@
 """Lines of the log as strings, whatever the order, number or types of a file's columns."""
 
 import logging
-import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import BooleanType, DateType, DoubleType, StringType, StructField, StructType
+from pyspark.sql.types import BooleanType, DateType, StringType, StructField, StructType
 
 from learn_spark.config.ingest import SourceSettings
+from learn_spark.config.sources import beginning, hive_keys
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.check import FIRST_BYTES, LogFile, check_file
+from learn_spark.ingest.check import CHUNK_BYTES, LogFile, check_file
+from learn_spark.ingest.csv_lines import CORRUPT, is_well_formed, value_of, with_fields
 from learn_spark.ingest.fields import quoted
-from learn_spark.ingest.files import load_day, newest_file, plain
+from learn_spark.ingest.files import literal, load_day, newest_file, plain
 from learn_spark.ingest.parquet_types import stored_as
-from learn_spark.ingest.texts import as_text, has_lost_digits, id_as_text, json_id, json_id_has_lost_digits
+from learn_spark.ingest.records import REPLACEMENT
+from learn_spark.ingest.shapes import (
+    UNEVEN,
+    Value,
+    beginnings,
+    exploded,
+    keys_of_path,
+    number_in,
+    value_at,
+    values_of_path,
+    without_nulls,
+)
+from learn_spark.ingest.text_lines import PATH, needs_python, text_lines
+from learn_spark.ingest.texts import as_text, has_lost_digits, id_as_text
 from learn_spark.lake.session import telling_case
 
 _log = logging.getLogger(__name__)
 
-CORRUPT = "_corrupt_record"
 RAW, BAD_BYTES, INEXACT = "_raw", "_bad_bytes", "_inexact"
 RAW_BYTES = 4096
-MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
-REPLACEMENT = "\ufffd"
 
 
 def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[str]:
@@ -34,19 +45,19 @@ def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[st
     Columns that no line needs may be missing from some files, with a line on stderr: they were added later, or JSON
     lines leave their keys out. A name that neither these files nor the newest one have is an error in the config.
     """
-    wanted = settings.source_columns()
     unmapped: dict[str, None] = {}
     lacked: dict[tuple[str, ...], list[LogFile]] = defaultdict(list)
+    needed = settings.required_columns()
     for file in files:
-        lacking = [name for name in wanted if name not in file.columns]
-        required = [name for name in lacking if name in settings.required_columns()]
         if settings.format == "json" and not file.columns:
             continue  # not one of the first lines is an object: they are rejected one by one
-        if required:
+        lacking = settings.lacking(file.columns, hive_keys(file.path))
+        if required := [name for name in lacking if name in needed]:
             raise _lacks(file, required, settings)
         if lacking:
             lacked[tuple(lacking)].append(file)
-        unmapped.update(dict.fromkeys(name for name in file.columns if name not in wanted))
+        used = {beginning(settings.holder(name), file.columns) for name in settings.source_columns()}
+        unmapped.update(dict.fromkeys(name for name in file.columns if name not in used))
     if settings.format != "json" and lacked:
         _require_somewhere(files, settings)
     for names, without in lacked.items():
@@ -66,13 +77,15 @@ def _lacks(file: LogFile, names: Sequence[str], settings: SourceSettings) -> Con
 
 
 def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> None:
-    known = {name for file in files for name in file.columns}
-    lacking = [name for name in settings.source_columns() if name not in known]
-    newest = newest_file(settings) if lacking else None
+    """Stops where a column is in none of these files, nor in the newest of all."""
+    lacking = [set(settings.lacking(file.columns, hive_keys(file.path))) for file in files]
+    nowhere = set.intersection(*lacking)
+    newest = newest_file(settings) if nowhere else None
     if newest is not None:
-        known |= {*check_file(str(newest), settings, FIRST_BYTES).columns}
-    if lacking := [name for name in lacking if name not in known]:
-        raise _lacks(files[-1], lacking, settings)
+        found = check_file(str(newest), settings, CHUNK_BYTES)
+        nowhere &= set(settings.lacking(found.columns, hive_keys(found.path)))
+    if nowhere:
+        raise _lacks(files[-1], sorted(nowhere), settings)
 
 
 def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[LogFile]) -> DataFrame:
@@ -86,7 +99,9 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
         return spark.createDataFrame([], _no_lines(settings))
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for file in files:
-        alike[() if settings.format == "json" else (file.columns, file.types)].append(file.path)
+        told = keys_of_path(settings, file.path, file.columns)
+        key = (told,) if settings.format == "json" else (file.columns, file.types, file.header, told)
+        alike[(*key, not settings.is_typed and needs_python(settings, file))].append(file.path)
     reader = {"csv": _read_csv, "json": _read_json, "parquet": _read_typed, "delta": _read_typed}[settings.format]
     by_path = {file.path: file for file in files}
     frames = [reader(spark, settings, by_path[paths[0]], paths) for paths in alike.values()]
@@ -100,103 +115,99 @@ def _no_lines(settings: SourceSettings) -> StructType:
 
 
 def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:
-    """The frame's contract; the columns of `lines` itself are reached by it, as `_metadata` is."""
+    """The frame's contract."""
     return lines.select(
         *(column.alias(name) for name, column in ({INEXACT: F.lit(False)} | columns).items()),
-        plain(F.col("_metadata.file_name")).alias("source_file"),
-        load_day(settings, plain(F.col("_metadata.file_path"))).alias("load_day"),
+        F.element_at(F.split(PATH, "/"), -1).alias("source_file"),
+        load_day(settings, F.col(PATH)).alias("load_day"),
     )
+
+
+def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> tuple[dict[str, Column], Column]:
+    """Every mapped column as text, and whether an id among them is a float that has lost digits."""
+    told = keys_of_path(settings, like.path, like.columns)
+    values = {**tops, **values_of_path(settings, told, F.col(PATH))}
+    found = {name: values.get(name) or value_at(name, tops) for name in settings.source_columns()}
+    ids = [each for name in settings.mapping.id_columns() if (each := found.get(name))]
+    texts = {name: _nothing() for name in found} | {name: as_text(each) for name, each in found.items() if each}
+    texts |= {name: id_as_text(each) for name in settings.mapping.id_columns() if (each := found.get(name))}
+    inexact = reduce(Column.__or__, (has_lost_digits(each) for each in ids), F.lit(False))
+    return {name: without_nulls(text, settings) for name, text in texts.items()}, inexact
 
 
 def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     # By place: Spark takes names that differ in case, or appear twice, for one.
     places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
-    names = [f"_{place}" for place in range(len(like.columns))]
-    schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
-    reader = spark.read.schema(schema).options(
-        header=settings.columns is None,
-        sep=settings.delimiter,
-        encoding=settings.encoding,
-        escape='"',
-        mode="PERMISSIVE",
-        columnNameOfCorruptRecord=CORRUPT,
-        maxColumns=MOST_COLUMNS,  # a line with more stops the job, and 20,480 delimiters are soon in a broken file
-        columnPruning=False,  # a pruned parser does not notice lines with too few columns
-    )
-    mapped = {name: F.col(places[name]) if name in places else _nothing() for name in settings.source_columns()}
-    raw = F.coalesce(F.col(CORRUPT), F.concat_ws(settings.delimiter, *mapped.values()))
+    lines = text_lines(spark, settings, like, paths)
+    lines = lines.select("value", PATH, with_fields(F.col("value"), settings, len(like.columns)).alias("line"))
+    is_good = F.col(f"line.{CORRUPT}").isNull() & is_well_formed(F.col("value"), settings)
+    lines = lines.withColumn(CORRUPT, F.when(~is_good, F.col("value")))
+    tops = {name: Value(value_of(F.col("line").getField(place), settings)) for name, place in places.items()}
+    rows, tops = exploded(lines, settings, tops)
+    mapped, _ = _texts(settings, like, tops)
+    corrupt = _corrupt(settings, F.concat_ws(settings.delimiter, *mapped.values()))
+    raw = F.coalesce(corrupt, F.concat_ws(settings.delimiter, *mapped.values()))
     return _selected(
-        reader.csv(_literal(paths)),
-        settings,
-        **mapped,
-        **{CORRUPT: F.col(CORRUPT), RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))},
+        rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))}
     )
+
+
+def _corrupt(settings: SourceSettings, raw: Column) -> Column:
+    """A malformed line's text; of one whose lists do not fit, what is left of it."""
+    return F.coalesce(F.col(CORRUPT), F.when(F.col(UNEVEN), raw)) if settings.explode else F.col(CORRUPT)
 
 
 def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Lines as text, parsed by a schema of strings: numbers and nested values keep their JSON text."""
-    names = settings.source_columns()
+    asked = [*settings.source_columns(), *settings.exploded()]
+    names = list(dict.fromkeys(key for name in asked for key in beginnings(settings.holder(name))))
     schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
-    text = F.make_valid_utf8("value")
-    lines = spark.read.text(_literal(paths)).where(F.trim("value") != "")
-    is_object = F.trim("value").startswith("{") & F.trim("value").endswith("}")  # the parser stops at its end
-    parsed = lines.withColumn("line", F.from_json(text, schema, options)).withColumn(
-        CORRUPT, F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}"))
+    text = F.col("value")
+    is_object = F.trim(text).startswith("{") & F.trim(text).endswith("}")  # the parser stops at its end
+    parsed = text_lines(spark, settings, like, paths).withColumn("line", F.from_json(text, schema, options))
+    parsed = parsed.select(
+        PATH,
+        "line",
+        text.alias("value"),
+        _cut(text).alias(RAW),
+        (~F.col("is_whole")).alias(BAD_BYTES),
+        F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}")).alias(CORRUPT),
     )
-    values = {name: F.col("line").getField(name) for name in names}
-    ids = settings.mapping.id_columns()
-    numbers = F.from_json(text, StructType([StructField(name, DoubleType()) for name in ids]))  # of strings: null
-    inexact = [json_id_has_lost_digits(values[name], numbers.getField(name)) for name in ids]
-    return _selected(
-        parsed,
-        settings,
-        **values | {name: json_id(values[name], numbers.getField(name)) for name in ids},
-        **{INEXACT: reduce(Column.__or__, inexact, F.lit(False))},
-        **{CORRUPT: F.col(CORRUPT), RAW: _cut(text), BAD_BYTES: ~F.is_valid_utf8("value")},
-    )
+    tops = {name: Value(F.col("line").getField(name), number=number_in(text, name)) for name in names}
+    rows, tops = exploded(parsed, settings, tops)
+    mapped, inexact = _texts(settings, like, tops)
+    own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW)), INEXACT: inexact}
+    return _selected(rows, settings, **mapped, **own)
 
 
 def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Parquet files or a Delta table: every type as its text."""
-    kinds = dict(zip(like.columns, like.types, strict=True))
-    rows = _typed_rows(spark, settings, like, paths)
-    ids = settings.mapping.id_columns()
-    mapped, inexact = {}, [F.lit(False)]
-    for name in settings.source_columns():
-        if name not in kinds:
-            mapped[name] = _nothing()
-        elif name in ids:
-            mapped[name] = id_as_text(quoted(name), rows.schema[name].dataType, kinds[name])
-            inexact.append(has_lost_digits(quoted(name), rows.schema[name].dataType))
-        else:
-            mapped[name] = as_text(quoted(name), rows.schema[name].dataType, kinds[name])
+    asked = [*settings.source_columns(), *settings.exploded()]
+    names = {each for name in asked if (each := beginning(settings.holder(name), like.columns))}
+    kinds = {name: kind for name, kind in zip(like.columns, like.types, strict=True) if name in names}
+    rows = _typed_rows(spark, settings, like, paths, kinds)
+    tops = {name: Value(quoted(name), rows.schema[name].dataType, kind) for name, kind in kinds.items()}
+    rows = rows.withColumn(PATH, plain(F.col("_metadata.file_path")))
+    rows, tops = exploded(rows, settings, tops)
+    mapped, inexact = _texts(settings, like, tops)
     raw = F.to_json(F.struct(*(column.alias(name) for name, column in mapped.items())))
     valid = F.coalesce(reduce(Column.__and__, map(F.is_valid_utf8, mapped.values())), F.lit(True))
-    return _selected(
-        rows,
-        settings,
-        **mapped,
-        **{
-            CORRUPT: F.lit(None).cast("string"),
-            RAW: _cut(F.make_valid_utf8(raw)),
-            BAD_BYTES: ~F.coalesce(valid, F.lit(True)),
-            INEXACT: reduce(Column.__or__, inexact),
-        },
-    )
+    corrupt = F.when(F.col(UNEVEN), raw) if settings.explode else _nothing()
+    bad = {BAD_BYTES: ~F.coalesce(valid, F.lit(True)), INEXACT: inexact}
+    return _selected(rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(F.make_valid_utf8(raw))}, **bad)
 
 
-def _typed_rows(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
-    """Of Parquet the mapped columns alone: what Spark cannot read, or tell apart, may stand beside them.
+def _typed_rows(
+    spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str], kinds: Mapping[str, str]
+) -> DataFrame:
+    """Of Parquet the columns of these kinds alone: what Spark cannot read, or tell apart, may stand beside them.
 
     Raises:
-        ConfigError: where it is a mapped column that Spark cannot read.
+        ConfigError: where it is one of these that Spark cannot read.
     """
     if settings.format == "delta":
         return spark.read.format("delta").load(paths[0])
-    kinds = {
-        name: kind for name, kind in zip(like.columns, like.types, strict=True) if name in settings.source_columns()
-    }
     if unread := [name for name, kind in kinds.items() if not kind]:
         raise ConfigError(
             f"{like.path}: column {unread[0]}, which {settings.section}.mapping names, has a type that Spark cannot"
@@ -205,12 +216,7 @@ def _typed_rows(spark: SparkSession, settings: SourceSettings, like: LogFile, pa
     fields = (f"`{name.replace('`', '``')}` {stored_as(kind)}" for name, kind in kinds.items())
     alike = len({name.lower() for name in like.columns}) < len(like.columns)
     session = telling_case(spark) if alike else spark
-    return session.read.schema(", ".join(fields)).parquet(*_literal(paths))
-
-
-def _literal(paths: Sequence[str]) -> list[str]:
-    """Spark takes paths with any of these characters for patterns."""
-    return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
+    return session.read.schema(", ".join(fields)).parquet(*literal(paths))
 
 
 def _nothing() -> Column:

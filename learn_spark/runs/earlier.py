@@ -23,10 +23,7 @@ _STEPS = {
     "write_features": ("features",),
     "evaluate_features": ("evaluation", "retrieval"),
 }
-_NEW = (  # what 0.1.0 did not have
-    *("evaluation.candidates", "towers.ranks"),
-    *("ingest.where", "ingest.items.where", "ingest.repeats", "ingest.mapping.event_type.ignore"),
-)
+_NEW = ("evaluation.candidates", "towers.ranks")  # what 0.1.0 did not have
 _NOT_LEARNED = ("train.threads", "train.checkpoint_seconds", "train.checkpoint_steps", "train.rank_timeout")
 _LEFT_OUT = {
     "ingest": ("path", "max_reject_share", "max_bad_files", "empty_day", "min_day_share", "items.path"),

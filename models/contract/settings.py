@@ -18,9 +18,19 @@ APART = {"run", "gates"}
 def identity(settings: BaseModel) -> dict[str, object]:
     """What can change what is made, as plain values: at any depth all fields but `run` and `gates`, and but paths.
 
-    A path says where a thing lies; what lies there is told by whoever reads it.
+    A path says where a thing lies; what lies there is told by whoever reads it. Keys of `LATER` are left out where
+    they have their defaults: what was made before there were such keys keeps its fingerprint.
     """
-    return {name: _plain(value) for name, value in settings if name not in APART and not isinstance(value, Path)}
+    return {
+        name: _plain(value)
+        for name, value in settings
+        if name not in APART and not isinstance(value, Path) and not _is_later(settings, name, value)
+    }
+
+
+def _is_later(settings: BaseModel, name: str, value: object) -> bool:
+    cls = type(settings)
+    return name in getattr(cls, "LATER", ()) and value == cls.model_fields[name].get_default(call_default_factory=True)
 
 
 def _plain(value: object) -> object:

@@ -1,13 +1,17 @@
 """Reading a log as the ingest job does, up to events with their reasons."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import reduce
 from pathlib import Path
 
 import yaml
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config, load_config
-from learn_spark.ingest.check import check_files
+from learn_spark.ingest.check import check_file, check_files
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.parse import with_events
 from learn_spark.ingest.readers import check_headers, read_lines
@@ -49,12 +53,35 @@ def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest
 
 def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
     """The good files' lines of the days."""
-    settings = config.ingest
-    found = source_files(settings, days or [settings.start])
+    sources = config.ingest.each()
+    frames = (_events_of(spark, source, days or [source.start], len(sources) > 1) for source in sources)
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _events_of(spark: SparkSession, settings: IngestSettings, days: Sequence[date], several: bool) -> DataFrame:
+    found = source_files(settings, days)
     paths = list(dict.fromkeys(path for day in found for path in found[day]))
     files = [file for file in check_files(spark, settings, paths, settings.gates.max_line_bytes) if not file.problem]
     check_headers(files, settings)
-    return with_events(read_lines(spark, settings, files), settings)
+    return with_events(read_lines(spark, settings, files), settings, several)
+
+
+def events_of_cases(spark: SparkSession, cases: Mapping[str, Config]) -> dict[str, list[Row]]:
+    """The events of many small logs at once, in their order; their files are checked here, without a job."""
+    frames = []
+    for name, config in cases.items():
+        sources = config.ingest.each()
+        for source in sources:
+            paths = source_files(source, [source.start])[source.start]
+            files = [check_file(str(path), source, source.gates.max_line_bytes) for path in paths]
+            assert not [file for file in files if file.problem], files
+            check_headers(files, source)
+            events = with_events(read_lines(spark, source, files), source, len(sources) > 1)
+            frames.append(events.withColumn("case", F.lit(name)))
+    found: dict[str, list[Row]] = {name: [] for name in cases}
+    for row in reduce(DataFrame.unionByName, frames).collect():
+        found[row["case"]].append(row)
+    return {name: sorted(rows, key=lambda row: (str(row.event_ts), row.raw or "")) for name, rows in found.items()}
 
 
 def by_item(frame: DataFrame) -> dict[str, Row]:

@@ -1,0 +1,74 @@
+"""A csv line's values, by its dialect; lines whose quotes do not fit are malformed, never guessed."""
+
+import re
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from learn_spark.config.sources import SourceSettings
+
+CORRUPT = "_corrupt_record"
+MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
+_PAIR, _DELIMITER = "\ufdd1", "\ufdd2"  # no characters: they stand for others where a line is looked at
+_ESCAPED = {"\\": "\ufdd3", "n": "\ufdd4", "r": "\ufdd5", "t": "\ufdd6", "\n": "\ufdd7", "quote": "\ufdd8"}
+_MEANT = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def with_fields(text: Column, settings: SourceSettings, number: int) -> Column:
+    """A struct of `_0`, `_1` and so on, and `_corrupt_record`, which holds a malformed line's text."""
+    schema = ", ".join([*(f"_{place} string" for place in range(number)), f"{CORRUPT} string"])
+    options = {
+        "sep": settings.delimiter,
+        "quote": settings.quote or "",
+        "escape": settings.quote or '"',
+        "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": CORRUPT,
+        "maxColumns": str(MOST_COLUMNS),  # a line with more stops the job; 20,480 delimiters are soon in a broken file
+    }
+    return F.from_csv(_hidden(text, settings), schema, options)
+
+
+def value_of(field: Column, settings: SourceSettings) -> Column:
+    """A field of the struct, with what was escaped in it."""
+    if settings.escape != "\\":
+        return field
+    shown = F.translate(field, "".join(_ESCAPED.values()), _meant(settings))
+    shown = F.replace(shown, F.lit(_DELIMITER), F.lit(settings.delimiter))
+    return F.when(field.rlike("[\ufdd2-\ufdd8]"), shown).otherwise(field)
+
+
+def _meant(settings: SourceSettings) -> str:
+    return "".join(_MEANT.get(each, each) if each != "quote" else settings.quote or '"' for each in _ESCAPED)
+
+
+def _hidden(text: Column, settings: SourceSettings) -> Column:
+    """The line with a character that is none in place of each escaped one, so that no parser takes it for another."""
+    if settings.escape != "\\":
+        return text
+    hidden = F.replace(text, F.lit("\\\\"), F.lit(_ESCAPED["\\"]))  # first: pairs, from the left
+    hidden = F.replace(hidden, F.lit(f"\\{settings.delimiter}"), F.lit(_DELIMITER))
+    for each, stands in _ESCAPED.items():
+        if each != "\\":
+            meant = settings.quote or '"' if each == "quote" else each
+            hidden = F.replace(hidden, F.lit(f"\\{meant}"), F.lit(stands))
+    return F.when(F.contains(text, F.lit("\\")), hidden).otherwise(text)
+
+
+def is_well_formed(text: Column, settings: SourceSettings) -> Column:
+    """Whether each field is bare, or quoted from its first character to its last.
+
+    The patterns have no group that repeats: Java's would call itself once per repeat. Each pair of quotes is one
+    character at first, so that a run of quotes at a field's beginning tells by its length what it is.
+    """
+    quote = settings.quote
+    if quote is None:
+        return F.lit(True)
+    delimiter = settings.delimiter
+    line = F.replace(_hidden(text, settings), F.lit(quote * 2), F.lit(_PAIR))
+    if len(delimiter) > 1:
+        line, delimiter = F.replace(line, F.lit(delimiter), F.lit(_DELIMITER)), _DELIMITER
+    q, d = re.escape(quote), re.escape(delimiter)
+    blanks = "" if delimiter == " " else " *+"
+    quoted = rf"{_PAIR}*+{q}[^{q}]*+{q}{blanks}|{_PAIR}++{blanks}"
+    fields = rf"\G(?:{quoted}|(?![{q}{_PAIR}])[^{d}]*+)(?:{d}|\z)"
+    return ~F.contains(text, F.lit(quote)) | (F.regexp_replace(line, fields, "") == "")

@@ -1,0 +1,78 @@
+"""Packed files, told by their first bytes and opened as what they hold, whatever they are called."""
+
+import bz2
+import gzip
+import io
+import zipfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_BY_SUFFIX = {".gz": "gzip", ".bz2": "bzip2"}
+# Spark unpacks by the suffix alone, or fails: whatever lies in the file.
+_TAKEN_BY_SUFFIX = {*_BY_SUFFIX, ".deflate", ".snappy", ".lz4", ".zst", ".zstd"}
+
+
+class PackingError(Exception):
+    """A packed file that does not hold one file."""
+
+
+def packing_of(path: str) -> str:
+    """gzip, bzip2, zstd or zip; empty of a plain file."""
+    with open(path, "rb") as stream:
+        first = stream.read(4)
+    return next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), "")
+
+
+def is_spark_able(path: str, packing: str) -> bool:
+    """Whether Spark itself unpacks the file as what it is."""
+    suffix = Path(path).suffix
+    return _BY_SUFFIX.get(suffix) == packing if packing else suffix not in _TAKEN_BY_SUFFIX
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file's bytes, unpacked where its first bytes say that they are packed.
+
+    Raises:
+        PackingError: of a zip that does not hold exactly one file, or holds it encrypted.
+    """
+    packing = packing_of(path)
+    if packing == "zip":
+        return _open_member(path)
+    if packing == "zstd":
+        return cast("BinaryIO", io.BufferedReader(_Stream(pa.CompressedInputStream(pa.OSFile(path), "zstd"))))
+    if packing == "gzip":
+        return cast("BinaryIO", gzip.open(path, "rb"))
+    return cast("BinaryIO", bz2.open(path, "rb")) if packing == "bzip2" else open(path, "rb")
+
+
+def _open_member(path: str) -> BinaryIO:
+    archive = zipfile.ZipFile(path)
+    members = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
+    if len(members) != 1:
+        names = ", ".join(each.filename for each in members[:3])
+        raise PackingError(f"a zip of {len(members)} files ({names}), where one is read: unpack it")
+    if members[0].flag_bits & 1:
+        raise PackingError(f"a zip that is encrypted ({members[0].filename}): unpack it")
+    return cast("BinaryIO", archive.open(members[0]))
+
+
+class _Stream(io.RawIOBase):
+    """An Arrow stream as one of Python's."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        read = self._stream.read(len(buffer))
+        buffer[: len(read)] = read
+        return len(read)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
