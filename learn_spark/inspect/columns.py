@@ -89,6 +89,11 @@ class SeenColumn:
         found = Counter(value.strip() for value in self.values if value.strip() in NULL_MARKERS)
         return Counter({text: n for text, n in found.items() if text == "\\N" or n >= 0.005 * len(self.values)})
 
+    @property
+    def empty(self) -> set[str]:
+        """Texts that say nothing."""
+        return {"", *self.nulls}
+
     @cached_property
     def given(self) -> list[str]:
         """The values that say something."""

@@ -18,7 +18,7 @@ from learn_spark.inspect.folder import Seen
 from learn_spark.inspect.guess import Guess, ordered
 from learn_spark.inspect.proposal import Proposal, propose
 from learn_spark.inspect.roles import Roles
-from learn_spark.inspect.tally import Tally, tally_of
+from learn_spark.inspect.tally import NOT_WANTED, Tally, tally_of
 
 _WANTED = (  # what a ranker is for, the dearest first
     ("purchase", "buy", "order", "pay", "transaction", "checkout", "conversion"),
@@ -196,8 +196,9 @@ def _gates(tally: Tally, first: date) -> dict[str, Any]:
     """The largest share of a day's rows that cannot be used, where it is above the limit."""
     days, counts = tally.event_days(), Counter(tally.days.tolist())
     bad: Counter[date] = Counter()
-    for (_, day), number in tally.bad.items():
-        bad[day if day and day >= first else days[0]] += number
+    for (reason, day), number in tally.bad.items():
+        if reason != NOT_WANTED:
+            bad[day if day and day >= first else days[0]] += number
     shares = [number / (number + counts[day.toordinal()]) for day, number in bad.items()]
     share = math.ceil(max(shares, default=0.0) * 100) / 100
     return {"gates": {"max_reject_share": share}} if share > 0.05 else {}

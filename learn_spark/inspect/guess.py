@@ -1,5 +1,6 @@
 """From what a table holds to a first guess of what its columns mean. No Spark."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -249,7 +250,10 @@ def _event_type(found: Guess, kind: str | None) -> None:
     if kind is not None:
         counts = found.columns[kind].counts
         shown = ", ".join(f"{value} {n / counts.total():.0%}" for value, n in counts.most_common(6))
-        found.put("event_type", kind, {}, f": {shown}")
+        idle = _without_items(found, kind)
+        found.put("event_type", kind, {"ignore": idle} if idle else {}, f": {shown}")
+        if idle:
+            found.said.append(f"event_type: {', '.join(idle)} have no item: their lines are not wanted")
     elif len(flags) > 1:
         found.mapping["event_type"] = {"always": "impression", "flags": flags}
         found.event_types = ["impression", *flags.values()]
@@ -258,6 +262,13 @@ def _event_type(found: Guess, kind: str | None) -> None:
         found.mapping["event_type"] = {"constant": "event"}
         found.event_types = ["event"]
         found.said.append("event_type: none was found, every row is an `event`")
+
+
+def _without_items(found: Guess, kind: str) -> list[str]:
+    """Kinds of event, as page views, whose rows hardly ever name an item."""
+    items, kinds = found.columns[found.column("item_id")], found.columns[kind]
+    named = Counter(k for k, item in zip(kinds.values, items.values, strict=True) if item.strip() not in items.empty)
+    return [each for each, n in kinds.counts.items() if named[each] < 0.1 * n and each.strip()]
 
 
 def _describe(found: Guess) -> None:
@@ -308,7 +319,11 @@ def _is_number(column: SeenColumn) -> bool:
 
 
 def _say_more(found: Guess) -> None:
-    """Null markers, splits, and columns that look like something and are left out."""
+    """Equal rows, null markers, splits, and columns that look like something and are left out."""
+    rows = list(zip(*(column.values for column in found.columns.values()), strict=True))
+    equal = len(rows) - len(set(rows))
+    if equal >= 0.005 * len(rows):
+        found.said.append(f"{equal / len(rows):.1%} of the rows are equal to another: copies, unless `repeats: keep`")
     for name, column in found.columns.items():
         for marker, count in column.nulls.items():
             found.said.append(

@@ -72,11 +72,10 @@ def _files(config: Config) -> Iterator[tuple[IngestSettings, Path]]:
 
 
 def _require_columns(source: SourceSettings, path: Path) -> None:
-    """What a file of columns lacks of the mapping; JSON lines may leave keys out."""
+    """What a file lacks of the columns without which no line is an event."""
     rows = list(islice(read_rows(layout_from(source), path), 100))
     names = {*path_values(source, path), *(name for row in rows for name in row)}
-    lacking = source.lacking(names, path_values(source, path))
-    if source.format == "json":
-        lacking = [name for name in lacking if name in source.mapping.required_columns()]
+    needed = source.required_columns()
+    lacking = [name for name in source.lacking(names, path_values(source, path)) if name in needed]
     if rows and lacking:
         raise ConfigError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(sorted(names))}")

@@ -179,7 +179,7 @@ def _why_left(
     """What a table is that is neither log nor catalogue."""
     log = roles.guess
     if {"property", "value"} <= {part for name in columns for part in forms(name)}:
-        return "a property of an item per line: ingest.items needs a line per item and its title"
+        return "a property of an item per line: if one of them is the title, `items` with `pivot` reads it"
     user, item = log.column("user_id"), log.column("item_id")
     is_split = any(part in SPLITS for part in seen.files.lower().replace(".", "_").replace("-", "_").split("_"))
     if is_split and (user in columns or item in columns):

@@ -24,6 +24,7 @@ from learn_spark.sequences.counts import Range, ranges
 MOST_ROWS = 1_000_000
 UNPACKED = 5  # times as large as packed, about
 STRAY_SHARE, STRAY_GAP = 0.001, 30
+NOT_WANTED = "not wanted"
 _ON = ("1", "1.0", "true")
 
 
@@ -210,6 +211,7 @@ class EventReader:
     def __init__(self, source: SourceSettings, path: Path) -> None:
         self._mapping: IngestMapping = source.mapping  # pyright: ignore - of a log, not of items
         self._nulls = frozenset(source.nulls)
+        self._where = source.where
         self._read_time = reader(self._mapping.event_ts)
         self._of_path = path_values(source, path)
 
@@ -217,6 +219,10 @@ class EventReader:
         """Day, (user, item), kinds; the last is why the row is no event, "" where it is one."""
         row = row | self._of_path if self._of_path else row
         mapping = self._mapping
+        kind = mapping.event_type
+        is_ignored = kind.column is not None and row.get(kind.column, "").strip() in kind.ignore
+        if is_ignored or any(row.get(name, "").strip() not in wanted for name, wanted in self._where.items()):
+            return None, ("", ""), [], NOT_WANTED
         moment = self._time(mapping.event_ts, row)
         day = moment.astimezone(UTC).date() if moment else None
         pair = self._value(mapping.user_id, row), self._value(mapping.item_id, row)

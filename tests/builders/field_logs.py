@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -55,3 +56,42 @@ def plain_log(path: Path, spell: Callable[[datetime], object] = lambda time: f"{
     """A csv with a header whose times are spelled in some way."""
     rows = ((f"u{e.user}", f"i{e.item}", spell(e.time), e.kind, e.title) for e in field_events())
     return write_table(path, ("user_id", "item_id", "when", "action", "title"), rows, sep="|")
+
+
+SPELLINGS: dict[str, Callable[[datetime], object]] = {
+    "2024-03-05 10:20:30": lambda t: f"{t:%Y-%m-%d %H:%M:%S}",
+    "2024-03-05": lambda t: f"{t:%Y-%m-%d}",
+    "2024-03-05 10": lambda t: f"{t:%Y-%m-%d %H}",
+    "2024-03-05 10:20": lambda t: f"{t:%Y-%m-%d %H:%M}",
+    "2024-03-05T10:20:30Z": lambda t: f"{t:%Y-%m-%dT%H:%M:%SZ}",
+    "2024-03-05T10:20:30.123Z": lambda t: f"{t:%Y-%m-%dT%H:%M:%S}.123Z",
+    "2024-03-05 10:20:30 UTC": lambda t: f"{t:%Y-%m-%d %H:%M:%S} UTC",
+    "2024-03-05 10:20:30+00": lambda t: f"{t:%Y-%m-%d %H:%M:%S}+00",
+    "2024-03-05 10:20:30.123456+00:00": lambda t: f"{t:%Y-%m-%d %H:%M:%S}.123456+00:00",
+    "2024-03-05T10:20:30+0000": lambda t: f"{t:%Y-%m-%dT%H:%M:%S}+0000",
+    "2024-03-05 10:20:30,123": lambda t: f"{t:%Y-%m-%d %H:%M:%S},123",
+    "2024/03/05 10:20:30": lambda t: f"{t:%Y/%m/%d %H:%M:%S}",
+    "03/25/2024": lambda t: f"{t:%m/%d/%Y}",
+    "03/25/2024 10:20": lambda t: f"{t:%m/%d/%Y %H:%M}",
+    "3/25/2024 1:02:30 AM": lambda t: f"{t.month}/{t.day}/{t.year} {t:%I:%M:%S %p}",
+    "25/03/2024 10:20:30": lambda t: f"{t:%d/%m/%Y %H:%M:%S}",
+    "25.03.2024 10:20": lambda t: f"{t:%d.%m.%Y %H:%M}",
+    "25-03-2024 10:20": lambda t: f"{t:%d-%m-%Y %H:%M}",
+    "20240325": lambda t: f"{t:%Y%m%d}",
+    "20240325102030": lambda t: f"{t:%Y%m%d%H%M%S}",
+    "20240325T102030Z": lambda t: f"{t:%Y%m%dT%H%M%SZ}",
+    "25/Mar/2024:10:20:30 +0000": lambda t: f"{t:%d/%b/%Y:%H:%M:%S} +0000",
+    "[25/Mar/2024:10:20:30 +0000]": lambda t: f"[{t:%d/%b/%Y:%H:%M:%S} +0000]",
+    "Mon, 25 Mar 2024 10:20:30 +0000": format_datetime,
+    "Mon, 25 Mar 2024 10:20:30 GMT": lambda t: format_datetime(t, usegmt=True),
+    "Mon Mar 25 10:20:30 +0000 2024": lambda t: f"{t:%a %b %d %H:%M:%S} +0000 {t:%Y}",
+    "25 Mar 2024 10:20": lambda t: f"{t:%d %b %Y %H:%M}",
+    "25-Mar-2024 10:20:30": lambda t: f"{t:%d-%b-%Y %H:%M:%S}",
+    "Mar 25, 2024": lambda t: f"{t:%b %d, %Y}",
+    "03 25, 2024": lambda t: f"{t:%m} {t.day}, {t.year}",
+    "seconds": lambda t: int(t.timestamp()),
+    "seconds with a fraction": lambda t: f"{t.timestamp():.3f}",
+    "milliseconds": lambda t: int(t.timestamp() * 1e3),
+    "microseconds": lambda t: int(t.timestamp()) * 10**6,
+    "nanoseconds": lambda t: int(t.timestamp()) * 10**9,
+}

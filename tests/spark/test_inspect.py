@@ -10,23 +10,32 @@ import pytest
 
 from learn_spark.cli.main import main
 from learn_spark.config.load import load_config
+from learn_spark.config.mapping import TimeMapping
 from learn_spark.config.sources import SourceSettings
+from learn_spark.ingest.fields import mapped_time
 from learn_spark.ingest.files import source_files
 from learn_spark.inspect.folder import look_at
+from learn_spark.inspect.spellings import spelling
+from tests.builders.field_logs import SPELLINGS, field_events
 from tests.builders.ingest import read_events
 
 START = date(2024, 1, 1)
 DAYS = [START + timedelta(n) for n in range(40)]
 DAYS_IN_NAMES = [date(2023, 12, 31), *DAYS]
-EVENTS = [(f"u{n % 7}", f"i{n % 5}", day, ["view", "purchase"][n % 2]) for n, day in enumerate(DAYS)]
+EVENTS = [
+    (f"u{(n + more) % 7}", f"i{(n + 2 * more) % 5}", day, ["view", "purchase"][(n + more) % 2])
+    for n, day in enumerate(DAYS)
+    for more in range(4)
+]
 
 
 def write_csv(folder):
-    for user, item, day, kind in EVENTS:
-        row = f"{kind};{item};A {item};{user};{day:%d.%m.%Y} 10:30\n"
+    for day in DAYS:
+        own = [event for event in EVENTS if event[2] == day]
+        rows = "".join(f"{kind};{item};Ä {item};{user};{day:%d.%m.%Y} 10:30\n" for user, item, _, kind in own)
         path = folder / f"{day:%Y}" / f"log_{day:%Y%m%d}_0.csv.gz"
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_bytes(gzip.compress(f"action;sku;name;customer;time\n{row}".encode("latin-1")))
+        path.write_bytes(gzip.compress(f"action;sku;name;customer;time\n{rows}".encode("cp1252")))
 
 
 def write_json(folder):
@@ -95,6 +104,22 @@ def inspect(tmp_path, capsys, write):
 
 
 @pytest.mark.spark
+def test_ingest_reads_every_spelling_as_inspect_does(spark):
+    """All in one frame: a column per spelling, by the options that inspect proposes."""
+    times = [event.time for event in field_events(40)]
+    columns = {name: [str(spell(time)) for time in times] for name, spell in SPELLINGS.items()}
+    found = {name: spelling(values) for name, values in columns.items()}
+    frame = spark.createDataFrame(list(zip(*columns.values(), strict=True)), [f"c{n}" for n in range(len(columns))])
+    fields = [TimeMapping(column=f"c{n}", **how.options) for n, how in enumerate(found.values())]
+    read = frame.select(
+        *(mapped_time(field, is_typed=False).alias(f"c{n}") for n, field in enumerate(fields))
+    ).collect()
+    for n, (name, values) in enumerate(columns.items()):
+        expected = [found[name].read(value).replace(tzinfo=None) for value in values]
+        assert [row[n] for row in read] == expected, name
+
+
+@pytest.mark.spark
 @pytest.mark.parametrize("write", [write_csv, write_json, write_parquet])
 def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
     config, said = inspect(tmp_path, capsys, write)
@@ -105,14 +130,15 @@ def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
     assert "event_ts is" in said
     mapping = config.ingest.mapping
     if write is write_csv:
-        assert len(rows) == len(usable) == 40
+        assert len(rows) == len(usable) == 160
+        assert config.ingest.encoding == "cp1252"
         assert config.ingest.files == "*/log_{day:%Y%m%d}_*.csv.gz"
         assert (config.ingest.delimiter, mapping.event_ts.format) == (";", "d.M.yyyy H:mm")
         assert {(row.user_id, row.item_id, row.load_day, row.event_type) for row in usable} == set(EVENTS)
         assert config.sequences.target_events == ["purchase"]
-        assert {row.title for row in usable} == {f"A i{n}" for n in range(5)}
+        assert {row.title for row in usable} == {f"Ä i{n}" for n in range(5)}
     elif write is write_json:
-        assert len(usable) == 40
+        assert len(usable) == 160
         assert [row.reason for row in rows if row.reason] == ["missing user"]
         assert {row.user_id for row in usable} == {f"130000000{n}" for n in range(7)}
         assert (mapping.item_id.column, mapping.event_ts.unit) == ("parent_asin", "milliseconds")
@@ -120,7 +146,7 @@ def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
     else:
         assert {row.user_id for row in usable} == {str(n) for n in range(7)}
         assert sorted({row.event_type for row in usable}) == ["click", "impression", "like"]
-        assert len(rows) == len(usable) == 40 + 20 + 40
+        assert len(rows) == len(usable) == 160 + 80 + 160
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ import pytest
 from learn_spark.cli.main import main
 from learn_spark.config.load import Config, load_config
 from learn_spark.sequences.counts import ranges
-from tests.builders.field_logs import DAYS, START, Event, field_events, plain_log, write_lines, write_table
+from tests.builders.field_logs import DAYS, SPELLINGS, START, Event, field_events, plain_log, write_lines, write_table
 
 Inspect = Callable[[Path], tuple[Config, str]]
 
@@ -60,43 +59,6 @@ def item_columns(config: Config) -> dict[str, str | None]:
 
 
 PLAIN = {"user_id": "user_id", "item_id": "item_id", "event_ts": "when", "event_type": "action", "title": "title"}
-SPELLINGS: dict[str, Callable[[datetime], object]] = {
-    "2024-03-05 10:20:30": lambda t: f"{t:%Y-%m-%d %H:%M:%S}",
-    "2024-03-05": lambda t: f"{t:%Y-%m-%d}",
-    "2024-03-05 10": lambda t: f"{t:%Y-%m-%d %H}",
-    "2024-03-05 10:20": lambda t: f"{t:%Y-%m-%d %H:%M}",
-    "2024-03-05T10:20:30Z": lambda t: f"{t:%Y-%m-%dT%H:%M:%SZ}",
-    "2024-03-05T10:20:30.123Z": lambda t: f"{t:%Y-%m-%dT%H:%M:%S}.123Z",
-    "2024-03-05 10:20:30 UTC": lambda t: f"{t:%Y-%m-%d %H:%M:%S} UTC",
-    "2024-03-05 10:20:30+00": lambda t: f"{t:%Y-%m-%d %H:%M:%S}+00",
-    "2024-03-05 10:20:30.123456+00:00": lambda t: f"{t:%Y-%m-%d %H:%M:%S}.123456+00:00",
-    "2024-03-05T10:20:30+0000": lambda t: f"{t:%Y-%m-%dT%H:%M:%S}+0000",
-    "2024-03-05 10:20:30,123": lambda t: f"{t:%Y-%m-%d %H:%M:%S},123",
-    "2024/03/05 10:20:30": lambda t: f"{t:%Y/%m/%d %H:%M:%S}",
-    "03/25/2024": lambda t: f"{t:%m/%d/%Y}",
-    "03/25/2024 10:20": lambda t: f"{t:%m/%d/%Y %H:%M}",
-    "3/25/2024 1:02:30 AM": lambda t: f"{t.month}/{t.day}/{t.year} {t:%I:%M:%S %p}",
-    "25/03/2024 10:20:30": lambda t: f"{t:%d/%m/%Y %H:%M:%S}",
-    "25.03.2024 10:20": lambda t: f"{t:%d.%m.%Y %H:%M}",
-    "25-03-2024 10:20": lambda t: f"{t:%d-%m-%Y %H:%M}",
-    "20240325": lambda t: f"{t:%Y%m%d}",
-    "20240325102030": lambda t: f"{t:%Y%m%d%H%M%S}",
-    "20240325T102030Z": lambda t: f"{t:%Y%m%dT%H%M%SZ}",
-    "25/Mar/2024:10:20:30 +0000": lambda t: f"{t:%d/%b/%Y:%H:%M:%S} +0000",
-    "[25/Mar/2024:10:20:30 +0000]": lambda t: f"[{t:%d/%b/%Y:%H:%M:%S} +0000]",
-    "Mon, 25 Mar 2024 10:20:30 +0000": format_datetime,
-    "Mon, 25 Mar 2024 10:20:30 GMT": lambda t: format_datetime(t, usegmt=True),
-    "Mon Mar 25 10:20:30 +0000 2024": lambda t: f"{t:%a %b %d %H:%M:%S} +0000 {t:%Y}",
-    "25 Mar 2024 10:20": lambda t: f"{t:%d %b %Y %H:%M}",
-    "25-Mar-2024 10:20:30": lambda t: f"{t:%d-%b-%Y %H:%M:%S}",
-    "Mar 25, 2024": lambda t: f"{t:%b %d, %Y}",
-    "03 25, 2024": lambda t: f"{t:%m} {t.day}, {t.year}",
-    "seconds": lambda t: int(t.timestamp()),
-    "seconds with a fraction": lambda t: f"{t.timestamp():.3f}",
-    "milliseconds": lambda t: int(t.timestamp() * 1e3),
-    "microseconds": lambda t: int(t.timestamp()) * 10**6,
-    "nanoseconds": lambda t: int(t.timestamp()) * 10**9,
-}
 
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
@@ -478,3 +440,25 @@ def test_what_inspect_cannot_read_ends_in_one_line_with_the_way_out(
         archive.writestr("a.csv", "a,b\n")
         archive.writestr("b.csv", "a,b\n")
     assert "zip of 2 files" in refused(many)
+
+
+def test_kinds_of_event_without_items_are_not_wanted(tmp_path: Path, inspect: Inspect) -> None:
+    """An app's stream: most of it is no matter of items, and the gate for rejects need not open for that."""
+    rows = [(f"u{e.user}", f"i{e.item}", f"{e.time:%Y-%m-%dT%H:%M:%SZ}", e.kind, e.title) for e in field_events()]
+    rows += [(user, "", time, ("page_view", "login")[n % 2], "") for n, (user, _, time, *_) in enumerate(rows)]
+    names = ("user_id", "item_id", "ts", "event", "title")
+    config, said = inspect(write_table(tmp_path / "in" / "app.csv", names, sorted(rows, key=lambda row: row[2])))
+    assert sorted(config.ingest.mapping.event_type.ignore) == ["login", "page_view"]
+    assert set(config.ingest.event_types) == {"view", "cart", "purchase"}
+    assert config.ingest.gates.max_reject_share == 0.05
+    assert "not wanted 600 of 1,200 rows" in said
+
+
+def test_equal_rows_are_named(tmp_path: Path, inspect: Inspect) -> None:
+    rows = [(f"{e.time:%Y-%m-%d}", f"c{e.user}", f"a{e.item}", e.title) for e in field_events()]
+    log = write_table(
+        tmp_path / "in" / "t.csv", ("t_dat", "customer_id", "article_id", "prod_name"), [*rows, *rows[:30]]
+    )
+    config, said = inspect(log)
+    assert "of the rows are equal to another: copies, unless `repeats: keep`" in said
+    assert config.ingest.repeats == "drop"
