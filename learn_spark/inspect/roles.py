@@ -112,8 +112,8 @@ def _kinds_by_name(log: Seen, found: Guess, logs: list[tuple[Seen, Guess]]) -> l
 
 
 def _kind_of(files: str) -> str | None:
-    """The word of a file's name that is a kind of event."""
-    words = re.split(r"[^A-Za-z]+", files.rsplit("/", 1)[-1])
+    """The word of a file's name, or of its folders', that is a kind of event."""
+    words = re.split(r"[^A-Za-z]+", files)
     return next((word.lower() for word in words if word and is_kind(word)), None)
 
 
@@ -127,12 +127,18 @@ def _is_log(found: Guess, key: SeenColumn | None) -> float:
 
 def _key(columns: dict[str, SeenColumn]) -> SeenColumn | None:
     """The column of which each row has its own value, by name if several; None in a log or a bridge table."""
-    own = {name: c for name, c in columns.items() if _is_key(c)}
+    times = set(ranked("event_ts", columns))
+    own = {name: c for name, c in columns.items() if _is_key(c) and name not in times and not _is_time(c)}
     item = next(iter(ranked("item_id", own)), None)
     plain = [name for name in own if not own[name].is_prose and "id" in "_".join(forms(name)).split("_")]
     first = [name for name in list(columns)[:2] if name in own and not own[name].is_prose]
     chosen = item or next(iter([*plain, *first, *own]), None)
     return own[chosen] if chosen else None
+
+
+def _is_time(column: SeenColumn) -> bool:
+    """Whether the values can be nothing but times: numbers may be ids."""
+    return column.spelling is not None and "unit" not in column.spelling.options
 
 
 def _is_key(column: SeenColumn) -> bool:

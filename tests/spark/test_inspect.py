@@ -16,7 +16,8 @@ from learn_spark.ingest.fields import mapped_time
 from learn_spark.ingest.files import source_files
 from learn_spark.inspect.folder import look_at
 from learn_spark.inspect.spellings import spelling
-from tests.builders.field_logs import SPELLINGS, field_events
+from tests.builders.commands import run_here
+from tests.builders.field_logs import SPELLINGS, field_events, write_lines, write_table
 from tests.builders.ingest import read_events
 
 START = date(2024, 1, 1)
@@ -147,6 +148,30 @@ def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
         assert {row.user_id for row in usable} == {str(n) for n in range(7)}
         assert sorted({row.event_type for row in usable}) == ["click", "impression", "like"]
         assert len(rows) == len(usable) == 160 + 80 + 160
+
+
+@pytest.mark.spark
+def test_init_leads_to_the_lake(spark, tmp_path, capsys):
+    """The real commands: a folder of a log and a catalogue, `init`, a plan, ingest; then a plan on the lake."""
+    events, shop, out = field_events(300), tmp_path / "shop", tmp_path / "mine.yaml"
+    rows = ((f"c{e.user}", f"{e.item:05}", f"{e.time:%b %d, %Y}", e.kind) for e in events)
+    write_table(shop / "events.tsv", ("customer", "sku", "time", "action"), rows, sep="\t")
+    items = ({"sku": f"{e.item:05}", "title": e.title} for e in {e.item: e for e in events}.values())
+    write_lines(shop / "items.jsonl", items)
+    assert main(["init", "--yes", "--path", str(shop), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "300 events of 30 users" in told and told.endswith(f"learn-spark run_pipeline --config {out}\n")
+    done = run_here(tmp_path, "ingest_events", "--config", str(out))
+    assert done.code == 0, done.err
+    lake = tmp_path / "lake"
+    found = spark.read.format("delta").load(str(lake / "interactions")).collect()
+    expected = {(f"c{e.user}", f"{e.item:05}", e.time.date(), e.kind) for e in events}
+    assert {(row.user_id, row.item_id, row.ds, row.event_type) for row in found} == expected
+    titles = spark.read.format("delta").load(str(lake / "items")).select("item_id", "title").distinct().collect()
+    assert {(row.item_id, row.title) for row in titles} == {(f"{e.item:05}", e.title) for e in events}
+    assert spark.read.format("delta").load(str(lake / "rejects")).count() == 0
+    plan = run_here(tmp_path, "run_pipeline", "--config", str(out), "--dry-run")
+    assert plan.code == 0 and "ingest_events" not in plan.out and "1. build_sequences" in plan.out
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,20 @@ def test_files_named_by_their_kind_of_event_are_sources_of_one_log(tmp_path: Pat
     assert "event_type is buys, as the name of shop-buys.dat says" in said
 
 
+def test_folders_named_by_their_kind_of_event(tmp_path: Path, inspect: Inspect) -> None:
+    """Daily files of equal columns: their times are no ids that join one another."""
+    for day in range(DAYS):
+        for folder, kinds in (("views", ("view", "cart")), ("orders", ("purchase",))):
+            own = [e for e in field_events() if (e.time - START).days == day and e.kind in kinds]
+            rows = ((f"u{e.user}", f"i{e.item}", f"{e.time:%Y-%m-%d %H:%M:%S}", e.title) for e in own)
+            path = tmp_path / "in" / folder / f"{(START + timedelta(day)):%Y-%m-%d}.csv"
+            write_table(path, ("user_id", "item_id", "event_ts", "title"), rows)
+    config, _ = inspect(tmp_path / "in")
+    assert {each.files for each in config.ingest.each()} == {"views/{day}.csv", "orders/{day}.csv"}
+    assert set(config.ingest.event_types) == {"views", "orders"}
+    assert config.sequences.target_events == ["orders"]
+
+
 def test_kinds_of_event_in_folders_names(tmp_path: Path, inspect: Inspect) -> None:
     for day in range(DAYS):
         for kind in ("view", "purchase"):
