@@ -1,5 +1,6 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,8 @@ def compare(
 
     Returns:
         What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs;
-        and under `diverged` the trainings whose loss was not finite, with their last words: the figures lack those.
+        `ranks`, the files with every target's rank; and under `diverged` the trainings whose loss was not finite, with
+        their last words: the figures lack those.
 
     Raises:
         ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
@@ -70,7 +72,7 @@ def _compared(
     chosen = {name: system for name, system in chosen.items() if name not in lost}
     if not chosen:
         raise QualityError(next(iter(diverged.values())))
-    ranked = _ranked(context, chosen, prepared)
+    ranked, folder = _ranked(context, chosen, prepared)
     comparison = {
         "name": name,
         "protocol": _protocol(context, prepared, seeds, ranked["data"]),
@@ -78,6 +80,7 @@ def _compared(
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
         "published": config.comparison.published,
+        "ranks": _export_ranks(folder, config.output.dir / "comparison" / f"{name}_ranks"),
         "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
     }
     return comparison, prepared.models
@@ -98,8 +101,15 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
     return replace(prepared, trainings=finished), diverged
 
 
-def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> dict[str, dict]:
-    """Figures of every system and seed on the test rows."""
+def _export_ranks(folder: Path, target: Path) -> list[str]:
+    """Puts each system's ranks of the test targets beside the table, in place of those of a comparison before."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    return [str(shutil.copy2(file, target)) for file in sorted(folder.glob("*.npz"))]
+
+
+def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> tuple[dict[str, dict], Path]:
+    """Figures of every system and seed on the test rows, and the folder with the ranks."""
     config, settings = context.config, context.config.comparison
     measured = [
         measured_system(config, shown, chosen[name], prepared.matrices[name], folder)
@@ -127,7 +137,8 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     )
     context.progress.say(f"compare: {len(measured)} rankings of the test rows")
     fingerprint = fingerprint_of(spec.told(), *spec.raised())
-    return run_trainer(spec.into(context.tables.artifact("comparisons", fingerprint)))
+    folder = context.tables.artifact("comparisons", fingerprint)
+    return run_trainer(spec.into(folder)), folder
 
 
 def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:

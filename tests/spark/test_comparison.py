@@ -87,6 +87,10 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     output = lake.config.output.dir / "comparison"
     assert json.loads((output / "compare.json").read_text())["data"] == first["data"]
     assert "Popularity" in (output / "compare.html").read_text()
+    assert {Path(file).parent for file in first["ranks"]} == {output / "compare_ranks"}
+    assert {Path(file).stem.split(".")[0] for file in first["ranks"]} == set(first["systems"])
+    with np.load(first["ranks"][0]) as ranks:
+        assert len(ranks["row"]) == len(ranks["rank"]) > 0
 
 
 def _check_runs(lake: Context, results: dict[Path, int]) -> None:
