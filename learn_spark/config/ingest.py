@@ -34,6 +34,7 @@ class PivotSettings(Settings):
 class ItemsSettings(SourceSettings):
     """An item catalogue of its own."""
 
+    section: ClassVar[str] = "ingest.items"
     LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"pivot"}
 
     pivot: PivotSettings | None = None
@@ -45,12 +46,18 @@ class ItemsSettings(SourceSettings):
         if self.pivot is None:
             return super().source_columns()
         of_time = self.pivot.time.columns() if self.pivot.time else ()
-        return list(dict.fromkeys([*self.mapping.item_id.columns(), self.pivot.name, self.pivot.value, *of_time]))
+        own = [*self.mapping.item_id.columns(), self.pivot.name, self.pivot.value, *of_time]
+        return list(dict.fromkeys([*own, *self.where]))
+
+    def required_columns(self) -> list[str]:
+        return super().required_columns() if self.pivot is None else self.source_columns()
 
     @model_validator(mode="after")
     def _pivot_has_the_time(self) -> Self:
         if self.pivot and self.mapping.valid_from:
             raise ValueError("mapping.valid_from would be a property: the time of a property is pivot.time")
+        if self.pivot and self.where:
+            raise ValueError("`where` filters lines of items, and with `pivot` a line is a property: leave it out")
         return self
 
 
@@ -67,7 +74,8 @@ class IngestGates(Settings):
     """Deliveries that are refused with exit code 3, before anything is published."""
 
     max_reject_share: Share = 0.05
-    """Of a day's lines; above it the job stops."""
+    """Of a day's lines; above it the job stops. Where files name no day, lines without a usable time are held against
+    all lines. Of an item catalogue's lines likewise. Lines that are not wanted do not count."""
     max_bad_files: Annotated[int, Field(ge=0)] = 0
     """Files that are corrupt, empty, or have a line that is too long; above it likewise."""
     max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
@@ -78,20 +86,22 @@ class IngestGates(Settings):
     min_day_share: Share = 0.05
     """Usable events of a delivery, of the median of the 28 days before it; below it the job stops: half an upload. 0:
     off. Nothing where files do not name the day."""
+    min_catalogue_share: Share = 0.5
+    """With `items`: of a run's events, those whose item has a description; below it the job stops. 0: off."""
 
 
 class IngestSettings(SourceSettings):
     """Your logs: where they lie, what their columns mean, which deliveries are refused."""
 
-    LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"sources"}
+    LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"sources", "repeats"}
 
     path: Path = Path("data")
     files: Name | None = "{day}.csv.gz"
     format: Format = "csv"
     start: date = date(2010, 12, 1)
-    """The first day that there is; older events are rejected."""
+    """The first day that there is; older events are not wanted."""
     event_types: Annotated[list[Name], Field(min_length=1)] = ["purchase"]
-    """What event_type may be; anything else is rejected."""
+    """What event_type may be; anything else is rejected, but for what mapping.event_type.ignore names."""
     mapping: IngestMapping = IngestMapping(
         user_id=FieldMapping(column="user_id"),
         item_id=FieldMapping(column="item_id"),
@@ -115,6 +125,9 @@ class IngestSettings(SourceSettings):
     """An event so many days older than its delivery still goes into its own day; older ones are rejected as `too late`.
     With format delta: so many days before those that are loaded are loaded again where rows were added. Else nothing
     without {day}."""
+    repeats: Literal["drop", "keep"] = "drop"
+    """Equal lines of one delivery. drop: they are copies of one event. keep: each is an event, as where a line is one
+    piece that was bought. In two deliveries they are copies all the same."""
     gates: IngestGates = IngestGates()
 
     @property
@@ -172,6 +185,11 @@ def _misfit(source: IngestSettings) -> str:
     unknown = sorted(source.mapping.event_type.given() - set(source.event_types))
     if unknown:
         return f"mapping.event_type gives {unknown}, which event_types {source.event_types} does not have"
+    wanted = {*source.event_types, *source.mapping.event_type.map} & {*source.mapping.event_type.ignore}
+    if wanted:
+        return f"mapping.event_type.ignore names {sorted(wanted)}, which map or event_types want"
+    if source.repeats == "keep" and source.mapping.event_id:
+        return "repeats is keep, but lines with an equal mapping.event_id are one event: leave either out"
     if source.mapping.title is None and source.items is None:
         return "mapping.title is missing: items need a name, from the log or from `items`"
     lacking = _not_in_columns(source)

@@ -23,8 +23,8 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[Name, AfterValidator(_known_zone)]
-RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "_path", "source_file", "load_day"}
-_OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list")
+RESERVED = {"_corrupt_record", "_raw", "_bad_bytes", "_inexact", "_path", "source_file", "load_day"}
+_OF_A_COLUMN = ("strip_prefix", "strip_suffix", "map", "by_prefix", "default", "list", "ignore")
 
 
 class FieldMapping(Settings):
@@ -143,11 +143,15 @@ class TimeMapping(FieldMapping):
 class EventTypeMapping(FieldMapping):
     """The event type. `flags`: one line is several events, one for each column that holds 1.
 
-    `always` names an event that every line gives beside those of its flags.
+    `always` names an event that every line gives beside those of its flags. `ignore` names values of the column, as
+    they are before `map`, whose lines are not wanted: they are counted, and are no rejects.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"ignore"})
 
     flags: dict[Name, Name] = {}
     always: Name | None = None
+    ignore: list[Name] = []
 
     @model_validator(mode="after")
     def _always_beside_flags(self) -> Self:
@@ -195,8 +199,15 @@ class FieldMappings(Settings):
 
     def required_columns(self) -> list[str]:
         """Source columns without which no line is usable."""
-        needed = [field for name, field in self.named().items() if name in ("user_id", "item_id", "event_ts")]
-        return list(dict.fromkeys(column for field in needed for column in field.columns()))
+        return self._columns_of("user_id", "item_id", "event_ts")
+
+    def id_columns(self) -> list[str]:
+        """Source columns that name users, items and events."""
+        return self._columns_of("user_id", "item_id")
+
+    def _columns_of(self, *names: str) -> list[str]:
+        fields = [field for name, field in self.named().items() if name in names]
+        return list(dict.fromkeys(column for field in fields for column in field.columns()))
 
 
 class IngestMapping(FieldMappings):
@@ -218,6 +229,10 @@ class IngestMapping(FieldMappings):
     def source_columns(self) -> list[str]:
         own = self.event_id.columns if self.event_id else []
         return list(dict.fromkeys([*super().source_columns(), *own]))
+
+    def id_columns(self) -> list[str]:
+        own = self.event_id.columns if self.event_id else []
+        return list(dict.fromkeys([*super().id_columns(), *own]))
 
 
 class ItemMapping(FieldMappings):

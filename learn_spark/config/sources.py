@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from learn_spark.config.mapping import FieldMappings, Name
+from learn_spark.config.mapping import RESERVED, FieldMappings, Name
 from models.contract.strict import Settings
 
 Format = Literal["csv", "json", "parquet", "delta"]
@@ -126,8 +126,9 @@ class SourceSettings(DialectSettings, PlaceSettings):
     """Files of one format below a folder, or a table, and what their columns mean."""
 
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"quote", "escape", "skip_lines", "comment", "multiline", "nulls", "explode"}
+        {"quote", "escape", "skip_lines", "comment", "multiline", "nulls", "explode", "where"}
     )
+    section: ClassVar[str] = "ingest"
 
     if TYPE_CHECKING:  # each has it, at a place of its own among its fields
         mapping: FieldMappings
@@ -137,6 +138,9 @@ class SourceSettings(DialectSettings, PlaceSettings):
     then a column, and `events.#` the element's place, from 0. Several columns, [items, times], are lists of one length
     side by side. {columns: [shown], separator: " ", pattern: "(?P<item>.+)-(?P<label>.)"}: elements of a text;
     shown.item and shown.label are columns."""
+    where: dict[Name, Annotated[list[str], Field(min_length=1)]] = {}
+    """Column: its wanted values, as {status: [paid, sent]}; "" is an empty one. Other lines are not wanted: they are
+    counted, and are no rejects. Several columns: all must hold."""
 
     @property
     def is_typed(self) -> bool:
@@ -144,8 +148,20 @@ class SourceSettings(DialectSettings, PlaceSettings):
         return self.format in ("parquet", "delta")
 
     def source_columns(self) -> list[str]:
-        """Source columns that are read, in the mapping's order, each once."""
-        return self.mapping.source_columns()
+        """Source columns that are read, in the mapping's order, each once; then those of `where`."""
+        return list(dict.fromkeys([*self.mapping.source_columns(), *self.where]))
+
+    def required_columns(self) -> list[str]:
+        """Those that every file must have. JSON lines may leave keys out: there ids and time alone."""
+        mapping = self.mapping
+        if self.format == "json":
+            return list(dict.fromkeys([*mapping.required_columns(), *self.exploded()]))
+        names = ["event_type"] if getattr(self, "items", None) else ["event_type", "title"]
+        fields = [mapping.named().get(name) for name in names]
+        needed = [column for field in fields if field and not field.default for column in field.columns()]
+        needed = [*mapping.required_columns(), *mapping.id_columns(), *needed, *self.where, *self.exploded()]
+        flags = {column for field in fields if field for column in field.flag_columns()}
+        return [name for name in dict.fromkeys(needed) if name not in flags]
 
     def exploded(self) -> list[str]:
         """Columns whose lists are exploded."""
@@ -160,6 +176,16 @@ class SourceSettings(DialectSettings, PlaceSettings):
         known, given = set(columns), {*of_path, *self.path_parts()}
         asked = dict.fromkeys([*self.source_columns(), *self.exploded()])
         return [name for name in asked if name not in given and not beginning(self.holder(name), known)]
+
+    @model_validator(mode="after")
+    def _filter_can_be_read(self) -> Self:
+        mapped = {name.lower(): name for name in self.mapping.source_columns()} if self.where else {}
+        for name in self.where:
+            if name.lower() in RESERVED:
+                raise ValueError(f"a column of `where` cannot be called `{name}`: ingest has one of that name")
+            if mapped.setdefault(name.lower(), name) != name:
+                raise ValueError(f"columns `{mapped[name.lower()]}` and `{name}` of `where` differ only in case")
+        return self
 
     @model_validator(mode="after")
     def _parts_of_paths_are_used(self) -> Self:

@@ -46,7 +46,7 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     encoded = encode_new_texts(context, chosen, encoder)
     seconds = time.monotonic() - started
     bad = require_few_bad(context, chosen, encoder, texts.texts)
-    extension = planned_extension(context, chosen, encoder)
+    extension = planned_extension(context, chosen, encoder, max(days))
     gates = []
     if extension.is_needed:
         gates = require_health(extension, settings)

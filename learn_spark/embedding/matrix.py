@@ -9,6 +9,7 @@ earlier texts changed, a new file takes over, and the one before it stays for th
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from learn_spark.embedding.reduction import FILE, Reduction, fit_reduction, load
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
 from learn_spark.lake.frames import only_row
-from learn_spark.lake.schemas import ITEM_INDEX
+from learn_spark.lake.schemas import INTERACTIONS, ITEM_INDEX
 from learn_spark.runs.steps import Context
 from models.contract.content_matrix import (
     BLOCK_ROWS,
@@ -76,7 +77,7 @@ class Extension:
         return self.old is None or self.meta != self.old.model_copy(update={"blocks": None})
 
 
-def planned_extension(context: Context, chosen: Template, encoder: str) -> Extension:
+def planned_extension(context: Context, chosen: Template, encoder: str, before: date) -> Extension:
     """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost.
 
     A reduction is fitted once, to the texts that the folder begins with, and stays: models are trained on its space.
@@ -88,11 +89,8 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     folder = matrix_path(context)
     old = known_meta(folder)
     vectors_df = vectors_of(context, encoder)
-    texts_df = (
-        current_texts(context, chosen)
-        .join(context.tables.read(ITEM_INDEX.name), on="item_id", how="inner")
-        .select("item_idx", "text_hash")
-    )
+    index_df = context.tables.read(ITEM_INDEX.name)
+    texts_df = current_texts(context, chosen).join(index_df, on="item_id", how="inner").select("item_idx", "text_hash")
     bad_df = F.broadcast(vectors_df.where(is_bad()).select("text_hash", "flag"))
     digest = F.xxhash64("item_idx", "text_hash", "flag")
     is_old = F.col("item_idx") < F.lit(old.rows if old else 0)
@@ -114,7 +112,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     dim = only_row(vectors_df.select("dim"))["dim"]
     reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
     meta = MatrixMeta(
-        rows=totals["last"] + 1,
+        rows=max(totals["last"] or 0, _last_seen(context, before), kept.rows - 1 if kept else 0) + 1,
         dim=len(reduction.components_KD) if reduction else dim,
         dtype="float16",
         encoder_id=encoder,
@@ -125,6 +123,12 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     )
     wanted = totals["items"] - (totals["old_items"] if kept else 0)
     return Extension(folder, old, meta, first_row, rows_df, wanted, reduction)
+
+
+def _last_seen(context: Context, before: date) -> int:
+    """The highest number of an item with an event before a day: one without a text has a row of zeros all the same."""
+    seen_df = context.tables.read(INTERACTIONS.name).where(F.col("ds") < F.lit(before))
+    return only_row(seen_df.agg(F.max("item_idx")))[0] or 0
 
 
 def extend_matrix(extension: Extension) -> None:

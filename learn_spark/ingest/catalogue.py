@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -9,10 +10,11 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings, ItemsSettings
 from learn_spark.errors import QualityError
-from learn_spark.ingest.check import check_files
+from learn_spark.ingest.check import LogFile, check_files
 from learn_spark.ingest.fields import mapped, mapped_time
 from learn_spark.ingest.files import catalogue_files
 from learn_spark.ingest.parse import (
+    LOST_DIGITS,
     TEXTS,
     described,
     first_of,
@@ -23,18 +25,29 @@ from learn_spark.ingest.parse import (
 )
 from learn_spark.ingest.pivot import pivoted
 from learn_spark.ingest.readers import RAW, check_headers, read_lines
-from learn_spark.ingest.rejects import in_words, unreadable_files
+from learn_spark.ingest.rejects import in_words
 
 _log = logging.getLogger(__name__)
 
 COLUMNS = ("item_id", *TEXTS, "price", "attributes", "valid_from", "raw", "reason", "source_file", "load_day")
 
 
-def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence[date]) -> DataFrame | None:
-    """One row a line of the days' catalogue files; None where there is none to read.
+@dataclass(frozen=True)
+class Catalogue:
+    """What the catalogue's files of some days say.
 
-    `reason` is null for a usable line. A file that cannot be read is one row, its reason the file's problem.
-    `valid_from` is the mapped time, else the midnight of the file's day, else that of `ingest.start`.
+    Attributes:
+        lines: a row per line, its `reason` null for a usable one. `valid_from` is the mapped time, else the midnight of
+            the file's day, else that of `ingest.start`.
+        bad: files that cannot be read.
+    """
+
+    lines: DataFrame
+    bad: list[LogFile]
+
+
+def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence[date]) -> Catalogue | None:
+    """The days' catalogue files; None where there is none to read.
 
     Raises:
         ConfigError: where a file lacks a mapped column.
@@ -53,10 +66,7 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
     if unmapped := check_headers(good, settings.items):
         _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
     lines = read_lines(spark, settings.items, good).transform(pivoted, settings.items)
-    items = _with_items(lines, settings.items, settings.start)
-    if not bad:
-        return items
-    return items.unionByName(unreadable_files(spark, settings.items, settings.start, bad), allowMissingColumns=True)
+    return Catalogue(_with_items(lines, settings.items, settings.start), bad)
 
 
 def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:
@@ -67,12 +77,13 @@ def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataF
         *described(mapping),
         (mapped_time(mapping.valid_from, settings.is_typed) if mapping.valid_from else midnight).alias("valid_from"),
         F.col(RAW).alias("raw"),
-        *(column.alias(name) for name, column in problems(mapping).items()),
+        *(column.alias(name) for name, column in problems(settings).items()),
         "source_file",
         F.coalesce("load_day", F.lit(start)).alias("load_day"),
     )
     reasons: dict[str, Column] = {
         **line_reasons(settings),
+        LOST_DIGITS: F.col("_inexact"),
         "missing item": F.col("item_id").isNull(),
         "unparsable time": F.col("valid_from").isNull(),
         "time out of range": time_out_of_range(F.col("valid_from")),

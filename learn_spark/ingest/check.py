@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -17,6 +18,7 @@ from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.sources import beginning
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.packed import PackingError, open_file, packing_of
+from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
 
 CHUNK_BYTES = 1 << 20
@@ -33,7 +35,7 @@ class LogFile:
 
     Attributes:
         columns: of the csv header or the table; of JSON lines, the keys of the first ones.
-        types: the columns' types where the format has any, else empty.
+        types: the columns' types as Spark reads them (parquet_types) where the format has any, else empty.
         header: the header line of a csv that has one.
         packing: how a text is packed, empty of a plain one.
         problem: why the file cannot be used; empty for a good one.
@@ -68,11 +70,47 @@ def check_files(
         for batch in batches:
             yield pd.DataFrame([asdict(check_file(path, settings, max_line_bytes)) for path in batch["path"]])
 
-    names = spark.createDataFrame([(str(path),) for path in paths], "path string")
-    slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
-    rows = names.repartition(slices).mapInPandas(check, _SCHEMA).collect()
-    files = [LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem) for r in rows]
+    files = [_misnamed(path) for path in paths if _is_misnamed(path)]
+    named = [(str(path),) for path in paths if not _is_misnamed(path)]
+    if named:
+        slices = min(len(named), 4 * spark.sparkContext.defaultParallelism)
+        names = spark.createDataFrame(named, "path string").repartition(slices)
+        files += [
+            LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem)
+            for r in names.mapInPandas(check, _SCHEMA).collect()
+        ]
     return sorted(files, key=lambda file: file.path)
+
+
+def _is_misnamed(path: Path) -> bool:
+    return ":" in path.name or not _is_unicode(str(path))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _misnamed(path: Path) -> LogFile:
+    """Hadoop's file systems cannot open such files, and Spark's error says nothing of the reason."""
+    shown = os.fsencode(path).decode(errors="replace")
+    what = "has a colon" if _is_unicode(str(path)) else "is not utf-8"
+    return LogFile(shown, 0, problem=f"unreadable name: it {what}, which Spark cannot open: rename the file")
+
+
+def first_changed(files: Iterable[LogFile]) -> str | None:
+    """What has become of the first of these files that is not as it was checked; None where all are."""
+    for file in files:
+        try:
+            size = Path(file.path).stat().st_size
+        except OSError:
+            return f"{file.path} went away"
+        if file.bytes and size != file.bytes:
+            return f"{file.path} changed"
+    return None
 
 
 def _check_table(spark: SparkSession, path: Path) -> LogFile:
@@ -125,12 +163,14 @@ def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> L
         schema = file.schema_arrow
         read = (beginning(settings.holder(name), schema.names) for name in settings.source_columns())
         wanted = list(dict.fromkeys(name for name in read if name))
+        if twice := [name for name in wanted if schema.names.count(name) > 1]:
+            raise OSError(f"two columns are called {twice[0]}")
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 longest = _longest_value(column)
                 if longest > max_line_bytes:
                     raise TooLongError(f"value too long: {longest:,} bytes in column {name}")
-    return LogFile(path, 0, tuple(schema.names), tuple(str(kind) for kind in schema.types))
+        return LogFile(path, 0, tuple(schema.names), tuple(spark_types(file)))
 
 
 def _longest_value(column: pa.Array) -> int:

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
-from learn_spark.ingest.parse import delivery_day, has_day
+from learn_spark.ingest.parse import NO_FAULTS, delivery_day, has_day
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.lake.tables import Tables
 
@@ -32,14 +32,22 @@ class Written:
     late: dict[date, int]
 
 
-def with_copies_marked(events: DataFrame) -> DataFrame:
-    """Keeps the first of equal events of these deliveries; the others get a reject reason."""
+def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame:
+    """Keeps the first of equal events of these deliveries; the others get a reject reason.
+
+    Where `repeats` are kept, those of one delivery are told apart before, by their number.
+    """
     # Rejected lines get a partition of their own each. Unreadable ones all have a null id, and would otherwise land in
     # one task.
     apart = F.when(F.col("reason").isNotNull(), F.monotonically_increasing_id())
     copies = Window.partitionBy(*_IDENTITY, "_apart").orderBy("load_day", "source_file", "raw")
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
     marked = events.withColumn("_apart", apart)
+    if settings.repeats == "keep":
+        equal = Window.partitionBy(*_IDENTITY, "_apart", "load_day").orderBy("source_file", "raw")
+        number = F.row_number().over(equal)
+        own = F.when(number == 1, F.col("event_id")).otherwise(F.xxhash64("event_id", number))
+        marked = marked.withColumn("event_id", own)
     return marked.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason"))).drop("_apart")
 
 
@@ -48,7 +56,7 @@ def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], set
 
     By default they belong to `ingest.start`, a day that later nights do not load again: they would be lost, uncounted.
     """
-    undated = ~has_day(settings)
+    undated = ~has_day(settings) & ~F.coalesce(F.col("reason").isin(*NO_FAULTS), F.lit(False))
     known = tables.read("rejects").where(f"NOT ({days_predicate('ds', days)})").groupBy("reason", "raw")
     equal = Window.partitionBy("reason", "raw").orderBy("source_file")
     numbered = lines.where(undated).withColumn("_number", F.row_number().over(equal))

@@ -2,17 +2,19 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from statistics import median
 
-from pyspark.sql import Row
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.errors import QualityError
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.deliveries import DUPLICATE
-from learn_spark.ingest.parse import NO_BEHAVIOUR
+from learn_spark.ingest.parse import NO_FAULTS
 from learn_spark.ingest.rejects import in_words
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate, spans
 from learn_spark.lake.tables import Tables
@@ -22,8 +24,56 @@ _log = logging.getLogger(__name__)
 USUAL_DAYS, FEWEST_USUAL_DAYS = 28, 7
 
 
-def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: IngestSettings) -> None:
-    """Stops where more files or a larger share of a day's lines are unusable than the config allows."""
+@dataclass(frozen=True)
+class Lines:
+    """How many lines of a day have a reason, or none.
+
+    Attributes:
+        is_dated: whether the day is theirs. Where files name no day, lines without a usable time belong to none.
+        marked, mark: how many are of a user that is none, and one such (`markers`).
+    """
+
+    load_day: date
+    reason: str | None
+    is_dated: bool
+    lines: int
+    marked: int = 0
+    mark: str | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.reason not in NO_FAULTS
+
+    @property
+    def is_reject(self) -> bool:
+        return self.is_wanted and self.reason not in (None, DUPLICATE)
+
+
+def counted(lines: DataFrame, is_dated: Column, *further: Column) -> list[Lines]:
+    """Lines by day and reason; `further`: the aggregates of `Lines` that come last."""
+    groups = lines.groupBy("load_day", "reason", is_dated.alias("is_dated"))
+    return [Lines(*row) for row in groups.agg(F.count(F.lit(1)), *further).collect()]
+
+
+def by_reason(counts: Iterable[Lines]) -> dict[str, int]:
+    """Lines by reason, most first."""
+    found: dict[str, int] = defaultdict(int)
+    for row in counts:
+        found[row.reason or ""] += row.lines
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def stop_above_limits(
+    counts: Sequence[Lines], bad: Sequence[LogFile], settings: IngestSettings, all_lines: Callable[[], int]
+) -> None:
+    """Stops where more files or a larger share of the lines are unusable than the config allows.
+
+    Args:
+        counts: of the days that are loaded.
+        bad: files that cannot be read.
+        settings: the limits.
+        all_lines: counts the lines of the whole log, where it has no days; it may take a while.
+    """
     for file in bad:
         _log.warning("ingest_events: %s: %s", file.path, file.problem)
     if len(bad) > settings.gates.max_bad_files:
@@ -31,27 +81,36 @@ def stop_above_limits(counts: Sequence[Row], bad: Sequence[LogFile], settings: I
             f"{len(bad)} unreadable files, ingest.gates.max_bad_files allows {settings.gates.max_bad_files}:"
             f" {in_words(bad)}; nothing published"
         )
-    _stop_above_reject_share(counts, settings)
+    dated = [row for row in counts if row.is_dated]
+    undated = [row for row in counts if row.is_reject and not row.is_dated]
+    stop_above_reject_share(dated, settings.gates.max_reject_share)
+    rejected = sum(row.lines for row in undated)
+    share = settings.gates.max_reject_share
+    if rejected > share * sum(row.lines for row in counts if row.is_wanted):
+        every = all_lines()
+        if rejected > share * every:
+            raise _too_many(undated, every, "of the log have no usable time and", share)
 
 
-def _stop_above_reject_share(counts: Sequence[Row], settings: IngestSettings) -> None:
+def stop_above_reject_share(counts: Sequence[Lines], share: float, of_what: str = "") -> None:
+    """Stops where of a day's wanted lines a larger share is rejected; `of_what` says which lines, if not the log's."""
     lines: dict[date, int] = defaultdict(int)
-    rejected: dict[date, int] = defaultdict(int)
-    reasons: dict[date, dict[str, int]] = defaultdict(dict)
+    rejects: dict[date, list[Lines]] = defaultdict(list)
     for row in counts:
-        lines[row["load_day"]] += row["count"]
-        if row["reason"] not in (None, DUPLICATE, NO_BEHAVIOUR):
-            rejected[row["load_day"]] += row["count"]
-            reasons[row["load_day"]][row["reason"]] = row["count"]
-    above = [day for day in sorted(lines) if rejected[day] > settings.gates.max_reject_share * lines[day]]
+        lines[row.load_day] += row.lines if row.is_wanted else 0
+        rejects[row.load_day] += [row] if row.is_reject else []
+    above = [day for day in sorted(lines) if sum(row.lines for row in rejects[day]) > share * lines[day]]
     if above:
-        day = above[0]
-        worst = max(reasons[day], key=lambda reason: reasons[day][reason])
-        raise QualityError(
-            f"{rejected[day]} of {lines[day]} lines of {day} are rejected, most for `{worst}`;"
-            f" ingest.gates.max_reject_share allows {settings.gates.max_reject_share:.0%} ({len(above)} days above it):"
-            " see the rejects table; nothing published"
-        )
+        days = f" ({len(above)} days above it)"
+        raise _too_many(rejects[above[0]], lines[above[0]], f"of {of_what}{above[0]}", share, days)
+
+
+def _too_many(rejects: Sequence[Lines], lines: int, which: str, share: float, days: str = "") -> QualityError:
+    worst = max(rejects, key=lambda row: row.lines).reason
+    return QualityError(
+        f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`;"
+        f" ingest.gates.max_reject_share allows {share:.0%}{days}: see the rejects table; nothing published"
+    )
 
 
 def stop_on_empty_days(tables: Tables, empty: Sequence[date], settings: IngestSettings) -> None:

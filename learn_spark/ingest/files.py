@@ -45,9 +45,9 @@ def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, l
         for day in asked if named is None else asked & {named}:
             found[day].append(settings.path / name)
     if not is_any:
-        section = "ingest" if isinstance(settings, IngestSettings) else "ingest.items"
         raise ConfigError(
-            f"no file matches {settings.path}/{settings.files or ''} on any day: check {section}.path and files"
+            f"no file matches {settings.path}/{settings.files or ''} on any day:"
+            f" check {settings.section}.path and files"
         )
     return {day: sorted(found[day]) for day in sorted(found)}
 
@@ -58,6 +58,12 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
         return {}
     own = [day for day in days if settings.items.by_day or day == settings.start]
     return source_files(settings.items, own) if own else {}
+
+
+def newest_file(settings: SourceSettings) -> Path | None:
+    """The last file of all days, whatever days are asked for; None of a table."""
+    found = [(day or date.min, name) for day, name, _ in _listed(settings)] if settings.files else []
+    return settings.path / max(found)[1] if found else None
 
 
 class SourceFiles:

@@ -1,19 +1,21 @@
 """Raw log files of days to interactions, items and rejects."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
-from learn_spark.ingest.catalogue import read_catalogue
-from learn_spark.ingest.check import LogFile, check_files
+from learn_spark.errors import LearnError, TemporaryError
+from learn_spark.ingest.catalogue import Catalogue, read_catalogue
+from learn_spark.ingest.check import LogFile, check_files, first_changed
+from learn_spark.ingest.coverage import require_coverage
 from learn_spark.ingest.deliveries import (
     DUPLICATE,
     Written,
@@ -23,11 +25,20 @@ from learn_spark.ingest.deliveries import (
     without_known,
     write_events,
 )
-from learn_spark.ingest.delivery_gates import stop_above_limits, stop_below_usual, stop_on_empty_days
+from learn_spark.ingest.delivery_gates import (
+    Lines,
+    by_reason,
+    counted,
+    stop_above_limits,
+    stop_above_reject_share,
+    stop_below_usual,
+    stop_on_empty_days,
+)
 from learn_spark.ingest.files import source_files
+from learn_spark.ingest.id_types import id_types, say_changed_types
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.markers import marks, warn_of_marks
-from learn_spark.ingest.parse import NO_BEHAVIOUR, with_events
+from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines, with_events
 from learn_spark.ingest.readers import check_headers, read_lines
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
 from learn_spark.lake.days import days_predicate
@@ -65,8 +76,27 @@ class _Delivery:
         pairs = zip(self.sources, self.bad, strict=True)
         return reduce(DataFrame.unionByName, (unreadable_files(spark, each, each.start, bad) for each, bad in pairs))
 
+    def all_good(self) -> list[LogFile]:
+        return [file for files in self.good for file in files]
+
     def all_bad(self) -> list[LogFile]:
         return [file for files in self.bad for file in files]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read for some days.
+
+    Attributes:
+        everything: a row per event or line, of all days that the files hold.
+        lines: those of these days, and of the `earlier` ones that rows may have been added to.
+    """
+
+    delivery: _Delivery
+    catalogue: Catalogue | None
+    everything: DataFrame
+    lines: DataFrame
+    earlier: list[date]
 
 
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
@@ -80,32 +110,77 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """
     settings = context.config.ingest
     delivery = _delivery(context, days)
-    bad_lines = delivery.unreadable(context.spark)
-    bad_lines = bad_lines.withColumnRenamed("load_day", "ds").where(days_predicate("ds", days))
     catalogue = read_catalogue(context.spark, settings, days)
+    everything = delivery.lines(context.spark)
     earlier = _done_before(context, days)
-    lines = delivery.lines(context.spark)
+    lines = _of_days(context, everything, [*earlier, *days], days)
+    kept = [lines, catalogue.lines] if catalogue else [lines]
+    for frame in kept:
+        frame.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        with _reading(delivery.all_good()):
+            return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier), days)
+    finally:
+        for frame in kept:
+            frame.unpersist()
+
+
+def _of_days(context: Context, everything: DataFrame, wanted: Sequence[date], days: Sequence[date]) -> DataFrame:
+    """The lines of the wanted days, copies marked. New lines without a day belong to the last of `days`."""
+    settings, lines = context.config.ingest, everything
     if settings.format == "delta" and settings.start not in days and _is_done(context, settings.start):
         lines = lines.transform(with_new_undated, context.tables, days, settings)
-    lines = lines.where(days_predicate("load_day", [*earlier, *days])).withColumn("ds", F.to_date("event_ts"))
-    lines = lines.transform(with_copies_marked).persist(StorageLevel.MEMORY_AND_DISK)
+    lines = lines.where(days_predicate("load_day", wanted)).withColumn("ds", F.to_date("event_ts"))
+    return with_copies_marked(lines, settings)
+
+
+@contextmanager
+def _reading(files: Sequence[LogFile]) -> Iterator[None]:
+    """Where Spark fails because a file has gone or grown since it was checked, the error says so."""
     try:
-        counts = lines.groupBy("load_day", "reason").agg(F.count(F.lit(1)).alias("count"), *marks()).collect()
-        with context.publishing:
-            changed = changed_days(context.tables, lines.where("reason IS NULL"), earlier)
-            context.invalidate(INGEST_EVENTS, changed)
-            days = sorted({*days, *changed})
-            events = lines.where(days_predicate("load_day", days))
-            counts = [row for row in counts if row["load_day"] in days]
-            rejects = [rejected_lines(frame) for frame in (events, catalogue) if frame is not None]
-            context.tables.overwrite_days("rejects", reduce(DataFrame.unionByName, [*rejects, bad_lines]), days)
-            empty = _stop_at_gates(context, counts, delivery.all_bad(), days)
-            written = _publish(context, events.where("reason IS NULL"), catalogue, days)
-    finally:
-        lines.unpersist()
+        yield
+    except LearnError:
+        raise
+    except Exception as error:
+        if changed := first_changed(files):
+            raise TemporaryError(f"{changed} while it was read; nothing published: try again") from error
+        raise
+
+
+def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult:
+    settings, delivery, catalogue = context.config.ingest, read.delivery, read.catalogue
+    counts = counted(read.lines, is_dated(settings), *marks())
+    of_catalogue = counted(catalogue.lines, F.lit(True)) if catalogue else []
+    bad_lines = [delivery.unreadable(context.spark)]
+    if catalogue and settings.items:
+        bad_lines.append(unreadable_files(context.spark, settings.items, settings.start, catalogue.bad))
+    bad_rows = [frame.withColumnRenamed("load_day", "ds") for frame in bad_lines]
+    with context.publishing:
+        changed = changed_days(context.tables, read.lines.where("reason IS NULL"), read.earlier)
+        context.invalidate(INGEST_EVENTS, changed)
+        days = sorted({*days, *changed})
+        counts = [row for row in counts if row.load_day in days]
+        events = read.lines.where(days_predicate("load_day", days))
+        rejects = [rejected_lines(events), *([rejected_lines(catalogue.lines)] if catalogue else []), *bad_rows]
+        rows = reduce(DataFrame.unionByName, rejects).where(days_predicate("ds", days))
+        context.tables.overwrite_days("rejects", rows, days)
+        stop_above_reject_share(of_catalogue, settings.gates.max_reject_share, "the catalogue of ")
+        stop_above_limits(counts, delivery.all_bad(), settings, partial(num_lines, read.everything))
+        empty = _stop_at_other_gates(context, counts, days)
+        written = _publish(context, events.where("reason IS NULL"), catalogue, days)
     _warn_of_new_columns(context, delivery.unmapped)
     warn_of_marks(counts)
-    return _result(counts, delivery, replace(written, late=written.late | changed), empty)
+    types = id_types(zip(delivery.sources, delivery.good, strict=True))
+    say_changed_types(types, [details.id_types for details in _earlier_details(context)])
+    details = _details(counts, delivery, replace(written, late=written.late | changed))
+    details = replace(
+        details,
+        empty_days=[str(day) for day in empty],
+        catalogue_lines=sum(row.lines for row in of_catalogue),
+        catalogue_rejects=by_reason(row for row in of_catalogue if row.is_reject),
+        id_types={name: list(kinds) for name, kinds in types.items()},
+    )
+    return StepResult(rows_in=sum(row.lines for row in counts), rows_out=written.rows, details=details.as_json())
 
 
 def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
@@ -135,26 +210,28 @@ def _is_done(context: Context, day: date) -> bool:
     return (INGEST_EVENTS, day) in context.ledger.recorded()
 
 
-def _stop_at_gates(context: Context, counts: Sequence[Row], bad: Sequence[LogFile], days: Sequence[date]) -> list[date]:
+def _stop_at_other_gates(context: Context, counts: Sequence[Lines], days: Sequence[date]) -> list[date]:
     """The days without a line, where nothing stops the delivery."""
     settings = context.config.ingest
-    stop_above_limits(counts, bad, settings)
-    with_lines = dict.fromkeys((row["load_day"] for row in counts), 0)
+    with_lines = dict.fromkeys((row.load_day for row in counts if row.is_dated), 0)
     empty = [day for day in days if day not in with_lines]
     stop_on_empty_days(context.tables, empty, settings)
-    usable = with_lines | {row["load_day"]: row["count"] for row in counts if row["reason"] is None}
+    usable = with_lines | {row.load_day: row.lines for row in counts if row.reason is None}
     stop_below_usual(context.tables, usable, settings)
     return empty
 
 
-def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, days: Sequence[date]) -> Written:
+def _publish(context: Context, usable: DataFrame, catalogue: Catalogue | None, days: Sequence[date]) -> Written:
     tables, settings = context.tables, context.config.ingest
     fresh = without_known(tables, usable, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         rows = fresh.count()  # not what the write counts: Delta counts rows that it copies, too
         described = daily_items(fresh)
         if catalogue is not None:
-            described = described.unionByName(catalogue_items(catalogue))
+            described = described.unionByName(catalogue_items(catalogue.lines))
+        if settings.items is not None:
+            known = tables.read("items").select("item_id").unionByName(described.select("item_id"))
+            require_coverage(fresh, known, settings.gates.min_catalogue_share)
         number_items(tables, described, fresh)
         write_items(tables, described, days)
         numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
@@ -165,31 +242,36 @@ def _publish(context: Context, usable: DataFrame, catalogue: DataFrame | None, d
         fresh.unpersist()
 
 
+def _earlier_details(context: Context) -> list[IngestDetails]:
+    rows = context.ledger.recorded().items()
+    return [IngestDetails.from_json(row.details) for (step, _), row in rows if step == INGEST_EVENTS]
+
+
 def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
     """Says what no earlier run has seen; the first run has nothing to compare with."""
-    rows = [row for (step, _), row in context.ledger.recorded().items() if step == INGEST_EVENTS]
-    known = {column for row in rows for column in IngestDetails.from_json(row.details).unmapped_columns}
+    earlier = _earlier_details(context)
+    known = {column for details in earlier for column in details.unmapped_columns}
     fresh = [column for column in unmapped if column not in known]
-    if rows and fresh:
+    if earlier and fresh:
         _log.warning("ingest_events: new columns, which ingest.mapping does not use: %s", ", ".join(fresh))
 
 
-def _result(counts: list[Row], delivery: _Delivery, written: Written, empty: Sequence[date]) -> StepResult:
-    by_reason: dict[str, int] = defaultdict(int)
-    for row in counts:
-        by_reason[row["reason"] or "usable"] += row["count"]
-    usable, copies = by_reason.pop("usable", 0), by_reason.pop(DUPLICATE, 0)
-    files = [file for files in (*delivery.good, *delivery.bad) for file in files]
-    details = IngestDetails(
+def _details(counts: Sequence[Lines], delivery: _Delivery, written: Written) -> IngestDetails:
+    usable = sum(row.lines for row in counts if row.reason is None)
+    copies = sum(row.lines for row in counts if row.reason == DUPLICATE)
+    unwanted = by_reason(row for row in counts if row.reason in UNWANTED)
+    if unwanted:
+        said = ", ".join(f"{lines:,} {reason}" for reason, lines in unwanted.items())
+        _log.warning("ingest_events: lines that are not wanted, and no rejects: %s", said)
+    files = [*delivery.all_good(), *delivery.all_bad()]
+    return IngestDetails(
         files=len(files),
         bytes=sum(file.bytes for file in files),
         bad_files={file.path: file.problem for file in delivery.all_bad()},
-        no_behaviour=by_reason.pop(NO_BEHAVIOUR, 0),
-        rejects=dict(sorted(by_reason.items(), key=lambda pair: -pair[1])),
+        no_behaviour=sum(row.lines for row in counts if row.reason == NO_BEHAVIOUR),
+        not_wanted=unwanted,
+        rejects=by_reason(row for row in counts if row.is_reject),
         duplicates=copies + usable - written.rows,
-        empty_days=[str(day) for day in empty],
         late={str(day): events for day, events in written.late.items()},
         unmapped_columns=delivery.unmapped,
     )
-    rows_in = sum(row["count"] for row in counts)
-    return StepResult(rows_in=rows_in, rows_out=written.rows, details=details.as_json())

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from pyspark.sql import Column, Row
+from pyspark.sql import Column
 from pyspark.sql import functions as F
+
+from learn_spark.ingest.delivery_gates import Lines
 
 _log = logging.getLogger(__name__)
 
@@ -18,12 +20,12 @@ def marks() -> list[Column]:
     return [F.count_if(is_mark).alias("marked"), F.max(F.when(is_mark, F.col("user_id"))).alias("mark")]
 
 
-def warn_of_marks(counts: Sequence[Row]) -> None:
+def warn_of_marks(counts: Sequence[Lines]) -> None:
     """Says where a share of the events is of a user whose name is a mark."""
-    usable = sum(row["count"] for row in counts if row["reason"] is None)
-    marked = sum(row["marked"] for row in counts)
+    usable = sum(row.lines for row in counts if row.reason is None)
+    marked = sum(row.marked for row in counts)
     if marked and marked >= LEAST_SHARE * usable:
-        mark = max(row["mark"] for row in counts if row["mark"] is not None)
+        mark = max(row.mark for row in counts if row.mark is not None)
         _log.warning(
             "ingest_events: warning: %s of %s events are of user `%s`: if that means that nobody is known, write"
             " ingest.nulls: ['%s']",

@@ -1,10 +1,12 @@
 """From a line's strings to an event or a reason why not: pure column functions."""
 
+from functools import reduce
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import UTC, IngestSettings, SourceSettings
-from learn_spark.config.mapping import FieldMappings, IngestMapping
+from learn_spark.config.mapping import EventTypeMapping, FieldMappings, IngestMapping
 from learn_spark.ingest.csv_lines import CORRUPT
 from learn_spark.ingest.fields import (
     mapped,
@@ -16,11 +18,19 @@ from learn_spark.ingest.fields import (
     raised,
     unreadable_flags,
 )
-from learn_spark.ingest.readers import BAD_BYTES, RAW
+from learn_spark.ingest.readers import BAD_BYTES, INEXACT, RAW
 from learn_spark.ingest.records import REPLACEMENT
 
 FIRST_TIME, LAST_TIME = "1971-01-01", "2100-01-01"
-NO_BEHAVIOUR = "no behaviour"
+NO_BEHAVIOUR, FILTERED, IGNORED, TOO_EARLY = (
+    "no behaviour",
+    "left out by where",
+    "ignored event type",
+    "time before ingest.start",
+)
+UNWANTED = (FILTERED, IGNORED, TOO_EARLY)
+NO_FAULTS = (NO_BEHAVIOUR, *UNWANTED)
+LOST_DIGITS = "id lost its digits as a float"
 SEPARATOR = "\x1f"
 NUMBERS = ("value", "price")
 TEXTS = ("title", "category", "brand", "keywords")
@@ -31,8 +41,8 @@ COLUMNS += ("raw", "source_file", "load_day", "reason")
 def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: bool = False) -> DataFrame:
     """One row an event, or a line that gives none: the contract's columns, `raw`, and `reason`.
 
-    `reason` is null for a usable event, else the first thing that is wrong with the line; "no behaviour" where all
-    its flags are off. A line with several events gives a row for each of them, a rejected one gives one row.
+    `reason` is null for a usable event, else the first thing that is wrong with the line, or why nobody wants it
+    (`NO_FAULTS`). A line with several events gives a row for each of them, a rejected one gives one row.
 
     Args:
         lines: what `read_lines` gives.
@@ -48,9 +58,10 @@ def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: b
         mapped(mapping.item_id).alias("item_id"),
         mapped_time(mapping.event_ts, settings.is_typed).alias("event_ts"),
         raised(flags).alias("_types") if flags else mapped(mapping.event_type).alias("event_type"),
+        _ignored(mapping.event_type).alias("_ignored"),
         *described(mapping),
         F.col(RAW).alias("raw"),
-        *(column.alias(name) for name, column in problems(mapping).items()),
+        *(column.alias(name) for name, column in problems(settings).items()),
         "source_file",
         "load_day",
     )
@@ -71,13 +82,16 @@ def described(mapping: FieldMappings) -> list[Column]:
     ]
 
 
-def problems(mapping: FieldMappings) -> dict[str, Column]:
+def problems(settings: SourceSettings) -> dict[str, Column]:
     """What only the line itself can tell: helper columns, whose names begin with an underscore."""
+    mapping = settings.mapping
     numbers = {name: getattr(mapping, name, None) for name in NUMBERS}
     flags = [field.flag_columns() for field in [*mapping.named().values(), *mapping.attributes.values()]]
     return {
         "_malformed": F.col(CORRUPT).isNotNull(),
         "_bytes": F.col(BAD_BYTES),
+        "_filtered": ~_is_wanted(settings),
+        "_inexact": F.col(INEXACT),
         "_flags": unreadable_flags({name: what for each in flags for name, what in each.items()}),
         **{
             f"_{name}": mapped(field).isNotNull() & mapped_number(field).isNull()
@@ -87,9 +101,24 @@ def problems(mapping: FieldMappings) -> dict[str, Column]:
     }
 
 
+def _is_wanted(settings: SourceSettings) -> Column:
+    """Whether `where` leaves the line in."""
+    wanted = (F.coalesce(F.trim(quoted(name)), F.lit("")).isin(values) for name, values in settings.where.items())
+    return reduce(Column.__and__, wanted, F.lit(True))
+
+
+def _ignored(event_type: EventTypeMapping) -> Column:
+    plain = event_type.model_copy(update={"map": {}, "by_prefix": {}, "default": None})
+    return F.coalesce(mapped(plain).isin(event_type.ignore), F.lit(False)) if event_type.ignore else F.lit(False)
+
+
 def line_reasons(settings: SourceSettings) -> dict[str, Column]:
-    """What makes a line unreadable, whatever it says."""
-    return {f"bytes that are not {settings.encoding}": F.col("_bytes"), "malformed line": F.col("_malformed")}
+    """What makes a line unreadable, or unwanted, whatever else it says."""
+    return {
+        f"bytes that are not {settings.encoding}": F.col("_bytes"),
+        "malformed line": F.col("_malformed"),
+        FILTERED: F.col("_filtered"),
+    }
 
 
 def value_reasons(mapping: FieldMappings, is_described: bool) -> dict[str, Column]:
@@ -123,6 +152,16 @@ def has_day(settings: IngestSettings) -> Column:
     return F.coalesce((time < _latest()) & (F.to_date(time) >= F.lit(settings.start)), F.lit(False))
 
 
+def is_dated(settings: IngestSettings) -> Column:
+    """Whether `load_day` is the line's own: that of its file, else of its time."""
+    return F.lit(True) if settings.by_day else has_day(settings)
+
+
+def num_lines(lines: DataFrame) -> int:
+    """Lines of a whole log that somebody wants, or would if they were not too early."""
+    return lines.where(F.col("reason").isNull() | ~F.col("reason").isin(NO_BEHAVIOUR, FILTERED, IGNORED)).count()
+
+
 def _latest() -> Column:
     return F.current_timestamp() + F.expr("INTERVAL 1 DAY")
 
@@ -134,12 +173,17 @@ def _key(mapping: IngestMapping) -> Column:
 
 
 def _with_reason(parsed: DataFrame, settings: IngestSettings) -> DataFrame:
-    mapping = settings.mapping
+    mapping, time = settings.mapping, F.col("event_ts")
+    is_early = (delivery_day(time, settings) < F.lit(settings.start)) & ~time_out_of_range(time)
     reasons = {
         **line_reasons(settings),
+        IGNORED: F.col("_ignored"),
+        **({} if settings.by_day else {TOO_EARLY: is_early}),
+        LOST_DIGITS: F.col("_inexact"),
         "missing user": F.col("user_id").isNull(),
         "missing item": F.col("item_id").isNull(),
         **_time_reasons(settings),
+        **({TOO_EARLY: is_early} if settings.by_day else {}),
     }
     if mapping.event_id:
         nothing = SEPARATOR.join([REPLACEMENT] * len(mapping.event_id.columns))
@@ -154,14 +198,14 @@ def _with_reason(parsed: DataFrame, settings: IngestSettings) -> DataFrame:
 
 def _time_reasons(settings: IngestSettings) -> dict[str, Column]:
     time, load_day = F.col("event_ts"), F.col("load_day")
-    day, start = delivery_day(time, settings), F.lit(settings.start)
+    day = delivery_day(time, settings)
     reasons = {"unparsable time": time.isNull(), "time out of range": time_out_of_range(time)}
     if settings.by_day:
         earliest = F.date_sub(load_day, settings.late_days)
         reasons |= {"time after the delivery's day": day > load_day, "too late": day < earliest}
     else:
         reasons["time in the future"] = time > _latest()
-    return reasons | {"time before ingest.start": day < start}
+    return reasons
 
 
 def _one_row_an_event(reasoned: DataFrame, mapping: IngestMapping, is_one_of_several: bool) -> DataFrame:

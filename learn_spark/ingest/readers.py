@@ -7,25 +7,16 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import (
-    ArrayType,
-    BooleanType,
-    DataType,
-    DateType,
-    MapType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampType,
-)
+from pyspark.sql.types import BooleanType, DateType, StringType, StructField, StructType
 
-from learn_spark.config.ingest import IngestSettings, SourceSettings
+from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.sources import beginning, hive_keys
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.check import CHUNK_BYTES, LogFile, check_file
 from learn_spark.ingest.csv_lines import CORRUPT, is_well_formed, value_of, with_fields
 from learn_spark.ingest.fields import quoted
-from learn_spark.ingest.files import literal, load_day, plain
+from learn_spark.ingest.files import literal, load_day, newest_file, plain
+from learn_spark.ingest.parquet_types import stored_as
 from learn_spark.ingest.records import REPLACEMENT
 from learn_spark.ingest.shapes import (
     UNEVEN,
@@ -33,48 +24,68 @@ from learn_spark.ingest.shapes import (
     beginnings,
     exploded,
     keys_of_path,
+    number_in,
     value_at,
     values_of_path,
     without_nulls,
 )
 from learn_spark.ingest.text_lines import PATH, needs_python, text_lines
+from learn_spark.ingest.texts import as_text, has_lost_digits, id_as_text
+from learn_spark.lake.session import telling_case
 
 _log = logging.getLogger(__name__)
 
-RAW, BAD_BYTES = "_raw", "_bad_bytes"
+RAW, BAD_BYTES, INEXACT = "_raw", "_bad_bytes", "_inexact"
 RAW_BYTES = 4096
 
 
 def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[str]:
     """Stops where a mapped column is missing; returns the columns that no mapping uses.
 
-    JSON lines may leave keys out: there only the ids and the time must be among the first lines' keys, and for the
-    others a line on stderr says that they were not seen.
+    Columns that no line needs may be missing from some files, with a line on stderr: they were added later, or JSON
+    lines leave their keys out. A name that neither these files nor the newest one have is an error in the config.
     """
     unmapped: dict[str, None] = {}
+    lacked: dict[tuple[str, ...], list[LogFile]] = defaultdict(list)
+    needed = settings.required_columns()
     for file in files:
+        if settings.format == "json" and not file.columns:
+            continue  # not one of the first lines is an object: they are rejected one by one
         lacking = settings.lacking(file.columns, hive_keys(file.path))
-        if settings.format == "json":
-            lacking = _lacking_keys(file, lacking, settings)
+        if required := [name for name in lacking if name in needed]:
+            raise _lacks(file, required, settings)
         if lacking:
-            section = "ingest" if isinstance(settings, IngestSettings) else "ingest.items"
-            raise ConfigError(
-                f"{file.path} has no column {', '.join(lacking)}, which {section}.mapping names;"
-                f" it has {', '.join(file.columns)}"
-            )
+            lacked[tuple(lacking)].append(file)
         used = {beginning(settings.holder(name), file.columns) for name in settings.source_columns()}
         unmapped.update(dict.fromkeys(name for name in file.columns if name not in used))
+    if settings.format != "json" and lacked:
+        _require_somewhere(files, settings)
+    for names, without in lacked.items():
+        where = f"{without[0].path}" + (f" and {len(without) - 1} more files" if len(without) > 1 else "")
+        _log.warning("warning: %s: no %s%s", where, ", ".join(names), _FIRST if settings.format == "json" else _NULLS)
     return list(unmapped)
 
 
-def _lacking_keys(file: LogFile, lacking: Sequence[str], settings: SourceSettings) -> list[str]:
-    if not file.columns:
-        return []  # not one of the first lines is an object: they are rejected one by one
-    required = {*settings.mapping.required_columns(), *settings.exploded()}
-    optional = [name for name in lacking if name not in required]
-    if optional:
-        _log.warning("warning: %s: no %s in its first lines", file.path, ", ".join(optional))
-    return [name for name in lacking if name in required]
+_FIRST, _NULLS = " in its first lines", ": null there"
+
+
+def _lacks(file: LogFile, names: Sequence[str], settings: SourceSettings) -> ConfigError:
+    return ConfigError(
+        f"{file.path} has no column {', '.join(names)}, which {settings.section}.mapping names;"
+        f" it has {', '.join(file.columns)}"
+    )
+
+
+def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> None:
+    """Stops where a column is in none of these files, nor in the newest of all."""
+    lacking = [set(settings.lacking(file.columns, hive_keys(file.path))) for file in files]
+    nowhere = set.intersection(*lacking)
+    newest = newest_file(settings) if nowhere else None
+    if newest is not None:
+        found = check_file(str(newest), settings, CHUNK_BYTES)
+        nowhere &= set(settings.lacking(found.columns, hive_keys(found.path)))
+    if nowhere:
+        raise _lacks(files[-1], sorted(nowhere), settings)
 
 
 def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[LogFile]) -> DataFrame:
@@ -82,7 +93,7 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
 
     Files with other columns, or columns of other types, are read each by their own. `load_day` is null where file
     names hold no day. `_corrupt_record` is the text of a malformed line, `_raw` that of any line, cut at 4 KiB;
-    `_bad_bytes` says whether it is not in `encoding`.
+    `_bad_bytes` says whether it is not in `encoding`, `_inexact` whether an id is a float that has lost digits.
     """
     if not files:
         return spark.createDataFrame([], _no_lines(settings))
@@ -99,28 +110,29 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
 
 def _no_lines(settings: SourceSettings) -> StructType:
     texts = [*settings.source_columns(), CORRUPT, RAW, "source_file"]
-    others = [StructField(BAD_BYTES, BooleanType()), StructField("load_day", DateType())]
+    others = [*(StructField(name, BooleanType()) for name in (BAD_BYTES, INEXACT)), StructField("load_day", DateType())]
     return StructType([*(StructField(name, StringType()) for name in texts), *others])
 
 
 def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:
     """The frame's contract."""
     return lines.select(
-        *(column.alias(name) for name, column in columns.items()),
+        *(column.alias(name) for name, column in ({INEXACT: F.lit(False)} | columns).items()),
         F.element_at(F.split(PATH, "/"), -1).alias("source_file"),
         load_day(settings, F.col(PATH)).alias("load_day"),
     )
 
 
-def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> dict[str, Column]:
-    """Every mapped column as text."""
+def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> tuple[dict[str, Column], Column]:
+    """Every mapped column as text, and whether an id among them is a float that has lost digits."""
     told = keys_of_path(settings, like.path, like.columns)
     values = {**tops, **values_of_path(settings, told, F.col(PATH))}
     found = {name: values.get(name) or value_at(name, tops) for name in settings.source_columns()}
-    texts = {
-        name: _as_text(each.column, each.kind, each.stored) if each else _nothing() for name, each in found.items()
-    }
-    return {name: without_nulls(text, settings) for name, text in texts.items()}
+    ids = [each for name in settings.mapping.id_columns() if (each := found.get(name))]
+    texts = {name: _nothing() for name in found} | {name: as_text(each) for name, each in found.items() if each}
+    texts |= {name: id_as_text(each) for name in settings.mapping.id_columns() if (each := found.get(name))}
+    inexact = reduce(Column.__or__, (has_lost_digits(each) for each in ids), F.lit(False))
+    return {name: without_nulls(text, settings) for name, text in texts.items()}, inexact
 
 
 def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
@@ -132,7 +144,7 @@ def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, path
     lines = lines.withColumn(CORRUPT, F.when(~is_good, F.col("value")))
     tops = {name: Value(value_of(F.col("line").getField(place), settings)) for name, place in places.items()}
     rows, tops = exploded(lines, settings, tops)
-    mapped = _texts(settings, like, tops)
+    mapped, _ = _texts(settings, like, tops)
     corrupt = _corrupt(settings, F.concat_ws(settings.delimiter, *mapped.values()))
     raw = F.coalesce(corrupt, F.concat_ws(settings.delimiter, *mapped.values()))
     return _selected(
@@ -157,47 +169,58 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     parsed = parsed.select(
         PATH,
         "line",
+        text.alias("value"),
         _cut(text).alias(RAW),
         (~F.col("is_whole")).alias(BAD_BYTES),
         F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}")).alias(CORRUPT),
     )
-    tops = {name: Value(F.col("line").getField(name)) for name in names}
+    tops = {name: Value(F.col("line").getField(name), number=number_in(text, name)) for name in names}
     rows, tops = exploded(parsed, settings, tops)
-    own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW))}
-    return _selected(rows, settings, **_texts(settings, like, tops), **own)
+    mapped, inexact = _texts(settings, like, tops)
+    own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW)), INEXACT: inexact}
+    return _selected(rows, settings, **mapped, **own)
 
 
 def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Parquet files or a Delta table: every type as its text."""
-    rows = spark.read.format(settings.format).load(literal(paths) if settings.format == "parquet" else paths[0])
-    arrow = dict(zip(like.columns, like.types, strict=True))
     asked = [*settings.source_columns(), *settings.exploded()]
-    names = {each: None for name in asked if (each := beginning(settings.holder(name), like.columns))}
-    tops = {name: Value(quoted(name), rows.schema[name].dataType, arrow[name]) for name in names}
+    names = {each for name in asked if (each := beginning(settings.holder(name), like.columns))}
+    kinds = {name: kind for name, kind in zip(like.columns, like.types, strict=True) if name in names}
+    rows = _typed_rows(spark, settings, like, paths, kinds)
+    tops = {name: Value(quoted(name), rows.schema[name].dataType, kind) for name, kind in kinds.items()}
     rows = rows.withColumn(PATH, plain(F.col("_metadata.file_path")))
     rows, tops = exploded(rows, settings, tops)
-    mapped = _texts(settings, like, tops)
+    mapped, inexact = _texts(settings, like, tops)
     raw = F.to_json(F.struct(*(column.alias(name) for name, column in mapped.items())))
     valid = F.coalesce(reduce(Column.__and__, map(F.is_valid_utf8, mapped.values())), F.lit(True))
     corrupt = F.when(F.col(UNEVEN), raw) if settings.explode else _nothing()
-    bad = {BAD_BYTES: ~F.coalesce(valid, F.lit(True))}
+    bad = {BAD_BYTES: ~F.coalesce(valid, F.lit(True)), INEXACT: inexact}
     return _selected(rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(F.make_valid_utf8(raw))}, **bad)
+
+
+def _typed_rows(
+    spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str], kinds: Mapping[str, str]
+) -> DataFrame:
+    """Of Parquet the columns of these kinds alone: what Spark cannot read, or tell apart, may stand beside them.
+
+    Raises:
+        ConfigError: where it is one of these that Spark cannot read.
+    """
+    if settings.format == "delta":
+        return spark.read.format("delta").load(paths[0])
+    if unread := [name for name, kind in kinds.items() if not kind]:
+        raise ConfigError(
+            f"{like.path}: column {unread[0]}, which {settings.section}.mapping names, has a type that Spark cannot"
+            " read: cast it, or leave it out"
+        )
+    fields = (f"`{name.replace('`', '``')}` {stored_as(kind)}" for name, kind in kinds.items())
+    alike = len({name.lower() for name in like.columns}) < len(like.columns)
+    session = telling_case(spark) if alike else spark
+    return session.read.schema(", ".join(fields)).parquet(*literal(paths))
 
 
 def _nothing() -> Column:
     return F.lit(None).cast("string")
-
-
-def _as_text(column: Column, kind: DataType, arrow: str) -> Column:
-    if arrow.startswith("timestamp[ns"):  # Spark has no nanoseconds and reads them as a long
-        column, kind = F.timestamp_micros(F.floor(column / 1000)), TimestampType()
-        if "tz=" not in arrow:
-            return column.cast("string")
-    if isinstance(kind, ArrayType | MapType | StructType):
-        return F.to_json(column)
-    if isinstance(kind, TimestampType):
-        return F.concat(column.cast("string"), F.lit("Z"))
-    return column.cast("string")
 
 
 def _cut(text: Column) -> Column:

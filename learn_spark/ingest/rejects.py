@@ -11,12 +11,12 @@ from learn_spark.config.ingest import SourceSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.files import load_day
-from learn_spark.ingest.parse import NO_BEHAVIOUR
+from learn_spark.ingest.parse import NO_FAULTS
 
 
 def rejected_lines(lines: DataFrame) -> DataFrame:
-    """Lines that could not be used, as rows of `rejects`; copies and lines without an event are only counted."""
-    rejected = lines.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, NO_BEHAVIOUR))
+    """Lines that could not be used, as rows of `rejects`; copies and what nobody wants are only counted."""
+    rejected = lines.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, *NO_FAULTS))
     return rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
 
 

@@ -7,7 +7,7 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, DataType, DoubleType, MapType, StringType, StructField, StructType
 
 from learn_spark.config.sources import POSITION, SourceSettings, beginning, hive_keys
 from learn_spark.errors import ConfigError
@@ -20,11 +20,20 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Value:
-    """A column, its type in Spark, and the type that a file says it has."""
+    """A column, its type in Spark, and the type that a file says it has.
+
+    Of JSON, whose values are all read as texts: `number`, what it is as a double, null of a string.
+    """
 
     column: Column
     kind: DataType = StringType()
     stored: str = ""
+    number: Column | None = None
+
+
+def number_in(text: Column, key: str) -> Column:
+    """The number that a JSON object has under a key."""
+    return F.from_json(text, StructType([StructField(key, DoubleType())])).getField(key)
 
 
 def beginnings(name: str) -> list[str]:
@@ -67,7 +76,9 @@ def value_at(name: str, tops: Mapping[str, Value]) -> Value | None:
                 break
     if len(found) <= 1:
         return found[0] if found else None
-    return Value(F.coalesce(*(each.column.cast("string") for each in found)))
+    numbers = [each.number for each in found if each.number is not None]
+    number = F.coalesce(*numbers) if numbers else None
+    return Value(F.coalesce(*(each.column.cast("string") for each in found)), number=number)
 
 
 def _inside(value: Value, path: str, name: str) -> Value:
@@ -89,9 +100,12 @@ def _inside(value: Value, path: str, name: str) -> Value:
         raise ConfigError(f"column {name}: there is nothing in a {value.kind.simpleString()}")
     schema = StructType([StructField(key, StringType()) for key in beginnings(path)])
     parsed = F.from_json(value.column, schema)
+    number = number_in(value.column, path)
     if not rest:
-        return Value(parsed.getField(path))
-    return Value(F.coalesce(parsed.getField(path), _inside(Value(parsed.getField(first)), rest, name).column))
+        return Value(parsed.getField(path), number=number)
+    inner = _inside(Value(parsed.getField(first)), rest, name)
+    of_inner = number if inner.number is None else F.coalesce(number, inner.number)
+    return Value(F.coalesce(parsed.getField(path), inner.column), number=of_inner)
 
 
 def exploded(

@@ -84,6 +84,19 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     return spark
 
 
+def telling_case(spark: SparkSession) -> SparkSession:
+    """A session beside this one, with its settings, that takes `id` and `ID` for two columns where it reads files."""
+    beside = spark.newSession()
+    ours = spark.conf.getAll
+    for key, value in beside.conf.getAll.items():
+        if key not in ours and beside.conf.isModifiable(key):
+            beside.conf.unset(key)
+        elif value != ours.get(key) and beside.conf.isModifiable(key):
+            beside.conf.set(key, ours[key])
+    beside.conf.set("spark.sql.caseSensitive", "true")
+    return beside
+
+
 def require_plain(spark: SparkSession) -> None:
     """A session that somebody else has made may be used where it reads and computes as ours do.
 

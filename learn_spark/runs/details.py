@@ -33,22 +33,29 @@ class IngestDetails(Details):
         files, bytes: that were read.
         bad_files: what is wrong with each file that cannot be read to its end.
         no_behaviour: lines without an event.
+        not_wanted: lines by what the config says of them: filtered, ignored, too early.
         rejects: lines by reason.
         duplicates: copies of events.
         empty_days: days without a line.
         late: events per day that arrived after it.
         unmapped_columns: columns that no mapping uses.
+        catalogue_lines, catalogue_rejects: lines of the item catalogue, and those by reason that cannot be used.
+        id_types: types of the columns that hold ids.
     """
 
     files: int = 0
     bytes: int = 0
     bad_files: dict[str, str] = field(default_factory=dict)
     no_behaviour: int = 0
+    not_wanted: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
     duplicates: int = 0
     empty_days: list[str] = field(default_factory=list)
     late: dict[str, int] = field(default_factory=dict)
     unmapped_columns: list[str] = field(default_factory=list)
+    catalogue_lines: int = 0
+    catalogue_rejects: dict[str, int] = field(default_factory=dict)
+    id_types: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -313,10 +313,11 @@ def test_a_catalogue(spark, tmp_path, logs):
     gates = {"max_reject_share": 1.0, "max_bad_files": 1}
     settings = make_config(tmp_path, {"title": None}, items=items, gates=gates).ingest
     days = [date(2024, 2, 1) + timedelta(days=n) for n in range(4)]
-    rows = read_catalogue(spark, settings, days).collect()
+    catalogue = read_catalogue(spark, settings, days)
+    rows = catalogue.lines.collect()
+    assert [file.problem for file in catalogue.bad] == ["empty file"]
     assert sorted(row.reason for row in rows if row.reason) == [
         "empty description",
-        "empty file",
         "malformed line",
         "missing item",
         "unparsable price",
@@ -331,5 +332,5 @@ def test_a_catalogue(spark, tmp_path, logs):
         read_catalogue(spark, strict, days)
     assert read_catalogue(spark, settings, days[3:]) is None
     (logs / "items 2024-02-04.tsv").write_text("id\tname\na\tA\n")
-    with pytest.raises(ConfigError, match=r"no column title, price, from, which ingest\.items\.mapping names"):
+    with pytest.raises(ConfigError, match=r"no column title, which ingest\.items\.mapping names"):
         read_catalogue(spark, settings, days[3:])
