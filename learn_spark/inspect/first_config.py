@@ -16,6 +16,7 @@ from learn_spark.inspect.columns import MOST_KINDS
 from learn_spark.inspect.findings import counted, findings
 from learn_spark.inspect.folder import Seen
 from learn_spark.inspect.guess import Guess, ordered
+from learn_spark.inspect.layout import Layout
 from learn_spark.inspect.proposal import Proposal, propose
 from learn_spark.inspect.roles import Roles
 from learn_spark.inspect.tally import NOT_WANTED, Tally, tally_of
@@ -179,13 +180,19 @@ def _source(seen: Seen, guess: Guess, mapping: dict[str, dict[str, object]]) -> 
         "nulls": sorted(
             {marker for name in _used(mapping) if name in guess.columns for marker in guess.columns[name].nulls}
         ),
-        "explode": list(layout.explode) or None,
+        "explode": _explode(layout),
     }
     defaults = {name: each.default for name, each in SourceSettings.model_fields.items()}
     dialect = {key: value for key, value in given.items() if value not in (defaults[key], [])}
     if layout.format == "csv":
         dialect = {"delimiter": layout.delimiter} | dialect
     return {"path": str(seen.folder), "files": seen.files, "format": layout.format, **dialect, "mapping": mapping}
+
+
+def _explode(layout: Layout) -> object:
+    if not layout.separator:
+        return list(layout.explode) or None
+    return {"columns": list(layout.explode), "separator": layout.separator, "pattern": layout.pattern}
 
 
 def _used(mapping: dict[str, dict[str, object]]) -> list[str]:

@@ -11,6 +11,7 @@ from os.path import commonprefix
 from pathlib import Path
 
 from learn_spark.errors import ConfigError
+from learn_spark.inspect.columns import columns_of
 from learn_spark.inspect.layout import Layout, Row, read_rows, readable
 from learn_spark.inspect.sniff import layout_of
 
@@ -37,6 +38,8 @@ class Seen:
         rows: rows of some of them; every value as text, "" where there is none.
         from_path: columns whose values stand in the files' paths, as `event_type=view/`.
         drift: columns that some of the files lack.
+        unread: why some of the files could not be read.
+        line_ids: columns of which each line had its own value before its lists were exploded.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Seen:
     from_path: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    line_ids: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -230,10 +234,11 @@ def _starred(part: str) -> str:
     return _VARYING.sub("*", re.sub(r"(?<=/)([^/=]+)=[^/]*(?=/)", r"\1=*", part))
 
 
-def exploded(seen: Seen, column: str) -> Seen:
-    """The table with a row per element of a column's lists."""
-    layout = replace(seen.layout, explode=(column,))
-    return _seen(seen.folder, seen.files, dict.fromkeys(seen.paths), layout, seen.days)
+def exploded(seen: Seen, layout: Layout) -> Seen:
+    """The table with a row per element of its lists, as the layout says."""
+    table = _seen(seen.folder, seen.files, dict.fromkeys(seen.paths), layout, seen.days)
+    own = [name for name, column in columns_of(seen.columns, seen.rows).items() if column.is_own_id]
+    return replace(table, line_ids=tuple(own))
 
 
 def _seen(

@@ -71,6 +71,9 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
     found = Guess(columns)
     joined = _joined(columns, catalogues)
+    shown = seen.layout.explode[0] if seen.layout.pattern else None
+    if shown:
+        joined[f"{shown}.item"] = 3.0
     times = _times(columns, joined)
     if not times:
         return None
@@ -81,6 +84,7 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     rest = [
         name for name in columns if name not in times or (name != time and _may_be_numbers(columns[name], times[name]))
     ]
+    rest.sort(key=lambda name: name in seen.line_ids)  # a line's own id is a user's only where nothing else can be
     kind = _kind_column({name: columns[name] for name in rest})
     ids = _ids({name: columns[name] for name in rest if name != kind}, joined)
     if ids is None:
@@ -91,7 +95,11 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     found.named_roles = sum(
         named(role, [found.column(role)]) is not None for role in ("user_id", "item_id", "event_ts")
     )
-    _event_type(found, kind)
+    if shown:
+        found.put("event_type", f"{shown}.label", {"map": {"0": "impression", "1": "click"}}, ": 0 is shown, 1 clicked")
+        found.event_types = ["impression", "click"]
+    else:
+        _event_type(found, kind)
     _describe(found)
     _say_more(found)
     return found

@@ -3,9 +3,10 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from learn_spark.ingest.packed import open_file
 LONGEST_LINE = IngestGates().max_line_bytes
 _DEEPEST = 4  # of nested JSON objects: a dump of web pages would give thousands of columns
 
+LABELLED = r"(?P<item>\S+)-(?P<label>[01])"
 Row = dict[str, str]
 
 
@@ -32,6 +34,8 @@ class Layout:
         has_header: of a csv; other formats have names anyway.
         columns: names in order; of JSON lines, those of the first rows; paths into objects have dots.
         explode: columns whose lists give a row per element.
+        separator, pattern: of lists that are texts: between the elements, and what is in one.
+        times: of a csv without a header line, the places of columns whose values are times.
         unsure: what of it is a guess.
     """
 
@@ -46,12 +50,17 @@ class Layout:
     has_header: bool = True
     columns: list[str] = field(default_factory=list)
     explode: tuple[str, ...] = ()
+    separator: str = ""
+    pattern: str = ""
+    times: tuple[int, ...] = ()
     unsure: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[object, ...]:
         """Equal for files that one reader can read as one table; JSON lines may lack keys."""
-        names = () if self.format == "json" else tuple(sorted(self.columns)) if self.has_header else len(self.columns)
+        if self.format == "json":
+            return ("json",)
+        names = tuple(sorted(self.columns)) if self.has_header else (len(self.columns), *self.times)
         return (self.format, self.delimiter, self.has_header, names)
 
 
@@ -110,7 +119,7 @@ def read_rows(layout: Layout, path: Path, every: int = 1) -> Iterator[Row]:
         else:
             rows = _text_rows(layout, path, every)
         for row in rows:
-            yield from _texts(row, layout.explode)
+            yield from _texts(row, layout)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, object]]:
@@ -171,16 +180,29 @@ def json_rows(lines: Iterable[str]) -> Iterator[Row]:
         yield from _texts(value)
 
 
-def _texts(row: dict[str, object], explode: tuple[str, ...] = ()) -> Iterator[Row]:
+def _texts(row: dict[str, object], layout: Layout | None = None) -> Iterator[Row]:
     """A row's values as texts, what lies in objects by its path; a row per element of the exploded lists."""
     plain = {_printable(name): _printable(text) for name, text in _flat(row)}
-    if not explode:
+    if layout is None or not layout.explode:
         yield plain
         return
-    lists = [value if isinstance(value := row.get(name), list) else [] for name in explode]
-    for elements in zip(*lists, strict=False):
-        own = dict(zip(explode, elements, strict=True))
+    lists = [_elements(row.get(name), layout) for name in layout.explode]
+    for place, elements in enumerate(zip(*lists, strict=False)):
+        own: dict[str, object] = dict(zip(layout.explode, elements, strict=True))
+        own |= {f"{name}.#": place for name in layout.explode}
         yield plain | {_printable(name): _printable(text) for name, text in _flat(own)}
+
+
+def _elements(value: object, layout: Layout) -> list[object]:
+    """A list as it is, one that is written as JSON, or the parts of a text."""
+    if isinstance(value, str) and layout.separator:
+        parts = [part for part in value.split(layout.separator) if part.strip()]
+        found = [re.fullmatch(layout.pattern, part) for part in parts] if layout.pattern else []
+        return [each.groupdict() for each in found if each] if layout.pattern else list(parts)
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, list) else []
 
 
 def _flat(value: Mapping[str, object], before: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
@@ -192,14 +214,24 @@ def _flat(value: Mapping[str, object], before: str = "", depth: int = 1) -> Iter
             yield f"{before}{key}", _text(inner)
 
 
-def lists_of_events(path: Path, layout: Layout) -> list[str]:
-    """Columns of JSON lines or Parquet that hold lists of objects: each may be an event."""
-    if layout.format == "csv":
-        return []
+def lists_of_events(path: Path, layout: Layout) -> list[Layout]:
+    """The layout with a row per element of each column that holds lists of what may be events.
+
+    Lists of objects in JSON lines and Parquet; in csv lists of shown items with their labels, as `N55689-1 N35729-0`.
+    """
     rows = list(islice(_parquet_rows(path) if layout.format == "parquet" else _text_rows(layout, path, 1), 100))
     names = dict.fromkeys(name for row in rows for name in row)
     held = {name: [row[name] for row in rows if row.get(name)] for name in names}
-    return [name for name, values in held.items() if values and all(_is_list_of_objects(value) for value in values)]
+    plain = [name for name, values in held.items() if values and all(_is_list_of_objects(value) for value in values)]
+    shown = [name for name, values in held.items() if values and all(_is_labelled(value) for value in values)]
+    return [
+        *(replace(layout, explode=(name,)) for name in plain),
+        *(replace(layout, explode=(name,), separator=" ", pattern=LABELLED) for name in shown),
+    ]
+
+
+def _is_labelled(value: object) -> bool:
+    return isinstance(value, str) and all(re.fullmatch(LABELLED, part) for part in value.split())
 
 
 def _is_list_of_objects(value: object) -> bool:

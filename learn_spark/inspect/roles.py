@@ -82,11 +82,15 @@ def roles_of(content: FolderContent) -> Roles:
 
 
 def _with_lists(seen: Seen) -> Iterator[Seen]:
-    """The table as it is, then with a row per element of each list of objects that it holds."""
-    yield seen
-    for name in lists_of_events(seen.paths[0], seen.layout):
+    """The table with a row per element of each text of labelled items, as it is, and so of each list of objects."""
+    layouts = lists_of_events(seen.paths[0], seen.layout)
+    tables: list[Seen] = []
+    for layout in layouts:
         with suppress(ConfigError):
-            yield exploded(seen, name)
+            tables.append(exploded(seen, layout))
+    yield from (table for table in tables if table.layout.pattern)
+    yield seen
+    yield from (table for table in tables if not table.layout.pattern)
 
 
 def _kinds_by_name(log: Seen, found: Guess, logs: list[tuple[Seen, Guess]]) -> list[tuple[Seen, Guess]]:

@@ -13,6 +13,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.ingest.packed import open_file
 from learn_spark.inspect.charset import encoding_of
 from learn_spark.inspect.layout import Layout, fields, json_rows, lines_of, readable
+from learn_spark.inspect.spellings import spelling
 
 SAMPLE_LINES = 1000
 DELIMITERS = ("::", "\t", "|", ";", ",")
@@ -79,10 +80,14 @@ def _csv_layout(path: Path, text: str) -> Layout:
     delimiter = hinted or max(DELIMITERS, key=lambda each: _steadiness(list(fields(lines, Layout("csv", each)))))
     quote, escape, multiline = max(_dialects(lines), key=lambda each: _fits(lines, delimiter, *each))
     found = Layout("csv", delimiter, "utf-8", quote, escape, multiline, skip, comment)
-    names = next(fields(lines, found), [])
-    has_header = len(set(names)) == len(names) and all(_is_a_name(name) for name in names)
+    names, *rows = list(fields(lines, found)) or [[]]
+    has_header = len(set(names)) == len(names) and all(_is_a_name(name) for name in names) and not _recur(names, rows)
     columns = names if has_header else [f"column_{number}" for number in range(1, len(names) + 1)]
-    return replace(found, has_header=has_header, columns=columns)
+    if has_header:
+        return replace(found, columns=columns)
+    samples = zip(*(row for row in [names, *rows[:50]] if len(row) == len(names)), strict=True)
+    times = tuple(place for place, values in enumerate(samples) if spelling(values) is not None)
+    return replace(found, has_header=False, columns=columns, times=times)
 
 
 def _preamble(lines: list[str]) -> tuple[int, str, str | None]:
@@ -145,6 +150,12 @@ def _steadiness(rows: list[list[str]]) -> tuple[float, int]:
     counts = [len(row) for row in rows] or [0]
     most = max(set(counts), key=counts.count)
     return (counts.count(most) / len(counts), most) if most > 1 else (0.0, 0)
+
+
+def _recur(names: list[str], rows: list[list[str]]) -> bool:
+    """Whether a value of the first line stands in its column further down: a column's name does not."""
+    columns = zip(names, *(row for row in rows if len(row) == len(names)), strict=True)
+    return any(values[0] in values[1:] for values in columns)
 
 
 def _is_a_name(text: str) -> bool:

@@ -275,6 +275,8 @@ def layout_from(source: SourceSettings) -> Layout:
         source.columns is None,
         list(source.columns or ()),
         tuple(source.exploded()),
+        (source.explode and source.explode.separator) or "",
+        (source.explode and source.explode.pattern) or "",
     )
 
 

@@ -203,6 +203,26 @@ def test_sessions_with_lists_of_events(tmp_path: Path, inspect: Inspect) -> None
     assert config.sequences.target_events == ["purchases"]
 
 
+def test_lists_of_shown_items_with_their_labels(tmp_path: Path, inspect: Inspect) -> None:
+    """MIND: no header, a line per page with what was read before and what was shown; the news in a table beside it."""
+    rows = (
+        (n, f"U{e.user}", f"{e.time.month}/{e.time.day}/{e.time.year} {e.time:%I:%M:%S %p}", "N1 N2")
+        + (f"N{e.item}-1 N{(e.item + 7) % 60}-0 N{(e.item + 9) % 60}-0",)
+        for n, e in enumerate(field_events())
+    )
+    write_table(tmp_path / "in" / "behaviors.tsv", None, rows, sep="\t")
+    news = ((f"N{n}", "sports", "golf", Event(0, n, START, "").title, "An abstract of words") for n in range(60))
+    write_table(tmp_path / "in" / "news.tsv", None, news, sep="\t")
+    config, said = inspect(tmp_path / "in")
+    mapped = columns(config)
+    assert (mapped["user_id"], mapped["item_id"], mapped["event_ts"]) == ("column_2", "column_5.item", "column_3")
+    assert config.ingest.explode is not None and config.ingest.explode.separator == " "
+    assert config.ingest.mapping.event_type.map == {"0": "impression", "1": "click"}
+    assert config.sequences.target_events == ["click"]
+    assert item_columns(config)["item_id"] == "column_1"
+    assert "1,800 events of 30 users and 60 items" in said
+
+
 def test_files_named_by_their_kind_of_event_are_sources_of_one_log(tmp_path: Path, inspect: Inspect) -> None:
     events = field_events(1500)
     for name, kinds, more in (("clicks", ("view", "cart"), ("0",)), ("buys", ("purchase",), ("113", "1"))):
@@ -461,7 +481,8 @@ def test_kinds_of_event_without_items_are_not_wanted(tmp_path: Path, inspect: In
     rows = [(f"u{e.user}", f"i{e.item}", f"{e.time:%Y-%m-%dT%H:%M:%SZ}", e.kind, e.title) for e in field_events()]
     rows += [(user, "", time, ("page_view", "login")[n % 2], "") for n, (user, _, time, *_) in enumerate(rows)]
     names = ("user_id", "item_id", "ts", "event", "title")
-    config, said = inspect(write_table(tmp_path / "in" / "app.csv", names, sorted(rows, key=lambda row: row[2])))
+    rows.sort(key=lambda row: row[2])
+    config, said = inspect(write_table(tmp_path / "in" / "app.csv", names, rows))
     assert sorted(config.ingest.mapping.event_type.ignore) == ["login", "page_view"]
     assert set(config.ingest.event_types) == {"view", "cart", "purchase"}
     assert config.ingest.gates.max_reject_share == 0.05
