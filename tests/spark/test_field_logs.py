@@ -13,10 +13,11 @@ import pytest
 
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.ingest.check import check_files
-from learn_spark.ingest.job import _reading, ingest_events
+from learn_spark.ingest.job import ingest_events
 from learn_spark.ingest.parquet_types import NANOS, NANOS_UTC, UUID, spark_types, stored_as
 from learn_spark.ingest.parse import with_events
 from learn_spark.ingest.readers import read_lines
+from learn_spark.ingest.reading import unchanged
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, by_item, make_config, read_events
 
@@ -212,10 +213,10 @@ def test_names_that_spark_cannot_open_are_said_and_files_that_go_are_tried_again
     whole = [file for file in files if not file.problem]
     lines = with_events(read_lines(spark, config.ingest, whole), config.ingest)
     (logs / "good.csv").write_text(good + "u,b,")
-    with pytest.raises(TemporaryError, match=r"good\.csv changed while it was read"), _reading(whole):
+    with pytest.raises(TemporaryError, match=r"good\.csv changed while it was read"), unchanged(whole):
         raise RuntimeError("as Spark's of a file that has changed")
     (logs / "good.csv").unlink()
-    with pytest.raises(TemporaryError, match=r"good\.csv went away while it was read"), _reading(whole):
+    with pytest.raises(TemporaryError, match=r"good\.csv went away while it was read"), unchanged(whole):
         lines.count()
 
 
