@@ -22,8 +22,8 @@ def pivoted(lines: DataFrame, settings: ItemsSettings) -> DataFrame:
     names = [name for name in settings.mapping.source_columns() if name not in of_item]
     is_bad = F.col(CORRUPT).isNotNull() | F.col(BAD_BYTES) | mapped(item).isNull()
     time = mapped_time(pivot.time, settings.is_typed) if pivot.time else F.lit(None).cast("timestamp")
-    last = F.struct(time, quoted(pivot.value))
-    values = [F.max(F.when(quoted(pivot.name) == name, last)).getField("col2").alias(name) for name in names]
+    last = F.struct(time.alias("time"), quoted(pivot.value).alias("value"))
+    values = [F.max(F.when(F.trim(quoted(pivot.name)) == name, last)).getField("value").alias(name) for name in names]
     asked = F.trim(quoted(pivot.name)).isin(names)
     own = [each for each in lines.columns if each not in {*settings.source_columns(), "load_day"}]
     good = lines.where(~is_bad & asked).groupBy(*of_item, "load_day")

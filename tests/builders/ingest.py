@@ -66,13 +66,16 @@ def _events_of(spark: SparkSession, settings: IngestSettings, days: Sequence[dat
     return with_events(read_lines(spark, settings, files), settings, several)
 
 
-def events_of_cases(spark: SparkSession, cases: Mapping[str, Config]) -> dict[str, list[Row]]:
+def events_of_cases(
+    spark: SparkSession, cases: Mapping[str, Config], days: Mapping[str, Sequence[date]] | None = None
+) -> dict[str, list[Row]]:
     """The events of many small logs at once, in their order; their files are checked here, without a job."""
     frames = []
     for name, config in cases.items():
         sources = config.ingest.each()
         for source in sources:
-            paths = source_files(source, [source.start])[source.start]
+            of_days = source_files(source, (days or {}).get(name, [source.start]))
+            paths = [path for day in of_days for path in of_days[day]]
             files = [check_file(str(path), source, source.gates.max_line_bytes) for path in paths]
             assert not [file for file in files if file.problem], files
             check_headers(files, source)
