@@ -152,16 +152,17 @@ def test_times_of_every_type_to_the_microsecond_beside_columns_that_spark_cannot
     write_parquet(logs, "millis", time=pa.array([exact.replace(microsecond=0)], pa.timestamp("ms")), ITEM=["x"])
     write_parquet(logs, "date", time=[FIRST])
     write_parquet(logs, "long ago", time=pa.array([-1], pa.timestamp("ns")))
-    config = make_config(tmp_path, {"event_ts": {"column": "time"}}, format="parquet", files="*.parquet")
-    found = by_item(read_events(spark, config))
-    assert {name: row.event_ts for name, row in found.items()} == dict.fromkeys(
-        ["int96", "nanos", "early nanos", "micros", "text"], exact
-    ) | {
-        "millis": exact.replace(microsecond=0),
-        "date": datetime(2024, 2, 1),
-        "long ago": datetime(1969, 12, 31, 23, 59, 59, 999_999),
-    }
-    assert {row.user_id for row in found.values()} == {"u"}
+    for also in ({}, {"unit": "seconds"}):  # says nothing of columns of a time type
+        config = make_config(tmp_path, {"event_ts": {"column": "time"} | also}, format="parquet", files="*.parquet")
+        found = by_item(read_events(spark, config))
+        assert {name: row.event_ts for name, row in found.items()} == dict.fromkeys(
+            ["int96", "nanos", "early nanos", "micros", "text"], exact
+        ) | {
+            "millis": exact.replace(microsecond=0),
+            "date": datetime(2024, 2, 1),
+            "long ago": datetime(1969, 12, 31, 23, 59, 59, 999_999),
+        }
+        assert {row.user_id for row in found.values()} == {"u"}
     mapped = make_config(tmp_path, {"brand": {"column": "clock"}}, format="parquet", files="early*.parquet")
     with pytest.raises(ConfigError, match=r"early nanos\.parquet: column clock, .* Spark cannot read: cast it"):
         read_events(spark, mapped)
