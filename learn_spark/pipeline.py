@@ -95,7 +95,7 @@ STEPS = {
             ("ingest",),
             lambda config, day: (),
             writes=("interactions", "items", "item_index", "rejects"),
-            version=1,
+            version=2,
             source=SourceFiles,
             overlaps=True,
         ),

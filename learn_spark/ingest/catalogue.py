@@ -39,10 +39,11 @@ class Catalogue:
     Attributes:
         lines: a row per line, its `reason` null for a usable one. `valid_from` is the mapped time, else the midnight of
             the file's day, else that of `ingest.start`.
-        bad: files that cannot be read.
+        good, bad: files that can be read to their end, and the others.
     """
 
     lines: DataFrame
+    good: list[LogFile]
     bad: list[LogFile]
 
 
@@ -66,7 +67,7 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
     if unmapped := check_headers(good, settings.items):
         _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
     lines = read_lines(spark, settings.items, good).transform(pivoted, settings.items)
-    return Catalogue(_with_items(lines, settings.items, settings.start), bad)
+    return Catalogue(_with_items(lines, settings.items, settings.start), good, bad)
 
 
 def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:

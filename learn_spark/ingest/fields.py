@@ -26,7 +26,7 @@ _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
 # Every pattern takes time that grows with the text's length alone, whatever the text.
 _ZONE = r"(?i)(z|utc|gmt|[+-]\d{1,2}(:?\d{2})?)$"
 _CLOCK = r"\d:\d{2}"
-_AN_INSTANT = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d+)?Z$"
+_A_TIME = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2}(\.\d+)?Z?)?$"  # of a column of a time type
 
 
 def quoted(name: str) -> Column:
@@ -126,7 +126,7 @@ def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
         is_typed: whether the source has columns of a time type: their text is a time whatever `format` or `unit` say.
     """
     text = mapped(field)
-    instant = F.when(text.rlike(_AN_INSTANT), F.try_to_timestamp(text)) if is_typed else F.lit(None).cast("timestamp")
+    instant = _typed_time(text, field) if is_typed else F.lit(None).cast("timestamp")
     if field.unit:
         return F.coalesce(_later(_origin(field), text, field.unit), instant)
     if field.clock and not field.clock_unit:
@@ -135,6 +135,11 @@ def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
     if field.format:
         time = F.coalesce(time, instant)
     return _later(time, F.trim(quoted(field.clock)), field.clock_unit) if field.clock and field.clock_unit else time
+
+
+def _typed_time(text: Column, field: TimeMapping) -> Column:
+    time = F.when(text.rlike(_A_TIME), F.try_to_timestamp(text))
+    return F.when(text.endswith("Z"), time).otherwise(_moved(time, field))
 
 
 def _time_of(text: Column, field: TimeMapping) -> Column:

@@ -1,20 +1,16 @@
 """Raw log files of days to interactions, items and rejects."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.ingest import IngestSettings
-from learn_spark.errors import LearnError, TemporaryError
 from learn_spark.ingest.catalogue import Catalogue, read_catalogue
-from learn_spark.ingest.check import LogFile, check_files, first_changed
 from learn_spark.ingest.coverage import require_coverage
 from learn_spark.ingest.deliveries import (
     DUPLICATE,
@@ -34,12 +30,11 @@ from learn_spark.ingest.delivery_gates import (
     stop_below_usual,
     stop_on_empty_days,
 )
-from learn_spark.ingest.files import source_files
 from learn_spark.ingest.id_types import id_types, say_changed_types
 from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
 from learn_spark.ingest.markers import marks, warn_of_marks
-from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines, with_events
-from learn_spark.ingest.readers import check_headers, read_lines
+from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines
+from learn_spark.ingest.reading import Delivery, read_delivery, unchanged
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
 from learn_spark.lake.days import days_predicate
 from learn_spark.runs.details import IngestDetails
@@ -47,40 +42,6 @@ from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import INGEST_EVENTS, Context
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Delivery:
-    """The files of some days.
-
-    Attributes:
-        sources: the settings of each kind of files.
-        good, bad: of each, the files that can be read to their end, and the others.
-        unmapped: columns that no mapping uses.
-    """
-
-    sources: list[IngestSettings]
-    good: list[list[LogFile]]
-    bad: list[list[LogFile]]
-    unmapped: list[str]
-
-    def lines(self, spark: SparkSession) -> DataFrame:
-        """All events, and lines that give none."""
-        several = len(self.sources) > 1
-        pairs = zip(self.sources, self.good, strict=True)
-        frames = (with_events(read_lines(spark, source, good), source, several) for source, good in pairs)
-        return reduce(DataFrame.unionByName, frames)
-
-    def unreadable(self, spark: SparkSession) -> DataFrame:
-        """The bad files as rejects."""
-        pairs = zip(self.sources, self.bad, strict=True)
-        return reduce(DataFrame.unionByName, (unreadable_files(spark, each, each.start, bad) for each, bad in pairs))
-
-    def all_good(self) -> list[LogFile]:
-        return [file for files in self.good for file in files]
-
-    def all_bad(self) -> list[LogFile]:
-        return [file for files in self.bad for file in files]
 
 
 @dataclass(frozen=True)
@@ -92,7 +53,7 @@ class _Read:
         lines: those of these days, and of the `earlier` ones that rows may have been added to.
     """
 
-    delivery: _Delivery
+    delivery: Delivery
     catalogue: Catalogue | None
     everything: DataFrame
     lines: DataFrame
@@ -109,7 +70,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
         QualityError: what `gates` stops; nothing is published.
     """
     settings = context.config.ingest
-    delivery = _delivery(context, days)
+    delivery = read_delivery(context, days)
     catalogue = read_catalogue(context.spark, settings, days)
     everything = delivery.lines(context.spark)
     earlier = _done_before(context, days)
@@ -118,7 +79,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     for frame in kept:
         frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        with _reading(delivery.all_good()):
+        with unchanged([*delivery.all_good(), *(catalogue.good if catalogue else [])]):
             return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier), days)
     finally:
         for frame in kept:
@@ -132,19 +93,6 @@ def _of_days(context: Context, everything: DataFrame, wanted: Sequence[date], da
         lines = lines.transform(with_new_undated, context.tables, days, settings)
     lines = lines.where(days_predicate("load_day", wanted)).withColumn("ds", F.to_date("event_ts"))
     return with_copies_marked(lines, settings)
-
-
-@contextmanager
-def _reading(files: Sequence[LogFile]) -> Iterator[None]:
-    """Where Spark fails because a file has gone or grown since it was checked, the error says so."""
-    try:
-        yield
-    except LearnError:
-        raise
-    except Exception as error:
-        if changed := first_changed(files):
-            raise TemporaryError(f"{changed} while it was read; nothing published: try again") from error
-        raise
 
 
 def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult:
@@ -183,20 +131,6 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
     return StepResult(rows_in=sum(row.lines for row in counts), rows_out=written.rows, details=details.as_json())
 
 
-def _delivery(context: Context, days: Sequence[date]) -> _Delivery:
-    sources = context.config.ingest.each()
-    delivery = _Delivery(sources, [], [], [])
-    for settings in sources:
-        found = source_files(settings, days)
-        paths = list(dict.fromkeys(path for day in found for path in found[day]))
-        files = check_files(context.spark, settings, paths, settings.gates.max_line_bytes)
-        delivery.good.append([file for file in files if not file.problem])
-        delivery.bad.append([file for file in files if file.problem])
-        unmapped = check_headers(delivery.good[-1], settings)
-        delivery.unmapped.extend(name for name in unmapped if name not in delivery.unmapped)
-    return delivery
-
-
 def _done_before(context: Context, days: Sequence[date]) -> list[date]:
     """The days before these that rows may have been added to since: a table, unlike a file, has no deliveries."""
     settings = context.config.ingest
@@ -229,7 +163,8 @@ def _publish(context: Context, usable: DataFrame, catalogue: Catalogue | None, d
         described = daily_items(fresh)
         if catalogue is not None:
             described = described.unionByName(catalogue_items(catalogue.lines))
-        if settings.items is not None:
+        has_descriptions = catalogue is not None or not tables.read("items").isEmpty()  # the first day's come first
+        if settings.items is not None and has_descriptions:
             known = tables.read("items").select("item_id").unionByName(described.select("item_id"))
             require_coverage(fresh, known, settings.gates.min_catalogue_share)
         number_items(tables, described, fresh)
@@ -256,7 +191,7 @@ def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
         _log.warning("ingest_events: new columns, which ingest.mapping does not use: %s", ", ".join(fresh))
 
 
-def _details(counts: Sequence[Lines], delivery: _Delivery, written: Written) -> IngestDetails:
+def _details(counts: Sequence[Lines], delivery: Delivery, written: Written) -> IngestDetails:
     usable = sum(row.lines for row in counts if row.reason is None)
     copies = sum(row.lines for row in counts if row.reason == DUPLICATE)
     unwanted = by_reason(row for row in counts if row.reason in UNWANTED)

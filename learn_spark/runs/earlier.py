@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from pydantic import BaseModel
+
 from learn_spark.config.load import Config
 from learn_spark.config.renamed import RENAMED
 from learn_spark.runs.fingerprints import Scheme
 from learn_spark.runs.steps import Step
-from models.contract.settings import APART
+from models.contract.settings import APART, is_later
 
 _STEPS = {
     "ingest_events": ("ingest",),
@@ -46,6 +48,7 @@ _LEFT_OUT = {
 def _sections(config: Config) -> dict[str, Any]:
     """The config as the package's version 0.1.0 dumped it."""
     dumped = config.model_dump(mode="json")
+    _drop_later(config, dumped)
     for old, new in RENAMED.items():
         *places, name = new.split(".")
         holder = reduce(dict.__getitem__, places, dumped)
@@ -56,6 +59,19 @@ def _sections(config: Config) -> dict[str, Any]:
     ranks = config.towers.ranks
     dumped["towers"]["launch"]["processes"] = ranks if ranks > 1 else 2  # its default, which one process ignored
     return _without(dumped, (*_NEW, *{new.rpartition(".")[0] for new in RENAMED.values() if APART & {*new.split(".")}}))
+
+
+def _drop_later(settings: BaseModel, dumped: dict[str, Any]) -> None:
+    """Takes out what no lake had yet; a key of these that is set makes another day, as it should."""
+    for name, value in settings:
+        if is_later(settings, name, value):
+            del dumped[name]
+            continue
+        within = {name: value} if isinstance(value, BaseModel) else value if isinstance(value, Mapping) else {}
+        inner = dumped if isinstance(value, BaseModel) else dumped[name]
+        for key, each in within.items():
+            if isinstance(each, BaseModel):
+                _drop_later(each, inner[key])
 
 
 def _settings(config: Config, step: Step) -> Mapping[str, object]:

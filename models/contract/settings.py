@@ -24,11 +24,12 @@ def identity(settings: BaseModel) -> dict[str, object]:
     return {
         name: _plain(value)
         for name, value in settings
-        if name not in APART and not isinstance(value, Path) and not _is_later(settings, name, value)
+        if name not in APART and not isinstance(value, Path) and not is_later(settings, name, value)
     }
 
 
-def _is_later(settings: BaseModel, name: str, value: object) -> bool:
+def is_later(settings: BaseModel, name: str, value: object) -> bool:
+    """Whether a key came when there were lakes already, and has its default."""
     cls = type(settings)
     return name in getattr(cls, "LATER", ()) and value == cls.model_fields[name].get_default(call_default_factory=True)
 

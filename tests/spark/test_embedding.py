@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +226,25 @@ def test_item_that_got_no_text_at_first_gets_its_row_later(embedded: Context) ->
     assert not vectors(embedded)[4].any()
     embed_items(embedded, [LATER])
     assert vectors(embedded)[1:].any(axis=1).all()
+
+
+def test_item_that_only_events_name_has_a_row_of_zeros(embedded: Context) -> None:
+    """Behind all items with a text: a catalogue in one piece has its numbers first. Later items are nobody's yet."""
+    spark, old = embedded.spark, matrix_bytes(matrix_path(embedded))
+    numbered = [("silent", 8), ("later", 9)]
+    embedded.tables.append("item_index", spark.createDataFrame(numbered, "item_id string, item_idx int"))
+    at = [datetime.fromisoformat(f"{day}T09:00:00+00:00") for day in (END - timedelta(1), END)]
+    events = [
+        (number, "u", item, number, "purchase", at[place], None, "f", at[place], at[place].date(), at[place].date())
+        for place, (item, number) in enumerate(numbered)
+    ]
+    embedded.tables.append("interactions", spark.createDataFrame(events, schemas.INTERACTIONS.columns_ddl))
+    assert embed_items(embedded, [END]).details["matrix_rows"] == 9
+    assert matrix_bytes(matrix_path(embedded))[: len(old)] == old
+    assert not vectors(embedded)[4:].any()
+    before = matrix_file(matrix_path(embedded)).stat().st_mtime_ns
+    assert embed_items(embedded, [END]).details["matrix_rows"] == 9
+    assert matrix_file(matrix_path(embedded)).stat().st_mtime_ns == before
 
 
 def test_late_version_of_an_old_item_reaches_table_and_matrix(embedded: Context) -> None:

@@ -22,7 +22,7 @@ from learn_spark.ingest.check import check_file, csv_fields
 from learn_spark.ingest.delivery_gates import thin_days
 from learn_spark.ingest.fields import separator_pattern
 from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
-from tests.builders.ingest import make_config
+from tests.builders.ingest import FIELDS, make_config
 from tests.conftest import CONF
 
 READY = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -63,6 +63,13 @@ def test_every_shipped_config_is_valid(name):
         ("event_type", {"flags": {"is_x": "x"}, "always": "purchase"}, "gives ['x']"),
         ("event_type", {"column": "k", "always": "purchase"}, "`always` stands beside `flags`"),
         ("event_type", {"column": "k", "map": {"a": "purchase"}, "by_prefix": {"b": "purchase"}}, "either `map`"),
+        (
+            "event_type",
+            {"column": "k", "ignore": ["purchase"]},
+            "ignore names ['purchase'], which map or event_types want",
+        ),
+        ("event_type", {"column": "k", "map": {"p": "purchase"}, "ignore": ["p"]}, "ignore names ['p']"),
+        ("event_type", {"constant": "purchase", "ignore": ["x"]}, "`ignore` works on a `column`"),
         ("event_id", {"columns": []}, "`ingest.mapping.event_id.columns`"),
         ("value", {"column": "v", "list": "json"}, "unknown key `ingest.mapping.value.list`"),
         ("title", {"constant": "a", "list": "json"}, "`list` works on a `column`"),
@@ -108,6 +115,13 @@ def test_a_wrong_mapping_is_named(tmp_path, field, value, said):
         ({"gates": {"empty_day": "fail"}}, "`ingest.gates.empty_day`"),
         ({"gates": {"min_day_share": 5}}, "`ingest.gates.min_day_share`"),
         ({"event_types": []}, "`ingest.event_types`"),
+        ({"where": {"user": []}}, "`ingest.where.user`"),
+        ({"where": {"USER": ["1"]}}, "columns `user` and `USER` of `where` differ only in case"),
+        ({"where": {"load_day": ["1"]}}, "a column of `where` cannot be called `load_day`"),
+        ({"where": {"state": ["1"]}, "columns": ["user", "item", "time", "name"]}, "names ['state']"),
+        ({"repeats": "some"}, "`ingest.repeats`"),
+        ({"repeats": "keep", "mapping": FIELDS | {"event_id": {"columns": ["id"]}}}, "repeats is keep, but lines with"),
+        ({"gates": {"min_catalogue_share": 2}}, "`ingest.gates.min_catalogue_share`"),
         ({"items": {"path": "x", "files": "a", "format": "csv"}}, "key `ingest.items.mapping` is missing"),
     ],
 )
