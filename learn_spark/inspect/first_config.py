@@ -13,13 +13,14 @@ import yaml
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.sources import SourceSettings
 from learn_spark.inspect.columns import MOST_KINDS
+from learn_spark.inspect.events_of_rows import NOT_WANTED
 from learn_spark.inspect.findings import counted, findings
 from learn_spark.inspect.folder import Seen
 from learn_spark.inspect.guess import Guess, ordered
 from learn_spark.inspect.layout import Layout
 from learn_spark.inspect.proposal import Proposal, propose
 from learn_spark.inspect.roles import Roles
-from learn_spark.inspect.tally import NOT_WANTED, Tally, tally_of
+from learn_spark.inspect.tally import Tally, tally_of
 
 _WANTED = (  # what a ranker is for, the dearest first
     ("purchase", "buy", "order", "pay", "transaction", "checkout", "conversion"),

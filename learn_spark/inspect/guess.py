@@ -15,11 +15,9 @@ from learn_spark.inspect.columns import (
     overlap,
 )
 from learn_spark.inspect.folder import Seen
+from learn_spark.inspect.ids import DETERMINED, GOOD_OVERLAP, id_options, joining, user_and_item
 from learn_spark.inspect.names import NAMES, named, ranked
 from learn_spark.inspect.spellings import Spelling, clock_of
-
-GOOD_OVERLAP = 0.3
-_DETERMINED = 0.95
 
 Mapping_ = dict[str, dict[str, object]]
 
@@ -70,7 +68,7 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     """
     columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
     found = Guess(columns)
-    joined = _joined(columns, catalogues)
+    joined = joining(columns, catalogues)
     shown = seen.layout.explode[0] if seen.layout.pattern else None
     if shown:
         joined[f"{shown}.item"] = 3.0
@@ -86,12 +84,12 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     ]
     rest.sort(key=lambda name: name in seen.line_ids)  # a line's own id is a user's only where nothing else can be
     kind = _kind_column({name: columns[name] for name in rest})
-    ids = _ids({name: columns[name] for name in rest if name != kind}, joined)
+    ids = user_and_item({name: columns[name] for name in rest if name != kind}, joined)
     if ids is None:
         return None
     user, item, why = ids
-    found.put("user_id", user, _suffix(columns[user]))
-    found.put("item_id", item, _suffix(columns[item]), why)
+    found.put("user_id", user, id_options(columns[user]))
+    found.put("item_id", item, id_options(columns[item]), why)
     found.named_roles = sum(
         named(role, [found.column(role)]) is not None for role in ("user_id", "item_id", "event_ts")
     )
@@ -123,7 +121,7 @@ def guess_like(seen: Seen, other: Guess) -> Guess | None:
         best = max(shares, key=lambda name: (name == other.column(role), shares[name]), default=None)
         if best is None or shares[best] < GOOD_OVERLAP:
             return None
-        found.put(role, best, _suffix(columns[best]))
+        found.put(role, best, id_options(columns[best]))
     _event_type(found, _kind_column(found.left()))
     _describe(found)
     return found
@@ -132,21 +130,6 @@ def guess_like(seen: Seen, other: Guess) -> Guess | None:
 def ordered(mapping: Mapping_) -> Mapping_:
     """As the contract's fields stand."""
     return {name: mapping[name] for name in (*NAMES, *(set(mapping) - set(NAMES))) if name in mapping}
-
-
-def _joined(columns: Mapping[str, SeenColumn], keys: Iterable[SeenColumn]) -> dict[str, float]:
-    """The column that joins a catalogue's key best, as its values are the key's; equal names count more."""
-    scores: dict[str, float] = {}
-    for key in keys:
-        if named("user_id", [key.name]) and not named("item_id", [key.name]):
-            continue  # a table of people
-        for name, column in columns.items():
-            share = overlap(column.counts, key.counts)
-            if share >= GOOD_OVERLAP and not column.is_flag:
-                bonus = (name == key.name) + 0.5 * (named("item_id", [name]) is not None)
-                bonus -= 2 * (named("user_id", [name]) is not None)
-                scores[name] = max(scores.get(name, 0.0), share + bonus)
-    return scores
 
 
 def _times(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> dict[str, Spelling]:
@@ -187,57 +170,6 @@ def _clock(how: Spelling, columns: Mapping[str, SeenColumn]) -> str | None:
 def _may_be_numbers(column: SeenColumn, how: Spelling) -> bool:
     """Whether numbers that could be times may be ids as well: they repeat, and are in no order."""
     return "unit" in how.options and not column.is_own_id and column.steadiness < 0.9
-
-
-def _ids(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> tuple[str, str, str] | None:
-    """User, item, and why: by what joins a catalogue, by name, else by what the values say."""
-    usable = {name: column for name, column in columns.items() if _may_be_id(column)}
-    shared = max((name for name in usable if name in joined), key=lambda name: joined[name], default=None)
-    by_name = [name for name in ranked("item_id", usable) if name not in ranked("user_id", usable)[:1]]
-    item = shared if shared and joined[shared] >= 0.5 else next(iter(by_name), None)
-    why = ", whose values a catalogue has" if item is not None and item == shared else ""
-    user = next((name for name in ranked("user_id", usable) if name != item), None)
-    if item is None:
-        item = _by_content(usable, user)
-    if user is None:
-        rest = [
-            name
-            for name in usable
-            if name != item and (item is None or determines(usable[item], usable[name]) < _DETERMINED)
-        ]
-        user = next((name for name in rest if not usable[name].is_prose), None) or next(iter(rest), None)
-    if item is None:
-        item = next((name for name in usable if name != user), None)
-    return (user, item, why) if user and item and user != item else None
-
-
-def _may_be_id(column: SeenColumn) -> bool:
-    """Not a row's own id, nothing that never varies, no nested value and no number with a fraction."""
-    if column.is_own_id or column.is_nested or column.is_split:
-        return False
-    if column.is_constant and len(column.given) > 50:
-        return False
-    return not (column.is_numeric and not column.is_whole)
-
-
-def _by_content(columns: Mapping[str, SeenColumn], user: str | None) -> str | None:
-    """The finest code that says what another column holds, as an item's id says its title."""
-    codes = {name: c for name, c in columns.items() if name != user and not c.is_prose and len(c.counts) > 2}
-    scores = {
-        name: sum(
-            determines(code, other) >= _DETERMINED
-            for other in columns.values()
-            if other.name not in (name, user) and 2 < len(other.counts) <= len(code.counts)
-        )
-        for name, code in codes.items()
-    }
-    telling = [name for name, score in scores.items() if score]
-    return max(telling, key=lambda name: len(codes[name].counts), default=None)
-
-
-def _suffix(column: SeenColumn) -> dict[str, object]:
-    """Ids that went through floats, as 17850.0."""
-    return {"strip_suffix": ".0"} if column.float_ids else {}
 
 
 def _kind_column(columns: Mapping[str, SeenColumn]) -> str | None:
@@ -311,7 +243,7 @@ def _has_names(columns: Mapping[str, SeenColumn]) -> bool:
 
 
 def _says_of(item: SeenColumn, text: SeenColumn) -> bool:
-    return item.is_own_id or len(item.counts) >= OWN_ID_SHARE * len(item.given) or determines(item, text) >= _DETERMINED
+    return item.is_own_id or len(item.counts) >= OWN_ID_SHARE * len(item.given) or determines(item, text) >= DETERMINED
 
 
 def _list_of(column: SeenColumn) -> dict[str, object]:

@@ -10,9 +10,10 @@ from learn_spark.config.load import Config
 from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import source_files
+from learn_spark.inspect.events_of_rows import layout_from, path_values
 from learn_spark.inspect.findings import counted
 from learn_spark.inspect.layout import read_rows
-from learn_spark.inspect.tally import RangeTally, Tally, layout_from, path_values, tally_of, tally_ranges
+from learn_spark.inspect.tally import RangeTally, Tally, tally_of, tally_ranges
 from learn_spark.lake.days import DayRange
 from learn_spark.sequences.counts import refusal, spread
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from learn_spark.errors import ConfigError
 from learn_spark.inspect.columns import SPLITS, SeenColumn, columns_of, is_kind, overlap
 from learn_spark.inspect.folder import FolderContent, Seen, exploded
-from learn_spark.inspect.guess import GOOD_OVERLAP, Guess, describe_item, guess, guess_like, number_options, ordered
+from learn_spark.inspect.guess import Guess, describe_item, guess, guess_like, number_options, ordered
+from learn_spark.inspect.ids import GOOD_OVERLAP
 from learn_spark.inspect.layout import lists_of_events
 from learn_spark.inspect.names import forms, named, ranked
 

@@ -1,11 +1,10 @@
 """The events that a mapping makes of files, counted without Spark: by user, day and kind. For plans and windows."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -13,19 +12,16 @@ import numpy as np
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config
-from learn_spark.config.mapping import EventTypeMapping, FieldMapping, IngestMapping, TimeMapping
-from learn_spark.config.sources import SourceSettings, hive_keys
+from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.packed import packing_of
+from learn_spark.inspect.events_of_rows import EventReader, layout_from
 from learn_spark.inspect.layout import Layout, Row, read_rows
-from learn_spark.inspect.spellings import clock_of, reader
 from learn_spark.sequences.counts import Range, ranges
 
 MOST_ROWS = 1_000_000
 UNPACKED = 5  # times as large as packed, about
 STRAY_SHARE, STRAY_GAP = 0.001, 30
-NOT_WANTED = "not wanted"
-_ON = ("1", "1.0", "true")
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ class _Counter:
         except ConfigError as error:
             self.unread.append(str(error))
 
-    def _count(self, events: "EventReader", row: Row) -> None:
+    def _count(self, events: EventReader, row: Row) -> None:
         day, pair, kinds, lacking = events.event(row)
         if lacking:
             self.bad[lacking, day] += 1
@@ -203,91 +199,6 @@ class _Counter:
             self.every,
             tuple(self.unread),
         )
-
-
-class EventReader:
-    """What a mapping makes of a row, as ingest does it: its day, user and item, kinds of event, and what it lacks."""
-
-    def __init__(self, source: SourceSettings, path: Path) -> None:
-        self._mapping: IngestMapping = source.mapping  # pyright: ignore - of a log, not of items
-        self._nulls = frozenset(source.nulls)
-        self._where = source.where
-        self._read_time = reader(self._mapping.event_ts)
-        self._of_path = path_values(source, path)
-
-    def event(self, row: Row) -> tuple[date | None, tuple[str, str], list[str], str]:
-        """Day, (user, item), kinds; the last is why the row is no event, "" where it is one."""
-        row = row | self._of_path if self._of_path else row
-        mapping = self._mapping
-        kind = mapping.event_type
-        is_ignored = kind.column is not None and row.get(kind.column, "").strip() in kind.ignore
-        if is_ignored or any(row.get(name, "").strip() not in wanted for name, wanted in self._where.items()):
-            return None, ("", ""), [], NOT_WANTED
-        moment = self._time(mapping.event_ts, row)
-        day = moment.astimezone(UTC).date() if moment else None
-        pair = self._value(mapping.user_id, row), self._value(mapping.item_id, row)
-        if not all(pair):
-            return day, pair, [], f"missing {'item' if pair[0] else 'user'}"
-        if day is None:
-            return day, pair, [], "no time"
-        if mapping.title and mapping.title.column and not self._value(mapping.title, row):
-            return day, pair, [], "missing title"
-        return day, pair, self._kinds(mapping.event_type, row), ""
-
-    def _time(self, field: TimeMapping, row: Row) -> datetime | None:
-        moment = self._read_time(self._value(field, row))
-        if moment is None or field.clock is None:
-            return moment
-        added = clock_of(row.get(field.clock, ""), field.clock_unit)
-        return moment + added if added is not None else None
-
-    def _kinds(self, field: EventTypeMapping, row: Row) -> list[str]:
-        if not field.flags:
-            return [value] if (value := self._value(field, row)) else []
-        raised = [what for name, what in field.flags.items() if row.get(name, "").strip().lower() in _ON]
-        return [field.always, *raised] if field.always else raised
-
-    def _value(self, field: FieldMapping, row: Row) -> str:
-        if field.column is None:
-            return field.constant or ""
-        text = row.get(field.column, "").strip()
-        text = "" if text in self._nulls else text
-        text = text.removeprefix(field.strip_prefix or "").removesuffix(field.strip_suffix or "").strip()
-        if field.map:
-            return field.map.get(text, field.default or text) if text else ""
-        if field.by_prefix:
-            found = [prefix for prefix in field.by_prefix if text.startswith(prefix)]
-            return field.by_prefix[max(found, key=len)] if found else field.default or ""
-        return text or field.default or ""
-
-
-def layout_from(source: SourceSettings) -> Layout:
-    """How a config says that files are read."""
-    return Layout(
-        source.format,
-        source.delimiter,
-        source.encoding,
-        source.quote or "",
-        source.escape,
-        source.multiline,
-        source.skip_lines,
-        source.comment or "",
-        source.columns is None,
-        list(source.columns or ()),
-        tuple(source.exploded()),
-        (source.explode and source.explode.separator) or "",
-        (source.explode and source.explode.pattern) or "",
-    )
-
-
-def path_values(source: SourceSettings, path: Path) -> dict[str, str]:
-    """Columns whose values stand in a file's path: `key=value` folders, and what `files` names in braces."""
-    name = path.relative_to(source.path).as_posix() if path.is_relative_to(source.path) else path.as_posix()
-    found = {key: value.split("=", 1)[1].rstrip("/") for key, value in hive_keys(name).items()}
-    pattern = re.escape(re.sub(r"\{day[^}]*\}", "*", source.files or ""))
-    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*?)", pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
-    named = re.fullmatch(pattern, name)
-    return found | (named.groupdict() if named else {})
 
 
 def _row_bytes(layout: Layout, path: Path) -> float:

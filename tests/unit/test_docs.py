@@ -49,6 +49,13 @@ def lost_paths(text: str) -> list[str]:
     return [path for path in named if not (ROOT / path).exists()]
 
 
+def test_the_picture_of_the_windows_is_what_its_script_draws() -> None:
+    spec = importlib.util.spec_from_file_location("windows_svg", ROOT / "scripts" / "windows_svg.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "images" / "windows.svg").read_text(encoding="utf-8") == module.windows_svg()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_named_files_exist(page: Path) -> None:
     assert lost_paths(page.read_text(encoding="utf-8")) == []
