@@ -32,6 +32,7 @@ from learn_spark.runs.steps import (
     Context,
     StepName,
 )
+from learn_spark.sequences.counts import require_training_days
 
 _log = logging.getLogger(__name__)
 _RETURNS = (
@@ -57,6 +58,8 @@ def effects(reads: str, writes: str) -> str:
 def _run(call: Call, asked: Callable[[Namespace, Config], Plan]) -> Outcome:
     """Runs what is missing. The whole plan is gone through: late events may make more of it stale on the way."""
     plan = asked(call.args, call.config)
+    if plan.has(TRAIN_CVR) and call.config.sequences.protocol == "time":
+        require_training_days(call.config)
     if call.args.dry_run and needs_no_lake(call.config):
         return dry_run(plan, call.config)
     with lake_lock(call.config.lake.root), PeakMemory() as memory, call.context() as context:

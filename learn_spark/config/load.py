@@ -135,12 +135,6 @@ class Config(Settings):
                 f"windows.end ({self.windows.end}) must lie at least sequences.target_days ({reach.days})"
                 f" after towers_end ({self.windows.towers_end}): retrieval is tested there"
             )
-        days = (self.windows.cvr_end - self.windows.towers_end).days
-        if self.cvr.validation_days >= days:
-            raise ValueError(
-                f"cvr.validation_days ({self.cvr.validation_days}) leaves no day to train on: windows.towers_end"
-                f" ({self.windows.towers_end}) to cvr_end ({self.windows.cvr_end}) are {days} days"
-            )
         longest = max(self.sequences.history_length, self.sequences.target_length)
         if self.towers.model.max_len < longest:
             raise ValueError(f"towers.model.max_len ({self.towers.model.max_len}) is below the sequences' {longest}")

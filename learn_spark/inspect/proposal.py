@@ -9,9 +9,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from learn_spark.config.load import Config, overlay
+from learn_spark.errors import ConfigError
 from learn_spark.inspect.tally import RangeTally, Tally, tally_ranges
 from learn_spark.lake.days import ONE_DAY
-from learn_spark.sequences.counts import refusal, spread
+from learn_spark.sequences.counts import refusal, require_training_days, spread
 
 SHORTEST_DAYS = 7  # history, training, validation, two for the conversion model, two for the ranker
 _TARGET_DAYS = (28, 21, 14, 10, 7, 5, 4, 3, 2, 1)
@@ -46,7 +47,8 @@ def propose(tally: Tally, values: Mapping[str, Any]) -> Proposal:
     for days in _candidates(tally, values, first, last):
         try:
             config = Config.model_validate(overlay(dict(values), days))
-        except ValidationError:  # days that do not fit into one another
+            require_training_days(config)
+        except (ValidationError, ConfigError):  # days that do not fit into one another
             continue
         counts = tally_ranges(tally, config)
         rows = {each.range.name: each.rows for each in counts}

@@ -20,6 +20,7 @@ _SPLITS = {
 _STAGES = {
     "cvr train": ("windows.towers_end", "windows.cvr_end", "cvr.validation_days"),
     "cvr validation": ("windows.cvr_end", "cvr.validation_days"),
+    "cvr": ("windows.towers_end", "windows.cvr_end"),
     "ranker_train": ("windows.cvr_end", "windows.ranker_train_end"),
     "ranker_test": ("windows.ranker_train_end", "windows.end"),
 }
@@ -53,8 +54,25 @@ def ranges(config: Config) -> list[Range]:
     validation = windows.cvr_end - timedelta(days=config.cvr.validation_days)
     cvr, *others = sample_windows(config)
     spans = {"cvr train": (cvr.start, validation), "cvr validation": (validation, cvr.end)}
+    if validation <= cvr.start:  # nothing can be trained, but nights need no training
+        spans = {"cvr": (cvr.start, cvr.end)}
     spans |= {window.stage: (window.start, window.end) for window in others}
     return found + [Range(name, *span, _STAGES[name]) for name, span in spans.items()]
+
+
+def require_training_days(config: Config) -> None:
+    """Refuses windows of which the conversion model's validation leaves no day.
+
+    Raises:
+        ConfigError: there is no day to train on.
+    """
+    windows, held = config.windows, config.cvr.validation_days
+    days = (windows.cvr_end - windows.towers_end).days
+    if held >= days:
+        raise ConfigError(
+            f"cvr.validation_days ({held}) leaves no day to train on: windows.towers_end ({windows.towers_end}) to"
+            f" cvr_end ({windows.cvr_end}) are {days} day{'s' if days > 1 else ''}"
+        )
 
 
 def refusal(asked: Iterable[Range], rows: Mapping[str, int], spread: str) -> str | None:
@@ -110,7 +128,7 @@ def require_rows(context: Context, days: Sequence[date]) -> dict[str, int]:
                 f" sequences.target_events after sequences.k_core ({config.sequences.k_core}) has dropped the rare ones"
             )
         return rows
-    ends = {"cvr train": config.windows.cvr_end, "cvr validation": config.windows.cvr_end}
+    ends = {"cvr train": config.windows.cvr_end}
     asked = [
         each
         for each in ranges(config)
@@ -120,8 +138,10 @@ def require_rows(context: Context, days: Sequence[date]) -> dict[str, int]:
     if any(each.as_of for each in asked):
         rows |= _rows(context, "sequences", "split")
     if any(not each.as_of for each in asked):
-        validation = config.windows.cvr_end - timedelta(days=config.cvr.validation_days)
-        part = F.when(F.col("ds") >= F.lit(validation), "cvr validation").otherwise("cvr train")
+        parts = [each for each in asked if each.name == "cvr validation"]
+        part = F.lit("cvr")
+        if parts:
+            part = F.when(F.col("ds") >= F.lit(parts[0].start), "cvr validation").otherwise("cvr train")
         rows |= _rows(context, "samples", F.when(F.col("stage") == "cvr", part).otherwise(F.col("stage")))
     if any(not rows.get(each.name) for each in asked):
         raise ConfigError(refusal(asked, rows, _spread(context)))

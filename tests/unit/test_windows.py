@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from learn_spark.cli.main import main
 from learn_spark.config.load import load_config
-from learn_spark.errors import ConfigError
-from learn_spark.sequences.counts import ranges, refusal, spread
+from learn_spark.sequences.counts import ranges, refusal, require_training_days, spread
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -58,7 +58,13 @@ def test_ranges_cover_what_the_stages_learn_from():
     assert by_name["val"].end == by_name["test"].start == config.windows.towers_end
 
 
-def test_validation_days_must_leave_days_to_train_on():
-    assert load_config(CONF / "test.yaml", ["cvr.validation_days=3"])
-    with pytest.raises(ConfigError, match=r"cvr.validation_days \(4\) leaves no day to train on: windows.towers_end"):
-        load_config(CONF / "test.yaml", ["cvr.validation_days=4"])
+def test_validation_days_must_leave_days_to_train_on(capsys, tmp_path):
+    require_training_days(load_config(CONF / "test.yaml", ["cvr.validation_days=3"]))
+    settings = ["--config", str(CONF / "test.yaml"), "--dry-run"]
+    settings += ["--set", "cvr.validation_days=4", "--set", f"lake.root={tmp_path}/lake"]
+    assert main(["run_pipeline", *settings]) == 2
+    said = capsys.readouterr().err
+    assert "cvr.validation_days (4) leaves no day to train on: windows.towers_end (2011-11-16) to cvr_end" in said
+    assert main(["ingest_events", *settings]) == 0, "nothing is trained"
+    (cvr,) = (each for each in ranges(load_config(CONF / "test.yaml", ["cvr.validation_days=4"])) if "cvr" in each.name)
+    assert (cvr.name, cvr.start, cvr.end) == ("cvr", date(2011, 11, 16), date(2011, 11, 20))
