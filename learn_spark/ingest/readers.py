@@ -126,8 +126,8 @@ def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> 
 def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> tuple[dict[str, Column], Column]:
     """Every mapped column as text, and whether an id among them is a float that has lost digits."""
     told = keys_of_path(settings, like.path, like.columns)
-    values = {**tops, **values_of_path(settings, told, F.col(PATH))}
-    found = {name: values.get(name) or value_at(name, tops) for name in settings.source_columns()}
+    of_path = values_of_path(settings, told, F.col(PATH))
+    found = {name: of_path.get(name) or value_at(name, tops) for name in settings.source_columns()}
     ids = [each for name in settings.mapping.id_columns() if (each := found.get(name))]
     texts = {name: _nothing() for name in found} | {name: as_text(each) for name, each in found.items() if each}
     texts |= {name: id_as_text(each) for name in settings.mapping.id_columns() if (each := found.get(name))}

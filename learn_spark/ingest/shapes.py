@@ -72,7 +72,7 @@ def value_at(name: str, tops: Mapping[str, Value]) -> Value | None:
         top = tops.get(".".join(parts[:length]))
         if top is not None:
             found.append(_inside(top, ".".join(parts[length:]), name))
-            if not isinstance(top.kind, StringType) or length == 1:
+            if top.number is None:  # no key of a JSON object, which a line may leave out
                 break
     if len(found) <= 1:
         return found[0] if found else None

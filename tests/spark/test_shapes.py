@@ -217,15 +217,15 @@ def test_files_say_more_than_their_lines(spark, tmp_path):
         ),
         "hive parquet": log(
             tmp_path, "hivep", {hive.format(kind, "parquet"): table for kind in ("view", "purchase")}, by_path,
-            files="dt={day}/*/*/*.parquet", format="parquet", start="2024-02-01", **KINDS,
+            files="dt={day}/*/*/*.parquet", format="parquet", **KINDS,
         ),
         "hive json": log(
             tmp_path, "hivej", {hive.format("view", "json"): lines({"user": 1, "item": 2, "time": NOON, "name": "A"})},
-            by_path, files="dt={day}/*/*/*.json", format="json", start="2024-02-01", **KINDS,
+            by_path, files="dt={day}/*/*/*.json", format="json", **KINDS,
         ),
         "sources": log(tmp_path, "sources", two, **CLICKS_AND_BUYS, **KINDS),
     }  # fmt: skip
-    days = {"hive": [date(2024, 2, 1)]}
+    days = dict.fromkeys(("hive", "hive parquet", "hive json"), [date(2024, 2, 1)])
     found = events_of_cases(spark, cases, days)
     assert {row.event_type for row in found["names"]} == {"view", "purchase"}
     for name in ("hive", "hive parquet"):
@@ -291,7 +291,7 @@ def test_a_catalogue_of_properties(spark, tmp_path):
     items["pivot"] = {"name": "property", "value": "value", "time": column("timestamp", unit="milliseconds")}
     items["mapping"] = {"item_id": column("itemid"), "title": column("888"), "price": column("790", strip_prefix="n")}
     config = log(tmp_path, "r", {"item_1.csv": properties}, {"title": None}, items=items)
-    found = read_catalogue(spark, config.ingest, [config.ingest.start]).collect()
+    found = read_catalogue(spark, config.ingest, [config.ingest.start]).lines.collect()
     assert sorted((str(row.reason), row.item_id or "", row.title or "", row.price or 0.0) for row in found) == [
         ("None", "1", "new", 9.5),
         ("empty description", "4", "", 1.0),
@@ -309,7 +309,7 @@ def test_wrong_paths_are_one_line(spark, tmp_path):
         )
     with pytest.raises(ConfigError, match="column p.product.id: there is nothing in a bigint"):
         read_events(spark, log(tmp_path, "b", {"a.parquet": structs}, NESTED, **settings))
-    with pytest.raises(ConfigError, match="has no column events"):
+    with pytest.raises(ConfigError, match="has no column session, events.aid"):
         read_events(spark, log(tmp_path, "c", {"a.parquet": structs}, OTTO, explode="events", **KINDS, **settings))
     with pytest.raises(ConfigError, match="has no column place.id, which ingest.mapping names"):
         read_events(
