@@ -15,7 +15,7 @@ from learn_spark.inspect.names import forms, named, ranked
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemTable:
     """A table of items: where it lies and what its columns mean."""
 
     seen: Seen
@@ -43,7 +43,7 @@ class Roles:
     log: Seen
     guess: Guess
     sources: list[tuple[Seen, Guess]] = field(default_factory=list)
-    catalogue: Catalogue | None = None
+    catalogue: ItemTable | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -150,7 +150,7 @@ def _is_key(column: SeenColumn) -> bool:
     return len(column.given) > 1 and len(column.counts) >= 0.98 * len(column.given) and not column.is_nested
 
 
-def _catalogue(seen: Seen, key: SeenColumn | None, log: Guess) -> Catalogue | None:
+def _catalogue(seen: Seen, key: SeenColumn | None, log: Guess) -> ItemTable | None:
     """The table as a catalogue of the log's items; None where it has no key, no text, or is of other things."""
     if key is None:
         return None
@@ -172,7 +172,7 @@ def _catalogue(seen: Seen, key: SeenColumn | None, log: Guess) -> Catalogue | No
     is_named = key.name == log.column("item_id") or named("item_id", [key.name]) is not None
     if "title" not in found.mapping or not (coverage >= GOOD_OVERLAP or is_named):
         return None
-    return Catalogue(seen, found, coverage)
+    return ItemTable(seen, found, coverage)
 
 
 def _price(column: SeenColumn) -> dict[str, object]:
