@@ -154,7 +154,7 @@ class IngestSettings(SourceSettings):
         if len({each.by_day for each in self.sources}) > 1:
             raise ValueError("`sources`: either the `files` of all name a {day}, or none of them does")
         if self.sources:  # what the section says of one log is then its first source's
-            self.__dict__.update({name: getattr(self.sources[0], name) for name in LogSource.model_fields})
+            vars(self).update({name: getattr(self.sources[0], name) for name in LogSource.model_fields})
         return self
 
     @model_validator(mode="after")
