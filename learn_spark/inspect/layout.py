@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from learn_spark.config.ingest import IngestGates
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.packed import open_file
+from learn_spark.ingest.unpacking import open_file
 
 LONGEST_LINE = IngestGates().max_line_bytes
 _DEEPEST = 4  # of nested JSON objects: a dump of web pages would give thousands of columns

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.packed import open_file
+from learn_spark.ingest.unpacking import open_file
 from learn_spark.inspect.charset import encoding_of
 from learn_spark.inspect.layout import Layout, fields, json_rows, lines_of, readable
 from learn_spark.inspect.spellings import spelling

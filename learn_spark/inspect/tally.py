@@ -14,7 +14,7 @@ from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config
 from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.packed import packing_of
+from learn_spark.ingest.unpacking import packing_of
 from learn_spark.inspect.events_of_rows import EventReader, layout_from
 from learn_spark.inspect.layout import Layout, Row, read_rows
 from learn_spark.sequences.counts import Range, ranges
