@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 _SPLITS = {
@@ -129,11 +129,14 @@ def require_rows(context: Context, days: Sequence[date]) -> dict[str, int]:
             )
         return rows
     ends = {"cvr train": config.windows.cvr_end}
-    asked = [
-        each
-        for each in ranges(config)
-        if (config.windows.towers_end if each.as_of else ends.get(each.name, each.end)) in done
-    ]
+    built = done | {day for step, day in context.ledger.recorded() if step == BUILD_SEQUENCES}
+
+    def is_whole(each: Range) -> bool:
+        if each.as_of:
+            return bool(done & set(each.as_of)) and built >= set(each.as_of)
+        return ends.get(each.name, each.end) in done
+
+    asked = [each for each in ranges(config) if is_whole(each)]
     rows = {}
     if any(each.as_of for each in asked):
         rows |= _rows(context, "sequences", "split")
