@@ -153,8 +153,8 @@ class IngestSettings(SourceSettings):
             raise ValueError("`sources` are files: a Delta table stands alone")
         if len({each.by_day for each in self.sources}) > 1:
             raise ValueError("`sources`: either the `files` of all name a {day}, or none of them does")
-        if self.sources:  # what the section says of one log is then its first source's
-            vars(self).update({name: getattr(self.sources[0], name) for name in LogSource.model_fields})
+        for name in LogSource.model_fields if self.sources else ():
+            object.__setattr__(self, name, getattr(self.sources[0], name))  # stands for all where the section is asked
         return self
 
     @model_validator(mode="after")

@@ -17,9 +17,9 @@ from pyspark.sql import SparkSession
 from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.sources import beginning
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.packed import PackingError, open_file, packing_of
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
+from learn_spark.ingest.unpacking import PackingError, open_file, packing_of
 
 CHUNK_BYTES = 1 << 20
 FIRST_LINES, FIRST_CHARACTERS = 1000, 4 << 20

@@ -174,7 +174,12 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
         (~F.col("is_whole")).alias(BAD_BYTES),
         F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}")).alias(CORRUPT),
     )
-    tops = {name: Value(F.col("line").getField(name), number=number_in(text, name)) for name in names}
+    numbers = {name: number_in(text, name) for name in names}
+    if settings.explode:  # no element takes its whole line along
+        held = {f"_number{place}": number for place, number in enumerate(numbers.values())}
+        parsed = parsed.withColumns(held).drop("value")
+        numbers = {name: F.col(column) for name, column in zip(names, held, strict=True)}
+    tops = {name: Value(F.col("line").getField(name), number=numbers[name]) for name in names}
     rows, tops = exploded(parsed, settings, tops)
     mapped, inexact = _texts(settings, like, tops)
     own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW)), INEXACT: inexact}

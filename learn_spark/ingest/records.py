@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from learn_spark.config.sources import SourceSettings
-from learn_spark.ingest.packed import open_file
+from learn_spark.ingest.unpacking import open_file
 
 MOST_RECORD_CHARACTERS = 1 << 20  # of one with an open quote; the quote is a fault where nothing closes it
 _BAD = "\ufdd0"  # no character: it stands where bytes are not in the encoding

@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 from learn_spark.config.sources import SourceSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.files import literal, plain
-from learn_spark.ingest.packed import is_spark_able
 from learn_spark.ingest.records import records
+from learn_spark.ingest.unpacking import is_spark_able
 
 PATH = "_path"
 _BATCH_CHARACTERS = 4 << 20

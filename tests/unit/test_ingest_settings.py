@@ -354,8 +354,8 @@ def test_lists_are_cut_as_by_the_plain_pattern(separator, text):
 def test_the_documents_examples_are_valid(tmp_path):
     text = (CONF.parent / "docs" / "ingest.md").read_text(encoding="utf-8")
     examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
-    assert len(examples) == 4
+    assert len(examples) == 6
     for example in examples:
         ingest = yaml.safe_load(example)["ingest"]
         config = make_config(tmp_path, **ingest)
-        assert config.ingest.format == ingest["format"]
+        assert config.ingest.format == ingest.get("format", "csv")
