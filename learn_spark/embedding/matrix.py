@@ -23,11 +23,12 @@ from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import ITEM_INDEX
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EMBED_ITEMS, Context
 from models.contract.content_matrix import (
     BLOCK_ROWS,
     META,
     MatrixMeta,
+    ReductionMeta,
     block_digests,
     open_matrix,
     read_meta,
@@ -36,6 +37,7 @@ from models.contract.content_matrix import (
     write_meta,
 )
 from models.contract.failures import BadInput
+from models.contract.result import RESULT
 
 
 def matrix_path(context: Context) -> Path:
@@ -80,10 +82,11 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
     """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost.
 
     A reduction is fitted once, to the texts that the folder begins with, and stays: models are trained on its space.
+    Where the meta that names it is lost, the ledger still does.
 
     Raises:
         ConfigError: where there is nothing that `embedding.reduce_to` could be fitted to.
-        QualityError: where the reduction of the old rows is lost, or the meta that names it.
+        QualityError: where the reduction of the old rows is lost.
     """
     folder = matrix_path(context)
     old = known_meta(folder)
@@ -112,7 +115,10 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
     )
     dim = only_row(vectors_df.select("dim"))["dim"]
-    reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
+    width = context.config.embedding.reduce_to
+    reduction = _reduction(folder, old, _recorded_reduction(context, folder)) if width else None
+    if width and reduction is None:
+        reduction = fit_reduction(rows_df, dim, width)
     meta = MatrixMeta(
         rows=totals["last"] + 1,
         dim=len(reduction.components_KD) if reduction else dim,
@@ -164,19 +170,27 @@ def known_meta(folder: Path) -> MatrixMeta | None:
     return None if meta.texts is None else meta
 
 
-def _reduction(
-    folder: Path, old: MatrixMeta | None, rows_df: DataFrame, full_dim: int, dim: int | None
-) -> Reduction | None:
-    if dim is None:
-        return None
-    if old is not None and old.reduction is not None:
-        return load_reduction(folder, old.reduction)
+def _reduction(folder: Path, old: MatrixMeta | None, recorded: ReductionMeta | None) -> Reduction | None:
+    """The map of the rows that there are, or were; None where none has been fitted yet."""
+    if named := (old.reduction if old is not None else recorded):
+        return load_reduction(folder, named)
     if old is None and (folder / META).is_file() and (folder / FILE).is_file():
         raise QualityError(
             f"content matrix {folder}: {META} is damaged, so new items cannot join what {FILE} made: restore the file,"
-            " or remove the folder and train the models on a new matrix"
+            " or remove the folder and _artifacts/models to train anew"
         )
-    return fit_reduction(rows_df, full_dim, dim)
+    return None
+
+
+def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
+    """What the ledger says of the map of a matrix, the same in all rows that name it; None where no model reads it."""
+    if not any(context.tables.artifact("models").glob(f"*/{RESULT}")):
+        return None
+    for (step, _), row in context.ledger.recorded().items():
+        if step == EMBED_ITEMS and row.details.get("reduction"):
+            if Path(row.details["matrix"]).parent.name == folder.name:
+                return ReductionMeta(**row.details["reduction"])
+    return None
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
