@@ -187,9 +187,9 @@ def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
     if not any(context.tables.artifact("models").glob(f"*/{RESULT}")):
         return None
     for (step, _), row in context.ledger.recorded().items():
-        if step == EMBED_ITEMS and row.details.get("reduction"):
-            if Path(row.details["matrix"]).parent.name == folder.name:
-                return ReductionMeta(**row.details["reduction"])
+        said = row.details.get("reduction") if step == EMBED_ITEMS else None
+        if said and Path(row.details["matrix"]).parent.name == folder.name:
+            return ReductionMeta(**said)
     return None
 
 

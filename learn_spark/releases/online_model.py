@@ -120,7 +120,7 @@ class ContentMatrix:
             blocks = np.unique(item_n // BLOCK_ROWS)
             for block in blocks[~self._is_verified[blocks]].tolist():
                 rows_RC = self._mapped[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-                if hashlib.sha256(rows_RC).hexdigest() != self._digests[block]:
+                if hashlib.sha256(rows_RC.data).hexdigest() != self._digests[block]:
                     raise ValueError(f"{self._mapped.filename}: rows from {block * BLOCK_ROWS} on have changed")
                 self._is_verified[block] = True
         return self._mapped[item_n]
