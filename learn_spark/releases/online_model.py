@@ -46,7 +46,7 @@ class OnlineModel(PythonModel):
         settings = context.model_config or {}
         self._longest = int(settings.get("history_length") or self._sizes["max_history"])
         folder = settings.get("content_matrix")
-        self._matrix = ContentMatrix(Path(folder), self._sizes["content_dim"]) if folder else None
+        self._matrix = ServedMatrix(Path(folder), self._sizes["content_dim"]) if folder else None
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:  # noqa: ANN401
         import torch
@@ -99,7 +99,7 @@ def _given(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
     return None if isinstance(value, float) else value
 
 
-class ContentMatrix:
+class ServedMatrix:
     """The vectors of a folder, row = item_idx; a block is read whole, and verified, when its first row is wanted."""
 
     def __init__(self, folder: Path, dim: int) -> None:

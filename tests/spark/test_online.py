@@ -119,7 +119,7 @@ def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, 
 
 def test_changed_bytes_of_programs_and_matrix_are_refused(lake: Context, exported: Path, tmp_path: Path) -> None:
     """As every other reader of artifacts refuses them."""
-    from learn_spark.releases.online_model import ContentMatrix
+    from learn_spark.releases.online_model import ServedMatrix
 
     with pytest.raises(AssertionError, match=r"cvr\.pt2 has changed since it was exported"):
         model = Path(shutil.copytree(exported, tmp_path / "model"))
@@ -128,9 +128,9 @@ def test_changed_bytes_of_programs_and_matrix_are_refused(lake: Context, exporte
     matrix = write_matrix(tmp_path / "matrix", np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 9, 4)))
     digests = block_digests(matrix / "vectors.f16", 2 * BLOCK_ROWS + 9, 4, range(3))
     write_meta(matrix, read_meta(matrix).model_copy(update={"blocks": tuple(digests)}))
-    expected = ContentMatrix(matrix, 4)[np.array([1, 2 * BLOCK_ROWS + 8])]
+    expected = ServedMatrix(matrix, 4)[np.array([1, 2 * BLOCK_ROWS + 8])]
     flip(matrix / "vectors.f16", BLOCK_ROWS * 8 + 1)
-    vectors = ContentMatrix(matrix, 4)
+    vectors = ServedMatrix(matrix, 4)
     np.testing.assert_array_equal(vectors[np.array([1, 2 * BLOCK_ROWS + 8])], expected)
     with pytest.raises(ValueError, match="rows from 65536 on have changed"):
         vectors[np.array([1, BLOCK_ROWS + 7])]
