@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.builders.commands import CONFIG, ROOT, environment
 
@@ -77,11 +78,11 @@ def _run(folder: Path, last: tuple[str, int], arguments: tuple[str, ...]) -> tup
     told = folder / COMMITS
     settings = ["--config", str(CONFIG), "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
     killed = [sys.executable, "-c", _KILLED, last[0], str(last[1]), str(told), ",".join(_COMMITTING)]
-    with (folder / "killed.log").open("wb") as log:
+    with (folder / "killed.log").open("wb") as log, TemporaryDirectory() as scratch:  # a killed JVM cannot tidy up
         job = subprocess.Popen(
             [*killed, *arguments, *settings],
             cwd=ROOT,
-            env=environment(),
+            env=environment() | {"SPARK_LOCAL_DIRS": scratch},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
