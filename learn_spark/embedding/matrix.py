@@ -27,6 +27,7 @@ from learn_spark.runs.steps import EMBED_ITEMS, Context
 from models.contract.content_matrix import (
     BLOCK_ROWS,
     META,
+    VECTORS,
     MatrixMeta,
     ReductionMeta,
     block_digests,
@@ -109,7 +110,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str) -> Exten
         )
     )
     kept = old if old is not None and old.texts == totals["old_texts"] and is_whole(folder, old) else None
-    name = kept.vectors if kept else _file_name(_newest_generation(folder) + 1)
+    name = kept.vectors if kept else _file_name(_newest_generation(folder, old) + 1)
     first_row = kept.rows if kept else 0
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
@@ -283,9 +284,10 @@ def _file_name(generation: int) -> str:
     return f"vectors-{generation}.f16"
 
 
-def _newest_generation(folder: Path) -> int:
-    """Of the files, whatever meta.json says or whether it is lost: somebody may read any of them."""
-    return max((_generation_of(file.name) for file in folder.glob("vectors-*.f16")), default=0)
+def _newest_generation(folder: Path, old: MatrixMeta | None) -> int:
+    """Of the files, even if meta.json is lost: somebody may read any of them; or of one that is gone itself."""
+    names = {file.name for file in folder.glob("vectors-*.f16")} | ({old.vectors} if old else set())
+    return max((_generation_of(name) for name in names - {VECTORS}), default=0)
 
 
 def _generation_of(name: str) -> int:
