@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _LOG_LINES = 20
 _PATIENCE = 5.0  # seconds that a trainer has to end
 _running: set["subprocess.Popen[str]"] = set()
-_OF_TORCHRUN = re.compile(r"[A-Z]\d{4} \S+ \d+ \S+torch/distributed/")
+_OF_TORCHRUN = re.compile(r"[A-Z]\d{4} \S+ \d+ \S*torch/distributed/")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
