@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 _LOG_LINES = 20
 _PATIENCE = 5.0  # seconds that a trainer has to end
 _running: set["subprocess.Popen[str]"] = set()
+_OF_TORCHRUN = re.compile(r"[A-Z]\d{4} \S+ \d+ \S*torch/distributed/")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
@@ -102,9 +104,12 @@ def end_trainers() -> None:
 def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Path) -> None:
     last: deque[str] = deque(maxlen=_LOG_LINES)
     with _started(command, environment) as process:
+        is_quiet = False
         for line in process.stdout or ():
-            _log.info("%s", line.rstrip("\n"))
             last.append(line.rstrip())
+            is_quiet |= set(_TORCHRUN) < set(command) and line.startswith("Traceback ")  # its own stack, as its last
+            if not is_quiet and not _OF_TORCHRUN.match(line):
+                _log.info("%s", line.rstrip("\n"))
     if process.returncode:
         _fail(process.returncode, name, [line for line in last if line], out_dir)
 

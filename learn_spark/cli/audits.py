@@ -10,6 +10,7 @@ from learn_spark.cli.estimate import dry_run
 from learn_spark.cli.releases import existing_lake, with_release
 from learn_spark.cli.runs import effects
 from learn_spark.errors import QualityError
+from learn_spark.lake.lock import without_writers
 from learn_spark.releases.join_audit import audit_join
 from learn_spark.releases.registry import find_release
 from learn_spark.runs.plan import Plan
@@ -38,7 +39,7 @@ def _audited(figures: Sequence[AuditFigure], release: str | None = None) -> Outc
 def _audit_leakage(call: Call) -> Outcome:
     if call.args.dry_run:
         return dry_run(Plan(()), call.config)
-    with existing_lake(call, writes=True) as context:
+    with without_writers(call.config.lake.root), existing_lake(call) as context:
         return _audited(audit_sequences(context.tables, call.config))
 
 

@@ -4,7 +4,7 @@ import logging
 import sys
 from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -109,10 +109,11 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
 
 
 class _Terminal(logging.Handler):
-    """Prints each message, less its secrets, on stderr."""
+    """Prints each message, less its secrets, on stderr, for as long as there is one: a terminal may be closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(redacted(self.format(record)), file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(redacted(self.format(record)), file=sys.stderr, flush=True)
 
 
 class _Others(_Terminal):

@@ -12,6 +12,7 @@ from models.contract.failures import BadInput, is_disk_full
 _LONGEST = 400  # characters of a foreign message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
 _REFUSED = re.compile(r"^models\.contract\.failures\.BadInput: (.+)", re.MULTILINE)  # in a Python worker of Spark
+_DENIED = re.compile(r"(?:Caused by: )?([^\n]*(?:Read-only file system|Permission denied)[^\n]*)")
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
 
 
@@ -32,6 +33,8 @@ def known_trouble(error: Exception) -> LearnError | None:
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
     if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
+    if denied := _first(_DENIED.search(text)):
+        return ConfigError(f"a file cannot be read or written: {denied.strip()[:_LONGEST]}")
     if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
         named = re.search(r"\S+\.parquet", text)
         return ConfigError(

@@ -24,11 +24,13 @@ from learn_spark.embedding.store import current_texts, is_bad, vectors_of
 from learn_spark.errors import QualityError
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import INTERACTIONS, ITEM_INDEX
-from learn_spark.runs.steps import Context
+from learn_spark.runs.steps import EMBED_ITEMS, Context
 from models.contract.content_matrix import (
     BLOCK_ROWS,
     META,
+    VECTORS,
     MatrixMeta,
+    ReductionMeta,
     block_digests,
     open_matrix,
     read_meta,
@@ -37,6 +39,7 @@ from models.contract.content_matrix import (
     write_meta,
 )
 from models.contract.failures import BadInput
+from models.contract.result import RESULT
 
 
 def matrix_path(context: Context) -> Path:
@@ -81,10 +84,11 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
     """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost.
 
     A reduction is fitted once, to the texts that the folder begins with, and stays: models are trained on its space.
+    Where the meta that names it is lost, the ledger still does.
 
     Raises:
         ConfigError: where there is nothing that `embedding.reduce_to` could be fitted to.
-        QualityError: where the reduction of the old rows is lost, or the meta that names it.
+        QualityError: where the reduction of the old rows is lost.
     """
     folder = matrix_path(context)
     old = known_meta(folder)
@@ -104,13 +108,16 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
         )
     )
     kept = old if old is not None and old.texts == totals["old_texts"] and is_whole(folder, old) else None
-    name = kept.vectors if kept else _file_name(_newest_generation(folder) + 1)
+    name = kept.vectors if kept else _file_name(_newest_generation(folder, old) + 1)
     first_row = kept.rows if kept else 0
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
     )
     dim = only_row(vectors_df.select("dim"))["dim"]
-    reduction = _reduction(folder, old, rows_df, dim, context.config.embedding.reduce_to)
+    width = context.config.embedding.reduce_to
+    reduction = _reduction(folder, old, _recorded_reduction(context, folder)) if width else None
+    if width and reduction is None:
+        reduction = fit_reduction(rows_df, dim, width)
     meta = MatrixMeta(
         rows=max(totals["last"] or 0, _last_seen(context, before), kept.rows - 1 if kept else 0) + 1,
         dim=len(reduction.components_KD) if reduction else dim,
@@ -168,19 +175,27 @@ def known_meta(folder: Path) -> MatrixMeta | None:
     return None if meta.texts is None else meta
 
 
-def _reduction(
-    folder: Path, old: MatrixMeta | None, rows_df: DataFrame, full_dim: int, dim: int | None
-) -> Reduction | None:
-    if dim is None:
-        return None
-    if old is not None and old.reduction is not None:
-        return load_reduction(folder, old.reduction)
+def _reduction(folder: Path, old: MatrixMeta | None, recorded: ReductionMeta | None) -> Reduction | None:
+    """The map of the rows that there are, or were; None where none has been fitted yet."""
+    if named := (old.reduction if old is not None else recorded):
+        return load_reduction(folder, named)
     if old is None and (folder / META).is_file() and (folder / FILE).is_file():
         raise QualityError(
             f"content matrix {folder}: {META} is damaged, so new items cannot join what {FILE} made: restore the file,"
-            " or remove the folder and train the models on a new matrix"
+            " or remove the folder and _artifacts/models to train anew"
         )
-    return fit_reduction(rows_df, full_dim, dim)
+    return None
+
+
+def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
+    """What the ledger says of the map of a matrix, the same in all rows that name it; None where no model reads it."""
+    if not any(context.tables.artifact("models").glob(f"*/{RESULT}")):
+        return None
+    for (step, _), row in context.ledger.recorded().items():
+        said = row.details.get("reduction") if step == EMBED_ITEMS else None
+        if said and Path(row.details["matrix"]).parent.name == folder.name:
+            return ReductionMeta(**said)
+    return None
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
@@ -273,9 +288,10 @@ def _file_name(generation: int) -> str:
     return f"vectors-{generation}.f16"
 
 
-def _newest_generation(folder: Path) -> int:
-    """Of the files, whatever meta.json says or whether it is lost: somebody may read any of them."""
-    return max((_generation_of(file.name) for file in folder.glob("vectors-*.f16")), default=0)
+def _newest_generation(folder: Path, old: MatrixMeta | None) -> int:
+    """Of the files, even if meta.json is lost: somebody may read any of them; or of one that is gone itself."""
+    names = {file.name for file in folder.glob("vectors-*.f16")} | ({old.vectors} if old else set())
+    return max((_generation_of(name) for name in names - {VECTORS}), default=0)
 
 
 def _generation_of(name: str) -> int:

@@ -61,7 +61,7 @@ def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise QualityError(
             f"content matrix {folder}: {meta.file} is lost ({getattr(error, 'strerror', None) or error}), so new items"
-            " cannot join: restore the file, or remove the folder and train the models on a new matrix"
+            " cannot join: restore the file, or remove the matrix's folder and _artifacts/models to train anew"
         ) from None
 
 

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.identity import (
@@ -87,9 +88,15 @@ class Tables:
     def accept(self, name: str) -> None:
         """Takes the table that is there for the lake's own from now on, whatever versions were recorded before."""
         identity = read_identity(self.root) or Identity()
-        known = Known(_id_of(self.root, name), time.time())
+        known = Known(_id_of(self.root, name), self._time_for(name))
         write_identity(self.root, replace(identity, tables={**identity.tables, name: known}))
         self._known.discard(name)
+
+    def _time_for(self, name: str) -> float:
+        """When a table was made anew: after all that the ledger, which is mended before the others, has recorded."""
+        is_known = name != INTERVALS.name and self.exists(INTERVALS.name)
+        last = only_row(self.read(INTERVALS.name).agg(F.max("finished_at")))[0] if is_known else None
+        return time_after([last]).timestamp()
 
     def put_back(self, name: str, df: DataFrame, is_there: bool) -> None:
         """Gives a table exactly these rows, in one commit that reads none of its files, or anew."""

@@ -6,6 +6,7 @@ torch, but nothing of this project.
 Shapes: H items of a history, N candidates, C content width, K embedding width, E width of mid_emb.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 PROGRAMS = ("user_tower", "item_tower", "cvr")
+BLOCK_ROWS = 1 << 16  # rows of the content matrix under one digest
 
 
 class OnlineModel(PythonModel):
@@ -36,12 +38,15 @@ class OnlineModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         import torch
 
+        about = json.loads(Path(context.artifacts["about"]).read_text(encoding="utf-8"))
+        for name in PROGRAMS:
+            _require_digest(Path(context.artifacts[name]), about["programs"][name]["sha256"])
         self._programs = {name: torch.export.load(context.artifacts[name]).module() for name in PROGRAMS}
-        self._sizes = json.loads(Path(context.artifacts["about"]).read_text(encoding="utf-8"))["sizes"]
+        self._sizes = about["sizes"]
         settings = context.model_config or {}
         self._longest = int(settings.get("history_length") or self._sizes["max_history"])
         folder = settings.get("content_matrix")
-        self._matrix = _mapped(Path(folder), self._sizes["content_dim"]) if folder else None
+        self._matrix = ServedMatrix(Path(folder), self._sizes["content_dim"]) if folder else None
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:  # noqa: ANN401
         import torch
@@ -94,13 +99,37 @@ def _given(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
     return None if isinstance(value, float) else value
 
 
-def _mapped(folder: Path, dim: int) -> np.memmap:
-    """The content matrix, row = item_idx; pages are read when they are asked for."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if meta["dim"] != dim:
-        raise ValueError(f"content_matrix {folder} has width {meta['dim']}, the towers take {dim}")
-    vectors = folder / Path(str(meta.get("vectors", "vectors.f16"))).name
-    return np.memmap(vectors, dtype="<f2", mode="r", shape=(meta["rows"], dim))
+class ServedMatrix:
+    """The vectors of a folder, row = item_idx; a block is read whole, and verified, when its first row is wanted."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["dim"] != dim:
+            raise ValueError(f"content_matrix {folder} has width {meta['dim']}, the towers take {dim}")
+        vectors = folder / Path(str(meta.get("vectors", "vectors.f16"))).name
+        self._mapped = np.memmap(vectors, dtype="<f2", mode="r", shape=(meta["rows"], dim))
+        self._digests = meta.get("blocks")  # None where an earlier release wrote it
+        self._is_verified = np.zeros(len(self._digests or ()), bool)
+
+    def __len__(self) -> int:
+        return len(self._mapped)
+
+    def __getitem__(self, item_n: np.ndarray) -> np.ndarray:
+        """[n, C] float16; ValueError where bytes of their blocks have changed since they were written."""
+        if self._digests is not None:
+            blocks = np.unique(item_n // BLOCK_ROWS)
+            for block in blocks[~self._is_verified[blocks]].tolist():
+                rows_RC = self._mapped[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+                if hashlib.sha256(rows_RC.data).hexdigest() != self._digests[block]:
+                    raise ValueError(f"{self._mapped.filename}: rows from {block * BLOCK_ROWS} on have changed")
+                self._is_verified[block] = True
+        return self._mapped[item_n]
+
+
+def _require_digest(file: Path, digests: dict[str, str]) -> None:
+    with file.open("rb") as program:
+        if hashlib.file_digest(program, "sha256").hexdigest() != digests[file.name]:
+            raise ValueError(f"{file} has changed since it was exported (SHA-256 differs): export it again")
 
 
 set_model(OnlineModel())

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import lru_cache
 
 from pyspark.sql import DataFrame
@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.bridge.trained import cvr_fingerprint, towers_fingerprint
 from learn_spark.embedding.encoders import encoder_id
+from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.lake.tables import Tables
@@ -21,6 +22,7 @@ from learn_spark.releases.registry import (
     Part,
     Release,
     newest_release,
+    releases,
     rows_of,
     set_status,
     to_withdraw,
@@ -147,7 +149,7 @@ def record(context: Context, release: Release, gates: Sequence[Gate], widths: di
         [gate.as_row() for gate in gates],
         widths,
         status,
-        datetime.now(UTC),
+        time_after(known.published_at for known in releases(context.tables)),
         list(release.days),
         [(day, part.release_id, part.users, part.items, part.pairs) for day, part in release.parts.items()],
     )

@@ -11,6 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.identity import read_identity
 from learn_spark.lake.schemas import INTERVALS
@@ -163,13 +164,20 @@ class Ledger:
             result.rows_out,
             seconds,
         )
-        details, now, last = json.dumps(result.details, default=str), datetime.now(UTC), max(fingerprints)
+        details, now, last = json.dumps(result.details, default=str), self._time(), max(fingerprints)
         rows = [
             (step, day, fingerprint, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
             for day, fingerprint in fingerprints.items()
         ]
         frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+
+    def _time(self) -> datetime:
+        """After all that is recorded, and after tables were made anew, so that `seen` knows which came first."""
+        identity = read_identity(self._tables.root)
+        made = [known.made_at for known in identity.tables.values()] if identity else []
+        recorded = [row.finished_at for row in self.recorded().values()]
+        return time_after(datetime.fromtimestamp(seconds, UTC) for seconds in [*made, *recorded])
 
     def forget(self, step: str, days: Collection[date]) -> None:
         """Removes what is recorded for days of a step, because another run replaced part of what they made."""

@@ -20,6 +20,7 @@ from torch.export import Dim
 from models.contract.export_specs import ONNX, PT2, OnlineSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
+from models.contract.verified import file_digest
 from models.contract.whole_files import require_folder
 from models.layers.transformer import causal_mean
 from models.saved import load_cvr, load_towers
@@ -191,7 +192,9 @@ def _exported(name: str, module: _Program, towers: Towers, spec: OnlineSpec) -> 
             )
             assert converted is not None, "a program comes with dynamo=True"
             converted.save(spec.out_dir / files[ONNX], external_data=is_large)
-    return {"files": files, "inputs": list(module.inputs), "outputs": list(module.outputs)}
+    written = sorted(spec.out_dir.glob(f"{name}.*"))  # the largest weights of ONNX lie in a file of their own
+    digests = {file.name: file_digest(file) for file in written}
+    return {"files": files, "sha256": digests, "inputs": list(module.inputs), "outputs": list(module.outputs)}
 
 
 def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict, ...]]:

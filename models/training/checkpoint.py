@@ -99,7 +99,8 @@ def save_checkpoint(
     about = {"format_version": FORMAT_VERSION, "position": asdict(position)}
     # Cloned: weights that share memory are refused otherwise.
     saved = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    metadata = {"training": json.dumps(about)}
+    told = json.dumps(about)
+    metadata = {"training": told, "sha256": _digest(told, saved)}
     write_whole(folder / CHECKPOINT, lambda partial: save_file(saved, partial, metadata=metadata))
 
 
@@ -115,21 +116,34 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
     file = folder / CHECKPOINT
     try:
         with safe_open(file, framework="pt") as handle:
-            about = json.loads((handle.metadata() or {}).get("training", "null"))
+            header = handle.metadata() or {}
+            about = json.loads(header.get("training", "null"))
             if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
                 raise ValueError(f"it is not of format version {FORMAT_VERSION}")
             position = Position(**about["position"])
             if position.fingerprint != fingerprint:
                 return None
+            saved = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
+            if header.get("sha256", "") not in ("", _digest(header["training"], saved)):  # earlier releases wrote none
+                raise ValueError("its bytes have changed since they were written")
             groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-            for key in handle.keys():  # noqa: SIM118 - not a dict
+            for key, tensor in saved.items():
                 group, _, name = key.partition(".")
-                groups[group][name] = handle.get_tensor(key)
+                groups[group][name] = tensor
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"checkpoint {file}: damaged or foreign ({error}); delete it to start anew") from None
     return position, groups
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a checkpoint holds; safetensors has none of its own."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:

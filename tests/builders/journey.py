@@ -104,7 +104,7 @@ def current_parts(lake: Path) -> list[tuple]:
 
 
 def published(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
-    """A feature table without what a refused release has staged."""
-    relation(lake, "releases").create_view("published_releases", replace=True)
-    is_published = "release_id IN (SELECT release_id FROM published_releases WHERE status = 'published')"
-    return relation(lake, name).filter(is_published)
+    """What the current release shows of a feature table."""
+    newest = relation(lake, "releases").filter("status = 'published'").order("published_at DESC").limit(1)
+    newest.project("unnest(parts, recursive := true)").create_view("current_parts", replace=True)
+    return relation(lake, name).filter("(ds, release_id) IN (SELECT (ds, release_id) FROM current_parts)")

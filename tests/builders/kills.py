@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.builders.commands import CONFIG, ROOT, environment
 
 COMMITS = "commits.txt"
+_NEVER = ("", 0)
 _COMMITTING = (
     "append",
     "overwrite_where",
@@ -27,7 +30,7 @@ from learn_spark.cli.main import main
 from learn_spark.lake.identity import newest_version
 from learn_spark.lake.tables import Tables
 
-last, told = int(sys.argv[1]), Path(sys.argv[2])
+last, told = (sys.argv[1], int(sys.argv[2])), Path(sys.argv[3])
 told.write_text("")
 
 def killing(method):
@@ -37,39 +40,52 @@ def killing(method):
         if newest_version(tables.root, name) != before:
             made = told.read_text() + name + "\\n"
             told.write_text(made)
-            if made.count("\\n") == last:
+            if (name, made.split().count(name)) == last:
                 os.killpg(0, signal.SIGKILL)
         return result
     return commit
 
-for name in sys.argv[3].split(","):
+for name in sys.argv[4].split(","):
     setattr(Tables, name, killing(getattr(Tables, name)))
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(sys.argv[5:]))
 """
 
 
 def commits_of(folder: Path, *arguments: str) -> list[str]:
     """Runs a command to its end on the lake in `folder`; returns the tables that it committed to, in order."""
-    code, commits = _run(folder, 10**9, arguments)
+    code, commits = _run(folder, _NEVER, arguments)
     assert code in (0, 99), (folder / "killed.log").read_text()[-3000:]
     return commits
 
 
-def kill_after(folder: Path, commit: int, *arguments: str) -> list[str]:
-    """Kills the command after its n-th commit (from 1 on); returns the tables that it committed to."""
-    code, commits = _run(folder, commit, arguments)
-    assert code == -signal.SIGKILL, (code, (folder / "killed.log").read_text()[-3000:])
-    assert len(commits) == commit
-    return commits
+def kill_after(folder: Path, commits: Sequence[str], *arguments: str) -> None:
+    """Kills a command on a lake as it was after these of its commits, from the first on."""
+    table = commits[-1]
+    code, made = _run(folder, (table, commits.count(table)), arguments)
+    assert (code, made) == (-signal.SIGKILL, [*commits]), (folder / "killed.log").read_text()[-3000:]
 
 
-def _run(folder: Path, last: int, arguments: tuple[str, ...]) -> tuple[int, list[str]]:
+def kill_after_each(folder: Path, tables: Sequence[str], *arguments: str) -> None:
+    """Kills a command after its first commit to each of these tables: each goes on where the one before was killed."""
+    for number, table in enumerate(tables):
+        code, made = _run(folder, (table, 1), arguments)
+        said = (folder / "killed.log").read_text()[-3000:]
+        assert code == -signal.SIGKILL, f"it does not come to {table}, the {number}th of {tables}: {made}, {said}"
+
+
+def _run(folder: Path, last: tuple[str, int], arguments: tuple[str, ...]) -> tuple[int, list[str]]:
+    """Ends after the n-th commit to a table, if there is one; its code, and the tables that it committed to."""
     told = folder / COMMITS
     settings = ["--config", str(CONFIG), "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
-    command = [sys.executable, "-c", _KILLED, str(last), str(told), ",".join(_COMMITTING), *arguments, *settings]
-    with (folder / "killed.log").open("wb") as log:
+    killed = [sys.executable, "-c", _KILLED, last[0], str(last[1]), str(told), ",".join(_COMMITTING)]
+    with (folder / "killed.log").open("wb") as log, TemporaryDirectory() as scratch:  # a killed JVM cannot tidy up
         job = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [*killed, *arguments, *settings],
+            cwd=ROOT,
+            env=environment() | {"SPARK_LOCAL_DIRS": scratch},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code = job.wait(timeout=900)

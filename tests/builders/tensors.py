@@ -36,6 +36,15 @@ def write_snapshot(folder: Path, table: pa.Table, *, files: int = 2, row_group_s
     return folder
 
 
+def flip(file: Path, place: int) -> None:
+    """One bit of a byte; size and inode stay."""
+    with file.open("r+b") as handle:
+        handle.seek(place)
+        byte = handle.read(1)[0]
+        handle.seek(place)
+        handle.write(bytes([byte ^ 1]))
+
+
 def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 4, seed: int = 0) -> pa.Table:
     """Rows as of the table `sequences`: users buy items near those they bought before."""
     rng = np.random.default_rng(seed)

@@ -4,22 +4,36 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from tests.builders.commands import run_here
 from tests.builders.contexts import spark  # noqa: F401 - a fixture
-from tests.builders.journey import finished  # noqa: F401 - a fixture
+from tests.builders.journey import finished, finished_journey  # noqa: F401 - a fixture
+from tests.builders.kills import commits_of
 from tests.builders.shared import shared
 
 NIGHTS = ("run_backfill", "--start", "2011-11-27", "--end", "2011-11-29")
+NEXT = ("run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
 
 
-@pytest.fixture(scope="module")
-def night(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A copy of the journey's lake with two nights more, in a release of their own."""
+@pytest.fixture(scope="session")
+def night() -> Path:
+    """The journey's lake with two nights more, in a release of their own, and their commits; copy it to write."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(finished, folder)
-        done = run_here(folder, *NIGHTS)
+        shutil.copytree(finished_journey()[0], folder)
+        commits_of(folder, *NIGHTS)
+
+    return shared("night", make)
+
+
+@pytest.fixture(scope="session")
+def next_night(night: Path, spark: SparkSession) -> Path:  # noqa: F811
+    """The same, another night later."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(night, folder)
+        done = run_here(folder, *NEXT)
         assert done.code == 0, done.err[-3000:]
 
-    return Path(shutil.copytree(shared("night", make), tmp_path_factory.mktemp("night") / "copy"))
+    return shared("next_night", make)

@@ -10,10 +10,9 @@ from pyspark.sql import SparkSession
 
 from tests.builders.commands import run_here
 from tests.builders.journey import assert_equal_lakes
+from tests.faults.conftest import NEXT
 
 pytestmark = [pytest.mark.faults, pytest.mark.e2e]
-
-NEXT = ("run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
 
 
 def live(lake: Path, name: str, day: str = "") -> list[Path]:
@@ -68,15 +67,14 @@ CASES = {
 
 @pytest.mark.parametrize("damage", CASES.values(), ids=CASES)
 def test_a_repaired_lake_equals_one_that_was_left_alone(
-    night: Path, tmp_path: Path, spark: SparkSession, damage: list[Callable[[Path], None]]
+    night: Path, next_night: Path, tmp_path: Path, spark: SparkSession, damage: list[Callable[[Path], None]]
 ) -> None:
-    whole, hurt = (Path(shutil.copytree(night, tmp_path / name)) for name in ("whole", "hurt"))
+    hurt = Path(shutil.copytree(night, tmp_path / "hurt"))
     for each in damage:
         each(hurt / "lake")
     done = run_here(hurt, "repair", "--deep")
     assert done.code == 0, done.err[-3000:]
-    assert_equal_lakes(hurt / "lake", whole / "lake", "repaired")
-    for folder in (whole, hurt):
-        assert run_here(folder, *NEXT).code == 0
-    assert_equal_lakes(hurt / "lake", whole / "lake", "a night later")
+    assert_equal_lakes(hurt / "lake", night / "lake", "repaired")
+    assert run_here(hurt, *NEXT).code == 0
+    assert_equal_lakes(hurt / "lake", next_night / "lake", "a night later")
     assert run_here(hurt, "repair", "--deep").code == 99

@@ -2,12 +2,15 @@
 
 import fcntl
 import os
+import pty
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.e2e
 
 INTERRUPTED = "error: interrupted; the same command goes on where it stopped"
 GONE = "error: Spark's JVM is gone: it was killed, or ended for lack of memory;"
+RANK_LOST = "train_towers: error: train-towers"  # which the other rank, if it lives long enough, says as well
 TRAINING = ("train_towers", "--restate", "--set", "towers.train={epochs: 10000, patience: 10000, learning_rate: 0.002}")
 
 
@@ -45,19 +49,43 @@ class Run:
             assert self.job.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
+    def wait_for_file(self, folder: Path, pattern: str, seconds: float = 180) -> None:
+        """Until a line stands in it that was not there when the command began."""
+        before = {file: file.stat().st_mtime_ns for file in folder.glob(pattern)}
+        deadline = time.monotonic() + seconds
+        while not any(file.stat().st_mtime_ns != before.get(file, 0) for file in folder.glob(pattern)):
+            self.look()
+            assert self.job.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
     def process(self, part: str) -> psutil.Process:
         return next(each for each in self.look() if part in " ".join(_command(each)))
 
-    def ends(self, code: int, said: str, lines: int, lake: Path) -> None:
-        """Within seconds, in one line after those that were there; children end, the lock is free."""
+    def ends(self, code: int, said: str, lines: int, lake: Path, by_ranks: int | None = 0) -> None:
+        """Within seconds, but for SIGKILL in a line after those that were there; children end, the lock is free.
+
+        `by_ranks`: lines that ranks say before; None for any, as TorchDistributor prints what it hears.
+        """
         assert self.job.wait(10) == code
+        self.is_alone()
+        told = self.log.read_text().splitlines()[lines:]
+        if code != -signal.SIGKILL:
+            assert said in told[-1] and by_ranks in (None, len(told) - 1), told
+        assert_free(lake)
+
+    def is_alone(self) -> None:
+        """Once the command has ended, its children do, too, within seconds."""
         deadline = time.monotonic() + 5
         while left := self.look():
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
-        told = self.log.read_text().splitlines()[lines:]
-        assert len(told) == 1 and said in told[0], told
-        assert_free(lake)
+
+
+def _in_terminal(terminal: int | None) -> None:
+    """In the process that starts: as a shell in a terminal does it; one in the background would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if terminal is not None:
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -65,6 +93,13 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:
         return []
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 def _is_jvm(command: str) -> bool:
@@ -90,7 +125,7 @@ def started(tmp_path: Path) -> Iterator:
     """Starts a command on the lake of a folder, its output in a file; ends what is left of it."""
     runs = []
 
-    def start(folder: Path, *arguments: str) -> Run:
+    def start(folder: Path, *arguments: str, terminal: int | None = None) -> Run:
         places = ("--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output")
         log = tmp_path / "said.log"
         with log.open("w") as file:
@@ -98,10 +133,11 @@ def started(tmp_path: Path) -> Iterator:
                 ["learn-spark", *arguments, "--config", str(CONFIG), *places],
                 cwd=ROOT,
                 env=environment(),
-                stdout=file,
-                stderr=file,
+                stdin=terminal,
+                stdout=file if terminal is None else terminal,
+                stderr=file if terminal is None else terminal,
                 start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+                preexec_fn=partial(_in_terminal, terminal),
             )
         runs.append(Run(job, log))
         return runs[-1]
@@ -119,6 +155,7 @@ def started(tmp_path: Path) -> Iterator:
     [
         ("driver", signal.SIGINT, 130, INTERRUPTED),
         ("driver", signal.SIGTERM, 143, INTERRUPTED),
+        ("driver", signal.SIGHUP, 129, INTERRUPTED),
         ("group", signal.SIGINT, 130, INTERRUPTED),
         ("jvm", signal.SIGKILL, 1, GONE),
         ("trainer", signal.SIGKILL, 1, "train-towers was killed by signal 9"),
@@ -133,15 +170,7 @@ def test_while_a_trainer_works(finished: Path, started, who: str, number: signal
     jvm, trainer = run.process("bin/java "), run.process("-m models")
     target = {"jvm": jvm.pid, "trainer": trainer.pid}.get(who, run.job.pid)
     (os.killpg if who == "group" else os.kill)(target, number)
-    if code == -9:
-        assert run.job.wait(5) == code
-        deadline = time.monotonic() + 5
-        while left := run.look():
-            assert time.monotonic() < deadline, left
-            time.sleep(0.05)
-        assert_free(finished / "lake")
-    else:
-        run.ends(code, said, lines, finished / "lake")
+    run.ends(code, said, lines, finished / "lake")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +192,47 @@ def test_while_spark_works(
     lines = len(run.log.read_text().splitlines())
     os.kill(run.process("bin/java ").pid if who == "jvm" else run.job.pid, number)
     run.ends(code, said, lines, tmp_path / "lake")
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "spark"])
+@pytest.mark.parametrize(
+    ("who", "number", "code", "said"),
+    [
+        ("driver", signal.SIGTERM, 143, INTERRUPTED),
+        ("driver", signal.SIGKILL, -9, ""),
+        ("jvm", signal.SIGKILL, 1, GONE),
+        ("rank", signal.SIGKILL, 1, RANK_LOST),
+    ],
+)
+def test_while_two_ranks_train(
+    finished: Path, started, launcher: str, who: str, number: signal.Signals, code: int, said: str
+) -> None:
+    run = started(finished, *TRAINING, "--set", f"towers={{ranks: 2, run: {{launcher: {launcher}}}}}")
+    run.wait_for_file(finished / "lake" / "_artifacts" / "models", "towers-*/metrics.jsonl")
+    lines = len(run.log.read_text().splitlines())
+    ranks = [each for each in run.look() if "TORCHELASTIC_RUN_ID" in _environment(each)]
+    assert len(ranks) == 2, [_command(each) for each in run.look()]
+    target = {"jvm": run.process("bin/java "), "rank": ranks[-1]}.get(who, run.job)
+    os.kill(target.pid, number)
+    run.ends(code, said, lines, finished / "lake", None if launcher == "spark" or who == "rank" else 0)
+
+
+def test_when_its_terminal_is_closed(tmp_path: Path, started) -> None:
+    """The kernel then sends SIGHUP to all that run in it, and nothing can be written there any more."""
+    logs = thinned_logs(tmp_path / "logs")
+    screen, terminal = pty.openpty()
+    run = started(
+        tmp_path, "run_pipeline", "--steps", "ingest_events", "--set", f"ingest.path={logs}", terminal=terminal
+    )
+    os.close(terminal)
+    said = b""
+    while b"ingest_events: " not in said:
+        said += os.read(screen, 1024)
+    run.look()
+    os.close(screen)
+    assert run.job.wait(10) == 129
+    run.is_alone()
+    assert_free(tmp_path / "lake")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])

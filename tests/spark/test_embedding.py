@@ -172,6 +172,11 @@ def test_matrix_that_lost_bytes_is_made_anew(embedded: Context) -> None:
         file.truncate(20)
     embed_items(embedded, [END])
     assert matrix_bytes(folder) == valid
+    for file in folder.glob("vectors-*"):
+        file.unlink()
+    embed_items(embedded, [END])
+    assert matrix_bytes(folder) == valid
+    assert matrix_file(folder).name == "vectors-3.f16", "a name stands for one file for ever"
 
 
 def test_changed_bytes_stop_the_scoring_in_a_line_and_the_next_extension_makes_the_file_anew(

@@ -16,7 +16,9 @@ from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.embedding.vector_health import SAMPLE
 from learn_spark.errors import ConfigError, QualityError
+from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import Context
+from models.contract.result import write_result
 from models.contract.settings import TowersConfig
 from models.data.content import ContentMatrix
 from models.towers.towers import Towers
@@ -152,6 +154,27 @@ def test_lost_map_stops_the_run_before_rows_of_another_space(reduced: Context) -
     with pytest.raises(QualityError, match=r"meta\.json is damaged, so new items cannot join what reduction"):
         embed_items(reduced, [END])
     assert (folder / "meta.json").read_text() == '{"rows": 5'
+
+
+def test_the_ledger_knows_the_map_of_a_lost_meta(reduced: Context) -> None:
+    """New items join the space that models were trained on; without the map itself none do."""
+    folder = matrix_path(reduced)
+    old, said = matrix_bytes(folder), meta(reduced)["reduction"]
+    result = StepResult(1, 1, {"reduction": said, "matrix": f"{folder}/vectors-1.f16"})
+    reduced.ledger.record("embed_items", {END: "x"}, "run", result, {}, {}, 1.0)
+    write_result(reduced.tables.artifact("models", "towers-x"), {})
+    (folder / "meta.json").unlink()
+    add_items(reduced, [item_row("new", "2011-11-05", NAMES[-1])])
+    embed_items(reduced, [END])
+    assert meta(reduced)["reduction"] == said
+    assert matrix_bytes(folder)[: len(old)] == old
+    shutil.rmtree(folder)
+    with pytest.raises(QualityError, match=r"reduction\.safetensors is lost .*No such file.* to train anew"):
+        embed_items(reduced, [END])
+    assert not folder.exists()
+    shutil.rmtree(reduced.tables.artifact("models"))
+    embed_items(reduced, [END])
+    assert meta(reduced)["reduction"]["fitted"] == TEXTS + 1
 
 
 @pytest.mark.parametrize(

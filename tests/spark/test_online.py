@@ -1,6 +1,7 @@
 """`export_online` of a release: its MLflow model, away from this project, gives what the tables hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,9 @@ from learn_spark.releases.online import export_online
 from learn_spark.releases.registry import Release, find_release
 from learn_spark.releases.vectors import QUERIES, export_vectors
 from learn_spark.runs.steps import Context
+from models.contract.content_matrix import BLOCK_ROWS, block_digests, read_meta, write_meta
 from tests.builders.lake import CONTENT_DIM, ITEMS, NEW_ITEM, NO_CONTENT_ITEM, feature_lake
+from tests.builders.tensors import flip, write_matrix
 
 pytestmark = pytest.mark.spark
 ALONE = """
@@ -112,6 +115,25 @@ def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, 
     assert not np.any(empty["user_emb"]) and len(empty["cvr_score"]) == 1
     assert long == short and long["item_emb"] == [] and np.any(long["user_emb"])
     assert len(vectors[0]) == CONTENT_DIM
+
+
+def test_changed_bytes_of_programs_and_matrix_are_refused(lake: Context, exported: Path, tmp_path: Path) -> None:
+    """As every other reader of artifacts refuses them."""
+    from learn_spark.releases.online_model import ServedMatrix
+
+    with pytest.raises(AssertionError, match=r"cvr\.pt2 has changed since it was exported"):
+        model = Path(shutil.copytree(exported, tmp_path / "model"))
+        flip(next((model / "pyfunc").rglob("cvr.pt2")), 1000)
+        predict(model, [])
+    matrix = write_matrix(tmp_path / "matrix", np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 9, 4)))
+    digests = block_digests(matrix / "vectors.f16", 2 * BLOCK_ROWS + 9, 4, range(3))
+    write_meta(matrix, read_meta(matrix).model_copy(update={"blocks": tuple(digests)}))
+    expected = ServedMatrix(matrix, 4)[np.array([1, 2 * BLOCK_ROWS + 8])]
+    flip(matrix / "vectors.f16", BLOCK_ROWS * 8 + 1)
+    vectors = ServedMatrix(matrix, 4)
+    np.testing.assert_array_equal(vectors[np.array([1, 2 * BLOCK_ROWS + 8])], expected)
+    with pytest.raises(ValueError, match="rows from 65536 on have changed"):
+        vectors[np.array([1, BLOCK_ROWS + 7])]
 
 
 def test_vectors_are_the_newest_of_the_release(lake: Context, release: Release, tmp_path: Path) -> None:

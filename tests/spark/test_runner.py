@@ -14,7 +14,7 @@ from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.summary import build_summary
 from learn_spark.lake.days import DayRange
 from learn_spark.lake.identity import FILE
-from learn_spark.lake.lock import lake_lock
+from learn_spark.lake.lock import lake_lock, without_writers
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import StepResult
@@ -154,6 +154,16 @@ def test_a_lake_has_one_driver(tmp_path):
         release()
         with lake_lock(tmp_path):
             pass
+
+
+def test_who_reads_tables_together_keeps_writers_away_and_writes_nothing(tmp_path):
+    with without_writers(tmp_path):
+        assert not list(tmp_path.iterdir())
+    with lake_lock(tmp_path), pytest.raises(TemporaryError, match="another run"), without_writers(tmp_path):
+        pass
+    reading = without_writers(tmp_path)
+    with reading, without_writers(tmp_path), pytest.raises(TemporaryError, match="another"), lake_lock(tmp_path):
+        pass
 
 
 def test_a_restatement_takes_back_what_was_done_before_it_begins(work):

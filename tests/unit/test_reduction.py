@@ -94,7 +94,7 @@ def test_saved_map_is_the_same_and_another_is_refused(reduction: Reduction, tmp_
     for content in (b"", b"\x80\x04.", (tmp_path / "reduction.safetensors").read_bytes()[:-8]):
         (tmp_path / "reduction.safetensors").write_bytes(content)
         with pytest.raises(
-            QualityError, match=r"reduction\.safetensors is lost \(its sha256 is not .* remove the folder"
+            QualityError, match=r"reduction\.safetensors is lost \(its sha256 is not .* remove the matrix's folder"
         ):
             load_reduction(tmp_path, reduction.meta)
     (tmp_path / "reduction.safetensors").unlink()

@@ -1,7 +1,6 @@
 """Trainers that are really killed, or whose starter is: nothing lives on, and no two write one folder."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from models.contract.result import write_spec
 from models.contract.training_specs import CVRSpec
 from models.contract.whole_files import write_whole
 from tests.builders.commands import wait_for_lines
+from tests.builders.mounts import behind, small
 from tests.builders.tensors import pairs_table, write_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -59,18 +59,6 @@ def all_end(spec: CVRSpec, seconds: float = 5) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def on_a_small_disk(folder: Path, size: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a command while the folder's files lie on a file system of their own, where the machine allows that."""
-    mounted = (
-        f"cp -r {folder} {folder}.kept && mount -t tmpfs -o size={size} none {folder} && cp {folder}.kept/* {folder}"
-    )
-    inside = ["unshare", "-rm", "sh", "-c", f'{mounted} && exec "$@"', "sh"]
-    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    shutil.rmtree(f"{folder}.kept")
-    return subprocess.run([*inside, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.process
@@ -118,7 +106,9 @@ def test_a_full_disk_is_try_again_later(spec: CVRSpec, ranks: int) -> None:
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if ranks > 1 else []
     trainer = [sys.executable, "-m", *torchrun, "models", spec.command, "--spec", f"{spec.out_dir}/spec.json"]
     write_spec(spec)
-    done = on_a_small_disk(spec.out_dir, "64k", trainer)
+    folder = spec.out_dir
+    mounts = (f"cp -r {folder} {folder}.kept", small(folder, "64k"), f"cp {folder}.kept/* {folder}")
+    done = subprocess.run([*behind(*mounts), *trainer], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "train-cvr: no space left on device; free some under" in done.stderr
     if ranks == 1:
         assert done.returncode == 75 and "Traceback" not in done.stderr

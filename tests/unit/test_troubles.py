@@ -49,6 +49,19 @@ def test_a_jvm_stack_is_left_to_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "cause",
+    [
+        "Caused by: java.io.FileNotFoundException: /lake/a.parquet (Read-only file system)",
+        "x: /lake/a (Permission denied)",
+    ],
+)
+def test_what_may_not_be_written_is_no_lost_file(tmp_path: Path, cause: str) -> None:
+    found, kept = in_line(tmp_path, RuntimeError(f"{JVM}{cause}\n\tat java.base/java.io.FileOutputStream.open0"))
+    assert str(found) == f"a file cannot be read or written: {cause.removeprefix('Caused by: ')}"
+    assert (found.exit_code, kept) == (2, "")
+
+
+@pytest.mark.parametrize(
     ("error", "said"),
     [
         (KeyError("a"), r"KeyError: 'a'; the whole"),

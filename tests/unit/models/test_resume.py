@@ -154,16 +154,20 @@ class Marker:
         return open, (self.file, "w")
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "other format"])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "other format", "weights", "position"])
 def test_anything_else_is_refused(tmp_path, optimizer, kind):
     file, marker = tmp_path / CHECKPOINT, tmp_path / "marker"
-    save_checkpoint(tmp_path, Position("abc"), {"weight": torch.ones(9)}, {}, optimizer)
+    save_checkpoint(tmp_path, Position("abc", step=7), {"weight": torch.ones(9)}, {}, optimizer)
     if kind == "pickle":
         file.write_bytes(pickle.dumps(Marker(marker)))
     elif kind == "torch":
         torch.save({"model": Marker(marker)}, file)
     elif kind == "truncated":
         file.write_bytes(file.read_bytes()[:-5])
+    elif kind == "weights":
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    elif kind == "position":
+        file.write_bytes(file.read_bytes().replace(b'step\\": 7', b'step\\": 8'))
     else:
         file.write_bytes(file.read_bytes().replace(b'format_version\\": 1', b'format_version\\": 2'))
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: damaged or foreign .* delete it to start anew"):

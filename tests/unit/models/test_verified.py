@@ -20,7 +20,7 @@ from models.data.content import ContentMatrix
 from models.saved import load_cvr, load_towers, save_cvr, save_towers
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
-from tests.builders.tensors import write_matrix, write_snapshot
+from tests.builders.tensors import flip, write_matrix, write_snapshot
 
 ROWS, DIM = 2 * BLOCK_ROWS + 100, 4
 
@@ -48,15 +48,6 @@ def snapshot(tmp_path: Path) -> Path:
     values = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, Manifest(**{**values, "files": tuple(SnapshotFile(**file) for file in values["files"])}))
     return folder
-
-
-def flip(file: Path, place: int) -> None:
-    """One bit of a byte; size and inode stay."""
-    with file.open("r+b") as handle:
-        handle.seek(place)
-        byte = handle.read(1)[0]
-        handle.seek(place)
-        handle.write(bytes([byte ^ 1]))
 
 
 def complaint(read: Callable[[], object]) -> str:

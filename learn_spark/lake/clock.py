@@ -1,0 +1,20 @@
+"""The time that a lake's rows carry: it never runs backwards, whatever the machine's clock does."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+_LEAST = timedelta(microseconds=1)  # what Spark's timestamps tell apart
+
+
+def now() -> datetime:
+    """The machine's time, UTC."""
+    return datetime.now(UTC)
+
+
+def time_after(earlier: Iterable[datetime | None]) -> datetime:
+    """Now, or the moment after the newest of these times, which may be in the zone that Spark's rows come in.
+
+    Releases and what the ledger has recorded are ordered by such times. By the machine's clock alone, a release that is
+    published after the clock was set back would be older than the one before it, and no reader would get it.
+    """
+    return max([now(), *(time.astimezone(UTC) + _LEAST for time in earlier if time is not None)])
