@@ -154,7 +154,7 @@ STEPS = {
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
-            version=2,
+            version=3,
         ),
     )
 }

@@ -119,6 +119,7 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     spec = SystemsSpec(
         train_snapshot=prepared.snapshots["train"],
         test_snapshot=prepared.snapshots["test"],
+        val_snapshot=prepared.snapshots["val"],
         **prepared.test_day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),

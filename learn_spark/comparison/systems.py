@@ -160,6 +160,7 @@ def measured_system(
         folder=folder,
         prompt=_prompt(config, system) if is_prompt and not system.is_trained else None,
         popularity_prior=popularity_prior(config, system),
+        fitted=system.fitted,
         content_matrix=matrix if system.kind == "mean_content" or (system.is_trained and not is_prompt) else None,
     )
 

@@ -36,6 +36,9 @@ class SystemChanges(Settings):
     """Changes of the towers' settings of this name."""
     popularity_prior: Annotated[float, Field(ge=0)] | None = None
     """Of log popularity when ranking; null: retrieval.popularity_prior for towers, else none."""
+    fitted: bool = False
+    """Of a trained system: that weight, and a number for what the history holds, are chosen on the validation rows
+    after training, beginning with what is configured and learned. It shares the training of the system without."""
 
     @property
     def is_trained(self) -> bool:
@@ -59,6 +62,8 @@ class SystemChanges(Settings):
         given = [name for name in ("model", "loss", "train") if getattr(self, name)]
         if given and not self.is_trained and self.kind != "prompt":
             raise ValueError(f"{given[0]} is set, but a system of kind {self.kind} is not trained")
+        if self.fitted and self.kind not in TRAINED:
+            raise ValueError(f"fitted is set, but a system of kind {self.kind} has no vectors of its own")
         if self.loss and self.kind != "towers":
             raise ValueError(f"loss is that of towers; kind is {self.kind}: its loss is in model")
         return self

@@ -22,6 +22,7 @@ from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSp
 from models.contract.snapshot import read_manifest
 
 TOWERS = "towers"
+FITTED = "fitted"
 KS = (10, 50)  # the report's columns
 READS = (
     "samples",
@@ -59,15 +60,18 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
 def _retrieval(context: Context, fingerprint: str) -> tuple[dict[str, Any], int]:
     config, version = context.config, context.tables.version("sequences")
     test, day = sequence_snapshot(context, "test", version, fingerprint), day_snapshots(context)
+    learned = towers_fingerprint(context)
     spec = SystemsSpec(
-        train_snapshot=sequence_snapshot(context, "train", version, towers_fingerprint(context)),
+        train_snapshot=sequence_snapshot(context, "train", version, learned),
         test_snapshot=test,
+        val_snapshot=sequence_snapshot(context, "val", version, learned),
         **day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
         out_dir=context.tables.artifact("evaluation", f"retrieval-{fingerprint}"),
         systems=_systems(context),
         ks=KS,
+        popularity_days=config.retrieval.popularity_days,
         seed=config.evaluation.seed,
         threads=config.evaluation.run.threads,
     )
@@ -80,6 +84,7 @@ def _systems(context: Context) -> tuple[SystemConfig, ...]:
     """The rows of the report: the lake's towers, and what they have to beat."""
     towers, weight = towers_path(context), context.config.retrieval.popularity_prior
     return (
+        SystemConfig(name=FITTED, kind="model", folder=towers, popularity_prior=weight, fitted=True),
         SystemConfig(name=TOWERS, kind="model", folder=towers, popularity_prior=weight),
         SystemConfig(name="without_prior", kind="model", folder=towers),
         SystemConfig(name="popularity", kind="popularity"),
@@ -95,7 +100,8 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
     Returns:
         candidates, users, items (how many candidates), targets, of them targets_not_known (no candidates: missed by
         all) and targets_new; `recall_at_50`, `recall_at_50_ci90`, … of the towers, `popularity_…` and so on of the
-        others; each also `new_…` of what is new to the user.
+        others; each also `new_…` of what is new to the user. `weights`: what stands beside the towers' inner product
+        in the row `fitted_…`, chosen on the validation rows.
     """
     data = result["data"]
     found: dict[str, Any] = {
@@ -106,6 +112,7 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
         "targets_not_known": data["targets_no_candidate"],
         "targets_new": data["targets_new"],
     }
+    found["weights"] = result["systems"][FITTED]["fitted"]
     for name, figures in result["systems"].items():
         system = "" if name == TOWERS else f"{name}_"
         for segment, part in (("", figures), ("new_", figures["segments"]["new_to_user"])):

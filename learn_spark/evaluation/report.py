@@ -12,6 +12,7 @@ from learn_spark.evaluation.summary import (
     candidates_of,
     current_release,
     refused_release,
+    retriever_of,
     totals,
     write_json,
 )
@@ -57,13 +58,15 @@ TRIALS = {
     "shuffled": "Base + all three, shuffled",
 }
 SCORERS = {
-    "": "Towers",
+    "fitted_": "Towers, two weights fitted afterwards",
+    "": "Towers, popularity weight as configured",
     "without_prior_": "Towers without popularity",
     "popularity_": "Popularity",
     "last_item_": "Last item",
     "mean_content_": "Mean content",
     "mean_content_with_prior_": "Mean content + popularity",
 }
+BASELINES = ("popularity_", "last_item_", "mean_content_", "mean_content_with_prior_")
 
 
 def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
@@ -104,7 +107,9 @@ def render(
         stages=STAGES,
         segments=SEGMENTS,
         trials=TRIALS,
-        scorers=SCORERS,
+        scorers=scorers_of(summary["retrieval"] or {}),
+        retriever=retriever_of(summary["retrieval"] or {}),
+        best_baseline=_best_baseline(summary["retrieval"] or {}),
         candidates=candidates_of(summary["retrieval"]) if summary["retrieval"] else "",
         details=details,
         duplicates=sum(IngestDetails.from_json(row.details).duplicates for row in recorded),
@@ -156,8 +161,22 @@ def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, li
     """Names of the groups of bars, and by scorer a figure a group."""
     groups = {"": "All purchases", "new_": "New to the user"}
     there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
-    series = {title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there] for scorer, title in SCORERS.items()}
+    series = {
+        title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there]
+        for scorer, title in scorers_of(found).items()
+    }
     return [groups[prefix] for prefix in there], series
+
+
+def scorers_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of the table of retrieval; figures of before have none of the fitted weights."""
+    return {prefix: title for prefix, title in SCORERS.items() if f"{prefix}recall_at_50" in found}
+
+
+def _best_baseline(found: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The best row of the table that needs no training: its name and recall@50."""
+    rows = {title: found[f"{prefix}recall_at_50"] for prefix, title in scorers_of(found).items() if prefix in BASELINES}
+    return max(rows.items(), key=lambda row: row[1]) if rows else None
 
 
 def _gains(ranker: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:

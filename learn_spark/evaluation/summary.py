@@ -54,7 +54,8 @@ def headline(config: Config) -> str:
     if values["retrieval"]:
         found = values["retrieval"]
         lines.append(
-            f"retrieval  recall@50 {found['recall_at_50']:.3f} ({found['users']:,} users, {candidates_of(found)});"
+            f"retrieval  recall@50 {found[retriever_of(found) + 'recall_at_50']:.3f} ({found['users']:,} users,"
+            f" {candidates_of(found)}); without the weights fitted afterwards {found['recall_at_50']:.3f},"
             f" popularity {found['popularity_recall_at_50']:.3f},"
             f" last item {found['last_item_recall_at_50']:.3f},"
             f" mean content {found['mean_content_recall_at_50']:.3f},"
@@ -76,6 +77,11 @@ def headline(config: Config) -> str:
         f"report     {config.output.dir / REPORT}",
     ]
     return "\n".join(lines)
+
+
+def retriever_of(retrieval: Mapping[str, Any]) -> str:
+    """The prefix of the figures of what one would retrieve with; ledgers of before have no fitted weights."""
+    return "fitted_" if "fitted_recall_at_50" in retrieval else ""
 
 
 def candidates_of(retrieval: Mapping[str, Any]) -> str:

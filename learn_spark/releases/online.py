@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 from learn_spark.bridge.folders import require_absent, written_whole
 from learn_spark.bridge.launch import run_trainer
+from learn_spark.bridge.trained import towers_fingerprint
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.releases.registry import Release
-from learn_spark.runs.steps import Context
+from learn_spark.runs.details import EvaluationDetails, newest_details
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from models.contract.content_matrix import META, read_meta
-from models.contract.export_specs import PT2, OnlineSpec
+from models.contract.export_specs import PT2, OnlineSpec, RetrievalWeights
 from models.contract.result import RESULT
 
 PYFUNC = "pyfunc"
@@ -44,9 +46,24 @@ def export_online(
     models = context.tables.artifact("models")
     towers, cvr = (models / f"{name}-{release.models[name]}" for name in ("towers", "cvr"))
     with written_whole(out) as folder:
-        about = run_trainer(OnlineSpec(towers=towers, cvr=cvr, formats=tuple(formats), out_dir=folder))
+        weights = _retrieval_weights(context, release)
+        spec = OnlineSpec(towers=towers, cvr=cvr, retrieval=weights, formats=tuple(formats), out_dir=folder)
+        about = run_trainer(spec)
         _save_pyfunc(folder, matrix, context.config.sequences.history_length)
     return about
+
+
+def _retrieval_weights(context: Context, release: Release) -> RetrievalWeights | None:
+    """What `evaluate_features` has chosen for these towers, if it has run."""
+    details = newest_details(context.ledger.recorded().values(), EVALUATE_FEATURES)
+    weights = (EvaluationDetails.from_json(details).retrieval or {}).get("weights")
+    if not weights or release.models["towers"] != towers_fingerprint(context):
+        return None
+    return RetrievalWeights(
+        repeat_bias=weights["repeat_bias"],
+        popularity_prior=weights["popularity_prior"],
+        popularity_days=context.config.retrieval.popularity_days,
+    )
 
 
 def _matrix_of(context: Context, release: Release) -> Path:

@@ -40,6 +40,8 @@ class SystemConfig(Settings):
         popularity_prior: weight of log popularity beside the score; not for popularity and last_item.
         content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
         recency_decay: cooccurrence's weight of an event relative to the one after it.
+        fitted: of a `model`, whether popularity_prior, and what the history's own items get, are chosen on
+            `val_snapshot`, beginning with those given and learned (models/evaluation/fitted.py).
     """
 
     name: str = Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)
@@ -49,6 +51,7 @@ class SystemConfig(Settings):
     popularity_prior: float = Field(default=0.0, ge=0)
     content_matrix: Path | None = None
     recency_decay: float = Field(default=0.9, gt=0, le=1)
+    fitted: bool = False
 
     @model_validator(mode="after")
     def _check_kind(self) -> "SystemConfig":
@@ -62,6 +65,8 @@ class SystemConfig(Settings):
             raise ValueError(f"system {self.name}: kind {self.kind} has no prompt")
         if self.content_matrix and self.kind not in ("model", "mean_content"):
             raise ValueError(f"system {self.name}: kind {self.kind} uses no content_matrix")
+        if self.fitted and self.kind != "model":
+            raise ValueError(f"system {self.name}: only a model is fitted, not kind {self.kind}")
         if self.popularity_prior and self.kind in ("popularity", "last_item", "prompt"):
             raise ValueError(f"system {self.name}: kind {self.kind} takes no popularity_prior")
         return self
@@ -78,6 +83,8 @@ class SystemsSpec(Spec):
         train_snapshot: `sequences` rows that the systems were trained on (user_id, hist_items, tar_items).
         test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
             without a history or a target are left out and counted. With `purchases`, one row per user.
+        val_snapshot: rows that the weights of systems with `fitted` are chosen on: those that chose the models' best
+            states, by recall at the longest of `ks`. Their targets and popularity are the rows' own.
         known_items: snapshot of item_idx, purchases: the items seen before the test day, and how often each was bought
             in the days before it that popularity is counted over.
         purchases: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases of the test users, in
@@ -107,6 +114,7 @@ class SystemsSpec(Spec):
 
     train_snapshot: Path
     test_snapshot: Path
+    val_snapshot: Path | None = None
     known_items: Path | None = None
     purchases: Path | None = None
     candidates: Literal["known", "catalogue"]
@@ -130,6 +138,12 @@ class SystemsSpec(Spec):
             raise ValueError("known_items and purchases are those of one test day: give both, or none")
         if self.candidates == "known" and self.known_items is None:
             raise ValueError("candidates: known needs known_items and purchases; without a test day, take catalogue")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fitted(self) -> "SystemsSpec":
+        if any(system.fitted for system in self.systems) and (self.val_snapshot is None or self.filter_seen):
+            raise ValueError("systems with fitted need val_snapshot, and seen items among the candidates")
         return self
 
     @model_validator(mode="after")

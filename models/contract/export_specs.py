@@ -6,10 +6,24 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from models.contract.spec import Spec
+from models.contract.strict import Settings
 
 PT2, ONNX = "pt2", "onnx"
 
 Index = Literal["flat", "hnsw", "ivf", "none"]
+
+
+class RetrievalWeights(Settings):
+    """What a server adds to the inner product of user_emb and item_emb, as it ranked the validation rows best.
+
+    Attributes:
+        repeat_bias: for an item that the user's history holds.
+        popularity_prior: times log(1 + purchases in the last `popularity_days` days).
+    """
+
+    repeat_bias: float
+    popularity_prior: float
+    popularity_days: int
 
 
 class OnlineSpec(Spec):
@@ -17,6 +31,7 @@ class OnlineSpec(Spec):
 
     Attributes:
         towers, cvr: model folders.
+        retrieval: handed on in result.json; None where it was not measured.
         out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them.
         formats: which of the two.
     """
@@ -27,6 +42,7 @@ class OnlineSpec(Spec):
 
     towers: Path
     cvr: Path
+    retrieval: RetrievalWeights | None = None
     formats: tuple[Literal["pt2", "onnx"], ...] = (PT2, ONNX)
 
 

@@ -5,6 +5,7 @@ Shapes: I items (padding, item 0, included), P (row, item) pairs of targets.
 
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,12 @@ from models.baselines.scorer import HistoryScorer, Scorer
 from models.contract.evaluation_specs import SystemConfig, SystemsSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
+from models.contract.settings import ValidationConfig
 from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
-from models.evaluation.retrieval_rows import TRAIN_COLUMNS, RetrievalRows
+from models.evaluation.fitted import Fitted, Weights, fit_weights
+from models.evaluation.retrieval_rows import TRAIN_COLUMNS, RetrievalRows, opened
+from models.evaluation.validation import Validation
 from models.metrics.sampled_candidates import SampledCandidates
 from models.metrics.segments import Figures
 from models.saved import Retriever, load_language, load_retriever, load_towers
@@ -37,12 +41,16 @@ class SystemsTask:
         self.spec, self.rows = spec, RetrievalRows(spec)
         self.segments, self.new_to_user = self.rows.segments(), self.rows.new_to_user()
         drawn_D = np.flatnonzero(self.rows.is_candidate_I)
+        self.validation: Validation | None = None  # for systems that are fitted
+        self.fitted: dict[str, Fitted] = {}
         self.sampled = SampledCandidates(self.rows.test, drawn_D, spec.sampled) if spec.sampled else None
 
     def scorer(self, system: SystemConfig) -> Scorer | HistoryScorer:
         """How the system scores every item for every row."""
+        if system.kind == "model":
+            return self._model_scorer(system)
         rows, test = self.rows, self.rows.test
-        bias_I = np.where(rows.is_candidate_I, system.popularity_prior * rows.prior_I.astype(np.float64), -np.inf)
+        bias_I = self._bias(system.popularity_prior)
         hist_BH, hist_len_B = test["hist_items"], test["hist_len"].astype(np.int64)
         if system.kind == "cooccurrence":
             train = (rows.train[name] for name in TRAIN_COLUMNS)
@@ -53,17 +61,40 @@ class SystemsTask:
         if system.kind == "last_item":
             return Scorer(hist_BH, bias_I + last_item_shares(rows.popularity_I), raised=last_item_bias)
         content, item_I = self._content(system), np.arange(len(bias_I))
-        if system.kind == "mean_content":
-            scale = load_towers(system.folder).scale.item() if system.folder else 1.0
-            user_BK = scale * user_means(torch.from_numpy(hist_BH).long(), content)
-            return Scorer(hist_BH, bias_I, user_BK.numpy(), item_vectors(torch.from_numpy(item_I), content).numpy())
+        scale = load_towers(system.folder).scale.item() if system.folder else 1.0
+        user_BK = scale * user_means(torch.from_numpy(hist_BH).long(), content)
+        return Scorer(hist_BH, bias_I, user_BK.numpy(), item_vectors(torch.from_numpy(item_I), content).numpy())
+
+    def _model_scorer(self, system: SystemConfig) -> Scorer:
         assert system.folder is not None, "SystemConfig asks for it"
-        model = load_retriever(system.folder)
-        user_BK = model.embed_users(hist_BH, hist_len_B, content, hist_ts_BH=test["hist_ts"])
+        test, content, model = self.rows.test, self._content(system), load_retriever(system.folder)
+        item_IK = model.embed_items(np.arange(content.rows), content)
+        repeat_bias, prior = (
+            model.repeat_bias.item() if model.repeat_bias is not None else None,
+            system.popularity_prior,
+        )
+        if system.fitted:
+            weights = self._fitted(system, model, item_IK, Weights(repeat_bias or 0.0, prior))
+            repeat_bias, prior = weights.repeat_bias, weights.popularity_prior
         raised = None
-        if model.repeat_bias is not None:
-            raised = partial(np.full_like, fill_value=model.repeat_bias.item(), dtype=np.float64)
-        return Scorer(hist_BH, bias_I, user_BK, model.embed_items(item_I, content), raised, num_trained(model))
+        if repeat_bias is not None:
+            raised = partial(np.full_like, fill_value=repeat_bias, dtype=np.float64)
+        user_BK = _users(model, test, content)
+        return Scorer(test["hist_items"], self._bias(prior), user_BK, item_IK, raised, num_trained(model))
+
+    def _fitted(self, system: SystemConfig, model: Retriever, item_IK: np.ndarray, first: Weights) -> Weights:
+        if self.validation is None:
+            assert self.spec.val_snapshot is not None, "SystemsSpec asks for it"
+            val = opened(self.spec.val_snapshot, "val_snapshot")
+            config = ValidationConfig(k=max(self.spec.ks), popularity_days=self.spec.popularity_days)
+            self.validation = Validation(val, self.rows.content.rows, config, ("hist_ts",))
+        user_BK = _users(model, self.validation.rows, self._content(system))
+        self.fitted[system.name] = fit_weights(user_BK, item_IK, self.validation, first)
+        return self.fitted[system.name].weights
+
+    def _bias(self, popularity_prior: float) -> np.ndarray:
+        prior_I = popularity_prior * self.rows.prior_I.astype(np.float64)
+        return np.where(self.rows.is_candidate_I, prior_I, -np.inf)
 
     def ranks(self, scorer: Scorer | HistoryScorer, of_new: bool = False) -> np.ndarray:
         """Rank of every target; or of those that are new to the user, where what he or she had is no candidate."""
@@ -165,7 +196,13 @@ def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
         "seconds_per_user": seconds / len(np.unique(row_P)),
         "parameters": scorer.parameters,
         "sampled": task.sampled.figures(task.sampled.of_all(scorer.scores)) if task.sampled else None,
+        "fitted": task.fitted[system.name].as_json() if system.fitted else None,
     }
+
+
+def _users(model: Retriever, rows: Mapping[str, np.ndarray], content: ContentMatrix) -> np.ndarray:
+    lengths_B = rows["hist_len"].astype(np.int64)
+    return model.embed_users(rows["hist_items"], lengths_B, content, hist_ts_BH=rows["hist_ts"])
 
 
 def num_trained(model: Retriever | torch.nn.Module) -> int:

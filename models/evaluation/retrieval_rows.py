@@ -49,7 +49,7 @@ class RetrievalRows:
     def __init__(self, spec: SystemsSpec) -> None:
         self.spec = spec
         self.content = ContentMatrix(require_folder(spec.content_matrix, "content_matrix"))
-        train, test = (_opened(getattr(spec, key), key) for key in ("train_snapshot", "test_snapshot"))
+        train, test = (opened(getattr(spec, key), key) for key in ("train_snapshot", "test_snapshot"))
         self.train = {name: read_column(train, name) for name in TRAIN_COLUMNS}
         self.test = {name: read_column(test, name) for name in TEST_COLUMNS}
         for rows in (self.train, self.test):
@@ -78,7 +78,7 @@ class RetrievalRows:
             )
 
     def _read_known(self, known_items: Path) -> None:
-        known = _opened(known_items, "known_items")
+        known = opened(known_items, "known_items")
         item_N = read_column(known, "item_idx")
         self._check_items(item_N)
         self.popularity_I = known_log_popularity(item_N, read_column(known, "purchases"), self.content.rows)
@@ -89,7 +89,7 @@ class RetrievalRows:
     def _targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(row, item) of the targets, sorted by row; whether the user had them never before; what he or she had."""
         if self.spec.purchases:
-            pair_2, is_target, is_seen = self._purchases(_opened(self.spec.purchases, "purchases"))
+            pair_2, is_target, is_seen = self._purchases(opened(self.spec.purchases, "purchases"))
             seen_Q2 = pair_2[is_seen & (pair_2[:, 1] > 0)]
             return pair_2[is_target], ~is_seen[is_target], seen_Q2
         target_P2 = distinct_targets(self.test["hist_len"], self.test["tar_items"])
@@ -156,7 +156,8 @@ class RetrievalRows:
         }
 
 
-def _opened(path: Path, key: str) -> Snapshot:
+def opened(path: Path, key: str) -> Snapshot:
+    """A snapshot that must hold rows; `key` is what the spec calls it."""
     snapshot = open_snapshot(require_folder(path, key))
     if not snapshot.rows:
         raise BadInput(f"snapshot {snapshot.path} holds no rows")

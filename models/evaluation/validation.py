@@ -40,20 +40,27 @@ class Validation:
         self.target_P2 = distinct_targets(self.rows["hist_len"], self.rows["tar_items"])
         if not len(self.target_P2):
             raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
-        self.prior_I = config.popularity_prior * recent_log_popularity(val, num_rows, config.popularity_days)
-        self.prior_I[0] = -np.inf  # padding is no candidate
+        self.popularity_prior = config.popularity_prior
+        self._popularity_I = recent_log_popularity(val, num_rows, config.popularity_days)
 
     def figures(
-        self, user_BK: np.ndarray, item_IK: np.ndarray, repeat_bias: torch.Tensor | None = None
+        self,
+        user_BK: np.ndarray,
+        item_IK: np.ndarray,
+        repeat_bias: float | None = None,
+        popularity_prior: float | None = None,
     ) -> dict[str, float]:
         """recall_at_k and ndcg_at_k by inner product plus prior, and the number of users that they are means of.
 
         Args:
             user_BK, item_IK: embeddings.
-            repeat_bias: the model's summand for items that the history holds, if it has learned one.
+            repeat_bias: the summand for items that the history holds, if there is one.
+            popularity_prior: weight of log popularity; None: the config's.
         """
-        held = {} if repeat_bias is None else {"held_Q2": self._held_Q2, "held_bias": repeat_bias.item()}
-        vectors = map(torch.from_numpy, (user_BK, item_IK, self.prior_I))
+        held = {} if repeat_bias is None else {"held_Q2": self._held_Q2, "held_bias": repeat_bias}
+        prior_I = (self.popularity_prior if popularity_prior is None else popularity_prior) * self._popularity_I
+        prior_I[0] = -np.inf  # padding is no candidate
+        vectors = map(torch.from_numpy, (user_BK, item_IK, prior_I))
         rank_P = target_ranks(*vectors, target_P2=self.target_P2, **held)
         users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
         recall, ndcg = recall_ndcg(rank_P, row_P, count_B, self.k)

@@ -161,7 +161,8 @@ def run(spec: OnlineSpec) -> dict[str, object]:
         "mid_dim": cvr.config.mid_dim,
     }
     repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
-    about = {"sizes": sizes, "repeat_bias": repeat_bias, "programs": programs}
+    retrieval = spec.retrieval.model_dump() if spec.retrieval else None
+    about = {"sizes": sizes, "repeat_bias": repeat_bias, "retrieval": retrieval, "programs": programs}
     write_result(spec.out_dir, about)
     return about
 

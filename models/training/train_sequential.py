@@ -103,9 +103,8 @@ class SequentialTask(SnapshotBatches[SequentialSpec]):
     def evaluate(self) -> dict[str, float]:
         rows = self.validation.rows
         user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], hist_ts_BH=rows.get("hist_ts"))
-        return self.validation.figures(
-            user_BK, self.model.embed_items(np.arange(self.num_items)), self.model.repeat_bias
-        )
+        item_IK, repeat_bias = self.model.embed_items(np.arange(self.num_items)), self.model.repeat_bias
+        return self.validation.figures(user_BK, item_IK, None if repeat_bias is None else repeat_bias.item())
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_sequential(path, self.model, state)

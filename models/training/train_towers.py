@@ -128,7 +128,8 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         rows = self.validation.rows
         user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], self.content)
         item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
-        return self.validation.figures(user_BK, item_IK, self.model.repeat_bias)
+        repeat_bias = self.model.repeat_bias
+        return self.validation.figures(user_BK, item_IK, None if repeat_bias is None else repeat_bias.item())
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)

@@ -17,6 +17,7 @@ RETRIEVAL = {
     **{
         f"{scorer}{new}{metric}_at_{k}": round(base * (0.7 if new else 1) * (0.4 if k == 10 else 1), 4)
         for scorer, base in (
+            ("fitted_", 0.36),
             ("", 0.3),
             ("without_prior_", 0.2),
             ("popularity_", 0.18),
@@ -28,6 +29,13 @@ RETRIEVAL = {
         for metric in ("recall", "ndcg")
         for k in (10, 50)
     },
+}
+RETRIEVAL["weights"] = {
+    "repeat_bias": 3.5,
+    "popularity_prior": 1.0,
+    "before": {"recall_at_50": 0.28},
+    "after": {"recall_at_50": 0.34},
+    "tried": 41,
 }
 RETRIEVAL |= {f"{name}_ci90": [value - 0.01, value + 0.01] for name, value in RETRIEVAL.items() if "_at_" in name}
 

@@ -20,6 +20,8 @@ from models.contract.settings import SequentialConfig, TowersConfig
 from models.data.content import ContentMatrix
 from models.data.item_texts import ItemTexts
 from models.evaluation.evaluate_systems import SystemsSpec, SystemsTask, run
+from models.evaluation.fitted import Weights, fit_weights
+from models.evaluation.validation import Validation
 from models.metrics.sampled_candidates import SampledCandidates
 from models.saved import save_sequential, save_towers
 from models.towers.repeats import REPEAT_SPEED
@@ -297,6 +299,64 @@ def test_a_test_day_has_the_figures_of_the_loops(data, day, candidates, keep_see
         if keep_seen:
             of_new = retrieval.naive_ranks(DAY_ROWS, scores, False, ranked)
             assert_equal_figures(found["segments"]["new_to_user"], of_new)
+
+
+def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path):
+    """Validation and test rows have the figures of the loops with the weights that were found."""
+    systems = [
+        {"name": name, "kind": "model", "folder": str(data / folder), "popularity_prior": 0.5, "fitted": fitted}
+        for name, folder, fitted in (("towers", "towers", False), ("fitted", "towers", True), ("again", "hstu", True))
+    ]
+    spec |= {"systems": systems, "val_snapshot": str(data / "train")}
+    found = run(SystemsSpec.model_validate(spec))["systems"]
+    assert found["towers"]["fitted"] is None
+    prior = {name: np.array(retrieval.naive_prior(rows, ITEMS + 1, 20)) for name, rows in (("v", TRAIN), ("t", TEST))}
+    held = {
+        name: np.array([[item in row["hist"] for item in range(ITEMS + 1)] for row in rows])
+        for name, rows in (("v", TRAIN), ("t", TEST))
+    }
+    for name, folder in (("fitted", "towers"), ("again", "hstu")):
+        fitted = found[name]["fitted"]
+        repeat, weight = fitted["repeat_bias"], fitted["popularity_prior"]
+        scores = model_scores(data, folder, TEST) + weight * prior["t"] + repeat * held["t"]
+        assert_equal_figures(found[name], retrieval.naive_ranks(TEST, scores, True))
+        on_validation = model_scores(data, folder, TRAIN) + weight * prior["v"] + repeat * held["v"]
+        (recall, _), _ = retrieval.naive_figures(retrieval.naive_ranks(TRAIN, on_validation, True), 5)
+        assert fitted["after"]["recall_at_5"] == pytest.approx(recall, abs=1e-9)
+        assert fitted["after"]["recall_at_5"] > fitted["before"]["recall_at_5"] and fitted["tried"] < 60
+
+
+def test_a_planted_repeat_is_found():
+    """Users who take what they had, and what is popular, among vectors that know nothing of either."""
+    rng = np.random.default_rng(4)
+    users, items = 300, 200
+    hist_BH = np.stack([rng.choice(items - 1, 8, replace=False) + 1 for _ in range(users)])
+    popular_I = rng.exponential(1.0, items)
+    target_P2 = np.array(
+        [(user, item) for user in range(users) for item in np.unique([*hist_BH[user, :3], *popular_I.argsort()[-2:]])]
+    )
+    validation = object.__new__(Validation)
+    validation.k, validation.metric, validation.popularity_prior = 10, "recall_at_10", 1.0
+    validation.rows, validation.target_P2 = {"hist_items": hist_BH}, target_P2
+    validation._popularity_I = popular_I.astype(np.float32)
+    user_BK, item_IK = (rng.normal(0, 1, (rows, 4)).astype(np.float32) for rows in (users, items))
+    fitted = fit_weights(user_BK, item_IK, validation, Weights())
+    assert fitted.weights.repeat_bias >= 4 and fitted.weights.popularity_prior > 0
+    assert fitted.after["recall_at_10"] > fitted.before["recall_at_10"] + 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "need val_snapshot"),
+        ({"val_snapshot": "x", "filter_seen": True}, "seen items among the candidates"),
+        ({"val_snapshot": "x", "systems": [{"name": "a", "kind": "popularity", "fitted": True}]}, "only a model"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(data, spec, changes, told):
+    system = {"name": "a", "kind": "model", "folder": str(data / "towers"), "fitted": True}
+    with pytest.raises(ValueError, match=told):
+        SystemsSpec.model_validate(spec | {"systems": [system]} | changes)
 
 
 def test_what_is_no_candidate_is_not_sampled(data, day, tmp_path):
