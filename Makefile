@@ -1,7 +1,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup tour demo check spark test faults bench format package lock rows-unchanged clean distclean
 
-VENV := .venv/bin
+# make SPARK=4.0 …: with Spark 4.0 and Petastorm in the main environment, as constraints-4.0.txt has them.
+SPARK ?= 4.1
+ENVIRONMENT := .venv$(if $(filter-out 4.1,$(SPARK)),-$(SPARK))
+LOCK := constraints$(if $(filter-out 4.1,$(SPARK)),-$(SPARK)).txt
+VENV := $(ENVIRONMENT)/bin
 IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
 # Two workers, a file at a time in the order of tests/costs.py.
 PYTEST := $(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
@@ -17,7 +21,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## make .venv from constraints.txt and find or install Java (the targets below do so by themselves)
-	@scripts/setup.sh
+	@scripts/setup.sh $(ENVIRONMENT) $(LOCK)
 
 tour: setup ## run the whole journey on two weeks of the logs, for a first look
 	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
@@ -53,9 +57,9 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 	@cp build/dist/learn_spark-*.whl build/dist/learn_spark.zip
 	@ls build/dist/*
 
-lock: ## resolve setup.py into constraints.txt (pins that fit are kept; all newest: make lock UPGRADE=1)
-	@$(VENV)/uv pip compile setup.py --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
-		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
+lock: ## resolve setup.py into the lock of SPARK (pins that fit are kept; all newest: make lock UPGRADE=1)
+	@$(VENV)/uv pip compile setup.py $(if $(filter 4.0,$(SPARK)),--extra petastorm) --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o $(LOCK)
 
 rows-unchanged: setup ## record that changed code leaves rows as they are, or raised versions of steps: NOTE="why"
 	@$(VENV)/python scripts/step_code.py record $(if $(NOTE),--note "$(NOTE)")
@@ -64,5 +68,5 @@ clean: ## remove build/ (tables, models, reports); .venv stays
 	@rm -rf build
 
 distclean: clean ## remove .venv and all caches too
-	@rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-* *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

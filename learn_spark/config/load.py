@@ -15,10 +15,12 @@ from learn_spark.config.model_sections import (
     EmbeddingSettings,
     EvaluationSettings,
     FeatureSettings,
+    Launch,
     ReleaseSettings,
     RetrievalSettings,
     StreamSettings,
     TowersSettings,
+    TrainingSettings,
 )
 from learn_spark.config.presets import DEFAULT_PRESET, PRESETS, Preset
 from learn_spark.config.renamed import renamed
@@ -67,11 +69,17 @@ class Config(Settings):
     spark: SparkSettings = SparkSettings()
     mlflow: MlflowSettings = MlflowSettings()
     stream: StreamSettings = StreamSettings()
+    training: TrainingSettings = TrainingSettings()
     comparison: ComparisonSettings = ComparisonSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     scale: ScaleSettings = ScaleSettings()
 
     _written: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def launch(self) -> Launch:
+        """Where what may train in several processes does."""
+        return Launch(self.towers.run.launcher, self.towers.ranks, self.training.environment)
 
     def as_text(self) -> str:
         """All settings as YAML for people: `${NAME}` where the environment gave a value, and no secrets."""

@@ -1,6 +1,7 @@
 """The sections of the config about what is learned, and about what is made of it: features, report."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,12 +82,23 @@ class StreamSettings(StreamConfig):
     """Even Parquet files of one row group each: what ranks share out."""
 
 
+class TrainingSettings(Settings):
+    """What training processes find on their machine; changes nothing of what they learn."""
+
+    environment: Path | None = None
+    """A folder with Petastorm and the older packages that it needs, which training processes see first. null:
+    `petastorm` in the Python environment, as `make setup` makes it, or that environment itself where it can hold
+    Petastorm. With towers.run.launcher spark it is a folder of the executors, if relative below their working directory
+    (--archives). stream.reader: arrow needs none."""
+
+
 @dataclass(frozen=True)
 class Launch:
-    """Where a training's processes run, and how many there are."""
+    """Where a training's processes run, how many there are, and where they find Petastorm."""
 
     launcher: Literal["process", "torchrun", "spark"] = "process"
     ranks: int = 1
+    environment: Path | None = None
 
 
 class TowersRun(Settings):
@@ -106,11 +118,6 @@ class TowersSettings(Settings):
     ranks: Annotated[int, Field(ge=1)] = 1
     """Processes that train together; train.batch_size is that of each, so more of them learn something else."""
     run: TowersRun = TowersRun()
-
-    @property
-    def launch(self) -> Launch:
-        """Where the training runs."""
-        return Launch(self.run.launcher, self.ranks)
 
     @model_validator(mode="after")
     def _check_ranks(self) -> Self:

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from delta import configure_spark_with_delta_pip
+import pyspark
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
@@ -21,11 +21,13 @@ from learn_spark.config.load import Config
 from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redaction_pattern
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, with_delta
 from learn_spark.lake.schemas import TABLES
 from models.contract.failures import is_disk_full
 
-DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+_NO_JAR = ("unresolved dependency", "Local jar", "jar does not exist", "download failed")
+_OTHER_CLASSES = ("NoClassDefFoundError", "NoSuchMethodError", "ClassNotFoundException", "AbstractMethodError")
 _log = logging.getLogger(__name__)
 _LOG_PATTERN = "%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex"
 # No dictionary encoding for vectors: floats do not repeat, and trying cost 20% of the write.
@@ -66,7 +68,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     if not _is_submitted():
         if config.spark.master:
             builder = builder.master(config.spark.master)
-        builder = configure_spark_with_delta_pip(builder.config("spark.driver.memory", config.spark.driver_memory))
+        builder = with_delta(builder.config("spark.driver.memory", config.spark.driver_memory))
     try:
         with _quiet_start(), _importing_nothing_from_the_working_directory():
             _start_jvm(builder)
@@ -74,8 +76,9 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
         spark.sparkContext.setLogLevel("ERROR")
         server: Any = spark.sparkContext._accumulatorServer
         server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
-        java = _jvm(spark).java.lang
-        java.Class.forName(DELTA_EXTENSION, True, java.Thread.currentThread().getContextClassLoader())
+        require_fitting(spark)
+    except ConfigError:
+        raise
     except Exception as error:
         raise _explained(error) from error
     _undo(spark, [key for key in spark.conf.getAll if changes_rows(key) and key not in settings])
@@ -244,7 +247,7 @@ def _is_submitted() -> bool:
 def _settings(config: Config) -> dict[str, str]:
     partitions = str(config.spark.shuffle_partitions)
     return {
-        "spark.sql.extensions": DELTA_EXTENSION,
+        "spark.sql.extensions": EXTENSION,
         "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
         "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
         **FIXED,
@@ -264,6 +267,8 @@ def _explained(error: Exception) -> LearnError:
     text = redacted(str(error))
     if isinstance(error, PySparkRuntimeError) and "JAVA_GATEWAY_EXITED" in text:
         text = said_by_jvm()
+        if any(sign in text for sign in _NO_JAR):
+            return ConfigError(f"Spark could not have a jar that it was told to load: {_telling(text, _NO_JAR)}")
         if not is_disk_full(text):
             return ConfigError(
                 "Spark's JVM did not start: install Java 17 or 21 and set JAVA_HOME (`make setup` does both on Debian);"
@@ -271,21 +276,18 @@ def _explained(error: Exception) -> LearnError:
             )
     if is_disk_full(text):
         return TemporaryError(f"no space left on device; free some under spark.local.dir: {_short(text)}")
-    if "DeltaSparkSessionExtension" in text or "ClassNotFoundException" in text:
-        return ConfigError(
-            "Delta's jars are not on Spark's class path: run `make setup`, or add "
-            "--packages io.delta:delta-spark_2.13:<version> to spark-submit"
-        )
+    if any(sign in text for sign in _OTHER_CLASSES):
+        return ConfigError(f"Spark {pyspark.__version__} and the Delta on its class path {UNFIT} ({_short(text)})")
     if "BindException" in text or "Address already in use" in text:
         host = socket.gethostname()
         return ConfigError(f"Spark found no free port on {host}: set spark.port.maxRetries or free one ({text[:200]})")
     return ConfigError(f"Spark did not start: {_short(text)}")
 
 
-def _telling(text: str) -> str:
+def _telling(text: str, signs: Sequence[str] = ("rror", "xception", "JAVA_HOME")) -> str:
     """Of what a JVM said before it ended, the line that says why; else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line or "xception" in line or "JAVA_HOME" in line]
+    telling = [line for line in lines if any(sign in line for sign in signs)]
     return f"it said: {_short((telling or lines)[0 if telling else -1])}" if lines else "it said nothing"
 
 

@@ -64,8 +64,12 @@ def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
     """Runs the steps in order. What is missing is asked anew before each: late events may have made days stale.
 
     Raises:
-        LearnError: what a step raises, unless `keep_going`.
+        LearnError: what a step's check raises, before any work; what a step raises, unless `keep_going`.
     """
+    now = Standing.of(context)
+    for planned in plan:
+        if planned.step.check and plan.due(planned, now):
+            planned.step.check(context.config)
     report = RunReport(uuid.uuid4().hex[:12], [], [])
     for number, planned in enumerate(plan, start=1):
         step, days = planned.step, plan.due(planned, Standing.of(context))

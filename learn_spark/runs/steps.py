@@ -71,6 +71,7 @@ class Step:
         reads, writes: tables whose versions are recorded.
         version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
         source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
+        check: says, before any work of a run, that something which the step will need is not there.
         lost: of recorded days those whose result is not there any more, whatever the ledger says.
         trains: it makes a model; late events do not make models stale.
         overlaps: runs over different days may overlap.
@@ -84,6 +85,7 @@ class Step:
     writes: tuple[str, ...] = ()
     version: int = 1
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
+    check: Callable[[Config], None] | None = None
     lost: Callable[["Context", Collection[date]], Collection[date]] | None = None
     trains: bool = False
     overlaps: bool = False

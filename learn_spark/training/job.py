@@ -12,6 +12,7 @@ from learn_spark.bridge.scoring import score_items, score_users
 from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, is_trained, towers_fingerprint, towers_path
 from learn_spark.config.load import Config
+from learn_spark.config.model_sections import Launch
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before
@@ -80,7 +81,8 @@ def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str)
     if not is_trained(spec.out_dir):
         (spec.out_dir / RESULT).unlink(missing_ok=True)  # it would say that there is nothing to train
     context.progress.say(f"{spec.command}: snapshots of {rows} rows; training starts")
-    launch = context.config.towers.launch if isinstance(spec, TowersSpec) else None
+    alone = Launch(environment=context.config.training.environment)
+    launch = context.config.launch if isinstance(spec, TowersSpec) else alone
     result = run_trainer(spec, launch, context.spark)
     details = {
         "model": str(training.folder),

@@ -150,7 +150,7 @@ class PetastormReader(ArrowReader):
         # warn as well, so a filter for a while (`catch_warnings`) would not reach them all.
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=r"petastorm\b")
-        from petastorm import make_batch_reader
+        from petastorm import make_batch_reader  # pyright: ignore[reportMissingImports] - beside the main environment
 
         reader = make_batch_reader(
             [_petastorm_url(file) for file in files],

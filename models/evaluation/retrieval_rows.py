@@ -110,7 +110,8 @@ class RetrievalRows:
         pair_2 = np.stack([row_U[place], item], axis=1).astype(np.int64)
         order = np.lexsort((pair_2[:, 1], pair_2[:, 0]))
         order = order[self.test["hist_len"][pair_2[order, 0]] > 0]
-        return pair_2[order], *(read_column(purchases, name)[order] > 0 for name in ("is_target", "is_seen"))
+        is_target, is_seen = (read_column(purchases, name)[order] > 0 for name in ("is_target", "is_seen"))
+        return pair_2[order], is_target, is_seen
 
     def segments(self) -> Segments:
         """All targets, and the segments by how often training held the item and how long the row's history is."""

@@ -28,7 +28,7 @@ FLOORS = {
         *("training", "releases", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
     ),
 }
-SESSION = {"learn_spark.lake.session"}
+SESSION = {"learn_spark.lake.session", "learn_spark.lake.delta_jars"}
 TABLES = {"learn_spark.lake.tables", "learn_spark.bridge.snapshots"}
 DELTA = TABLES | SESSION
 RAW_READERS = {"learn_spark.ingest"}

@@ -20,7 +20,7 @@ from models.contract.training_specs import CVRSpec, NoteLLMSpec
 from tests.builders.tensors import pairs_table, write_snapshot
 
 ROOT = Path(__file__).parents[2]
-LAUNCHES = [None, Launch("torchrun", 2)]
+LAUNCHES = [Launch(), Launch("torchrun", 2)]
 SMALL = {"batch_size": 32, "epochs": 1, "run": {"threads": 1}}
 
 
@@ -66,7 +66,7 @@ def test_the_process_reads_what_was_written(absent: CVRSpec) -> None:
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
 def test_what_a_user_can_mend_is_a_config_error_of_one_line(
     absent: CVRSpec,
-    launch: Launch | None,
+    launch: Launch,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -82,7 +82,7 @@ def test_what_a_user_can_mend_is_a_config_error_of_one_line(
 
 @pytest.mark.process
 @pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
-def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_path: Path, launch: Launch | None) -> None:
+def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_path: Path, launch: Launch) -> None:
     """Here: users of another width are validated on than trained on, which only the matrix product notices."""
     train = write_snapshot(tmp_path / "train", pairs_table(200, width=6))
     val = write_snapshot(tmp_path / "val", pairs_table(200, width=8))
@@ -95,7 +95,7 @@ def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_pat
         assert said.startswith("train-cvr: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
         assert "\n" not in said
         log = Path(said.rpartition("(traceback: ")[2].removesuffix(")"))
-        assert log.parent == spec.out_dir and log.match("error.rank[01].log" if launch else "error.log")
+        assert log.parent == spec.out_dir and log.match("error.rank[01].log" if launch.ranks > 1 else "error.log")
         assert log.read_text().startswith("Traceback") and "snapshot_training.py" in log.read_text()
     assert not (spec.out_dir / "result.json").exists()
 
@@ -132,7 +132,7 @@ def test_of_an_export_that_fails_the_log_stays_and_nothing_else(tmp_path: Path) 
 def test_exit_codes_become_errors(tmp_path: Path, code: str, error: type[LearnError], message: str) -> None:
     said = "import sys; sys.stderr.write('first\\nloss is nan\\n'); sys.stderr.flush();"
     with pytest.raises(error) as raised:
-        launch._run([sys.executable, "-c", said + code], {}, "train", tmp_path)
+        launch._run(["-c", said + code], {}, "train", tmp_path)
     assert type(raised.value) is error
     assert message in str(raised.value)
 

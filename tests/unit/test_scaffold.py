@@ -14,7 +14,7 @@ import learn_spark
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"learn_spark", "models", "jobs", "benchmarks"}
-LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+LOCKS = ("constraints.txt", "constraints-4.0.txt", "constraints-petastorm.txt")
 
 
 def declared() -> dict[str, list[str]]:
@@ -34,7 +34,9 @@ def distribution(requirement: str) -> str:
 
 def test_every_import_is_declared() -> None:
     known = {
-        distribution(line) for part in ("install", "demo", "bench", "online", "ann", "llm") for line in declared()[part]
+        distribution(line)
+        for part in ("install", "petastorm", "demo", "bench", "online", "ann", "llm")
+        for line in declared()[part]
     }
     owners = importlib.metadata.packages_distributions()
     undeclared = {}
@@ -43,21 +45,27 @@ def test_every_import_is_declared() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             for top in {name.split(".")[0] for name in names} - OURS - set(sys.stdlib_module_names):
-                if not {distribution(owner) for owner in owners.get(top, [])} & known:
+                if not {distribution(owner) for owner in owners.get(top, [top])} & known:
                     undeclared.setdefault(top, str(path.relative_to(ROOT)))
     assert undeclared == {}
 
 
-def test_lock_names_every_requirement_and_no_address() -> None:
-    pinned = {distribution(line) for line in LOCK}
+def lock(name: str) -> dict[str, str]:
+    """Package to version."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[\w.+]+( ; .+)?", line)] == []  # no address
+    return dict(line.split(" ;")[0].split("==") for line in lines)
+
+
+def test_locks_name_every_requirement_and_versions_that_fit() -> None:
+    new, old, petastorm = map(lock, LOCKS)
     required = {distribution(line) for part in declared().values() for line in part}
-    assert required <= pinned
-    assert [line for line in LOCK if not re.fullmatch(r"[a-z0-9.-]+==[\w.+]+( ; .+)?", line)] == []
-
-
-def test_spark_and_delta_are_locked_to_lines_that_fit() -> None:
-    versions = dict(line.split(" ;")[0].split("==") for line in LOCK)
-    assert versions["pyspark"].rpartition(".")[0] == versions["delta-spark"].rpartition(".")[0] == "4.0"
+    assert required - {"petastorm"} <= set(new) and required <= set(old)
+    assert {versions["pyspark"].rpartition(".")[0]: versions["delta-spark"] for versions in (new, old)} == {
+        "4.1": "4.1.0",
+        "4.0": "4.0.1",
+    }
+    assert petastorm.items() <= old.items()  # what it was tested with
 
 
 def test_all_days_of_the_demo_data_are_there() -> None:

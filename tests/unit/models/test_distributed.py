@@ -46,7 +46,7 @@ def spec(request, tmp_path_factory):
         "towers": {**sizes, "dropout": 0.0, "temperature": 0.5, "item_tower": request.param},
         "loss": {"num_anchors": 6, "num_targets": 4, "mask_false_negatives": True, "log_q": True},
         "train": {**train, "run": {"log_every": 1, "threads": 1, "checkpoint_steps": 3}},
-        "stream": {"shuffle_rows": 32},
+        "stream": {"reader": "arrow", "shuffle_rows": 32},
         "validation": {"k": 20, "popularity_prior": 0.0},
     }
 

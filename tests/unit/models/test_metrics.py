@@ -78,7 +78,7 @@ def test_auc_of_one_class_is_nan():
 
 
 def test_user_aucs_equal_the_naive_ones(rows):
-    values = naive_users(rows["label"], rows["score"], rows["user"], rows["weight"])
+    values = naive_users(rows["label"], rows["score"], rows["user"], rows["weight"].astype(float))
     args = (rows["label"], rows["score"], rows["user"], rows["weight"])
     assert auc.uauc(*args) == pytest.approx(sum(v for v, _ in values) / len(values), abs=1e-12)
     weighted = sum(v * w for v, w in values) / sum(w for _, w in values)

@@ -67,7 +67,7 @@ def spec(tmp_path):
             "seed": 1,
             "run": {"log_every": 1, "threads": 1},
         },
-        stream={"shuffle_rows": 32},
+        stream={"reader": "arrow", "shuffle_rows": 32},
         out_dir=tmp_path / "two",
     )
 

@@ -1,0 +1,53 @@
+"""Where a training process finds Petastorm: in an environment of its own, beside the main one and its newer pyarrow."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from learn_spark.config.load import Config
+from learn_spark.errors import ConfigError
+from models.contract.settings import StreamConfig
+
+FOLDER = "petastorm"
+_NEEDED = ("petastorm", "pyarrow", "numpy", "pandas")
+
+
+def packages_first(stream: StreamConfig, environment: Path | None) -> list[str]:
+    """Folders that a training process on this machine needs before all others on its path.
+
+    Args:
+        stream: how it reads; only Petastorm needs any.
+        environment: `training.environment`.
+
+    Raises:
+        ConfigError: Petastorm is nowhere.
+    """
+    if stream.reader != "petastorm":
+        return []
+    folder = environment.absolute() if environment else Path(sys.prefix) / FOLDER
+    if all((folder / name).is_dir() for name in _NEEDED):
+        return [str(folder)]
+    if environment is None and _is_held_here():
+        return []
+    raise ConfigError(
+        f"stream.reader is petastorm, but {folder} does not hold {', '.join(_NEEDED)}: run `make setup`, let"
+        " training.environment name such a folder (docs/operations.md), or choose stream.reader: arrow, which gives the"
+        " same rows"
+    )
+
+
+def require_petastorm(config: Config) -> None:
+    """What a training step will need on this machine; executors look for themselves.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if config.launch.launcher != "spark":
+        packages_first(config.stream, config.training.environment)
+
+
+def _is_held_here() -> bool:
+    """Petastorm imports a module of pyarrow that went with pyarrow 15."""
+    return (
+        importlib.util.find_spec("petastorm") is not None and importlib.util.find_spec("pyarrow.filesystem") is not None
+    )
