@@ -33,7 +33,7 @@ def test_the_page_shows_all_that_ran(page):
     for text in (
         "+0.0112",
         "0.7185 → 0.7297",
-        "1.50 times the best row without training (mean content + popularity, 0.24)",
+        "1.50 times the best row without training (mean content + popularity, 0.240)",
         "3.50 for what the history holds",
         "3,402 items known on the test day, ranked by",
         "0.2900 to 0.3100",

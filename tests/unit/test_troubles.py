@@ -117,4 +117,4 @@ def test_an_output_folder_that_cannot_be_written_is_said_before_spark_starts(
 
 
 def test_every_command_has_a_job_file_or_needs_no_spark() -> None:
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(COMMANDS) - {"inspect"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(COMMANDS) - {"inspect", "init"}
