@@ -136,7 +136,8 @@ def test_types_are_what_spark_says_of_the_same_file(spark, tmp_path):
     said = dict(zip(KINDS, spark_types(pq.ParquetFile(tmp_path / "a.parquet")), strict=True))
     ddl = ", ".join(f"`{name}` {stored_as(kind)}" for name, kind in said.items())
     of_spark = spark.read.parquet(str(tmp_path / "a.parquet"))
-    assert spark.createDataFrame([], ddl).schema == of_spark.schema
+    named, by_spark = (frame.drop("null").schema for frame in (spark.createDataFrame([], ddl), of_spark))
+    assert named == by_spark  # a column without a type is an int to Spark 4.0, and void to 4.1
     assert (said["nanos"], said["nanos utc"], said["uuid"]) == (NANOS, NANOS_UTC, UUID)
     assert spark.read.schema(ddl).parquet(str(tmp_path / "a.parquet")).collect() == of_spark.collect()
 

@@ -43,7 +43,7 @@ def json_lines(path, *values):
 
 
 def catalogue(spark, config):
-    return read_catalogue(spark, config.ingest, [config.ingest.start])
+    return read_catalogue(spark, config.ingest, [config.ingest.start]).lines
 
 
 def test_movielens_100k(spark, tmp_path, load):

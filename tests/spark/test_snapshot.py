@@ -13,7 +13,7 @@ from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
 from learn_spark.runs.steps import Context
 from models.contract.snapshot import open_snapshot, read_manifest
-from models.data.stream import PetastormReader
+from models.data.stream import ArrowReader
 from tests.builders.lake import tiny_context
 
 pytestmark = pytest.mark.spark
@@ -75,7 +75,7 @@ def test_export_holds_the_live_rows_in_even_files(context: Context) -> None:
     assert not {"u000", "u050"} & set(found)
     assert found["u001"] == [7, 7]
     assert found["u002"] == [4, 5]
-    batches = list(PetastormReader(open_snapshot(folder), ["hist_items", "hist_len"], 10, seed=1))
+    batches = list(ArrowReader(open_snapshot(folder), ["hist_items", "hist_len"], 10, seed=1))
     assert sorted(item for batch in batches for item in batch["hist_items"][:, 0].tolist()) == sorted(
         i + 1 for i in range(ROWS) if i not in (0, 50)
     )

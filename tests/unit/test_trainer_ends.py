@@ -26,7 +26,7 @@ from pathlib import Path
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.config.model_sections import Launch
 from models.contract.training_specs import CVRSpec
-run_trainer(CVRSpec.load(Path(sys.argv[1])), Launch("torchrun", 2) if sys.argv[2] == "torchrun" else None)
+run_trainer(CVRSpec.load(Path(sys.argv[1])), Launch("torchrun", 2) if sys.argv[2] == "torchrun" else Launch())
 """
 
 
