@@ -10,6 +10,10 @@ from models.contract.settings import StreamConfig
 
 FOLDER = "petastorm"
 _NEEDED = ("petastorm", "pyarrow", "numpy", "pandas")
+PACKAGES = (  # as constraints-petastorm.txt, which an installed package does not have
+    *("petastorm==0.13.1", "pyarrow==14.0.2", "numpy==1.26.4", "pandas==2.2.3", "dill==0.4.1", "diskcache==5.6.3"),
+    *("future==1.0.0", "pyzmq==27.3.0", "six==1.17.0"),
+)
 
 
 def packages_first(stream: StreamConfig, environment: Path | None) -> list[str]:
@@ -30,9 +34,9 @@ def packages_first(stream: StreamConfig, environment: Path | None) -> list[str]:
     if environment is None and _is_held_here():
         return []
     raise ConfigError(
-        f"stream.reader is petastorm, but {folder} does not hold {', '.join(_NEEDED)}: run `make setup`, let"
-        " training.environment name such a folder (docs/operations.md), or choose stream.reader: arrow, which gives the"
-        " same rows"
+        f"stream.reader is petastorm, but {folder} does not hold {', '.join(_NEEDED)}: choose stream.reader: arrow (the"
+        " same rows), let training.environment name such a folder, or make it: `make setup`, or"
+        f" pip install --no-deps --target {folder} {' '.join(PACKAGES)}"
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from learn_spark.bridge import launch
 from learn_spark.bridge.folders import written_whole
 from learn_spark.bridge.launch import package_root, run_trainer
+from learn_spark.bridge.training_environment import packages_first
 from learn_spark.config.model_sections import Launch, StreamSettings
 from learn_spark.errors import ConfigError, LearnError, QualityError, TemporaryError
 from models.contract.export_specs import OnlineSpec
@@ -166,3 +167,15 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     root, error = json.loads(done.stdout)
     assert root == str(archive)
     assert error == "train-cvr: train_snapshot: no such folder: no"
+
+
+def test_petastorm_that_is_nowhere_is_said_with_the_way_to_it(tmp_path: Path) -> None:
+    petastorm = StreamSettings()
+    with pytest.raises(ConfigError, match="choose stream.reader: arrow") as raised:
+        packages_first(petastorm, tmp_path)
+    packages = (ROOT / "constraints-petastorm.txt").read_text(encoding="utf-8").split()
+    assert f"--target {tmp_path} {' '.join(packages)}" in str(raised.value)
+    assert packages_first(StreamSettings(reader="arrow"), tmp_path) == []
+    for name in ("petastorm", "pyarrow", "numpy", "pandas"):
+        (tmp_path / name).mkdir()
+    assert packages_first(petastorm, tmp_path) == [str(tmp_path)]
