@@ -41,7 +41,7 @@ spark: setup ## run the tests of the Spark side
 test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
 	@$(PYTEST) --durations 10 --record-durations=build/tests/durations.txt
 
-faults: setup ## break lakes on purpose, for an hour: kills between all commits, files that are lost, and what it takes to come back
+faults: setup ## break lakes on purpose, for an hour or two: kills between all commits, files that are lost, and what it takes to come back
 	@$(PYTEST) tests/faults
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
