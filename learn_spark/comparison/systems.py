@@ -93,6 +93,7 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
         )
     chosen = {name: known[name] for name in names}
     _check_prompts(config, chosen)
+    _check_fitted(config, chosen)
     for name, system in chosen.items():
         try:
             encoder_of(config, system)
@@ -206,3 +207,12 @@ def _check_prompts(config: Config, chosen: Mapping[str, SystemSettings]) -> None
         raise ConfigError(f"system {prompts[0]} ranks sampled candidates alone: set comparison.sampled.rows, as to 200")
     if prompts and len(prompts) == len(chosen):
         raise ConfigError(f"system {prompts[0]} has nothing beside it: add one that is no prompt, as popularity")
+
+
+def _check_fitted(config: Config, chosen: Mapping[str, SystemSettings]) -> None:
+    fitted = [name for name, system in chosen.items() if system.fitted]
+    if fitted and config.comparison.filter_seen:
+        raise ConfigError(
+            f"system {fitted[0]} is fitted, which says how much the history's items are raised, but with"
+            " comparison.filter_seen they are no candidates: leave either out"
+        )

@@ -119,7 +119,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
     if width and reduction is None:
         reduction = fit_reduction(rows_df, dim, width)
     meta = MatrixMeta(
-        rows=max(totals["last"] or 0, _last_seen(context, before), kept.rows - 1 if kept else 0) + 1,
+        rows=max(totals["last"] or 0, _last_seen(context, before, first_row), first_row - 1) + 1,
         dim=len(reduction.components_KD) if reduction else dim,
         dtype="float16",
         encoder_id=encoder,
@@ -132,10 +132,13 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
     return Extension(folder, old, meta, first_row, rows_df, wanted, reduction)
 
 
-def _last_seen(context: Context, before: date) -> int:
-    """The highest number of an item with an event before a day: one without a text has a row of zeros all the same."""
-    seen_df = context.tables.read(INTERACTIONS.name).where(F.col("ds") < F.lit(before))
-    return only_row(seen_df.agg(F.max("item_idx")))[0] or 0
+def _last_seen(context: Context, before: date, first_row: int) -> int:
+    """The highest number of an item with an event before a day: one without a text has a row of zeros all the same.
+
+    Asked only of numbers from `first_row` on, so that files of events without one are not read; 0 where there is none.
+    """
+    is_new = (F.col("item_idx") >= first_row) & (F.col("ds") < F.lit(before))
+    return only_row(context.tables.read(INTERACTIONS.name).where(is_new).agg(F.max("item_idx")))[0] or 0
 
 
 def extend_matrix(extension: Extension) -> None:

@@ -102,15 +102,16 @@ def render(
         refused: the row of a newer release that its gates have stopped.
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
+    retrieval = summary["retrieval"] or {}
     return template("report.html.jinja").render(
         summary=summary,
         stages=STAGES,
         segments=SEGMENTS,
         trials=TRIALS,
-        scorers=scorers_of(summary["retrieval"] or {}),
-        retriever=retriever_of(summary["retrieval"] or {}),
-        best_baseline=_best_baseline(summary["retrieval"] or {}),
-        candidates=candidates_of(summary["retrieval"]) if summary["retrieval"] else "",
+        scorers=_scorers_of(retrieval),
+        retriever=retriever_of(retrieval),
+        best_baseline=_best_baseline(retrieval),
+        candidates=candidates_of(retrieval) if retrieval else "",
         details=details,
         duplicates=sum(IngestDetails.from_json(row.details).duplicates for row in recorded),
         release=release,
@@ -163,19 +164,20 @@ def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, li
     there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
     series = {
         title: [found[f"{scorer}{prefix}recall_at_50"] for prefix in there]
-        for scorer, title in scorers_of(found).items()
+        for scorer, title in _scorers_of(found).items()
     }
     return [groups[prefix] for prefix in there], series
 
 
-def scorers_of(found: Mapping[str, Any]) -> dict[str, str]:
+def _scorers_of(found: Mapping[str, Any]) -> dict[str, str]:
     """The rows of the table of retrieval; figures of before have none of the fitted weights."""
     return {prefix: title for prefix, title in SCORERS.items() if f"{prefix}recall_at_50" in found}
 
 
 def _best_baseline(found: Mapping[str, Any]) -> tuple[str, float] | None:
     """The best row of the table that needs no training: its name and recall@50."""
-    rows = {title: found[f"{prefix}recall_at_50"] for prefix, title in scorers_of(found).items() if prefix in BASELINES}
+    names = [prefix for prefix in _scorers_of(found) if prefix in BASELINES]
+    rows = {SCORERS[prefix]: found[f"{prefix}recall_at_50"] for prefix in names}
     return max(rows.items(), key=lambda row: row[1]) if rows else None
 
 

@@ -116,10 +116,11 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         stop_above_limits(counts, delivery.all_bad(), settings, partial(num_lines, read.everything))
         empty = _stop_at_other_gates(context, counts, days)
         written = _publish(context, events.where("reason IS NULL"), catalogue, days)
-    _warn_of_new_columns(context, delivery.unmapped)
+    earlier = _earlier_details(context)
+    _warn_of_new_columns(earlier, delivery.unmapped)
     warn_of_marks(counts)
     types = id_types(zip(delivery.sources, delivery.good, strict=True))
-    say_changed_types(types, [details.id_types for details in _earlier_details(context)])
+    say_changed_types(types, [each.id_types for each in earlier])
     details = _details(counts, delivery, replace(written, late=written.late | changed))
     details = replace(
         details,
@@ -182,9 +183,8 @@ def _earlier_details(context: Context) -> list[IngestDetails]:
     return [IngestDetails.from_json(row.details) for (step, _), row in rows if step == INGEST_EVENTS]
 
 
-def _warn_of_new_columns(context: Context, unmapped: Sequence[str]) -> None:
+def _warn_of_new_columns(earlier: Sequence[IngestDetails], unmapped: Sequence[str]) -> None:
     """Says what no earlier run has seen; the first run has nothing to compare with."""
-    earlier = _earlier_details(context)
     known = {column for details in earlier for column in details.unmapped_columns}
     fresh = [column for column in unmapped if column not in known]
     if earlier and fresh:

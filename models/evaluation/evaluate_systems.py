@@ -6,7 +6,7 @@ Shapes: I items (padding, item 0, included), P (row, item) pairs of targets.
 import sys
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +41,6 @@ class SystemsTask:
         self.spec, self.rows = spec, RetrievalRows(spec)
         self.segments, self.new_to_user = self.rows.segments(), self.rows.new_to_user()
         drawn_D = np.flatnonzero(self.rows.is_candidate_I)
-        self.validation: Validation | None = None  # for systems that are fitted
         self.fitted: dict[str, Fitted] = {}
         self.sampled = SampledCandidates(self.rows.test, drawn_D, spec.sampled) if spec.sampled else None
 
@@ -83,14 +82,17 @@ class SystemsTask:
         return Scorer(test["hist_items"], self._bias(prior), user_BK, item_IK, raised, num_trained(model))
 
     def _fitted(self, system: SystemConfig, model: Retriever, item_IK: np.ndarray, first: Weights) -> Weights:
-        if self.validation is None:
-            assert self.spec.val_snapshot is not None, "SystemsSpec asks for it"
-            val = opened(self.spec.val_snapshot, "val_snapshot")
-            config = ValidationConfig(k=max(self.spec.ks), popularity_days=self.spec.popularity_days)
-            self.validation = Validation(val, self.rows.content.rows, config, ("hist_ts",))
         user_BK = _users(model, self.validation.rows, self._content(system))
         self.fitted[system.name] = fit_weights(user_BK, item_IK, self.validation, first)
         return self.fitted[system.name].weights
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The rows that weights are chosen on."""
+        assert self.spec.val_snapshot is not None, "SystemsSpec asks for it"
+        val = opened(self.spec.val_snapshot, "val_snapshot")
+        config = ValidationConfig(k=max(self.spec.ks), popularity_days=self.spec.popularity_days)
+        return Validation(val, self.rows.content.rows, config, ("hist_ts",))
 
     def _bias(self, popularity_prior: float) -> np.ndarray:
         prior_I = popularity_prior * self.rows.prior_I.astype(np.float64)

@@ -7,15 +7,17 @@ they cost nothing, as the vectors stay what they are. Where it was measured: doc
 Shapes: B rows, I items (padding, item 0, included), K embedding width.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from models.evaluation.validation import Validation
 
-REPEATS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+GRIDS = {
+    "repeat_bias": (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+    "popularity_prior": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+}
 ROUNDS = 2
 
 
@@ -69,21 +71,21 @@ def fit_weights(user_BK: np.ndarray, item_IK: np.ndarray, validation: Validation
             measured[weights] = validation.figures(user_BK, item_IK, weights.repeat_bias, weights.popularity_prior)
         return measured[weights]
 
-    def best(values: Iterable[float], made: Callable[[float], Weights], now: float) -> float:
+    def best(weights: Weights, name: str, values: Iterable[float]) -> Weights:
+        now = getattr(weights, name)
         nearest_first = sorted({now, *values}, key=lambda value: (abs(value - now), value))
-        return max(nearest_first, key=lambda value: figures(made(value))[validation.metric])
+        changed = [replace(weights, **{name: value}) for value in nearest_first]
+        return max(changed, key=lambda each: figures(each)[validation.metric])
 
-    repeat, prior = first.repeat_bias, first.popularity_prior
+    weights = first
     for _ in range(ROUNDS):
-        for grid in (REPEATS, None):
-            repeat = best(grid or halfway(REPEATS, repeat), lambda value, prior=prior: Weights(value, prior), repeat)
-        for grid in (PRIORS, None):
-            prior = best(grid or halfway(PRIORS, prior), lambda value, repeat=repeat: Weights(repeat, value), prior)
-    weights = Weights(repeat, prior)
+        for name, grid in GRIDS.items():
+            weights = best(weights, name, grid)
+            weights = best(weights, name, _halfway(grid, getattr(weights, name)))
     return Fitted(weights, figures(first), figures(weights), len(measured))
 
 
-def halfway(grid: tuple[float, ...], value: float) -> list[float]:
+def _halfway(grid: tuple[float, ...], value: float) -> list[float]:
     """The values between one and its neighbours on the grid."""
     below, above = [each for each in grid if each < value][-1:], [each for each in grid if each > value][:1]
     return [(value + each) / 2 for each in (*below, *above)]

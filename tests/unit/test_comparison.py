@@ -86,6 +86,11 @@ def test_a_system_can_be_like_another_but_for_what_it_names() -> None:
         ("comparison.define={a: {like: leeder}}", ["a"], "define.a: like names leeder; there are learn, paper"),
         ("comparison.define={a: {like: b}, b: {like: a}}", ["a"], "goes in a circle"),
         ("comparison.define={a: {like: a}}", ["a"], "like: a goes in a circle"),
+        (
+            "comparison={filter_seen: true, define: {a: {like: sasrec, fitted: true}}}",
+            ["a"],
+            "system a is fitted, .* with comparison.filter_seen they are no candidates",
+        ),
         ("evaluation.seed=7", ["learnt"], "no system learnt; there are learn, paper"),
         ("comparison.sampled.rows=0", ["rec_to_llm", "learn"], "system rec_to_llm .* set comparison.sampled.rows"),
         ("comparison.sampled.rows=9", ["rec_to_llm_zero"], "rec_to_llm_zero has nothing beside it"),
