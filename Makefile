@@ -42,7 +42,7 @@ test: setup ## run all tests, and record in build/tests/durations.txt what each 
 	@$(PYTEST) --durations 10 --record-durations=build/tests/durations.txt
 
 faults: setup ## break lakes on purpose, for an hour or two: kills between all commits, files that are lost, and what it takes to come back
-	@$(PYTEST) tests/faults
+	@$(PYTEST) --hypothesis-profile default tests/faults tests/spark/test_ingest_fuzz.py
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.builders.shared import close_place, open_place
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.costs",)
 CONF = Path(__file__).parent.parent / "conf"
+
+settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones, with --hypothesis-profile default
 
 
 @pytest.hookimpl(wrapper=True)
