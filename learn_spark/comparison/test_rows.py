@@ -119,7 +119,7 @@ def _ids(name: str, kinds: dict[str, DataType], settings: TestRowsSettings) -> C
         return F.filter(F.transform(column, lambda each: id_as_text(Value(each, element))), _is_id)
     if isinstance(kind, StringType):
         texts = F.split(column, F.lit("\\Q" + settings.separator + "\\E"))
-        return F.filter(F.transform(texts, F.trim), _is_id)
+        return F.filter(F.transform(texts, lambda text: F.trim(text)), _is_id)
     return F.filter(F.array(id_as_text(Value(column, kind))), _is_id)
 
 

@@ -192,7 +192,7 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
 
 OWN = [  # user, history, targets
     ("user01", ["item03", "gone", "item05", "item05"], ["item09"]),
-    ("user02", [], ["item01"]),
+    ("user02", [], ["item10"]),
     ("stranger", ["item02"], ["item04", "new", "newer", "item04"]),
     ("user07", None, ["item07", "item08"]),
 ]
@@ -210,11 +210,10 @@ def test_rows_of_an_own_table_are_ranked_as_they_stand(lake: Context, tmp_path: 
         given = [int(item[4:]) for item in past or [] if item != "gone"]
         expected = [item for who, item in own if who == user] if from_lake else given
         assert row.hist_items == expected + [0] * (length - row.hist_len) and row.hist_len == len(expected)
-        assert (
-            len(row.hist_ts) == length and len(row.tar_items) == 2 and row.tar_len == sum(n > 0 for n in row.tar_items)
-        )
-        expected = {"stranger": ([4, 0], 2), "user07": ([7, 8], 0)}.get(user, (row.tar_items, 0))
-        assert (row.tar_items, row.tar_unknown) == expected
+        assert len(row.hist_ts) == length
+        assert row.tar_len == sum(number > 0 for number in row.tar_items)
+        targets = {"stranger": ([4, 0], 2), "user01": ([9, 0], 0), "user02": ([10, 0], 0), "user07": ([7, 8], 0)}
+        assert (row.tar_items, row.tar_unknown) == targets[user]
     assert not found
 
 
