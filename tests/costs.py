@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks: dict[Path, int] = {}
     for item in items:
         ranks[item.path] = min(_rank(item), ranks.get(item.path, len(COSTLY) + 1))
-    items.sort(key=lambda item: ranks[item.path])
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks[item.path], -tests[item.path]))
 
 
 def _rank(item: pytest.Item) -> int:
