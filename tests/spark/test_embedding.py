@@ -272,7 +272,7 @@ def test_late_version_of_an_old_item_reaches_table_and_matrix(embedded: Context)
 
 
 def test_killed_run_keeps_its_finished_buckets(embedded: Context, llama: Path) -> None:
-    texts, before = 1600, versions(embedded)["content_embeddings"]
+    texts, before = 800, versions(embedded)["content_embeddings"]
     add_items(embedded, [item_row(f"k{n}", "2011-11-02", " ".join(f"{n:012b}")) for n in range(texts)])
     changes = {"model": str(llama), "workers": 1, "texts_per_commit": 200}
     root = embedded.config.lake.root
