@@ -1,5 +1,6 @@
 """What all tests share; nothing here needs Spark or torch, so that each side's tests run without the other."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.costs",)
 CONF = Path(__file__).parent.parent / "conf"
+
+# A server that is not there is asked three times, as by users, but without pauses of seconds in between.
+os.environ |= {f"MLFLOW_HTTP_REQUEST_BACKOFF_{name}": "0" for name in ("FACTOR", "JITTER")}
 
 settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones by another profile
 

@@ -10,7 +10,7 @@ import pytest
 
 COSTLY = ("process", "spark", "e2e")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
-PROBES = {"git", "lscpu", "/sbin/ldconfig"}  # libraries ask them about the commit and the machine
+PROBES = {"git", "lscpu", "uname", "/sbin/ldconfig"}  # libraries ask them about the commit and the machine
 NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
 
 
