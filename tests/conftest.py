@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.costs",)
 CONF = Path(__file__).parent.parent / "conf"
 
-settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones, with --hypothesis-profile default
+settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones by another profile
 
 
 @pytest.hookimpl(wrapper=True)

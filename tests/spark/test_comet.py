@@ -1,0 +1,55 @@
+"""The journey's Spark steps with Comet below: the rows of plain Spark, and plans that are native where they can be."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from learn_spark.lake.engine import misfit
+from tests.builders.commands import run_job
+from tests.builders.journey import assert_equal_tables, assert_equal_vectors, finished_journey
+from tests.builders.plans import nodes_of_steps
+
+pytestmark = [pytest.mark.spark, pytest.mark.e2e, pytest.mark.skipif(misfit() is not None, reason=str(misfit()))]
+
+STEPS = ("ingest_events", "build_sequences", "write_features")
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Counter[str]]]:
+    """The lake of plain Spark; a copy in which Comet has done the steps again; the nodes of its plans by step."""
+    whole, _ = finished_journey()
+    folder = tmp_path_factory.mktemp("comet")
+    lake, log = folder / "lake", folder / "events"
+    shutil.copytree(whole / "lake", lake)
+    log.mkdir()
+    named = ", ".join(f"'{step}'" for step in STEPS)
+    DeltaTable(str(lake / "intervals")).delete(f"step IN ({named})")
+    DeltaTable(str(lake / "releases")).delete()
+    conf = {
+        "spark.sql.adaptive.enabled": "true",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": f"file://{log}",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC",
+    }
+    settings = ("--set", "spark.engine=comet", "--set", f"spark.conf={json.dumps(conf)}")
+    done = run_job(folder, "run_pipeline", "--steps", ",".join(STEPS), *settings)
+    assert done.code == 0, done.err[-5000:]
+    return whole / "lake", lake, nodes_of_steps(log, lake)
+
+
+def test_rows_are_those_of_plain_spark(again: tuple[Path, Path, dict[str, Counter[str]]]) -> None:
+    plain, native, _ = again
+    assert_equal_tables(plain, native)
+    assert_equal_vectors(plain, native)
+
+
+def test_what_is_not_native_is_named(again: tuple[Path, Path, dict[str, Counter[str]]]) -> None:
+    for step, nodes in again[2].items():
+        print(step, {name: count for name, count in nodes.most_common() if not name.startswith("Comet")})
+        print(step, {name: count for name, count in nodes.most_common() if name.startswith("Comet")})
+    raise AssertionError
