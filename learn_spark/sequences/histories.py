@@ -42,7 +42,11 @@ def full_histories(events: DataFrame, day: date, settings: SequenceSettings, tas
 
 
 def next_histories(
-    previous: DataFrame, events: DataFrame, days: Sequence[date], settings: SequenceSettings
+    previous: DataFrame,
+    events: DataFrame,
+    days: Sequence[date],
+    settings: SequenceSettings,
+    tasks: int | None = None,
 ) -> DataFrame:
     """`user_history` rows of the users who were active on the day before each of `days`: only what changed.
 
@@ -54,6 +58,7 @@ def next_histories(
         events: user_id, item_idx, event_ts, ds, tie, side (`events.sided_events`).
         days: as-of dates.
         settings: lengths and windows.
+        tasks: as `events.packed` takes it.
     """
     eves = [day - ONE_DAY for day in days]
     fresh = _of_history(events).where((F.col("ds") >= F.lit(min(eves))) & (F.col("ds") < F.lit(max(days))))
@@ -69,7 +74,7 @@ def next_histories(
                 is_active = log.history.until(users, _epoch(day)) > log.history.until(users, _epoch(eve))
                 yield _history_rows(log, users[is_active], day, settings)
 
-    return packed(fresh, stored=newest).mapInArrow(rows, USER_HISTORY.columns_ddl)
+    return packed(fresh, tasks, newest).mapInArrow(rows, USER_HISTORY.columns_ddl)
 
 
 def sequences(

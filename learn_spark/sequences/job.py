@@ -18,6 +18,8 @@ from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
+_STORED_WEIGHT = 1 / 15  # of a stored entry in events: 12 bytes against 60, and a user has some three events a day
+
 
 def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
     """Writes what each day stands for.
@@ -72,22 +74,24 @@ class _Builder:
             return 0
         self._forget_former_days()
         targets_end = max(splits) + timedelta(days=self._settings.target_days)
-        events, tasks = self._limited(self._reach(min(splits)), targets_end)
+        events, count = self._limited(self._reach(min(splits)), targets_end)
         others = days_predicate("as_of", [day for day in dates if day not in splits])
-        rows = sequences(events, splits, self._settings, tasks)
+        rows = sequences(events, splits, self._settings, tasks_of(events, count))
         return self._tables.overwrite_where("sequences", rows, f"NOT ({others})")
 
     def write_histories(self, days: Sequence[date]) -> int:
         first = self._context.config.windows.towers_end
         later, rows = [day for day in days if day > first], 0
         if first in days:
-            events, tasks = self._limited(self._reach(first), first, sampling="recent")
-            full = full_histories(events, first, self._settings, tasks)
+            events, count = self._limited(self._reach(first), first, sampling="recent")
+            full = full_histories(events, first, self._settings, tasks_of(events, count))
             rows += self._tables.overwrite_days("user_history", full, [first])
         if later:
             previous = self._tables.read("user_history").where(F.col("ds") >= F.lit(first))
-            events, _ = self._limited(min(later) - ONE_DAY, max(later), sampling="recent")
-            following = next_histories(previous, events, later, self._settings)
+            events, count = self._limited(min(later) - ONE_DAY, max(later), sampling="recent")
+            with_stored = round(count * (1 + self._settings.history_length * _STORED_WEIGHT))
+            tasks = tasks_of(events, with_stored)
+            following = next_histories(previous, events, later, self._settings, tasks)
             rows += self._tables.overwrite_days("user_history", following, later)
         return rows
 
@@ -129,7 +133,7 @@ class _Builder:
         return sided_events(self._interactions.where(in_reach), self._settings)
 
     def _limited(self, start: date, end: date, sampling: str | None = None) -> tuple[DataFrame, int]:
-        """Events, with a rank limit for their heavy users, and the tasks to share them out to.
+        """Events, with a rank limit for their heavy users, and how many there were before it.
 
         `sampling`: where it is not that of the config.
         """
@@ -138,5 +142,4 @@ class _Builder:
         self.rows_in += found.rows
         self.heavy = heaviest([*self.heavy, *found.heavy])
         changes = {"sampling": sampling} if sampling else {}
-        kept = limited(events, found.heavy, self._settings.model_copy(update=changes))
-        return kept, tasks_of(events, found.rows)
+        return limited(events, found.heavy, self._settings.model_copy(update=changes)), found.rows

@@ -1,29 +1,34 @@
 """What Spark's own event log says of the plans that a command ran, step by step."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.builders.reading import relation
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListenerSQL"
+# Adaptive execution's, around what works.
+WRAPPERS = {"AdaptiveSparkPlan", "ResultQueryStage", "ShuffleQueryStage", "BroadcastQueryStage", "TableCacheQueryStage"}
+WRAPPERS |= {"AQEShuffleRead", "ReusedExchange", "Execute"}
 
 
-def nodes_of_steps(log: Path, lake: Path) -> dict[str, Counter[str]]:
-    """How often each kind of node stands in the final plans of each step that the ledger says was done last.
+def nodes_of_steps(log: Path, lake: Path) -> dict[str, set[str]]:
+    """The kinds of nodes in the final plans of each step, of those plans that read files of tables or raw files.
+
+    What reads nothing else than Delta's log is Delta's bookkeeping.
 
     Args:
         log: the folder that `spark.eventLog.dir` named, with the log of one application.
         lake: whose ledger says when each step ended.
     """
-    ended = relation(lake, "intervals").aggregate("step, epoch_ms(max(finished_at)) AS at").order("at").fetchall()
-    steps: dict[str, Counter[str]] = {}
+    ends = relation(lake, "intervals").aggregate("step, epoch_ms(max(finished_at)) AS finished").order("finished")
+    ended = ends.fetchall()
+    steps: dict[str, set[str]] = {}
     for started, plan in _final_plans(log):
-        step = next((step for step, at in ended if started <= at), None)
-        if step:
-            steps.setdefault(step, Counter()).update(_names(plan))
-    return steps
+        step = next((step for step, finished in ended if started <= finished), None)
+        if step and any("[file:" in node["simpleString"] and "_delta_log" not in str(node) for node in _nodes(plan)):
+            steps.setdefault(step, set()).update(node["nodeName"].split(" ")[0] for node in _nodes(plan))
+    return {step: names - WRAPPERS for step, names in steps.items()}
 
 
 def _final_plans(log: Path) -> Iterator[tuple[int, dict]]:
@@ -41,8 +46,7 @@ def _final_plans(log: Path) -> Iterator[tuple[int, dict]]:
         yield begun[number], plan
 
 
-def _names(plan: dict) -> Iterator[str]:
-    """`CometScan parquet` -> `CometScan`."""
-    yield plan["nodeName"].split(" ")[0]
+def _nodes(plan: dict) -> Iterator[dict]:
+    yield {name: plan[name] for name in ("nodeName", "simpleString")}
     for child in plan["children"]:
-        yield from _names(child)
+        yield from _nodes(child)
