@@ -15,7 +15,7 @@ from learn_spark.lake.frames import only_row
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
-EVENTS_A_TASK = 500_000
+EVENTS_A_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
 _FEWEST_A_TASK = 20_000
 _SAMPLED = 0.001
 _SEEN_IN_SAMPLE = 1000  # about a million events
