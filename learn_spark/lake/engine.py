@@ -29,7 +29,7 @@ _SLOTS = {  # Spark has one of each
     "spark.shuffle.manager": "org.apache.spark.sql.comet.execution.shuffle.CometShuffleManager",
 }
 _HEAP_SHARE = 0.5  # off the heap, of what the heap may take
-_WORTH_BYTES = 64 << 20  # of interactions, or of raw files where there are none: below it plain Spark is as fast
+_WORTH_BYTES = 64 << 20  # of interactions, about a million events; of raw files where there are none
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30, "t": 40}  # a size of memory without a unit is in MiB
 
 
