@@ -1,5 +1,7 @@
 """The last 100 purchases before a day for every user, oldest first, ties by event_id: ours, naive, floor, peers.
 
+Ours is measured with and without Comet.
+
 All read the same Parquet and write Parquet (snappy) with user_id string, item_idx array<int> and event_ts
 array<bigint> of epoch seconds. The floor is what no plan on Spark avoids: the same rows with the columns of the
 output, shuffled by user and written.
@@ -20,7 +22,7 @@ from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, SlopeRatio, Target
 from benchmarks.spark import start_session
 from learn_spark.config.load import load_config
-from learn_spark.sequences.events import limited, sided_events, survey
+from learn_spark.sequences.events import limited, sided_events, survey, tasks_of
 from learn_spark.sequences.histories import full_histories
 
 LENGTH = 100
@@ -38,6 +40,7 @@ BENCH = Benchmark(
     prepare="benchmarks.sequences:prepare",
     contenders=(
         Contender("ours", "benchmarks.sequences:ours", HISTORIES),
+        Contender("comet", "benchmarks.sequences:over_comet", HISTORIES),
         Contender("naive", "benchmarks.sequences:naive", HISTORIES),
         Contender("floor", "benchmarks.sequences:floor", "benchmarks.sequences:check_rows"),
         Contender("polars", "benchmarks.sequences:with_polars", HISTORIES),
@@ -48,8 +51,11 @@ BENCH = Benchmark(
         Ratio("ours", "floor", Target("<=", 1.4)),
         Ratio("ours", "polars"),
         Ratio("ours", "duckdb"),
+        Ratio("comet", "ours"),
+        Ratio("comet", "polars", Target("<=", 4.0), at=20e6),
+        Ratio("comet", "duckdb"),
     ),
-    slope_ratios=(SlopeRatio("ours", ("polars", "duckdb"), Target("<=", 1.5)),),
+    slope_ratios=tuple(SlopeRatio(each, ("polars", "duckdb"), Target("<=", 1.5)) for each in ("ours", "comet")),
 )
 
 
@@ -61,8 +67,17 @@ def prepare(task: Task) -> None:
 
 
 def ours(task: Task) -> None:
-    """This project's histories."""
-    spark = start_session(task, task.size)
+    """This project's histories on plain Spark."""
+    _ours(task, "spark")
+
+
+def over_comet(task: Task) -> None:
+    """The same with Comet below."""
+    _ours(task, "comet")
+
+
+def _ours(task: Task, engine: str) -> None:
+    spark = start_session(task, task.size, engine=engine)
     with task.clock():
         histories = histories_of(spark.read.parquet(str(_log(task))), DAY)
         histories.select("user_id", "item_idx", "event_ts").write.parquet(str(task.output))
@@ -142,7 +157,8 @@ def with_duckdb(task: Task) -> None:
 def histories_of(log: DataFrame, day: date) -> DataFrame:
     """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
     events = sided_events(log, SETTINGS)
-    return full_histories(limited(events, survey(events).heavy, SETTINGS), day, SETTINGS)
+    found = survey(events)
+    return full_histories(limited(events, found.heavy, SETTINGS), day, SETTINGS, tasks_of(events, found.rows))
 
 
 def check_histories(task: Task) -> None:

@@ -16,13 +16,14 @@ EVENTS_A_PARTITION = 500_000
 BYTES = {"read_bytes": "inputBytes", "shuffle_bytes": "shuffleWriteBytes", "written_bytes": "outputBytes"}
 
 
-def start_session(task: Task, events: float, ui: bool = False) -> SparkSession:
+def start_session(task: Task, events: float, ui: bool = False, engine: str = "spark") -> SparkSession:
     """A session, warmed by a tiny job; the shuffle has 500,000 events per partition.
 
     Args:
         task: whose output lies beside what the tiny job writes.
         events: how many events the contender will shuffle.
         ui: whether Spark answers at /api/v1, which `bytes_moved` asks.
+        engine: what works below Spark's plans, `spark` or `comet`.
     """
     config = load_config(
         ROOT / "conf" / "base.yaml",
@@ -31,6 +32,7 @@ def start_session(task: Task, events: float, ui: bool = False) -> SparkSession:
             "spark.driver_memory=3g",
             f"spark.shuffle_partitions={max(4, round(events / EVENTS_A_PARTITION))}",
             f"spark.ui={str(ui).lower()}",
+            f"spark.engine={engine}",
         ],
     )
     spark = build_session(config, "benchmark")

@@ -75,7 +75,7 @@ def session(conf: Mapping[str, str] | None = None) -> SparkSession:
     # Its warehouse folder is never used, and nothing may appear in the working directory.
     lake = LakeSettings(root=Path(tempfile.gettempdir()) / "learn_spark")
     try:
-        spark = SparkSettings.model_validate({"ui": False, "conf": given, **own})
+        spark = SparkSettings.model_validate({"ui": False, "engine": "spark", "conf": given, **own})
     except ValidationError as error:
         raise ConfigError(explained(error, hidden=[()])) from None
     return build_session(Config(lake=lake, spark=spark), "notebook")

@@ -1,6 +1,7 @@
-"""Puts the jars of the installed Delta into PySpark's own folder, so that no command has to resolve them again.
+"""Puts the jars of the installed Delta, and Comet's, into PySpark's own folder: no command has to resolve them again.
 
-Spark's own Ivy client fetches them, from wherever it is told to look. What PySpark has itself stays as it is.
+Spark's own Ivy client fetches them, from wherever it is told to look. What PySpark has itself stays as it is. Comet's
+is one jar of 99 MB for Spark 4.1 on Linux; where it cannot be had, all runs on plain Spark.
 """
 
 import re
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pyspark
 from delta import configure_spark_with_delta_pip
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
+
+from learn_spark.lake.engine import COMET, misfit
 
 JARS = Path(pyspark.__file__).parent / "jars"
 FETCHED = JARS / "fetched.txt"
@@ -21,16 +25,26 @@ def main() -> None:
         for name in FETCHED.read_text(encoding="utf-8").split():
             (JARS / name).unlink(missing_ok=True)
     own = {_artifact(jar.name) for jar in JARS.glob("*.jar")}
-    lacking = [jar for jar in _resolved() if _artifact(jar.name.split("_", 1)[1]) not in own]
+    lacking = [jar for jar in _fetched() if _artifact(jar.name.split("_", 1)[1]) not in own]
     FETCHED.write_text("".join(f"{jar.name}\n" for jar in lacking), encoding="utf-8")
     for jar in lacking:
         shutil.copy(jar, JARS)
 
 
-def _resolved() -> list[Path]:
+def _fetched() -> list[Path]:
+    """With Comet's where it fits this machine and can be had."""
+    if misfit():
+        return _resolved([])
+    try:
+        return _resolved([COMET])
+    except PySparkRuntimeError:  # Ivy has said why on stderr
+        return _resolved([])
+
+
+def _resolved(more: list[str]) -> list[Path]:
     """The jars in Ivy's cache, named group_artifact-version.jar."""
     builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    spark = configure_spark_with_delta_pip(builder).getOrCreate()
+    spark = configure_spark_with_delta_pip(builder, more).getOrCreate()
     jars = spark.sparkContext.getConf().get("spark.jars") or ""
     spark.stop()
     return [Path(jar.removeprefix("file:")) for jar in jars.split(",")]

@@ -13,6 +13,8 @@ _LONGEST = 400  # characters of a foreign message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
 _REFUSED = re.compile(r"^models\.contract\.failures\.BadInput: (.+)", re.MULTILINE)  # in a Python worker of Spark
 _DENIED = re.compile(r"(?:Caused by: )?([^\n]*(?:Read-only file system|Permission denied)[^\n]*)")
+_NAMELESS = "while reading file ."  # Comet's: the name stands in what caused it, without its first slash
+_NAMED_BELOW = re.compile(r"for file /?(\S+\.parquet)")
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
 
 
@@ -53,7 +55,9 @@ def _cause(error: Exception) -> str:
     where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     if type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception"):
         return f"{where}Spark's JVM is gone: it was killed, or ended for lack of memory"
-    text = _PY4J_PREFIX.sub("", _JVM_STACK.split(redacted(str(error)))[0])
-    line = " ".join(text.split())
+    whole = redacted(str(error))
+    line = " ".join(_PY4J_PREFIX.sub("", _JVM_STACK.split(whole)[0]).split())
+    if named := _NAMED_BELOW.search(whole):
+        line = line.replace(_NAMELESS, f"{_NAMELESS.removesuffix('.')}/{named[1]}.")
     short = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     return f"{where}{type(error).__name__}: {short}" if short else f"{where}{type(error).__name__}"

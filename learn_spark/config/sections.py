@@ -131,6 +131,9 @@ class SparkSettings(Settings):
     """Without spark-submit; there, --driver-memory."""
     shuffle_partitions: Annotated[int, Field(ge=1)] = 200
     """About 128 MiB per partition after the shuffle is right."""
+    engine: Literal["auto", "comet", "spark"] = "auto"
+    """comet: Apache DataFusion Comet works below Spark's plans. auto: where it can be had and the log is large enough
+    to gain. Rows are equal on both, so no fingerprint holds it."""
     ui: bool = True
     """Spark's own web page while a job runs."""
     conf: dict[str, str] = {}

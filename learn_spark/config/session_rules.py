@@ -20,11 +20,12 @@ _ELSEWHERE = {
     "spark.driver.memory": "spark.driver_memory",
     "spark.master": "spark.master",
     "spark.ui.enabled": "spark.ui",
+    "spark.comet.enabled": "spark.engine",
 }
 _OURS = ("spark.ui.showConsoleProgress", "spark.python.sql.dataFrameDebugging.enabled")
 _ROWS = re.compile(
     r"spark\.sql\..+|spark\.databricks\.delta\..+|spark\.files\.ignore(Corrupt|Missing)Files"
-    r"|spark\.hadoop\.parquet\.(strings\.|enable\.dictionary).*"
+    r"|spark\.hadoop\.parquet\.(strings\.|enable\.dictionary).*|spark\.comet\..+"
 )
 # Delta sets parquet.fieldId.* and lastCommitVersionInSession itself.
 _SPEED = re.compile(
@@ -46,6 +47,7 @@ _SPEED = re.compile(
     r"|useListFilesFileSystemList|commitProtocolClass|outputCommitterClass)"
     r"|spark\.databricks\.delta\.(optimize|optimizeWrite|autoCompact|checkpoint|lastCommitVersionInSession"
     r"|merge\.repartition\w+|snapshotCache|stalenessLimit|stats|vacuum\.parallelDelete)(\..+)?"
+    r"|spark\.comet\.(batchSize|exec\.memoryPool|explain|maxTempDirectorySize|memory|metrics|shuffle|tracing)(\..+)?"
 )
 
 

@@ -22,6 +22,7 @@ from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redactio
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, with_delta
+from learn_spark.lake.engine import engine_settings, require_native
 from learn_spark.lake.schemas import TABLES
 from models.contract.failures import is_disk_full
 
@@ -62,7 +63,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     if running := SparkSession.getActiveSession():
         require_plain(running)
     builder = SparkSession.builder.appName(f"learn-spark {app_name}")
-    settings = _settings(config)
+    settings = {**engine_settings(config, _submitted()), **_settings(config)}
     for key, value in settings.items():
         builder = builder.config(key, value)
     if not _is_submitted():
@@ -77,6 +78,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
         server: Any = spark.sparkContext._accumulatorServer
         server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
         require_fitting(spark)
+        require_native(spark, config)
     except ConfigError:
         raise
     except Exception as error:
@@ -242,6 +244,14 @@ def _log_to(spark: SparkSession, file: Path) -> None:
 def _is_submitted() -> bool:
     """True under `spark-submit`: the JVM is already there, so jars and memory cannot be set any more."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _submitted() -> dict[str, str] | None:
+    """What spark-submit has been given; None without it."""
+    if not _is_submitted():
+        return None
+    SparkContext._ensure_initialized()
+    return dict(SparkConf().getAll())
 
 
 def _settings(config: Config) -> dict[str, str]:

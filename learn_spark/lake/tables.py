@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from learn_spark.errors import ConfigError
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.engine import is_native
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.identity import (
     LOG,
@@ -31,6 +32,7 @@ from learn_spark.lake.identity import (
     wrong_with,
 )
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
+from learn_spark.lake.parquet_reads import as_parquet
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 
 ARTIFACTS = "_artifacts"
@@ -150,10 +152,11 @@ class Tables:
         if version is not None:
             reader = reader.option("versionAsOf", version)
         try:
-            return reader.load(self._existing(name))
+            table = reader.load(self._existing(name))
         except AnalysisException as error:
             wanted = "" if version is None else f" at version {version}"
             raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
+        return as_parquet(table) if is_native(self._spark) else table
 
     def version(self, name: str) -> int:
         """The newest Delta version: that of the last commit in the log."""

@@ -15,6 +15,8 @@ from learn_spark.lake.frames import only_row
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
+EVENTS_A_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
+_FEWEST_A_TASK = 20_000
 _SAMPLED = 0.001
 _SEEN_IN_SAMPLE = 1000  # about a million events
 _MOST_HEAVY = 1000
@@ -91,11 +93,20 @@ def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSet
     )
 
 
-def packed(events: DataFrame, stored: DataFrame | None = None) -> DataFrame:
+def tasks_of(events: DataFrame, rows: int) -> int:
+    """How many tasks share so many events: every core has some, none of them much, within the session's limit."""
+    spark = events.sparkSession
+    cores, most = spark.sparkContext.defaultParallelism, int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    return min(most, max(rows // EVENTS_A_TASK, min(cores, rows // _FEWEST_A_TASK), 1))
+
+
+def packed(events: DataFrame, tasks: int | None = None, stored: DataFrame | None = None) -> DataFrame:
     """`user_id`, `event` and `order`, all of a user's events in one partition, in no order.
 
     Args:
         events: user_id, item_idx, event_ts, tie, side.
+        tasks: partitions; a number that is named is one that Spark does not change while it runs. Comet hands Python
+            its batches as they are only then. None: Spark decides.
         stored: user_id, past_items, past_ts: older events of users, already in order, as rows of their own.
     """
     micros = F.unix_micros("event_ts")
@@ -106,7 +117,7 @@ def packed(events: DataFrame, stored: DataFrame | None = None) -> DataFrame:
     rows = events.select("user_id", event.alias("event"), order.alias("order"))
     if stored is not None:
         rows = rows.unionByName(stored, allowMissingColumns=True)
-    return rows.repartition("user_id")
+    return rows.repartition(tasks, "user_id") if tasks else rows.repartition("user_id")
 
 
 def _first_of_day(events: DataFrame, side: int, order: list[Column], limit: int) -> DataFrame:

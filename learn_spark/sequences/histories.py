@@ -24,24 +24,29 @@ from learn_spark.sequences.events import HISTORY, packed
 BATCH_USERS = 4096
 
 
-def full_histories(events: DataFrame, day: date, settings: SequenceSettings) -> DataFrame:
+def full_histories(events: DataFrame, day: date, settings: SequenceSettings, tasks: int | None = None) -> DataFrame:
     """`user_history` rows of every user who has a history on `day`, from the whole log.
 
     Args:
         events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         day: the as-of date.
         settings: lengths and windows.
+        tasks: as `events.packed` takes it.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for log, users in user_batches(batches):
             yield _history_rows(log, users, day, settings)
 
-    return packed(_of_history(events)).mapInArrow(rows, USER_HISTORY.columns_ddl)
+    return packed(_of_history(events), tasks).mapInArrow(rows, USER_HISTORY.columns_ddl)
 
 
 def next_histories(
-    previous: DataFrame, events: DataFrame, days: Sequence[date], settings: SequenceSettings
+    previous: DataFrame,
+    events: DataFrame,
+    days: Sequence[date],
+    settings: SequenceSettings,
+    tasks: int | None = None,
 ) -> DataFrame:
     """`user_history` rows of the users who were active on the day before each of `days`: only what changed.
 
@@ -53,6 +58,7 @@ def next_histories(
         events: user_id, item_idx, event_ts, ds, tie, side (`events.sided_events`).
         days: as-of dates.
         settings: lengths and windows.
+        tasks: as `events.packed` takes it.
     """
     eves = [day - ONE_DAY for day in days]
     fresh = _of_history(events).where((F.col("ds") >= F.lit(min(eves))) & (F.col("ds") < F.lit(max(days))))
@@ -68,16 +74,19 @@ def next_histories(
                 is_active = log.history.until(users, _epoch(day)) > log.history.until(users, _epoch(eve))
                 yield _history_rows(log, users[is_active], day, settings)
 
-    return packed(fresh, newest).mapInArrow(rows, USER_HISTORY.columns_ddl)
+    return packed(fresh, tasks, newest).mapInArrow(rows, USER_HISTORY.columns_ddl)
 
 
-def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceSettings) -> DataFrame:
+def sequences(
+    events: DataFrame, splits: Mapping[date, str], settings: SequenceSettings, tasks: int | None = None
+) -> DataFrame:
     """`sequences` rows for every user and as-of date that has enough of both a history and targets.
 
     Args:
         events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         splits: as-of dates and their splits.
         settings: lengths, windows, sampling.
+        tasks: as `events.packed` takes it.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -85,7 +94,7 @@ def sequences(events: DataFrame, splits: Mapping[date, str], settings: SequenceS
             for as_of, split in splits.items():
                 yield _sequence_rows(log, users, as_of, split, settings)
 
-    return packed(events).mapInArrow(rows, SEQUENCES.columns_ddl)
+    return packed(events, tasks).mapInArrow(rows, SEQUENCES.columns_ddl)
 
 
 def _newest(stored: DataFrame, users: DataFrame, is_night: bool) -> DataFrame:

@@ -12,11 +12,13 @@ from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.audit import audit_sequences, require_no_leak
 from learn_spark.sequences.counts import require_rows
-from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey
+from learn_spark.sequences.events import HeavyUser, heaviest, limited, sided_events, survey, tasks_of
 from learn_spark.sequences.histories import full_histories, next_histories, sequences
 from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
 from learn_spark.sequences.windows import as_of_dates, sample_windows
+
+_STORED_WEIGHT = 1 / 15  # of a stored entry in events: 12 bytes against 60, and a user has some three events a day
 
 
 def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
@@ -72,21 +74,24 @@ class _Builder:
             return 0
         self._forget_former_days()
         targets_end = max(splits) + timedelta(days=self._settings.target_days)
-        events = self._limited(self._reach(min(splits)), targets_end)
+        events, count = self._limited(self._reach(min(splits)), targets_end)
         others = days_predicate("as_of", [day for day in dates if day not in splits])
-        return self._tables.overwrite_where("sequences", sequences(events, splits, self._settings), f"NOT ({others})")
+        rows = sequences(events, splits, self._settings, tasks_of(events, count))
+        return self._tables.overwrite_where("sequences", rows, f"NOT ({others})")
 
     def write_histories(self, days: Sequence[date]) -> int:
         first = self._context.config.windows.towers_end
         later, rows = [day for day in days if day > first], 0
         if first in days:
-            events = self._limited(self._reach(first), first, sampling="recent")
-            full = full_histories(events, first, self._settings)
+            events, count = self._limited(self._reach(first), first, sampling="recent")
+            full = full_histories(events, first, self._settings, tasks_of(events, count))
             rows += self._tables.overwrite_days("user_history", full, [first])
         if later:
             previous = self._tables.read("user_history").where(F.col("ds") >= F.lit(first))
-            events = self._limited(min(later) - ONE_DAY, max(later), sampling="recent")
-            following = next_histories(previous, events, later, self._settings)
+            events, count = self._limited(min(later) - ONE_DAY, max(later), sampling="recent")
+            with_stored = round(count * (1 + self._settings.history_length * _STORED_WEIGHT))
+            tasks = tasks_of(events, with_stored)
+            following = next_histories(previous, events, later, self._settings, tasks)
             rows += self._tables.overwrite_days("user_history", following, later)
         return rows
 
@@ -110,7 +115,7 @@ class _Builder:
         events = self._events(self._context.config.ingest.start, max(days)).localCheckpoint(eager=False)
         self.rows_in = events.count()
         core = core_of(events, self.rows_in, self._settings.k_core)
-        rows = leave_one_out(core, max(days), self._settings)
+        rows = leave_one_out(core, max(days), self._settings, tasks_of(events, self.rows_in))
         return self._tables.overwrite_where("sequences", rows, "as_of IS NOT NULL")
 
     def _forget_former_days(self) -> None:
@@ -127,11 +132,14 @@ class _Builder:
         in_reach = (F.col("ds") >= F.lit(start)) & (F.col("ds") < F.lit(end))
         return sided_events(self._interactions.where(in_reach), self._settings)
 
-    def _limited(self, start: date, end: date, sampling: str | None = None) -> DataFrame:
-        """Events, with a rank limit for their heavy users; `sampling` where it is not that of the config."""
+    def _limited(self, start: date, end: date, sampling: str | None = None) -> tuple[DataFrame, int]:
+        """Events, with a rank limit for their heavy users, and how many there were before it.
+
+        `sampling`: where it is not that of the config.
+        """
         events = self._events(start, end)
         found = survey(events)
         self.rows_in += found.rows
         self.heavy = heaviest([*self.heavy, *found.heavy])
         changes = {"sampling": sampling} if sampling else {}
-        return limited(events, found.heavy, self._settings.model_copy(update=changes))
+        return limited(events, found.heavy, self._settings.model_copy(update=changes)), found.rows

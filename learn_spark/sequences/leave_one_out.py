@@ -42,7 +42,7 @@ def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
     return kept
 
 
-def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> DataFrame:
+def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings, tasks: int | None = None) -> DataFrame:
     """`sequences` rows, one a target: `position` is the target's place in the user's events.
 
     A task holds its partition's events (about 60 bytes each) and a batch of rows: every event of a user is a row here,
@@ -52,13 +52,14 @@ def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings) -> Dat
         core: user_id, item_idx, event_ts, tie, side; every event counts on both sides.
         day: stands in `as_of`: the day on which the log ends.
         settings: history_length; the target is one event.
+        tasks: as `events.packed` takes it.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for log, users in user_batches(batches, BATCH_USERS):
             yield from prefix_rows(log, users, day, settings)
 
-    return packed(core).mapInArrow(rows, SEQUENCES.columns_ddl)
+    return packed(core, tasks).mapInArrow(rows, SEQUENCES.columns_ddl)
 
 
 def prefix_rows(

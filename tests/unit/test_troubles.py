@@ -48,6 +48,17 @@ def test_a_jvm_stack_is_left_to_the_file(tmp_path: Path) -> None:
     assert found.exit_code == 1
 
 
+def test_a_damaged_file_that_comet_read_is_named(tmp_path: Path) -> None:
+    error = Exception(
+        "An error occurred while calling o85.save.\n: org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT]"
+        " Encountered error while reading file . SQLSTATE: KD001\n\tat org.apache.spark.A.b(A.scala:1)\nCaused by:"
+        " org.apache.spark.SparkException: Parquet error: Failed to fetch metadata for file"
+        " lake/interactions/ds=2011-11-08/part-0.parquet: Object Store error: Out of range of file"
+    )
+    said = str(in_a_line(error, lambda _: tmp_path / "log"))
+    assert "while reading file /lake/interactions/ds=2011-11-08/part-0.parquet. SQLSTATE" in said
+
+
 @pytest.mark.parametrize(
     "cause",
     [
