@@ -94,11 +94,14 @@ def write_items(tables: Tables, items: DataFrame, days: Sequence[date]) -> None:
         days: delivery days.
     """
     described = items.where("title IS NOT NULL").select(*_DESCRIPTION, "load_day")
-    of_these_days = days_predicate("load_day", days)
-    kept = tables.read("items").where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
+    of_these_days, stored = days_predicate("load_day", days), tables.read("items")
+    kept = stored.where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
     kept = kept.join(items.select("item_id"), on="item_id", how="left_semi")
     changed = _changed(kept.unionByName(described.withColumn("kept", F.lit(False)))).where("NOT kept").drop("kept")
-    tables.overwrite_where("items", changed, of_these_days)
+    if stored.where(of_these_days).isEmpty():  # half the jobs
+        tables.append("items", changed)
+    else:
+        tables.overwrite_where("items", changed, of_these_days)
 
 
 def _changed(described: DataFrame) -> DataFrame:

@@ -238,4 +238,4 @@ def _nothing() -> Column:
 
 
 def _cut(text: Column) -> Column:
-    return F.substring(text, 1, RAW_BYTES)
+    return F.when(F.octet_length(text) > RAW_BYTES, F.substring(text, 1, RAW_BYTES)).otherwise(text)
