@@ -10,7 +10,7 @@ import pytest
 
 COSTLY = ("process", "spark", "e2e")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
-PROBES = {"git", "lscpu", "/sbin/ldconfig"}  # libraries ask them about the commit and the machine
+PROBES = {"git", "lscpu", "uname", "/sbin/ldconfig"}  # libraries ask them about the commit and the machine
 NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
 
 
@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks: dict[Path, int] = {}
     for item in items:
         ranks[item.path] = min(_rank(item), ranks.get(item.path, len(COSTLY) + 1))
-    items.sort(key=lambda item: ranks[item.path])
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks[item.path], -tests[item.path]))
 
 
 def _rank(item: pytest.Item) -> int:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
+from learn_spark.bridge.workers import keep_loaded
 from models.contract.content_matrix import META
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ def _scorer(towers: str, matrix: str, stamp: int) -> _Scorer:
     from models.saved import load_towers
 
     torch.set_num_threads(1)  # Spark's tasks are the parallelism
-    return _Scorer(load_towers(towers), ContentMatrix(matrix))
+    scorer = _Scorer(load_towers(towers), ContentMatrix(matrix))
+    keep_loaded()
+    return scorer
 
 
 @lru_cache(maxsize=2)
@@ -174,7 +177,9 @@ def _cvr(path: str) -> "CVRModel":
     from models.saved import load_cvr
 
     torch.set_num_threads(1)
-    return load_cvr(path)
+    model = load_cvr(path)
+    keep_loaded()
+    return model
 
 
 def _mapped(

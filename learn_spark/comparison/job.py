@@ -1,10 +1,11 @@
 """`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.comparison.page import render
@@ -13,6 +14,7 @@ from learn_spark.comparison.systems import chosen_systems, measured_system
 from learn_spark.comparison.table import gathered, lines
 from learn_spark.comparison.trainings import Prepared, is_leave_one_out, prepare
 from learn_spark.config.comparison import SystemSettings
+from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
@@ -26,6 +28,8 @@ from learn_spark.training.mlflow_runs import log_runs, loss_curve
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
 from models.contract.snapshot import read_manifest
 from models.contract.whole_files import write_whole
+
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -73,6 +77,7 @@ def _compared(
     if not chosen:
         raise QualityError(next(iter(diverged.values())))
     ranked, folder = _ranked(context, chosen, prepared)
+    _say_trained(config, ranked["data"])
     comparison = {
         "name": name,
         "protocol": _protocol(context, prepared, seeds, ranked["data"]),
@@ -120,8 +125,9 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         train_snapshot=prepared.snapshots["train"],
         test_snapshot=prepared.snapshots["test"],
         val_snapshot=prepared.snapshots["val"],
+        validation=validation_of(config),
         **prepared.test_day,
-        candidates=config.evaluation.candidates,
+        candidates=_candidates(config),
         content_matrix=matrix_path(context),
         systems=tuple(measured),
         ks=tuple(settings.ks),
@@ -150,29 +156,54 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
 def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
-    one_out = is_leave_one_out(context)
-    windows = config.windows
-    return {
-        "split": "leave-one-out: last event test, the one before validation" if one_out else "global time",
-        "test_from": None if one_out else str(windows.towers_end),
-        "candidates": f"{candidate_words(config.evaluation.candidates, data['candidates'])}; none is drawn",
-        "targets": "the last event"
-        if one_out
-        else f"all distinct purchases of {config.sequences.target_days} days; no candidate: missed by every system",
-        "popularity": "occurrences in the training rows"
-        if one_out
-        else f"all users' purchases in the {config.retrieval.popularity_days} days before",
+    return _test_words(context, data) | {
         "seen_items": "dropped" if settings.filter_seen else "kept",
         "ties": "events of one time by "
         + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
         + "; of equal scores the target counts as the last",
         "history_cap": config.sequences.history_length,
         "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
-        "picked_by": f"recall@{validation_of(config).k} on the validation rows",
+        "picked_by": f"{config.retrieval.picked_by.replace('_at_', '@')} on the validation rows",
         "seeds": list(seeds),
         "sequences_version": prepared.version,
         "rows": {split: read_manifest(path).rows for split, path in prepared.snapshots.items()},
     }
+
+
+def _test_words(context: Context, data: Mapping[str, int]) -> dict[str, Any]:
+    """What is asked for, among what, and how often things were bought before."""
+    config, own = context.config, context.config.comparison.test_rows
+    candidates = f"{candidate_words(_candidates(config), data['candidates'])}; none is drawn"
+    if own or is_leave_one_out(context):
+        return {
+            "split": f"rows of {own.path}" if own else "leave-one-out: last event test, the one before validation",
+            "test_from": None,
+            "candidates": candidates,
+            "targets": f"column {own.target}; items that the lake does not know: missed" if own else "the last event",
+            "popularity": "occurrences in the training rows",
+        }
+    return {
+        "split": "global time",
+        "test_from": str(config.windows.towers_end),
+        "candidates": candidates,
+        "targets": f"all distinct purchases of {config.sequences.target_days} days;"
+        " no candidate: missed by every system",
+        "popularity": f"all users' purchases in the {config.retrieval.popularity_days} days before",
+    }
+
+
+def _say_trained(config: Config, data: Mapping[str, int]) -> None:
+    if config.comparison.test_rows and data["targets_trained"]:
+        _log.warning(
+            "warning: %d of %d test targets are targets of the same user in training, too: if they are the same events,"
+            " leave them out of the log by ingest.where",
+            data["targets_trained"],
+            data["targets"],
+        )
+
+
+def _candidates(config: Config) -> Literal["known", "catalogue"]:
+    return "catalogue" if config.comparison.test_rows else config.evaluation.candidates
 
 
 def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
@@ -181,7 +212,7 @@ def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple
     data, page = folder / f"{name}.json", folder / f"{name}.html"
     write_json(data, comparison)
     curves = {key: loss_curve(path) for key, path in models.items()}
-    write_whole(page, render(comparison, curves))
+    write_whole(page, render(comparison, curves, context.config.retrieval.picked_by))
     figures = {
         f"{system}.{metric}": values["mean"]
         for system, row in comparison["systems"].items()

@@ -11,12 +11,13 @@ from learn_spark.evaluation.report import SEGMENTS
 Curves = dict[tuple[str, int], list[dict[str, float]]]
 
 
-def render(comparison: Mapping[str, Any], curves: Curves) -> str:
+def render(comparison: Mapping[str, Any], curves: Curves, picked_by: str) -> str:
     """The page.
 
     Args:
         comparison: what `compare` returns.
         curves: lines of metrics.jsonl by system and seed; the first seed's are drawn.
+        picked_by: the validation's figure that is drawn.
     """
     systems: Mapping[str, dict] = comparison["systems"]
     rows = ordered(systems)
@@ -31,7 +32,7 @@ def render(comparison: Mapping[str, Any], curves: Curves) -> str:
         protocol=comparison["protocol"],
         data=comparison["data"],
         segments={name: SEGMENTS.get(name, name) for name in rows[0]["segments"]},
-        charts=_charts(rows, metrics, _by_title(comparison, curves)),
+        charts=_charts(rows, metrics, _by_title(comparison, curves), picked_by),
     )
 
 
@@ -54,14 +55,16 @@ def _by_title(comparison: Mapping[str, Any], curves: Curves) -> dict[str, list[d
     return {rows[name]["title"]: curves[name, seed] for name, seed in first.items()}
 
 
-def _charts(rows: list[dict], metrics: list[str], lines: Mapping[str, list[dict[str, float]]]) -> dict[str, str]:
+def _charts(
+    rows: list[dict], metrics: list[str], lines: Mapping[str, list[dict[str, float]]], picked_by: str
+) -> dict[str, str]:
     from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
 
     bars = [(row["title"], row["metrics"][metrics[-1]]["mean"], *row["ci90"][metrics[-1]]) for row in rows]
     drawn = {"figures": charts.intervals(bars, f"{short(metrics[-1])}, 90% interval over users")}
-    for key, wanted in (("loss", "loss"), ("validation", "recall_at_50")):
+    for key, wanted in (("loss", "loss"), ("validation", picked_by)):
         points = {title: charts.points(curve, wanted) for title, curve in lines.items()}
         there = {title: each for title, each in points.items() if each}
-        label = "training loss" if key == "loss" else "validation R@50"
+        label = "training loss" if key == "loss" else f"validation {short(picked_by)}"
         drawn[key] = charts.curves(there, "step", label, "" if key == "loss" else "o") if there else ""
     return drawn

@@ -10,6 +10,7 @@ from typing import Any
 from learn_spark.comparison.inputs import make_matrices, matrix_folder
 from learn_spark.comparison.language_systems import item_texts, item_texts_folder
 from learn_spark.comparison.systems import TrainingData, chosen_systems, training_spec
+from learn_spark.comparison.test_rows import test_rows_snapshot
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.runs.ledger import fingerprint_of
@@ -91,10 +92,13 @@ def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seque
     export = partial(
         sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
     )
-    snapshots = {split: export(split) for split in SPLITS}
+    own = context.config.comparison.test_rows
+    snapshots = {split: export(split) for split in SPLITS if split != "test" or not own}
+    if own:
+        snapshots["test"] = test_rows_snapshot(context, own)
     if any(training.spec.trains_all_positions for training in trainings) and is_leave_one_out(context):
         snapshots[TRAIN_ONCE] = export("train", each_once=True)
-    day = {} if is_leave_one_out(context) else day_snapshots(context)
+    day = {} if own or is_leave_one_out(context) else day_snapshots(context)
     matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
     texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     return Prepared(version, snapshots, day, matrices, texts, trainings)

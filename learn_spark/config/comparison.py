@@ -1,6 +1,7 @@
 """The config's section `comparison`: which systems stand side by side, and how they are measured."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -87,6 +88,31 @@ class SampledSettings(Settings):
     """Of the draws."""
 
 
+class TestRowsSettings(Settings):
+    """A table of your own instead of the test rows that windows or leave-one-out give: every system ranks these.
+
+    All items of the catalogue are candidates. Ids are as in `interactions`. A training that has seen the targets is
+    yours to prevent: `ingest.where` leaves lines of the test split out.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest takes classes of such names for tests
+
+    path: Path
+    """A file .csv or .tsv (with a header), .json or .jsonl (an object per line), Parquet, a folder of Parquet files, or
+    a Delta table."""
+    where: str | None = None
+    """Which rows, in Spark SQL, as "split = 'test'"; null: all."""
+    user_id: str = "user_id"
+    """The user's column."""
+    history: str | None = None
+    """The column of what the user had before, oldest first: a list of ids, or a text of them; null: the user's last
+    events that the lake holds before windows.end."""
+    target: str = "item_id"
+    """The column of what is asked for: an id, a list, or a text of ids."""
+    separator: Annotated[str, Field(min_length=1)] = " "
+    """Between ids in a text."""
+
+
 class ComparisonSettings(Settings):
     """`compare`: systems side by side on the test rows of `sequences`."""
 
@@ -107,6 +133,8 @@ class ComparisonSettings(Settings):
     resamples: Annotated[int, Field(ge=10)] = 1000
     """Resamples of users for the intervals."""
     sampled: SampledSettings = SampledSettings()
+    test_rows: TestRowsSettings | None = None
+    """Rows of a table of your own that are ranked instead; null: those of `sequences`."""
     define: dict[str, SystemChanges] = {}
     """Systems by name: changes of single settings of shipped ones, as {sasrec: {model: {dropout: 0.3}}}, or your own:
     {slow: {like: leader, title: Slow, train: {learning_rate: 0.0005}}}."""

@@ -40,7 +40,7 @@ from learn_spark.errors import ConfigError
 from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
-PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path")
+PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path", "comparison.test_rows.path")
 DEFAULT_PATHS = {
     "lake": {"root": str(LakeSettings().root)},
     "output": {"dir": str(OutputSettings().dir)},

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -146,6 +146,11 @@ class CvrSettings(Settings):
 class RetrievalSettings(Settings):
     """All items, ranked by inner product + popularity_prior * log(1 + popularity)."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"picked_by"})
+
+    picked_by: Annotated[str, Field(pattern=r"^(recall|ndcg)_at_[1-9]\d{0,5}$")] = "recall_at_50"
+    """The figure over the validation rows that picks a training's best state and the weights that are fitted after it:
+    recall_at_K or ndcg_at_K."""
     popularity_days: Annotated[int, Field(ge=1)] = 56
     """Popularity is counted over so many days before the as-of date."""
     popularity_prior: Annotated[float, Field(ge=0)] = 1.0

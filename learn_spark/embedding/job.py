@@ -49,8 +49,9 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     extension = planned_extension(context, chosen, encoder, max(days))
     gates = []
     if extension.is_needed:
-        gates = require_health(extension, settings)
-        extend_matrix(extension)
+        with extension.held():
+            gates = require_health(extension, settings)
+            extend_matrix(extension)
     return StepResult(
         rows_in=texts.items,
         rows_out=encoded.texts,

@@ -8,6 +8,7 @@ earlier texts changed, a new file takes over, and the one before it stays for th
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,8 @@ from models.contract.content_matrix import (
 )
 from models.contract.failures import BadInput
 from models.contract.result import RESULT
+
+ROWS_HELD = 4096  # of 4096 numbers each, 32 MB
 
 
 def matrix_path(context: Context) -> Path:
@@ -74,6 +77,18 @@ class Extension:
     rows_df: DataFrame
     wanted: int
     reduction: Reduction | None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the rows while they are checked and written, where they are few, as of a night."""
+        if self.wanted > ROWS_HELD:
+            yield
+            return
+        self.rows_df.persist()
+        try:
+            yield
+        finally:
+            self.rows_df.unpersist()
 
     @property
     def is_needed(self) -> bool:
@@ -113,9 +128,10 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
     rows_df = texts_df.where(F.col("item_idx") >= first_row).join(
         vectors_df.select("text_hash", "embedding", "norm", "flag"), on="text_hash", how="inner"
     )
-    dim = only_row(vectors_df.select("dim"))["dim"]
     width = context.config.embedding.reduce_to
     reduction = _reduction(folder, old, _recorded_reduction(context, folder)) if width else None
+    is_known = old is not None and bool(old.reduction) == bool(width)
+    dim = old.dim if old is not None and is_known else only_row(vectors_df.select("dim"))["dim"]
     if width and reduction is None:
         reduction = fit_reduction(rows_df, dim, width)
     meta = MatrixMeta(
@@ -216,13 +232,15 @@ def _write_rows(extension: Extension, file: Path) -> None:
 
 
 def _digests(extension: Extension, file: Path) -> tuple[str, ...]:
-    """Of the blocks as the file has them now; the executors read what is new, the others keep theirs."""
+    """Of the blocks as the file has them now: what is new is read, by the executors if it is more than a block."""
     old, meta = extension.old, extension.meta
     known = old.blocks if extension.first_row and old is not None and old.blocks is not None else ()
     kept = known[: extension.first_row // BLOCK_ROWS]
+    new = range(len(kept), meta.num_blocks)
+    if len(new) <= 1:
+        return (*kept, *block_digests(file, meta.rows, meta.dim, new))
     read = _digest_reader(str(file), meta.rows, meta.dim)
-    spark, new = extension.rows_df.sparkSession, max(1, meta.num_blocks - len(kept))
-    blocks_df = spark.range(len(kept), meta.num_blocks, numPartitions=new)
+    blocks_df = extension.rows_df.sparkSession.range(new.start, new.stop, numPartitions=len(new))
     rows = blocks_df.mapInPandas(read, "id bigint, digest string").collect()
     return (*kept, *(row.digest for row in sorted(rows)))
 

@@ -19,6 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.functions import pandas_udf
 
+from learn_spark.bridge.workers import keep_loaded
 from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.work import Span, Work
@@ -243,7 +244,10 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
 
     torch.set_num_threads(spec.threads)
     with _named_bad():
-        return Encoder.load(model_source(spec.model), spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device)
+        source = model_source(spec.model)
+        encoder = Encoder.load(source, spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device)
+    keep_loaded()
+    return encoder
 
 
 @contextmanager

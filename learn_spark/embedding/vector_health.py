@@ -57,6 +57,8 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
 
 
 def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
+    if extension.wanted < ENOUGH:  # items, so no more texts
+        return []
     idx_N, vectors_ND = sampled_vectors(extension.rows_df, SAMPLE)
     if len(idx_N) < ENOUGH:
         return []

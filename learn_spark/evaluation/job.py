@@ -17,6 +17,7 @@ from learn_spark.releases.release import published_release
 from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.training.job import validation_of
 from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
 from models.contract.snapshot import read_manifest
@@ -65,6 +66,7 @@ def _retrieval(context: Context, fingerprint: str) -> tuple[dict[str, Any], int]
         train_snapshot=sequence_snapshot(context, "train", version, learned),
         test_snapshot=test,
         val_snapshot=sequence_snapshot(context, "val", version, learned),
+        validation=validation_of(config),
         **day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),

@@ -131,10 +131,11 @@ def _charts(summary: Mapping[str, Any], details: Mapping[str, dict]) -> dict[str
     from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
 
     drawn = {}
-    for stage, quality in ((TRAIN_TOWERS, ("recall_at_50", "ndcg_at_50")), (TRAIN_CVR, ("auc",))):
+    for stage, quality in ((TRAIN_TOWERS, ("recall_at_", "ndcg_at_")), (TRAIN_CVR, ("auc",))):
         curve = TrainingDetails.from_json(details[stage]).curve
         loss = {"loss": charts.points(curve, "loss")}
-        evaluations = {name: charts.points(curve, name) for name in quality}
+        names = dict.fromkeys(name for line in curve for name in line if name.startswith(quality))
+        evaluations = {name: charts.points(curve, name) for name in names}
         for name, lines, label, marker in (
             (f"{stage}_loss", loss, "training loss", ""),
             (f"{stage}_quality", evaluations, "validation", "o"),

@@ -1,7 +1,7 @@
 """The gates of a release: what must hold of its own rows, and against the previous release, before it is published."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -31,17 +31,8 @@ PROBE_BINS = 1000
 _COLUMNS = {"user_emb": "user_features", "item_emb": "item_features", "mid_emb": "pair_features"}
 
 
-@dataclass(frozen=True)
-class Due:
-    """The keys that a release must have rows for: users (user_id, ds), items (item_id, ds), pairs."""
-
-    users: DataFrame
-    items: DataFrame
-    pairs: DataFrame
-
-
 def checked(
-    context: Context, release: Release, base: Release | None, due: Due
+    context: Context, release: Release, base: Release | None, due: Mapping[str, int]
 ) -> tuple[list[Gate], dict[str, int], dict[str, Any]]:
     """Checks the rows that were written for a release, never those that it takes over.
 
@@ -49,7 +40,7 @@ def checked(
         context: holds the limits.
         release: its own rows are counted already.
         base: the previous release by the same models, if any.
-        due: the rows that had to be written.
+        due: how many users (a row per user and day), items and pairs had to be written.
 
     Returns:
         The gates, the widths of the vectors by column, and figures for the report.
@@ -70,7 +61,8 @@ def checked(
     ]
     widths = {name: figure.widest for name, figure in found.items() if figure.rows}
     gates += width_gates(found, base.widths if base else {})
-    gates += _probe_gates(context, release, own["mid_emb"], limits)
+    if due.get("pairs"):
+        gates += _probe_gates(context, release, own["mid_emb"], limits)
     if before is not None:
         gates += _drift_gates(context, release, before, own, is_same_model=base is not None)
     norms = {name: {"mean": f.mean, "p5": f.p5, "p95": f.p95} for name, f in found.items()}
@@ -126,13 +118,13 @@ def _row_gates(context: Context, release: Release, before: Release | None) -> li
     ]
 
 
-def _due_gates(release: Release, due: Due) -> list[Gate]:
+def _due_gates(release: Release, due: Mapping[str, int]) -> list[Gate]:
     """Every active user, every due item and every pair has a row, and no other row exists."""
     own = {day: release.parts[day] for day in release.days}
     return [
         Gate(f"{name}_covered", _rows(own, own, name) / wanted, lower=1, upper=1)
         for name in ("users", "items", "pairs")
-        if (wanted := getattr(due, name).count())
+        if (wanted := due.get(name))
     ]
 
 
@@ -204,8 +196,8 @@ def _drift_gates(
     for side in ("user", "item") if is_same_model else ("item",):
         column = f"{side}_emb"
         old = visible(context, before, f"{side}_features")
-        new_NK, old_NK = paired_vectors(own[column], old, f"{side}_id", column)
-        if len(new_NK) < ENOUGH:
+        new_NK, old_NK = paired_vectors(own[column], old, f"{side}_id", column, ENOUGH)
+        if not len(new_NK):
             continue
         if is_same_model:
             shift = centroid_shift(new_NK, old_NK)

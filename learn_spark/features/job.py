@@ -11,20 +11,20 @@ from learn_spark.bridge.scoring import score_items, score_pairs, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
-from learn_spark.features.checks import Due, checked
+from learn_spark.features.checks import checked
 from learn_spark.features.item_life import due_items, write_item_life
 from learn_spark.features.neighbours import neighbours_in_words
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.frames import counted
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.quality.gates import require
-from learn_spark.releases.registry import FAILED, PUBLISHED, Release
+from learn_spark.releases.registry import EXPIRED, FAILED, PUBLISHED, ROLLED_BACK, Release, set_status
 from learn_spark.releases.release import (
-    expire_rolled_back,
-    is_already_published,
     is_current,
     own_rows,
     plan_release,
     record,
+    status_of,
     visible,
     with_counts,
 )
@@ -45,19 +45,23 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     """
     release, base = plan_release(context, days)
     life = write_item_life(context, days, _pinned(context, release, "interactions"))
-    due = Due(
-        users=_due_users(context, release),
-        items=due_items(life, release.days, context.config.windows.towers_end),
-        pairs=_due_pairs(context, release),
-    )
-    is_published = is_already_published(context, release)
+    due = {
+        "users": _due_users(context, release),
+        "items": due_items(life, release.days, context.config.windows.towers_end),
+        "pairs": _due_pairs(context, release),
+    }
+    rows_due = {name: rows for (name,), rows in counted(due).items()}
+    status = status_of(context, release)
+    is_published = status == PUBLISHED  # by a run that was killed before the ledger heard of it
     if not is_published:
-        expire_rolled_back(context, release)
-        _write_users(context, release, due.users)
-        _write_items(context, release, due.items)
-        _write_pairs(context, release, due.pairs)
+        if status == ROLLED_BACK:  # who reads it by its id must not find it half done
+            set_status(context.tables, [release], EXPIRED)
+        _write_users(context, release, due["users"])
+        _write_items(context, release, due["items"])
+        if "pairs" in rows_due:  # most nights have no samples; then nothing is read
+            _write_pairs(context, release, due["pairs"])
     release = with_counts(context, release)
-    gates, widths, figures = checked(context, release, base, due)
+    gates, widths, figures = checked(context, release, base, rows_due)
     try:
         require(gates)
     except QualityError as error:
@@ -112,12 +116,7 @@ def _write_items(context: Context, release: Release, due: DataFrame) -> None:
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
-    """Scores the due pairs. A user or item without a vector on the sample's day has zeros.
-
-    Most nights have no samples; then nothing is read.
-    """
-    if due.isEmpty():
-        return
+    """Scores the due pairs. A user or item without a vector on the sample's day has zeros."""
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")

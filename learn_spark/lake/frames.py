@@ -1,6 +1,8 @@
 """Frame transforms that several stages share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
 
 from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
@@ -13,6 +15,13 @@ def only_row(df: DataFrame) -> Row:
     row = df.first()
     assert row is not None, "a frame that must have a row has none"
     return row
+
+
+def counted(frames: Mapping[str, DataFrame], *by: str) -> dict[tuple[Any, ...], int]:
+    """Rows of several frames in one query: by name and the values of `by`; what has none is left out."""
+    named = [df.select(F.lit(name).alias("of"), *by) for name, df in frames.items()]
+    rows = reduce(DataFrame.unionByName, named).groupBy("of", *by).count().collect()
+    return {tuple(row)[:-1]: row["count"] for row in rows}
 
 
 def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()) -> DataFrame:

@@ -10,21 +10,26 @@ SAMPLE = 2048
 NEIGHBOURS = 10
 
 
-def paired_vectors(new: DataFrame, old: DataFrame, key: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+def paired_vectors(
+    new: DataFrame, old: DataFrame, key: str, column: str, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
     """At most 2,048 entities that both frames have, the same ones at every run, as [N, K] and [N, K of the old].
 
     Args:
         new, old: `key`, `ds` and `column`; of several rows of an entity the newest counts.
         key: the entity's id.
         column: the vectors.
+        at_least: where both have fewer entities, no vector is read, and none returned.
     """
     ids = new.select(key).intersect(old.select(key))
-    drawn = ids.withColumn("_order", F.xxhash64(key)).orderBy("_order", key).limit(SAMPLE)
-    rows = _newest(new, drawn, key, column, "new").join(_newest(old, drawn, key, column, "old"), on=key, how="inner")
-    found = rows.orderBy("_order", key).collect()
-    if not found:
+    drawn = ids.orderBy(F.xxhash64(key), key).limit(SAMPLE).collect()
+    if len(drawn) < max(at_least, 1):
         return np.zeros((0, 1)), np.zeros((0, 1))
-    return np.array([row.new for row in found], np.float64), np.array([row.old for row in found], np.float64)
+    drawn_df = new.sparkSession.createDataFrame(drawn, ids.schema)
+    rows = _newest(new, drawn_df, key, column, "new").join(_newest(old, drawn_df, key, column, "old"), key, "inner")
+    found = {row[key]: row for row in rows.collect()}
+    pairs = [found[entity] for (entity,) in drawn]
+    return np.array([row.new for row in pairs], np.float64), np.array([row.old for row in pairs], np.float64)
 
 
 def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
@@ -50,6 +55,5 @@ def _nearest(unit_NK: np.ndarray, count: int) -> np.ndarray:
 
 
 def _newest(df: DataFrame, drawn: DataFrame, key: str, column: str, name: str) -> DataFrame:
-    ordered = [key, "_order"] if name == "new" else [key]
     kept = df.join(F.broadcast(drawn), on=key, how="inner")
-    return kept.groupBy(*ordered).agg(F.max_by(column, "ds").alias(name))
+    return kept.groupBy(key).agg(F.max_by(column, "ds").alias(name))

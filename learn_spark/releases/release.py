@@ -12,17 +12,15 @@ from learn_spark.bridge.trained import cvr_fingerprint, towers_fingerprint
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.frames import counted, only_row
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.lake.tables import Tables
 from learn_spark.quality.gates import Gate
 from learn_spark.releases.registry import (
-    EXPIRED,
-    PUBLISHED,
     ROLLED_BACK,
     Part,
     Release,
     newest_release,
-    releases,
     rows_of,
     set_status,
     to_withdraw,
@@ -91,18 +89,8 @@ def _shown(tables: Tables, version: int, towers: str, cvr: str) -> frozenset[dat
     return frozenset(release.parts if release else ())
 
 
-def is_already_published(context: Context, release: Release) -> bool:
-    """Whether a run that was killed before the ledger heard of it has published the very same."""
-    return _status(context, release) == PUBLISHED
-
-
-def expire_rolled_back(context: Context, release: Release) -> None:
-    """Before the rows of a release are written again: who reads it by its id must not find it half done."""
-    if _status(context, release) == ROLLED_BACK:
-        set_status(context.tables, [release], EXPIRED)
-
-
-def _status(context: Context, release: Release) -> str | None:
+def status_of(context: Context, release: Release) -> str | None:
+    """What became of the very same release in an earlier run; None where there was none."""
     row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
     return row.status if row else None
 
@@ -130,11 +118,9 @@ def roll_back(context: Context, to: str | None = None) -> list[Release]:
 
 def with_counts(context: Context, release: Release) -> Release:
     """With the rows of its own days counted."""
-    counted: dict[date, dict[str, int]] = {}
-    for table in FEATURE_TABLES:
-        for row in context.tables.read(table).where(own_rows(release)).groupBy("ds").count().collect():
-            counted.setdefault(row.ds, {})[f"{table.removesuffix('_features')}s"] = row["count"]
-    own = {day: Part(release.release_id, **counted.get(day, {})) for day in release.days}
+    names = {f"{table.removesuffix('_features')}s": table for table in FEATURE_TABLES}
+    rows = counted({name: context.tables.read(table).where(own_rows(release)) for name, table in names.items()}, "ds")
+    own = {day: Part(release.release_id, **{name: rows.get((name, day), 0) for name in names}) for day in release.days}
     return replace(release, parts={**release.parts, **own})
 
 
@@ -149,7 +135,7 @@ def record(context: Context, release: Release, gates: Sequence[Gate], widths: di
         [gate.as_row() for gate in gates],
         widths,
         status,
-        time_after(known.published_at for known in releases(context.tables)),
+        time_after([only_row(context.tables.read(RELEASES.name).agg(F.max("published_at")))[0]]),
         list(release.days),
         [(day, part.release_id, part.users, part.items, part.pairs) for day, part in release.parts.items()],
     )

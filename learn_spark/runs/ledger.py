@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.lake.clock import time_after
@@ -120,25 +120,8 @@ class Ledger:
         return seen
 
     def _read(self, version: int) -> dict[tuple[str, date], Recorded]:
-        frame = self._tables.read(INTERVALS.name, version)
-        return {
-            (r.step, r.day): Recorded(
-                r.step,
-                r.day,
-                r.fingerprint,
-                r.run_id,
-                r.rows_in,
-                r.rows_out,
-                r.seconds,
-                json.loads(r.details),
-                r.status == STALE,
-                getattr(r, "source", None),  # lakes of before a column have none until their next row
-                getattr(r, "made_as", None),
-                r.output_versions,
-                r.finished_at.timestamp(),
-            )
-            for r in frame.collect()
-        }
+        found = [_recorded(row) for row in self._tables.read(INTERVALS.name, version).collect()]
+        return {(row.step, row.day): row for row in found}
 
     def record(
         self,
@@ -169,8 +152,12 @@ class Ledger:
             (step, day, fingerprint, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
             for day, fingerprint in fingerprints.items()
         ]
-        frame = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1)
+        frame, before = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1), self._version
         self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+        if self._tables.version(INTERVALS.name) == before + 1:  # by this commit alone: what it wrote need not be read
+            written = [_recorded(Row(*INTERVALS.names)(*row)) for row in rows]
+            self._rows.update({(row.step, row.day): row for row in written})
+            self._version = before + 1
 
     def _time(self) -> datetime:
         """After all that is recorded, and after tables were made anew, so that `seen` knows which came first."""
@@ -208,6 +195,24 @@ class Ledger:
         if days:
             named = " OR ".join(f"({_rows_of(step, its)})" for step, its in days.items())
             self._tables.update(INTERVALS.name, named, {"status": f"'{STALE}'"})
+
+
+def _recorded(row: Row) -> Recorded:
+    return Recorded(
+        row.step,
+        row.day,
+        row.fingerprint,
+        row.run_id,
+        row.rows_in,
+        row.rows_out,
+        row.seconds,
+        json.loads(row.details),
+        row.status == STALE,
+        getattr(row, "source", None),  # lakes of before a column have none until their next row
+        getattr(row, "made_as", None),
+        row.output_versions,
+        row.finished_at.timestamp(),
+    )
 
 
 def _rows_of(step: str, days: Iterable[date]) -> str:

@@ -72,7 +72,9 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
 def validation_of(config: Config) -> ValidationConfig:
     """How the towers are ranked when training chooses the best state."""
     retrieval = config.retrieval
-    return ValidationConfig(popularity_prior=retrieval.popularity_prior, popularity_days=retrieval.popularity_days)
+    metric, _, k = retrieval.picked_by.partition("_at_")
+    prior = {"popularity_prior": retrieval.popularity_prior, "popularity_days": retrieval.popularity_days}
+    return ValidationConfig.model_validate({"metric": metric, "k": int(k), **prior})
 
 
 def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str) -> StepResult:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models.contract.language_models import PromptConfig
-from models.contract.settings import RankerConfig
+from models.contract.settings import RankerConfig, ValidationConfig
 from models.contract.spec import Spec
 from models.contract.strict import Settings
 
@@ -84,7 +84,8 @@ class SystemsSpec(Spec):
         test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
             without a history or a target are left out and counted. With `purchases`, one row per user.
         val_snapshot: rows that the weights of systems with `fitted` are chosen on: those that chose the models' best
-            states, by recall at the longest of `ks`. Their targets and popularity are the rows' own.
+            states. Their targets and popularity are the rows' own.
+        validation: the figure that chooses those weights, as it chose the states; its prior is what is searched.
         known_items: snapshot of item_idx, purchases: the items seen before the test day, and how often each was bought
             in the days before it that popularity is counted over.
         purchases: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases of the test users, in
@@ -115,6 +116,7 @@ class SystemsSpec(Spec):
     train_snapshot: Path
     test_snapshot: Path
     val_snapshot: Path | None = None
+    validation: ValidationConfig = ValidationConfig()
     known_items: Path | None = None
     purchases: Path | None = None
     candidates: Literal["known", "catalogue"]

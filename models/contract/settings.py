@@ -5,7 +5,7 @@ What can never change what is made stands in fields named `run` and `gates`, whi
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -206,6 +206,10 @@ class SequentialConfig(Settings):
 class ValidationConfig(Settings):
     """Retrieval over all items, on the validation snapshot."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"metric"})
+
+    metric: Literal["recall", "ndcg"] = "recall"
+    """The figure that chooses the best state."""
     k: int = Field(default=50, gt=0)
     """Cut-off of recall and NDCG."""
     popularity_prior: float = Field(default=1.0, ge=0)

@@ -18,7 +18,6 @@ from models.baselines.scorer import HistoryScorer, Scorer
 from models.contract.evaluation_specs import SystemConfig, SystemsSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
-from models.contract.settings import ValidationConfig
 from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.evaluation.fitted import Fitted, Weights, fit_weights
@@ -91,8 +90,7 @@ class SystemsTask:
         """The rows that weights are chosen on."""
         assert self.spec.val_snapshot is not None, "SystemsSpec asks for it"
         val = opened(self.spec.val_snapshot, "val_snapshot")
-        config = ValidationConfig(k=max(self.spec.ks), popularity_days=self.spec.popularity_days)
-        return Validation(val, self.rows.content.rows, config, ("hist_ts",))
+        return Validation(val, self.rows.content.rows, self.spec.validation, ("hist_ts",))
 
     def _bias(self, popularity_prior: float) -> np.ndarray:
         prior_I = popularity_prior * self.rows.prior_I.astype(np.float64)

@@ -27,6 +27,7 @@ from models.metrics.segments import Segments
 from models.towers.repeats import held_pairs
 
 TRAIN_COLUMNS = ("user_id", "hist_items", "tar_items")
+UNKNOWN = "tar_unknown"  # of test rows from elsewhere: how many targets have no number
 TEST_COLUMNS = ("user_id", "hist_items", "hist_ts", "hist_len", "tar_items")
 
 
@@ -51,7 +52,8 @@ class RetrievalRows:
         self.content = ContentMatrix(require_folder(spec.content_matrix, "content_matrix"))
         train, test = (opened(getattr(spec, key), key) for key in ("train_snapshot", "test_snapshot"))
         self.train = {name: read_column(train, name) for name in TRAIN_COLUMNS}
-        self.test = {name: read_column(test, name) for name in TEST_COLUMNS}
+        columns = [*TEST_COLUMNS, *([UNKNOWN] if UNKNOWN in test.schema else [])]
+        self.test = {name: read_column(test, name) for name in columns}
         for rows in (self.train, self.test):
             for name in ("hist_items", "tar_items"):
                 self._check_items(rows[name])
@@ -92,10 +94,27 @@ class RetrievalRows:
             pair_2, is_target, is_seen = self._purchases(opened(self.spec.purchases, "purchases"))
             seen_Q2 = pair_2[is_seen & (pair_2[:, 1] > 0)]
             return pair_2[is_target], ~is_seen[is_target], seen_Q2
-        target_P2 = distinct_targets(self.test["hist_len"], self.test["tar_items"])
+        target_P2 = self._with_unknown(distinct_targets(self.test["hist_len"], self.test["tar_items"]))
         seen_Q2, _ = held_pairs(self.test["hist_items"])
         key_Q, key_P = (pair_2 @ [self.content.rows, 1] for pair_2 in (seen_Q2, target_P2))
         return target_P2, ~np.isin(key_P, key_Q), seen_Q2
+
+    def _with_unknown(self, target_P2: np.ndarray) -> np.ndarray:
+        """And each row's targets that have no number, as item 0, which is no candidate: every system misses them."""
+        unknown_B = np.where(self.test["hist_len"] > 0, self.test.get(UNKNOWN, 0), 0)
+        missed_U2 = np.stack([np.repeat(np.arange(len(unknown_B)), unknown_B), np.zeros(unknown_B.sum(), int)], axis=1)
+        pair_2 = np.concatenate([target_P2, missed_U2])
+        return pair_2[np.lexsort((pair_2[:, 1], pair_2[:, 0]))]
+
+    def _targets_trained(self) -> int:
+        """How many targets stand among the same user's targets of training."""
+        row_P, item_P = self.target_P2.T
+        row_T, column_T = np.nonzero(self.train["tar_items"])
+        user_T, user_P = self.train["user_id"][row_T], self.test["user_id"][row_P]
+        _, number = np.unique(np.concatenate([user_T, user_P]), return_inverse=True)
+        items = np.concatenate([self.train["tar_items"][row_T, column_T].astype(np.int64), item_P])
+        key = number * self.content.rows + items
+        return int(np.isin(key[len(user_T) :], key[: len(user_T)]).sum())
 
     def _purchases(self, purchases: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(row, item) of what the rows' users bought, sorted, and whether in the window, and before it."""
@@ -146,6 +165,7 @@ class RetrievalRows:
             "targets": len(self.target_P2),
             "targets_no_candidate": int((~self.is_candidate_I[self.target_P2[:, 1]]).sum()),
             "targets_new": int(self.is_new_P.sum()),
+            "targets_trained": self._targets_trained(),
             "items": self.content.rows - 1,
             "candidates": int(self.is_candidate_I.sum()),
             "cold_items": int((is_cold_I & self.is_candidate_I).sum()),

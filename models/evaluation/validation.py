@@ -35,7 +35,7 @@ class Validation:
     """
 
     def __init__(self, val: Snapshot, num_rows: int, config: ValidationConfig, columns: tuple[str, ...] = ()) -> None:
-        self.k, self.metric = config.k, f"recall_at_{config.k}"
+        self.k, self.metric = config.k, f"{config.metric}_at_{config.k}"
         self.rows = {name: read_column(val, name) for name in ("hist_items", "hist_len", "tar_items", *columns)}
         self.target_P2 = distinct_targets(self.rows["hist_len"], self.rows["tar_items"])
         if not len(self.target_P2):
@@ -64,7 +64,7 @@ class Validation:
         rank_P = target_ranks(*vectors, target_P2=self.target_P2, **held)
         users_B, row_P, count_B = np.unique(self.target_P2[:, 0], return_inverse=True, return_counts=True)
         recall, ndcg = recall_ndcg(rank_P, row_P, count_B, self.k)
-        return {self.metric: recall, f"ndcg_at_{self.k}": ndcg, "users": len(users_B)}
+        return {f"recall_at_{self.k}": recall, f"ndcg_at_{self.k}": ndcg, "users": len(users_B)}
 
     @cached_property
     def _held_Q2(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The session of the tests, and a context as a job gets it, for tests that run steps themselves."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,11 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """One session per worker, small and quiet."""
-    session = build_session(load_config(CONF / "test.yaml"), "tests")
+    """One session per worker, small and quiet; its Python workers begin with their libraries loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(Path(__file__).parent / "preloaded"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        session = build_session(load_config(CONF / "test.yaml"), "tests")
     yield session
     session.stop()
 

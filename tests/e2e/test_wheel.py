@@ -8,7 +8,6 @@ sight. A test sees to that.
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import environment
 from tests.builders.reading import relation
+from tests.builders.wheel import built_wheel
 
 pytestmark = pytest.mark.e2e
 
@@ -53,19 +53,12 @@ print(learn_spark.__file__, models.__file__, sep="\\n")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of the wheel's environment; the wheel is built from a copy without what builds leave."""
+    """The folder of commands of the wheel's environment."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for package in ("learn_spark", "models"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)], folder)
-    (wheel,) = folder.glob("learn_spark-*.whl")
     run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], folder)
     python = folder / "venv" / "bin" / "python"
-    run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], folder)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(built_wheel())], folder)
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python.parent
@@ -90,6 +83,7 @@ def run(command: list[str], folder: Path, codes: tuple[int, ...] = (0, 99)) -> s
     """Runs in a folder that is no checkout, without what names one; the output, or a failure with it."""
     clean = {name: value for name, value in environment().items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     clean["PATH"] = os.pathsep.join((str(Path(command[0]).parent), os.environ["PATH"]))
+    clean["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # as conf/test.yaml: compiled fast, run once
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=600)
     assert done.returncode in codes, f"{command}: {done.stdout}{done.stderr}"[-5000:]
     return done

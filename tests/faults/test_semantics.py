@@ -93,6 +93,7 @@ def lake_config(folder: Path) -> Config:
         "cvr.validation_days=1",
     ]
     text = [f"embedding.model={folder.parent}/encoder", "embedding.gates.min_effective_rank=1"]
+    text += ["ingest.gates.min_day_share=0"]  # days of one event come at random here
     return load_config(CONF / "test.yaml", [*places, *windows, *sizes, *models, *text])
 
 

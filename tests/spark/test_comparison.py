@@ -5,17 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from learn_spark.comparison import job
 from learn_spark.comparison.job import compare
+from learn_spark.comparison.test_rows import numbered_rows, read_test_rows
 from learn_spark.comparison.trainings import write_trainings
+from learn_spark.config.comparison import TestRowsSettings
 from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
-from learn_spark.errors import QualityError, TemporaryError
+from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
@@ -183,3 +188,76 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
     (texts,) = lake.tables.artifact("snapshots").glob("item-texts-*")
     prompts = {row.prompt for row in lake.tables.read("item_text").collect()}
     assert set(ItemTexts(texts).of(np.arange(1, ITEMS + 1))) == prompts
+
+
+OWN = [  # user, history, targets
+    ("user01", ["item03", "gone", "item05", "item05"], ["item09"]),
+    ("user02", [], ["item10"]),
+    ("stranger", ["item02"], ["item04", "new", "newer", "item04"]),
+    ("user07", None, ["item07", "item08"]),
+]
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "csv"])
+def test_rows_of_an_own_table_are_ranked_as_they_stand(lake: Context, tmp_path: Path, form: str) -> None:
+    settings = TestRowsSettings(path=own_table(tmp_path, form), where="split = 'test'", history="past", separator="|")
+    found = {row.user_id: row for row in numbered_rows(lake, read_test_rows(lake, settings)).collect()}
+    length = lake.config.sequences.history_length
+    events = lake.tables.read("interactions").where(F.col("ds") < F.lit(lake.config.windows.end)).orderBy("event_ts")
+    own = [(row.user_id, row.item_idx) for row in events.select("user_id", "item_idx").collect()]
+    for user, past, _ in OWN:
+        row, from_lake = found.pop(user), past is None or (form == "csv" and not past)
+        given = [int(item[4:]) for item in past or [] if item != "gone"]
+        expected = [item for who, item in own if who == user] if from_lake else given
+        assert row.hist_items == expected + [0] * (length - row.hist_len) and row.hist_len == len(expected)
+        assert len(row.hist_ts) == length
+        assert row.tar_len == sum(number > 0 for number in row.tar_items)
+        targets = {"stranger": ([4, 0], 2), "user01": ([9, 0], 0), "user02": ([10, 0], 0), "user07": ([7, 8], 0)}
+        assert (row.tar_items, row.tar_unknown) == targets[user]
+    assert not found
+
+
+def own_table(folder: Path, form: str) -> Path:
+    """An empty cell of a csv is null."""
+    rows = [{"user_id": user, "past": past, "item_id": tar, "split": "test"} for user, past, tar in OWN]
+    rows.append({"user_id": "user09", "past": ["item01"], "item_id": ["item02"], "split": "train"})
+    file = folder / f"rows.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif form == "json":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [[row["user_id"], "|".join(row["past"] or []), "|".join(row["item_id"]), row["split"]] for row in rows]
+        file.write_text("\n".join(map(",".join, [["user_id", "past", "item_id", "split"], *lines])))
+    return file
+
+
+def test_systems_are_compared_on_an_own_table(lake: Context, tmp_path: Path, caplog) -> None:
+    target = lake.tables.read("sequences").where("split = 'train'").first()
+    assert target is not None
+    rows = [
+        {"user_id": target.user_id, "past": ["item01"], "item_id": f"item{target.tar_items[0]:02d}", "split": "test"},
+        {"user_id": "stranger", "past": ["item02"], "item_id": "new", "split": "test"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    settings = TestRowsSettings(path=tmp_path / "rows.parquet", history="past")
+    found = compared_on(with_test_rows(lake, settings), ["popularity"], [1])
+    counts = {"rows": 2, "targets": 2, "targets_no_candidate": 1, "targets_trained": 1, "candidates": ITEMS}
+    assert {name: found["data"][name] for name in counts} == counts
+    assert found["protocol"]["split"] == f"rows of {tmp_path}/rows.parquet"
+    assert "1 of 2 test targets are targets of the same user in training" in caplog.text
+    with np.load(found["ranks"][0]) as ranks:
+        assert sorted(ranks["item"].tolist()) == [0, target.tar_items[0]]
+    for changes, message in [
+        ({"path": tmp_path / "none.csv"}, "none.csv is not there"),
+        ({"target": "wanted"}, "has no column wanted; it has user_id, past, item_id, split"),
+        ({"where": "label = 1"}, "'label = 1' fits no row"),
+        ({"where": "split = 'val'"}, "no row of .* has a history"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            compared_on(with_test_rows(lake, settings.model_copy(update=changes)), ["popularity"], [1])
+
+
+def with_test_rows(lake: Context, settings: TestRowsSettings) -> Context:
+    comparison = lake.config.comparison.model_copy(update={"test_rows": settings})
+    return replace(lake, config=lake.config.model_copy(update={"comparison": comparison}))

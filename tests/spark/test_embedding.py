@@ -272,7 +272,7 @@ def test_late_version_of_an_old_item_reaches_table_and_matrix(embedded: Context)
 
 
 def test_killed_run_keeps_its_finished_buckets(embedded: Context, llama: Path) -> None:
-    texts, before = 1600, versions(embedded)["content_embeddings"]
+    texts, before = 800, versions(embedded)["content_embeddings"]
     add_items(embedded, [item_row(f"k{n}", "2011-11-02", " ".join(f"{n:012b}")) for n in range(texts)])
     changes = {"model": str(llama), "workers": 1, "texts_per_commit": 200}
     root = embedded.config.lake.root
@@ -393,29 +393,21 @@ def test_unhealthy_vectors_leave_the_matrix_as_it_was(embedded: Context) -> None
     assert (details["texts_new"], details["matrix_rows"]) == (0, 124), "what was encoded was kept"
     names = {"content_zero_norms", "content_duplicate_share", "content_effective_rank"}
     assert {gate["name"] for gate in details["gates"] if gate["passed"]} == names
-    industrial = replace(embedded, config=with_embedding(embedded.config, template="industrial"))
-    gates = {gate["name"]: gate["value"] for gate in embed_items(industrial, [END]).details["gates"]}
+    industrial = with_embedding(embedded.config, template="industrial")
+    far = replace(embedded, config=industrial)
+    with pytest.raises(QualityError, match=r"content_neighbour_overlap is 0\.\d+, must be at least 0\.99$"):
+        embed_items(replace(embedded, config=with_embedding(industrial, min_neighbour_overlap=0.99)), [END])
+    assert not matrix_path(far).exists()
+    gates = {gate["name"]: gate["value"] for gate in embed_items(far, [END]).details["gates"]}
     assert 0.05 < gates["content_neighbour_overlap"] < 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "begin", "complaint"),
-    [
-        ({"max_tokens": 8}, "red " * 8, r"content_duplicate_share is 0\.97541, must be at most 0\.05"),  # 3 of 122
-        ({"template": "brief", "min_neighbour_overlap": 0.99}, "", r"content_neighbour_overlap is 0\.\d+, must be at"),
-    ],
-    ids=["cut_to_the_same", "far_from_the_matrix_before"],
-)
-def test_vectors_that_say_less_than_the_texts_are_stopped(
-    embedded: Context, changes: dict, begin: str, complaint: str
-) -> None:
-    add_items(embedded, [item_row(f"k{n}", "2011-11-02", begin + " ".join(f"{n:08b}")) for n in range(120)])
-    if "template" in changes:
-        embed_items(embedded, [END])
-    other = replace(embedded, config=with_embedding(embedded.config, **changes))
-    with pytest.raises(QualityError, match=complaint):
-        embed_items(other, [END])
-    assert not matrix_path(other).exists()
+def test_texts_that_are_cut_to_the_same_are_stopped(embedded: Context) -> None:
+    add_items(embedded, [item_row(f"k{n}", "2011-11-02", "red " * 8 + " ".join(f"{n:08b}")) for n in range(120)])
+    cut = replace(embedded, config=with_embedding(embedded.config, max_tokens=8))
+    with pytest.raises(QualityError, match=r"content_duplicate_share is 0\.97541, must be at most 0\.05"):  # 3 of 122
+        embed_items(cut, [END])
+    assert not matrix_path(cut).exists()
 
 
 def test_zero_vectors_of_real_texts_are_stopped(empty: Context, tmp_path: Path) -> None:

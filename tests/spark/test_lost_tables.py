@@ -16,6 +16,7 @@ from learn_spark.lake.tables import Tables
 from learn_spark.runs.ledger import Ledger, StepResult
 from tests.builders.commands import run_here
 from tests.builders.contexts import make_tables
+from tests.builders.shared import shared
 
 pytestmark = pytest.mark.spark
 
@@ -25,11 +26,13 @@ DAY = date(2011, 11, 1)
 @pytest.fixture
 def root(spark: SparkSession, tmp_path: Path) -> Path:
     """A lake in which a day was ingested and its ledger says so."""
-    root = tmp_path / "lake"
-    tables = make_tables(spark, root)
-    tables.append("item_index", spark.createDataFrame([("a", 1)], "item_id string, item_idx int"))
-    record(spark, tables)
-    return root
+
+    def make(folder: Path) -> None:
+        tables = make_tables(spark, folder)
+        tables.append("item_index", spark.createDataFrame([("a", 1)], "item_id string, item_idx int"))
+        record(spark, tables)
+
+    return Path(shutil.copytree(shared("recorded-lake", make), tmp_path / "lake"))
 
 
 def record(spark: SparkSession, tables: Tables) -> None:
@@ -49,8 +52,8 @@ def foreign(root: Path) -> None:
     """The table of another lake, whose version is high enough."""
     lost(root)
     spark = SparkSession.getActiveSession()
-    other = Tables(spark, root.parent / "other")
-    other.create_all()
+    other = make_tables(spark, root.parent / "other")
+    other.create_anew("item_index")
     for item in "bcd":
         other.append("item_index", spark.createDataFrame([(item, ord(item))], "item_id string, item_idx int"))
     shutil.copytree(root.parent / "other" / "item_index", root / "item_index")

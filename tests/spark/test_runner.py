@@ -115,6 +115,7 @@ def test_figures_of_pieces_add_up_and_stand_once(work):
     assert [(piece["rows_in"], piece["files"]) for piece in figures["pieces"]] == [(2, 2), (1, 1)]
     recorded = work.context.ledger.recorded()
     assert [recorded["ingest_events", day].details for day in DAYS[:3]] == [{}, {"files": 2}, {"files": 1}]
+    assert make_context(work.context.spark, work.context.config).ledger.recorded() == recorded, "as another reads it"
     assert expected_rows("ingest_events", 7, recorded) == 7
     stage = build_summary(work.context)["stages"]["ingest_events"]
     assert (stage["rows_out"], stage["days"], stage["runs"]) == (3, 3, 1)

@@ -62,14 +62,13 @@ event = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    events=st.lists(event, min_size=1, max_size=25),
-    days=st.integers(0, 2),
-    exposures=st.sampled_from([["view"], ["view", "buy"]]),
-    min_value=st.sampled_from([None, 4.0]),
-)
-def test_observed_labels_equal_the_naive_ones(spark, events, days, exposures, min_value):
+@pytest.mark.parametrize("exposures", [["view"], ["view", "buy"]])
+@pytest.mark.parametrize("min_value", [None, 4.0])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs=st.lists(st.lists(event, min_size=1, max_size=25), min_size=3, max_size=3), days=st.integers(0, 2))
+def test_observed_labels_equal_the_naive_ones(spark, logs, days, exposures, min_value):
+    """Three logs at once, each of users of its own."""
+    events = [(f"{user}{number}", *rest) for number, log in enumerate(logs) for user, *rest in log]
     found = observed(spark, events, conversion_days=days, exposure_events=exposures, min_value=min_value)
     assert found == naive_observed(events, WINDOW.start, WINDOW.end, exposures, ["buy"], days, min_value)
 

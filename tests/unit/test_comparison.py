@@ -239,13 +239,13 @@ def test_sampled_candidates_have_a_table_of_their_own(comparison: dict[str, obje
 
 def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[str, object]) -> None:
     curves = {("variant_1", seed): [{"step": 1, "loss": 3.0}, {"step": 1, "recall_at_50": 0.1}] for seed in (1, 2)}
-    page = render(comparison, curves)
+    page = render(comparison, curves, "recall_at_50")
     for text in ("Variant 1", "± 0.0707", "SASRec of the paper", "0.3872", "Cold items", "global time", "1,234"):
         assert text in page, text
     assert "mlp with seed 1 has no model" in page
     assert "Ranked: 30 items known on the test day." in page and "20 targets; candidates: 30 items known" in page
     assert "Not comparable with figures over all items" in page and "mechanics and cost" in page
-    assert "Sampled candidates" not in render(comparison | {"sampled": None}, curves)
+    assert "Sampled candidates" not in render(comparison | {"sampled": None}, curves, "recall_at_50")
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
     assert page.count("<svg") == 3
     assert "<script" not in page

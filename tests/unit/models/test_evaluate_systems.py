@@ -244,6 +244,9 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
         "targets": len(kept),
         "targets_no_candidate": 0,
         "targets_new": len(set(asked) - set(seen)),
+        "targets_trained": sum(
+            any(row["user_id"] == TEST[n]["user_id"] and item in row["tar"] for row in TRAIN) for n, item in kept
+        ),
         "items": ITEMS,
         "candidates": ITEMS,
         "cold_items": counts.count(0),
@@ -307,7 +310,8 @@ def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path)
         {"name": name, "kind": "model", "folder": str(data / folder), "popularity_prior": 0.5, "fitted": fitted}
         for name, folder, fitted in (("towers", "towers", False), ("fitted", "towers", True), ("again", "hstu", True))
     ]
-    spec |= {"systems": systems, "val_snapshot": str(data / "train")}
+    validation = {"metric": "ndcg", "k": 5, "popularity_days": 20}
+    spec |= {"systems": systems, "val_snapshot": str(data / "train"), "validation": validation}
     found = run(SystemsSpec.model_validate(spec))["systems"]
     assert found["towers"]["fitted"] is None
     prior = {name: np.array(retrieval.naive_prior(rows, ITEMS + 1, 20)) for name, rows in (("v", TRAIN), ("t", TEST))}
@@ -321,9 +325,20 @@ def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path)
         scores = model_scores(data, folder, TEST) + weight * prior["t"] + repeat * held["t"]
         assert_equal_figures(found[name], retrieval.naive_ranks(TEST, scores, True))
         on_validation = model_scores(data, folder, TRAIN) + weight * prior["v"] + repeat * held["v"]
-        (recall, _), _ = retrieval.naive_figures(retrieval.naive_ranks(TRAIN, on_validation, True), 5)
-        assert fitted["after"]["recall_at_5"] == pytest.approx(recall, abs=1e-9)
-        assert fitted["after"]["recall_at_5"] > fitted["before"]["recall_at_5"] and fitted["tried"] < 60
+        (_, ndcg), _ = retrieval.naive_figures(retrieval.naive_ranks(TRAIN, on_validation, True), 5)
+        assert fitted["after"]["ndcg_at_5"] == pytest.approx(ndcg, abs=1e-9)
+        assert fitted["after"]["ndcg_at_5"] > fitted["before"]["ndcg_at_5"] and fitted["tried"] < 60
+
+
+def test_targets_that_no_item_stands_for_are_missed_by_all(data, spec, tmp_path):
+    rows = [row | {"unknown": number % 3} for number, row in enumerate(TEST)]
+    table = as_table(rows).append_column("tar_unknown", pa.array([row["unknown"] for row in rows], pa.int32()))
+    write_snapshot(tmp_path / "own", table)
+    found = run(SystemsSpec.model_validate(spec | {"test_snapshot": str(tmp_path / "own")}))
+    missed = {(n, -each): 10**9 for n, row in enumerate(rows) if row["hist"] for each in range(row["unknown"])}
+    assert found["data"]["targets_no_candidate"] == len(missed) > 30
+    for name, scores in naive_scores(data).items():
+        assert_equal_figures(found["systems"][name], retrieval.naive_ranks(TEST, scores, True) | missed)
 
 
 def test_a_planted_repeat_is_found():

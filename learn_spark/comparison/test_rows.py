@@ -1,0 +1,163 @@
+"""Test rows from a table of one's own, as a snapshot that every system ranks.
+
+What it costs: a join of the table's ids with `item_index`; where the table has no histories, those of its users are cut
+from their events in the lake. The driver holds nothing of the rows.
+"""
+
+from pathlib import Path
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, StringType
+
+from learn_spark.bridge.snapshots import export
+from learn_spark.config.comparison import TestRowsSettings
+from learn_spark.errors import ConfigError
+from learn_spark.ingest.fields import quoted
+from learn_spark.ingest.own_table import read_own_table
+from learn_spark.ingest.shapes import Value
+from learn_spark.ingest.texts import id_as_text
+from learn_spark.lake.frames import only_row, with_dense_number
+from learn_spark.runs.ledger import fingerprint_of
+from learn_spark.runs.steps import Context
+from learn_spark.sequences.events import sided_events
+from learn_spark.sequences.histories import full_histories
+
+_READS = ("interactions", "item_index")
+_KEY = ("user_id", "history", "targets")
+_IDS = "array<string>"
+
+
+def test_rows_snapshot(context: Context, settings: TestRowsSettings) -> Path:
+    """The snapshot of the table's rows.
+
+    Raises:
+        ConfigError: the table cannot be read, lacks a column, or holds no row that can be ranked.
+    """
+    versions = context.tables.versions(_READS)
+    fingerprint = fingerprint_of(
+        settings.model_dump(), _content_of(settings.path), versions, context.config.sequences.history_length
+    )
+    rows = numbered_rows(context, read_test_rows(context, settings))
+    if only_row(rows.agg(F.max("hist_len").alias("longest")))["longest"] in (None, 0):
+        raise ConfigError(f"comparison.test_rows: no row of {settings.path} has a history of items that the lake knows")
+    return export(
+        context,
+        rows,
+        f"test-rows-{fingerprint}",
+        ["user_id", "position"],
+        "interactions",
+        versions["interactions"],
+        context.config.towers.train.seed,
+    )
+
+
+def read_test_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
+    """user_id, history, targets: texts, and lists of texts; history is null where the table has none."""
+    try:
+        table = read_own_table(context.spark, context.tables, settings.path)
+    except ConfigError as error:
+        raise ConfigError(f"comparison.test_rows.path: {error}") from None
+    kinds = {field.name: field.dataType for field in table.schema.fields}
+    asked = [name for name in (settings.user_id, settings.history, settings.target) if name]
+    if lacking := [name for name in asked if name not in kinds]:
+        raise ConfigError(
+            f"comparison.test_rows: {settings.path} has no column {', '.join(lacking)}; it has {', '.join(kinds)}"
+        )
+    if settings.where:
+        try:
+            table = table.where(settings.where)
+        except AnalysisException as error:
+            raise ConfigError(f"comparison.test_rows.where: {settings.where!r} fits no row: {_said(error)}") from None
+    history = _ids(settings.history, kinds, settings) if settings.history else F.lit(None).cast(_IDS)
+    user_id = id_as_text(Value(quoted(settings.user_id), kinds[settings.user_id]))
+    targets = F.coalesce(_ids(settings.target, kinds, settings), F.lit([]).cast(_IDS))
+    return table.select(user_id.alias("user_id"), history.alias("history"), targets.alias("targets"))
+
+
+def numbered_rows(context: Context, rows: DataFrame) -> DataFrame:
+    """The rows as `sequences` has them, and `tar_unknown`, the number of targets that the lake has no number for.
+
+    Ids of a history that the lake does not know are left out. Where rows give no times, all are the same.
+    """
+    length, day = context.config.sequences.history_length, F.lit(context.config.windows.end)
+    rows = with_dense_number(rows.where("user_id IS NOT NULL"), _KEY, "position", 0).localCheckpoint(eager=False)
+    given = _numbers(context, rows, "history")
+    first = F.greatest(F.size("numbers") - length, F.lit(0)) + 1
+    given = given.select("position", F.slice("numbers", first, length).alias("given"))
+    given = given.where(F.size("given") > 0)
+    targets = _numbers(context, rows, "targets").withColumn("found", F.array_distinct("numbers")).drop("numbers")
+    own = _histories_of_lake(context, rows.where(F.col("history").isNull()).select("user_id").distinct())
+    joined = rows.join(given, "position", "left").join(targets, "position", "left").join(own, "user_id", "left")
+    end = F.unix_timestamp(day.cast("timestamp"))
+    is_given = F.col("history").isNotNull()
+    empty, found = F.lit([]).cast("array<int>"), F.coalesce("found", F.lit([]).cast("array<int>"))
+    items = F.coalesce(F.when(is_given, F.col("given")).otherwise(F.col("item_idx")), empty)
+    times = F.when(is_given, F.transform(items, lambda _: end)).otherwise(F.col("event_ts"))
+    times = F.coalesce(times, empty.cast("array<bigint>"))
+    most = only_row(targets.agg(F.coalesce(F.max(F.size("found")), F.lit(1)).alias("most")))["most"]
+    return joined.select(
+        "user_id",
+        day.alias("as_of"),
+        "position",
+        _padded(items, length).alias("hist_items"),
+        _padded(times, length).alias("hist_ts"),
+        F.size(items).alias("hist_len"),
+        _padded(found, max(1, most)).alias("tar_items"),
+        F.transform(_padded(found, max(1, most)), lambda _: F.lit(0).cast("bigint")).alias("tar_ts"),
+        F.size(found).alias("tar_len"),
+        F.coalesce("unknown", F.lit(0)).cast("int").alias("tar_unknown"),
+    )
+
+
+def _ids(name: str, kinds: dict[str, DataType], settings: TestRowsSettings) -> Column:
+    """A cell's ids: those of a list, of a text with separators, or the one that it is."""
+    kind, column = kinds[name], quoted(name)
+    if isinstance(kind, ArrayType):
+        element = kind.elementType
+        return F.filter(F.transform(column, lambda each: id_as_text(Value(each, element))), _is_id)
+    if isinstance(kind, StringType):
+        texts = F.split(column, F.lit("\\Q" + settings.separator + "\\E"))
+        return F.filter(F.transform(texts, lambda text: F.trim(text)), _is_id)
+    return F.filter(F.array(id_as_text(Value(column, kind))), _is_id)
+
+
+def _is_id(text: Column) -> Column:
+    return text.isNotNull() & (text != "")
+
+
+def _numbers(context: Context, rows: DataFrame, name: str) -> DataFrame:
+    """position, `numbers` of a list's known ids in its order, and how many are `unknown`."""
+    ids = rows.select("position", F.posexplode(name).alias("place", "item_id"))
+    found = ids.join(context.tables.read("item_index"), on="item_id", how="left")
+    number = F.when(F.col("item_idx").isNotNull(), F.struct("place", "item_idx"))
+    unknown = F.count_distinct(F.when(F.col("item_idx").isNull(), F.col("item_id")))
+    pairs = found.groupBy("position").agg(F.sort_array(F.collect_list(number)).alias("pairs"), unknown.alias("unknown"))
+    return pairs.select("position", F.col("pairs.item_idx").alias("numbers"), "unknown")
+
+
+def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
+    """user_id, item_idx, event_ts: what the users did, as the towers would read it at the end of the windows."""
+    day = context.config.windows.end
+    before = context.tables.read("interactions").where(F.col("ds") < F.lit(day)).join(users, "user_id", "left_semi")
+    histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences)
+    return histories.select("user_id", "item_idx", "event_ts")
+
+
+def _padded(values: Column, length: int) -> Column:
+    """With zeros behind, as many as there are places left."""
+    return F.concat(values, F.array_repeat(F.lit(0), F.lit(length) - F.size(values)))
+
+
+def _said(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _content_of(path: Path) -> list[tuple[str, int, int]]:
+    """The files by name, size and time of their last change."""
+    files = (
+        sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path] if path.exists() else []
+    )
+    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -1,0 +1,35 @@
+"""A table that a user brings along, as it stands: nothing is mapped, counted or rejected."""
+
+from pathlib import Path
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+
+from learn_spark.errors import ConfigError
+from learn_spark.ingest.files import literal
+from learn_spark.lake.tables import Tables
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON = (".json", ".jsonl", ".ndjson")
+
+
+def read_own_table(spark: SparkSession, tables: Tables, path: Path) -> DataFrame:
+    """Csv and tsv with a header, JSON with an object per line, by the name's ending; else Parquet, or a Delta table.
+
+    Texts of csv and JSON stay texts.
+
+    Raises:
+        ConfigError: it is not there, or cannot be read.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} is not there")
+    (place,) = literal([str(path)])
+    try:
+        for ending in path.suffixes:
+            if ending in _SEPARATORS:
+                return spark.read.csv(place, header=True, sep=_SEPARATORS[ending], escape='"')
+            if ending in _JSON:
+                return spark.read.json(place, primitivesAsString=True)
+        return tables.read_samples(path)
+    except AnalysisException as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None

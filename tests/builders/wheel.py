@@ -1,0 +1,26 @@
+"""The wheel that `make package` builds, once per test run; from a copy of the sources without what builds leave."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.builders.commands import ROOT, environment
+from tests.builders.shared import shared
+
+
+def built_wheel() -> Path:
+    """It lies in everybody's folder: copy it to rename it."""
+    (wheel,) = shared("wheel", _build).glob("learn_spark-*.whl")
+    return wheel
+
+
+def _build(folder: Path) -> None:
+    source = folder / "source"
+    for package in ("learn_spark", "models"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps"]
+    command = [*pip, "--no-build-isolation", "-w", str(folder), str(source)]
+    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
