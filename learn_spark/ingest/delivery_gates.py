@@ -66,11 +66,19 @@ def stop_above_reject_share(counts: Sequence[Lines], share: float, of_what: str 
 
 
 def _too_many(rejects: Sequence[Lines], lines: int, which: str, share: float, days: str = "") -> QualityError:
-    worst = max(rejects, key=lambda row: row.lines).reason
+    worst = max(rejects, key=lambda row: row.lines).reason or ""
+    way_out = f" ({_WAYS_OUT[worst]})" if worst in _WAYS_OUT else ""
     return QualityError(
-        f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`;"
+        f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`{way_out};"
         f" ingest.gates.max_reject_share allows {share:.0%}{days}: see the rejects table; nothing published"
     )
+
+
+_WAYS_OUT = {
+    "empty description": "give mapping.title a `default`, or take names from a catalogue, `ingest.items`",
+    "unparsable time": "say in mapping.event_ts which `format` or `unit` it has",
+    "malformed line": "look at `delimiter`, `quote` and `escape`, and at `multiline`",
+}
 
 
 def stop_on_empty_days(loaded: Mapping[date, int], empty: Sequence[date], settings: IngestSettings) -> None:

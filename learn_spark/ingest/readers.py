@@ -72,8 +72,16 @@ _FIRST, _NULLS = " in its first lines", ": null there"
 def _lacks(file: LogFile, names: Sequence[str], settings: SourceSettings) -> ConfigError:
     return ConfigError(
         f"{file.path} has no column {', '.join(names)}, which {settings.section}.mapping names;"
-        f" it has {', '.join(file.columns)}"
+        f" it has {', '.join(file.columns)}{_other_delimiter(file, settings)}"
     )
+
+
+def _other_delimiter(file: LogFile, settings: SourceSettings) -> str:
+    """Where a whole header was taken for one name, what seems to stand between the names."""
+    if settings.format != "csv" or len(file.columns) != 1:
+        return ""
+    seen = [each for each in "\t;|," if each in file.columns[0]]
+    return f": is its `delimiter` {seen[0]!r}?" if seen else ""
 
 
 def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> None:
