@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
-from learn_spark.ingest.counts import DUPLICATE, ByDay
+from learn_spark.ingest.line_counts import DUPLICATE, ByDay
 from learn_spark.ingest.parse import NO_FAULTS, SEPARATOR, delivery_day, has_day
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.lake.tables import Tables

@@ -9,7 +9,7 @@ from statistics import median
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.errors import QualityError
 from learn_spark.ingest.check import LogFile
-from learn_spark.ingest.counts import Lines
+from learn_spark.ingest.line_counts import Lines
 from learn_spark.ingest.rejects import in_words
 from learn_spark.lake.days import spans
 

@@ -12,7 +12,6 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.ingest.catalogue import Catalogue, read_catalogue
-from learn_spark.ingest.counts import DUPLICATE, ByDay, Lines, by_delivery, by_reason, counted, usable_events
 from learn_spark.ingest.coverage import require_coverage
 from learn_spark.ingest.deliveries import (
     Fresh,
@@ -33,6 +32,7 @@ from learn_spark.ingest.delivery_gates import (
 )
 from learn_spark.ingest.id_types import id_types, say_changed_types
 from learn_spark.ingest.items import DETAILS, catalogue_items, daily_items, number_items, with_numbers, write_items
+from learn_spark.ingest.line_counts import DUPLICATE, ByDay, Lines, by_delivery, by_reason, counted, usable_events
 from learn_spark.ingest.markers import marks, warn_of_marks
 from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines
 from learn_spark.ingest.reading import Delivery, read_delivery, unchanged

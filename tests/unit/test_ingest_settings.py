@@ -19,10 +19,10 @@ from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.check import check_file, csv_fields
-from learn_spark.ingest.counts import Lines
 from learn_spark.ingest.delivery_gates import stop_above_reject_share, thin_days
 from learn_spark.ingest.fields import separator_pattern
 from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
+from learn_spark.ingest.line_counts import Lines
 from learn_spark.ingest.readers import check_headers
 from tests.builders.ingest import FIELDS, make_config
 from tests.conftest import CONF
