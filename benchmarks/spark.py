@@ -61,9 +61,17 @@ def next_stage(spark: SparkSession) -> int:
 
 def _stages(spark: SparkSession) -> list[dict]:
     """Spark's own account, once it has heard of the end of every job."""
-    while any(job["status"] == "RUNNING" for job in _ask(spark, "jobs")):
-        time.sleep(0.05)
+    jobs_done(spark)
     return _ask(spark, "stages")
+
+
+def jobs_done(spark: SparkSession) -> list[dict]:
+    """Spark's account of all its jobs, once each has ended."""
+    jobs = _ask(spark, "jobs")
+    while any(job["status"] == "RUNNING" for job in jobs):
+        time.sleep(0.05)
+        jobs = _ask(spark, "jobs")
+    return jobs
 
 
 def _ask(spark: SparkSession, what: str) -> list[dict]:

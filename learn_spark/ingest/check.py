@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,14 @@ from pyspark.sql import SparkSession
 from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.sources import beginning
 from learn_spark.errors import ConfigError
+from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
 from learn_spark.ingest.unpacking import PackingError, open_file, packing_of
 
 CHUNK_BYTES = 1 << 20
 FIRST_LINES, FIRST_CHARACTERS = 1000, 4 << 20
+SMALL_BYTES = 4 << 20
 BATCH_ROWS = 1024  # of Parquet: values as long as allowed still fit into memory
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _SCHEMA = "path string, bytes bigint, columns array<string>, types array<string>, header string, packing string"
@@ -53,10 +56,10 @@ class LogFile:
 def check_files(
     spark: SparkSession, settings: SourceSettings, paths: Sequence[Path], max_line_bytes: int
 ) -> list[LogFile]:
-    """Reads every file to its end on the executors: a truncated or corrupt one is named, not half loaded.
+    """Reads every file to its end: a truncated or corrupt one is named, not half loaded.
 
     So is one with a longer line, or Parquet value, than `max_line_bytes`: Spark, which would hold it in memory several
-    times over, never sees it.
+    times over, never sees it. The executors read; where all files together are small, this process does.
 
     Raises:
         ConfigError: where format delta names a folder that is no table.
@@ -66,20 +69,36 @@ def check_files(
     if not paths:
         return []
 
+    files = [_misnamed(path) for path in paths if _is_misnamed(path)]
+    named = [str(path) for path in paths if not _is_misnamed(path)]
+    if _are_small(named):
+        files += [check_file(path, settings, max_line_bytes) for path in named]
+    else:
+        files += _checked_by_executors(spark, settings, named, max_line_bytes)
+    return sorted(files, key=lambda file: file.path)
+
+
+def _are_small(paths: Sequence[str]) -> bool:
+    if len(paths) > FEW_FILES:
+        return False
+    with suppress(OSError):  # of a file that is gone: the check says so
+        return sum(Path(path).stat().st_size for path in paths) <= SMALL_BYTES
+    return False
+
+
+def _checked_by_executors(
+    spark: SparkSession, settings: SourceSettings, paths: Sequence[str], max_line_bytes: int
+) -> list[LogFile]:
     def check(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
             yield pd.DataFrame([asdict(check_file(path, settings, max_line_bytes)) for path in batch["path"]])
 
-    files = [_misnamed(path) for path in paths if _is_misnamed(path)]
-    named = [(str(path),) for path in paths if not _is_misnamed(path)]
-    if named:
-        slices = min(len(named), 4 * spark.sparkContext.defaultParallelism)
-        names = spark.createDataFrame(named, "path string").repartition(slices)
-        files += [
-            LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem)
-            for r in names.mapInPandas(check, _SCHEMA).collect()
-        ]
-    return sorted(files, key=lambda file: file.path)
+    slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
+    names = spark.createDataFrame([(path,) for path in paths], "path string").repartition(slices)
+    return [
+        LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem)
+        for r in names.mapInPandas(check, _SCHEMA).collect()
+    ]
 
 
 def _is_misnamed(path: Path) -> bool:

@@ -3,20 +3,39 @@
 An event that is delivered several times belongs to its earliest delivery, in whatever order the days are loaded.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
-from learn_spark.ingest.parse import NO_FAULTS, delivery_day, has_day
+from learn_spark.ingest.line_counts import DUPLICATE, ByDay
+from learn_spark.ingest.parse import NO_FAULTS, SEPARATOR, delivery_day, has_day
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.lake.tables import Tables
 
-DUPLICATE = "duplicate"
 _IDENTITY = ("event_id", "user_id", "ds")
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Usable events that no earlier delivery holds.
+
+    Attributes:
+        events: `known_on` names a later delivery that holds the event, too.
+        rows: how many they are.
+        late: how many there are by event day, of days before their delivery's.
+        is_held_later: whether any is held by a later delivery.
+    """
+
+    events: DataFrame
+    rows: int
+    late: Mapping[date, int]
+    is_held_later: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,9 @@ def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame
     # Rejected lines get a partition of their own each. Unreadable ones all have a null id, and would otherwise land in
     # one task.
     apart = F.when(F.col("reason").isNotNull(), F.monotonically_increasing_id())
+    if _is_told_by_id(settings):  # half of what is shuffled
+        may_differ = F.col("reason").isNotNull() | F.contains(F.col("raw"), F.lit(SEPARATOR))
+        events = events.withColumn("raw", F.when(may_differ, F.col("raw")))
     copies = Window.partitionBy(*_IDENTITY, "_apart").orderBy("load_day", "source_file", "raw")
     is_copy = F.col("reason").isNull() & (F.row_number().over(copies) > 1)
     marked = events.withColumn("_apart", apart)
@@ -49,6 +71,12 @@ def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame
         own = F.when(number == 1, F.col("event_id")).otherwise(F.xxhash64("event_id", number))
         marked = marked.withColumn("event_id", own)
     return marked.withColumn("reason", F.when(is_copy, DUPLICATE).otherwise(F.col("reason"))).drop("_apart")
+
+
+def _is_told_by_id(settings: IngestSettings) -> bool:
+    """Whether usable events with one id have one raw text, unless it holds what separates the values of the id."""
+    first, *others = settings.each()
+    return not others and first.format == "csv" and first.mapping.event_id is None
 
 
 def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], settings: IngestSettings) -> DataFrame:
@@ -66,17 +94,49 @@ def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], set
     return lines.where(~undated).unionByName(numbered.withColumn("load_day", day).drop("_number", "_known"))
 
 
-def without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
-    """Drops events that an earlier delivery holds; `known_on` names a later delivery that holds the event, too.
+def stored_events(tables: Tables, days: Sequence[date], settings: IngestSettings, back: int) -> ByDay:
+    """How many events the lake holds, by delivery and event day: of these days' deliveries and all that they can meet.
 
     Args:
         tables: the lake.
-        events: usable events of the deliveries of `days`, with `ds`.
+        days: delivery days.
+        settings: say how far from its delivery an event may lie.
+        back: deliveries so many days before these are counted, too.
+    """
+    before, after = settings.reach
+    first = min(days) - timedelta(days=max(back, before + 1))
+    last = max(days) + timedelta(days=max(after, 1))
+    events = tables.read("interactions").where(f"load_day >= DATE'{first}' AND ds <= DATE'{last}'")
+    return {(row["load_day"], row["ds"]): row["count"] for row in events.groupBy("load_day", "ds").count().collect()}
+
+
+def fresh_events(
+    tables: Tables, usable: DataFrame, counts: ByDay, stored: ByDay, days: Sequence[date], settings: IngestSettings
+) -> Fresh:
+    """Drops events that an earlier delivery holds.
+
+    Args:
+        tables: the lake.
+        usable: usable events of the deliveries of `days`, with `ds`.
+        counts: how many of them there are.
+        stored: what `stored_events` gives.
         days: delivery days.
         settings: say how late an event may be.
     """
-    if not settings.by_day or not settings.late_days:
-        return events.withColumn("known_on", F.lit(None).cast("date"))
+    may_repeat = settings.by_day and settings.late_days > 0
+    elsewhere = {ds for load_day, ds in stored if load_day not in days}
+    if not may_repeat or elsewhere.isdisjoint(ds for _, ds in counts):
+        events, late = usable.withColumn("known_on", F.lit(None).cast("date")), _late(counts)
+        return Fresh(events, sum(counts.values()), late if settings.by_day else {}, is_held_later=False)
+    events = _without_known(tables, usable, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
+    sums = F.count(F.lit(1)).alias("events"), F.count("known_on").alias("later")
+    rows = events.groupBy("load_day", "ds").agg(*sums).collect()
+    late = _late({(row["load_day"], row["ds"]): row["events"] for row in rows})
+    return Fresh(events, sum(row["events"] for row in rows), late, any(row["later"] for row in rows))
+
+
+def _without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
+    """The events that no earlier delivery holds; `known_on` names a later one that holds the event, too."""
     elsewhere = (
         tables.read("interactions").where(_near(days, settings)).where(f"NOT ({days_predicate('load_day', days)})")
     )
@@ -103,7 +163,8 @@ def _contents(events: DataFrame) -> dict[date, tuple[int, int]]:
 
 def write_events(
     tables: Tables,
-    fresh: DataFrame,
+    fresh: Fresh,
+    stored: ByDay,
     days: Sequence[date],
     settings: IngestSettings,
     touch: Callable[[Iterable[date]], None],
@@ -112,22 +173,26 @@ def write_events(
 
     Args:
         tables: the lake.
-        fresh: the events that `without_known` left, with all columns of `interactions`.
+        fresh: what `fresh_events` left, with all columns of `interactions`.
+        stored: what `stored_events` gave.
         days: delivery days.
         settings: say how late an event may be.
         touch: is called with the other days that will change, before they do.
     """
     if not settings.by_day:
-        tables.overwrite_days("interactions", fresh, days)
+        tables.overwrite_days("interactions", fresh.events, days)
         return {}
-    own = days_predicate("load_day", days)  # of any event day: an earlier run may have reached farther back
-    before = _late(tables.read("interactions").where(own))
-    after = _late(fresh)
-    late = {day: max(before.get(day, 0), after.get(day, 0)) for day in sorted({*before, *after})}
+    before = _late({pair: number for pair, number in stored.items() if pair[0] in days})
+    late = {day: max(before.get(day, 0), fresh.late.get(day, 0)) for day in sorted({*before, *fresh.late})}
     touch(late)
-    held_later = fresh.where("known_on IS NOT NULL").select(*_IDENTITY, F.col("known_on").alias("load_day"))
-    gone = None if held_later.isEmpty() else held_later.localCheckpoint()
-    tables.overwrite_where("interactions", fresh, own)
+    gone = None
+    if fresh.is_held_later:
+        held_later = fresh.events.where("known_on IS NOT NULL")
+        gone = held_later.select(*_IDENTITY, F.col("known_on").alias("load_day")).localCheckpoint()
+    if any(load_day in days for load_day, _ in stored):
+        tables.overwrite_where("interactions", fresh.events, days_predicate("load_day", days))
+    else:
+        tables.append("interactions", fresh.events)
     if gone is not None:
         tables.delete_matching("interactions", gone, _near(days, settings, "kept.ds"))
     return late
@@ -148,6 +213,9 @@ def _known(elsewhere: DataFrame, events: DataFrame, settings: IngestSettings) ->
     return elsewhere.where(is_late).unionByName(on_time)
 
 
-def _late(events: DataFrame) -> dict[date, int]:
-    rows = events.where("ds < load_day").groupBy("ds").count().collect()
-    return {row["ds"]: row["count"] for row in rows}
+def _late(events: ByDay) -> dict[date, int]:
+    late: dict[date, int] = defaultdict(int)
+    for (load_day, ds), number in events.items():
+        if ds < load_day:
+            late[ds] += number
+    return late

@@ -3,64 +3,24 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from statistics import median
-
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.errors import QualityError
 from learn_spark.ingest.check import LogFile
-from learn_spark.ingest.deliveries import DUPLICATE
-from learn_spark.ingest.parse import NO_FAULTS
+from learn_spark.ingest.line_counts import Lines
 from learn_spark.ingest.rejects import in_words
-from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate, spans
-from learn_spark.lake.tables import Tables
+from learn_spark.lake.days import spans
 
 _log = logging.getLogger(__name__)
 
 USUAL_DAYS, FEWEST_USUAL_DAYS = 28, 7
 
 
-@dataclass(frozen=True)
-class Lines:
-    """How many lines of a day have a reason, or none.
-
-    Attributes:
-        is_dated: whether the day is theirs. Where files name no day, lines without a usable time belong to none.
-        marked, mark: how many are of a user that is none, and one such (`markers`).
-    """
-
-    load_day: date
-    reason: str | None
-    is_dated: bool
-    lines: int
-    marked: int = 0
-    mark: str | None = None
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.reason not in NO_FAULTS
-
-    @property
-    def is_reject(self) -> bool:
-        return self.is_wanted and self.reason not in (None, DUPLICATE)
-
-
-def counted(lines: DataFrame, is_dated: Column, *further: Column) -> list[Lines]:
-    """Lines by day and reason; `further`: the aggregates of `Lines` that come last."""
-    groups = lines.groupBy("load_day", "reason", is_dated.alias("is_dated"))
-    return [Lines(*row) for row in groups.agg(F.count(F.lit(1)), *further).collect()]
-
-
-def by_reason(counts: Iterable[Lines]) -> dict[str, int]:
-    """Lines by reason, most first."""
-    found: dict[str, int] = defaultdict(int)
-    for row in counts:
-        found[row.reason or ""] += row.lines
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+def days_before(settings: IngestSettings) -> int:
+    """How many days before a delivery these gates look at."""
+    return USUAL_DAYS if settings.gates.min_day_share else 0
 
 
 def stop_above_limits(
@@ -106,21 +66,34 @@ def stop_above_reject_share(counts: Sequence[Lines], share: float, of_what: str 
 
 
 def _too_many(rejects: Sequence[Lines], lines: int, which: str, share: float, days: str = "") -> QualityError:
-    worst = max(rejects, key=lambda row: row.lines).reason
+    worst = max(rejects, key=lambda row: row.lines).reason or ""
+    way_out = f" ({_WAYS_OUT[worst]})" if worst in _WAYS_OUT else ""
     return QualityError(
-        f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`;"
+        f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`{way_out};"
         f" ingest.gates.max_reject_share allows {share:.0%}{days}: see the rejects table; nothing published"
     )
 
 
-def stop_on_empty_days(tables: Tables, empty: Sequence[date], settings: IngestSettings) -> None:
+_WAYS_OUT = {
+    "empty description": "give mapping.title a `default`, or take names from a catalogue, `ingest.items`",
+    "unparsable time": "say in mapping.event_ts which `format` or `unit` it has",
+    "malformed line": "look at `delimiter`, `quote` and `escape`, and at `multiline`",
+}
+
+
+def stop_on_empty_days(loaded: Mapping[date, int], empty: Sequence[date], settings: IngestSettings) -> None:
     """Days without a line, with a file or without: a warning or a stop, as the config says.
 
     Where an earlier delivery of such a day is in the lake it is always a stop: nothing never replaces something.
+
+    Args:
+        loaded: events by delivery that the lake holds.
+        empty: the days.
+        settings: say what to do.
     """
     if not empty:
         return
-    held = _events_by_delivery(tables, days_predicate("load_day", empty))
+    held = {day: loaded[day] for day in empty if day in loaded}
     if held:
         raise QualityError(
             f"{spans(held)}: no line is left of deliveries that gave {sum(held.values())} events, and nothing never"
@@ -134,18 +107,16 @@ def stop_on_empty_days(tables: Tables, empty: Sequence[date], settings: IngestSe
     _log.warning("ingest_events: warning: no line was delivered for %s: done without events", spans(empty))
 
 
-def stop_below_usual(tables: Tables, usable: Mapping[date, int], settings: IngestSettings) -> None:
+def stop_below_usual(loaded: Mapping[date, int], usable: Mapping[date, int], settings: IngestSettings) -> None:
     """Stops where a delivery has far fewer usable events than those before it.
 
     Args:
-        tables: the lake, with what earlier runs loaded.
+        loaded: events by delivery that the lake holds.
         usable: usable events of these deliveries; days without a line are not in it.
         settings: the least share.
     """
     if not usable or not settings.by_day or not settings.gates.min_day_share:
         return
-    before = DayRange(min(usable) - timedelta(days=USUAL_DAYS), max(usable) + ONE_DAY)
-    loaded = _events_by_delivery(tables, days_predicate("load_day", before))
     thin = thin_days({**loaded, **usable}, usable, settings.gates.min_day_share)
     if thin:
         day, usual = next(iter(thin.items()))
@@ -168,8 +139,3 @@ def thin_days(events: Mapping[date, int], asked: Iterable[date], share: float) -
         if len(earlier) >= FEWEST_USUAL_DAYS and events[day] < share * median(earlier):
             thin[day] = median(earlier)
     return thin
-
-
-def _events_by_delivery(tables: Tables, where: str) -> dict[date, int]:
-    rows = tables.read("interactions").where(where).groupBy("load_day").count().collect()
-    return {row["load_day"]: row["count"] for row in rows}

@@ -5,15 +5,16 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, reduce
 from glob import iglob
 from hashlib import blake2b
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
+from urllib.parse import quote
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings, SourceSettings
@@ -28,6 +29,8 @@ _DEFAULT_DAY = "%Y-%m-%d"
 _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
 _ANY_DIGITS = {"%Y": "????", "%m": "??", "%d": "??"}
 _DIGEST_BYTES = 16
+PATH = "_path"  # of the file that a line is from, as a URL
+FEW_FILES = 64
 
 
 def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, list[Path]]:
@@ -198,6 +201,21 @@ def _pattern(settings: SourceSettings, name: str | None) -> str:
 def plain(name: Column) -> Column:
     """A path or name of Spark's `_metadata`, which are parts of URLs, as the file system spells it."""
     return F.url_decode(F.regexp_replace(name, r"\+", "%2B"))
+
+
+def urls_of(lines: DataFrame, paths: Sequence[str]) -> list[str]:
+    """What a frame that reads these files calls them in `_path`; nothing where they are many."""
+    if len(paths) > FEW_FILES:
+        return []
+    local = [re.sub("^file:/+", "file:/", url) for url in lines.inputFiles()]  # as `_metadata.file_path` spells them
+    return local or [quote(path) for path in paths]
+
+
+def told_by_file(urls: Sequence[str], told: Callable[[Column], Column]) -> Column:
+    """What the path of a line's file tells. Of files that are few it is worked out once per file, not per line."""
+    url = F.col(PATH)
+    pairs = ((url == each, told(plain(F.lit(each)))) for each in urls)
+    return reduce(lambda rest, pair: F.when(*pair).otherwise(rest), pairs, told(plain(url)))
 
 
 def literal(paths: Sequence[str]) -> list[str]:

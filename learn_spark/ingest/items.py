@@ -1,35 +1,41 @@
 """Item versions and the dense item numbers, from what events and catalogues say of the items."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.lake.days import days_predicate
-from learn_spark.lake.frames import only_row, with_dense_number
+from learn_spark.lake.frames import only_row, with_dense_number, with_number_of_few
 from learn_spark.lake.tables import Tables
 
 IDENTITY = ("title", "category", "brand")
-_DETAIL = ("price", "keywords", "attributes")
-_DESCRIPTION = ("item_id", "valid_from", *IDENTITY, *_DETAIL)
+FEW = 1_000_000  # items that one task numbers, not many tasks after three shuffles
+DETAILS = ("price", "keywords", "attributes")
+_DESCRIPTION = ("item_id", "valid_from", *IDENTITY, *DETAILS)
 
 
-def daily_items(events: DataFrame) -> DataFrame:
-    """One description an item and delivery: the most frequent one, ties by text.
+def daily_items(events: DataFrame, details: Collection[str] = DETAILS) -> DataFrame:
+    """Each item of a delivery with one description: the most frequent one, ties by text; null where it has none.
 
     It is valid from the item's first event of the delivery on, but not from before the delivery's day: a late event
     was not known earlier.
+
+    Args:
+        events: usable ones.
+        details: of the columns that a description may have beside its identity those that are not null throughout. A
+            text among them makes Spark sort the events.
     """
-    said = events.where("title IS NOT NULL").groupBy("item_id", "load_day", *IDENTITY)
-    described = said.agg(
-        F.count(F.lit(1)).alias("times"), *(F.min_by(name, "event_id").alias(name) for name in _DETAIL)
-    )
-    most = Window.partitionBy("item_id", "load_day").orderBy(F.desc("times"), *IDENTITY)
-    known_from = F.greatest(F.min("event_ts"), F.first("load_day").cast("timestamp"))
-    first_seen = events.groupBy("item_id", "load_day").agg(known_from.alias("valid_from"))
-    chosen = described.withColumn("place", F.row_number().over(most)).where("place = 1")
-    return chosen.join(first_seen, on=["item_id", "load_day"], how="inner").select(*_DESCRIPTION, "load_day")
+    said = events.groupBy("item_id", "load_day", *IDENTITY)
+    told = [F.min_by(name, "event_id").alias(name) for name in DETAILS if name in details]
+    said = said.agg(F.count(F.lit(1)).alias("times"), F.min("event_ts").alias("first"), *told)
+    nothing = {name: F.lit(None).cast(events.schema[name].dataType) for name in DETAILS if name not in details}
+    of_item = Window.partitionBy("item_id", "load_day")
+    most = of_item.orderBy(F.isnull("title"), F.desc("times"), *IDENTITY)
+    known_from = F.greatest(F.min("first").over(of_item), F.col("load_day").cast("timestamp"))
+    placed = said.withColumns({"place": F.row_number().over(most), "valid_from": known_from, **nothing})
+    return placed.where("place = 1").select(*_DESCRIPTION, "load_day")
 
 
 def catalogue_items(catalogue: DataFrame) -> DataFrame:
@@ -40,22 +46,62 @@ def catalogue_items(catalogue: DataFrame) -> DataFrame:
     return chosen.select(*_DESCRIPTION, "load_day")
 
 
-def number_items(tables: Tables, described: DataFrame, events: DataFrame) -> None:
-    """Numbers items that have none yet, delivery by delivery: loading days one by one or at once is the same."""
-    index = tables.read("item_index")
-    highest = only_row(index.agg(F.max("item_idx")))[0] or 0
-    seen = described.select("item_id", "load_day").unionByName(events.select("item_id", "load_day"))
-    fresh = seen.groupBy("item_id").agg(F.min("load_day").alias("load_day")).join(index, on="item_id", how="left_anti")
-    numbered = with_dense_number(fresh, ["item_id"], "item_idx", highest + 1, after=["load_day"])
+def with_numbers(tables: Tables, items: DataFrame) -> DataFrame:
+    """With what `item_index` has of the items; null where it has none yet."""
+    return items.join(tables.read("item_index"), on="item_id", how="left")
+
+
+def number_items(tables: Tables, items: DataFrame, is_once: bool) -> DataFrame:
+    """Numbers items that have none yet, delivery by delivery: loading days one by one or at once is the same.
+
+    Args:
+        tables: the lake.
+        items: `item_id`, `load_day` and `item_idx`, as `with_numbers` gives it; it is read several times.
+        is_once: whether each item is in it once, as in one delivery.
+
+    Returns:
+        `item_id` and `item_idx` of each item.
+    """
+    known, new = (items.where(f"item_idx IS {what}") for what in ("NOT NULL", "NULL"))
+    row = only_row(_new_and_highest(new, tables.read("item_index")))
+    numbers = known.select("item_id", "item_idx")
+    numbers = numbers if is_once else numbers.distinct()
+    if not row["new"]:
+        return numbers
+    fresh = new.select("item_id", "load_day")
+    fresh = fresh if is_once else fresh.groupBy("item_id").agg(F.min("load_day").alias("load_day"))
+    number = with_dense_number if row["new"] > FEW else with_number_of_few
+    numbered = number(fresh, ["item_id"], "item_idx", (row["highest"] or 0) + 1, after=["load_day"])
+    numbered = numbered.select("item_id", "item_idx")
     tables.append("item_index", numbered)
+    return numbers.unionByName(numbered)
 
 
-def write_items(tables: Tables, described: DataFrame, days: Sequence[date]) -> None:
-    """Writes the versions that these days' deliveries brought: where title, category or brand changed."""
-    of_these_days = days_predicate("load_day", days)
-    kept = tables.read("items").where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
+def _new_and_highest(new: DataFrame, index: DataFrame) -> DataFrame:
+    """How many rows are `new`, and the highest number of the index."""
+    rows = new.select("item_idx", F.lit(1).alias("is_new")).unionByName(
+        index.select("item_idx", F.lit(0).alias("is_new"))
+    )
+    return rows.agg(F.sum("is_new").alias("new"), F.max("item_idx").alias("highest"))
+
+
+def write_items(tables: Tables, items: DataFrame, days: Sequence[date]) -> None:
+    """Writes the versions that these days' deliveries brought: where title, category or brand changed.
+
+    Args:
+        tables: the lake.
+        items: the items of these deliveries; those without a title have no version.
+        days: delivery days.
+    """
+    described = items.where("title IS NOT NULL").select(*_DESCRIPTION, "load_day")
+    of_these_days, stored = days_predicate("load_day", days), tables.read("items")
+    kept = stored.where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
+    kept = kept.join(items.select("item_id"), on="item_id", how="left_semi")
     changed = _changed(kept.unionByName(described.withColumn("kept", F.lit(False)))).where("NOT kept").drop("kept")
-    tables.overwrite_where("items", changed, of_these_days)
+    if stored.where(of_these_days).isEmpty():  # half the jobs
+        tables.append("items", changed)
+    else:
+        tables.overwrite_where("items", changed, of_these_days)
 
 
 def _changed(described: DataFrame) -> DataFrame:

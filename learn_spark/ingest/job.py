@@ -10,28 +10,29 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.ingest.catalogue import Catalogue, read_catalogue
 from learn_spark.ingest.coverage import require_coverage
 from learn_spark.ingest.deliveries import (
-    DUPLICATE,
+    Fresh,
     Written,
     changed_days,
+    fresh_events,
+    stored_events,
     with_copies_marked,
     with_new_undated,
-    without_known,
     write_events,
 )
 from learn_spark.ingest.delivery_gates import (
-    Lines,
-    by_reason,
-    counted,
+    days_before,
     stop_above_limits,
     stop_above_reject_share,
     stop_below_usual,
     stop_on_empty_days,
 )
 from learn_spark.ingest.id_types import id_types, say_changed_types
-from learn_spark.ingest.items import catalogue_items, daily_items, number_items, write_items
+from learn_spark.ingest.items import DETAILS, catalogue_items, daily_items, number_items, with_numbers, write_items
+from learn_spark.ingest.line_counts import DUPLICATE, ByDay, Lines, by_delivery, by_reason, counted, usable_events
 from learn_spark.ingest.markers import marks, warn_of_marks
 from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines
 from learn_spark.ingest.reading import Delivery, read_delivery, unchanged
@@ -97,10 +98,10 @@ def _of_days(context: Context, everything: DataFrame, wanted: Sequence[date], da
 
 def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult:
     settings, delivery, catalogue = context.config.ingest, read.delivery, read.catalogue
-    counts = counted(read.lines, is_dated(settings), *marks())
-    of_catalogue = counted(catalogue.lines, F.lit(True)) if catalogue else []
-    bad_lines = [delivery.unreadable(context.spark)]
-    if catalogue and settings.items:
+    counts = counted(read.lines, F.col("ds"), is_dated(settings), *marks())
+    of_catalogue = counted(catalogue.lines, F.lit(None).cast("date"), F.lit(True)) if catalogue else []
+    bad_lines = [delivery.unreadable(context.spark)] if delivery.all_bad() else []
+    if catalogue and catalogue.bad and settings.items:
         bad_lines.append(unreadable_files(context.spark, settings.items, settings.start, catalogue.bad))
     bad_rows = [frame.withColumnRenamed("load_day", "ds") for frame in bad_lines]
     with context.publishing:
@@ -114,14 +115,24 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         context.tables.overwrite_days("rejects", rows, days)
         stop_above_reject_share(of_catalogue, settings.gates.max_reject_share, "the catalogue of ")
         stop_above_limits(counts, delivery.all_bad(), settings, partial(num_lines, read.everything))
-        empty = _stop_at_other_gates(context, counts, days)
-        written = _publish(context, events.where("reason IS NULL"), catalogue, days)
+        usable, empty = usable_events(counts), _empty_days(counts, days)
+        looks_back = settings.by_day or empty
+        stored = stored_events(context.tables, days, settings, days_before(settings)) if looks_back else {}
+        loaded = by_delivery(stored)
+        stop_on_empty_days(loaded, empty, settings)
+        with_lines = dict.fromkeys(set(days).difference(empty), 0)
+        stop_below_usual(loaded, with_lines | by_delivery(usable), settings)
+        fresh = fresh_events(context.tables, events.where("reason IS NULL"), usable, stored, days, settings)
+        try:
+            late = _publish(context, fresh, stored, catalogue, days)
+        finally:
+            fresh.events.unpersist()
     earlier = _earlier_details(context)
     _warn_of_new_columns(earlier, delivery.unmapped)
     warn_of_marks(counts)
     types = id_types(zip(delivery.sources, delivery.good, strict=True))
     say_changed_types(types, [each.id_types for each in earlier])
-    details = _details(counts, delivery, replace(written, late=written.late | changed))
+    details = _details(counts, delivery, Written(fresh.rows, late | changed))
     details = replace(
         details,
         empty_days=[str(day) for day in empty],
@@ -129,7 +140,7 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         catalogue_rejects=by_reason(row for row in of_catalogue if row.is_reject),
         id_types={name: list(kinds) for name, kinds in types.items()},
     )
-    return StepResult(rows_in=sum(row.lines for row in counts), rows_out=written.rows, details=details.as_json())
+    return StepResult(rows_in=sum(row.lines for row in counts), rows_out=fresh.rows, details=details.as_json())
 
 
 def _done_before(context: Context, days: Sequence[date]) -> list[date]:
@@ -145,37 +156,38 @@ def _is_done(context: Context, day: date) -> bool:
     return (INGEST_EVENTS, day) in context.ledger.recorded()
 
 
-def _stop_at_other_gates(context: Context, counts: Sequence[Lines], days: Sequence[date]) -> list[date]:
-    """The days without a line, where nothing stops the delivery."""
-    settings = context.config.ingest
-    with_lines = dict.fromkeys((row.load_day for row in counts if row.is_dated), 0)
-    empty = [day for day in days if day not in with_lines]
-    stop_on_empty_days(context.tables, empty, settings)
-    usable = with_lines | {row.load_day: row.lines for row in counts if row.reason is None}
-    stop_below_usual(context.tables, usable, settings)
-    return empty
+def _empty_days(counts: Sequence[Lines], days: Sequence[date]) -> list[date]:
+    with_lines = {row.load_day for row in counts if row.is_dated}
+    return [day for day in days if day not in with_lines]
 
 
-def _publish(context: Context, usable: DataFrame, catalogue: Catalogue | None, days: Sequence[date]) -> Written:
+def _publish(
+    context: Context, fresh: Fresh, stored: ByDay, catalogue: Catalogue | None, days: Sequence[date]
+) -> dict[date, int]:
+    """Writes numbers, versions and events, in this order; returns what `write_events` gives."""
     tables, settings = context.tables, context.config.ingest
-    fresh = without_known(tables, usable, days, settings).persist(StorageLevel.MEMORY_AND_DISK)
+    items = daily_items(fresh.events, _details_told(settings))
+    if catalogue is not None:
+        items = items.unionByName(catalogue_items(catalogue.lines))
+    items = with_numbers(tables, items).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        rows = fresh.count()  # not what the write counts: Delta counts rows that it copies, too
-        described = daily_items(fresh)
-        if catalogue is not None:
-            described = described.unionByName(catalogue_items(catalogue.lines))
-        has_descriptions = catalogue is not None or not tables.read("items").isEmpty()  # the first day's come first
-        if settings.items is not None and has_descriptions:
-            known = tables.read("items").select("item_id").unionByName(described.select("item_id"))
-            require_coverage(fresh, known, settings.gates.min_catalogue_share)
-        number_items(tables, described, fresh)
-        write_items(tables, described, days)
-        numbered = fresh.join(tables.read("item_index"), on="item_id", how="inner")
+        if settings.items is not None and (catalogue is not None or not tables.read("items").isEmpty()):
+            described = items.where("title IS NOT NULL").select("item_id")
+            known = tables.read("items").select("item_id").unionByName(described)
+            require_coverage(fresh.events, known, settings.gates.min_catalogue_share)
+        numbers = number_items(tables, items, is_once=catalogue is None and len(days) == 1)
+        write_items(tables, items, days)
+        numbered = fresh.events.join(numbers, on="item_id", how="inner")
         stamped = numbered.withColumn("ingested_at", F.lit(datetime.now(UTC)))
-        late = write_events(tables, stamped, days, settings, partial(context.invalidate, INGEST_EVENTS))
-        return Written(rows, late)
+        touch = partial(context.invalidate, INGEST_EVENTS)
+        return write_events(tables, replace(fresh, events=stamped), stored, days, settings, touch)
     finally:
-        fresh.unpersist()
+        items.unpersist()
+
+
+def _details_told(settings: IngestSettings) -> set[str]:
+    """What the events may say of an item beside its name."""
+    return {name for each in settings.each() for name in DETAILS if getattr(each.mapping, name)}
 
 
 def _earlier_details(context: Context) -> list[IngestDetails]:

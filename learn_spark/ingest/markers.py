@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.ingest.delivery_gates import Lines
+from learn_spark.ingest.line_counts import Lines
 
 _log = logging.getLogger(__name__)
 

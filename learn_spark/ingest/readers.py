@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -15,7 +15,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import CHUNK_BYTES, LogFile, check_file
 from learn_spark.ingest.csv_lines import CORRUPT, is_well_formed, value_of, with_fields
 from learn_spark.ingest.fields import quoted
-from learn_spark.ingest.files import literal, load_day, newest_file, plain
+from learn_spark.ingest.files import PATH, literal, load_day, newest_file, told_by_file, urls_of
 from learn_spark.ingest.parquet_types import stored_as
 from learn_spark.ingest.records import REPLACEMENT
 from learn_spark.ingest.shapes import (
@@ -29,7 +29,7 @@ from learn_spark.ingest.shapes import (
     values_of_path,
     without_nulls,
 )
-from learn_spark.ingest.text_lines import PATH, needs_python, text_lines
+from learn_spark.ingest.text_lines import needs_python, text_lines
 from learn_spark.ingest.texts import as_text, has_lost_digits, id_as_text
 from learn_spark.lake.session import telling_case
 
@@ -72,8 +72,16 @@ _FIRST, _NULLS = " in its first lines", ": null there"
 def _lacks(file: LogFile, names: Sequence[str], settings: SourceSettings) -> ConfigError:
     return ConfigError(
         f"{file.path} has no column {', '.join(names)}, which {settings.section}.mapping names;"
-        f" it has {', '.join(file.columns)}"
+        f" it has {', '.join(file.columns)}{_other_delimiter(file, settings)}"
     )
+
+
+def _other_delimiter(file: LogFile, settings: SourceSettings) -> str:
+    """Where a whole header was taken for one name, what seems to stand between the names."""
+    if settings.format != "csv" or len(file.columns) != 1:
+        return ""
+    seen = [each for each in "\t;|," if each in file.columns[0]]
+    return f": is its `delimiter` {seen[0]!r}?" if seen else ""
 
 
 def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> None:
@@ -114,19 +122,21 @@ def _no_lines(settings: SourceSettings) -> StructType:
     return StructType([*(StructField(name, StringType()) for name in texts), *others])
 
 
-def _selected(lines: DataFrame, settings: SourceSettings, **columns: Column) -> DataFrame:
+def _selected(lines: DataFrame, settings: SourceSettings, urls: Sequence[str], **columns: Column) -> DataFrame:
     """The frame's contract."""
     return lines.select(
         *(column.alias(name) for name, column in ({INEXACT: F.lit(False)} | columns).items()),
-        F.element_at(F.split(PATH, "/"), -1).alias("source_file"),
-        load_day(settings, F.col(PATH)).alias("load_day"),
+        told_by_file(urls, lambda path: F.element_at(F.split(path, "/"), -1)).alias("source_file"),
+        told_by_file(urls, partial(load_day, settings)).alias("load_day"),
     )
 
 
-def _texts(settings: SourceSettings, like: LogFile, tops: Mapping[str, Value]) -> tuple[dict[str, Column], Column]:
+def _texts(
+    settings: SourceSettings, like: LogFile, urls: Sequence[str], tops: Mapping[str, Value]
+) -> tuple[dict[str, Column], Column]:
     """Every mapped column as text, and whether an id among them is a float that has lost digits."""
     told = keys_of_path(settings, like.path, like.columns)
-    of_path = values_of_path(settings, told, F.col(PATH))
+    of_path = values_of_path(settings, told, partial(told_by_file, urls))
     found = {name: of_path.get(name) or value_at(name, tops) for name in settings.source_columns()}
     ids = [each for name in settings.mapping.id_columns() if (each := found.get(name))]
     texts = {name: _nothing() for name in found} | {name: as_text(each) for name, each in found.items() if each}
@@ -139,16 +149,21 @@ def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, path
     # By place: Spark takes names that differ in case, or appear twice, for one.
     places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
     lines = text_lines(spark, settings, like, paths)
+    urls = urls_of(lines, paths)
     lines = lines.select("value", PATH, with_fields(F.col("value"), settings, len(like.columns)).alias("line"))
     is_good = F.col(f"line.{CORRUPT}").isNull() & is_well_formed(F.col("value"), settings)
     lines = lines.withColumn(CORRUPT, F.when(~is_good, F.col("value")))
     tops = {name: Value(value_of(F.col("line").getField(place), settings)) for name, place in places.items()}
     rows, tops = exploded(lines, settings, tops)
-    mapped, _ = _texts(settings, like, tops)
+    mapped, _ = _texts(settings, like, urls, tops)
     corrupt = _corrupt(settings, F.concat_ws(settings.delimiter, *mapped.values()))
     raw = F.coalesce(corrupt, F.concat_ws(settings.delimiter, *mapped.values()))
     return _selected(
-        rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))}
+        rows,
+        settings,
+        urls,
+        **mapped,
+        **{CORRUPT: corrupt, RAW: _cut(raw), BAD_BYTES: F.contains(raw, F.lit(REPLACEMENT))},
     )
 
 
@@ -165,8 +180,8 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
     text = F.col("value")
     is_object = F.trim(text).startswith("{") & F.trim(text).endswith("}")  # the parser stops at its end
-    parsed = text_lines(spark, settings, like, paths).withColumn("line", F.from_json(text, schema, options))
-    parsed = parsed.select(
+    lines = text_lines(spark, settings, like, paths)
+    parsed = lines.withColumn("line", F.from_json(text, schema, options)).select(
         PATH,
         "line",
         text.alias("value"),
@@ -181,9 +196,10 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
         numbers = {name: F.col(column) for name, column in zip(names, held, strict=True)}
     tops = {name: Value(F.col("line").getField(name), number=numbers[name]) for name in names}
     rows, tops = exploded(parsed, settings, tops)
-    mapped, inexact = _texts(settings, like, tops)
+    urls = urls_of(lines, paths)
+    mapped, inexact = _texts(settings, like, urls, tops)
     own = {RAW: F.col(RAW), BAD_BYTES: F.col(BAD_BYTES), CORRUPT: _corrupt(settings, F.col(RAW)), INEXACT: inexact}
-    return _selected(rows, settings, **mapped, **own)
+    return _selected(rows, settings, urls, **mapped, **own)
 
 
 def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
@@ -193,14 +209,15 @@ def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, pa
     kinds = {name: kind for name, kind in zip(like.columns, like.types, strict=True) if name in names}
     rows = _typed_rows(spark, settings, like, paths, kinds)
     tops = {name: Value(quoted(name), rows.schema[name].dataType, kind) for name, kind in kinds.items()}
-    rows = rows.withColumn(PATH, plain(F.col("_metadata.file_path")))
+    urls = [] if settings.format == "delta" else urls_of(rows, paths)
+    rows = rows.withColumn(PATH, F.col("_metadata.file_path"))
     rows, tops = exploded(rows, settings, tops)
-    mapped, inexact = _texts(settings, like, tops)
+    mapped, inexact = _texts(settings, like, urls, tops)
     raw = F.to_json(F.struct(*(column.alias(name) for name, column in mapped.items())))
     valid = F.coalesce(reduce(Column.__and__, map(F.is_valid_utf8, mapped.values())), F.lit(True))
     corrupt = F.when(F.col(UNEVEN), raw) if settings.explode else _nothing()
     bad = {BAD_BYTES: ~F.coalesce(valid, F.lit(True)), INEXACT: inexact}
-    return _selected(rows, settings, **mapped, **{CORRUPT: corrupt, RAW: _cut(F.make_valid_utf8(raw))}, **bad)
+    return _selected(rows, settings, urls, **mapped, **{CORRUPT: corrupt, RAW: _cut(F.make_valid_utf8(raw))}, **bad)
 
 
 def _typed_rows(
@@ -229,4 +246,4 @@ def _nothing() -> Column:
 
 
 def _cut(text: Column) -> Column:
-    return F.substring(text, 1, RAW_BYTES)
+    return F.when(F.octet_length(text) > RAW_BYTES, F.substring(text, 1, RAW_BYTES)).otherwise(text)

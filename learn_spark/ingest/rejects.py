@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import SourceSettings
 from learn_spark.ingest.check import LogFile
-from learn_spark.ingest.deliveries import DUPLICATE
 from learn_spark.ingest.files import load_day
+from learn_spark.ingest.line_counts import DUPLICATE
 from learn_spark.ingest.parse import NO_FAULTS
 
 

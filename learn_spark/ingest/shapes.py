@@ -1,9 +1,9 @@
 """Columns that lie in others: paths into objects, elements of lists, parts of a file's path; what stands for null."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -51,17 +51,19 @@ def keys_of_path(settings: SourceSettings, path: str, columns: Iterable[str]) ->
     )
 
 
-def values_of_path(settings: SourceSettings, names: Iterable[str], path: Column) -> dict[str, Value]:
-    """What stands for the names in a file's path."""
-    parts, found = settings.path_parts(), {}
-    for name in names:
-        pattern = part_pattern(settings, name) if name in parts else f"(?:^|/){re.escape(name)}=([^/]*)/"
-        text = F.regexp_extract(path, pattern, 1)
-        if name not in parts:  # Hive writes %3A for a colon
-            text = F.coalesce(F.try_url_decode(F.replace(text, F.lit("+"), F.lit("%2B"))), text)
-            text = F.when(text != _HIVE_NULL, text)
-        found[name] = Value(text)
-    return found
+def values_of_path(
+    settings: SourceSettings, names: Iterable[str], of_path: Callable[[Callable[[Column], Column]], Column]
+) -> dict[str, Value]:
+    """What stands for the names in a file's path; `of_path` makes a column of what a path tells."""
+    return {name: Value(of_path(partial(_part_of_path, settings, name))) for name in names}
+
+
+def _part_of_path(settings: SourceSettings, name: str, path: Column) -> Column:
+    if name in settings.path_parts():
+        return F.regexp_extract(path, part_pattern(settings, name), 1)
+    text = F.regexp_extract(path, f"(?:^|/){re.escape(name)}=([^/]*)/", 1)  # Hive writes %3A for a colon
+    text = F.coalesce(F.try_url_decode(F.replace(text, F.lit("+"), F.lit("%2B"))), text)
+    return F.when(text != _HIVE_NULL, text)
 
 
 def value_at(name: str, tops: Mapping[str, Value]) -> Value | None:

@@ -1,6 +1,7 @@
 """The records of csv and JSON files as a frame."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -8,11 +9,10 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.sources import SourceSettings
 from learn_spark.ingest.check import LogFile
-from learn_spark.ingest.files import literal, plain
+from learn_spark.ingest.files import PATH, literal
 from learn_spark.ingest.records import records
 from learn_spark.ingest.unpacking import is_spark_able
 
-PATH = "_path"
 _BATCH_CHARACTERS = 4 << 20
 _SCHEMA = f"value string, is_whole boolean, {PATH} string"
 
@@ -37,9 +37,7 @@ def _by_spark(spark: SparkSession, settings: SourceSettings, paths: Sequence[str
     lines = spark.read.text(literal(paths)).where(_has_text(value, settings))
     is_whole = F.is_valid_utf8(value)
     text = F.when(is_whole, value).otherwise(F.make_valid_utf8(value))
-    return lines.select(
-        text.alias("value"), is_whole.alias("is_whole"), plain(F.col("_metadata.file_path")).alias(PATH)
-    )
+    return lines.select(text.alias("value"), is_whole.alias("is_whole"), F.col("_metadata.file_path").alias(PATH))
 
 
 def _has_text(value: Column, settings: SourceSettings) -> Column:
@@ -74,5 +72,5 @@ def _batches(path: str, settings: SourceSettings) -> Iterator[pa.RecordBatch]:
 
 
 def _batch(texts: list[str], wholes: list[bool], path: str) -> pa.RecordBatch:
-    columns = [pa.array(texts, pa.string()), pa.array(wholes), pa.array([path] * len(texts), pa.string())]
+    columns = [pa.array(texts, pa.string()), pa.array(wholes), pa.array([quote(path)] * len(texts), pa.string())]
     return pa.RecordBatch.from_arrays(columns, names=["value", "is_whole", PATH])

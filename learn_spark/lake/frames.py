@@ -38,7 +38,7 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, 
         after: columns of few values (a day) that numbers follow first.
     """
     bucket = [*after, "_bucket"]
-    bucketed = df.withColumn("_bucket", F.pmod(F.xxhash64(*key), F.lit(BUCKETS)))
+    bucketed = _bucketed(df, key)
     before = Window.orderBy(*bucket).rowsBetween(Window.unboundedPreceding, -1)
     starts = (
         bucketed.groupBy(*bucket)
@@ -49,3 +49,15 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, 
     within = F.row_number().over(Window.partitionBy(*bucket).orderBy(*key))
     numbered = bucketed.join(F.broadcast(starts), on=bucket, how="inner")
     return numbered.withColumn(name, (F.col("_start") + within + (first - 1)).cast("int")).drop("_bucket", "_start")
+
+
+def with_number_of_few(
+    df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()
+) -> DataFrame:
+    """The same numbers as `with_dense_number`, of rows that one task can sort."""
+    number = F.row_number().over(Window.orderBy(*after, "_bucket", *key))
+    return _bucketed(df, key).withColumn(name, (number + (first - 1)).cast("int")).drop("_bucket")
+
+
+def _bucketed(df: DataFrame, key: Sequence[str]) -> DataFrame:
+    return df.withColumn("_bucket", F.pmod(F.xxhash64(*key), F.lit(BUCKETS)))

@@ -11,6 +11,7 @@ from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.items import write_items
 from learn_spark.ingest.job import ingest_events
+from learn_spark.lake.frames import with_dense_number, with_number_of_few
 from learn_spark.lake.schemas import ITEMS
 from tests.builders.contexts import make_context
 from tests.builders.logs import HEADER, line, write_day
@@ -196,6 +197,36 @@ def test_items_get_versions_and_stable_numbers(context, logs):
     after = {r.item_id: r.item_idx for r in context.tables.read("item_index").collect()}
     assert after == numbers | {"c": 3}
     assert context.tables.read("interactions").count() == 5
+
+
+def test_one_task_numbers_items_as_many_do(spark):
+    rows = [(f"i{number}", date(2011, 11, 1 + number % 2)) for number in range(600)]
+    items = spark.createDataFrame(rows, "item_id string, load_day date")
+    few, many = (
+        {row.item_id: row.number for row in numbered(items, ["item_id"], "number", 5, after=["load_day"]).collect()}
+        for numbered in (with_number_of_few, with_dense_number)
+    )
+    assert few == many
+    assert sorted(few.values()) == list(range(5, 605))
+
+
+def test_a_night_takes_few_jobs_and_commits(context, logs):
+    """Each costs a quarter of a second, however few lines there are."""
+    write_day(logs, DAY, [line()])
+    write_day(logs, "2011-11-02", [line(StockCode="new", InvoiceDate="2011-11-02 09:00:00"), line(StockCode="")])
+    ingest_events(context, days_of(DAY))
+    jobs, versions = num_jobs(context), context.tables.versions(WRITTEN)
+    ingest_events(context, days_of("2011-11-02"))
+    now = context.tables.versions(WRITTEN)
+    assert num_jobs(context) - jobs <= 34
+    assert {name: now[name] - versions[name] for name in WRITTEN} == dict.fromkeys(WRITTEN, 1)
+
+
+WRITTEN = ("interactions", "rejects", "items", "item_index")
+
+
+def num_jobs(context):
+    return len(context.spark.sparkContext.statusTracker().getJobIdsForGroup())
 
 
 def test_what_is_a_version_of_an_item(context):

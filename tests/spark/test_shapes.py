@@ -13,8 +13,11 @@ from learn_spark.config.mapping import TimeMapping
 from learn_spark.config.time_formats import problem_of
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.catalogue import read_catalogue
+from learn_spark.ingest.check import check_file
 from learn_spark.ingest.fields import mapped_time
+from learn_spark.ingest.files import urls_of
 from learn_spark.ingest.job import ingest_events
+from learn_spark.ingest.text_lines import text_lines
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, events_of_cases, make_config, read_events
 
@@ -398,3 +401,20 @@ def test_formats_that_spark_refuses_are_refused_in_the_config(spark, tmp_path):
         ) else None
     with pytest.raises(ConfigError, match="F is week of a month"):
         log(tmp_path, "a", {"a": ""}, {"event_ts": column("t", format="yyyy-MM-F")})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])  # read by Spark, and in Python
+def test_a_path_tells_the_same_of_few_files_as_of_many(spark, tmp_path, monkeypatch, encoding):
+    places = ["shop=a b/1+2.csv", "shop=100%25/c d.csv", "shop=__HIVE_DEFAULT_PARTITION__/ü.csv"]
+    for number, place in enumerate(places):
+        file = tmp_path / "logs" / place
+        file.parent.mkdir(parents=True)
+        file.write_text(f"user,item,time,name\nu{number},i,{NOON},A\n", encoding)
+    config = make_config(tmp_path, {"category": {"column": "shop"}}, files="*/*.csv", encoding=encoding)
+    settings, paths = config.ingest, [str(tmp_path / "logs" / place) for place in places]
+    lines = text_lines(spark, settings, check_file(paths[0], settings, 1 << 20), paths)
+    assert {row["_path"] for row in lines.collect()} == set(urls_of(lines, paths))
+    few = {row.user_id: (row.source_file, row.category) for row in read_events(spark, config).collect()}
+    monkeypatch.setattr("learn_spark.ingest.files.FEW_FILES", 0)
+    many = {row.user_id: (row.source_file, row.category) for row in read_events(spark, config).collect()}
+    assert few == many == {"u0": ("1+2.csv", "a b"), "u1": ("c d.csv", "100%"), "u2": ("ü.csv", None)}

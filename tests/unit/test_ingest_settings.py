@@ -17,11 +17,13 @@ from pydantic import ValidationError
 
 from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.load import load_config
-from learn_spark.errors import ConfigError
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.check import check_file, csv_fields
-from learn_spark.ingest.delivery_gates import thin_days
+from learn_spark.ingest.delivery_gates import stop_above_reject_share, thin_days
 from learn_spark.ingest.fields import separator_pattern
 from learn_spark.ingest.files import SourceFiles, catalogue_files, day_pattern, source_files
+from learn_spark.ingest.line_counts import Lines
+from learn_spark.ingest.readers import check_headers
 from tests.builders.ingest import FIELDS, make_config
 from tests.conftest import CONF
 
@@ -359,3 +361,21 @@ def test_the_documents_examples_are_valid(tmp_path):
         ingest = yaml.safe_load(example)["ingest"]
         config = make_config(tmp_path, **ingest)
         assert config.ingest.format == ingest.get("format", "csv")
+
+
+@pytest.mark.parametrize(("between", "encoding"), [("\t", "utf-16"), (";", "utf-8"), ("|", "cp1251")])
+def test_a_header_that_is_one_name_says_which_delimiter_it_seems_to_have(tmp_path, between, encoding):
+    config = make_config(tmp_path, encoding=encoding)
+    (tmp_path / "a.csv").write_text(between.join(["user", "item", "time", "name"]) + "\n", encoding)
+    file = check_file(str(tmp_path / "a.csv"), config.ingest, 1 << 20)
+    with pytest.raises(ConfigError, match=rf"has no column user.*: is its `delimiter` {re.escape(repr(between))}\?"):
+        check_headers([file], config.ingest)
+
+
+def test_too_many_rejects_name_the_way_out_of_the_most_frequent_reason():
+    day = date(2024, 1, 1)
+    counts = [Lines(day, reason, None, True, lines) for reason, lines in (("empty description", 3), ("no such", 2))]
+    with pytest.raises(QualityError, match=r"5 of 5 lines .* most for `empty description` \(.*mapping\.title"):
+        stop_above_reject_share(counts, 0.3)
+    with pytest.raises(QualityError, match=r"most for `no such`; ingest\.gates"):
+        stop_above_reject_share(counts[1:], 0.3)
