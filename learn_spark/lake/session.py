@@ -40,6 +40,10 @@ _PLAIN_VECTORS = {
     if column.type in _VECTOR_TYPES
 }
 
+_DEFAULTS = {  # what `spark.conf` may set otherwise
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # took a third of what ingest does per line, for 6%
+}
+
 
 def build_session(config: Config, app_name: str, log: Path | None = None) -> SparkSession:
     """A session with Delta, UTC and ANSI mode; under `spark-submit`, that command's master and memory win.
@@ -63,7 +67,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     if running := SparkSession.getActiveSession():
         require_plain(running)
     builder = SparkSession.builder.appName(f"learn-spark {app_name}")
-    settings = {**engine_settings(config, _submitted()), **_settings(config)}
+    settings = {**_DEFAULTS, **engine_settings(config, _submitted()), **_settings(config)}
     for key, value in settings.items():
         builder = builder.config(key, value)
     if not _is_submitted():
@@ -265,7 +269,6 @@ def _settings(config: Config) -> dict[str, str]:
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,  # tasks of a VACUUM; else 10,000
         "spark.python.sql.dataFrameDebugging.enabled": "false",  # else a stack trace for each column expression
-        "spark.sql.inMemoryColumnarStorage.compressed": "false",  # took a third of what ingest does per line, for 6%
         **_PLAIN_VECTORS,
         "spark.ui.enabled": str(config.spark.ui).lower(),
         "spark.ui.showConsoleProgress": "false",

@@ -15,8 +15,8 @@ from learn_spark.lake.frames import only_row
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
-EVENTS_A_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
-_FEWEST_A_TASK = 20_000
+EVENTS_PER_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
+_FEWEST_PER_TASK = 20_000
 _SAMPLED = 0.001
 _SEEN_IN_SAMPLE = 1000  # about a million events
 _MOST_HEAVY = 1000
@@ -97,7 +97,7 @@ def tasks_of(events: DataFrame, rows: int) -> int:
     """How many tasks share so many events: every core has some, none of them much, within the session's limit."""
     spark = events.sparkSession
     cores, most = spark.sparkContext.defaultParallelism, int(str(spark.conf.get("spark.sql.shuffle.partitions")))
-    return min(most, max(rows // EVENTS_A_TASK, min(cores, rows // _FEWEST_A_TASK), 1))
+    return min(most, max(rows // EVENTS_PER_TASK, min(cores, rows // _FEWEST_PER_TASK), 1))
 
 
 def packed(events: DataFrame, tasks: int | None = None, stored: DataFrame | None = None) -> DataFrame:
