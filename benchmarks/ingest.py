@@ -18,6 +18,7 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import jobs_done, start_session
 from learn_spark.config.load import Config
+from learn_spark.lake.identity import newest_version
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
@@ -31,7 +32,7 @@ from learn_spark.runs.steps import INGEST_EVENTS, Context
 SMALL, LINES, QUICK_LINES = 2_400, 3_000_000, 200_000
 BEFORE, DAY = date(2024, 4, 30), date(2024, 5, 1)
 FILES, CHUNK, SEED = 4, 250_000, 7
-LINES_A_USER, LINES_AN_ITEM, FEWEST_ITEMS = 100, 600, 1000
+LINES_PER_USER, LINES_PER_ITEM, FEWEST_ITEMS = 100, 600, 1000
 ACTIONS = ("view", "cart", "purchase")
 ENDS = ("first_as_of", "towers_end", "cvr_end", "ranker_train_end", "end")  # of windows that nothing reads here
 WINDOWS = {name: date(2024 + number, 5, 2) for number, name in enumerate(ENDS)}
@@ -141,7 +142,7 @@ def _config(lake: Path, logs: Path) -> Config:
 
 
 def _commits(lake: Path) -> int:
-    return sum(len(list((lake / name / "_delta_log").glob("*.json"))) for name in TABLES)
+    return sum(newest_version(lake, name) for name in TABLES)
 
 
 def _lake(task: Task) -> Path:
@@ -173,8 +174,8 @@ def _write_file(path: Path, day: date, lines: int, all_lines: int, number: int) 
 def _chunk(rng: np.random.Generator, day: date, lines: int, all_lines: int) -> str:
     """So many lines, the last 1% of them copies of the first; a price is the item's."""
     new = lines - lines // 100
-    users = rng.integers(0, max(1, all_lines // LINES_A_USER), new)
-    items = (max(FEWEST_ITEMS, all_lines // LINES_AN_ITEM) * rng.random(new) ** 3).astype(int)
+    users = rng.integers(0, max(1, all_lines // LINES_PER_USER), new)
+    items = (max(FEWEST_ITEMS, all_lines // LINES_PER_ITEM) * rng.random(new) ** 3).astype(int)
     seconds, actions = rng.integers(0, 86_400, new), rng.choice(ACTIONS, new, p=(0.8, 0.15, 0.05))
     times = np.char.replace(np.datetime_as_string(np.datetime64(day, "s") + seconds), "T", " ")
     times[rng.random(new) < 0.001] = "unknown"

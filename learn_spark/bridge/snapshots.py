@@ -25,6 +25,11 @@ def snapshot_folder(context: Context, name: str) -> Path:
     return context.tables.artifact("snapshots", name)
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a snapshot is finished: its manifest comes last."""
+    return (folder / MANIFEST).is_file()
+
+
 def export(
     context: Context,
     df: DataFrame,
@@ -55,7 +60,7 @@ def export(
         ConfigError: where there is no row.
     """
     target = snapshot_folder(context, name)
-    if (target / MANIFEST).is_file():
+    if is_exported(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in [*target.parent.glob(f".{name}.*"), target]:

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, StringType
 
-from learn_spark.bridge.snapshots import export
+from learn_spark.bridge.snapshots import export, is_exported, snapshot_folder
 from learn_spark.config.comparison import TestRowsSettings
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.fields import quoted
@@ -23,6 +23,7 @@ from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.events import sided_events
 from learn_spark.sequences.histories import full_histories
+from models.contract.settings import identity
 
 _READS = ("interactions", "item_index")
 _KEY = ("user_id", "history", "targets")
@@ -35,22 +36,13 @@ def test_rows_snapshot(context: Context, settings: TestRowsSettings) -> Path:
     Raises:
         ConfigError: the table cannot be read, lacks a column, or holds no row that can be ranked.
     """
-    versions = context.tables.versions(_READS)
-    fingerprint = fingerprint_of(
-        settings.model_dump(), _content_of(settings.path), versions, context.config.sequences.history_length
-    )
-    rows = numbered_rows(context, read_test_rows(context, settings))
-    if only_row(rows.agg(F.max("hist_len").alias("longest")))["longest"] in (None, 0):
-        raise ConfigError(f"comparison.test_rows: no row of {settings.path} has a history of items that the lake knows")
-    return export(
-        context,
-        rows,
-        f"test-rows-{fingerprint}",
-        ["user_id", "position"],
-        "interactions",
-        versions["interactions"],
-        context.config.towers.train.seed,
-    )
+    config, versions = context.config, context.tables.versions(_READS)
+    made_by = identity(config.sequences), config.windows.end, config.stream.rows_per_file
+    name = f"test-rows-{fingerprint_of(settings.model_dump(), _content_of(settings.path), versions, made_by)}"
+    if is_exported(folder := snapshot_folder(context, name)):
+        return folder
+    rows, key = numbered_rows(context, settings), ["user_id", "position"]
+    return export(context, rows, name, key, "interactions", versions["interactions"], config.towers.train.seed)
 
 
 def read_test_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
@@ -69,45 +61,62 @@ def read_test_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
         try:
             table = table.where(settings.where)
         except AnalysisException as error:
-            raise ConfigError(f"comparison.test_rows.where: {settings.where!r} fits no row: {_said(error)}") from None
+            raise ConfigError(
+                f"comparison.test_rows.where: {settings.where!r} fits no row: {str(error).splitlines()[0]}"
+            ) from None
     history = _ids(settings.history, kinds, settings) if settings.history else F.lit(None).cast(_IDS)
     user_id = id_as_text(Value(quoted(settings.user_id), kinds[settings.user_id]))
     targets = F.coalesce(_ids(settings.target, kinds, settings), F.lit([]).cast(_IDS))
     return table.select(user_id.alias("user_id"), history.alias("history"), targets.alias("targets"))
 
 
-def numbered_rows(context: Context, rows: DataFrame) -> DataFrame:
+def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
     """The rows as `sequences` has them, and `tar_unknown`, the number of targets that the lake has no number for.
 
     Ids of a history that the lake does not know are left out. Where rows give no times, all are the same.
+
+    Raises:
+        ConfigError: as `read_test_rows`, or no row has a history.
     """
-    length, day = context.config.sequences.history_length, F.lit(context.config.windows.end)
-    rows = with_dense_number(rows.where("user_id IS NOT NULL"), _KEY, "position", 0).localCheckpoint(eager=False)
-    given = _numbers(context, rows, "history")
-    first = F.greatest(F.size("numbers") - length, F.lit(0)) + 1
-    given = given.select("position", F.slice("numbers", first, length).alias("given"))
-    given = given.where(F.size("given") > 0)
-    targets = _numbers(context, rows, "targets").withColumn("found", F.array_distinct("numbers")).drop("numbers")
-    own = _histories_of_lake(context, rows.where(F.col("history").isNull()).select("user_id").distinct())
-    joined = rows.join(given, "position", "left").join(targets, "position", "left").join(own, "user_id", "left")
-    end = F.unix_timestamp(day.cast("timestamp"))
-    is_given = F.col("history").isNotNull()
-    empty, found = F.lit([]).cast("array<int>"), F.coalesce("found", F.lit([]).cast("array<int>"))
-    items = F.coalesce(F.when(is_given, F.col("given")).otherwise(F.col("item_idx")), empty)
-    times = F.when(is_given, F.transform(items, lambda _: end)).otherwise(F.col("event_ts"))
-    times = F.coalesce(times, empty.cast("array<bigint>"))
-    most = only_row(targets.agg(F.coalesce(F.max(F.size("found")), F.lit(1)).alias("most")))["most"]
-    return joined.select(
+    day, length = F.lit(context.config.windows.end), context.config.sequences.history_length
+    rows = _placed(context, read_test_rows(context, settings)).localCheckpoint(eager=False)  # the next query fills it
+    longest, most = only_row(rows.agg(F.max(F.size("items")), F.max(F.size("found"))))
+    if not longest:
+        raise ConfigError(f"comparison.test_rows: no row of {settings.path} has a history of items that the lake knows")
+    found = _padded(F.col("found"), max(1, most))
+    return rows.select(
         "user_id",
         day.alias("as_of"),
         "position",
-        _padded(items, length).alias("hist_items"),
-        _padded(times, length).alias("hist_ts"),
-        F.size(items).alias("hist_len"),
-        _padded(found, max(1, most)).alias("tar_items"),
-        F.transform(_padded(found, max(1, most)), lambda _: F.lit(0).cast("bigint")).alias("tar_ts"),
-        F.size(found).alias("tar_len"),
-        F.coalesce("unknown", F.lit(0)).cast("int").alias("tar_unknown"),
+        _padded(F.col("items"), length).alias("hist_items"),
+        _padded(F.col("times"), length).alias("hist_ts"),
+        F.size("items").alias("hist_len"),
+        found.alias("tar_items"),
+        F.transform(found, lambda _: F.lit(0).cast("bigint")).alias("tar_ts"),
+        F.size("found").alias("tar_len"),
+        F.col("unknown").cast("int").alias("tar_unknown"),
+    )
+
+
+def _placed(context: Context, rows: DataFrame) -> DataFrame:
+    """user_id, position, numbers and times of the history (`items`, `times`), those of targets (`found`), `unknown`."""
+    length, end = context.config.sequences.history_length, F.lit(context.config.windows.end).cast("timestamp")
+    rows = with_dense_number(rows.where("user_id IS NOT NULL"), _KEY, "position", 0).localCheckpoint(eager=False)
+    first = F.greatest(F.size("numbers") - length, F.lit(0)) + 1
+    given = _numbers(context, rows, "history").select("position", F.slice("numbers", first, length).alias("given"))
+    targets = _numbers(context, rows, "targets").withColumn("found", F.array_distinct("numbers")).drop("numbers")
+    own = _histories_of_lake(context, rows.where(F.col("history").isNull()).select("user_id").distinct())
+    joined = rows.join(given, "position", "left").join(targets, "position", "left").join(own, "user_id", "left")
+    is_given, none = F.col("history").isNotNull(), F.lit([]).cast("array<int>")
+    items = F.coalesce(F.when(is_given, F.col("given")).otherwise(F.col("item_idx")), none)
+    times = F.when(is_given, F.transform(items, lambda _: F.unix_timestamp(end))).otherwise(F.col("event_ts"))
+    return joined.select(
+        "user_id",
+        "position",
+        items.alias("items"),
+        F.coalesce(times, none.cast("array<bigint>")).alias("times"),
+        F.coalesce("found", none).alias("found"),
+        F.coalesce("unknown", F.lit(0)).alias("unknown"),
     )
 
 
@@ -139,6 +148,8 @@ def _numbers(context: Context, rows: DataFrame, name: str) -> DataFrame:
 
 def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
     """user_id, item_idx, event_ts: what the users did, as the towers would read it at the end of the windows."""
+    if users.isEmpty():  # the log need not be read
+        return context.spark.createDataFrame([], "user_id string, item_idx array<int>, event_ts array<bigint>")
     day = context.config.windows.end
     before = context.tables.read("interactions").where(F.col("ds") < F.lit(day)).join(users, "user_id", "left_semi")
     histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences)
@@ -150,14 +161,7 @@ def _padded(values: Column, length: int) -> Column:
     return F.concat(values, F.array_repeat(F.lit(0), F.lit(length) - F.size(values)))
 
 
-def _said(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
 def _content_of(path: Path) -> list[tuple[str, int, int]]:
     """The files by name, size and time of their last change."""
-    files = (
-        sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path] if path.exists() else []
-    )
-    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+    stats = [(str(file), file.stat()) for file in sorted([path, *path.rglob("*")]) if file.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -38,19 +38,6 @@ class Fresh:
     is_held_later: bool
 
 
-@dataclass(frozen=True)
-class Written:
-    """The outcome of writing the usable events of some deliveries.
-
-    Attributes:
-        rows: events written.
-        late: event days before their delivery's day, and how many events each of them gained or lost.
-    """
-
-    rows: int
-    late: dict[date, int]
-
-
 def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame:
     """Keeps the first of equal events of these deliveries; the others get a reject reason.
 

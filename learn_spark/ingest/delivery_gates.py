@@ -16,6 +16,11 @@ from learn_spark.lake.days import spans
 _log = logging.getLogger(__name__)
 
 USUAL_DAYS, FEWEST_USUAL_DAYS = 28, 7
+_WAYS_OUT = {
+    "empty description": "give mapping.title a `default`, or take names from a catalogue, `ingest.items`",
+    "unparsable time": "say in mapping.event_ts which `format` or `unit` it has",
+    "malformed line": "look at `delimiter`, `quote` and `escape`, and at `multiline`",
+}
 
 
 def days_before(settings: IngestSettings) -> int:
@@ -72,13 +77,6 @@ def _too_many(rejects: Sequence[Lines], lines: int, which: str, share: float, da
         f"{sum(row.lines for row in rejects)} of {lines} lines {which} are rejected, most for `{worst}`{way_out};"
         f" ingest.gates.max_reject_share allows {share:.0%}{days}: see the rejects table; nothing published"
     )
-
-
-_WAYS_OUT = {
-    "empty description": "give mapping.title a `default`, or take names from a catalogue, `ingest.items`",
-    "unparsable time": "say in mapping.event_ts which `format` or `unit` it has",
-    "malformed line": "look at `delimiter`, `quote` and `escape`, and at `multiline`",
-}
 
 
 def stop_on_empty_days(loaded: Mapping[date, int], empty: Sequence[date], settings: IngestSettings) -> None:

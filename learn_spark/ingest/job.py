@@ -1,7 +1,7 @@
 """Raw log files of days to interactions, items and rejects."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial, reduce
@@ -15,7 +15,6 @@ from learn_spark.ingest.catalogue import Catalogue, read_catalogue
 from learn_spark.ingest.coverage import require_coverage
 from learn_spark.ingest.deliveries import (
     Fresh,
-    Written,
     changed_days,
     fresh_events,
     stored_events,
@@ -132,7 +131,7 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
     warn_of_marks(counts)
     types = id_types(zip(delivery.sources, delivery.good, strict=True))
     say_changed_types(types, [each.id_types for each in earlier])
-    details = _details(counts, delivery, Written(fresh.rows, late | changed))
+    details = _details(counts, delivery, fresh.rows, late | changed)
     details = replace(
         details,
         empty_days=[str(day) for day in empty],
@@ -203,7 +202,8 @@ def _warn_of_new_columns(earlier: Sequence[IngestDetails], unmapped: Sequence[st
         _log.warning("ingest_events: new columns, which ingest.mapping does not use: %s", ", ".join(fresh))
 
 
-def _details(counts: Sequence[Lines], delivery: Delivery, written: Written) -> IngestDetails:
+def _details(counts: Sequence[Lines], delivery: Delivery, written: int, late: Mapping[date, int]) -> IngestDetails:
+    """Of a run that has `written` so many events, and changed these numbers of `late` ones by event day."""
     usable = sum(row.lines for row in counts if row.reason is None)
     copies = sum(row.lines for row in counts if row.reason == DUPLICATE)
     unwanted = by_reason(row for row in counts if row.reason in UNWANTED)
@@ -218,7 +218,7 @@ def _details(counts: Sequence[Lines], delivery: Delivery, written: Written) -> I
         no_behaviour=sum(row.lines for row in counts if row.reason == NO_BEHAVIOUR),
         not_wanted=unwanted,
         rejects=by_reason(row for row in counts if row.is_reject),
-        duplicates=copies + usable - written.rows,
-        late={str(day): events for day, events in written.late.items()},
+        duplicates=copies + usable - written,
+        late={str(day): events for day, events in late.items()},
         unmapped_columns=delivery.unmapped,
     )

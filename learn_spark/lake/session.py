@@ -40,7 +40,7 @@ _PLAIN_VECTORS = {
     if column.type in _VECTOR_TYPES
 }
 
-_DEFAULTS = {  # what `spark.conf` may set otherwise
+_DEFAULTS = {  # what `spark.conf` and spark-submit may set otherwise
     "spark.sql.inMemoryColumnarStorage.compressed": "false",  # took a third of what ingest does per line, for 6%
 }
 
@@ -67,7 +67,9 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     if running := SparkSession.getActiveSession():
         require_plain(running)
     builder = SparkSession.builder.appName(f"learn-spark {app_name}")
-    settings = {**_DEFAULTS, **engine_settings(config, _submitted()), **_settings(config)}
+    submitted = _submitted()
+    ours = {key: value for key, value in _DEFAULTS.items() if key not in (submitted or {})}
+    settings = {**ours, **engine_settings(config, submitted), **_settings(config)}
     for key, value in settings.items():
         builder = builder.config(key, value)
     if not _is_submitted():

@@ -12,7 +12,7 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
-from tests.builders.commands import ROOT, Done, run_here
+from tests.builders.commands import ROOT, Done, run_here, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors
 from tests.builders.reading import relation
 
@@ -38,7 +38,7 @@ def nights(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     plan = run_here(folder, "run_backfill", *NIGHTS, "--dry-run")
     refused = run_here(folder, "run_backfill", *NIGHTS, "--set", "features.gates.min_users=1000000")
     page = (folder / "output" / "report" / "index.html").read_text()
-    return Nights(folder, plan, refused, page, run_here(folder, "run_backfill", *NIGHTS))
+    return Nights(folder, plan, refused, page, run_job(folder, "run_backfill", *NIGHTS))
 
 
 def test_a_plan_of_nights_shows_days_rows_and_texts(nights: Nights) -> None:

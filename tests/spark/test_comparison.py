@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.comparison import job
 from learn_spark.comparison.job import compare
-from learn_spark.comparison.test_rows import numbered_rows, read_test_rows
+from learn_spark.comparison.test_rows import numbered_rows
 from learn_spark.comparison.trainings import write_trainings
 from learn_spark.config.comparison import TestRowsSettings
 from learn_spark.config.load import load_config
@@ -201,7 +201,7 @@ OWN = [  # user, history, targets
 @pytest.mark.parametrize("form", ["parquet", "json", "csv"])
 def test_rows_of_an_own_table_are_ranked_as_they_stand(lake: Context, tmp_path: Path, form: str) -> None:
     settings = TestRowsSettings(path=own_table(tmp_path, form), where="split = 'test'", history="past", separator="|")
-    found = {row.user_id: row for row in numbered_rows(lake, read_test_rows(lake, settings)).collect()}
+    found = {row.user_id: row for row in numbered_rows(lake, settings).collect()}
     length = lake.config.sequences.history_length
     events = lake.tables.read("interactions").where(F.col("ds") < F.lit(lake.config.windows.end)).orderBy("event_ts")
     own = [(row.user_id, row.item_idx) for row in events.select("user_id", "item_idx").collect()]
