@@ -28,12 +28,10 @@ from learn_spark.lake.tables import Tables
 from learn_spark.releases.join import BATCH_ROWS, join_features
 from learn_spark.releases.registry import CURRENT, Release, find_release, releases, rows_of
 from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
-from models.contract.failures import BadInput
-from models.contract.result import SPEC
 from models.contract.strict import explained
-from models.contract.whole_files import read_json
 
 if TYPE_CHECKING:
     from models.towers.towers import Towers
@@ -176,13 +174,8 @@ class ReleasedTowers:
     @classmethod
     def of(cls, tables: Tables, release: Release) -> "ReleasedTowers":
         """The towers of a release; errors as of `Lake.towers`."""
-        folder = tables.artifact("models", f"towers-{release.models['towers']}")
-        try:
-            spec = read_json(folder / SPEC, f"the towers of release {release.release_id}")
-        except BadInput as error:
-            raise ConfigError(str(error)) from error
-        name = Path(str(spec["content_matrix"])).name  # a lake may have moved since the training
-        return cls(folder, tables.artifact("matrix", name), tables.read("item_index"))
+        models = ReleaseModels.of(tables, release)
+        return cls(models.towers, models.matrix, tables.read("item_index"))
 
     def embed_users(self, histories: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:
         """Embeds histories.

@@ -74,6 +74,8 @@ def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None
 def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None = None) -> None:
     """Write the CVR model into folder `path`; `state` stands in for the model's own weights if given."""
     sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
+    if model.mapped_dim:
+        sizes["mapped_dim"] = model.mapped_dim
     _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict())
 
 
@@ -105,7 +107,7 @@ def load_towers(path: Path | str) -> Towers:
 
 def load_cvr(path: Path | str) -> CVRModel:
     """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
-    sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"))
+    sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"), ("mapped_dim",))
     config = parse_settings(CVRConfig, settings, f"{path}/config.json")
     return _filled(Path(path), lambda: CVRModel(config, **sizes), state)
 
@@ -156,12 +158,15 @@ def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], 
     write_about(path, {"kind": kind, "sizes": sizes, "config": config})
 
 
-def _load(path: Path, kind: str, size_names: tuple[str, ...]) -> tuple[dict[str, int], Any, dict[str, Tensor]]:
+def _load(
+    path: Path, kind: str, size_names: tuple[str, ...], more: tuple[str, ...] = ()
+) -> tuple[dict[str, int], Any, dict[str, Tensor]]:
+    """Sizes, config and weights; the sizes are those of `size_names`, and perhaps of `more`."""
     about = read_about(path)
     if about.get("kind") != kind:
         raise BadInput(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
     sizes = about.get("sizes")
-    if not isinstance(sizes, dict) or set(sizes) != set(size_names):
+    if not isinstance(sizes, dict) or not set(size_names) <= set(sizes) <= {*size_names, *more}:
         raise BadInput(f"model {path}: {CONFIG} must hold the sizes {', '.join(size_names)}")
     for name, size in sizes.items():
         if type(size) is not int or not 0 <= size < LARGEST_SIZE:

@@ -112,9 +112,14 @@ class TowersRun(Settings):
 class TowersSettings(Settings):
     """The two towers and their training."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"compatible_with"})
+
     model: TowersConfig = TowersConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    compatible_with: Annotated[str, Field(pattern=r"^(none|previous|\d{8}-[0-9a-f]{8})$")] = "previous"
+    """The release whose space new towers and a new conversion model are mapped into, so that no consumer has to learn
+    anew: previous, the one that is current when they are trained; a release's id; or none, a space of their own."""
     ranks: Annotated[int, Field(ge=1)] = 1
     """Processes that train together; train.batch_size is that of each, so more of them learn something else."""
     run: TowersRun = TowersRun()

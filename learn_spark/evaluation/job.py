@@ -14,6 +14,7 @@ from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, 
 from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
+from learn_spark.releases.spaces import ReleaseModels, earlier_models
 from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
@@ -127,13 +128,15 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
 def _ranker(context: Context, release: Release, fingerprint: str) -> tuple[dict[str, Any], int]:
     settings = context.config.evaluation
     version = context.tables.version("interactions")
-    frame = ranker_rows(context, release)
+    earlier, models = _earlier(context)
+    frame = ranker_rows(context, release, models)
     rows = export(context, frame, f"evaluation-ranker-{fingerprint}", PAIR_KEY, "interactions", version, settings.seed)
     spec = RankerSpec(
         rows=rows,
         content_matrix=matrix_path(context),
         base=base_columns(context.config.samples),
         categorical=CATEGORICAL,
+        earlier=earlier,
         cold_events=context.config.features.cold_events,
         tail_events=tail_events(context),
         resamples=settings.resamples,
@@ -145,6 +148,20 @@ def _ranker(context: Context, release: Release, fingerprint: str) -> tuple[dict[
     )
     context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
     return run_trainer(spec), _rows(rows)
+
+
+def _earlier(context: Context) -> tuple[str, ReleaseModels | None]:
+    """The release whose space the models were mapped into, and its models, as long as they are there."""
+    found = earlier_models(context)
+    if found is None:
+        return "", None
+    release, models = found
+    if models.lacking:
+        context.progress.say(
+            f"what a ranker of release {release.release_id} keeps is not measured: its models are gone"
+        )
+        return "", None
+    return release.release_id, models
 
 
 def _rows(snapshot: Path) -> int:

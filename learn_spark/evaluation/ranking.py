@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from learn_spark.bridge.scoring import score_pairs
 from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.config.sections import SampleSettings
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible
+from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import is_conversion, is_exposure
+from learn_spark.training.job import EMBEDDINGS, with_embeddings
 
 SPANS = {"7d": 7, "28d": 28}
 BUCKETS = 60
@@ -29,6 +32,8 @@ BASE_COLUMNS = (
     *CATEGORICAL,
 )
 PAIR_KEY = ("user_id", "item_id", "event_ts")
+VECTORS = ("user_emb", "item_emb", "mid_emb", "cvr_score")
+EARLIER = "earlier_"
 NEVER = -1
 
 
@@ -37,15 +42,18 @@ def base_columns(settings: SampleSettings) -> tuple[str, ...]:
     return (*BASE_COLUMNS, *(RATES if settings.labels == "observed" else ()))
 
 
-def ranker_rows(context: Context, release: Release) -> DataFrame:
+def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | None = None) -> DataFrame:
     """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features and embeddings.
 
-    A user or item that has no feature row yet has zeros.
+    A user or item that has no feature row yet has zeros. With `earlier`, also what those models make of the rows, as
+    `earlier_user_emb` and so on.
     """
     tables = context.tables
     stages = ("ranker_train", "ranker_test")
     samples = tables.read("samples").where(F.col("stage").isin(*stages))
     samples = thinned(samples, context.config.evaluation)
+    if earlier:
+        samples = with_earlier(context, samples, earlier)
     rows = with_base_features(context, samples)
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
@@ -66,8 +74,18 @@ def ranker_rows(context: Context, release: Release) -> DataFrame:
         (F.col("stage") == "ranker_test").cast("int").alias("is_test"),
         F.unix_date("ds").alias("day"),
         *(F.col(name).cast("float").alias(name) for name in base_columns(context.config.samples)),
-        *("user_emb", "item_emb", "mid_emb", "cvr_score"),
+        *VECTORS,
+        *(f"{EARLIER}{name}" for name in VECTORS if earlier),
     )
+
+
+def with_earlier(context: Context, samples: DataFrame, models: ReleaseModels) -> DataFrame:
+    """Adds VECTORS as an earlier release's models make them of the same histories and items, each behind EARLIER."""
+    embeddings = {name: F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS}
+    found = with_embeddings(context, samples, models.towers, models.matrix)
+    found = found.select(*samples.columns, *EMBEDDINGS, *embeddings.values())
+    scored = score_pairs(found, models.cvr, context.config.features.run.batch_rows)
+    return scored.withColumnsRenamed({name: f"{EARLIER}{name}" for name in VECTORS if name not in embeddings})
 
 
 def with_zeros(df: DataFrame, vectors: DataFrame, column: str) -> DataFrame:

@@ -1,6 +1,6 @@
 """The releases that there are: which one is current, what it shows, how it is withdrawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -34,7 +34,8 @@ class Release:
     """A release: rows of its own for `days`, and the days that it took over unchanged; `parts` are all of them.
 
     Attributes:
-        models: fingerprints of `towers` and `cvr`, and MLflow's registered versions.
+        models: fingerprints of `towers` and `cvr`, their `space` where they were mapped into an earlier one's, and
+            MLflow's registered versions.
         inputs: Delta versions that its rows were made from.
         tables: Delta versions of the feature tables when it was published.
         gates: (name, value, lower, upper, passed) of every gate.
@@ -51,6 +52,15 @@ class Release:
     encoder_id: str = ""
     widths: dict[str, int] = field(default_factory=dict)
     gates: tuple[tuple[Any, ...], ...] = ()
+
+    @property
+    def space(self) -> tuple[str, str]:
+        """Of the vectors by the towers and of mid_emb: the fingerprints of the models that began them.
+
+        Whoever reads vectors of one release can read those of another of the same space.
+        """
+        towers, cvr = self.models.get("space", "-".join(self.models[name] for name in ("towers", "cvr"))).split("-")
+        return towers, cvr
 
     def gate(self, name: str) -> float | None:
         """The figure of a gate; None where the release had none of this name."""
@@ -86,11 +96,22 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
     return _loaded(tables, found.release_id)
 
 
-def newest_release(tables: Tables, models: dict[str, str], other_than: str = "") -> Release | None:
-    """The release by these models, or of all where none are named, that was published last."""
+def newest_release(
+    tables: Tables, models: Mapping[str, str], other_than: str = "", without: Mapping[str, str] | None = None
+) -> Release | None:
+    """The release by these models, or of all where none are named, that was published last.
+
+    Args:
+        tables: the lake.
+        models: names and fingerprints.
+        other_than: an id that does not count.
+        without: models that do not count.
+    """
     is_asked = (F.col("status") == PUBLISHED) & (F.col("release_id") != other_than)
     for name, fingerprint in models.items():
         is_asked &= F.col("model_versions")[name] == fingerprint
+    for name, fingerprint in (without or {}).items():
+        is_asked &= F.col("model_versions")[name] != fingerprint
     newest = tables.read(RELEASES.name).where(is_asked).orderBy(F.desc("published_at")).first()
     return _from_row(newest) if newest else None
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.trained import cvr_fingerprint, towers_fingerprint
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
@@ -25,6 +24,7 @@ from learn_spark.releases.registry import (
     set_status,
     to_withdraw,
 )
+from learn_spark.releases.spaces import models_of
 from learn_spark.runs.details import TrainingDetails
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import WRITE_FEATURES, Context, cvr_day, towers_day
@@ -43,7 +43,7 @@ def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Relea
         The release, not published yet, and its base.
     """
     ordered = tuple(sorted(set(days)))
-    models = _models(context)
+    models = models_of(context)
     inputs = context.tables.versions(INPUTS)
     fingerprints = [context.fingerprint(WRITE_FEATURES, day) for day in ordered]
     release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint_of(fingerprints, models, inputs)[:8]}"
@@ -65,12 +65,7 @@ def visible(context: Context, release: Release, table: str) -> DataFrame:
 
 def published_release(context: Context) -> Release | None:
     """The newest release by the models of this config."""
-    return newest_release(context.tables, _models(context))
-
-
-def _models(context: Context) -> dict[str, str]:
-    """The fingerprints of the models that this config scores with."""
-    return {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
+    return newest_release(context.tables, models_of(context))
 
 
 def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
@@ -79,13 +74,13 @@ def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
     A rollback, or the loss of rows, has withdrawn them, whatever the ledger says.
     """
     version = context.tables.version(RELEASES.name)
-    return set(days) - _shown(context.tables, version, **_models(context))
+    return set(days) - _shown(context.tables, version, tuple(models_of(context).items()))
 
 
 @lru_cache(maxsize=8)
-def _shown(tables: Tables, version: int, towers: str, cvr: str) -> frozenset[date]:
+def _shown(tables: Tables, version: int, models: tuple[tuple[str, str], ...]) -> frozenset[date]:
     """The days of the newest release by some models, as of a version of the registry."""
-    release = newest_release(tables, {"towers": towers, "cvr": cvr})
+    release = newest_release(tables, dict(models))
     return frozenset(release.parts if release else ())
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -16,6 +18,7 @@ from learn_spark.config.model_sections import Launch
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before
+from learn_spark.releases.spaces import earlier_conversion, earlier_towers
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import with_log_q
@@ -24,8 +27,10 @@ from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.result import RESULT
 from models.contract.settings import ValidationConfig
 from models.contract.snapshot import read_manifest
-from models.contract.training_specs import CVRSpec, TowersSpec, TrainingSpec
+from models.contract.training_specs import CVRSpec, EarlierConversion, TowersSpec, TrainingSpec
 
+EMBEDDINGS = ("user_emb", "item_emb")
+MOST_PAIRS = 50_000  # that a map of mid_emb is fitted on
 _PAIR_KEY = ("user_id", "item_id", "event_ts")
 
 
@@ -42,6 +47,7 @@ def train_towers(context: Context, days: Sequence[date]) -> StepResult:
         train=config.towers.train,
         stream=config.stream,
         validation=validation_of(config),
+        earlier=earlier_towers(context),
         out_dir=towers_path(context),
     )
     return _trained(context, spec, "learn-towers", fingerprint)
@@ -64,6 +70,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         cvr=config.cvr.model,
         train=config.cvr.train,
         stream=config.stream,
+        earlier=_earlier_conversion(context, fingerprint),
         out_dir=cvr_path(context),
     )
     return _trained(context, spec, "learn-cvr", fingerprint)
@@ -86,6 +93,8 @@ def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str)
     alone = Launch(environment=context.config.training.environment)
     launch = context.config.launch if isinstance(spec, TowersSpec) else alone
     result = run_trainer(spec, launch, context.spark)
+    if result.get("space"):
+        context.progress.say(f"{spec.command}: {_said(result['space'])}")
     details = {
         "model": str(training.folder),
         "fingerprint": training.fingerprint,
@@ -100,6 +109,21 @@ def _trained(context: Context, spec: TrainingSpec, model: str, fingerprint: str)
     return StepResult(rows_in=total, rows_out=total, details=details)
 
 
+def _said(space: dict[str, Any]) -> str:
+    """Into which space a model was mapped, and how well."""
+    figures = {
+        "item_cosine": "cosine of item vectors",
+        "user_cosine": "of user vectors",
+        "mid_explained": "explained of mid_emb",
+    }
+    told = [
+        f"{name} {' -> '.join(f'{value:.2f}' for value in np.atleast_1d(space[key]))}"
+        for key, name in figures.items()
+        if key in space
+    ]
+    return f"mapped into the space of release {space['release']}: {', '.join(told)}"
+
+
 def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, fingerprint: str) -> Path:
     config = context.config
     samples = context.tables.read("samples", version).where("stage = 'cvr'")
@@ -112,13 +136,41 @@ def _pair_snapshot(context: Context, role: str, span: DayRange, version: int, fi
     return export(context, pairs, f"cvr-{role}-{fingerprint}", _PAIR_KEY, "samples", version, config.cvr.train.seed)
 
 
-def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
+def _earlier_conversion(context: Context, fingerprint: str) -> EarlierConversion | None:
+    """The model whose space mid_emb gets, and pairs of this training with the embeddings that both models read."""
+    earlier = earlier_conversion(context)
+    if earlier is None:
+        return None
+    release, models = earlier
+    version, seed = context.tables.version("samples"), context.config.cvr.train.seed
+    samples = context.tables.read("samples", version).where("stage = 'cvr'").select(*_PAIR_KEY, "ds")
+    drawn = samples.orderBy(F.xxhash64(F.lit(seed), *_PAIR_KEY)).limit(MOST_PAIRS)
+    before = with_embeddings(context, drawn, models.towers, models.matrix)
+    before = before.select(*samples.columns, *(F.col(name).alias(f"earlier_{name}") for name in EMBEDDINGS))
+    pairs = with_embeddings(context, before).select(
+        *_PAIR_KEY, *EMBEDDINGS, *(f"earlier_{name}" for name in EMBEDDINGS)
+    )
+    folder = export(
+        context, pairs, f"cvr-space-{fingerprint}-{release.release_id}", _PAIR_KEY, "samples", version, seed
+    )
+    _, space = release.space
+    return EarlierConversion(release=release.release_id, space=space, cvr=models.cvr, pairs=folder)
+
+
+def with_embeddings(
+    context: Context, samples: DataFrame, towers: Path | None = None, matrix: Path | None = None
+) -> DataFrame:
     """Adds `user_emb` (newest history with ds <= the sample's day) and `item_emb`, as releases show them on that day.
 
     So a new user's, and an item's whose first event is not before that day, are zeros. Every (user, history day) and
     every item is scored once.
+
+    Args:
+        context: of the run.
+        samples: `user_id`, `item_id`, `ds`, and any other columns.
+        towers, matrix: the model's and the content matrix's folders, where they are not those of the config.
     """
-    tables, towers, matrix = context.tables, towers_path(context), matrix_path(context)
+    tables, towers, matrix = context.tables, towers or towers_path(context), matrix or matrix_path(context)
     batch_rows = context.config.features.run.batch_rows
     is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
     histories = tables.read("user_history").where(is_feature_day)
@@ -129,7 +181,7 @@ def with_embeddings(context: Context, samples: DataFrame) -> DataFrame:
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
     items = score_items(sold.repartition("item_id"), towers, matrix, batch_rows).select("item_id", "item_emb")
-    before = tables.read("interactions").where(F.col("ds") < F.lit(context.config.windows.cvr_end))
+    before = tables.read("interactions").where(F.col("ds") < F.lit(context.config.windows.end))
     seen = before.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
     items = items.join(seen, on="item_id", how="left")
     joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(items, on="item_id", how="inner")

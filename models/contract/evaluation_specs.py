@@ -173,6 +173,8 @@ class RankerSpec(Spec):
         content_matrix: folder of the content matrix.
         base: the base features; `categorical` names those among them that hold categories.
         user_events, item_events: the base features by which users and items are called cold.
+        earlier: the release whose space the embeddings are in; the rows then have what its models make of them, by the
+            same names with `earlier_` before them. Empty: there is none.
         cold_events: fewer events are cold.
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
@@ -191,6 +193,7 @@ class RankerSpec(Spec):
     categorical: tuple[str, ...] = ()
     user_events: str = "user_events"
     item_events: str = "item_events"
+    earlier: str = ""
     cold_events: int = Field(default=10, ge=0)
     tail_events: int = Field(default=0, ge=0)
     validation_share: float = Field(default=0.2, gt=0, lt=1)

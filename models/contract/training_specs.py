@@ -18,6 +18,7 @@ from models.contract.settings import (
     check_loss,
 )
 from models.contract.spec import Spec
+from models.contract.strict import Settings
 
 
 class TrainingSpec(Spec):
@@ -42,6 +43,38 @@ class TrainingSpec(Spec):
         return False
 
 
+class EarlierTowers(Settings):
+    """The towers of an earlier release, into whose space those of this training are mapped.
+
+    Attributes:
+        release: its id.
+        space: names the space of its vectors.
+        towers: the model's folder.
+        content_matrix: what it was trained on; item_idx are the same, the encoder need not be.
+    """
+
+    release: str
+    space: str
+    towers: Path
+    content_matrix: Path
+
+
+class EarlierConversion(Settings):
+    """The conversion model of an earlier release, into whose space mid_emb of this training is mapped.
+
+    Attributes:
+        release, space: as of `EarlierTowers`.
+        cvr: the model's folder.
+        pairs: snapshot of pairs with user_emb and item_emb, by these towers, and earlier_user_emb and earlier_item_emb,
+            by those of the earlier release.
+    """
+
+    release: str
+    space: str
+    cvr: Path
+    pairs: Path
+
+
 class TowersSpec(TrainingSpec):
     """The spec of `train-towers`.
 
@@ -50,8 +83,10 @@ class TowersSpec(TrainingSpec):
             in the validation snapshot).
         content_matrix: folder of the content matrix.
         towers, loss, validation: settings, all with defaults.
+        earlier: whose space the vectors are mapped into when training is over; None: they keep their own.
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"earlier"})
     command: ClassVar[str] = "train-towers"
     module: ClassVar[str] = "models.training.train_towers"
     help: ClassVar[str] = "train user and item towers"
@@ -60,6 +95,7 @@ class TowersSpec(TrainingSpec):
     towers: TowersConfig = TowersConfig()
     loss: LossConfig = LossConfig()
     validation: ValidationConfig = ValidationConfig()
+    earlier: EarlierTowers | None = None
 
     @property
     def trains_all_positions(self) -> bool:
@@ -150,8 +186,10 @@ class CVRSpec(TrainingSpec):
             Validation samples are later than training samples.
         log_q: correct for how sampled negatives were drawn (models/training/train_cvr.py).
         cvr: settings, all with defaults.
+        earlier: whose space mid_emb is mapped into when training is over; None: it keeps its own.
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"earlier"})
     command: ClassVar[str] = "train-cvr"
     module: ClassVar[str] = "models.training.train_cvr"
     help: ClassVar[str] = "train the conversion model"
@@ -159,3 +197,4 @@ class CVRSpec(TrainingSpec):
     log_q: bool = False
     cvr: CVRConfig = CVRConfig()
     train: CVRTrainConfig = CVRTrainConfig()
+    earlier: EarlierConversion | None = None

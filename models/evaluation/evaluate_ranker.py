@@ -19,7 +19,7 @@ from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
 from models.evaluation.ranker import Ranker, binned
-from models.metrics.auc import Scored, gain_interval, mean_interval, user_aucs, user_mean
+from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interval, user_aucs, user_mean
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
@@ -45,13 +45,18 @@ class RankerTask:
 
     def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T]."""
+        return self.trained(what, X_NF, seeds)[1]
+
+    def trained(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> tuple[Ranker, np.ndarray]:
+        """As `fit`, with the trees."""
         started = time.monotonic()
         categorical = [self.spec.base.index(name) for name in self.spec.categorical]
         train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
-        score_ST = Ranker(self.spec.ranker, seeds).fit(train, valid, categorical).predict(X_NF[self.test])
+        ranker = Ranker(self.spec.ranker, seeds).fit(train, valid, categorical)
+        score_ST = ranker.predict(X_NF[self.test])
         line = f"ranker {what}: {X_NF.shape[1]} features, AUC {self.scored(score_ST.mean(0)).auc():.4f}"
         print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-        return score_ST
+        return ranker, score_ST
 
     def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
         """Test scores, all or a segment of them, ready for AUC."""
@@ -83,9 +88,9 @@ def run(spec: RankerSpec) -> dict[str, object]:
 
     Returns:
         rows, users; of auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the seeds' mean scores;
-        `auc_gain_by_seed`; `segments` by name, and `alone`: each embedding by itself; the item's raw content
-        (`item_content`) and a random vector by item (`item_id`), of item_emb's width; `shuffled`, all three
-        embeddings of other rows, which must bring nothing.
+        `auc_gain_by_seed`; `kept`, where there is an earlier release (`_kept`); `segments` by name, and `alone`: each
+        embedding by itself; the item's raw content (`item_content`) and a random vector by item (`item_id`), of
+        item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing.
 
     Raises:
         BadInput: columns are missing, or a window has one label only.
@@ -94,16 +99,26 @@ def run(spec: RankerSpec) -> dict[str, object]:
         rows = read_rows(spec, open_snapshot(spec.rows))
         task = RankerTask(spec, rows)
         base_NF, blocks = _features(rows, spec)
+        earlier = _blocks(rows, "earlier_") if spec.earlier else {}
         raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
         del rows
         events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
         is_in = segments(spec, *events)
         categorical = [spec.base.index(name) for name in spec.categorical]
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
-        blocks = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in blocks.items()}
+        moved = {
+            name: binned(blocks[name], task.train, spec.ranker.max_bins, like_NF=block)
+            for name, block in earlier.items()
+        }
+        blocks, earlier = (
+            {name: binned(block, task.train, spec.ranker.max_bins) for name, block in parts.items()}
+            for parts in (blocks, earlier)
+        )
         raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
         without_ST = task.fit("without embeddings", base_NF, task.seeds)
         result = _main_figures(task, base_NF, blocks, is_in, without_ST)
+        if spec.earlier:
+            result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, moved, without_ST.mean(0))}
         result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
     write_result(spec.out_dir, _without_nan(result))
     return result
@@ -150,6 +165,33 @@ def _main_figures(
     return result
 
 
+def _kept(
+    task: RankerTask,
+    base_NF: np.ndarray,
+    earlier: Mapping[str, np.ndarray],
+    moved: Mapping[str, np.ndarray],
+    without_T: np.ndarray,
+) -> dict[str, object]:
+    """What a ranker that was trained on the earlier release's embeddings keeps of its gain when it is fed these.
+
+    Returns:
+        auc_gain_earlier: of that ranker, fed the embeddings that it was trained on; auc_gain_kept: fed these, without
+        training anew; share, share_ci90: of the first, the second.
+    """
+    ranker, earlier_ST = task.trained("with earlier embeddings", _joined(base_NF, earlier.values()), task.seeds)
+    moved_T = ranker.predict(_joined(base_NF, moved.values())[task.test]).mean(0)
+    kept, with_, without = (task.scored(score_T) for score_T in (moved_T, earlier_ST.mean(0), without_T))
+    gain, left = with_.auc() - without.auc(), kept.auc() - without.auc()
+    users, settings = int(task.user_N.max()) + 1, (task.spec.resamples, task.spec.seed)
+    interval = kept_interval(kept, with_, without, users, *settings)
+    return {
+        "auc_gain_earlier": gain,
+        "auc_gain_kept": left,
+        "share": left / gain if gain > 0 else float("nan"),
+        "share_ci90": list(interval),
+    }
+
+
 def _alone(
     task: RankerTask,
     base_NF: np.ndarray,
@@ -174,7 +216,8 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
     Raises:
         BadInput: names the columns that the snapshot lacks.
     """
-    columns = [*KEYS, *spec.base, *EMBEDDINGS, "cvr_score"]
+    vectors = [*EMBEDDINGS, "cvr_score"]
+    columns = [*KEYS, *spec.base, *vectors, *(f"earlier_{name}" for name in vectors if spec.earlier)]
     lacking = [name for name in columns if name not in snapshot.schema]
     if lacking:
         have = ", ".join(snapshot.schema)
@@ -186,10 +229,15 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
 def _features(rows: pa.Table, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The base features [N, F], and the blocks of columns on top: the embeddings and their scores."""
     base_NF = np.stack([_values(rows, name).astype(np.float32) for name in spec.base], axis=1)
-    blocks = {name: _vectors(rows, name) for name in EMBEDDINGS}
+    return base_NF, _blocks(rows)
+
+
+def _blocks(rows: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
+    """The embeddings by name, and their scores: columns [N, .]."""
+    blocks = {name: _vectors(rows, f"{prefix}{name}") for name in EMBEDDINGS}
     inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
-    scores_N2 = np.stack([inner_N, _values(rows, "cvr_score")], axis=1)
-    return base_NF, blocks | {"scores": scores_N2.astype(np.float32)}
+    scores_N2 = np.stack([inner_N, _values(rows, f"{prefix}cvr_score")], axis=1)
+    return blocks | {"scores": scores_N2.astype(np.float32)}
 
 
 def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str, np.ndarray]:

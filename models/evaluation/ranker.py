@@ -63,7 +63,13 @@ class Ranker:
         return np.stack([trees.predict_proba(X_NF)[:, 1] for trees in self.members])
 
 
-def binned(X_NF: np.ndarray, train: np.ndarray, max_bins: int, categorical: Sequence[int] = ()) -> np.ndarray:
+def binned(
+    X_NF: np.ndarray,
+    train: np.ndarray,
+    max_bins: int,
+    categorical: Sequence[int] = (),
+    like_NF: np.ndarray | None = None,
+) -> np.ndarray:
     """Features as bin numbers between quantiles of the training rows: uint8 [N, F].
 
     The trees would bin by themselves, but for every fit anew, and with weights several times slower than they grow.
@@ -73,13 +79,15 @@ def binned(X_NF: np.ndarray, train: np.ndarray, max_bins: int, categorical: Sequ
         train: the training rows' numbers.
         max_bins: at most so many bins.
         categorical: columns whose values are bin numbers already.
+        like_NF: features whose quantiles they are; None: their own.
     """
+    like_NF = X_NF if like_NF is None else like_NF
     shares = np.linspace(0, 1, max_bins + 1)[1:-1]
     bins_NF = np.empty(X_NF.shape, np.uint8)
     for column, values_N in enumerate(X_NF.T):
         if column in categorical:
             bins_NF[:, column] = values_N
         else:
-            edges = np.unique(np.quantile(values_N[train], shares))
+            edges = np.unique(np.quantile(like_NF[train, column], shares))
             bins_NF[:, column] = np.searchsorted(edges, values_N, side="left")
     return bins_NF

@@ -158,7 +158,7 @@ def run(spec: OnlineSpec) -> dict[str, object]:
         "content_dim": towers.content_dim,
         "max_history": towers.config.max_len,
         "embedding_dim": width,
-        "mid_dim": cvr.config.mid_dim,
+        "mid_dim": cvr.mid_dim,
     }
     repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
     retrieval = spec.retrieval.model_dump() if spec.retrieval else None

@@ -150,6 +150,22 @@ def gain_interval(
     return _percentiles([gain for gain in gains if np.isfinite(gain)], level)
 
 
+def kept_interval(
+    kept: Scored, with_: Scored, without: Scored, num_users: int, resamples: int, seed: int, level: float = 0.9
+) -> tuple[float, float]:
+    """Bootstrap percentile interval of the share of a gain that is kept: (kept - without) / (with - without).
+
+    Over users, as in `gain_interval`; resamples without a gain are left out.
+    """
+    shares = []
+    for times_U in user_draws(num_users, resamples, seed):
+        least = without.auc(times_U)
+        gain = with_.auc(times_U) - least
+        if np.isfinite(gain) and gain > 0:
+            shares.append((kept.auc(times_U) - least) / gain)
+    return _percentiles(shares, level)
+
+
 def mean_interval(
     value_U: np.ndarray, weight_U: np.ndarray, resamples: int, seed: int, level: float = 0.9
 ) -> tuple[float, float]:

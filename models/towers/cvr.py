@@ -12,11 +12,19 @@ from models.contract.settings import CVRConfig
 
 
 class CVRModel(nn.Module):
-    """concat(user_emb, item_emb) -> MLP -> mid_emb -> conversion logit."""
+    """concat(user_emb, item_emb) -> MLP -> middle layer -> conversion logit.
 
-    def __init__(self, config: CVRConfig, user_dim: int, item_dim: int) -> None:
+    `mid_emb` is the middle layer, or what a linear map makes of it: its vectors in an earlier model's space.
+
+    Args:
+        config: sizes and switches.
+        user_dim, item_dim: widths of the embeddings.
+        mapped_dim: width that the middle layer is mapped to; 0: it is not mapped.
+    """
+
+    def __init__(self, config: CVRConfig, user_dim: int, item_dim: int, mapped_dim: int = 0) -> None:
         super().__init__()
-        self.config, self.user_dim, self.item_dim = config, user_dim, item_dim
+        self.config, self.user_dim, self.item_dim, self.mapped_dim = config, user_dim, item_dim, mapped_dim
         width = user_dim + item_dim
         if config.fusion == "concat+product":
             if user_dim != item_dim:
@@ -29,6 +37,12 @@ class CVRModel(nn.Module):
             width = hidden
         self.body = nn.Sequential(*layers, nn.Linear(width, config.mid_dim), nn.GELU())
         self.output = nn.Linear(config.mid_dim, 1)
+        self.mid_map = nn.Linear(config.mid_dim, mapped_dim) if mapped_dim else nn.Identity()
+
+    @property
+    def mid_dim(self) -> int:
+        """Width of mid_emb."""
+        return self.mapped_dim or self.config.mid_dim
 
     def forward(self, user_BK: Tensor, item_BK: Tensor) -> tuple[Tensor, Tensor]:
         """mid_emb [B, E] and the conversion logit [B]."""
@@ -36,7 +50,7 @@ class CVRModel(nn.Module):
         if self.config.fusion == "concat+product":
             parts.append(user_BK * item_BK)
         mid_BE = self.body(torch.cat(parts, dim=-1))
-        return mid_BE, self.output(mid_BE)[:, 0]
+        return self.mid_map(mid_BE), self.output(mid_BE)[:, 0]
 
     @torch.inference_mode()
     def score(
@@ -59,7 +73,7 @@ class CVRModel(nn.Module):
         want = ((len(user_BK), self.user_dim), (len(user_BK), self.item_dim))
         if (user_BK.shape, item_BK.shape) != want:
             raise BadInput(f"embeddings of shapes {user_BK.shape}, {item_BK.shape}; wanted {want[0]}, {want[1]}")
-        mid_BE = np.empty((len(user_BK), self.config.mid_dim), np.float32)
+        mid_BE = np.empty((len(user_BK), self.mid_dim), np.float32)
         probability_B = np.empty(len(user_BK), np.float32)
         device = self.output.weight.device
         for start in range(0, len(user_BK), batch_size):

@@ -59,14 +59,20 @@ class Towers(nn.Module):
             self.residual = nn.Linear(content_dim, vector_dim, bias=False)
             nn.init.orthogonal_(self.residual.weight)
         if config.content_residual:
-            own = [cast(nn.Linear, self.item_mlp[-1])] if config.item_tower == "mlp" else []  # as made above
-            for last in [self.head, *own]:
+            for last in self.output_layers[:-1]:
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
         self.id_residual = _zero_rows(num_items, content_dim) if config.id_residual else None
         self.item_bias = _zero_rows(num_items, 1) if config.item_bias else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
         self.repeat_weight = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
+
+    @property
+    def output_layers(self) -> list[nn.Linear]:
+        """The layers whose sum, at unit length, is a vector of either tower."""
+        own = [cast(nn.Linear, self.item_mlp[-1])] if self.config.item_tower == "mlp" else []
+        is_projected = self.config.content_residual or self.config.item_tower == "content"
+        return [self.head, *own, *([self.residual] if is_projected else [])]
 
     @property
     def device(self) -> torch.device:

@@ -1,9 +1,11 @@
 """From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot, open_snapshot
@@ -12,7 +14,7 @@ from models.contract.whole_files import require_folder
 from models.data.stream import ArrowReader, open_reader
 from models.training.checkpoint import fingerprint_of, step_seed
 from models.training.distributed import Ranks, joined
-from models.training.trainer import Batch, Task, Trainer, TrainResult
+from models.training.trainer import Batch, Metrics, Task, Trainer, TrainResult
 
 SpecT = TypeVar("SpecT", bound=TrainingSpec)
 
@@ -45,6 +47,10 @@ class SnapshotBatches(Generic[SpecT]):
         for number, batch in enumerate(self._reader(epoch).batches(start), start):
             self.generator.manual_seed(step_seed(self.spec.train.seed, self.ranks.rank, epoch, number))
             yield self._prepare(batch), len(next(iter(batch.values())))
+
+    def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
+        """See `Task.save_last`: the best state, which is there already."""
+        return {}
 
     def _prepare(self, batch: Batch) -> Batch:
         """What the model takes, out of the snapshot's columns."""

@@ -28,12 +28,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from models.contract.failures import BadInput
-from models.contract.snapshot import Snapshot
+from models.contract.snapshot import Snapshot, open_snapshot
 from models.contract.training_specs import CVRSpec
+from models.contract.whole_files import require_folder
 from models.data.stream import read_column
 from models.metrics.auc import calibration, uauc
-from models.saved import save_cvr
+from models.saved import load_cvr, save_cvr
 from models.towers.cvr import CVRModel
+from models.towers.space import mapped_into
 from models.training.distributed import Ranks, global_mean
 from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
 from models.training.trainer import Batch, Metrics, TrainResult
@@ -80,6 +82,19 @@ class CVRTask(SnapshotBatches[CVRSpec]):
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_cvr(path, self.model, state)
+
+    def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
+        earlier = self.spec.earlier
+        if earlier is None:
+            return {}
+        self.model.load_state_dict(state)
+        pairs = open_snapshot(require_folder(earlier.pairs, "earlier.pairs"), self.spec.stream.run.verify_sha256)
+        mid_PD, _ = self.model.score(read_column(pairs, "user_emb"), read_column(pairs, "item_emb"))
+        both = read_column(pairs, "earlier_user_emb"), read_column(pairs, "earlier_item_emb")
+        earlier_PE, _ = load_cvr(earlier.cvr).score(*both)
+        mapped, found = mapped_into(self.model, mid_PD, earlier_PE)
+        save_cvr(path, mapped)
+        return {"release": earlier.release, "id": earlier.space, **found}
 
     def _prepare(self, batch: Batch) -> Batch:
         return {name: value.float() for name, value in batch.items()}

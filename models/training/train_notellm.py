@@ -84,6 +84,10 @@ class NoteLLMTask:
         """See `Task.save`."""
         save_language(path, NOTELLM, self.model, state)
 
+    def save_last(self, path: Path, state: dict[str, Tensor]) -> dict[str, object]:
+        """See `Task.save_last`: the best state, which is there already."""
+        return {}
+
 
 def run(spec: NoteLLMSpec) -> TrainResult:
     """Train as the spec says, in one process; errors as of `Trainer.run`, and BadInput."""

@@ -20,13 +20,14 @@ from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.evaluation.validation import Validation
-from models.saved import save_towers
+from models.saved import load_towers, save_towers
 from models.towers.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
 from models.towers.repeats import Held, HeldCandidates, held_items, history_logits, is_held, once
+from models.towers.space import Known, require_same_width, turn_into
 from models.towers.towers import Towers, distinct
 from models.training.distributed import Ranks, gathered, global_mean
 from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
-from models.training.trainer import Batch, TrainResult
+from models.training.trainer import Batch, Metrics, TrainResult
 
 COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 
@@ -43,6 +44,8 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         self.metric = self.validation.metric
         self.keeps_untrained = spec.towers.content_residual  # it ranks by content
         self.model = Towers(spec.towers, content.dim, content.rows)
+        if spec.earlier:
+            require_same_width(self.model, load_towers(spec.earlier.towers))
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
         if spec.loss.negatives != "in_batch":  # what the towers are trained on
             self.catalogue = torch.from_numpy(trained_items(train, content.rows))
@@ -133,6 +136,19 @@ class TowersTask(SnapshotBatches[TowersSpec]):
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
         save_towers(path, self.model, state)
+
+    def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
+        earlier = self.spec.earlier
+        if earlier is None:
+            return {}
+        self.model.load_state_dict(state)
+        before = Known(load_towers(earlier.towers), ContentMatrix(earlier.content_matrix))
+        rows = self.validation.rows
+        items = [np.unique(rows[name]) for name in ("hist_items", "tar_items")]
+        known_I = np.setdiff1d(np.union1d(*items), [0]).astype(np.int64)
+        found = turn_into(Known(self.model, self.content), before, known_I, rows["hist_items"], rows["hist_len"])
+        save_towers(path, self.model)
+        return {"release": earlier.release, "id": earlier.space, **found}
 
     def _prepare(self, batch: Batch) -> Batch:
         """Cut the padding that all rows share, pair histories with targets, and fetch the content."""

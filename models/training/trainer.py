@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -75,10 +75,14 @@ class Task(Protocol):
         """Write the model with these weights into folder `path`."""
         ...
 
+    def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
+        """Write the model as it is to be used, when training is over; returns figures of that."""
+        ...
+
 
 @dataclass
 class TrainResult:
-    """What result.json holds: the best evaluation, and what it took."""
+    """What result.json holds: the best evaluation, what it took, and figures of `Task.save_last`."""
 
     best: Metrics
     best_step: int
@@ -87,6 +91,7 @@ class TrainResult:
     seconds: float
     parameters: int
     stopped: str
+    space: Metrics = field(default_factory=dict)
 
 
 class _Loss(nn.Module):
@@ -295,6 +300,7 @@ class Trainer:
         seconds, at = time.monotonic() - self.started, self.at
         result = TrainResult(at.best, at.best_step, at.step, at.samples, seconds, count, stopped)
         if self.ranks.is_first:
+            result.space = self.task.save_last(self.out_dir, self.best_state)
             write_result(self.out_dir, asdict(result))
             (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
         return result

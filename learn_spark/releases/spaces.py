@@ -1,0 +1,126 @@
+"""The space of a release's vectors: whose models began it, and what new models need to be mapped into it.
+
+A retrain ends in other axes. So that no consumer has to learn anew, the vectors of new towers and of a new conversion
+model are mapped into the space of the release before them (`models/towers/space.py`), once, when they are trained: the
+models that are stored, scored with and exported are the mapped ones.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, is_trained, towers_fingerprint, towers_path
+from learn_spark.errors import ConfigError
+from learn_spark.lake.tables import Tables
+from learn_spark.releases.registry import Release, find_release, newest_release
+from learn_spark.runs.steps import Context
+from models.contract.content_matrix import META
+from models.contract.failures import BadInput
+from models.contract.result import SPEC, read_result
+from models.contract.training_specs import EarlierTowers
+from models.contract.whole_files import read_json
+
+NONE, PREVIOUS = "none", "previous"
+_WAY_OUT = "towers.compatible_with: none begins a space of its own, which consumers have to learn anew"
+
+
+@dataclass(frozen=True)
+class ReleaseModels:
+    """What a release was scored with, on disk.
+
+    Attributes:
+        towers, cvr: the models' folders.
+        matrix: the content matrix's folder.
+    """
+
+    towers: Path
+    cvr: Path
+    matrix: Path
+
+    @classmethod
+    def of(cls, tables: Tables, release: Release) -> "ReleaseModels":
+        """Where they lie; ConfigError where the towers' spec cannot be read."""
+        towers, cvr = (tables.artifact("models", f"{name}-{release.models[name]}") for name in ("towers", "cvr"))
+        try:
+            spec = read_json(towers / SPEC, f"the towers of release {release.release_id}")
+        except BadInput as error:
+            raise ConfigError(str(error)) from error
+        return cls(towers, cvr, tables.artifact("matrix", Path(str(spec["content_matrix"])).name))  # lakes move
+
+    @property
+    def lacking(self) -> list[Path]:
+        """The folders that are not whole any more."""
+        lost = [folder for folder in (self.towers, self.cvr) if not is_trained(folder)]
+        return lost if (self.matrix / META).is_file() else [*lost, self.matrix]
+
+
+def models_of(context: Context) -> dict[str, str]:
+    """What names the models of this config: their fingerprints, and their space where they were mapped into one."""
+    made = {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
+    mapped = {"towers": mapped_into(towers_path(context)), "cvr": mapped_into(cvr_path(context))}
+    if not any(mapped.values()):
+        return made
+    return {**made, "space": "-".join(str(mapped[name].get("id", made[name])) for name in made)}
+
+
+def mapped_into(folder: Path) -> dict[str, object]:
+    """What a training says of the space that its model was mapped into; empty where it was not, or is not over."""
+    return read_result(folder).get("space", {}) if is_trained(folder) else {}
+
+
+def earlier_models(context: Context) -> tuple[Release, ReleaseModels] | None:
+    """The release whose space the towers of this config were mapped into, with its models; None where there is none."""
+    release_id = mapped_into(towers_path(context)).get("release")
+    if release_id is None:
+        return None
+    release = find_release(context.tables, str(release_id), readable=False)
+    return release, ReleaseModels.of(context.tables, release)
+
+
+def earlier_towers(context: Context) -> EarlierTowers | None:
+    """Whose space the towers that are to be trained get; None: one of their own.
+
+    Raises:
+        ConfigError: there is no such release, or its models are gone.
+    """
+    wanted = context.config.towers.compatible_with
+    if wanted == NONE:
+        return None
+    if wanted == PREVIOUS:
+        release = newest_release(context.tables, {}, without={"towers": towers_fingerprint(context)})
+    else:
+        release = find_release(context.tables, wanted, readable=False)
+    if release is None:
+        return None
+    models = _whole(context, release)
+    towers_space, _ = release.space
+    return EarlierTowers(
+        release=release.release_id, space=towers_space, towers=models.towers, content_matrix=models.matrix
+    )
+
+
+def earlier_conversion(context: Context) -> tuple[Release, ReleaseModels] | None:
+    """The release whose space mid_emb of the conversion model that is to be trained gets; None: one of its own.
+
+    It is the newest by the same towers, else that into whose space the towers were mapped. Errors as of
+    `earlier_towers`.
+    """
+    if context.config.towers.compatible_with == NONE:
+        return None
+    towers, cvr = towers_fingerprint(context), cvr_fingerprint(context)
+    release = newest_release(context.tables, {"towers": towers}, without={"cvr": cvr})
+    if release is None:
+        earlier = earlier_models(context)
+        if earlier is None:
+            return None
+        release, _ = earlier
+    return release, _whole(context, release)
+
+
+def _whole(context: Context, release: Release) -> ReleaseModels:
+    models = ReleaseModels.of(context.tables, release)
+    if lacking := models.lacking:
+        raise ConfigError(
+            f"new models are to get the space of release {release.release_id}, but {lacking[0]} is gone: bring it back"
+            f" (learn-spark repair), or {_WAY_OUT}"
+        )
+    return models

@@ -1,0 +1,179 @@
+"""Vectors of a retrained model in the space of the one before, so that who reads them has nothing to learn anew.
+
+A training that begins anew ends in other axes: its inner products mean the same, its numbers do not. Towers are turned
+by one orthogonal matrix for users and items (orthogonal Procrustes: Schönemann 1966), which leaves every inner product
+and norm as it was; it goes into the weights of their last layers. The middle layer of the conversion model has no inner
+products to keep: a ridge regression maps it.
+
+Shapes: N vectors, K width of an embedding, I items, B users, H history length, P pairs, D width of a middle layer, E
+that of the earlier one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.contract.failures import BadInput
+from models.data.content import ContentMatrix
+from models.towers.cvr import CVRModel
+from models.towers.towers import Towers
+
+MOST_ITEMS, MOST_USERS = 100_000, 20_000  # whose vectors the rotation is fitted on
+LEAST_SHARED = 64  # items or users: fewer say nothing about axes
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # per row, of standardised numbers
+HELD_OUT = 5  # every so many-th pair chooses the ridge
+
+
+@dataclass(frozen=True)
+class Known:
+    """A tower's model, and what it reads."""
+
+    towers: Towers
+    content: ContentMatrix
+
+    def items(self, item_I: np.ndarray) -> np.ndarray:
+        """Their unit vectors, [I, K]; zeros for those without content."""
+        item_I = np.where(item_I < self.content.rows, item_I, 0)
+        has_content_I = (self.content.gather(torch.from_numpy(item_I)).abs().amax(1) > 0).numpy()
+        return _unit(self._vectors(self.towers.embed_items(item_I, self.content))) * has_content_I[:, None]
+
+    def users(self, hist_BH: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+        """Their unit vectors, [B, K], from their last `max_len` items; zeros for empty histories."""
+        longest = min(self.towers.config.max_len, hist_BH.shape[1])
+        kept_B = np.minimum(length_B, longest)
+        place_BH = (length_B - kept_B)[:, None] + np.arange(longest)
+        hist_BH = np.take_along_axis(hist_BH, np.minimum(place_BH, hist_BH.shape[1] - 1), axis=1)
+        hist_BH = np.where((np.arange(longest) < kept_B[:, None]) & (hist_BH < self.content.rows), hist_BH, 0)
+        return _unit(self._vectors(self.towers.embed_users(hist_BH, kept_B, self.content)))
+
+    def _vectors(self, published_NK: np.ndarray) -> np.ndarray:
+        return published_NK[:, : published_NK.shape[1] - self.towers.config.item_bias]
+
+
+def turn_into(
+    new: Known, earlier: Known, item_I: np.ndarray, hist_BH: np.ndarray, length_B: np.ndarray
+) -> dict[str, object]:
+    """Turns the new towers, in place, into the space of the earlier ones.
+
+    Args:
+        new, earlier: what is turned, and whose space it is.
+        item_I: numbers of items that both may know.
+        hist_BH, length_B: histories, item_idx oldest first, padded on the right.
+
+    Returns:
+        items, users: how many the rotation was fitted on; item_cosine, user_cosine: [before, after], mean cosine of
+        the two models' vectors.
+
+    Raises:
+        BadInput: the widths differ, or the two share too little.
+    """
+    require_same_width(new.towers, earlier.towers)
+    item_I = np.random.default_rng(0).permutation(item_I)[:MOST_ITEMS]
+    new_IK, old_IK = _both(new.items(item_I), earlier.items(item_I))
+    hist_BH, length_B = hist_BH[:MOST_USERS], length_B[:MOST_USERS].astype(np.int64)
+    new_BK, old_BK = _both(new.users(hist_BH, length_B), earlier.users(hist_BH, length_B))
+    if min(len(new_IK), len(new_BK)) < LEAST_SHARED:
+        raise BadInput(
+            f"the earlier towers know {len(new_IK)} of these items and {len(new_BK)} of these users; a common space"
+            f" needs {LEAST_SHARED} of each: towers.compatible_with: none begins a space of its own"
+        )
+    moment_KK = new_IK.T @ old_IK / len(new_IK) + new_BK.T @ old_BK / len(new_BK)  # users weigh as much as items
+    left_KK, _, right_KK = np.linalg.svd(moment_KK.astype(np.float64))
+    rotation_KK = left_KK @ right_KK
+    rotate(new.towers, torch.from_numpy(rotation_KK))
+    return {
+        "items": len(new_IK),
+        "users": len(new_BK),
+        "item_cosine": [_cosine(new_IK, old_IK), _cosine(new_IK @ rotation_KK, old_IK)],
+        "user_cosine": [_cosine(new_BK, old_BK), _cosine(new_BK @ rotation_KK, old_BK)],
+    }
+
+
+def require_same_width(new: Towers, earlier: Towers) -> None:
+    """BadInput where one's vectors have other columns than the other's."""
+    columns, wanted = (
+        f"{one.config.embedding_dim} columns{' with' if one.config.item_bias else ' without'} item_bias"
+        for one in (new, earlier)
+    )
+    if columns != wanted:
+        raise BadInput(
+            f"these towers make {columns}, those of the earlier release {wanted}: towers.compatible_with: none begins a"
+            " space of its own"
+        )
+
+
+@torch.no_grad()
+def rotate(towers: Towers, rotation_KK: Tensor) -> None:
+    """Turns every vector v of the towers into v @ rotation, in their weights."""
+    for layer in towers.output_layers:
+        turned_KK = rotation_KK.T.to(layer.weight)
+        layer.weight.copy_(turned_KK @ layer.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(turned_KK @ layer.bias)
+
+
+def mapped_into(model: CVRModel, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> tuple[CVRModel, dict[str, object]]:
+    """The model with a map of its middle layer into the earlier one's space.
+
+    Args:
+        model: is not mapped yet.
+        mid_PD: its middle layer of some pairs.
+        earlier_PE: `mid_emb` of the same pairs by the earlier model.
+
+    Returns:
+        The mapped model; pairs, and mid_explained: the share of the earlier numbers' variance that the map explains, on
+        the pairs that were held out to choose the ridge.
+
+    Raises:
+        BadInput: there are too few pairs.
+    """
+    if len(mid_PD) < LEAST_SHARED * HELD_OUT:
+        raise BadInput(
+            f"{len(mid_PD)} pairs are too few to map mid_emb into the space of the earlier release (at least"
+            f" {LEAST_SHARED * HELD_OUT}): towers.compatible_with: none begins a space of its own"
+        )
+    held_out_P = np.arange(len(mid_PD)) % HELD_OUT == 0
+    fitted = {ridge: _ridge(mid_PD[~held_out_P], earlier_PE[~held_out_P], ridge) for ridge in RIDGES}
+    explained = {ridge: _explained(fitted[ridge], mid_PD[held_out_P], earlier_PE[held_out_P]) for ridge in RIDGES}
+    best = max(explained, key=explained.__getitem__)
+    weight_DE, bias_E = _ridge(mid_PD, earlier_PE, best)
+    mapped = CVRModel(model.config, model.user_dim, model.item_dim, mapped_dim=earlier_PE.shape[1])
+    own = {"mid_map.weight": torch.from_numpy(weight_DE.T).float(), "mid_map.bias": torch.from_numpy(bias_E).float()}
+    mapped.load_state_dict({**model.state_dict(), **own})
+    return mapped.eval(), {"pairs": len(mid_PD), "mid_explained": explained[best]}
+
+
+Map = tuple[np.ndarray, np.ndarray]  # weights [D, E] and what is added, [E]
+
+
+def _ridge(mid_PD: np.ndarray, earlier_PE: np.ndarray, ridge: float) -> Map:
+    """Least squares on standardised columns, `ridge` times the rows added to the diagonal."""
+    mean_D, scale_D = mid_PD.mean(0, dtype=np.float64), mid_PD.std(0, dtype=np.float64)
+    scale_D = np.where(scale_D > 1e-6, scale_D, 1.0)  # a number that never changes explains nothing
+    mean_E = earlier_PE.mean(0, dtype=np.float64)
+    X_PD, Y_PE = (mid_PD - mean_D) / scale_D, earlier_PE - mean_E
+    moment_DD = X_PD.T @ X_PD + ridge * len(X_PD) * np.eye(X_PD.shape[1])
+    weight_DE = np.linalg.solve(moment_DD, X_PD.T @ Y_PE) / scale_D[:, None]
+    return weight_DE, mean_E - mean_D @ weight_DE
+
+
+def _explained(fitted: Map, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> float:
+    weight_DE, bias_E = fitted
+    left = float(np.square(earlier_PE - mid_PD @ weight_DE - bias_E).sum())
+    return 1 - left / max(float(np.square(earlier_PE - earlier_PE.mean(0)).sum()), 1e-12)
+
+
+def _both(new_NK: np.ndarray, old_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that both have a vector of."""
+    is_known_N = (np.abs(new_NK).max(1, initial=0) > 0) & (np.abs(old_NK).max(1, initial=0) > 0)
+    return new_NK[is_known_N], old_NK[is_known_N]
+
+
+def _unit(vector_NK: np.ndarray) -> np.ndarray:
+    return vector_NK / np.maximum(np.linalg.norm(vector_NK, axis=1, keepdims=True), 1e-12)
+
+
+def _cosine(one_NK: np.ndarray, other_NK: np.ndarray) -> float:
+    return float(np.einsum("nk,nk->n", one_NK, other_NK).mean())
