@@ -1,6 +1,7 @@
 """What all tests share; nothing here needs Spark or torch, so that each side's tests run without the other."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ CONF = Path(__file__).parent.parent / "conf"
 
 # A server that is not there is asked three times, as by users, but without pauses of seconds in between.
 os.environ |= {f"MLFLOW_HTTP_REQUEST_BACKOFF_{name}": "0" for name in ("FACTOR", "JITTER")}
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's `make test &`, which the commands under test would inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones by another profile
 

@@ -93,7 +93,7 @@ def _diff(context: Context, names: Sequence[str]) -> ReleasesSummary:
     """One name is compared with the current release."""
     pair = names if len(names) == 2 else [*names, CURRENT]
     first, second = (find_release(context.tables, name, readable=False) for name in pair)
-    diff = compared(first, second)
+    diff = compared(first, second, context.ledger.recorded().values())
     print("\n".join(lines_of(diff)), flush=True)
     return ReleasesSummary(diff=diff)
 

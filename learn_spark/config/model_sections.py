@@ -192,6 +192,9 @@ class FeatureGates(Settings):
     """Of the 10 nearest items in both releases."""
     min_model_overlap: Share = 0.05
     """The same, against a release by other models (.51 with another seed on the demo)."""
+    min_cosine_after_retrain: Share = 0.5
+    """Mean cosine of a user's, and of an item's, vectors by new models and by those whose space they were mapped into:
+    below it consumers would read something else (1 is the same, 0 another space)."""
 
 
 class FeatureSettings(Settings):

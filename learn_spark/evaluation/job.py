@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from learn_spark.bridge.launch import run_trainer
@@ -23,6 +22,7 @@ from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
 from models.contract.snapshot import read_manifest
 
+Earlier = tuple[Release, ReleaseModels]
 TOWERS = "towers"
 FITTED = "fitted"
 KS = (10, 50)  # the report's columns
@@ -53,13 +53,14 @@ def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     if release is None:
         raise ConfigError("no release by these models is published: run write_features first")
     fingerprint = fingerprint_of(context.fingerprint(EVALUATE_FEATURES, windows.end), context.tables.versions(READS))
-    retrieval, retrieval_rows = _retrieval(context, fingerprint)
-    ranker, ranker_rows_ = _ranker(context, release, fingerprint)
+    earlier = _earlier(context)
+    retrieval, retrieval_rows = _retrieval(context, fingerprint, earlier)
+    ranker, ranker_rows_ = _ranker(context, release, fingerprint, earlier)
     details = EvaluationDetails(retrieval, ranker)
     return StepResult(rows_in=retrieval_rows + ranker_rows_, rows_out=0, details=details.as_json())
 
 
-def _retrieval(context: Context, fingerprint: str) -> tuple[dict[str, Any], int]:
+def _retrieval(context: Context, fingerprint: str, earlier: Earlier | None) -> tuple[dict[str, Any], int]:
     config, version = context.config, context.tables.version("sequences")
     test, day = sequence_snapshot(context, "test", version, fingerprint), day_snapshots(context)
     learned = towers_fingerprint(context)
@@ -72,15 +73,17 @@ def _retrieval(context: Context, fingerprint: str) -> tuple[dict[str, Any], int]
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
         out_dir=context.tables.artifact("evaluation", f"retrieval-{fingerprint}"),
-        systems=_systems(context),
+        systems=(*_systems(context), *_mixed(context, earlier)),
         ks=KS,
         popularity_days=config.retrieval.popularity_days,
         seed=config.evaluation.seed,
         threads=config.evaluation.run.threads,
     )
     context.progress.say("evaluate-systems: towers, popularity, last item, mean content")
-    result = run_trainer(spec)
-    return retrieval_figures(spec.candidates, result), sum(map(_rows, (test, *day.values())))
+    figures = retrieval_figures(spec.candidates, run_trainer(spec))
+    if earlier:
+        figures["earlier_release"] = earlier[0].release_id
+    return figures, sum(read_manifest(snapshot).rows for snapshot in (test, *day.values()))
 
 
 def _systems(context: Context) -> tuple[SystemConfig, ...]:
@@ -95,6 +98,26 @@ def _systems(context: Context) -> tuple[SystemConfig, ...]:
         SystemConfig(name="mean_content", kind="mean_content"),
         SystemConfig(name="mean_content_with_prior", kind="mean_content", folder=towers, popularity_prior=weight),
     )
+
+
+def _mixed(context: Context, earlier: Earlier | None) -> list[SystemConfig]:
+    """Users and items of this release and of the earlier one, mixed: what a server sees that has one of them late."""
+    if earlier is None:
+        return []
+    ours, theirs = (towers_path(context), matrix_path(context)), (earlier[1].towers, earlier[1].matrix)
+    sides = {"earlier_users": (theirs, ours), "earlier_items": (ours, theirs), "earlier": (theirs, theirs)}
+    return [
+        SystemConfig(
+            name=name,
+            kind="model",
+            folder=users[0],
+            content_matrix=users[1],
+            items_of=items[0],
+            items_matrix=items[1],
+            popularity_prior=context.config.retrieval.popularity_prior,
+        )
+        for name, (users, items) in sides.items()
+    ]
 
 
 def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, Any]:
@@ -125,18 +148,37 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
     return found
 
 
-def _ranker(context: Context, release: Release, fingerprint: str) -> tuple[dict[str, Any], int]:
+def _ranker(
+    context: Context, release: Release, fingerprint: str, earlier: Earlier | None
+) -> tuple[dict[str, Any], int]:
+    spec = ranker_spec(context, release, fingerprint, earlier)
+    rows = read_manifest(spec.rows).rows
+    context.progress.say(f"evaluate-ranker: {rows:,} samples, trees with and without the embeddings")
+    result = run_trainer(spec)
+    if earlier:
+        result["kept"]["towers"] = [one.models["towers"] for one in (earlier[0], release)]
+    return result, rows
+
+
+def ranker_spec(context: Context, release: Release, fingerprint: str, earlier: Earlier | None = None) -> RankerSpec:
+    """What `evaluate-ranker` is told of a release; its rows are exported.
+
+    Args:
+        context: of the config that made the release.
+        release: whose embeddings.
+        fingerprint: in the names of rows and figures.
+        earlier: the release, with its models, whose ranker is fed this release's embeddings.
+    """
     settings = context.config.evaluation
     version = context.tables.version("interactions")
-    earlier, models = _earlier(context)
-    frame = ranker_rows(context, release, models)
+    frame = ranker_rows(context, release, earlier[1] if earlier else None)
     rows = export(context, frame, f"evaluation-ranker-{fingerprint}", PAIR_KEY, "interactions", version, settings.seed)
-    spec = RankerSpec(
+    return RankerSpec(
         rows=rows,
         content_matrix=matrix_path(context),
         base=base_columns(context.config.samples),
         categorical=CATEGORICAL,
-        earlier=earlier,
+        earlier=earlier[0].release_id if earlier else "",
         cold_events=context.config.features.cold_events,
         tail_events=tail_events(context),
         resamples=settings.resamples,
@@ -146,23 +188,13 @@ def _ranker(context: Context, release: Release, fingerprint: str) -> tuple[dict[
         threads=settings.run.threads,
         out_dir=context.tables.artifact("evaluation", f"ranker-{fingerprint}"),
     )
-    context.progress.say(f"evaluate-ranker: {_rows(rows):,} samples, trees with and without the embeddings")
-    return run_trainer(spec), _rows(rows)
 
 
-def _earlier(context: Context) -> tuple[str, ReleaseModels | None]:
+def _earlier(context: Context) -> Earlier | None:
     """The release whose space the models were mapped into, and its models, as long as they are there."""
     found = earlier_models(context)
-    if found is None:
-        return "", None
-    release, models = found
-    if models.lacking:
-        context.progress.say(
-            f"what a ranker of release {release.release_id} keeps is not measured: its models are gone"
-        )
-        return "", None
-    return release.release_id, models
-
-
-def _rows(snapshot: Path) -> int:
-    return read_manifest(snapshot).rows
+    if found and found[1].lacking:
+        release_id = found[0].release_id
+        context.progress.say(f"what a ranker of release {release_id} keeps is not measured: its models are gone")
+        return None
+    return found

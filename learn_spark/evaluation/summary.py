@@ -68,6 +68,12 @@ def headline(config: Config) -> str:
             f"ranker     AUC {found['auc_without']:.4f} -> {found['auc_with']:.4f} with the features: "
             f"{found['auc_gain']:+.4f}, 90% interval {_signed(low)} .. {_signed(high)}"
         )
+        if kept := found.get("kept"):
+            low, high = kept["share_ci90"]
+            lines.append(
+                f"retrain    a ranker of release {kept['release']} keeps {_share(kept['share'])} of its gain without"
+                f" training anew, 90% interval {_share(low)} .. {_share(high)}"
+            )
     seconds = sum(stage["seconds"] for stage in values["stages"].values())
     lines += [
         f"effort     {seconds:,.0f} s in the stages, peak memory {values['peak_rss_mb']:,} MiB",
@@ -91,6 +97,10 @@ def candidates_of(retrieval: Mapping[str, Any]) -> str:
 
 def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{value:.0%}"
 
 
 def _stages(recorded: list[Recorded]) -> dict[str, dict[str, Any]]:

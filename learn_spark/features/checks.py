@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from learn_spark.config.model_sections import FeatureGates
 from learn_spark.features.neighbours import item_sample
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
-from learn_spark.quality.drift import centroid_shift, neighbour_overlap, paired_vectors
+from learn_spark.quality.drift import centroid_shift, neighbour_overlap, paired_vectors, vector_cosine
 from learn_spark.quality.gates import (
     LARGEST_NORM,
     SMALLEST_NORM,
@@ -187,13 +187,15 @@ def _drift_gates(
     """How far users and items moved that the previous release has, too.
 
     By the same models, rows of the same days or of its last week are compared, so that a night reads no more than that.
-    Other models have other axes: then only the items' neighbours can be compared, over all days.
+    Other models have other axes: then only the items' neighbours can be compared, over all days, and the vectors
+    themselves where they were mapped into the same space.
     """
+    is_same_space = not is_same_model and release.space[0] == before.space[0]
     limits, gates = context.config.features.gates, []
     if is_same_model:
         recent = {*release.days, *sorted(before.parts)[-RECENT_DAYS:]}
         before = replace(before, parts={day: part for day, part in before.parts.items() if day in recent})
-    for side in ("user", "item") if is_same_model else ("item",):
+    for side in ("user", "item") if is_same_model or is_same_space else ("item",):
         column = f"{side}_emb"
         old = visible(context, before, f"{side}_features")
         new_NK, old_NK = paired_vectors(own[column], old, f"{side}_id", column, ENOUGH)
@@ -202,6 +204,9 @@ def _drift_gates(
         if is_same_model:
             shift = centroid_shift(new_NK, old_NK)
             gates.append(Gate(f"{side}_centroid_shift", shift, upper=limits.max_centroid_shift))
+        if is_same_space:
+            cosine = vector_cosine(new_NK, old_NK)
+            gates.append(Gate(f"{side}_cosine_after_retrain", cosine, lower=limits.min_cosine_after_retrain))
         if side == "item":
             lower = limits.min_neighbour_overlap if is_same_model else limits.min_model_overlap
             gates.append(Gate("item_neighbour_overlap", neighbour_overlap(new_NK, old_NK), lower=lower))

@@ -40,6 +40,16 @@ def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
     return float(np.linalg.norm(new_NK.mean(0) - old_NK.mean(0)) / max(length, 1e-12))
 
 
+def vector_cosine(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
+    """The mean cosine of an entity's two vectors, where both are not zeros; NaN for another width, or none."""
+    if new_NK.shape != old_NK.shape:
+        return float("nan")
+    is_there_N = new_NK.any(1) & old_NK.any(1)
+    return (
+        float((unit(new_NK[is_there_N]) * unit(old_NK[is_there_N])).sum(1).mean()) if is_there_N.any() else float("nan")
+    )
+
+
 def neighbour_overlap(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
     """The mean share of an entity's nearest neighbours by cosine that are the same in both."""
     count = min(NEIGHBOURS, len(new_NK) - 1)

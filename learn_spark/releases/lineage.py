@@ -11,9 +11,9 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.registry import Release
-from learn_spark.runs.details import TrainingDetails
-from learn_spark.runs.ledger import Ledger
-from learn_spark.runs.steps import TRAIN_CVR, TRAIN_TOWERS
+from learn_spark.runs.details import EvaluationDetails, TrainingDetails
+from learn_spark.runs.ledger import Ledger, Recorded
+from learn_spark.runs.steps import EVALUATE_FEATURES, TRAIN_CVR, TRAIN_TOWERS
 from models.contract.snapshot import MANIFEST, read_manifest
 
 _TRAINERS = {"towers": TRAIN_TOWERS, "cvr": TRAIN_CVR}
@@ -31,6 +31,7 @@ def listed(release: Release) -> dict[str, object]:
         "days": spans(release.days),
         "towers": release.models["towers"],
         "cvr": release.models["cvr"],
+        "space": "-".join(release.space),
     }
 
 
@@ -59,14 +60,24 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
     }
 
 
-def compared(first: Release, second: Release) -> dict[str, object]:
-    """What differs between two releases: models, encoder, days, rows, gates."""
+def compared(first: Release, second: Release, recorded: Iterable[Recorded] = ()) -> dict[str, object]:
+    """What differs between two releases: models, encoder, days, rows, gates.
+
+    `kept`: what a ranker of the first keeps of its gain when it is fed the second, where `evaluate_features` has
+    measured it for their towers.
+
+    Args:
+        first, second: the releases.
+        recorded: the ledger's rows.
+    """
     before, after = dict(first.parts), dict(second.parts)
     gates = {name: value for name, value, *_ in first.gates}
     other = {name: value for name, value, *_ in second.gates}
     return {
         "releases": [first.release_id, second.release_id],
         "models": _changed(first.models, second.models),
+        "same_space": first.space == second.space,
+        **_kept(first, second, recorded),
         "encoder": _changed({"encoder": first.encoder_id}, {"encoder": second.encoder_id}),
         "days_added": _days(after.keys() - before.keys()),
         "days_gone": _days(before.keys() - after.keys()),
@@ -77,6 +88,13 @@ def compared(first: Release, second: Release) -> dict[str, object]:
         "widths": _changed(first.widths, second.widths),
         "gates": _changed(gates, other),
     }
+
+
+def _kept(first: Release, second: Release, recorded: Iterable[Recorded]) -> dict[str, object]:
+    towers = [release.models["towers"] for release in (first, second)]
+    details = (row.details for row in recorded if row.step == EVALUATE_FEATURES)
+    figures = [(EvaluationDetails.from_json(each).ranker or {}).get("kept", {}) for each in details]
+    return next(({"kept": kept} for kept in figures if kept.get("towers") == towers), {})
 
 
 def source_files(tables: Tables, release: Release) -> dict[str, object]:

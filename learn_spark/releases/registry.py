@@ -59,7 +59,9 @@ class Release:
 
         Whoever reads vectors of one release can read those of another of the same space.
         """
-        towers, cvr = self.models.get("space", "-".join(self.models[name] for name in ("towers", "cvr"))).split("-")
+        if "space" not in self.models:
+            return self.models["towers"], self.models["cvr"]
+        towers, cvr = self.models["space"].split("-")
         return towers, cvr
 
     def gate(self, name: str) -> float | None:

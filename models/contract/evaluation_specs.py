@@ -39,6 +39,8 @@ class SystemConfig(Settings):
         prompt: of a language model that is asked as it is, instead of a folder.
         popularity_prior: weight of log popularity beside the score; not for popularity and last_item.
         content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
+        items_of, items_matrix: other towers, and the matrix that they read, whose item vectors stand in for the
+            model's own. Either matrix may then be an older one, with fewer items; what it lacks has zeros.
         recency_decay: cooccurrence's weight of an event relative to the one after it.
         fitted: of a `model`, whether popularity_prior, and what the history's own items get, are chosen on
             `val_snapshot`, beginning with those given and learned (models/evaluation/fitted.py).
@@ -50,6 +52,8 @@ class SystemConfig(Settings):
     prompt: PromptConfig | None = None
     popularity_prior: float = Field(default=0.0, ge=0)
     content_matrix: Path | None = None
+    items_of: Path | None = None
+    items_matrix: Path | None = None
     recency_decay: float = Field(default=0.9, gt=0, le=1)
     fitted: bool = False
 
@@ -67,6 +71,8 @@ class SystemConfig(Settings):
             raise ValueError(f"system {self.name}: kind {self.kind} uses no content_matrix")
         if self.fitted and self.kind != "model":
             raise ValueError(f"system {self.name}: only a model is fitted, not kind {self.kind}")
+        if self.items_of and (self.kind != "model" or self.fitted or not self.items_matrix or not self.content_matrix):
+            raise ValueError(f"system {self.name}: items_of goes with kind model, both matrices, and without fitted")
         if self.popularity_prior and self.kind in ("popularity", "last_item", "prompt"):
             raise ValueError(f"system {self.name}: kind {self.kind} takes no popularity_prior")
         return self
@@ -175,6 +181,7 @@ class RankerSpec(Spec):
         user_events, item_events: the base features by which users and items are called cold.
         earlier: the release whose space the embeddings are in; the rows then have what its models make of them, by the
             same names with `earlier_` before them. Empty: there is none.
+        alone: whether each embedding is also measured by itself, and all of them shuffled.
         cold_events: fewer events are cold.
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
@@ -194,6 +201,7 @@ class RankerSpec(Spec):
     user_events: str = "user_events"
     item_events: str = "item_events"
     earlier: str = ""
+    alone: bool = True
     cold_events: int = Field(default=10, ge=0)
     tail_events: int = Field(default=0, ge=0)
     validation_share: float = Field(default=0.2, gt=0, lt=1)

@@ -119,7 +119,8 @@ def run(spec: RankerSpec) -> dict[str, object]:
         result = _main_figures(task, base_NF, blocks, is_in, without_ST)
         if spec.earlier:
             result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, moved, without_ST.mean(0))}
-        result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
+        if spec.alone:
+            result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
     write_result(spec.out_dir, _without_nan(result))
     return result
 

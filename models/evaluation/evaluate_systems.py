@@ -46,7 +46,7 @@ class SystemsTask:
     def scorer(self, system: SystemConfig) -> Scorer | HistoryScorer:
         """How the system scores every item for every row."""
         if system.kind == "model":
-            return self._model_scorer(system)
+            return self._mixed_scorer(system) if system.items_of else self._model_scorer(system)
         rows, test = self.rows, self.rows.test
         bias_I = self._bias(system.popularity_prior)
         hist_BH, hist_len_B = test["hist_items"], test["hist_len"].astype(np.int64)
@@ -62,6 +62,18 @@ class SystemsTask:
         scale = load_towers(system.folder).scale.item() if system.folder else 1.0
         user_BK = scale * user_means(torch.from_numpy(hist_BH).long(), content)
         return Scorer(hist_BH, bias_I, user_BK.numpy(), item_vectors(torch.from_numpy(item_I), content).numpy())
+
+    def _mixed_scorer(self, system: SystemConfig) -> Scorer:
+        """Users by one model, items by another."""
+        assert system.folder and system.items_of and system.content_matrix and system.items_matrix, "SystemConfig"
+        test, rows = self.rows.test, self.rows.content.rows
+        users, items = load_retriever(system.folder), load_retriever(system.items_of)
+        read_by_users, read_by_items = ContentMatrix(system.content_matrix), ContentMatrix(system.items_matrix)
+        item_I, hist_BH = np.arange(rows), test["hist_items"]
+        item_IK = items.embed_items(np.where(item_I < read_by_items.rows, item_I, 0), read_by_items)
+        known = {**test, "hist_items": np.where(hist_BH < read_by_users.rows, hist_BH, 0)}
+        user_BK = _users(users, known, read_by_users)
+        return Scorer(hist_BH, self._bias(system.popularity_prior), user_BK, item_IK, parameters=num_trained(users))
 
     def _model_scorer(self, system: SystemConfig) -> Scorer:
         assert system.folder is not None, "SystemConfig asks for it"

@@ -21,13 +21,13 @@ from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 
 MOST_ITEMS, MOST_USERS = 100_000, 20_000  # whose vectors the rotation is fitted on
-LEAST_SHARED = 64  # items or users: fewer say nothing about axes
+LEAST_SHARED = 10  # items, users, held-out pairs: fewer say nothing about axes
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # per row, of standardised numbers
 HELD_OUT = 5  # every so many-th pair chooses the ridge
 
 
 @dataclass(frozen=True)
-class Known:
+class ScoringTowers:
     """A tower's model, and what it reads."""
 
     towers: Towers
@@ -53,7 +53,7 @@ class Known:
 
 
 def turn_into(
-    new: Known, earlier: Known, item_I: np.ndarray, hist_BH: np.ndarray, length_B: np.ndarray
+    new: ScoringTowers, earlier: ScoringTowers, item_I: np.ndarray, hist_BH: np.ndarray, length_B: np.ndarray
 ) -> dict[str, object]:
     """Turns the new towers, in place, into the space of the earlier ones.
 

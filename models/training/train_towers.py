@@ -23,7 +23,7 @@ from models.evaluation.validation import Validation
 from models.saved import load_towers, save_towers
 from models.towers.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
 from models.towers.repeats import Held, HeldCandidates, held_items, history_logits, is_held, once
-from models.towers.space import Known, require_same_width, turn_into
+from models.towers.space import ScoringTowers, require_same_width, turn_into
 from models.towers.towers import Towers, distinct
 from models.training.distributed import Ranks, gathered, global_mean
 from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
@@ -142,11 +142,13 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         if earlier is None:
             return {}
         self.model.load_state_dict(state)
-        before = Known(load_towers(earlier.towers), ContentMatrix(earlier.content_matrix))
+        before = ScoringTowers(load_towers(earlier.towers), ContentMatrix(earlier.content_matrix))
         rows = self.validation.rows
         items = [np.unique(rows[name]) for name in ("hist_items", "tar_items")]
         known_I = np.setdiff1d(np.union1d(*items), [0]).astype(np.int64)
-        found = turn_into(Known(self.model, self.content), before, known_I, rows["hist_items"], rows["hist_len"])
+        found = turn_into(
+            ScoringTowers(self.model, self.content), before, known_I, rows["hist_items"], rows["hist_len"]
+        )
         save_towers(path, self.model)
         return {"release": earlier.release, "id": earlier.space, **found}
 

@@ -136,11 +136,15 @@ def test_widths_are_the_same_everywhere(users, items, before, failed) -> None:
 
 def test_a_diff_names_what_changed() -> None:
     first, second = release_of({DAYS[0]: 100, DAYS[1]: 7}), release_of({DAYS[2]: 9}, {DAYS[0]: 100, DAYS[1]: 7})
-    found = compared(first, replace(second, models={"towers": "b"}))
+    first = replace(first, models={"towers": "a", "cvr": "c"})
+    second = replace(second, models={"towers": "b", "cvr": "c"})
+    found = compared(first, second)
     assert found["days_added"] == str(DAYS[2])
     assert found["days_with_other_rows"] == f"{DAYS[0]} .. {DAYS[1]}"
     assert found["rows"]["users"] == [107, 116]
-    assert found["models"] == {"towers": [None, "b"]}
+    assert found["models"] == {"towers": ["a", "b"]} and not found["same_space"] and "kept" not in found
+    mapped = replace(second, models=second.models | {"space": "a-c"})
+    assert compared(first, mapped)["same_space"] and mapped.space == first.space == ("a", "c")
     assert "days_added               2024-05-03" in lines_of(found)
 
 

@@ -69,6 +69,26 @@ def test_a_refused_release_is_shown_with_what_stopped_it(page):
     assert "There is no release yet." in render(figures.summary(), figures.recorded(), None, "", refused)
 
 
+def test_a_retrain_says_what_consumers_keep(page, tmp_path):
+    summary = figures.summary()
+    assert "Users of one release" not in page and "is not trained anew" not in page
+    mixed = {"earlier_release": "20111203-00c0ffee"}
+    for name, value in (("earlier", 0.31), ("earlier_users", 0.305), ("earlier_items", 0.2995)):
+        mixed |= {f"{name}_recall_at_50": value, f"{name}_recall_at_50_ci90": [value - 0.01, value + 0.01]}
+    kept = {"release": "20111203-00c0ffee", "auc_gain_earlier": 0.0118, "auc_gain_kept": 0.0109, "share": 0.924}
+    summary |= {
+        "retrieval": summary["retrieval"] | mixed,
+        "ranker": summary["ranker"] | {"kept": kept | {"share_ci90": [0.87, 0.971]}},
+    }
+    told = render(summary, figures.recorded(), figures.RELEASE, "")
+    for text in ("0.2995 (0.2895 to 0.3095)", "<b>92%</b> (90% interval 87 to 97%)", "+0.0118", "20111203-00c0ffee"):
+        assert text in told, text
+    settings = [f"lake.root={tmp_path}/lake", f"output.dir={tmp_path}"]
+    write_json(tmp_path / SUMMARY, summary)
+    lines = headline(load_config("conf/test.yaml", settings)).splitlines()
+    assert "keeps 92% of its gain without training anew, 90% interval 87% .. 97%" in lines[2]
+
+
 def test_calibration_is_drawn_and_listed(page):
     part = page[page.index("Is the conversion probability one?") :]
     part = part[: part.index("</table>")]

@@ -23,7 +23,7 @@ from models.evaluation.evaluate_systems import SystemsSpec, SystemsTask, run
 from models.evaluation.fitted import Weights, fit_weights
 from models.evaluation.validation import Validation
 from models.metrics.sampled_candidates import SampledCandidates
-from models.saved import save_sequential, save_towers
+from models.saved import load_towers, save_sequential, save_towers
 from models.towers.repeats import REPEAT_SPEED
 from models.towers.towers import Towers
 from tests.builders.encoders import save_tiny_llama
@@ -330,6 +330,36 @@ def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path)
         assert fitted["after"]["ndcg_at_5"] > fitted["before"]["ndcg_at_5"] and fitted["tried"] < 60
 
 
+def test_users_of_one_model_meet_items_of_another(data, spec, tmp_path):
+    """Mixed vectors have the figures of the loops; a matrix that lacks an item gives it the vector of no content."""
+    torch.manual_seed(4)
+    other = Towers(TowersConfig(d_model=16, heads=2, embedding_dim=8), 16).eval()
+    save_towers(tmp_path / "other", other)
+    ours, theirs = (str(data / "towers"), str(data / "matrix")), (str(tmp_path / "other"), str(data / "small"))
+    systems = [
+        dict(zip(("folder", "content_matrix", "items_of", "items_matrix"), (*users, *items), strict=True))
+        | {"name": name, "kind": "model", "popularity_prior": 0.5}
+        for name, users, items in (("same", ours, ours), ("items", ours, theirs), ("users", theirs, ours))
+    ]
+    found = run(SystemsSpec.model_validate(spec | {"systems": [spec["systems"][0], *systems]}))["systems"]
+    assert found["same"]["recall_at_5"] == found["towers"]["recall_at_5"]
+    known, content, small = load_towers(data / "towers"), ContentMatrix(data / "matrix"), ContentMatrix(data / "small")
+    item_I = np.arange(ITEMS + 1)
+    vectors = {
+        "items": (known, content, other.embed_items(np.where(item_I < small.rows, item_I, 0), small)),
+        "users": (other, small, known.embed_items(item_I, content)),
+    }
+    prior = np.array(retrieval.naive_prior(TEST, ITEMS + 1, 20))
+    for name, (model, matrix, item_IK) in vectors.items():
+        scores = []
+        for row in TEST:
+            hist = np.array([row["hist"] or [0]])
+            user_1K = model.embed_users(np.where(hist < matrix.rows, hist, 0), np.array([len(row["hist"])]), matrix)
+            scores.append(item_IK.astype(np.float64) @ user_1K[0] + 0.5 * prior)
+        assert_equal_figures(found[name], retrieval.naive_ranks(TEST, scores, True))
+    assert found["items"]["recall_at_5"] != found["towers"]["recall_at_5"]
+
+
 def test_targets_that_no_item_stands_for_are_missed_by_all(data, spec, tmp_path):
     rows = [row | {"unknown": number % 3} for number, row in enumerate(TEST)]
     table = as_table(rows).append_column("tar_unknown", pa.array([row["unknown"] for row in rows], pa.int32()))
@@ -475,6 +505,7 @@ def test_every_event_of_prefix_rows_counts_once():
         ({"systems": [{"name": "a", "kind": "prompt", "folder": "/x"}]}, "kind prompt need sampled and item_texts"),
         ({"systems": [{"name": "a", "kind": "popularity", "popularity_prior": 1}]}, "takes no popularity_prior"),
         ({"systems": [{"name": "a", "kind": "last_item", "content_matrix": "/x"}]}, "uses no content_matrix"),
+        ({"systems": [{"name": "a", "kind": "model", "folder": "/x", "items_of": "/y"}]}, "items_of goes with"),
         ({"systems": [{"name": "a", "kind": "model", "folder": "/nowhere"}]}, "model /nowhere: cannot read"),
         ({"systems": [{"name": "a", "kind": "mean_content", "content_matrix": "small"}]}, "30 rows, .* 31"),
         ({"content_matrix": "small"}, "item_idx 30 .* outside the content matrix of 30 rows"),

@@ -12,7 +12,7 @@ from models.contract.settings import CVRConfig, TowersConfig
 from models.data.content import ContentMatrix
 from models.saved import load_cvr, load_towers, save_cvr
 from models.towers.cvr import CVRModel
-from models.towers.space import Known, mapped_into, turn_into
+from models.towers.space import ScoringTowers, mapped_into, turn_into
 from models.towers.towers import Towers
 from models.training import train_towers
 from tests.builders.tensors import pairs_table, random_vectors, sequences_table, write_matrix, write_snapshot
@@ -82,7 +82,7 @@ def test_turned_towers_are_found_again_and_keep_every_inner_product(data, kind):
             layer.bias.data = torch.from_numpy(turn.T).float() @ layer.bias.data
     (before_user, before_item), (user, item) = vectors_of(new, content), vectors_of(earlier, content)
     assert np.abs(before_user - user).max() > 0.5, "another space before"
-    found = turn_into(Known(new, content), Known(earlier, content), *fitted_on())
+    found = turn_into(ScoringTowers(new, content), ScoringTowers(earlier, content), *fitted_on())
     after_user, after_item = vectors_of(new, content)
     np.testing.assert_allclose(after_user, user, atol=2e-5)
     np.testing.assert_allclose(after_item, item, atol=2e-5)
@@ -96,7 +96,7 @@ def test_models_that_learned_something_else_come_closer_and_keep_their_own_produ
     content, other = ContentMatrix(data / "matrix"), ContentMatrix(data / "other_encoder")
     earlier, new = towers_of(0, "paper", other), towers_of(9, "paper", content)
     before_user, before_item = vectors_of(new, content)
-    found = turn_into(Known(new, content), Known(earlier, other), *fitted_on())
+    found = turn_into(ScoringTowers(new, content), ScoringTowers(earlier, other), *fitted_on())
     after_user, after_item = vectors_of(new, content)
     assert found["items"] == ITEMS and found["item_cosine"][1] > found["item_cosine"][0] + 0.1
     np.testing.assert_allclose(after_user @ after_item.T, before_user @ before_item.T, atol=1e-4, rtol=1e-5)
@@ -108,18 +108,23 @@ def test_items_that_only_one_of_them_knows_do_not_count(data, tmp_path):
     vectors[1:51] = 0
     holes = ContentMatrix(write_matrix(tmp_path / "holes", vectors))
     small = ContentMatrix(write_matrix(tmp_path / "small", random_vectors(ITEMS - 60, DIM)))
-    new, earlier = (Known(towers_of(seed, "paper", content), content) for seed, content in ((0, holes), (1, small)))
+    new, earlier = (
+        ScoringTowers(towers_of(seed, "paper", content), content) for seed, content in ((0, holes), (1, small))
+    )
     assert turn_into(new, earlier, *fitted_on())["items"] == ITEMS - 50 - 60
 
 
 def test_too_few_shared_items_and_another_width_are_refused_with_the_way_out(data, tmp_path):
     content = ContentMatrix(data / "matrix")
-    few = ContentMatrix(write_matrix(tmp_path / "few", random_vectors(20, DIM)))
-    new, earlier = Known(towers_of(0, "paper", content), content), Known(towers_of(1, "paper", few), few)
-    with pytest.raises(BadInput, match=r"know 20 of these items.*needs 64 of each.*compatible_with: none"):
+    few = ContentMatrix(write_matrix(tmp_path / "few", random_vectors(8, DIM)))
+    new, earlier = (
+        ScoringTowers(towers_of(0, "paper", content), content),
+        ScoringTowers(towers_of(1, "paper", few), few),
+    )
+    with pytest.raises(BadInput, match=r"know 8 of these items.*needs 10 of each.*compatible_with: none"):
         turn_into(new, earlier, *fitted_on())
     with pytest.raises(BadInput, match=r"8 columns without item_bias.*8 columns with item_bias.*compatible_with: none"):
-        turn_into(new, Known(towers_of(1, "beyond", content), content), *fitted_on())
+        turn_into(new, ScoringTowers(towers_of(1, "beyond", content), content), *fitted_on())
 
 
 def run(tmp_path, command, spec):
@@ -246,5 +251,5 @@ def test_a_middle_layer_that_is_a_linear_image_of_the_earlier_one_is_mapped_back
         mapped_PE = model.mid_map(torch.from_numpy(mid_PD)).numpy()
     np.testing.assert_allclose(mapped_PE, earlier_PE, atol=0.02)
     assert found["mid_explained"] > 0.9999
-    with pytest.raises(BadInput, match="100 pairs are too few"):
-        mapped_into(CVRModel(CVRConfig(mid_dim=6), 8, 8), mid_PD[:100], mid_PD[:100])
+    with pytest.raises(BadInput, match="40 pairs are too few"):
+        mapped_into(CVRModel(CVRConfig(mid_dim=6), 8, 8), mid_PD[:40], mid_PD[:40])

@@ -1,0 +1,136 @@
+"""What retrains leave of a ranker that is not trained anew: the demo retrained, its windows a week further each time.
+
+    python -m benchmarks.retrain                  # writes results/journey/retrain.json; its lake is build/bench/retrain
+    python -m benchmarks.retrain --shifts 7 0     # one retrain alone
+
+Every release is made by the command that a user types, `run_pipeline --restate`, in one lake; those that are there are
+not made again. The last one is then fed to rankers that were trained on the embeddings of each earlier one. Beside the
+chain stand retrains of the last windows: with another seed, with narrower content, with a space of their own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.process import ROOT
+from learn_spark.bridge.launch import run_trainer
+from learn_spark.config.load import load_config
+from learn_spark.evaluation.job import ranker_spec
+from learn_spark.lake.session import build_session
+from learn_spark.lake.tables import Tables, is_lake
+from learn_spark.pipeline import STEPS
+from learn_spark.releases.registry import Release, find_release
+from learn_spark.releases.release import published_release
+from learn_spark.releases.spaces import ReleaseModels, mapped_into
+from learn_spark.runs.fingerprints import Fingerprints
+from learn_spark.runs.ledger import Ledger, fingerprint_of
+from learn_spark.runs.progress import Progress
+from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+
+DEMO = ROOT / "conf" / "demo.yaml"
+SHIFTS = (35, 28, 21, 14, 7, 0)  # days before the demo's windows
+OTHERS = {  # settings, and which releases of the chain it is held against
+    "another seed": (["towers.train.seed=2", "cvr.train.seed=8"], [-1]),
+    "content of 64 numbers per item": (["embedding.reduce_to=64"], [-1]),
+    "a space of its own": (["towers.compatible_with=none"], [-2, 0]),
+}
+_MADE = [name for name in STEPS if name != EVALUATE_FEATURES]
+
+
+def settings_of(root: Path, shift: int, more: Sequence[str] = ()) -> list[str]:
+    """The demo's config with its windows earlier, in a lake of its own."""
+    windows = load_config(DEMO).windows
+    moved = {name: getattr(windows, name) - timedelta(days=shift) for name in type(windows).model_fields}
+    return [
+        f"lake.root={root / 'lake'}",
+        f"output.dir={root / 'output'}",
+        *(f"windows.{name}={day}" for name, day in moved.items()),
+        *more,
+    ]
+
+
+def release_of(settings: Sequence[str]) -> str:
+    """The id of the config's release; it is made, by the command, where there is none."""
+    release_id = _published(settings)
+    if release_id is None:
+        given = [word for setting in settings for word in ("--set", setting)]
+        command = ["run_pipeline", "--config", str(DEMO), "--restate", "--steps", ",".join(_MADE), *given]
+        subprocess.run([sys.executable, "-m", "learn_spark.cli.main", *command], cwd=ROOT, check=True)
+        release_id = _published(settings)
+    assert release_id is not None, "just made"
+    return release_id
+
+
+def measured(settings: Sequence[str], earlier_ids: Sequence[str]) -> dict[str, Any]:
+    """The release of a config: its ranker's gain, and what rankers of earlier releases keep when they are fed it."""
+    with _opened(settings) as context:
+        release = published_release(context)
+        assert release is not None, "it was made"
+        earlier = [find_release(context.tables, name, readable=False) for name in earlier_ids]
+        return {
+            "release": release.release_id,
+            "space": {name: _space(context, release, name) for name in ("towers", "cvr")},
+            "kept": [_kept(context, release, one) for one in earlier],
+        }
+
+
+def _published(settings: Sequence[str]) -> str | None:
+    with _opened(settings) as context:
+        release = published_release(context) if is_lake(context.config.lake.root) else None
+        return release.release_id if release else None
+
+
+@contextmanager
+def _opened(settings: Sequence[str]) -> Iterator[Context]:
+    config = load_config(DEMO, settings)
+    spark = build_session(config, "benchmark")
+    try:
+        tables = Tables(spark, config.lake.root)
+        ledger = Ledger(spark, tables)
+        yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), Progress(spark))
+    finally:
+        spark.stop()
+
+
+def _space(context: Context, release: Release, name: str) -> dict[str, object]:
+    return mapped_into(context.tables.artifact("models", f"{name}-{release.models[name]}"))
+
+
+def _kept(context: Context, release: Release, earlier: Release) -> dict[str, Any]:
+    models = ReleaseModels.of(context.tables, earlier)
+    name = fingerprint_of("retrain", release.release_id, earlier.release_id)
+    spec = ranker_spec(context, release, name, (earlier, models)).model_copy(update={"alone": False})
+    found = run_trainer(spec)
+    return {**found["kept"], "auc_gain": found["auc_gain"], "auc_gain_ci90": found["auc_gain_ci90"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT / "build" / "bench" / "retrain")
+    parser.add_argument("--shifts", type=int, nargs="+", default=list(SHIFTS))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "journey" / "retrain.json")
+    options = parser.parse_args(arguments)
+    made = [release_of(settings_of(options.root, shift)) for shift in options.shifts]
+    last = settings_of(options.root, options.shifts[-1])
+    figures: dict[str, Any] = {
+        "date": f"{date.today()}",
+        "command": "python -m benchmarks.retrain",
+        "shifts": options.shifts,
+        "chain": measured(last, made[-2::-1]),
+    }
+    for name, (more, places) in OTHERS.items():
+        release_of([*last, *more])
+        figures[name] = measured([*last, *more], [made[place] for place in places])
+    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
