@@ -20,6 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+JOURNEY = ("demo", "noted", "retrain")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table (\w+)([^>]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -67,8 +68,8 @@ def newest(name: str) -> Path:
 
 
 def file(name: str) -> Path:
-    """The JSON of a comparison, or of `demo` or `noted`."""
-    return RESULTS / "journey" / f"{name}.json" if name in ("demo", "noted") else newest(name)
+    """The JSON of a comparison, or of one of JOURNEY."""
+    return RESULTS / "journey" / f"{name}.json" if name in JOURNEY else newest(name)
 
 
 def load(name: str) -> dict:
@@ -83,7 +84,7 @@ def link(name: str) -> str:
 
 def day(name: str) -> str:
     """The day of a result."""
-    return load(name)["date"] if name == "demo" else newest(name).stem.rpartition("_")[2]
+    return load(name)["date"] if name in JOURNEY else newest(name).stem.rpartition("_")[2]
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -255,6 +256,37 @@ def demo_repeat_bias() -> list[str]:
     return [*table(["towers' repeat bias", *found["columns"]], rows), "", f"Noted on {found['date']}, {link('noted')}."]
 
 
+def retrain() -> list[str]:
+    """What rankers of earlier releases keep, by how many retrains lie between."""
+    found = load("retrain")
+    rows = [
+        _kept(f"{apart} retrain{'s' if apart > 1 else ''} with moved windows", one)
+        for apart, one in enumerate(found["chain"]["kept"], 1)
+    ]
+    last = {
+        "another seed": ("1 retrain of the same windows with another seed", 0),
+        "content of 64 numbers per item": ("1 retrain more, with content of 64 numbers per item instead of 384", 0),
+        "a space of its own": ("1 retrain with moved windows, **not mapped** (`compatible_with: none`)", 0),
+    }
+    rows += [_kept(title, found[name]["kept"][place]) for name, (title, place) in last.items() if name in found]
+    head = [
+        "between the ranker's release and the one that it is fed",
+        "its gain from its own release",
+        "kept, fed the later one",
+    ]
+    return [
+        *table([*head, "share kept, 90% interval", "a ranker trained anew gains"], rows),
+        "",
+        f"From {link('retrain')}.",
+    ]
+
+
+def _kept(title: str, kept: dict) -> list[str]:
+    low, high = kept["share_ci90"]
+    share = f"{kept['share']:.0%} ({low:.0%} .. {high:.0%})"
+    return [title, signed(kept["auc_gain_earlier"]), signed(kept["auc_gain_kept"]), share, gain(kept)]
+
+
 CUSTOMERS = "demo_systems"
 BASKETS = "online_retail_baskets"
 LEADER = ("baskets_leader_and_untrained", "baskets_leader_seeds234", "baskets_leader_seed5")
@@ -364,6 +396,7 @@ KINDS: dict[str, Callable[..., list[str]]] = {
     "demo_ranker": demo_ranker,
     "demo_alone": demo_alone,
     "demo_repeat_bias": demo_repeat_bias,
+    "retrain": retrain,
 }
 
 

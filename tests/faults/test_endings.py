@@ -210,7 +210,7 @@ def test_while_two_ranks_train(
     run = started(finished, *TRAINING, "--set", f"towers={{ranks: 2, run: {{launcher: {launcher}}}}}")
     run.wait_for_file(finished / "lake" / "_artifacts" / "models", "towers-*/metrics.jsonl")
     lines = len(run.log.read_text().splitlines())
-    ranks = [each for each in run.look() if "TORCHELASTIC_RUN_ID" in _environment(each)]
+    ranks = [each for each in run.look() if "TORCHELASTIC_RUN_ID" in _environment(each) and "models" in _command(each)]
     assert len(ranks) == 2, [_command(each) for each in run.look()]
     target = {"jvm": run.process("bin/java "), "rank": ranks[-1]}.get(who, run.job)
     os.kill(target.pid, number)
