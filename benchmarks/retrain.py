@@ -1,7 +1,7 @@
 """What retrains leave of a ranker that is not trained anew: the demo retrained, its windows a week further each time.
 
-    python -m benchmarks.retrain                  # writes results/journey/retrain.json; its lake is build/bench/retrain
-    python -m benchmarks.retrain --shifts 7 0     # one retrain alone
+    python -m benchmarks.retrain              # writes results/journey/retrain.json; its lake is build/bench/retrain
+    python -m benchmarks.retrain --last 2     # one retrain alone
 
 Every release is made by the command that a user types, `run_pipeline --restate`, in one lake; those that are there are
 not made again. The last one is then fed to rankers that were trained on the embeddings of each earlier one. Beside the
@@ -34,24 +34,25 @@ from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 
 DEMO = ROOT / "conf" / "demo.yaml"
-SHIFTS = (35, 28, 21, 14, 7, 0)  # days before the demo's windows
+CHAIN = ((35, 1), (28, 1), (21, 1), (14, 2), (7, 3), (0, 4))  # days before the demo's windows, and the towers' seed
 OTHERS = {  # settings, and which releases of the chain it is held against
-    "another seed": (["towers.train.seed=2", "cvr.train.seed=8"], [-1]),
+    "another seed": (["towers.train.seed=5", "cvr.train.seed=11"], [-1]),
     "content of 64 numbers per item": (["embedding.reduce_to=64"], [-1]),
     "a space of its own": (["towers.compatible_with=none"], [-2, 0]),
 }
 _MADE = [name for name in STEPS if name != EVALUATE_FEATURES]
 
 
-def settings_of(root: Path, shift: int, more: Sequence[str] = ()) -> list[str]:
-    """The demo's config with its windows earlier, in a lake of its own."""
+def settings_of(root: Path, shift: int, seed: int) -> list[str]:
+    """The demo's config with its windows earlier and seeds of its own, in a lake of its own."""
     windows = load_config(DEMO).windows
     moved = {name: getattr(windows, name) - timedelta(days=shift) for name in type(windows).model_fields}
     return [
         f"lake.root={root / 'lake'}",
         f"output.dir={root / 'output'}",
         *(f"windows.{name}={day}" for name, day in moved.items()),
-        *more,
+        f"towers.train.seed={seed}",
+        f"cvr.train.seed={seed + 6}",
     ]
 
 
@@ -114,15 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "build" / "bench" / "retrain")
-    parser.add_argument("--shifts", type=int, nargs="+", default=list(SHIFTS))
+    parser.add_argument("--last", type=int, default=len(CHAIN), help="so many releases of the chain's end")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "journey" / "retrain.json")
     options = parser.parse_args(arguments)
-    made = [release_of(settings_of(options.root, shift)) for shift in options.shifts]
-    last = settings_of(options.root, options.shifts[-1])
+    chain = CHAIN[-options.last :]
+    made = [release_of(settings_of(options.root, *each)) for each in chain]
+    last = settings_of(options.root, *chain[-1])
     figures: dict[str, Any] = {
         "date": f"{date.today()}",
         "command": "python -m benchmarks.retrain",
-        "shifts": options.shifts,
+        "windows_earlier_by_and_seed": chain,
         "chain": measured(last, made[-2::-1]),
     }
     for name, (more, places) in OTHERS.items():

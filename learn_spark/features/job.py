@@ -11,6 +11,7 @@ from learn_spark.bridge.scoring import score_items, score_pairs, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
+from learn_spark.features.canaries import Canaries
 from learn_spark.features.checks import checked
 from learn_spark.features.item_life import due_items, write_item_life
 from learn_spark.features.neighbours import neighbours_in_words
@@ -62,11 +63,14 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
             _write_pairs(context, release, due["pairs"])
     release = with_counts(context, release)
     gates, widths, figures = checked(context, release, base, rows_due)
+    canaries = Canaries.of(context, release)
+    gates += canaries.gates
     try:
         require(gates)
     except QualityError as error:
         record(context, release, gates, widths, FAILED)
         raise ReleaseRefused(f"release {release.release_id}: {error}") from None
+    canaries.keep()
     if not is_published or not is_current(context, release):  # another one may have been published since
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]

@@ -1,5 +1,6 @@
 """A retrain on a tiny lake: new models in the space of the release before, and what its consumers keep."""
 
+import json
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,17 +12,21 @@ from pyspark.sql import SparkSession
 
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.config.load import Config
+from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError, ReleaseRefused
 from learn_spark.evaluation.job import evaluate_features
 from learn_spark.evaluation.ranking import VECTORS, ranker_rows
 from learn_spark.features import checks
+from learn_spark.features.canaries import FILE, GOLDEN
 from learn_spark.features.job import write_features
 from learn_spark.lake.days import DayRange
 from learn_spark.releases.lineage import compared
 from learn_spark.releases.registry import Release, find_release
 from learn_spark.releases.spaces import ReleaseModels, earlier_towers, models_of
-from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.runs.steps import EVALUATE_FEATURES, WRITE_FEATURES, Context
 from learn_spark.training.job import train_cvr, train_towers
+from models.contract.content_matrix import META
+from models.contract.trained_model import CONFIG, read_about, write_about
 from tests.builders.lake import ITEMS, feature_lake, tiny_context
 
 pytestmark = pytest.mark.spark
@@ -34,6 +39,25 @@ def retrained(context: Context, salt: str, **towers: object) -> Context:
     config = context.config.model_copy(update={"towers": settings})
     other = tiny_context(context.spark, config, salt)
     return replace(other, tables=context.tables, ledger=context.ledger)
+
+
+def remade(context: Context) -> Context:
+    """The same models, whose features are made once more under another id."""
+    return replace(
+        context, fingerprint=lambda step, day: context.fingerprint(step, day) + "d" * (step == WRITE_FEATURES)
+    )
+
+
+def with_gate(context: Context, least: float) -> Context:
+    """The same with another `min_cosine_after_retrain`: the tiny towers learn next to nothing."""
+    gates = context.config.features.gates.model_copy(update={"min_cosine_after_retrain": least})
+    features = context.config.features.model_copy(update={"gates": gates})
+    return replace(context, config=context.config.model_copy(update={"features": features}))
+
+
+def let_workers_load_anew(context: Context) -> None:
+    """A worker keeps a model by its folder, whose files never change; and by the time of the matrix."""
+    (matrix_path(context) / META).touch()
 
 
 def feature_days(config: Config) -> list[date]:
@@ -110,21 +134,20 @@ def test_a_release_that_left_the_space_is_stopped(
     turn_KK, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))
     rotate(towers, torch.from_numpy(turn_KK))
     save_towers(folder, towers)
-    with pytest.raises(ReleaseRefused, match=r"user_cosine_after_retrain is -?0\.\d+, must be at least 0\.5"):
-        write_features(second, feature_days(second.config))
+    let_workers_load_anew(second)
+    with pytest.raises(ReleaseRefused, match=r"item_cosine_after_retrain is -?0\.[01]\d*, must be at least 0\.2"):
+        write_features(with_gate(second, 0.2), feature_days(second.config))
     assert find_release(second.tables).release_id == first.release_id
     rotate(towers, torch.from_numpy(turn_KK.T))
     save_towers(folder, towers)
+    let_workers_load_anew(second)
 
 
 def test_a_retrain_is_published_in_the_space_of_the_release_before(
     second: Context, first: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "ENOUGH", ITEMS // 2)
-    lax = second.config.features.gates.model_copy(update={"min_cosine_after_retrain": 0.0})
-    features = second.config.features.model_copy(update={"gates": lax})
-    lax_context = replace(second, config=second.config.model_copy(update={"features": features}))
-    details = write_features(lax_context, feature_days(second.config)).details
+    details = write_features(with_gate(second, 0.2), feature_days(second.config)).details
     gates = {gate["name"]: gate["value"] for gate in details["gates"]}
     assert {"user_cosine_after_retrain", "item_cosine_after_retrain"} <= gates.keys()
     release = find_release(second.tables)
@@ -142,6 +165,27 @@ def test_a_retrain_is_published_in_the_space_of_the_release_before(
     diff = compared(first, release, second.ledger.recorded().values())
     assert diff["same_space"] and diff["kept"] == kept
     assert "kept" not in compared(release, first, second.ledger.recorded().values())
+
+
+def test_models_that_say_something_else_than_before_are_stopped(second: Context) -> None:
+    """A night by a changed library: its towers pool in another way, which no gate over the rows would see."""
+    release = find_release(second.tables)
+    kept = second.tables.artifact("canaries", f"{release.models['towers']}-{release.models['cvr']}") / FILE
+    golden = json.loads(kept.read_text())
+    assert len(golden["histories"]) == len(golden["user_emb"]) == GOLDEN
+    gates = {name: value for name, value, *_ in release.gates if name.startswith("canary_")}
+    assert gates.keys() == {"canary_user_emb", "canary_item_emb", "canary_pair"}
+    assert max(gates.values()) < 1e-4, "one by one is as all at once"
+    folder = towers_path(second)
+    before = (folder / CONFIG).read_bytes()
+    about = read_about(folder)
+    write_about(folder, {**about, "config": {**about["config"], "pooling": "mean"}})
+    let_workers_load_anew(second)
+    with pytest.raises(ReleaseRefused, match=r"gates failed: canary_user_emb is \d\.\d+, must be at most 0\.03$"):
+        write_features(remade(second), feature_days(second.config))
+    assert find_release(second.tables).release_id == release.release_id
+    (folder / CONFIG).write_bytes(before)
+    let_workers_load_anew(second)
 
 
 def test_what_the_earlier_models_say_of_their_own_rows_is_what_their_release_shows(

@@ -1,0 +1,123 @@
+"""Golden histories, items and pairs: what two models made of them first, they have to make of them every night.
+
+A change of mask, pooling, library or matrix shifts all vectors a little, which no gate over a day's rows can tell from
+a new day. Here the rows are always the same, scored where the day's rows are scored, all at once and each alone. The
+histories are made up of the lake's items; they are nobody's.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.scoring import score_items, score_pairs, score_users
+from learn_spark.bridge.trained import cvr_path, towers_path
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.quality.gates import Gate
+from learn_spark.releases.registry import Release
+from learn_spark.runs.steps import Context
+from models.contract.verified import read_sealed, sealed
+from models.contract.whole_files import write_whole
+
+FILE = "canaries.json"
+GOLDEN = 32  # histories, items, and pairs of one each
+ITEMS = 128  # that they are drawn from
+ALONE = 1  # row at a time
+FARTHEST = 0.03  # in lengths of a vector: a cosine distance of 5e-4; batches of other sizes differ by 1e-6 in float32
+
+Golden = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Golden rows of two models, and the gates over what the models make of them now.
+
+    Attributes:
+        file: where they are kept, by the models' fingerprints.
+        kept: what it holds, or is to hold once the release is published: item numbers, and the rows' vectors.
+        gates: by kind of row, how far the farthest is from what is kept.
+    """
+
+    file: Path
+    kept: Golden
+    gates: list[Gate]
+
+    @classmethod
+    def of(cls, context: Context, release: Release) -> "Canaries":
+        """Scores the golden rows; where there are none, they are chosen, and scored first."""
+        models = "-".join(release.models[name] for name in ("towers", "cvr"))
+        file = context.tables.artifact("canaries", models) / FILE
+        kept = read_sealed(file, "canaries") if file.is_file() else _made(context, release)
+        found = _scored(context, kept, ("user_emb", "item_emb", "pair"), (_batch_rows(context), ALONE))
+        farthest = {kind: max(_distance(kept[kind], rows) for rows in found[kind]) for kind in found}
+        return cls(file, kept, [Gate(f"canary_{kind}", far, upper=FARTHEST) for kind, far in farthest.items()])
+
+    def keep(self) -> None:
+        """Writes the file, where there is none."""
+        if not self.file.is_file():
+            write_whole(self.file, json.dumps(sealed(self.kept)) + "\n")
+
+
+def _made(context: Context, release: Release) -> Golden:
+    """Items by a hash of their ids, and histories of them of all lengths; each history with an item is a pair."""
+    index = context.tables.read("item_index", release.inputs["item_index"])
+    drawn = index.orderBy(F.xxhash64("item_id"), "item_id").limit(ITEMS).collect()
+    numbers, rng = [row.item_idx for row in drawn] or [0], np.random.default_rng(0)
+    lengths = np.linspace(1, context.config.sequences.history_length, GOLDEN).astype(int)
+    golden: dict[str, Any] = {
+        "histories": [rng.choice(numbers, length).tolist() for length in lengths],
+        "items": rng.choice(numbers, GOLDEN).tolist(),
+    }
+    for kinds in (("user_emb", "item_emb"), ("pair",)):
+        golden |= {kind: rows[0] for kind, rows in _scored(context, golden, kinds, (_batch_rows(context),)).items()}
+    return golden
+
+
+def _scored(
+    context: Context, golden: Golden, kinds: Sequence[str], batches: Sequence[int]
+) -> dict[str, list[list[list[float]]]]:
+    """The vectors by kind, a list of them for each number of rows that the model sees at once; in one job."""
+    frames = [
+        _frame(context, golden, kind, batch_rows).withColumns({"kind": F.lit(kind), "batch": F.lit(batch_rows)})
+        for kind in kinds
+        for batch_rows in batches
+    ]
+    rows = reduce(DataFrame.unionByName, frames).collect()
+    found = {(row.kind, row.batch, row.n): row.vector for row in rows}
+    return {kind: [[found[kind, size, n] for n in range(GOLDEN)] for size in batches] for kind in kinds}
+
+
+def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> DataFrame:
+    """n and vector of the rows of a kind; a pair's is mid_emb and the probability behind it."""
+    towers, matrix = towers_path(context), matrix_path(context)
+    columns, schema = {
+        "user_emb": (("histories",), "n int, item_idx array<int>"),
+        "item_emb": (("items",), "n int, item_idx int"),
+        "pair": (("user_emb", "item_emb"), "n int, user_emb array<float>, item_emb array<float>"),
+    }[kind]
+    rows = list(zip(range(GOLDEN), *(golden[column] for column in columns), strict=True))
+    df = context.spark.createDataFrame(rows, schema).coalesce(1)
+    if kind == "pair":
+        scored = score_pairs(df, cvr_path(context), batch_rows)
+        return scored.select("n", F.concat("mid_emb", F.array("cvr_score")).alias("vector"))
+    score = score_users if kind == "user_emb" else score_items
+    return score(df, towers, matrix, batch_rows).select("n", F.col(kind).alias("vector"))
+
+
+def _batch_rows(context: Context) -> int:
+    return context.config.features.run.batch_rows
+
+
+def _distance(kept: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
+    """The largest distance of a row, in lengths of the kept one; NaN where a width or a number is not what it was."""
+    kept_NK, found_NK = np.array(kept), np.array(found)
+    if kept_NK.shape != found_NK.shape:
+        return float("nan")
+    length_N = np.maximum(np.linalg.norm(kept_NK, axis=1), 1e-6)
+    return float((np.linalg.norm(found_NK - kept_NK, axis=1) / length_N).max())
