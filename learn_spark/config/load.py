@@ -1,5 +1,6 @@
 """A YAML file over those that it extends, `--set` on top, checked as a whole before any work."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,7 @@ from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path", "comparison.test_rows.path")
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*:/")  # of a URI, whole or after a Path has taken one of its slashes
 DEFAULT_PATHS = {
     "lake": {"root": str(LakeSettings().root)},
     "output": {"dir": str(OutputSettings().dir)},
@@ -287,6 +289,8 @@ def _with_absolute_path(source: Any, folder: Path, key: str) -> Any:  # noqa: AN
 
 
 def _absolute(path: str, folder: Path, key: str) -> str:
+    if _SCHEME.match(path):
+        raise ConfigError(f"`{key}`: {path!r} is no path: files are read and written on file systems that are mounted")
     try:
         absolute = str((folder.absolute() / path).resolve())
     except (OSError, ValueError, RuntimeError) as error:  # a NUL byte, or links in a circle

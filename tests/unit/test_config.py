@@ -343,3 +343,27 @@ def test_keys_that_came_later_change_no_fingerprint():
     )
     other = IngestSettings(nulls=["NA"], mapping=mapping)
     assert identity(other) == {**plain, "nulls": ["NA"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lake.root", "s3a://bucket/lake"),
+        ("lake.root", "S3://bucket/lake"),
+        ("ingest.path", "hdfs://host:8020/logs"),
+        ("ingest.items.path", "gs://bucket/items"),
+        ("output.dir", "file:///tmp/output"),
+        ("comparison.test_rows.path", "abfss://box@account.dfs.core.windows.net/rows"),
+    ],
+)
+def test_a_place_that_no_folder_is_mounted_for_is_refused(tmp_path, key, value):
+    with pytest.raises(ConfigError, match=f"`{key}`: '{value}'"):
+        load_config(CONF / "test.yaml", [f"{key}={value}"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_of_a_source_is_refused_likewise(tmp_path):
+    file = tmp_path / "sources.yaml"
+    file.write_text("ingest: {sources: [{path: 's3a://bucket/clicks', files: '{day}.csv'}]}")
+    with pytest.raises(ConfigError, match="`ingest.sources.0.path`: 's3a://bucket/clicks'"):
+        load_config(file)
