@@ -24,10 +24,10 @@ setup: ## make .venv from constraints.txt and find or install Java (the targets 
 	@scripts/setup.sh $(ENVIRONMENT) $(LOCK)
 
 tour: setup ## run the whole journey on two weeks of the logs, for a first look
-	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml $(ARGS) || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-demo: setup ## run the whole journey on data/online_retail and print the headline figures
-	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+demo: setup ## run the whole journey on data/online_retail and print the headline figures (ARGS="--set lake.root=s3a://…")
+	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml $(ARGS) || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
 check: setup ## after every edit, two minutes: style, format, types, import rules, the tests without processes and Spark
 	@$(VENV)/ruff check .

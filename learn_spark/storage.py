@@ -28,7 +28,14 @@ from models.contract.whole_files import write_whole as write_local
 SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")  # of a URI, whole or after a Path has taken one of its slashes
 _STORES = {"s3a": "s3a", "s3": "s3a"}  # as people write it: as Spark does
 _PROTOCOLS = {"s3a": ("s3", "s3fs", "pip install 'learn-spark[s3]'")}  # fsspec's, its package, how to get it
-_BUSY = ("SlowDown", "Slow Down", "reduce your request rate", "ServiceUnavailable", "503", "InternalError", "Timeout")
+_BUSY = (
+    "SlowDown",
+    "reduce your request rate",
+    "ServiceUnavailable",
+    "Service Unavailable",
+    "InternalError",
+    "Timeout",
+)
 _AWAY = ("Could not connect", "Connection", "Name or service not known", "EndpointConnectionError")
 _CHUNK_BYTES = 8 << 20
 

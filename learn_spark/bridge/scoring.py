@@ -44,7 +44,8 @@ def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     model, content = carried(towers), carried(matrix)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        scorer = _scorer(str(model.here()), str(content.here()), _stamp(content.here()))
+        folder = content.here()
+        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
         for batch in batches:
             hist_BH, hist_len_B = padded(batch.column("item_idx"))
             hist_BH = scorer.known(hist_BH)
@@ -69,7 +70,8 @@ def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     model, content = carried(towers), carried(matrix)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        scorer = _scorer(str(model.here()), str(content.here()), _stamp(content.here()))
+        folder = content.here()
+        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
         for batch in batches:
             item_B = scorer.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
             item_emb_BK = scorer.towers.embed_items(item_B, scorer.content, batch_size=batch_rows)

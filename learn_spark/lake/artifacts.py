@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from learn_spark.errors import ConfigError, LearnError
+from learn_spark.lake.lock import held_epoch
 from learn_spark.storage import Location, Place
 from models.contract.whole_files import write_whole
 
@@ -85,11 +86,12 @@ class _Mirror:
     """The copies that this machine has of a store's artifacts."""
 
     def __init__(self, root: Location) -> None:
-        self._store = root / ARTIFACTS
+        self._root, self._store = root, root / ARTIFACTS
         name = f"{root.name}-{hashlib.sha256(root.uri.encode()).hexdigest()[:16]}"
         self.folder = _cache() / name / ARTIFACTS
         self._states = _cache() / name / _STATES
         self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
+        self._brought: dict[tuple[str, str], int | None] = {}  # under which hold on the lake it has asked last
 
     def path(self, *parts: str) -> Path:
         if len(parts) == 1:
@@ -100,12 +102,12 @@ class _Mirror:
         return self.folder.joinpath(*parts)
 
     def publish(self) -> None:
-        for kind, name in self._used:
+        for kind, name in list(self._used):
             folder, state = self.folder / kind / name, self._state(kind, name)
             found = {file: _stat(folder / file) for file in _files(folder)}
-            if not found or found == {file: known["stat"] for file, known in state.items()}:
-                continue
-            self._publish(kind, name, found, state)
+            if found and found != {file: known["stat"] for file, known in state.items()}:
+                with self._locked(kind, name):
+                    self._publish(kind, name, found, state)
 
     def _publish(self, kind: str, name: str, found: Mapping[str, list[int]], state: Mapping[str, Any]) -> None:
         folder, place = self.folder / kind / name, self._store / kind / name
@@ -128,39 +130,45 @@ class _Mirror:
         self._note(kind, name, files)
 
     def _bring(self, kind: str, name: str) -> None:
-        """Once per process: what this process makes of it afterwards is newer than what the store has."""
-        if (kind, name) in self._used:
-            return
-        with self._locked(kind, name) as used:
+        """Makes the copy what the store has. Of a copy that the store has not left behind, only what is missing comes.
+
+        Whatever else differs is work of this machine that is not published yet: of a run that goes on, or was killed.
+        """
+        epoch = held_epoch(self._root)
+        if epoch is not None and self._brought.get((kind, name)) == epoch:
+            return  # nobody else has published since
+        with self._locked(kind, name):
             folder, place, state = self.folder / kind / name, self._store / kind / name, self._state(kind, name)
             index = _read_index(place)
             if index is None and state:  # it was in the store, and is not any more
                 shutil.rmtree(folder, ignore_errors=True)
                 self._state_file(kind, name).unlink()
-            files = index["files"] if index else {}
+            files, fetched = index["files"] if index else {}, {}
             for file in sorted(files, key=lambda file: (Path(file).name in _LAST, file)):
-                wanted, known = files[file], state.get(file)
-                if not (known and known["blocks"] == wanted["blocks"] and known["stat"] == _stat(folder / file)):
-                    _fetch(place, folder / file, wanted)
-            if files:
-                self._note(kind, name, files)
-            self._used[kind, name] = used
+                known = state.get(file)
+                if not (known and known["blocks"] == files[file]["blocks"] and (folder / file).exists()):
+                    _fetch(place, folder / file, files[file])
+                    fetched[file] = files[file]
+            if fetched:
+                kept = {file: told for file, told in state.items() if file in files and file not in fetched}
+                self._note(kind, name, fetched, kept)
+            elif files:
+                os.utime(self._state_file(kind, name))
+            self._brought[kind, name] = epoch
             self._make_room()
 
     @contextmanager
-    def _locked(self, kind: str, name: str) -> Iterator[Any]:
-        """One process at a time brings a copy; as long as a process that has one lives, it is not thrown away."""
+    def _locked(self, kind: str, name: str) -> Iterator[None]:
+        """One process at a time changes a copy; as long as a process that has used it lives, it is not thrown away."""
         file = self._states / kind / f"{name}.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
-        used = file.open("a")
-        try:
+        if (kind, name) not in self._used:
+            used = file.open("a")
             fcntl.flock(used, fcntl.LOCK_SH)
-            with file.with_suffix(".bringing").open("a") as bringing:
-                fcntl.flock(bringing, fcntl.LOCK_EX)
-                yield used
-        except BaseException:
-            used.close()
-            raise
+            self._used[kind, name] = used
+        with file.with_suffix(".bringing").open("a") as bringing:
+            fcntl.flock(bringing, fcntl.LOCK_EX)
+            yield
 
     def _make_room(self) -> None:
         """Throws copies away that nobody uses, the least recently used first, above the limit."""
@@ -186,9 +194,9 @@ class _Mirror:
         except FileNotFoundError:
             return {}
 
-    def _note(self, kind: str, name: str, files: Mapping[str, Any]) -> None:
+    def _note(self, kind: str, name: str, files: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> None:
         folder = self.folder / kind / name
-        state = {file: {**told, "stat": _stat(folder / file)} for file, told in files.items()}
+        state = {**(kept or {}), **{file: {**told, "stat": _stat(folder / file)} for file, told in files.items()}}
         write_whole(self._state_file(kind, name), json.dumps(state))
 
     def _state_file(self, kind: str, name: str) -> Path:

@@ -57,6 +57,11 @@ def _leased(root: Location) -> Iterator[Unlock]:
         unlock()
 
 
+def held_epoch(root: Location) -> int | None:
+    """The number under which this process may write to a lake in a store; None where it may not."""
+    return _leases[root.uri].epoch if root.uri in _leases else None
+
+
 def lease_of(root: Place) -> Lease | None:
     """The lease under which this process writes to a lake, to be checked before each commit; None of a local lake.
 

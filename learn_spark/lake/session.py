@@ -289,9 +289,10 @@ def _require_one_machine(spark: SparkSession, config: Config) -> None:
     Raises:
         ConfigError: the lake lies in a store, and the executors are other machines.
     """
-    if not isinstance(config.lake.root, Path) and not spark.sparkContext.master.startswith("local"):
+    master = str(spark.sparkContext.master)
+    if not isinstance(config.lake.root, Path) and not master.startswith("local"):
         raise ConfigError(
-            f"lake.root {config.lake.root} needs spark.master local[*] yet, not {spark.sparkContext.master}: with"
+            f"lake.root {config.lake.root} needs spark.master local[*] yet, not {master}: with"
             " executors on other machines the lake lies on a file system that all of them mount"
         )
 

@@ -16,6 +16,7 @@ from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
+from learn_spark.storage import Place
 from tests.builders.shared import shared
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -39,9 +40,9 @@ def make_context(spark: SparkSession, config: Config) -> Context:
     return Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), Progress(spark))
 
 
-def make_tables(spark: SparkSession, root: Path) -> Tables:
+def make_tables(spark: SparkSession, root: Place) -> Tables:
     """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
-    if not any(root.glob("*/_delta_log")):
+    if isinstance(root, Path) and not any(root.glob("*/_delta_log")):
         empty = shared("empty-lake", lambda folder: Tables(spark, folder).create_all())
         shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
     return Tables(spark, root)

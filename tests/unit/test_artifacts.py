@@ -1,6 +1,7 @@
 """Copies of a store's artifacts on several machines, which here are several cache folders."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,12 +127,37 @@ def test_a_block_that_changed_or_is_gone_is_named(root, machine):
     assert (Artifacts(root).path("models", "a") / "weights").read_bytes() == b"w" * 1500
 
 
-def test_a_copy_that_somebody_changed_is_brought_anew(root, machine):
-    folder = write(Artifacts(root).path("models", "a"), weights=b"right")
+def test_work_that_is_not_published_stays_unless_the_store_has_gone_on(root, machine):
+    folder = write(Artifacts(root).path("matrix", "m"), meta=b"1", vectors=b"v" * 1500)
+    Artifacts(root).publish()
+    machine("one")  # a task, or a reader, beside a run that extends the matrix
+    write(folder, vectors=b"v" * 2500)
+    (folder / "meta").unlink()
+    assert content(Artifacts(root).path("matrix", "m")) == {"meta": b"1", "vectors": b"v" * 2500}
+    Artifacts(root).publish()
+    machine("two")
+    theirs = Artifacts(root).path("matrix", "m")
+    assert content(theirs) == content(folder)
+    machine("one")
+    write(folder, vectors=b"lost" * 1000)  # a run that was killed, while another machine goes on
+    machine("two")
+    write(theirs, vectors=b"w" * 3500, meta=b"2")
+    Artifacts(root).path("matrix", "m")
     Artifacts(root).publish()
     machine("one")
-    (folder / "weights").write_bytes(b"wrong")
-    assert (Artifacts(root).path("models", "a") / "weights").read_bytes() == b"right"
+    assert content(Artifacts(root).path("matrix", "m")) == content(theirs)
+
+
+@pytest.mark.process
+def test_a_reader_that_goes_on_sees_what_is_published_meanwhile(root, machine, tmp_path):
+    Artifacts(root).path("matrix", "m")
+    writer = (
+        "from learn_spark.lake.artifacts import *\n"
+        f"a = Artifacts(Location({root.uri!r}, {dict(root.options)!r})); f = a.path('matrix', 'm')\n"
+        "f.mkdir(parents=True); (f / 'meta').write_text('new'); a.publish()\n"
+    )
+    subprocess.run([sys.executable, "-c", writer], check=True, env=os.environ | {artifacts.CACHE: f"{tmp_path}/two"})
+    assert content(Artifacts(root).path("matrix", "m")) == {"meta": b"new"}
 
 
 def test_a_copy_of_what_the_store_lost_goes_and_unfinished_work_stays(root, machine):

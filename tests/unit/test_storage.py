@@ -8,7 +8,15 @@ from threading import Barrier
 import pytest
 
 from learn_spark.errors import ConfigError, TemporaryError
-from learn_spark.storage import Location, place_of, size_of, write_whole
+from learn_spark.storage import (
+    Location,
+    hadoop_settings,
+    place_of,
+    require_local,
+    require_mounted,
+    size_of,
+    write_whole,
+)
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
 
 ONE_TRY = {"config_kwargs": {"retries": {"max_attempts": 0}}}
@@ -129,3 +137,36 @@ def test_a_store_that_cannot_be_reached_is_to_be_tried_again(monkeypatch):
     options = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:9", **ONE_TRY}
     with pytest.raises(TemporaryError, match="try again later"):
         (Location("s3a://bucket", options) / "x").read_bytes()
+
+
+def test_sparks_client_reaches_the_store_as_options_and_environment_say(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    assert hadoop_settings({}) == {}, "Amazon's, by the default chain"
+    options = {"key": "k", "secret": "s", "endpoint_url": "https://s3.shop", "client_kwargs": {"region_name": "fr"}}
+    assert hadoop_settings(options) == {
+        "spark.hadoop.fs.s3a.access.key": "k",
+        "spark.hadoop.fs.s3a.secret.key": "s",
+        "spark.hadoop.fs.s3a.endpoint": "https://s3.shop",
+        "spark.hadoop.fs.s3a.path.style.access": "true",
+        "spark.hadoop.fs.s3a.endpoint.region": "fr",
+    }
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of-the-environment")
+    assert hadoop_settings({})["spark.hadoop.fs.s3a.endpoint"] == "http://of-the-environment"
+    assert hadoop_settings(options)["spark.hadoop.fs.s3a.endpoint"] == "https://s3.shop"
+
+
+def test_wrong_options_are_one_line(object_store):  # noqa: F811
+    place = Location("s3a://bucket/x", object_store.options | {"secrt": SECRET})
+    with pytest.raises(ConfigError, match=r"lake\.options: .*secrt") as raised:
+        place.read_bytes()
+    assert SECRET not in str(raised.value)
+
+
+def test_an_argument_that_names_a_store_is_refused_where_only_a_path_serves(tmp_path):
+    for text in ("s3a://bucket/x", "gs://bucket/x", "file:/x"):
+        with pytest.raises(ConfigError, match=f"--out {text}: only a path"):
+            require_local(text, "--out")
+    assert require_local(f"{tmp_path}/x", "--out") == tmp_path / "x"
+    with pytest.raises(ConfigError, match="repair does not work on a lake in a store yet"):
+        require_mounted(Location("s3a://bucket"), "repair")
