@@ -10,6 +10,7 @@ What a lease cannot do: look and commit in one request. A holder that is stopped
 committed to the same table already.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -38,6 +39,7 @@ class Lease:
         self.epoch = -1
         self._beaten_at = 0.0
         self._is_lost = False
+        self._commits = itertools.count()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="Lease")
 
@@ -73,6 +75,10 @@ class Lease:
                 f"{self._root}: this run did not answer for {self._ttl:.0f} s or more, so its lock is another run's:"
                 " nothing more is written; try again when that has ended"
             )
+
+    def next_commit(self) -> int:
+        """A number for a commit, above all that this holder and those before it have given."""
+        return (self.epoch << 32) + next(self._commits)
 
     def release(self) -> None:
         """Lets the next one have the lake at once."""

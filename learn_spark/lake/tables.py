@@ -1,6 +1,5 @@
 """The only Delta input and output: every table is created, read, written and versioned here."""
 
-import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +51,6 @@ class Tables:
         self.root = root
         self._artifacts = Artifacts(root)
         self._known: set[str] = set()
-        self._commits = itertools.count()
 
     def path(self, name: str) -> str:
         """Where a table lies."""
@@ -305,7 +303,8 @@ class Tables:
         if lease := lease_of(self.root):
             # Two transactions of one name conflict, whatever they write: of a holder that was stopped and wakes up
             # while it commits, and of the one that took over, one fails.
-            writer = writer.option("txnAppId", _WRITERS).option("txnVersion", (lease.epoch << 32) + next(self._commits))
+            # Delta leaves a commit out whose number is not above the last one's: a lease never gives such a number.
+            writer = writer.option("txnAppId", _WRITERS).option("txnVersion", lease.next_commit())
         return writer
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,22 +53,6 @@ class ObjectStore:
         name = f"bucket-{uuid.uuid4().hex[:12]}"  # moto's are those of the process, not of the server
         s3fs.S3FileSystem(use_listings_cache=False, **self.options).mkdir(name)
         return Location(f"s3a://{name}", self.options)
-
-
-def upload(folder: Path, place: Location) -> Location:
-    """Makes a place the copy of a folder."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            (place / str(file.relative_to(folder))).send(file)
-    return place
-
-
-def download(place: Location, folder: Path) -> Path:
-    """Makes a folder the copy of a place."""
-    for name in place.matching("**"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).fetch(folder / name)
-    return folder
 
 
 class _Quiet(WSGIRequestHandler):

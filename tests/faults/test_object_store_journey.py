@@ -13,7 +13,8 @@ from tests.builders.journey import (
     current_parts,
     finished_journey,
 )
-from tests.builders.object_store import SECRET, ObjectStore, download, object_store, upload  # noqa: F401 - a fixture
+from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
+from tests.builders.transfer import download, upload
 
 pytestmark = [pytest.mark.spark, pytest.mark.process]
 
