@@ -111,7 +111,7 @@ with lake_lock(config.lake.root):
         except TemporaryError as error:
             print("refused:", error, flush=True)
         except Exception as error:
-            print("failed:", known_trouble(error) or repr(str(error)[:500]), flush=True)
+            print("failed:", " ".join(str(known_trouble(error) or error).split()), flush=True)
 """
 
 
