@@ -24,10 +24,10 @@ setup: ## make .venv from constraints.txt and find or install Java (the targets 
 	@scripts/setup.sh $(ENVIRONMENT) $(LOCK)
 
 tour: setup ## run the whole journey on two weeks of the logs, for a first look
-	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+	@$(IN_VENV) learn-spark run_pipeline --config conf/tour.yaml $(ARGS) || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
-demo: setup ## run the whole journey on data/online_retail and print the headline figures
-	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
+demo: setup ## run the whole journey on data/online_retail and print the headline figures (ARGS="--set lake.root=s3a://…")
+	@$(IN_VENV) learn-spark run_pipeline --config conf/demo.yaml $(ARGS) || { rc=$$?; [ $$rc -eq 99 ] || exit $$rc; }
 
 check: setup ## after every edit, two minutes: style, format, types, import rules, the tests without processes and Spark
 	@$(VENV)/ruff check .
@@ -58,7 +58,7 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 	@ls build/dist/*
 
 lock: ## resolve setup.py into the lock of SPARK (pins that fit are kept; all newest: make lock UPGRADE=1)
-	@$(VENV)/uv pip compile setup.py $(if $(filter 4.0,$(SPARK)),--extra petastorm) --extra demo --extra bench --extra online --extra ann --extra llm --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+	@$(VENV)/uv pip compile setup.py $(if $(filter 4.0,$(SPARK)),--extra petastorm) --extra demo --extra bench --extra online --extra ann --extra llm --extra s3 --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o $(LOCK)
 
 rows-unchanged: setup ## record that changed code leaves rows as they are, or raised versions of steps: NOTE="why"

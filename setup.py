@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "delta-spark>=4.0,<4.2",
     "torch>=2.10",
     "transformers>=5.23",
+    "fsspec",  # torch brings it
     "huggingface-hub",
     "safetensors",
     "sentencepiece",
@@ -49,7 +50,12 @@ EXTRAS_REQUIRE = {
     "online": ["onnx", "onnxscript>=0.6", "onnxruntime"],
     "ann": ["faiss-cpu"],  # export_vectors' index of the items
     "llm": ["peft"],  # LoRA, for the comparison's systems that train a language model
-    "test": ["pytest", "pytest-xdist", "hypothesis", "duckdb", "polars", "deltalake", "ruff", "basedpyright", "wheel"],
+    "s3": ["s3fs"],  # lakes and logs on s3a:// (docs/cluster.md)
+    "test": [
+        *("pytest", "pytest-xdist", "hypothesis", "ruff", "basedpyright", "wheel"),
+        *("duckdb", "polars", "deltalake"),  # other readers of the tables
+        "moto[server,s3]",  # a store on loopback
+    ],
 }
 
 setup(

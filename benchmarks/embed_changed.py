@@ -19,8 +19,8 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from learn_spark.embedding.job import embed_items
+from learn_spark.lake.artifacts import ARTIFACTS
 from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, INTERVALS, ITEM_INDEX, ITEM_TEXT, ITEMS
-from learn_spark.lake.tables import ARTIFACTS
 from learn_spark.runs.steps import Context
 
 TEXTS, QUICK_TEXTS, MEDIAN_TOKENS = 10_000, 300, 40

@@ -31,6 +31,7 @@ from learn_spark.releases.release import FEATURE_TABLES
 from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
+from learn_spark.storage import Place, lake_of
 from models.contract.strict import explained
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ if TYPE_CHECKING:
 _EVENT = "event"
 
 
-def open_lake(spark: SparkSession, root: Path | str) -> "Lake":
+def open_lake(spark: SparkSession, root: Place | str) -> "Lake":
     """Opens a lake for reading.
 
     Args:
         spark: a session with Delta (`learn_spark.session()` makes one).
-        root: the lake's folder, `lake.root` of the config that wrote it.
+        root: the lake's folder or its URI, `lake.root` of the config that wrote it. A store is reached as the
+            environment says, and the session has Hadoop's settings for it.
 
     Raises:
         ConfigError: there is no lake with releases at `root`, one of its tables is gone, or the session would read
             other rows than were written.
     """
     require_plain(spark)
-    Tables(spark, Path(root)).require_own({})
-    lake = Lake(spark, Path(root))
+    lake = Lake(spark, lake_of(root))
+    Tables(spark, lake.root).require_own({})
     lake.releases()
     return lake
 
@@ -116,7 +118,7 @@ def embed(
 class Lake:
     """A lake's releases, tables and models, read only."""
 
-    def __init__(self, spark: SparkSession, root: Path) -> None:
+    def __init__(self, spark: SparkSession, root: Place) -> None:
         self.spark, self.root = spark, root
         self._tables = Tables(spark, root)
 

@@ -1,11 +1,13 @@
-"""Puts the jars of the installed Delta, and Comet's, into PySpark's own folder: no command has to resolve them again.
+"""Puts the jars of the installed Delta, of Hadoop's S3 client and of Comet into PySpark's own folder.
 
-Spark's own Ivy client fetches them, from wherever it is told to look. What PySpark has itself stays as it is. Comet's
-is one jar of 99 MB for Spark 4.1 on Linux; where it cannot be had, all runs on plain Spark.
+So no command has to resolve them again. Spark's own Ivy client fetches them, from wherever it is told to look. What
+PySpark has itself stays as it is. The client and what it needs are 12 MB; where it cannot be had, lakes and logs lie on
+file systems. Comet's is one jar of 99 MB for Spark 4.1 on Linux; where it cannot be had, all runs on plain Spark.
 """
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pyspark
@@ -13,6 +15,7 @@ from delta import configure_spark_with_delta_pip
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
+from learn_spark.lake.delta_jars import STORE_EXCLUDES, store_packages
 from learn_spark.lake.engine import COMET, misfit
 
 JARS = Path(pyspark.__file__).parent / "jars"
@@ -32,18 +35,19 @@ def main() -> None:
 
 
 def _fetched() -> list[Path]:
-    """With Comet's where it fits this machine and can be had."""
-    if misfit():
-        return _resolved([])
-    try:
-        return _resolved([COMET])
-    except PySparkRuntimeError:  # Ivy has said why on stderr
-        return _resolved([])
+    """With the store's client, and with Comet's where it fits this machine, if they can be had."""
+    hadoop = next(JARS.glob("hadoop-client-api-*.jar")).stem.removeprefix("hadoop-client-api-")
+    client, comet = store_packages(hadoop), [] if misfit() else [COMET]
+    for more in ([*client, *comet], client, comet):
+        with suppress(PySparkRuntimeError):  # Ivy has said why on stderr
+            return _resolved(more)
+    return _resolved([])
 
 
 def _resolved(more: list[str]) -> list[Path]:
     """The jars in Ivy's cache, named group_artifact-version.jar."""
     builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.jars.excludes", ",".join(STORE_EXCLUDES))
     spark = configure_spark_with_delta_pip(builder, more).getOrCreate()
     jars = spark.sparkContext.getConf().get("spark.jars") or ""
     spark.stop()

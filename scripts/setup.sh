@@ -88,17 +88,20 @@ write_spark_conf() {
 }
 
 fetch_jars() {
-    echo "setup: fetching Delta's and Comet's jars" >&2
+    echo "setup: fetching the jars of Delta, of Hadoop's S3 client and of Comet" >&2
     JAVA_HOME="$java_home" SPARK_LOCAL_IP=127.0.0.1 "$venv/bin/python" scripts/fetch_jars.py >/dev/null 2>"$venv/jars.log" ||
         stop "Delta's jars could not be fetched: $(grep -m 1 -iE 'unresolved|not found|error|exception' "$venv/jars.log" || tail -n 1 "$venv/jars.log")" \
             "($venv/jars.log has all). They come from the Maven repository that Spark's Ivy knows."
+    if ! compgen -G "$venv/lib/python*/site-packages/pyspark/jars/*hadoop-aws-*.jar" >/dev/null; then
+        echo "setup: no jar of Hadoop's S3 client: lakes and logs lie on file systems, not in stores" >&2
+    fi
     if ! compgen -G "$venv/lib/python*/site-packages/pyspark/jars/*comet-spark-*.jar" >/dev/null; then
         echo "setup: no jar of Comet, whose releases are for Spark 4.1 on Linux: everything runs on plain Spark" >&2
     fi
 }
 
 java_home=$(scripts/java.sh ensure)
-state=$(cat "$lock" constraints-petastorm.txt setup.py scripts/setup.sh scripts/fetch_jars.py scripts/log4j2.properties | cksum; grep '^COMET =' learn_spark/lake/engine.py; echo "$PWD $java_home")
+state=$(cat "$lock" constraints-petastorm.txt setup.py scripts/setup.sh scripts/fetch_jars.py scripts/log4j2.properties learn_spark/lake/delta_jars.py | cksum; grep '^COMET =' learn_spark/lake/engine.py; echo "$PWD $java_home")
 if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/setup-state" 2>/dev/null)" = "$state" ]; then
     exit 0
 fi

@@ -46,6 +46,10 @@ COMPARISON_INPUTS = {
 # Modules and rooms whose code cannot change a row, and why; what they import counts only where others import it.
 LEFT_OUT = {
     "learn_spark.errors": "words and exit codes",
+    "learn_spark.storage": "where bytes lie and how they get there, not what they are",
+    "learn_spark.lake.artifacts": "copies of artifacts, held against their digests",
+    "learn_spark.lake.lock": "who may write",
+    "learn_spark.lake.lease": "likewise, in a store",
     "learn_spark.lake.identity": "refuses tables that are not the lake's own",
     "learn_spark.lake.live_files": "takes out files that cannot be read",
     "learn_spark.runs": "which days are made and what is recorded of them, not what is in them",

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
+from learn_spark.lake.artifacts import carried
 from models.contract.content_matrix import META
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
         have a content vector. An empty or null history gives zeros.
     """
 
+    model, content = carried(towers), carried(matrix)
+
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        scorer = _scorer(str(towers), str(matrix), _stamp(matrix))
+        folder = content.here()
+        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
         for batch in batches:
             hist_BH, hist_len_B = padded(batch.column("item_idx"))
             hist_BH = scorer.known(hist_BH)
@@ -63,8 +67,11 @@ def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
         `df` without `item_idx`, with `item_emb` and `content_coverage` (1 if the item has a content vector).
     """
 
+    model, content = carried(towers), carried(matrix)
+
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        scorer = _scorer(str(towers), str(matrix), _stamp(matrix))
+        folder = content.here()
+        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
         for batch in batches:
             item_B = scorer.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
             item_emb_BK = scorer.towers.embed_items(item_B, scorer.content, batch_size=batch_rows)
@@ -85,10 +92,10 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> DataFrame:
     Returns:
         `df` without the two embeddings, with `mid_emb` and the conversion probability `cvr_score`.
     """
-    inputs = ["user_emb", "item_emb"]
+    inputs, trained = ["user_emb", "item_emb"], carried(cvr)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        model = _cvr(str(cvr))
+        model = _cvr(str(trained.here()))
         for batch in batches:
             user_emb_BK = dense(batch.column("user_emb"), model.user_dim)
             item_emb_BK = dense(batch.column("item_emb"), model.item_dim)

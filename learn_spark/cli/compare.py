@@ -21,6 +21,7 @@ from learn_spark.pipeline import as_plan, pipeline_days
 from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS, Context
+from learn_spark.storage import require_mounted
 
 _STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison stands on
 
@@ -52,6 +53,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     systems = args.systems or list(usual(config))
     seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
     chosen = chosen_systems(config, systems)  # a wrong name is refused before any work
+    require_mounted(config.lake.root, call.name)
     if args.prepare:
         require_writable(Path(args.prepare).absolute().parent, "--prepare")
     plan = as_plan(pipeline_days(config), _STEPS, args.restate)

@@ -3,7 +3,6 @@
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
@@ -11,6 +10,7 @@ from learn_spark.cli.releases import existing_lake, with_out
 from learn_spark.releases.online import export_online
 from learn_spark.releases.registry import find_release
 from learn_spark.releases.vectors import export_vectors
+from learn_spark.storage import require_local
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def _online_arguments(parser: ArgumentParser) -> None:
 
 
 def _online(call: Call) -> Outcome:
-    out = Path(call.args.out).absolute()
+    out = require_local(call.args.out, "--out")
     formats: list[Literal["pt2", "onnx"]] = ["pt2"] if call.args.no_onnx else ["pt2", "onnx"]
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
@@ -50,7 +50,7 @@ def _vector_arguments(parser: ArgumentParser) -> None:
 
 
 def _vectors(call: Call) -> Outcome:
-    out, index = Path(call.args.out).absolute(), call.args.index
+    out, index = require_local(call.args.out, "--out"), call.args.index
     with existing_lake(call, writes=True) as context:
         release = find_release(context.tables, call.args.release)
         about = export_vectors(context, release, out, index)

@@ -15,6 +15,7 @@ from learn_spark.inspect.first_config import FirstConfig, config_of, folder_name
 from learn_spark.inspect.folder import look_at
 from learn_spark.inspect.roles import roles_of
 from learn_spark.pipeline import as_plan, pipeline_days
+from learn_spark.storage import require_local
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def _init_arguments(parser: ArgumentParser) -> None:
 def _inspect(call: Call) -> Outcome:
     """Findings to stderr, the config to stdout or `--out`."""
     out = _new_file(call.args.out) if call.args.out else None
-    roles = roles_of(look_at(Path(call.args.path).absolute()))
+    roles = roles_of(look_at(require_local(call.args.path, "PATH")))
     found = config_of(roles, out.stem if out else folder_name(roles.log.folder))
     for line in found.lines():
         _log.info(line)
@@ -50,7 +51,7 @@ def _init(call: Call) -> Outcome:
     given = call.args.path or (ask("where are the logs (a file, or a folder)? ") if is_asked else None)
     if not given:
         raise ConfigError("--path is missing: name the logs, a file or a folder")
-    path = Path(given).expanduser().absolute()
+    path = require_local(given, "PATH").expanduser().absolute()
     content = look_at(path)
     roles = roles_of(content)
     out = _new_file(call.args.out or f"{folder_name(roles.log.folder)}.yaml")

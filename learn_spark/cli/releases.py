@@ -4,7 +4,6 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from learn_spark.bridge.folders import require_absent
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
@@ -18,6 +17,7 @@ from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
 from learn_spark.releases.release import roll_back
 from learn_spark.runs.steps import Context
+from learn_spark.storage import require_local
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def _join_arguments(parser: ArgumentParser) -> None:
 def _join(call: Call) -> Outcome:
     args = call.args
     with existing_lake(call) as context:
-        out = Path(args.out).absolute()
+        out = require_local(args.out, "--out")
         require_absent(out)
         release = find_release(context.tables, args.release)
-        samples = context.tables.read_samples(Path(args.samples).absolute())
+        samples = context.tables.read_samples(require_local(args.samples, "--samples"))
         age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
         rows = join_features(samples, context.tables.root, release.release_id, age, args.pairs)
         context.tables.export(rows, out, args.format)

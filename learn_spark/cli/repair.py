@@ -20,6 +20,7 @@ from learn_spark.pipeline import STEPS, Days, as_plan, backfill_days, pipeline_d
 from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import Context, Step, StepDay
+from learn_spark.storage import require_mounted
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _repair(call: Call) -> Outcome:
-    root = call.config.lake.root
+    root = require_mounted(call.config.lake.root, call.name)
     if not is_lake(root):
         raise ConfigError(f"there is no lake at {root}")
     with lake_lock(root), call.context(repairs=True) as context:

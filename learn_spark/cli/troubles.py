@@ -33,7 +33,7 @@ def known_trouble(error: Exception) -> LearnError | None:
         return ConfigError(refused)
     if is_disk_full(error):
         return TemporaryError(f"no space left on device; free some under lake.root or spark.local.dir: {text[:300]}")
-    if "ConcurrentModificationException" in text or "ConcurrentAppendException" in text:
+    if re.search("Concurrent(Modification|Append|Transaction)Exception", text):
         return TemporaryError(f"another writer committed at the same time: {text[:300]}")
     if denied := _first(_DENIED.search(text)):
         return ConfigError(f"a file cannot be read or written: {denied.strip()[:_LONGEST]}")

@@ -18,6 +18,7 @@ from learn_spark.config.mapping import (
 )
 from learn_spark.config.sections import Share
 from learn_spark.config.sources import Format, SourceSettings, hive_keys, with_common
+from learn_spark.storage import Place
 from models.contract.strict import Settings
 
 UTC = "UTC"
@@ -64,7 +65,7 @@ class ItemsSettings(SourceSettings):
 class LogSource(SourceSettings):
     """One of several kinds of files of a log."""
 
-    path: Path = Path("data")
+    path: Place = Path("data")
     files: Name | None = None
     format: Format = "csv"
     mapping: IngestMapping
@@ -95,7 +96,7 @@ class IngestSettings(SourceSettings):
 
     LATER: ClassVar[frozenset[str]] = SourceSettings.LATER | {"sources", "repeats"}
 
-    path: Path = Path("data")
+    path: Place = Path("data")
     files: Name | None = "{day}.csv.gz"
     format: Format = "csv"
     start: date = date(2010, 12, 1)

@@ -24,7 +24,15 @@ from learn_spark.config.model_sections import (
 )
 from learn_spark.config.presets import DEFAULT_PRESET, PRESETS, Preset
 from learn_spark.config.renamed import renamed
-from learn_spark.config.secrets import Referred, redacted, redacted_conf, references, remember, with_environment
+from learn_spark.config.secrets import (
+    Referred,
+    redacted,
+    redacted_conf,
+    redacted_options,
+    references,
+    remember,
+    with_environment,
+)
 from learn_spark.config.sections import (
     LakeSettings,
     MlflowSettings,
@@ -37,10 +45,12 @@ from learn_spark.config.sections import (
 )
 from learn_spark.config.yaml_text import read_yaml, read_yaml_file
 from learn_spark.errors import ConfigError
+from learn_spark.storage import SCHEME, Location, place_of, reached_by
 from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path", "comparison.test_rows.path")
+_IN_STORES = ("lake.root", "ingest.path", "ingest.items.path", "ingest.sources.")  # the others are paths alone yet
 DEFAULT_PATHS = {
     "lake": {"root": str(LakeSettings().root)},
     "output": {"dir": str(OutputSettings().dir)},
@@ -85,6 +95,7 @@ class Config(Settings):
         """All settings as YAML for people: `${NAME}` where the environment gave a value, and no secrets."""
         values = self.model_dump(mode="json")
         values["spark"]["conf"] = redacted_conf(values["spark"]["conf"])
+        values["lake"]["options"] = redacted_options(values["lake"]["options"])
         for path, written in self._written.items():
             inner = values
             for key in path[:-1]:
@@ -92,6 +103,24 @@ class Config(Settings):
             if isinstance(inner, dict) and isinstance(inner.get(path[-1]), str | int | float | bool):
                 inner[path[-1]] = written
         return redacted(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    @property
+    def in_stores(self) -> list[Location]:
+        """The places of the lake and the logs that lie in a store."""
+        logs = [each.path for each in (*self.ingest.each(), self.ingest.items) if each]
+        return [place for place in (self.lake.root, *logs) if isinstance(place, Location)]
+
+    @model_validator(mode="after")
+    def _stores_are_reached(self) -> Self:
+        """Every place in a store takes along how it is reached."""
+        ingest = self.ingest
+        for holder, name in (
+            (self.lake, "root"),
+            *((each, "path") for each in (ingest, *ingest.sources, ingest.items)),
+        ):
+            if holder is not None:
+                object.__setattr__(holder, name, reached_by(getattr(holder, name), self.lake.options))
+        return self
 
     @model_validator(mode="after")
     def _event_types_exist(self) -> Self:
@@ -189,7 +218,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def _checked(file: Path, values: dict[str, Any]) -> Config:
     written = references(values)
-    hidden = [("spark",), ("mlflow",), *written]
+    hidden = [("spark",), ("mlflow",), ("lake", "options"), *written]
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -287,8 +316,20 @@ def _with_absolute_path(source: Any, folder: Path, key: str) -> Any:  # noqa: AN
 
 
 def _absolute(path: str, folder: Path, key: str) -> str:
+    if SCHEME.match(path):
+        return _in_store(path, key)
     try:
         absolute = str((folder.absolute() / path).resolve())
     except (OSError, ValueError, RuntimeError) as error:  # a NUL byte, or links in a circle
         raise ConfigError(f"`{key}`: {path!r} is no path: {error}") from None
     return Referred.of(absolute, path.written, path.found) if isinstance(path, Referred) else absolute
+
+
+def _in_store(uri: str, key: str) -> str:
+    if not key.startswith(_IN_STORES):
+        raise ConfigError(f"`{key}`: {uri!r} is no path, and only a path of a mounted file system serves here yet")
+    try:
+        place = str(place_of(uri))
+    except ValueError as error:
+        raise ConfigError(f"`{key}`: {error}") from None
+    return Referred.of(place, uri.written, uri.found) if isinstance(uri, Referred) else place

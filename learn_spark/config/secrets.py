@@ -88,6 +88,8 @@ def remember(values: Mapping[str, Any], plain: set[str]) -> None:
             if _NAMES_A_SECRET.search(name):
                 _keep(part, HIDDEN)
     for path, text in _texts(values):
+        if path[:2] == ("lake", "options") and _is_secret_option(path):
+            _keep(text, HIDDEN)
         if isinstance(text, Referred) and ".".join(path) not in plain:
             for name, found in text.found.items():
                 _keep(found, f"${{{name}}}")
@@ -113,6 +115,20 @@ def redacted_conf(conf: Mapping[str, str]) -> dict[str, str]:
     """`spark.conf` as a page may show it."""
     hidden = dict(_secret_settings(conf))
     return {key: HIDDEN if key in hidden else redacted(value) for key, value in conf.items()}
+
+
+def redacted_options(options: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`lake.options` as a page may show it."""
+    shown: dict[str, Any] = {}
+    for name, value in options.items():
+        place = (*path, name)
+        inner = redacted_options(value, place) if isinstance(value, Mapping) else value
+        shown[name] = HIDDEN if _is_secret_option(place) else inner
+    return shown
+
+
+def _is_secret_option(path: tuple[str, ...]) -> bool:
+    return path[-1] == "key" or any(_NAMES_A_SECRET.search(name) for name in path)
 
 
 def _secret_settings(conf: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:

@@ -6,11 +6,12 @@ Every key has its default and, below it, its one explanation: `scripts/base_yaml
 import re
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from learn_spark.config.session_rules import refusal
+from learn_spark.storage import Place
 from models.contract.strict import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -19,8 +20,11 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class LakeSettings(Settings):
     """Everything that the jobs make."""
 
-    root: Path = Path("lake")
-    """Delta tables and artifacts; every executor must see it."""
+    root: Place = Path("lake")
+    """Delta tables and artifacts: a folder that every executor sees, or s3a://bucket/lake (docs/cluster.md)."""
+    options: dict[str, Any] = {}
+    """How stores are reached, that of the logs, too: {endpoint_url: "https://…", key: "${NAME}", secret: "${NAME}"}.
+    What it leaves out comes from the environment or the machine's role. No fingerprint and no page holds it."""
 
 
 class OutputSettings(Settings):

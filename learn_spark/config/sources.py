@@ -3,12 +3,12 @@
 import codecs
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from learn_spark.config.mapping import RESERVED, FieldMappings, Name
+from learn_spark.storage import Place
 from models.contract.strict import Settings
 
 Format = Literal["csv", "json", "parquet", "delta"]
@@ -63,7 +63,7 @@ Explode = Annotated[ExplodeSettings, BeforeValidator(_as_lists)]
 class PlaceSettings(Settings):
     """Files of one format below a folder, or a table."""
 
-    path: Path
+    path: Place
     """The folder of the raw logs; with format delta, the table's."""
     files: Name | None
     """Below path: * and ? match; {day} is 2011-12-01, {day:%Y%m%d} 20111201: the day's delivery. Without {day} all

@@ -3,11 +3,11 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,7 @@ from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
 from learn_spark.ingest.unpacking import PackingError, open_file, packing_of
+from learn_spark.storage import Place, beside, for_arrow, place_of, size_of
 
 CHUNK_BYTES = 1 << 20
 FIRST_LINES, FIRST_CHARACTERS = 1000, 4 << 20
@@ -54,7 +55,7 @@ class LogFile:
 
 
 def check_files(
-    spark: SparkSession, settings: SourceSettings, paths: Sequence[Path], max_line_bytes: int
+    spark: SparkSession, settings: SourceSettings, paths: Sequence[Place], max_line_bytes: int
 ) -> list[LogFile]:
     """Reads every file to its end: a truncated or corrupt one is named, not half loaded.
 
@@ -71,18 +72,18 @@ def check_files(
 
     files = [_misnamed(path) for path in paths if _is_misnamed(path)]
     named = [str(path) for path in paths if not _is_misnamed(path)]
-    if _are_small(named):
+    if _are_small(named, settings):
         files += [check_file(path, settings, max_line_bytes) for path in named]
     else:
         files += _checked_by_executors(spark, settings, named, max_line_bytes)
     return sorted(files, key=lambda file: file.path)
 
 
-def _are_small(paths: Sequence[str]) -> bool:
+def _are_small(paths: Sequence[str], settings: SourceSettings) -> bool:
     if len(paths) > FEW_FILES:
         return False
     with suppress(OSError):  # of a file that is gone: the check says so
-        return sum(Path(path).stat().st_size for path in paths) <= SMALL_BYTES
+        return sum(size_of(beside(settings.path, path)) for path in paths) <= SMALL_BYTES
     return False
 
 
@@ -101,7 +102,7 @@ def _checked_by_executors(
     ]
 
 
-def _is_misnamed(path: Path) -> bool:
+def _is_misnamed(path: Place) -> bool:
     return ":" in path.name or not _is_unicode(str(path))
 
 
@@ -113,18 +114,18 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _misnamed(path: Path) -> LogFile:
+def _misnamed(path: Place) -> LogFile:
     """Hadoop's file systems cannot open such files, and Spark's error says nothing of the reason."""
-    shown = os.fsencode(path).decode(errors="replace")
+    shown = os.fsencode(str(path)).decode(errors="replace")
     what = "has a colon" if _is_unicode(str(path)) else "is not utf-8"
     return LogFile(shown, 0, problem=f"unreadable name: it {what}, which Spark cannot open: rename the file")
 
 
-def first_changed(files: Iterable[LogFile]) -> str | None:
+def first_changed(files: Iterable[LogFile], options: Mapping[str, Any] | None = None) -> str | None:
     """What has become of the first of these files that is not as it was checked; None where all are."""
     for file in files:
         try:
-            size = Path(file.path).stat().st_size
+            size = size_of(place_of(file.path, options))
         except OSError:
             return f"{file.path} went away"
         if file.bytes and size != file.bytes:
@@ -132,7 +133,7 @@ def first_changed(files: Iterable[LogFile]) -> str | None:
     return None
 
 
-def _check_table(spark: SparkSession, path: Path) -> LogFile:
+def _check_table(spark: SparkSession, path: Place) -> LogFile:
     if not (path / "_delta_log").is_dir():
         raise ConfigError(f"{path} is no Delta table: it has no _delta_log; check path and format")
     fields = spark.read.format("delta").load(str(path)).schema.fields
@@ -143,7 +144,7 @@ def check_file(path: str, settings: SourceSettings, max_line_bytes: int) -> LogF
     """Reads one file to its end, or to the first line that is too long."""
     size = 0
     try:
-        size = Path(path).stat().st_size
+        size = size_of(beside(settings.path, path))
         if size == 0:
             raise EmptyFileError
         read = _read_parquet if settings.format == "parquet" else _read_text
@@ -178,7 +179,7 @@ class TooLongError(Exception):
 
 
 def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(for_arrow(beside(settings.path, path))) as file:
         schema = file.schema_arrow
         read = (beginning(settings.holder(name), schema.names) for name in settings.source_columns())
         wanted = list(dict.fromkeys(name for name in read if name))
@@ -202,11 +203,12 @@ def _longest_value(column: pa.Array) -> int:
 
 
 def _read_text(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
-    _require_short_lines(path, max_line_bytes)
+    place = beside(settings.path, path)
+    _require_short_lines(place, max_line_bytes)
     first = list(_first(records(path, settings), FIRST_LINES if settings.format == "json" else 1))
     if not first:
         raise EmptyFileError
-    found = LogFile(path, 0, packing=packing_of(path))
+    found = LogFile(path, 0, packing=packing_of(place))
     if settings.format == "json":
         return replace(found, columns=tuple(json_keys(text for text, _ in first)))
     if settings.columns is not None:
@@ -228,7 +230,7 @@ def _first(found: Iterable[tuple[str, bool]], most: int) -> Iterator[tuple[str, 
             return
 
 
-def _require_short_lines(path: str, max_line_bytes: int) -> None:
+def _require_short_lines(path: Place, max_line_bytes: int) -> None:
     """Reads a text to its end, or to the first line that is too long; lines end with LF, CR or both, as Spark's do."""
     number, open_bytes = 1, 0  # of the line that the last chunk ended in
     with open_file(path) as stream:

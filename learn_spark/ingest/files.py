@@ -22,6 +22,7 @@ from learn_spark.config.load import Config
 from learn_spark.config.sources import DAY, DAY_PARTS, PART_OF_PATH
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import ONE_DAY
+from learn_spark.storage import Location, Place
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ PATH = "_path"  # of the file that a line is from, as a URL
 FEW_FILES = 64
 
 
-def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, list[Path]]:
+def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, list[Place]]:
     """The files of each day's delivery, by name; all files of a layout without {day}; a table's folder.
 
     Days without a file are left out. The folder is listed once, and nothing is kept of other days.
@@ -52,10 +53,10 @@ def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, l
             f"no file matches {settings.path}/{settings.files or ''} on any day:"
             f" check {settings.section}.path and files"
         )
-    return {day: sorted(found[day]) for day in sorted(found)}
+    return {day: sorted(found[day], key=str if isinstance(settings.path, Location) else None) for day in sorted(found)}
 
 
-def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date, list[Path]]:
+def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date, list[Place]]:
     """Files of the item catalogue for these days: those that name no day belong to `ingest.start`."""
     if settings.items is None:
         return {}
@@ -63,7 +64,7 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
     return source_files(settings.items, own) if own else {}
 
 
-def newest_file(settings: SourceSettings) -> Path | None:
+def newest_file(settings: SourceSettings) -> Place | None:
     """The last file of all days, whatever days are asked for; None of a table."""
     found = [(day or date.min, name) for day, name, _ in _listed(settings)] if settings.files else []
     return settings.path / max(found)[1] if found else None
@@ -71,6 +72,8 @@ def newest_file(settings: SourceSettings) -> Path | None:
 
 class SourceFiles:
     """What each day is made from, as the files lie now: other names, sizes or modification times are another input.
+
+    In a store the tag of a file stands for its time: a bucket that is copied is the same input.
 
     A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
     for the first one where they name none. Keeps one digest a day, however many files there are. Raw logs are rarely
@@ -109,36 +112,48 @@ def _days_read(settings: IngestSettings, day: date) -> list[date]:
 def _digests(*sources: SourceSettings) -> dict[date | None, str]:
     """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
     digests: dict[date | None, int] = defaultdict(int)
-    for settings, (day, name, stat) in ((each, found) for each in sources for found in _listed(each)):
-        # A table's state is its version, not the folder's.
-        state = (name,) if settings.files is None else (name, stat.st_size, stat.st_mtime_ns)
-        digest = blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
+    for _, (day, name, state) in ((each, found) for each in sources for found in _listed(each)):
+        digest = blake2b(repr((name, *state)).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
         digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
     return {day: f"{digest:x}" for day, digest in digests.items()}
 
 
-def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, os.stat_result]]:
+def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
     """The day that a file names (None where `files` holds no {day}), its name below `path`, and its state.
+
+    A table has no state here: its version is it.
 
     What begins with . or _ (checksums, _SUCCESS, _temporary) is no data, unless the pattern says so itself.
     """
     if settings.files is None:
         if settings.path.is_dir():
-            yield None, "", settings.path.stat()
+            yield None, "", ()
         return
     pattern = PART_OF_PATH.sub("*", DAY.sub(lambda found: _spelled(found[1], _ANY_DIGITS), settings.files))
     is_asked = _is_hidden(pattern)
     in_path = re.compile(day_pattern(settings))
     forms = [form or _DEFAULT_DAY for form in DAY.findall(settings.files)]
-    for name in iglob(pattern, root_dir=settings.path, recursive=True, include_hidden=True):
+    path = settings.path
+    for name, state in _in_store(path, pattern) if isinstance(path, Location) else _in_folder(path, pattern):
         if _is_hidden(name) and not is_asked:
             continue
         days = {_parsed(text, form) for text, form in zip(_groups(in_path, name), forms, strict=True)}
-        stat = _state(os.path.join(settings.path, name))
+        if not forms or (len(days) == 1 and None not in days):
+            yield next(iter(days), None), name, state
+
+
+def _in_store(path: Location, pattern: str) -> Iterator[tuple[str, tuple[int | str, ...]]]:
+    for name, entry in path.matching(pattern).items():
+        yield name, (entry.size, entry.tag)
+
+
+def _in_folder(path: Path, pattern: str) -> Iterator[tuple[str, tuple[int | str, ...]]]:
+    for name in iglob(pattern, root_dir=path, recursive=True, include_hidden=True):
+        stat = _state(os.path.join(path, name))
         if stat is None:
-            _log.warning("ingest: %s/%s is gone since it was listed", settings.path, name)
-        elif (S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode)) and (not forms or (len(days) == 1 and None not in days)):
-            yield next(iter(days), None), name, stat
+            _log.warning("ingest: %s/%s is gone since it was listed", path, name)
+        elif S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode):
+            yield name, (stat.st_size, stat.st_mtime_ns)
 
 
 def _state(path: str) -> os.stat_result | None:

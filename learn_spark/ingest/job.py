@@ -79,7 +79,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     for frame in kept:
         frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        with unchanged([*delivery.all_good(), *(catalogue.good if catalogue else [])]):
+        with unchanged([*delivery.all_good(), *(catalogue.good if catalogue else [])], context.config.lake.options):
             return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier), days)
     finally:
         for frame in kept:

@@ -1,10 +1,11 @@
 """The files of a run: found, checked to their end, read as lines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -72,13 +73,16 @@ def read_delivery(context: Context, days: Sequence[date]) -> Delivery:
 
 
 @contextmanager
-def unchanged(files: Sequence[LogFile]) -> Iterator[None]:
-    """Where Spark fails because a file has gone or grown since it was checked, the error says so."""
+def unchanged(files: Sequence[LogFile], options: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Where Spark fails because a file has gone or grown since it was checked, the error says so.
+
+    `options` are those of the files' store.
+    """
     try:
         yield
     except LearnError:
         raise
     except Exception as error:
-        if changed := first_changed(files):
+        if changed := first_changed(files, options):
             raise TemporaryError(f"{changed} while it was read; nothing published: try again") from error
         raise

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from learn_spark.config.sources import SourceSettings
 from learn_spark.ingest.unpacking import open_file
+from learn_spark.storage import beside
 
 MOST_RECORD_CHARACTERS = 1 << 20  # of one with an open quote; the quote is a fault where nothing closes it
 _BAD = "\ufdd0"  # no character: it stands where bytes are not in the encoding
@@ -28,7 +29,7 @@ def records(path: str, settings: SourceSettings) -> Iterator[tuple[str, bool]]:
 
 
 def _lines(path: str, settings: SourceSettings) -> Iterator[str]:
-    with open_file(path) as stream:
+    with open_file(beside(settings.path, path)) as stream:
         text = io.TextIOWrapper(stream, settings.encoding, errors="mark", newline=None)
         for number, line in enumerate(text):
             if number >= settings.skip_lines:

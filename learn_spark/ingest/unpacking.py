@@ -9,6 +9,8 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
+from learn_spark.storage import Place
+
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _BY_SUFFIX = {".gz": "gzip", ".bz2": "bzip2"}
 # Spark unpacks by the suffix alone, or fails: whatever lies in the file.
@@ -19,9 +21,9 @@ class PackingError(Exception):
     """A packed file that does not hold one file."""
 
 
-def packing_of(path: str) -> str:
+def packing_of(path: Place) -> str:
     """gzip, bzip2, zstd or zip; empty of a plain file."""
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         first = stream.read(4)
     return next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), "")
 
@@ -32,24 +34,25 @@ def is_spark_able(path: str, packing: str) -> bool:
     return _BY_SUFFIX.get(suffix) == packing if packing else suffix not in _TAKEN_BY_SUFFIX
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: Place) -> BinaryIO:
     """A file's bytes, unpacked where its first bytes say that they are packed.
 
     Raises:
         PackingError: of a zip that does not hold exactly one file, or holds it encrypted.
     """
     packing = packing_of(path)
+    stream = cast("BinaryIO", path.open("rb"))
     if packing == "zip":
-        return _open_member(path)
+        return _open_member(stream)
     if packing == "zstd":
-        return cast("BinaryIO", io.BufferedReader(_Stream(pa.CompressedInputStream(pa.OSFile(path), "zstd"))))
+        return cast("BinaryIO", io.BufferedReader(_Stream(pa.CompressedInputStream(pa.PythonFile(stream), "zstd"))))
     if packing == "gzip":
-        return cast("BinaryIO", gzip.open(path, "rb"))
-    return cast("BinaryIO", bz2.open(path, "rb")) if packing == "bzip2" else open(path, "rb")
+        return cast("BinaryIO", gzip.open(stream, "rb"))
+    return cast("BinaryIO", bz2.open(stream, "rb")) if packing == "bzip2" else stream
 
 
-def _open_member(path: str) -> BinaryIO:
-    archive = zipfile.ZipFile(path)
+def _open_member(stream: BinaryIO) -> BinaryIO:
+    archive = zipfile.ZipFile(stream)
     members = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
     if len(members) != 1:
         names = ", ".join(each.filename for each in members[:3])

@@ -129,7 +129,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, object]]:
 
 
 def _text_rows(layout: Layout, path: Path, every: int) -> Iterator[dict[str, object]]:
-    with open_file(str(path)) as stream:
+    with open_file(path) as stream:
         if layout.encoding.lower().startswith("utf-16"):
             lines = _wide_lines(stream)
         else:

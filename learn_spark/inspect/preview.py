@@ -69,7 +69,7 @@ def _files(config: Config) -> Iterator[tuple[IngestSettings, Path]]:
     days = DayRange(config.ingest.start, config.windows.end)
     for source in config.ingest.each():
         found = source_files(source, days if source.by_day else [config.ingest.start])
-        yield from ((source, path) for paths in found.values() for path in paths)
+        yield from ((source, path) for paths in found.values() for path in paths if isinstance(path, Path))
 
 
 def _require_columns(source: SourceSettings, path: Path) -> None:

@@ -37,7 +37,7 @@ def layout_of(path: Path) -> Layout:
         if first.startswith(b"PAR1") or path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
                 return Layout("parquet", columns=list(file.schema_arrow.names))
-        with open_file(str(path)) as stream:
+        with open_file(path) as stream:
             lines = list(islice(lines_of(stream), SAMPLE_LINES + 10))
         encoding, is_sure = encoding_of(b"".join(lines))
         text = b"".join(lines).decode(encoding, "replace").lstrip("\ufeff")

@@ -137,7 +137,7 @@ def tally_of(
     """
     pairs = list(files)
     counter = _Counter(settings if known else None, most_rows)
-    size = sum(path.stat().st_size * (UNPACKED if packing_of(str(path)) else 1) for _, path in pairs)
+    size = sum(path.stat().st_size * (UNPACKED if packing_of(path) else 1) for _, path in pairs)
     for source, path in pairs:
         counter.add(source, path, size)
     if not counter.days:

@@ -1,4 +1,4 @@
-"""Delta's jars: where they are, and whether they fit the Spark that runs."""
+"""The jars of Delta and of the store's client: where they are, and whether they fit the Spark that runs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
 from learn_spark.errors import ConfigError
+from learn_spark.storage import Location
 
 # How versions of Spark begin, those of the Delta that goes with them, and its package.
 _FITTING = (
@@ -17,6 +18,11 @@ _FITTING = (
 )
 _TOLD = ", ".join(f"{ours}{'x' * ours.endswith('.')} with {its}{'x' * its.endswith('.')}" for ours, its, _ in _FITTING)
 UNFIT = f"do not fit together; Spark and Delta that do: {_TOLD}"
+# The newest SDK that asks stores for nothing that only Amazon's has: from 2.30 on it sends checksums of its own.
+_SDK, _SDK_VERSION = "software.amazon.awssdk", "2.29.52"
+_SDK_MODULES = ("s3", "s3-transfer-manager", "sts", "apache-client", "netty-nio-client")
+STORE_CLIENT = "org.apache.hadoop.fs.s3a.S3AFileSystem"
+STORE_EXCLUDES = (f"{_SDK}:bundle", "org.wildfly.openssl:wildfly-openssl")
 EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 
 
@@ -45,15 +51,40 @@ def require_fitting(spark: SparkSession) -> None:
     raise ConfigError(f"Spark {spark.version} and Delta {delta or '(none)'} {UNFIT}")
 
 
-def _delta_version(spark: SparkSession) -> str | None:
-    jvm: Any = spark._jvm
-    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    try:
-        jvm.java.lang.Class.forName(EXTENSION, False, loader)
-        return str(
-            jvm.java.lang.Class.forName("io.delta.package$", True, loader).getField("MODULE$").get(None).VERSION()
+def require_store_client(spark: SparkSession, place: Location) -> None:
+    """Looks whether the JVM can reach a store.
+
+    Raises:
+        ConfigError: Hadoop's client of it is not on its class path; names the packages.
+    """
+    if _class(spark, STORE_CLIENT) is None:
+        hadoop = str(_jvm(spark).org.apache.hadoop.util.VersionInfo.getVersion())
+        raise ConfigError(
+            f"{place}: Hadoop's client for S3 is not on Spark's class path: run `make setup`, or give spark-submit"
+            f" --packages {','.join(store_packages(hadoop))} --exclude-packages {','.join(STORE_EXCLUDES)}"
         )
+
+
+def store_packages(hadoop: str) -> list[str]:
+    """What Spark's client of S3 consists of: of 550 MB of the SDK the modules that it uses, 12 MB."""
+    return [f"org.apache.hadoop:hadoop-aws:{hadoop}", *(f"{_SDK}:{name}:{_SDK_VERSION}" for name in _SDK_MODULES)]
+
+
+def _delta_version(spark: SparkSession) -> str | None:
+    if _class(spark, EXTENSION) is None:
+        return None
+    return str(_class(spark, "io.delta.package$").getField("MODULE$").get(None).VERSION())
+
+
+def _class(spark: SparkSession, name: str) -> Any:  # noqa: ANN401 - a class of the JVM, or None
+    java = _jvm(spark).java.lang
+    try:
+        return java.Class.forName(name, True, java.Thread.currentThread().getContextClassLoader())
     except Exception as error:
         if "ClassNotFoundException" in str(error):
             return None
         raise
+
+
+def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
+    return spark._jvm

@@ -46,6 +46,8 @@ def engine_settings(config: Config, submitted: Mapping[str, str] | None = None) 
     engine = config.spark.engine
     given = {**(submitted or {}), **config.spark.conf}
     why = None if engine == "spark" else _lacking(given, config.spark.master, is_submitted=submitted is not None)
+    if engine != "spark" and config.in_stores:
+        why = f"{config.in_stores[0]} lies in a store, which its own readers were not tried with"
     if engine == "comet" and why:
         raise ConfigError(f"spark.engine is comet, and {why}; spark.engine auto or spark does without Comet")
     if engine == "spark" or why:
@@ -103,7 +105,7 @@ def is_worth_it(config: Config) -> bool:
     """Whether the lake's events, or the raw files of a lake that is to come, are so many that Comet pays."""
     table, size = config.lake.root / "interactions", 0
     folders = {table} if table.is_dir() else {source.path for source in config.ingest.each()}
-    for size_of_file in chain.from_iterable(map(_sizes, folders)):
+    for size_of_file in chain.from_iterable(_sizes(folder) for folder in folders if isinstance(folder, Path)):
         size += size_of_file
         if size >= _WORTH_BYTES:
             return True

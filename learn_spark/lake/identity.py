@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from learn_spark.errors import ConfigError
+from learn_spark.storage import Place, in_memory, write_whole
 from models.contract.failures import BadInput
-from models.contract.whole_files import read_json, write_whole
+from models.contract.whole_files import read_json
 
 FILE = "_lake.json"
 LOG = "_delta_log"
@@ -47,7 +48,7 @@ class Identity:
     tables: Mapping[str, Known] = field(default_factory=dict)
 
 
-def read_identity(root: Path) -> Identity | None:
+def read_identity(root: Place) -> Identity | None:
     """What a lake says of itself; None where it says nothing.
 
     Raises:
@@ -57,36 +58,36 @@ def read_identity(root: Path) -> Identity | None:
     if not file.exists():
         return None
     try:
-        values = read_json(file, "lake")
+        values = read_json(file, "lake") if isinstance(file, Path) else json.loads(file.read_bytes())
         return Identity(str(values["lake"]), {name: Known(**known) for name, known in values["tables"].items()})
-    except (BadInput, KeyError, TypeError, AttributeError) as error:
+    except (BadInput, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{file} is damaged ({error}): bring it back from a backup, or remove it, if all tables of the lake are"
             f" there; the next command that writes then takes over what it finds"
         ) from None
 
 
-def write_identity(root: Path, identity: Identity) -> None:
+def write_identity(root: Place, identity: Identity) -> None:
     """Replaces the file as a whole."""
     tables = {name: vars(known) for name, known in sorted(identity.tables.items())}
     write_whole(root / FILE, json.dumps({"format_version": 1, "lake": identity.lake, "tables": tables}, indent=1))
 
 
-def is_there(root: Path, name: str) -> bool:
+def is_there(root: Place, name: str) -> bool:
     """Whether a table has a log."""
     return any((root / name / LOG).glob("*.json"))
 
 
-def newest_version(root: Path, name: str) -> int:
+def newest_version(root: Place, name: str) -> int:
     """The Delta version of a table's last commit; -1 without any."""
     commits = (root / name / LOG).glob("*.json")
     return max((int(commit.stem) for commit in commits if commit.stem.isdecimal()), default=-1)
 
 
-def table_id(root: Path, name: str) -> str | None:
+def table_id(root: Place, name: str) -> str | None:
     """Delta's id of a table, which stays the same for as long as the table lives; None where the log has none."""
     log = root / name / LOG
-    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), reverse=True)  # Delta drops the commits before one
+    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), key=str, reverse=True)  # Delta drops the commits before one
     try:
         first = _of_commit(log / _FIRST)
         return first or next(filter(None, map(_of_checkpoint, checkpoints)), None)
@@ -94,7 +95,7 @@ def table_id(root: Path, name: str) -> str | None:
         return None
 
 
-def wrong_with(root: Path, name: str, identity: Identity | None, seen: int = -1) -> str | None:
+def wrong_with(root: Place, name: str, identity: Identity | None, seen: int = -1) -> str | None:
     """What makes a table another one than the lake's own; None where nothing does.
 
     Args:
@@ -114,7 +115,7 @@ def wrong_with(root: Path, name: str, identity: Identity | None, seen: int = -1)
     return None
 
 
-def wrong_tables(root: Path, names: Iterable[str], ledger: str, seen: Mapping[str, int]) -> dict[str, str]:
+def wrong_tables(root: Place, names: Iterable[str], ledger: str, seen: Mapping[str, int]) -> dict[str, str]:
     """Which tables are not the lake's own, and why.
 
     Args:
@@ -130,7 +131,7 @@ def wrong_tables(root: Path, names: Iterable[str], ledger: str, seen: Mapping[st
     return wrong
 
 
-def refusal(root: Path, wrong: Mapping[str, str]) -> ConfigError:
+def refusal(root: Place, wrong: Mapping[str, str]) -> ConfigError:
     """The error that names the tables and the way back."""
     told = "; ".join(f"table {name} {why}" for name, why in wrong.items())
     return ConfigError(
@@ -139,14 +140,14 @@ def refusal(root: Path, wrong: Mapping[str, str]) -> ConfigError:
     )
 
 
-def _of_commit(commit: Path) -> str | None:
+def _of_commit(commit: Place) -> str | None:
     if not commit.is_file():
         return None
-    with commit.open(encoding="utf-8") as lines:
+    with commit.open("rb") as lines:
         actions: Iterable[dict[str, Any]] = map(json.loads, lines)
         return next((action["metaData"]["id"] for action in actions if "metaData" in action), None)
 
 
-def _of_checkpoint(file: Path) -> str | None:
-    column = pq.read_table(file, columns=["metaData"]).column("metaData").to_pylist()
+def _of_checkpoint(file: Place) -> str | None:
+    column = pq.read_table(in_memory(file), columns=["metaData"]).column("metaData").to_pylist()
     return next((row["id"] for row in column if row), None)

@@ -1,4 +1,7 @@
-"""One process at a time per folder: local file systems have no safe concurrent Delta commit."""
+"""One process at a time per lake: a file's lock on a file system, a lease in a store.
+
+Local file systems have no safe concurrent Delta commit, and neither has S3 with the log store that Delta uses there.
+"""
 
 import fcntl
 import os
@@ -7,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from learn_spark.errors import ConfigError, TemporaryError
+from learn_spark.lake.lease import Lease, living_holder, newest_epoch
+from learn_spark.storage import Location, Place
 
 Unlock = Callable[[], None]
 
@@ -14,14 +19,21 @@ Unlock = Callable[[], None]
 LOCK = ".lock"
 
 
+_leases: dict[str, Lease] = {}  # that this process holds, by root
+
+
 @contextmanager
-def lake_lock(root: Path) -> Iterator[Unlock]:
+def lake_lock(root: Place) -> Iterator[Unlock]:
     """Locks a lake for one driver that may write to it.
 
     Raises:
         ConfigError: as of `folder_lock`; or a folder in it cannot be written, which is said before hours of work.
         TemporaryError: as of `folder_lock`.
     """
+    if not isinstance(root, Path):
+        with _leased(root) as unlock:
+            yield unlock
+        return
     with folder_lock(root, "lake.root", _busy(root)) as unlock:
         for folder in sorted(root.iterdir()):
             if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
@@ -30,12 +42,56 @@ def lake_lock(root: Path) -> Iterator[Unlock]:
 
 
 @contextmanager
-def without_writers(root: Path) -> Iterator[None]:
+def _leased(root: Location) -> Iterator[Unlock]:
+    lease = Lease(root)
+    lease.take()
+    _leases[root.uri] = lease
+
+    def unlock() -> None:
+        if _leases.pop(root.uri, None):
+            lease.release()
+
+    try:
+        yield unlock
+    finally:
+        unlock()
+
+
+def held_epoch(root: Location) -> int | None:
+    """The number under which this process may write to a lake in a store; None where it may not."""
+    return _leases[root.uri].epoch if root.uri in _leases else None
+
+
+def lease_of(root: Place) -> Lease | None:
+    """The lease under which this process writes to a lake, to be checked before each commit; None of a local lake.
+
+    Raises:
+        TemporaryError: this process holds none.
+    """
+    if isinstance(root, Path):
+        return None
+    if root.uri not in _leases:
+        raise TemporaryError(f"{root}: nothing is written without the lake's lock, and this process does not hold it")
+    return _leases[root.uri]
+
+
+@contextmanager
+def without_writers(root: Place) -> Iterator[None]:
     """Keeps those that write to a lake away while its tables are read together; writes nothing itself.
+
+    A lake in a store has no lock that only keeps others away: who wrote meanwhile is told at the end.
 
     Raises:
         TemporaryError: one of them works on it.
     """
+    if not isinstance(root, Path):
+        before = newest_epoch(root)
+        if living_holder(root):
+            raise TemporaryError(f"{_busy(root)}; try again when it has ended")
+        yield
+        if newest_epoch(root) != before:
+            raise TemporaryError(f"{_busy(root)} since this one began; try again when it has ended")
+        return
     try:
         handle = (root / LOCK).open()
     except OSError:  # nobody has written to it, or this user cannot
@@ -71,7 +127,7 @@ def folder_lock(folder: Path, name: str, busy: str) -> Iterator[Unlock]:
         yield handle.close
 
 
-def _busy(root: Path) -> str:
+def _busy(root: Place) -> str:
     return f"another run works on the lake {root}"
 
 

@@ -21,9 +21,10 @@ from learn_spark.config.load import Config
 from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redaction_pattern
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
-from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, with_delta
+from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, require_store_client, with_delta
 from learn_spark.lake.engine import engine_settings, require_native
 from learn_spark.lake.schemas import TABLES
+from learn_spark.storage import hadoop_settings
 from models.contract.failures import is_disk_full
 
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -84,6 +85,9 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
         server: Any = spark.sparkContext._accumulatorServer
         server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
         require_fitting(spark)
+        if config.in_stores:
+            require_store_client(spark, config.in_stores[0])
+            _require_one_machine(spark, config)
         require_native(spark, config)
     except ConfigError:
         raise
@@ -265,7 +269,7 @@ def _settings(config: Config) -> dict[str, str]:
     return {
         "spark.sql.extensions": EXTENSION,
         "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
-        "spark.sql.warehouse.dir": str(config.lake.root / "_warehouse"),  # unused; not in the working directory
+        "spark.sql.warehouse.dir": _warehouse(config),
         **FIXED,
         "spark.sql.shuffle.partitions": partitions,
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
@@ -274,8 +278,29 @@ def _settings(config: Config) -> dict[str, str]:
         **_PLAIN_VECTORS,
         "spark.ui.enabled": str(config.spark.ui).lower(),
         "spark.ui.showConsoleProgress": "false",
+        **(hadoop_settings(config.lake.options) if config.in_stores else {}),
         **config.spark.conf,
     }
+
+
+def _require_one_machine(spark: SparkSession, config: Config) -> None:
+    """Snapshots and the matrix are written by executors where the trainer reads them.
+
+    Raises:
+        ConfigError: the lake lies in a store, and the executors are other machines.
+    """
+    master = str(spark.sparkContext.master)
+    if not isinstance(config.lake.root, Path) and not master.startswith("local"):
+        raise ConfigError(
+            f"lake.root {config.lake.root} needs spark.master local[*] yet, not {master}: with"
+            " executors on other machines the lake lies on a file system that all of them mount"
+        )
+
+
+def _warehouse(config: Config) -> str:
+    """Never used, and nothing may appear in the working directory."""
+    root = config.lake.root
+    return str((root if isinstance(root, Path) else Path(tempfile.gettempdir()) / "learn_spark") / "_warehouse")
 
 
 def _explained(error: Exception) -> LearnError:

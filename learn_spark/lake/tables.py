@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.engine import is_native
@@ -32,20 +33,23 @@ from learn_spark.lake.identity import (
     wrong_with,
 )
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
+from learn_spark.lake.lock import lease_of
 from learn_spark.lake.parquet_reads import as_parquet
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
+from learn_spark.storage import Place, require_mounted
 
-ARTIFACTS = "_artifacts"
 LOST = "_lost"
+_WRITERS = "learn-spark"
 _CODEC = "spark.sql.parquet.compression.codec"
 
 
 class Tables:
     """The lake under one root: tables by the names of `lake.schemas`, artifacts beside them."""
 
-    def __init__(self, spark: SparkSession, root: Path) -> None:
+    def __init__(self, spark: SparkSession, root: Place) -> None:
         self._spark = spark
         self.root = root
+        self._artifacts = Artifacts(root)
         self._known: set[str] = set()
 
     def path(self, name: str) -> str:
@@ -53,8 +57,13 @@ class Tables:
         return str(self.root / _spec(name).name)
 
     def artifact(self, *parts: str) -> Path:
-        """Where a matrix, snapshot or model lies: on the lake, so that every executor sees it."""
-        return self.root.joinpath(ARTIFACTS, *parts)
+        """Where a matrix, snapshot or model lies, or this machine's copy of it; see `artifacts`."""
+        return self._artifacts.path(*parts)
+
+    def publish_artifacts(self) -> None:
+        """Takes artifacts that have been made to the lake's store, if it lies in one: before a row says so."""
+        self._require_lock()
+        self._artifacts.publish()
 
     def create_all(self) -> None:
         """Makes the tables of a new lake, with constraints, and those that an older release did not have.
@@ -65,6 +74,7 @@ class Tables:
             ConfigError: a table is not the lake's own any more.
         """
         self.require_own({})
+        self._require_lock()
         identity = read_identity(self.root) or Identity()
         for name, spec in TABLES.items():
             if not is_there(self.root, name):
@@ -77,7 +87,8 @@ class Tables:
 
         The lake knows it once its rows are in it. Who calls it sees to it that all others are made again.
         """
-        path, aside = self.root / name, self.root / LOST / f"{name}-{time.time_ns()}"
+        root = require_mounted(self.root, "repair")
+        path, aside = root / name, root / LOST / f"{name}-{time.time_ns()}"
         if path.exists():
             aside.parent.mkdir(exist_ok=True)
             path.rename(aside)
@@ -168,7 +179,7 @@ class Tables:
 
     def append(self, name: str, df: DataFrame) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        path, before = self._existing(name), self.version(name)
+        path, before = self._writable(name), self.version(name)
         self._writer(name, df, "append").save(path)
         return self._rows_written(name, before)
 
@@ -179,7 +190,7 @@ class Tables:
 
     def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
-        path, before = self._existing(name), self.version(name)
+        path, before = self._writable(name), self.version(name)
         self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
 
@@ -194,17 +205,17 @@ class Tables:
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
         """Sets columns to SQL expressions in the rows that `where` names."""
-        DeltaTable.forPath(self._spark, self._existing(name)).update(where, dict(values))
+        DeltaTable.forPath(self._spark, self._writable(name)).update(where, dict(values))
 
     def delete_matching(self, name: str, rows: DataFrame, where: str) -> None:
         """Deletes the rows that equal a row of `rows` in all its columns; `where` bounds the search."""
         equal = " AND ".join(f"kept.{column} = gone.{column}" for column in rows.columns)
-        kept = DeltaTable.forPath(self._spark, self._existing(name)).alias("kept")
+        kept = DeltaTable.forPath(self._spark, self._writable(name)).alias("kept")
         kept.merge(rows.alias("gone"), f"({where}) AND {equal}").whenMatchedDelete().execute()
 
     def delete(self, name: str, where: str) -> None:
         """Deletes the rows that `where` names."""
-        DeltaTable.forPath(self._spark, self._existing(name)).delete(where)
+        DeltaTable.forPath(self._spark, self._writable(name)).delete(where)
 
     def compact(self, name: str) -> dict[str, int]:
         """Gathers small files, compressed by ZSTD; says how many went and came.
@@ -214,7 +225,7 @@ class Tables:
         codec = str(self._spark.conf.get(_CODEC))
         self._spark.conf.set(_CODEC, "zstd")
         try:
-            compaction = DeltaTable.forPath(self._spark, self._existing(name)).optimize().executeCompaction()
+            compaction = DeltaTable.forPath(self._spark, self._writable(name)).optimize().executeCompaction()
             metrics = only_row(compaction).metrics
         finally:
             self._spark.conf.set(_CODEC, codec)
@@ -222,7 +233,7 @@ class Tables:
 
     def vacuum(self, name: str, hours: float) -> None:
         """Deletes files that no version of the last `hours` reads."""
-        DeltaTable.forPath(self._spark, self._existing(name)).vacuum(hours)
+        DeltaTable.forPath(self._spark, self._writable(name)).vacuum(hours)
 
     def committed_at(self, name: str, version: int) -> datetime | None:
         """When a version was committed; None where the log does not hold it any more."""
@@ -261,8 +272,18 @@ class Tables:
             self._known.add(name)
         return self.path(name)
 
-    def _log(self, name: str) -> Path:
-        return Path(self._existing(name)) / LOG
+    def _writable(self, name: str) -> str:
+        """As `_existing`, for who is about to commit: on a store, only the lake's holder may."""
+        self._require_lock()
+        return self._existing(name)
+
+    def _require_lock(self) -> None:
+        if lease := lease_of(self.root):
+            lease.check()
+
+    def _log(self, name: str) -> Place:
+        self._existing(name)
+        return self.root / name / LOG
 
     def _rows_written(self, name: str, before: int) -> int:
         """Rows of the newest commit, without those that it copied because they share a file with replaced ones.
@@ -278,7 +299,13 @@ class Tables:
 
     def _writer(self, name: str, df: DataFrame, mode: str) -> DataFrameWriter:
         """A writer that adds columns: a column that is new in the contract is null in older rows."""
-        return self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
+        writer = self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
+        if lease := lease_of(self.root):
+            # Two transactions of one name conflict, whatever they write: of a holder that was stopped and wakes up
+            # while it commits, and of the one that took over, one fails.
+            # Delta leaves a commit out whose number is not above the last one's: a lease never gives such a number.
+            writer = writer.option("txnAppId", _WRITERS).option("txnVersion", lease.next_commit())
+        return writer
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
         """The contract's columns in order and type; gathered by partition, so that a day is few files."""
@@ -290,7 +317,7 @@ class Tables:
         return shaped.hint("rebalance", *spec.partition) if spec.partition else shaped
 
 
-def is_lake(root: Path) -> bool:
+def is_lake(root: Place) -> bool:
     """Whether there is, or was, any table under a root."""
     return read_identity(root) is not None or any(is_there(root, name) for name in TABLES)
 
@@ -301,14 +328,14 @@ def _spec(name: str) -> TableSpec:
     return TABLES[name]
 
 
-def _id_of(root: Path, name: str) -> str:
+def _id_of(root: Place, name: str) -> str:
     found = table_id(root, name)
     assert found is not None, f"table {name}, just made, has no id"
     return found
 
 
-def _commit_info(commit: Path) -> dict[str, Any]:
-    with commit.open(encoding="utf-8") as actions:
+def _commit_info(commit: Place) -> dict[str, Any]:
+    with commit.open("rb") as actions:
         return next(action["commitInfo"] for action in map(json.loads, actions) if "commitInfo" in action)
 
 

@@ -1,7 +1,5 @@
 """Point-in-time join: every sample gets what was known about its key before its day."""
 
-from pathlib import Path
-
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -10,6 +8,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.point_in_time import joined_newest, sample_day, with_until
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.registry import CURRENT, Release, find_release, rows_of
+from learn_spark.storage import Place, lake_of
 
 SIDES = ("user", "item")
 BATCH_ROWS = 4096
@@ -18,7 +17,7 @@ _ON_THE_WAY = {"feature_ds", "is_cold", "content_coverage", "_day", "_key", "_un
 
 def join_features(
     samples: DataFrame,
-    lake: Path | str,
+    lake: Place | str,
     release: str = CURRENT,
     max_age_days: int | None = None,
     pairs: bool = False,
@@ -44,7 +43,7 @@ def join_features(
     Raises:
         ConfigError: for an unknown release, missing key or day columns, or columns that are there already.
     """
-    tables = Tables(samples.sparkSession, Path(lake))
+    tables = Tables(samples.sparkSession, lake_of(lake))
     shown = find_release(tables, release)
     sides = _require_columns(samples, pairs)
     rows = samples.withColumn("_day", sample_day(samples))
@@ -56,13 +55,13 @@ def join_features(
     return with_pairs(rows, tables, shown) if pairs else rows
 
 
-def create_views(spark: SparkSession, lake: Path | str, release: str = CURRENT) -> Release:
+def create_views(spark: SparkSession, lake: Place | str, release: str = CURRENT) -> Release:
     """Temporary views `user_features`, `item_features` and `pair_features` that show one release.
 
     The first two have a column `until`: on a day from `ds` on and before `until` the row is the newest one, so in SQL
     the join is `ON u.user_id = s.user_id AND s.ds >= u.ds AND s.ds < u.until`.
     """
-    tables = Tables(spark, Path(lake))
+    tables = Tables(spark, lake_of(lake))
     shown = find_release(tables, release)
     for side in SIDES:
         rows = with_until(rows_of(tables, shown, f"{side}_features"), f"{side}_id")

@@ -4,7 +4,7 @@ What can never change what is made stands in fields named `run` and `gates`, whi
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -24,7 +24,7 @@ def identity(settings: BaseModel) -> dict[str, object]:
     return {
         name: _plain(value)
         for name, value in settings
-        if name not in APART and not isinstance(value, Path) and not is_later(settings, name, value)
+        if name not in APART and not isinstance(value, PathLike) and not is_later(settings, name, value)
     }
 
 

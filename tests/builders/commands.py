@@ -112,7 +112,8 @@ def _summary(folder: Path) -> dict[str, object]:
 
 def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     config = [] if "--config" in arguments else ["--config", str(CONFIG)]
-    return [*config, "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
+    root = [] if any(each.startswith("lake.root=") for each in arguments) else ["--set", f"lake.root={folder}/lake"]
+    return [*config, *root, "--set", f"output.dir={folder}/output"]
 
 
 def environment() -> dict[str, str]:

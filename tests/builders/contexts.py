@@ -10,13 +10,15 @@ from pyspark.sql import SparkSession
 
 from learn_spark.config.load import Config, load_config
 from learn_spark.lake.session import build_session
-from learn_spark.lake.tables import Tables
+from learn_spark.lake.tables import Tables, is_lake
 from learn_spark.pipeline import STEPS
 from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
+from learn_spark.storage import Place
 from tests.builders.shared import shared
+from tests.builders.transfer import upload
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -39,9 +41,12 @@ def make_context(spark: SparkSession, config: Config) -> Context:
     return Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), Progress(spark))
 
 
-def make_tables(spark: SparkSession, root: Path) -> Tables:
+def make_tables(spark: SparkSession, root: Place) -> Tables:
     """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
-    if not any(root.glob("*/_delta_log")):
+    if not (any(root.glob("*/_delta_log")) if isinstance(root, Path) else is_lake(root)):
         empty = shared("empty-lake", lambda folder: Tables(spark, folder).create_all())
-        shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
+        if isinstance(root, Path):
+            shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
+        else:
+            upload(empty, root)
     return Tables(spark, root)

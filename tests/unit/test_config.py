@@ -343,3 +343,55 @@ def test_keys_that_came_later_change_no_fingerprint():
     )
     other = IngestSettings(nulls=["NA"], mapping=mapping)
     assert identity(other) == {**plain, "nulls": ["NA"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lake.root", "gs://bucket/lake", "a store that learn-spark knows"),
+        ("lake.root", "s3a:/bucket/lake", "a store that learn-spark knows"),
+        ("lake.root", "s3a://", "names no bucket"),
+        ("lake.root", "s3a://name:word@bucket/lake", "names no bucket"),
+        ("ingest.path", "hdfs://host:8020/logs", "a store that learn-spark knows"),
+        ("ingest.items.path", "abfss://box@account.dfs.core.windows.net/x", "a store that learn-spark knows"),
+        ("output.dir", "file:///tmp/output", "only a path of a mounted file system"),
+        ("output.dir", "s3a://bucket/output", "only a path of a mounted file system"),
+        ("comparison.test_rows.path", "s3a://bucket/rows", "only a path of a mounted file system"),
+    ],
+)
+def test_a_place_that_cannot_be_reached_is_refused(key, value, said):
+    with pytest.raises(ConfigError, match=f"`{key}`: '.+{said}"):
+        load_config(CONF / "test.yaml", [f"{key}={value}"])
+
+
+def test_a_place_of_a_source_is_refused_likewise(tmp_path):
+    file = tmp_path / "sources.yaml"
+    file.write_text("ingest: {sources: [{path: 'gs://bucket/clicks', files: '{day}.csv'}]}")
+    with pytest.raises(ConfigError, match="`ingest.sources.0.path`: 'gs://bucket/clicks'"):
+        load_config(file)
+
+
+def test_a_store_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setattr("learn_spark.storage.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"`lake.root`: 's3a://bucket' needs the package s3fs: pip install"):
+        load_config(CONF / "test.yaml", ["lake.root=s3a://bucket"])
+
+
+def test_all_places_in_a_store_are_reached_by_the_options_which_nothing_shows(monkeypatch):
+    monkeypatch.setenv("THE_SECRET", "of-the-store-42")
+    stored = ["lake.root=s3://bucket/lake/", "ingest.path=s3a://logs", "lake.options.key=AKIAFORTHISTEST"]
+    config = load_config(CONF / "test.yaml", [*stored, "lake.options.secret=${THE_SECRET}"])
+    assert str(config.lake.root) == "s3a://bucket/lake"
+    for place in (config.lake.root, config.ingest.path, config.ingest.each()[0].path):
+        assert place.options == {"key": "AKIAFORTHISTEST", "secret": "of-the-store-42"}
+    for text in (config.as_text(), repr(config.lake.root), json.dumps(identity(config.ingest), default=str)):
+        assert "of-the-store" not in text
+        assert "AKIA" not in text
+        assert "s3a://logs" not in text or text == config.as_text()
+    assert "s3a://bucket/lake" in config.as_text()
+
+
+def test_local_places_are_paths_and_need_no_package():
+    config = load_config(CONF / "test.yaml")
+    assert isinstance(config.lake.root, Path)
+    assert isinstance(config.ingest.path, Path)

@@ -24,13 +24,14 @@ FLOORS = {
         *("training", "__main__"),
     ),
     "learn_spark": (
-        *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect", "embedding"),
-        *("releases", "training", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
+        *("errors", "storage", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect"),
+        *("embedding", "releases", "training", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
     ),
 }
 SESSION = {"learn_spark.lake.session", "learn_spark.lake.delta_jars"}
 TABLES = {"learn_spark.lake.tables", "learn_spark.bridge.snapshots"}
 DELTA = TABLES | SESSION
+STORES = {"fsspec", "s3fs", "botocore", "boto3"}
 RAW_READERS = {"learn_spark.ingest"}
 BUILDERS = {"getOrCreate", "SparkContext", "configure_spark_with_delta_pip"}
 READERS = {"read", "readStream"}
@@ -95,6 +96,8 @@ def broken_rules(module: str, source: str) -> list[str]:
     found += banned_imports(run_at_import(tree), TORCH_SIDE)
     inner = (node for node in run_at_import(tree) if not all(belongs(name, CONTRACT) for name in imported(node)))
     found += banned_imports(inner, {"models"})
+    if module != "learn_spark.storage":
+        found += banned_imports(ast.walk(tree), STORES)
     if not belongs(module, DELTA):
         found += banned_imports(ast.walk(tree), {"delta"})
     chained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -1,0 +1,156 @@
+"""The lock of a lake in a store: a lease that its holder renews, and asks after before each commit.
+
+In `_lease/` lies a file per holder so far, `epochs/00000012`. A store makes a new file for one of several who try at
+once, so each number has one holder; the newest holds the lake. It writes `beat/00000012` again and again. Whoever finds
+that older than `TTL`, by the store's own clock, makes the next number. So no machine's clock matters, and a holder that
+was stopped for so long finds a newer number than its own and commits nothing more.
+
+What a lease cannot do: look and commit in one request. A holder that is stopped right between the two, for longer than
+`TTL`, may still commit once. `Tables` marks the commits so that Delta refuses that one where the new holder has
+committed to the same table already.
+"""
+
+import itertools
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import datetime, timedelta
+
+from learn_spark.errors import LearnError, TemporaryError
+from learn_spark.storage import Location
+
+FOLDER = "_lease"
+TTL = 60.0  # seconds that a holder may be silent
+_RELEASED = "released"
+
+
+class Lease:
+    """One process's hold on a lake, from `take` to `release`.
+
+    Attributes:
+        epoch: its number.
+    """
+
+    def __init__(self, root: Location, ttl: float | None = None) -> None:
+        self._root, self._folder, self._ttl = root, root / FOLDER, ttl or TTL
+        self.epoch = -1
+        self._beaten_at = 0.0
+        self._is_lost = False
+        self._commits = itertools.count()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="Lease")
+
+    def take(self) -> None:
+        """Takes the lake, and renews the lease in a thread from then on.
+
+        Raises:
+            TemporaryError: another process holds it, and has renewed its lease.
+        """
+        newest = _newest(self._folder)
+        if newest >= 0 and (holder := living_holder(self._root, self._ttl)):
+            raise _busy(self._root, holder)
+        self.epoch = newest + 1
+        us = {"host": socket.gethostname(), "pid": os.getpid()}
+        started = _now()
+        try:
+            _epoch_file(self._folder, self.epoch).create(json.dumps(us).encode())
+        except FileExistsError:
+            raise _busy(self._root, "who took it at this moment") from None
+        self._beat("held")
+        self._beaten_at = started
+        self._thread.start()
+
+    def check(self) -> None:
+        """Makes sure that a commit is still ours to make.
+
+        Raises:
+            TemporaryError: the lease is over, or somebody else has the lake.
+        """
+        self._is_lost |= _now() - self._beaten_at > self._ttl or _epoch_file(self._folder, self.epoch + 1).exists()
+        if self._is_lost:
+            raise TemporaryError(
+                f"{self._root}: this run did not answer for {self._ttl:.0f} s or more, so its lock is another run's:"
+                " nothing more is written; try again when that has ended"
+            )
+
+    def next_commit(self) -> int:
+        """A number for a commit, above all that this holder and those before it have given."""
+        return (self.epoch << 32) + next(self._commits)
+
+    def release(self) -> None:
+        """Lets the next one have the lake at once."""
+        self._stop.set()
+        self._thread.join()
+        if not self._is_lost:
+            self._beat(_RELEASED)
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._ttl / 4) and not self._is_lost:
+            started = _now()
+            try:
+                self.check()
+                self._beat("held")
+            except (LearnError, OSError):  # the next beat, or the next check, will tell
+                continue
+            self._beaten_at = started
+
+    def _beat(self, state: str) -> None:
+        _beat_file(self._folder, self.epoch).write_bytes(json.dumps({"state": state}).encode())
+
+
+def living_holder(root: Location, ttl: float | None = None) -> str | None:
+    """Who holds a lake and has renewed its lease; None where nobody does."""
+    folder = root / FOLDER
+    newest = _newest(folder)
+    if newest < 0:
+        return None
+    epoch, beat = _epoch_file(folder, newest), _beat_file(folder, newest)
+    try:
+        if json.loads(beat.read_bytes())["state"] == _RELEASED:
+            return None
+        last = beat.entry().modified
+    except FileNotFoundError:  # it has just begun
+        last = epoch.entry().modified
+    if _store_time(folder) - last > timedelta(seconds=ttl or TTL):
+        return None
+    holder = json.loads(epoch.read_bytes())
+    return f"process {holder['pid']} on {holder['host']}"
+
+
+def newest_epoch(root: Location) -> int:
+    """Changes with each process that takes the lake; -1 before the first."""
+    return _newest(root / FOLDER)
+
+
+def _newest(folder: Location) -> int:
+    return max((int(file.name) for file in (folder / "epochs").glob("*")), default=-1)
+
+
+def _epoch_file(folder: Location, number: int) -> Location:
+    return folder / "epochs" / f"{number:08d}"
+
+
+def _beat_file(folder: Location, number: int) -> Location:
+    return folder / "beat" / f"{number:08d}"
+
+
+def _store_time(folder: Location) -> datetime:
+    """What the store's clock says."""
+    probe = folder / "clock" / uuid.uuid4().hex
+    probe.write_bytes(b"")
+    try:
+        return probe.entry().modified
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _now() -> float:
+    """Seconds of a clock that goes on while this process, or its machine, sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _busy(root: Location, holder: str) -> TemporaryError:
+    return TemporaryError(f"another run works on the lake {root} ({holder}); try again when it has ended")

@@ -1,0 +1,172 @@
+"""Places in a store, against a server that speaks S3."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from learn_spark.errors import ConfigError, TemporaryError
+from learn_spark.storage import (
+    Location,
+    hadoop_settings,
+    place_of,
+    require_local,
+    require_mounted,
+    size_of,
+    write_whole,
+)
+from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
+
+ONE_TRY = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore) -> Location:  # noqa: F811
+    return object_store.bucket()
+
+
+def test_a_path_stays_a_path_and_a_uri_is_spelled_as_spark_spells_it():
+    assert type(place_of("/data/lake")) is type(Path())
+    for text in ("s3://bucket/lake", "s3a://bucket/lake/", "S3A://bucket//lake"):
+        assert str(place_of(text)) == "s3a://bucket/lake"
+    assert str(place_of("s3a://bucket") / "a" / "b c=1%") == "s3a://bucket/a/b c=1%"
+
+
+@pytest.mark.parametrize(
+    "text", ["gs://bucket/lake", "s3a:/bucket/lake", "s3a://", "s3a://key:word@bucket/lake", "x:/"]
+)
+def test_what_is_no_place_is_refused(text):
+    with pytest.raises(ValueError, match="no path|names no bucket"):
+        place_of(text)
+
+
+def test_no_call_takes_a_store_for_a_local_path():
+    for call in (open, Path):
+        with pytest.raises(TypeError, match="s3a://bucket/lake lies in a store"):
+            call(place_of("s3a://bucket/lake"))
+
+
+def test_options_travel_and_are_never_shown():
+    place = place_of("s3a://bucket/lake", {"secret": SECRET})
+    again = pickle.loads(pickle.dumps(place / "x"))
+    assert again.options == {"secret": SECRET}
+    assert SECRET not in f"{place!r} {place} {place / 'x'!r}"
+
+
+def test_a_file_is_written_read_listed_and_gone(bucket):
+    file = bucket / "folder" / "a b%2Bü.json"
+    assert not file.exists()
+    assert not bucket.glob("*")
+    write_whole(file, "one")
+    write_whole(file, "other")
+    write_whole(bucket / "folder/below/x.json", b"x")
+    assert (file.read_text(), size_of(file), file.is_file(), file.parent.is_dir()) == ("other", 5, True, True)
+    assert [place.name for place in file.parent.glob("*.json")] == ["a b%2Bü.json"]
+    assert list(bucket.matching("**/*.json")) == ["folder/a b%2Bü.json", "folder/below/x.json"]
+    before = file.entry().tag
+    write_whole(file, "OTHER")
+    assert file.entry().tag != before
+    file.unlink()
+    file.unlink(missing_ok=True)
+    assert not file.exists()
+
+
+def test_what_others_write_is_seen_at_once(bucket, object_store):  # noqa: F811
+    assert bucket.glob("*") == []
+    Location(bucket.uri, object_store.options | {"default_block_size": 5 << 20}).joinpath("new").write_bytes(b"1")
+    assert [place.name for place in bucket.glob("*")] == ["new"]
+
+
+def test_of_many_who_create_a_file_at_once_one_succeeds(bucket):
+    at_once = Barrier(8)
+
+    def create(number: int) -> bool:
+        at_once.wait()
+        try:
+            (bucket / "epoch").create(str(number).encode())
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert won.count(True) == 1
+    assert (bucket / "epoch").read_text() == str(won.index(True))
+
+
+def test_a_large_file_goes_up_and_down_unchanged(bucket, tmp_path):
+    content = bytes(range(256)) * 4096 * 12
+    (tmp_path / "up").write_bytes(content)
+    (bucket / "large").send(tmp_path / "up")
+    (bucket / "large").fetch(tmp_path / "down")
+    assert (tmp_path / "down").read_bytes() == content
+
+
+def test_a_bucket_that_is_not_there_is_one_line(object_store):  # noqa: F811
+    missing = Location("s3a://nobody-made-it/lake", object_store.options)
+    assert not (missing / "x").exists()
+    with pytest.raises(ConfigError, match="s3a://nobody-made-it/lake/x: The specified bucket does not exist"):
+        (missing / "x").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="bucket does not exist"):
+        (missing / "x").create(b"x")
+
+
+def test_access_that_is_refused_is_one_line(bucket, object_store, monkeypatch):  # noqa: F811
+    told = ("403 Forbidden", "InvalidAccessKeyId", "The key does not exist in our records.")
+    monkeypatch.setattr(object_store, "refuse", lambda request: told)
+    for call in ((bucket / "x").exists, lambda: (bucket / "x").write_bytes(b"")):
+        with pytest.raises(ConfigError, match="the store refuses access") as raised:
+            call()
+        assert SECRET not in str(raised.value)
+
+
+def test_a_store_that_is_busy_for_long_is_to_be_tried_again(bucket, object_store, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+    file = Location(f"{bucket}/x", object_store.options | ONE_TRY)
+    told = ("503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
+    monkeypatch.setattr(object_store, "refuse", lambda request: told)
+    for call in (lambda: file.write_bytes(b""), lambda: file.create(b""), file.exists):
+        with pytest.raises(TemporaryError, match="try again later"):
+            call()
+
+
+def test_a_store_that_cannot_be_reached_is_to_be_tried_again(monkeypatch):
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+    options = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:9", **ONE_TRY}
+    with pytest.raises(TemporaryError, match="try again later"):
+        (Location("s3a://bucket", options) / "x").read_bytes()
+
+
+def test_sparks_client_reaches_the_store_as_options_and_environment_say(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    assert hadoop_settings({}) == {}, "Amazon's, by the default chain"
+    options = {"key": "k", "secret": "s", "endpoint_url": "https://s3.shop", "client_kwargs": {"region_name": "fr"}}
+    assert hadoop_settings(options) == {
+        "spark.hadoop.fs.s3a.access.key": "k",
+        "spark.hadoop.fs.s3a.secret.key": "s",
+        "spark.hadoop.fs.s3a.endpoint": "https://s3.shop",
+        "spark.hadoop.fs.s3a.path.style.access": "true",
+        "spark.hadoop.fs.s3a.endpoint.region": "fr",
+    }
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of-the-environment")
+    assert hadoop_settings({})["spark.hadoop.fs.s3a.endpoint"] == "http://of-the-environment"
+    assert hadoop_settings(options)["spark.hadoop.fs.s3a.endpoint"] == "https://s3.shop"
+
+
+def test_wrong_options_are_one_line(object_store):  # noqa: F811
+    place = Location("s3a://bucket/x", object_store.options | {"secrt": SECRET})
+    with pytest.raises(ConfigError, match=r"lake\.options: .*secrt") as raised:
+        place.read_bytes()
+    assert SECRET not in str(raised.value)
+
+
+def test_an_argument_that_names_a_store_is_refused_where_only_a_path_serves(tmp_path):
+    for text in ("s3a://bucket/x", "gs://bucket/x", "file:/x"):
+        with pytest.raises(ConfigError, match=f"--out {text}: only a path"):
+            require_local(text, "--out")
+    assert require_local(f"{tmp_path}/x", "--out") == tmp_path / "x"
+    with pytest.raises(ConfigError, match="repair does not work on a lake in a store yet"):
+        require_mounted(Location("s3a://bucket"), "repair")
