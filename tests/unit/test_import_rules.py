@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "learn_spark": (
         *("errors", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect", "embedding"),
-        *("training", "releases", "features", "evaluation", "comparison", "api", "pipeline", "cli"),
+        *("training", "releases", "features", "evaluation", "comparison", "forgetting", "api", "pipeline", "cli"),
     ),
 }
 SESSION = {"learn_spark.lake.session", "learn_spark.lake.delta_jars"}
