@@ -18,6 +18,7 @@ from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.engine import is_native
 from learn_spark.lake.frames import only_row
+from learn_spark.lake.history import cut_log, unguarded
 from learn_spark.lake.identity import (
     LOG,
     Identity,
@@ -223,6 +224,16 @@ class Tables:
     def vacuum(self, name: str, hours: float) -> None:
         """Deletes files that no version of the last `hours` reads."""
         DeltaTable.forPath(self._spark, self._existing(name)).vacuum(hours)
+
+    def cut_history(self, name: str) -> int:
+        """Leaves of a table its newest version alone: no other, and no change feed, can be read afterwards.
+
+        Returns:
+            How many files of the log went.
+        """
+        with unguarded(self._spark):
+            self.vacuum(name, 0)
+        return cut_log(self._spark, Path(self.path(name)))
 
     def committed_at(self, name: str, version: int) -> datetime | None:
         """When a version was committed; None where the log does not hold it any more."""

@@ -4,15 +4,15 @@ Every search for them, in tables, files and new deliveries, goes by these hashes
 without the list that it began with.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from learn_spark.lake.forget_requests import Request
 from learn_spark.lake.schemas import FORGOTTEN
 from learn_spark.lake.tables import Tables
 
@@ -42,9 +42,9 @@ class Tombstones:
 
     def with_mark(self, rows: DataFrame, column: str, kind: str, mark: str) -> DataFrame:
         """Adds a column that says whether the row is of a forgotten one."""
-        gone = F.broadcast(self.rows.where(F.col("kind") == kind).select(F.col("id_hash").alias("_gone")))
-        marked = rows.join(gone, self.hashed(F.col(column)) == F.col("_gone"), how="left")
-        return marked.withColumn(mark, F.col("_gone").isNotNull()).drop("_gone")
+        gone = F.broadcast(self.rows.where(F.col("kind") == kind).select(F.col("id_hash").alias("_gone_hash")))
+        marked = rows.join(gone, self.hashed(F.col(column)) == F.col("_gone_hash"), how="left")
+        return marked.withColumn(mark, F.col("_gone_hash").isNotNull()).drop("_gone_hash")
 
     def texts_with_any(self, rows: DataFrame, column: str) -> DataFrame:
         """The distinct texts of a column in which the id of a forgotten user or item stands as a value of its own.
@@ -54,15 +54,9 @@ class Tombstones:
         texts = rows.select(column).where(F.col(column).isNotNull()).distinct()
         cuts = F.array_distinct(F.concat(F.array(column), *(F.split(column, cut) for cut in _CUTS)))
         pieces = texts.select(column, F.explode(cuts).alias("_piece")).where("_piece <> ''")
-        gone = F.broadcast(self.rows.select(F.col("id_hash").alias("_gone")).distinct())
-        return (
-            pieces.join(gone, self.hashed(F.col("_piece")) == F.col("_gone"), how="left_semi").select(column).distinct()
-        )
-
-
-def hash_of(salt: str, name: str) -> str:
-    """The hash of one id; `Tombstones.hashed` gives the same."""
-    return hashlib.sha256(f"{salt}{name}".encode()).hexdigest()
+        gone = F.broadcast(self.rows.select(F.col("id_hash").alias("_gone_hash")).distinct())
+        gone_pieces = pieces.join(gone, self.hashed(F.col("_piece")) == F.col("_gone_hash"), how="left_semi")
+        return gone_pieces.select(column).distinct()
 
 
 def read_tombstones(tables: Tables) -> Tombstones | None:
@@ -76,15 +70,32 @@ def read_tombstones(tables: Tables) -> Tombstones | None:
     return Tombstones(found[0]["salt"], frozenset(row["kind"] for row in found), rows.select("kind", "id_hash"))
 
 
-def add_tombstones(tables: Tables, salt: str, request: str, hashes: Iterable[tuple[str, str]]) -> int:
-    """Records kinds and hashes that the lake does not have yet, in one commit; says how many these are."""
+def tombstones_of(spark: SparkSession, requests: Sequence[Request]) -> Tombstones:
+    """What requests name, whether the table has it yet or not."""
+    rows = sorted({pair for request in requests for pair in request.pairs})
+    frame = spark.createDataFrame(rows, "kind string, id_hash string").localCheckpoint()
+    return Tombstones(requests[0].salt, frozenset(kind for kind, _ in rows), frame)
+
+
+def add_tombstones(tables: Tables, request: Request) -> int:
+    """Records what the lake has not forgotten yet, in one commit; says how many these are."""
     known = {(row["kind"], row["id_hash"]) for row in tables.read(FORGOTTEN.name).select("kind", "id_hash").collect()}
-    now = datetime.now(UTC)
-    new = [(kind, name, salt, request, now) for kind, name in sorted(set(hashes) - known)]
-    if new:
+    rows = rows_of([request], known)
+    if rows:
         spark = tables.read(FORGOTTEN.name).sparkSession
-        tables.append(FORGOTTEN.name, spark.createDataFrame(new, FORGOTTEN.columns_ddl).coalesce(1))
-    return len(new)
+        tables.append(FORGOTTEN.name, spark.createDataFrame(rows, FORGOTTEN.columns_ddl).coalesce(1))
+    return len(rows)
+
+
+def rows_of(requests: Iterable[Request], known: Collection[tuple[str, str]] = ()) -> list[tuple[object, ...]]:
+    """Rows of the table, each kind and hash once, for what is not known."""
+    rows: dict[tuple[str, str], tuple[object, ...]] = {}
+    for request in requests:
+        asked = datetime.fromisoformat(request.asked_at)
+        for pair in request.pairs:
+            if pair not in known:
+                rows.setdefault(pair, (*pair, request.salt, request.request, asked))
+    return list(rows.values())
 
 
 def any_of(marks: Iterable[str]) -> Column:
