@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from learn_spark.forgetting.files import Sought, snapshot_holds
+from learn_spark.forgetting.held_files import Sought, snapshot_holds
 from learn_spark.lake.tables import ARTIFACTS
 from learn_spark.runs.details import TrainingDetails
 from learn_spark.runs.ledger import Ledger

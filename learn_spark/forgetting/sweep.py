@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from learn_spark.config.secrets import redacted
-from learn_spark.forgetting.files import Doomed, Sought, doomed_files, matrices_with, remove, without_rows
+from learn_spark.forgetting.held_files import Doomed, Sought, doomed_files, matrices_with, remove, without_rows
 from learn_spark.forgetting.models import Learned, learned_models, mark
 from learn_spark.forgetting.rows import SEARCHED, Gone, affected, numbers_of, searched_columns, sweep
 from learn_spark.lake.forget_requests import CERTIFICATE, Request, place_of, write_request

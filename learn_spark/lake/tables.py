@@ -18,7 +18,6 @@ from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.engine import is_native
 from learn_spark.lake.frames import only_row
-from learn_spark.lake.history import cut_log, unguarded
 from learn_spark.lake.identity import (
     LOG,
     Identity,
@@ -34,6 +33,7 @@ from learn_spark.lake.identity import (
 )
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
 from learn_spark.lake.parquet_reads import as_parquet
+from learn_spark.lake.past import cut_log, unguarded
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 
 ARTIFACTS = "_artifacts"
