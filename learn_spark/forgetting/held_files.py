@@ -21,7 +21,6 @@ from models.contract.snapshot import MANIFEST
 
 _IDS = {"user_id": USER, "item_id": ITEM}
 _CUTS = (re.compile(r"[\s,;|\"'{}\[\]()]+"), re.compile(r"[\s,;|\"'{}\[\]():=&?/<>]+"), re.compile(r"[\W_]+"))
-_TEXTS = {".log", ".txt", ".csv", ".jsonl"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,9 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
     ranks = _ranks(tables, config) if is_found or snapshots else ()
     aside = tables.root / LOST
     lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
-    return [*snapshots, *ranks, *lost, *_texts(config.output.dir, sought)]
+    logs = [*config.output.dir.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
+    told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
+    return [*snapshots, *ranks, *lost, *told]
 
 
 def remove(doomed: Iterable[Doomed]) -> None:
@@ -115,12 +116,6 @@ def _file_holds(file: Path, sought: Sought) -> bool:
 def _numbers(column: pa.Array) -> set[int]:
     flat = column.flatten() if pa.types.is_list(column.type) else column
     return set(flat.unique().to_pylist())
-
-
-def _texts(output: Path, sought: Sought) -> Iterator[Doomed]:
-    for file in sorted(path for path in output.rglob("*") if path.suffix in _TEXTS and path.is_file()):
-        if _text_holds(file, sought):
-            yield Doomed(file, "a text with their ids")
 
 
 def _text_holds(file: Path, sought: Sought) -> bool:

@@ -132,7 +132,7 @@ def _certify(context: Context, request: Request, cut: Mapping[str, Mapping[str, 
         "ids": "SHA-256 of the lake's salt and the id, in request.json beside this file",
         "searched": {
             "tables": {name: searched_columns(name) for name in SEARCHED},
-            "files": ["_artifacts/snapshots", "_artifacts/models", "_artifacts/matrix", "_lost", "logs of output.dir"],
+            "files": ["snapshots", "models", "matrix", "comparisons", "evaluation", "_lost", "logs"],
         },
         "found": dict(request.found),
         "tables": {name: {**figures, "log_sha256": _log_digest(context, name)} for name, figures in cut.items()},

@@ -231,6 +231,8 @@ class Tables:
         Returns:
             How many files of the log went.
         """
+        if not self.version(name):  # nothing was ever written
+            return 0
         with unguarded(self._spark):
             self.vacuum(name, 0)
         return cut_log(self._spark, Path(self.path(name)))
