@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.e2e]
 
 ALL = os.environ.get("FAULTS_ALL") == "1"
 USERS, ITEMS = ("12388", "14911"), ("22910", "85123A")
-AFTER = SEARCHED if ALL else ("interactions", "sequences", "user_features", "item_text", "item_index")
-CUT = ("cut:interactions", "cut:forgotten")
+AFTER = SEARCHED if ALL else ("interactions", "sequences", "item_text")
+CUT = ("cut:interactions", "cut:forgotten") if ALL else ("cut:samples",)
 
 
 def test_kills_a_night_a_rollback_a_restatement(tmp_path: Path, spark: SparkSession) -> None:
