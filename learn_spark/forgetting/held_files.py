@@ -20,7 +20,7 @@ from models.contract.failures import BadInput
 from models.contract.snapshot import MANIFEST
 
 _IDS = {"user_id": USER, "item_id": ITEM}
-_CUTS = (re.compile(r"[\s,;|\"'{}\[\]()]+"), re.compile(r"[\s,;|\"'{}\[\]():=&?/<>]+"), re.compile(r"[\W_]+"))
+_CUTS = tuple(map(re.compile, (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[\W_]+")))
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,16 @@ def matrices_with(tables: Tables, numbers: Iterable[int]) -> dict[Path, list[int
         rows_N = np.array(sorted(number for number in numbers if number < about.rows), dtype=np.int64)
         filled = rows_N[np.any(vectors[rows_N] != 0, axis=1)] if len(rows_N) else rows_N
         older = [file for file in meta.parent.glob("vectors*.f16") if file != vectors_file(meta.parent, about)]
-        if len(filled) or (len(rows_N) and older):
+        if len(filled) or any(_is_filled(file, about.dim, rows_N) for file in older):
             found[meta.parent] = filled.tolist()
     return found
+
+
+def _is_filled(file: Path, dim: int, rows_N: np.ndarray) -> bool:
+    """Whether any of these rows of a file is more than zeros."""
+    num_rows = file.stat().st_size // (2 * dim)
+    vectors = np.memmap(file, dtype="<f2", mode="r", shape=(num_rows, dim))
+    return bool(np.any(vectors[rows_N[rows_N < num_rows]] != 0))
 
 
 def without_rows(folder: Path, rows: list[int]) -> None:

@@ -76,14 +76,17 @@ def searched_columns(name: str) -> list[str]:
 def sweep(tables: Tables, name: str, gone: Gone, parts: Sequence[object]) -> None:
     """Takes them out of these partitions, in one commit that writes the other rows of the partitions again.
 
-    A deletion by Delta itself would write the ids into its log, as part of the condition.
+    A deletion by a condition would write ids into Delta's log, and give tables with a change feed one more column.
     """
     marked = _marked(tables, name, gone)
     assert marked is not None, f"{name} has nothing to take out"
+    by = TABLES[name].partition
+    if not by and name != ITEM_INDEX.name:  # writes the files alone that hold them
+        tables.delete_matching(name, marked.where(_GONE).select(*TABLES[name].key), "TRUE")
+        return
     if name in (ITEM_INDEX.name, REJECTS.name, INTERVALS.name) or name in _NUMBERED:
         marked = _changed(marked, name, gone)
     kept = marked.where(f"NOT {_GONE}").select(TABLES[name].names)
-    by = TABLES[name].partition
     if by == ("step",):
         where = " OR ".join(f"step = '{step}'" for step in parts)
     elif by:

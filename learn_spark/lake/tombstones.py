@@ -19,7 +19,7 @@ from learn_spark.lake.tables import Tables
 USER, ITEM = "user", "item"
 KINDS = (USER, ITEM)
 # Where a value may end in a raw line, from the widest pieces to the narrowest: an id may hold what others are cut at.
-_CUTS = (r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[^\p{L}\p{N}]+")
+_CUTS = (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[^\p{L}\p{N}]+")
 
 
 @dataclass(frozen=True)
