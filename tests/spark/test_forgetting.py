@@ -17,6 +17,7 @@ from learn_spark.ingest.job import ingest_events
 from learn_spark.ingest.parse import FORGOTTEN
 from learn_spark.lake.days import DayRange
 from learn_spark.lake.forget_requests import Request, hash_of
+from learn_spark.lake.lock import folder_lock
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.tables import Tables
 from learn_spark.lake.tombstones import ITEM, USER, add_tombstones
@@ -244,3 +245,10 @@ def test_a_list_that_cannot_be_used_is_refused(folder: Path, name: str, text: st
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     done = run_here(folder, "forget", "--users", str(folder / name))
     assert done.code == 2 and said in done.err, done.err
+
+
+@pytest.mark.parametrize("busy", ["", "_artifacts/comparisons"])
+def test_a_night_or_a_comparison_on_the_lake_is_not_disturbed(folder: Path, busy: str) -> None:
+    with folder_lock(folder / "lake" / busy, "lake", "busy"):
+        done = run_here(folder, "forget", *lists(folder))
+    assert done.code == 75, done.err
