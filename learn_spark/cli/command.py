@@ -1,5 +1,6 @@
 """What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
 
+import logging
 import tempfile
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -15,6 +16,7 @@ from learn_spark.cli.endings import JvmGone, JvmWatch, take_signals
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
+from learn_spark.lake.forget_requests import open_requests
 from learn_spark.lake.session import build_session, is_alive, is_lost_connection, said_by_jvm
 from learn_spark.lake.tables import Tables
 from learn_spark.pipeline import STEPS
@@ -22,6 +24,9 @@ from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Ledger
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
+from learn_spark.storage import Place
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Call:
             ledger = Ledger(spark, tables)
             if not repairs:
                 tables.require_own(ledger.seen())
+            self._say_unfinished(config.lake.root)
             with Progress(spark) as progress, JvmWatch(spark):
                 yield Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
         except Exception as error:
@@ -122,6 +128,16 @@ class Call:
         finally:
             with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
                 spark.stop()
+
+    def _say_unfinished(self, root: Place) -> None:
+        for request in open_requests(root) if self.name != "forget" else ():
+            _log.warning(
+                "warning: request %s of %s to forget users or items is not finished: `learn-spark forget --config %s`"
+                " goes on with it",
+                request.request,
+                request.asked_at,
+                self.args.config,
+            )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from learn_spark.config.load import Config
 from learn_spark.errors import NOTHING_TO_DO, ConfigError, ReleaseRefused
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import REPORT, SUMMARY, headline, totals
+from learn_spark.forgetting.models import due_lines, retrain_due
 from learn_spark.lake.days import DayRange, contiguous
 from learn_spark.lake.lock import lake_lock
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
@@ -43,11 +44,12 @@ _RETURNS = (
 
 @dataclass(frozen=True)
 class RunSummary(Summary):
-    """What a run did: days, sums and figures of each step, and what failed with `--keep-going`."""
+    """What a run did: days, sums and figures of each step, what failed with `--keep-going`, models to train again."""
 
     run_id: str
     steps: dict[str, object]
     failures: list[str]
+    retrain_due: list[str]
 
 
 def effects(reads: str, writes: str) -> str:
@@ -94,9 +96,11 @@ def _ended(name: str, plan: Plan, report: RunReport | None, context: Context, me
         _show_refusal(context, memory)
     for failure in failures:
         _log.error("%s: error: %s", name, failure)
+    due = retrain_due(context.tables.root, context.ledger)
+    print(*due_lines(due), sep="\n", end="\n" if due else "", flush=True)
     if report is None:
         return Outcome(code=NOTHING_TO_DO)
-    summary = RunSummary(report.run_id, steps_done(report, context), [str(failure) for failure in failures])
+    summary = RunSummary(report.run_id, steps_done(report, context), [str(failure) for failure in failures], due)
     return Outcome(summary, failures[0].error.exit_code if failures else 0)
 
 

@@ -20,9 +20,11 @@ from learn_spark.errors import ConfigError
 from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.lake.days import days_predicate, spans
+from learn_spark.lake.forget_requests import requests_of
 from learn_spark.lake.identity import OLDER
 from learn_spark.lake.live_files import DeadFile
-from learn_spark.lake.schemas import INTERVALS, ITEM_INDEX, ITEM_LIFE, RELEASES, TABLES
+from learn_spark.lake.schemas import FORGOTTEN, INTERVALS, ITEM_INDEX, ITEM_LIFE, RELEASES, TABLES
+from learn_spark.lake.tombstones import rows_of
 from learn_spark.releases.registry import EXPIRED, READABLE, Release, find_release, releases, set_status
 from learn_spark.releases.release import FEATURE_TABLES
 from learn_spark.runs.plan import Standing
@@ -124,7 +126,7 @@ def days_hurt(context: Context, hurt: Hurt) -> set[StepDay]:
     rows = context.ledger.recorded()
     found: set[StepDay] = set()
     for name in hurt.tables.keys() | hurt.files.keys():
-        if name in (ITEM_INDEX.name, ITEM_LIFE.name, INTERVALS.name):  # the first is rebuilt, the next is a shortcut
+        if name in (ITEM_INDEX.name, FORGOTTEN.name, ITEM_LIFE.name, INTERVALS.name):  # rebuilt, or a shortcut
             continue
         days = [day for step, day in rows if step == made_by[name]]
         if hurt.tables.get(name, "").startswith(OLDER):
@@ -209,7 +211,11 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
     set_status(tables, _releases_hurt(context, hurt), EXPIRED)
     if numbers is not None:
         tables.put_back(ITEM_INDEX.name, numbers, is_there=ITEM_INDEX.name not in hurt.tables)
-    cleared = {INTERVALS.name, RELEASES.name, ITEM_INDEX.name}
+    cleared = {INTERVALS.name, RELEASES.name, ITEM_INDEX.name, FORGOTTEN.name}
+    if hurt.has(FORGOTTEN.name):
+        rows = rows_of(requests_of(tables.root))
+        frame = context.spark.createDataFrame(rows, FORGOTTEN.columns_ddl).coalesce(1)
+        tables.put_back(FORGOTTEN.name, frame, is_there=FORGOTTEN.name not in hurt.tables)
     if ITEM_LIFE.name in hurt.files:
         states = {day for file in hurt.files[ITEM_LIFE.name] for day in file.days("ds") or ()}
         tables.delete(ITEM_LIFE.name, days_predicate("ds", states))  # as a whole: half a state is none

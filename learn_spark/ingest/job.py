@@ -29,6 +29,7 @@ from learn_spark.ingest.delivery_gates import (
     stop_below_usual,
     stop_on_empty_days,
 )
+from learn_spark.ingest.forgotten import without_forgotten, without_raw_of_forgotten
 from learn_spark.ingest.id_types import id_types, say_changed_types
 from learn_spark.ingest.items import DETAILS, catalogue_items, daily_items, number_items, with_numbers, write_items
 from learn_spark.ingest.line_counts import DUPLICATE, ByDay, Lines, by_delivery, by_reason, counted, usable_events
@@ -37,6 +38,7 @@ from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines
 from learn_spark.ingest.reading import Delivery, read_delivery, unchanged
 from learn_spark.ingest.rejects import rejected_lines, unreadable_files
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.tombstones import Tombstones, read_tombstones
 from learn_spark.runs.details import IngestDetails
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import INGEST_EVENTS, Context
@@ -51,6 +53,7 @@ class _Read:
     Attributes:
         everything: a row per event or line, of all days that the files hold.
         lines: those of these days, and of the `earlier` ones that rows may have been added to.
+        tombstones: what the lake has forgotten; lines of it have that as their reason.
     """
 
     delivery: Delivery
@@ -58,6 +61,7 @@ class _Read:
     everything: DataFrame
     lines: DataFrame
     earlier: list[date]
+    tombstones: Tombstones | None
 
 
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
@@ -71,8 +75,12 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """
     settings = context.config.ingest
     delivery = read_delivery(context, days)
+    tombstones = read_tombstones(context.tables)
     catalogue = read_catalogue(context.spark, settings, days)
     everything = delivery.lines(context.spark)
+    if tombstones:
+        everything = without_forgotten(everything, tombstones)
+        catalogue = catalogue and replace(catalogue, lines=without_forgotten(catalogue.lines, tombstones))
     earlier = _done_before(context, days)
     lines = _of_days(context, everything, [*earlier, *days], days)
     kept = [lines, catalogue.lines] if catalogue else [lines]
@@ -80,7 +88,7 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
         frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         with unchanged([*delivery.all_good(), *(catalogue.good if catalogue else [])], context.config.lake.options):
-            return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier), days)
+            return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier, tombstones), days)
     finally:
         for frame in kept:
             frame.unpersist()
@@ -111,6 +119,7 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         events = read.lines.where(days_predicate("load_day", days))
         rejects = [rejected_lines(events), *([rejected_lines(catalogue.lines)] if catalogue else []), *bad_rows]
         rows = reduce(DataFrame.unionByName, rejects).where(days_predicate("ds", days))
+        rows = without_raw_of_forgotten(rows, read.tombstones) if read.tombstones else rows
         context.tables.overwrite_days("rejects", rows, days)
         stop_above_reject_share(of_catalogue, settings.gates.max_reject_share, "the catalogue of ")
         stop_above_limits(counts, delivery.all_bad(), settings, partial(num_lines, read.everything))

@@ -28,7 +28,8 @@ NO_BEHAVIOUR, FILTERED, IGNORED, TOO_EARLY = (
     "ignored event type",
     "time before ingest.start",
 )
-UNWANTED = (FILTERED, IGNORED, TOO_EARLY)
+FORGOTTEN = "user or item is forgotten"
+UNWANTED = (FILTERED, IGNORED, TOO_EARLY, FORGOTTEN)
 NO_FAULTS = (NO_BEHAVIOUR, *UNWANTED)
 LOST_DIGITS = "id lost its digits as a float"
 SEPARATOR = "\x1f"
@@ -159,7 +160,9 @@ def is_dated(settings: IngestSettings) -> Column:
 
 def num_lines(lines: DataFrame) -> int:
     """Lines of a whole log that somebody wants, or would if they were not too early."""
-    return lines.where(F.col("reason").isNull() | ~F.col("reason").isin(NO_BEHAVIOUR, FILTERED, IGNORED)).count()
+    return lines.where(
+        F.col("reason").isNull() | ~F.col("reason").isin(NO_BEHAVIOUR, FILTERED, IGNORED, FORGOTTEN)
+    ).count()
 
 
 def _latest() -> Column:

@@ -335,6 +335,20 @@ INTERVALS = TableSpec(
     partition=("step",),
 )
 
+FORGOTTEN = TableSpec(
+    "forgotten",
+    "Users and items that are forgotten, without their ids: no later delivery brings them back",
+    (
+        Column("kind", "string", "user or item"),
+        Column("id_hash", "string", "SHA-256 of salt and id"),
+        Column("salt", "string", "the lake's, the same in all rows"),
+        Column("request", "string", "the request that named it first"),
+        Column("forgotten_at", "timestamp", "when that was recorded, UTC"),
+    ),
+    key=("kind", "id_hash"),
+    checks={"known_kind": "kind IN ('user', 'item')", "is_hash": "length(id_hash) = 64"},
+)
+
 TABLES = {
     spec.name: spec
     for spec in (
@@ -353,5 +367,6 @@ TABLES = {
         PAIR_FEATURES,
         RELEASES,
         INTERVALS,
+        FORGOTTEN,
     )
 }

@@ -35,6 +35,7 @@ from learn_spark.lake.identity import (
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
 from learn_spark.lake.lock import lease_of
 from learn_spark.lake.parquet_reads import as_parquet
+from learn_spark.lake.past import cut_log, unguarded
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 from learn_spark.storage import Place, require_mounted
 
@@ -234,6 +235,18 @@ class Tables:
     def vacuum(self, name: str, hours: float) -> None:
         """Deletes files that no version of the last `hours` reads."""
         DeltaTable.forPath(self._spark, self._writable(name)).vacuum(hours)
+
+    def cut_history(self, name: str) -> int:
+        """Leaves of a table its newest version alone: no other, and no change feed, can be read afterwards.
+
+        Returns:
+            How many files of the log went.
+        """
+        if not self.version(name):  # nothing was ever written
+            return 0
+        with unguarded(self._spark):
+            self.vacuum(name, 0)
+        return cut_log(self._spark, Path(self.path(name)))
 
     def committed_at(self, name: str, version: int) -> datetime | None:
         """When a version was committed; None where the log does not hold it any more."""

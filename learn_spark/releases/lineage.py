@@ -1,7 +1,7 @@
 """Releases in words: what one was made from, down to the files, and how two differ."""
 
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from pyspark.errors import PySparkException
@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
+from learn_spark.lake.forget_requests import requests_of
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.registry import Release
 from learn_spark.runs.details import EvaluationDetails, TrainingDetails
@@ -56,6 +57,7 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
             "input_versions": release.inputs,
             "table_versions": release.tables,
             "source_files": source_files(tables, release),
+            "forgotten_since": _forgotten_since(tables, release),
         },
     }
 
@@ -149,6 +151,15 @@ def _snapshot(folder: Path) -> dict[str, object]:
         "rows": manifest.rows,
         "files": len(manifest.files),
     }
+
+
+def _forgotten_since(tables: Tables, release: Release) -> str:
+    """The requests that took rows from it, under the id that it has; a release's counts are those of its publishing."""
+    if release.published_at is None:
+        return "nothing"
+    published = release.published_at.astimezone(UTC)
+    since = [one.request for one in requests_of(tables.root) if datetime.fromisoformat(one.asked_at) > published]
+    return ", ".join(since) or "nothing"
 
 
 def _counts(release: Release) -> dict[str, int]:

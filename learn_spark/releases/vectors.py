@@ -35,7 +35,7 @@ def export_vectors(context: Context, release: Release, out: Path, index: Index) 
         ConfigError: the folder is there already, or faiss, which an index needs, is not installed.
     """
     require_absent(out)
-    numbers = context.tables.read("item_index", release.inputs["item_index"])
+    numbers = context.tables.read("item_index")  # an item's number never changes; older versions may be gone
     items = _newest(context, release, "item").join(numbers, on="item_id", how="inner")
     items = _snapshot(context, release, items, "item")
     users = _snapshot(context, release, _newest(context, release, "user", QUERIES), "user")

@@ -22,6 +22,7 @@ _COMMITTING = (
     "drop_files",
     "create_anew",
     "put_back",
+    "cut_history",
 )
 _KILLED = """
 import os, signal, sys
@@ -37,7 +38,9 @@ def killing(method):
     def commit(tables, name, *args, **kwargs):
         before = newest_version(tables.root, name)
         result = method(tables, name, *args, **kwargs)
-        if newest_version(tables.root, name) != before:
+        is_cut = method.__name__ == "cut_history"  # no commit, and no way back all the same
+        if is_cut or newest_version(tables.root, name) != before:
+            name = "cut:" + name if is_cut else name
             made = told.read_text() + name + "\\n"
             told.write_text(made)
             if (name, made.split().count(name)) == last:

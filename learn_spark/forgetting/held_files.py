@@ -1,0 +1,182 @@
+"""Files beside the tables that hold forgotten users and items, or were made of them: what goes, what is made anew."""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learn_spark.config.load import Config
+from learn_spark.embedding.matrix import known_meta
+from learn_spark.features.canaries import FILE as CANARIES
+from learn_spark.lake.forget_requests import hash_of
+from learn_spark.lake.tables import LOST, Tables
+from learn_spark.lake.tombstones import ITEM, USER
+from learn_spark.storage import require_mounted
+from models.contract.content_matrix import META, block_digests, open_matrix, vectors_file, write_meta
+from models.contract.failures import BadInput
+from models.contract.snapshot import MANIFEST
+from models.contract.whole_files import read_json
+
+_IDS = {"user_id": USER, "item_id": ITEM}
+_CUTS = tuple(map(re.compile, (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[\W_]+")))
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is looked for in files.
+
+    Attributes:
+        salt: the lake's.
+        hashes: of ids, by kind.
+        numbers: of items.
+    """
+
+    salt: str
+    hashes: Mapping[str, frozenset[str]]
+    numbers: frozenset[int]
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether an id is one of them."""
+        return hash_of(self.salt, name) in self.hashes.get(kind, ())
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether an id of any kind stands in a text as a value of its own; see `Tombstones.texts_with_any`."""
+        pieces = {text, *(piece for cut in _CUTS for piece in cut.split(text))}
+        return any(hash_of(self.salt, piece) in names for piece in pieces if piece for names in self.hashes.values())
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A file or folder that goes, and why."""
+
+    path: Path
+    why: str
+
+
+def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool) -> list[Doomed]:
+    """Snapshots and what else can be made again, of the lake and of `output.dir`.
+
+    `is_found` says that tables hold them, or have held them: ranks name users by a hash that cannot be looked up here.
+    """
+    snapshots = list(_snapshots(tables, sought))
+    ranks = _ranks(tables, config) if is_found or snapshots else ()
+    aside = require_mounted(tables.root, "forget") / LOST
+    lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
+    canaries = [Doomed(folder, "golden rows with their items") for folder in _canaries(tables, sought)]
+    logs = [*config.output.dir.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
+    told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
+    return [*snapshots, *ranks, *canaries, *lost, *told]
+
+
+def remove(doomed: Iterable[Doomed]) -> None:
+    """Deletes them; a folder loses the file that makes it count as whole first."""
+    for each in doomed:
+        if each.path.is_dir() and not each.path.is_symlink():
+            (each.path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(each.path)
+        else:
+            each.path.unlink(missing_ok=True)
+
+
+def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
+    for folder in sorted(tables.artifact("snapshots").glob("*")):
+        if folder.name.startswith("."):
+            yield Doomed(folder, "a snapshot that is not whole")
+        elif folder.is_dir() and snapshot_holds(folder, sought):
+            yield Doomed(folder, "a snapshot with their rows")
+
+
+def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
+    """Golden rows are scored with the items' vectors, which are to be zeros; the next release chooses others."""
+    for file in sorted(tables.artifact("canaries").glob(f"*/{CANARIES}")):
+        golden = read_json(file, "canaries")
+        if sought.numbers & {*golden["items"], *(number for history in golden["histories"] for number in history)}:
+            yield file.parent
+
+
+def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:
+    ranked = [tables.artifact(kind).glob("*/*.npz") for kind in ("comparisons", "evaluation")]
+    ranked.append(config.output.dir.glob("comparison/*_ranks/*.npz"))
+    for folder in sorted({file.parent for files in ranked for file in files}):
+        yield Doomed(folder, "ranks of all users' rows")
+
+
+def snapshot_holds(folder: Path, sought: Sought) -> bool:
+    """Whether a snapshot has a row of one of them."""
+    return any(_file_holds(file, sought) for file in sorted(folder.glob("*.parquet")))
+
+
+def _file_holds(file: Path, sought: Sought) -> bool:
+    names = pq.read_schema(file).names
+    ids = [name for name, kind in _IDS.items() if name in names and sought.hashes.get(kind)]
+    with pq.ParquetFile(file) as parquet:
+        numbered = [name for name in names if name in ("item_idx", "hist_items", "tar_items")] if sought.numbers else []
+        for batch in parquet.iter_batches(columns=[*ids, *numbered]):
+            for name in ids:
+                if any(sought.has(_IDS[name], value) for value in batch.column(name).unique().to_pylist() if value):
+                    return True
+            if any(_numbers(batch.column(name)) & sought.numbers for name in numbered):
+                return True
+    return False
+
+
+def _numbers(column: pa.Array) -> set[int]:
+    flat = column.flatten() if pa.types.is_list(column.type) else column
+    return set(flat.unique().to_pylist())
+
+
+def _text_holds(file: Path, sought: Sought) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return any(sought.is_named_in(line.rstrip("\n")) for line in lines)
+
+
+def matrices_with(tables: Tables, numbers: Iterable[int]) -> dict[Path, list[int]]:
+    """Content matrices that hold vectors of these items, and their rows; also those whose earlier files do."""
+    found = {}
+    for meta in sorted(tables.artifact("matrix").glob(f"[!.]*/{META}")):
+        if meta.parent.name.startswith("random-"):  # numbers that stand for no content
+            continue
+        try:
+            vectors, about = open_matrix(meta.parent)
+        except BadInput:  # its step makes it anew, and finds no text of these items
+            continue
+        rows_N = np.array(sorted(number for number in numbers if number < about.rows), dtype=np.int64)
+        filled = rows_N[np.any(vectors[rows_N] != 0, axis=1)] if len(rows_N) else rows_N
+        older = [file for file in meta.parent.glob("vectors*.f16") if file != vectors_file(meta.parent, about)]
+        if len(filled) or any(_is_filled(file, about.dim, rows_N) for file in older):
+            found[meta.parent] = filled.tolist()
+    return found
+
+
+def _is_filled(file: Path, dim: int, rows_N: np.ndarray) -> bool:
+    """Whether any of these rows of a file is more than zeros."""
+    num_rows = file.stat().st_size // (2 * dim)
+    vectors = np.memmap(file, dtype="<f2", mode="r", shape=(num_rows, dim))
+    return bool(np.any(vectors[rows_N[rows_N < num_rows]] != 0))
+
+
+def without_rows(folder: Path, rows: list[int]) -> None:
+    """A matrix's next file has zeros in these rows; earlier files go. Who has one of them mapped reads on in it."""
+    meta = known_meta(folder)
+    if meta is None:
+        shutil.rmtree(folder)
+        return
+    before = vectors_file(folder, meta)
+    if rows:
+        generations = [int(file.stem.rpartition("-")[2]) for file in folder.glob("vectors-*.f16")]
+        name = f"vectors-{max(generations, default=0) + 1}.f16"
+        shutil.copyfile(before, folder / name)
+        vectors = np.memmap(folder / name, dtype="<f2", mode="r+", shape=(meta.rows, meta.dim))
+        vectors[rows] = 0
+        vectors.flush()
+        meta = meta.model_copy(update={"vectors": name, "blocks": None})
+        digests = tuple(block_digests(folder / name, meta.rows, meta.dim, range(meta.num_blocks)))
+        write_meta(folder, meta.model_copy(update={"blocks": digests}))
+    for file in folder.glob("vectors*.f16"):
+        if file.name != meta.vectors:
+            file.unlink()

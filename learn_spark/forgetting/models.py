@@ -1,0 +1,117 @@
+"""Models that learned from forgotten users and items: which ones, which go, and which are due to be trained again.
+
+A model's folder gets a file that names the requests and the weights it stands for. So a model is due for as long as
+its weights are those that learned, whatever becomes of ledger and snapshots.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from learn_spark.forgetting.held_files import Sought, snapshot_holds
+from learn_spark.lake.artifacts import ARTIFACTS
+from learn_spark.runs.details import TrainingDetails
+from learn_spark.runs.ledger import Ledger
+from learn_spark.runs.steps import TRAIN_CVR, TRAIN_TOWERS
+from learn_spark.storage import Place
+from models.contract.failures import BadInput
+from models.contract.result import RESULT, SPEC
+from models.contract.trained_model import WEIGHTS
+from models.contract.whole_files import read_json, write_whole
+
+LEARNED = "learned_from_forgotten.json"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A model that learned from them, as far as can be told.
+
+    Attributes:
+        folder: the model's.
+        why: how that is known.
+        is_kept: whether releases need it; others are trained again when somebody asks for them.
+    """
+
+    folder: Path
+    why: str
+    is_kept: bool
+
+
+def learned_models(root: Path, sought: Sought) -> list[Learned]:
+    """All models, finished or not, whose training or validation rows had one of them, or are not there any more."""
+    found: list[Learned] = []
+    folders = sorted(path for path in (root / ARTIFACTS / "models").glob("[!.]*") if path.is_dir())
+    whys = {folder: _why(folder, sought) for folder in folders}
+    is_mixed = any(why for folder, why in whys.items() if folder.name.startswith("towers-"))
+    for folder, why in whys.items():
+        if why is None and is_mixed and folder.name.startswith("cvr-"):
+            why = "it learned on vectors of towers that did"
+        if why is not None:
+            is_kept = (folder / RESULT).is_file() and not folder.name.startswith("compare-")
+            found.append(Learned(folder, why, is_kept))
+    return found
+
+
+def mark(learned: Sequence[Learned], requests: Sequence[str]) -> None:
+    """Notes it in the folders of those that stay; before the snapshots go that it is known from."""
+    for model in learned:
+        if model.is_kept:
+            weights = _weights(model.folder)
+            known, same = _noted(model.folder)
+            told = {"requests": sorted({*(known if same == weights else ()), *requests}), "weights": weights}
+            write_whole(model.folder / LEARNED, json.dumps(told, indent=1) + "\n")
+
+
+def retrain_due(root: Place, ledger: Ledger) -> list[str]:
+    """The models of the ledger that learned from somebody who is forgotten, as they are; none of a lake in a store."""
+    if not isinstance(root, Path):
+        return []
+    rows = [row for (step, _), row in ledger.recorded().items() if step in (TRAIN_TOWERS, TRAIN_CVR)]
+    said = [model for row in rows if (model := TrainingDetails.from_json(row.details).model)]
+    names = sorted({Path(model).name for model in said})
+    return [name for name in names if _is_due(root / ARTIFACTS / "models" / name)]
+
+
+def due_lines(due: Sequence[str]) -> list[str]:
+    """What a person has to do about models; nothing where none is due."""
+    if not due:
+        return []
+    return [
+        f"retrain due: {', '.join(due)} learned from somebody who is forgotten; move windows.*, or change"
+        f" towers.train.seed and cvr.train.seed, and run_pipeline --restate"
+    ]
+
+
+def _is_due(folder: Path) -> bool:
+    return (folder / LEARNED).is_file() and _noted(folder)[1] == _weights(folder)
+
+
+def _why(folder: Path, sought: Sought) -> str | None:
+    try:
+        spec = read_json(folder / SPEC, "spec")
+        snapshots = [Path(spec[f"{role}_snapshot"]) for role in ("train", "val")]
+    except (BadInput, KeyError):
+        return "what it learned from is not known"
+    here = [folder.parents[1] / "snapshots" / snapshot.name for snapshot in snapshots]
+    if any(snapshot.is_dir() and snapshot_holds(snapshot, sought) for snapshot in here):
+        return "its snapshots have their rows"
+    if not all(snapshot.is_dir() for snapshot in here):
+        return "its snapshots are gone, so it may have learned from them"
+    return None
+
+
+def _noted(folder: Path) -> tuple[list[str], str | None]:
+    """Requests, and the weights that they stand for."""
+    file = folder / LEARNED
+    values = read_json(file, "model") if file.is_file() else {"requests": [], "weights": None}
+    return values["requests"], values["weights"]
+
+
+def _weights(folder: Path) -> str | None:
+    file = folder / WEIGHTS
+    if not file.is_file():
+        return None
+    with file.open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()

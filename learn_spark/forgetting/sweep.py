@@ -1,0 +1,172 @@
+"""A sweep takes all that is forgotten out of a lake: the search, what it finds, and how that goes.
+
+The order lets a kill at any place leave more to do, never less. The request's file and the tombstones come first, so
+that nothing is taken in again; then models are marked, from the snapshots that go next; then matrices and tables, each
+in a commit of its own; then the tables' past; the request's `done` is last. Everything is looked for by the
+tombstones' hashes, so the same sweep again finds what is left.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from learn_spark.config.secrets import redacted
+from learn_spark.forgetting.held_files import Doomed, Sought, doomed_files, matrices_with, remove, without_rows
+from learn_spark.forgetting.models import Learned, learned_models, mark
+from learn_spark.forgetting.rows import SEARCHED, Gone, affected, numbers_of, searched_columns, sweep
+from learn_spark.lake.forget_requests import CERTIFICATE, Request, place_of, write_request
+from learn_spark.lake.schemas import TABLES
+from learn_spark.lake.tombstones import ITEM, USER, add_tombstones, tombstones_of
+from learn_spark.runs.steps import Context
+from learn_spark.storage import require_mounted
+from learn_spark.training.mlflow_runs import tracking_uri
+from models.contract.whole_files import write_whole
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep does; `--dry-run` prints it.
+
+    Attributes:
+        requests: those that it ends.
+        gone: what is looked for.
+        rows: of each table the rows that go or change, by partition.
+        files: that go.
+        matrices: content matrices and the rows of them that become zeros.
+        models: that learned from what goes.
+    """
+
+    requests: Sequence[Request]
+    gone: Gone
+    rows: Mapping[str, Mapping[object, int]]
+    files: Sequence[Doomed]
+    matrices: Mapping[Path, Sequence[int]]
+    models: Sequence[Learned]
+
+    def is_needed(self) -> bool:
+        """Whether anything is found."""
+        return any(self.rows.values()) or bool(self.files or self.matrices)
+
+    def found(self) -> dict[str, dict[str, object]]:
+        """What there is, by place."""
+        found: dict[str, dict[str, object]] = {}
+        for name, parts in self.rows.items():
+            if parts:
+                found[f"table {name}"] = {"rows": sum(parts.values())}
+        for each in self.files:
+            found[f"file {each.path}"] = {"why": each.why, "sha256": _digest(each.path)}
+        for folder, rows in self.matrices.items():
+            found[f"matrix {folder}"] = {"vectors": len(rows)}
+        for model in self.models:
+            found[f"model {model.folder.name}"] = {"why": model.why, "dropped": not model.is_kept}
+        return found
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        users, items = (sum(request.count(kind) for request in self.requests) for kind in (USER, ITEM))
+        lines = [f"forget {users:,} users and {items:,} items:"]
+        for name, parts in self.rows.items():
+            if parts:
+                days = f" in {len(parts)} partitions" if TABLES[name].partition else ""
+                lines.append(f"  {sum(parts.values()):,} rows of {name}{days}")
+        lines += [f"  {len(rows)} vectors of {folder}" for folder, rows in self.matrices.items()]
+        lines += [f"  {each.path}: {each.why}" for each in self.files]
+        for model in self.models:
+            lines.append(f"  {model.folder.name}: {'retrain due' if model.is_kept else 'dropped'}, {model.why}")
+        lines.append(f"  then every older version and change feed of all {len(TABLES)} tables: who reads one loses it")
+        return lines
+
+
+def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
+    """Looks for what requests name, in all tables and files."""
+    tables, stones = context.tables, tombstones_of(context.spark, requests)
+    gone = Gone(stones, numbers_of(tables, stones))
+    rows = {name: affected(tables, name, gone) for name in SEARCHED}
+    hashes = {kind: frozenset(name for one in requests for name in one.hashes.get(kind, ())) for kind in (USER, ITEM)}
+    sought = Sought(stones.salt, hashes, frozenset(gone.numbers))
+    is_found = any(rows.values()) or any(request.found for request in requests)
+    files = doomed_files(tables, context.config, sought, is_found)
+    models = learned_models(require_mounted(tables.root, "forget"), sought)
+    return Sweep(requests, gone, rows, files, matrices_with(tables, gone.numbers), models)
+
+
+def run_sweep(context: Context, plan: Sweep) -> list[Path]:
+    """Does it, and ends the requests.
+
+    Returns:
+        The certificates.
+    """
+    root, tables = require_mounted(context.tables.root, "forget"), context.tables
+    found = plan.found()
+    requests = [replace(one, found={**found, **one.found}) for one in plan.requests]
+    for request in requests:
+        write_request(root, request)
+        add_tombstones(tables, request)
+    mark(plan.models, [request.request for request in requests])
+    remove(plan.files)
+    remove(Doomed(model.folder, model.why) for model in plan.models if not model.is_kept)
+    for folder, rows in plan.matrices.items():
+        without_rows(folder, list(rows))
+    for name, parts in plan.rows.items():
+        if parts:
+            context.progress.say(f"{name}: {sum(parts.values()):,} rows")
+            sweep(tables, name, plan.gone, list(parts))
+    cut = {}
+    for name in TABLES:
+        cut[name] = {"version": tables.version(name), "log_files_removed": tables.cut_history(name)}
+    certificates = [_certify(context, root, request, cut) for request in requests]
+    for request in requests:
+        write_request(root, request.ended())
+    return certificates
+
+
+def _certify(context: Context, root: Path, request: Request, cut: Mapping[str, Mapping[str, int]]) -> Path:
+    """What was looked for, found and done; without any id."""
+    told = {
+        "request": request.request,
+        "asked_at": request.asked_at,
+        "done_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "users": request.count(USER),
+        "items": request.count(ITEM),
+        "ids": "SHA-256 of the lake's salt and the id, in request.json beside this file",
+        "searched": {
+            "tables": {name: searched_columns(name) for name in SEARCHED},
+            "files": ["snapshots", "models", "matrix", "comparisons", "evaluation", "_lost", "logs"],
+        },
+        "found": dict(request.found),
+        "tables": {name: {**figures, "log_sha256": _log_digest(context, root / name)} for name, figures in cut.items()},
+        "not_searched": _not_searched(context),
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    file = place_of(root, request) / CERTIFICATE
+    write_whole(file, json.dumps({**told, "sha256": digest}, indent=1) + "\n")
+    return file
+
+
+def _not_searched(context: Context) -> list[str]:
+    """Where copies may lie that this program does not know or reach."""
+    config = context.config
+    return [
+        f"the raw files below {config.ingest.path}: they are yours; their lines are left out of every delivery",
+        f"MLflow at {redacted(tracking_uri(config))}: it holds settings, figures and weights, no ids of users",
+        "names of raw files, and titles, keywords and attributes of items: an id may be among their words",
+        "what was exported (export_vectors, export_online, join_features) or copied out of the lake, and its backups",
+        "weights of models marked `retrain due`, and vectors of other users that these models made",
+    ]
+
+
+def _log_digest(context: Context, table: Path) -> str:
+    version = context.tables.version(table.name)
+    return _digest(table / "_delta_log" / f"{version:020d}.json") or ""
+
+
+def _digest(path: Path) -> str | None:
+    """Of a file, or of the manifest of a folder."""
+    file = path / "manifest.json" if path.is_dir() else path
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,51 @@
+"""Taking a table's past away: earlier versions' files, and what the log still says of them.
+
+Delta's log has the least and the greatest value of each file's first columns in clear text, so ids stand in commits,
+in checkpoints and in their checksums for as long as those lie there.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from learn_spark.lake.identity import LOG, newest_version
+from learn_spark.lake.live_files import forget_logs
+
+_VERSION = re.compile(r"\.?(\d{20})\.")
+_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
+
+
+def cut_log(spark: SparkSession, table: Path) -> int:
+    """Writes a checkpoint of the newest version and removes whatever the log has of older ones; says how many files.
+
+    A log that is cut in the midst of it reads the same: the checkpoint comes first, then the oldest files go.
+    """
+    log, newest = table / LOG, newest_version(table.parent, table.name)
+    _checkpoint(spark, table)
+    assert any(log.glob(f"{newest:020d}.checkpoint*.parquet")), f"{log} got no checkpoint of version {newest}"
+    gone = sorted(file for file in log.iterdir() if (found := _VERSION.match(file.name)) and int(found[1]) < newest)
+    for file in gone:
+        file.unlink()
+    forget_logs(spark)
+    return len(gone)
+
+
+def _checkpoint(spark: SparkSession, table: Path) -> None:
+    jvm: Any = spark._jvm
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
+    log.checkpoint(log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()), jvm.scala.Option.empty())
+
+
+@contextmanager
+def unguarded(spark: SparkSession) -> Iterator[None]:
+    """Lets a vacuum delete what was read until now; whoever still reads an older version loses it."""
+    before = spark.conf.get(_CHECK, None)
+    spark.conf.set(_CHECK, "false")
+    try:
+        yield
+    finally:
+        spark.conf.set(_CHECK, before) if before is not None else spark.conf.unset(_CHECK)

@@ -1,0 +1,103 @@
+"""What is forgotten: users and items by a salted hash, so that the lake can know them without their ids.
+
+Every search for them, in tables, files and new deliveries, goes by these hashes. So a sweep that was killed can go on
+without the list that it began with.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from learn_spark.lake.forget_requests import Request
+from learn_spark.lake.schemas import FORGOTTEN
+from learn_spark.lake.tables import Tables
+
+USER, ITEM = "user", "item"
+KINDS = (USER, ITEM)
+# Where a value may end in a raw line, from the widest pieces to the narrowest: an id may hold what others are cut at.
+_CUTS = (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[^\p{L}\p{N}]+")
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """All that is forgotten.
+
+    Attributes:
+        salt: the lake's.
+        kinds: those of which anything is forgotten.
+        rows: `kind` and `id_hash`.
+    """
+
+    salt: str
+    kinds: frozenset[str]
+    rows: DataFrame
+
+    def hashed(self, column: Column) -> Column:
+        """The hash of ids; null where there is none."""
+        return F.sha2(F.concat(F.lit(self.salt), column.cast("string")), 256)
+
+    def with_mark(self, rows: DataFrame, column: str, kind: str, mark: str) -> DataFrame:
+        """Adds a column that says whether the row is of a forgotten one."""
+        gone = F.broadcast(self.rows.where(F.col("kind") == kind).select(F.col("id_hash").alias("_gone_hash")))
+        marked = rows.join(gone, self.hashed(F.col(column)) == F.col("_gone_hash"), how="left")
+        return marked.withColumn(mark, F.col("_gone_hash").isNotNull()).drop("_gone_hash")
+
+    def texts_with_any(self, rows: DataFrame, column: str) -> DataFrame:
+        """The distinct texts of a column in which the id of a forgotten user or item stands as a value of its own.
+
+        Ids that hold spaces or punctuation beside others' are found as far as these cut the text around them.
+        """
+        texts = rows.select(column).where(F.col(column).isNotNull()).distinct()
+        cuts = F.array_distinct(F.concat(F.array(column), *(F.split(column, cut) for cut in _CUTS)))
+        pieces = texts.select(column, F.explode(cuts).alias("_piece")).where("_piece <> ''")
+        gone = F.broadcast(self.rows.select(F.col("id_hash").alias("_gone_hash")).distinct())
+        gone_pieces = pieces.join(gone, self.hashed(F.col("_piece")) == F.col("_gone_hash"), how="left_semi")
+        return gone_pieces.select(column).distinct()
+
+
+def read_tombstones(tables: Tables) -> Tombstones | None:
+    """What the lake has forgotten; None, without a look at any row, where nothing ever was."""
+    if not tables.exists(FORGOTTEN.name) or not tables.version(FORGOTTEN.name):
+        return None
+    rows = tables.read(FORGOTTEN.name)
+    found = rows.select("kind", "salt").distinct().collect()
+    if not found:
+        return None
+    return Tombstones(found[0]["salt"], frozenset(row["kind"] for row in found), rows.select("kind", "id_hash"))
+
+
+def tombstones_of(spark: SparkSession, requests: Sequence[Request]) -> Tombstones:
+    """What requests name, whether the table has it yet or not."""
+    rows = sorted({pair for request in requests for pair in request.pairs})
+    frame = spark.createDataFrame(rows, "kind string, id_hash string").localCheckpoint()
+    return Tombstones(requests[0].salt, frozenset(kind for kind, _ in rows), frame)
+
+
+def add_tombstones(tables: Tables, request: Request) -> int:
+    """Records what the lake has not forgotten yet, in one commit; says how many these are."""
+    known = {(row["kind"], row["id_hash"]) for row in tables.read(FORGOTTEN.name).select("kind", "id_hash").collect()}
+    rows = rows_of([request], known)
+    if rows:
+        spark = tables.read(FORGOTTEN.name).sparkSession
+        tables.append(FORGOTTEN.name, spark.createDataFrame(rows, FORGOTTEN.columns_ddl).coalesce(1))
+    return len(rows)
+
+
+def rows_of(requests: Iterable[Request], known: Collection[tuple[str, str]] = ()) -> list[tuple[object, ...]]:
+    """Rows of the table, each kind and hash once, for what is not known."""
+    rows: dict[tuple[str, str], tuple[object, ...]] = {}
+    for request in requests:
+        asked = datetime.fromisoformat(request.asked_at)
+        for pair in request.pairs:
+            if pair not in known:
+                rows.setdefault(pair, (*pair, request.salt, request.request, asked))
+    return list(rows.values())
+
+
+def any_of(marks: Iterable[str]) -> Column:
+    """Whether one of these columns is true."""
+    return reduce(Column.__or__, map(F.col, marks))
