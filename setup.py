@@ -52,9 +52,16 @@ EXTRAS_REQUIRE = {
     "llm": ["peft"],  # LoRA, for the comparison's systems that train a language model
     "s3": ["s3fs"],  # lakes and logs on s3a:// (docs/cluster.md)
     "test": [
-        *("pytest", "pytest-xdist", "hypothesis", "ruff", "basedpyright", "wheel"),
-        *("duckdb", "polars", "deltalake"),  # other readers of the tables
-        "moto[server,s3]",  # a store on loopback
+        "pytest",
+        "pytest-xdist",
+        "hypothesis",
+        "duckdb",
+        "polars",
+        "deltalake",
+        "ruff",
+        "basedpyright",
+        "wheel",
+        "moto[server,s3]",
     ],
 }
 

@@ -253,9 +253,8 @@ def place_of(text: str, options: Mapping[str, Any] | None = None) -> Path | Loca
     scheme = _STORES.get(found[1].lower())
     bucket, _, key = text[found.end() :].lstrip("/").partition("/")
     if scheme is None or "://" not in text:
-        raise ValueError(
-            f"{text!r} is no path, and of the stores there are {' and '.join(map('{}://'.format, _STORES))}"
-        )
+        known = " and ".join(f"{each}://" for each in _STORES)
+        raise ValueError(f"{text!r} is no path, nor in a store that learn-spark knows ({known})")
     if not bucket or "@" in bucket or set(text) & set("?#\n\r"):
         raise ValueError(f"{text!r} names no bucket and key: write {scheme}://bucket/folder")
     _, package, way = _PROTOCOLS[scheme]
