@@ -150,7 +150,7 @@ def refused(file: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(file, overrides)
     said = str(caught.value)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # a slow pattern takes minutes
     assert caught.value.exit_code == 2 and "\n" not in said and len(said) < 1000
     return said
 
