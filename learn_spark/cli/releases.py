@@ -78,7 +78,8 @@ def _list(context: Context, names: Sequence[str]) -> ReleasesSummary:
     current = next((line["release"] for line in lines if line["status"] == "published"), None)
     for line in lines:
         sign = "*" if line["release"] == current else " "
-        print(f"{sign} {line['release']}  {line['status']:<12}{line['published_at']}  {line['days']}", flush=True)
+        told = f"{line['release']}  {line['status']:<12}{line['published_at']}  {line['days']}  space {line['space']}"
+        print(f"{sign} {told}", flush=True)
     return ReleasesSummary(releases=lines)
 
 
