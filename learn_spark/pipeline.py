@@ -63,8 +63,9 @@ def _towers_need(config: Config, day: date) -> Iterable[StepDay]:
 
 def _cvr_needs(config: Config, day: date) -> Iterable[StepDay]:
     yield towers_day(config)
-    for feature_day in DayRange(config.windows.towers_end, day + ONE_DAY):
-        yield (BUILD_SEQUENCES, feature_day)
+    if day >= config.windows.towers_end:  # the ledger may have that of windows which have moved on since
+        for feature_day in DayRange(config.windows.towers_end, day + ONE_DAY):
+            yield (BUILD_SEQUENCES, feature_day)
 
 
 def _features_need(config: Config, day: date) -> Iterable[StepDay]:

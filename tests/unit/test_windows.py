@@ -7,10 +7,22 @@ import pytest
 
 from learn_spark.cli.main import main
 from learn_spark.config.load import load_config
+from learn_spark.lake.days import ONE_DAY
+from learn_spark.pipeline import STEPS
+from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.sequences.counts import ranges, refusal, require_training_days, spread
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_recorded_days_of_windows_that_have_moved_on_have_fingerprints():
+    """A ledger has the days of all retrains; each is held against what it would be made from today."""
+    config = load_config(CONF / "test.yaml")
+    expected, windows = Fingerprints(config, STEPS), config.windows
+    for name in STEPS:
+        days = [config.ingest.start + ONE_DAY, windows.towers_end - ONE_DAY, windows.end + timedelta(days=40)]
+        assert len({expected(name, day) for day in days}) == len(days), name
 
 
 @pytest.mark.parametrize("name", ["demo", "test", "kuaishou"])
