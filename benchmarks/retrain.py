@@ -61,8 +61,8 @@ def release_of(settings: Sequence[str]) -> str:
     release_id = _published(settings)
     if release_id is None:
         given = [word for setting in settings for word in ("--set", setting)]
-        command = ["run_pipeline", "--config", str(DEMO), "--restate", "--steps", ",".join(_MADE), *given]
-        subprocess.run([sys.executable, "-m", "learn_spark.cli.main", *command], cwd=ROOT, check=True)
+        command = ["--config", str(DEMO), "--restate", "--steps", ",".join(_MADE), *given]
+        subprocess.run([sys.executable, "-m", "jobs.run_pipeline", *command], cwd=ROOT, check=True)
         release_id = _published(settings)
     assert release_id is not None, "just made"
     return release_id
@@ -117,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=ROOT / "build" / "bench" / "retrain")
     parser.add_argument("--last", type=int, default=len(CHAIN), help="so many releases of the chain's end")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "journey" / "retrain.json")
+    parser.add_argument("--apart", type=int, nargs="+", default=[1, 3, 5], help="retrains between ranker and features")
+    parser.add_argument("--others", nargs="*", choices=sorted(OTHERS), default=list(OTHERS))
     options = parser.parse_args(arguments)
     chain = CHAIN[-options.last :]
     made = [release_of(settings_of(options.root, *each)) for each in chain]
@@ -125,9 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": f"{date.today()}",
         "command": "python -m benchmarks.retrain",
         "windows_earlier_by_and_seed": chain,
-        "chain": measured(last, made[-2::-1]),
+        "apart": options.apart,
+        "chain": measured(last, [made[-1 - apart] for apart in options.apart]),
     }
-    for name, (more, places) in OTHERS.items():
+    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for name in options.others:
+        more, places = OTHERS[name]
         release_of([*last, *more])
         figures[name] = measured([*last, *more], [made[place] for place in places])
     options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

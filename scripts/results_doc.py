@@ -261,7 +261,7 @@ def retrain() -> list[str]:
     found = load("retrain")
     rows = [
         _kept(f"{apart} retrain{'s' if apart > 1 else ''} with moved windows", one)
-        for apart, one in enumerate(found["chain"]["kept"], 1)
+        for apart, one in zip(found["apart"], found["chain"]["kept"], strict=True)
     ]
     last = {
         "another seed": ("1 retrain of the same windows with another seed", 0),
