@@ -20,7 +20,9 @@ def relation(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
 
 
 def rows(lake: Path, name: str, without: frozenset[str] = frozenset()) -> list[str]:
-    """All rows as sorted text, but for what differs between equal runs and for `without`."""
+    """All rows as sorted text, but for what differs between equal runs and for `without`; none of an empty table."""
+    if not DeltaTable(str(lake / name)).file_uris():
+        return []
     table = relation(lake, name)
     kept = [column for column in sorted(table.columns) if column not in NOT_CONTENT.get(name, set()) | without]
     return sorted(map(str, table.project(", ".join(kept)).fetchall()))
