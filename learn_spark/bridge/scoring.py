@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
-from learn_spark.lake.artifacts import carried
+from learn_spark.lake.artifacts import Copy, carried
 from models.contract.content_matrix import META
 
 if TYPE_CHECKING:
@@ -44,11 +44,10 @@ def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     model, content = carried(towers), carried(matrix)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        folder = content.here()
-        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
+        scorer = _scorer_of(model, content)
         for batch in batches:
             hist_BH, hist_len_B = padded(batch.column("item_idx"))
-            hist_BH = scorer.known(hist_BH)
+            hist_BH = scorer.content.known(hist_BH)
             user_emb_BK = scorer.towers.embed_users(hist_BH, hist_len_B, scorer.content, batch_size=batch_rows)
             covered_B = scorer.has_content(hist_BH).sum(1) / np.maximum(hist_len_B, 1)
             yield _extended(batch, ["item_idx"], user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B))
@@ -70,10 +69,9 @@ def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     model, content = carried(towers), carried(matrix)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        folder = content.here()
-        scorer = _scorer(str(model.here()), str(folder), _stamp(folder))
+        scorer = _scorer_of(model, content)
         for batch in batches:
-            item_B = scorer.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
+            item_B = scorer.content.known(batch.column("item_idx").fill_null(0).to_numpy(zero_copy_only=False))
             item_emb_BK = scorer.towers.embed_items(item_B, scorer.content, batch_size=batch_rows)
             covered_B = scorer.has_content(item_B)
             yield _extended(batch, ["item_idx"], item_emb=vectors(item_emb_BK), content_coverage=_floats(covered_B))
@@ -145,10 +143,6 @@ class _Scorer:
         self._looked_up = np.zeros(content.rows, bool)
         self._has_content = np.zeros(content.rows, bool)
 
-    def known(self, item_idx: np.ndarray) -> np.ndarray:
-        """Items that are newer than the matrix become padding: they have no content."""
-        return np.where((item_idx > 0) & (item_idx < self.content.rows), item_idx, 0)
-
     def has_content(self, item_idx: np.ndarray, chunk: int = 4096) -> np.ndarray:
         """Whether each item's row in the matrix is not zero; every row is read once a worker."""
         new_U = np.unique(item_idx[~self._looked_up[item_idx]])
@@ -159,9 +153,10 @@ class _Scorer:
         return self._has_content[item_idx]
 
 
-def _stamp(matrix: Path) -> int:
-    """Changes whenever the matrix is extended or replaced: workers outlive a step."""
-    return (matrix / META).stat().st_mtime_ns
+def _scorer_of(towers: Copy, matrix: Copy) -> _Scorer:
+    """This worker's scorer. Workers outlive a step: it is another one once the matrix is extended or replaced."""
+    folder = matrix.here()
+    return _scorer(str(towers.here()), str(folder), (folder / META).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)

@@ -12,20 +12,11 @@ from learn_spark.errors import NOTHING_TO_DO, ConfigError
 from learn_spark.forgetting.models import due_lines, retrain_due
 from learn_spark.forgetting.sweep import plan_sweep, run_sweep
 from learn_spark.ingest.own_table import read_own_table
-from learn_spark.lake.forget_requests import (
-    Request,
-    hash_of,
-    open_requests,
-    request_id,
-    requests_of,
-    salt_of,
-)
+from learn_spark.lake.forget_requests import OPEN, Request, hash_of, request_id, requests_of, salt_of
 from learn_spark.lake.lock import folder_lock
-from learn_spark.lake.tombstones import ITEM, USER
+from learn_spark.lake.tombstones import COLUMNS, ITEM, USER
 from learn_spark.runs.steps import Context
 from learn_spark.storage import require_mounted
-
-_COLUMNS = {USER: "user_id", ITEM: "item_id"}
 
 
 @dataclass(frozen=True)
@@ -59,9 +50,8 @@ def _forget(call: Call) -> Outcome:
         names, found = [request.request for request in requests], plan.found()
         if args.dry_run:
             return Outcome(ForgetSummary(names, found, [], retrain_due(root, context.ledger)))
-        is_open = {request.request for request in open_requests(root)}
-        known = {request.request for request in requests_of(root)}
-        if not plan.is_needed() and not is_open and known.issuperset(names):
+        states = {request.request: request.state for request in requests_of(root)}
+        if not plan.is_needed() and OPEN not in states.values() and states.keys() >= set(names):
             context.progress.say("nothing of them is there")
             due = retrain_due(root, context.ledger)
             return Outcome(ForgetSummary(names, {}, [], due), NOTHING_TO_DO)
@@ -78,8 +68,7 @@ def _no_comparison(context: Context):  # noqa: ANN202 - what `folder_lock` gives
 
 def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:
     """The asked one, and all of before that are not finished; without a list all that there are."""
-    root = context.tables.root
-    known = requests_of(root)
+    known = requests_of(context.tables.root)
     hashes, salt = {}, salt_of(known)
     for kind, file in lists.items():
         if file is not None:
@@ -88,9 +77,8 @@ def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:
         return known
     pairs = [(kind, name) for kind, names in hashes.items() for name in names]
     asked = Request(request_id(pairs), salt, datetime.now(UTC).isoformat(timespec="seconds"), hashes)
-    unfinished = open_requests(root)
     same = next((one for one in known if one.request == asked.request), asked)
-    return [*(one for one in unfinished if one.request != same.request), same]
+    return [*(one for one in known if one.state == OPEN and one.request != same.request), same]
 
 
 def _ids(context: Context, file: Path, kind: str) -> set[str]:
@@ -99,7 +87,7 @@ def _ids(context: Context, file: Path, kind: str) -> set[str]:
     Raises:
         ConfigError: there is no such file, it holds no id, or a table lacks the column.
     """
-    column = _COLUMNS[kind]
+    column = COLUMNS[kind]
     if file.suffix in ("", ".txt", ".list") and file.is_file():
         try:
             found = {line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()}

@@ -9,20 +9,20 @@ from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import towers_fingerprint, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
-from learn_spark.evaluation.ranking import CATEGORICAL, PAIR_KEY, base_columns, ranker_rows, tail_events
+from learn_spark.evaluation.ranking import CATEGORICAL, base_columns, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
-from learn_spark.releases.spaces import ReleaseModels, earlier_models
+from learn_spark.releases.spaces import Earlier, earlier_models
 from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 from learn_spark.training.job import validation_of
+from learn_spark.training.pair_snapshots import PAIR_KEY
 from learn_spark.training.sequence_snapshots import sequence_snapshot
 from models.contract.evaluation_specs import RankerSpec, SystemConfig, SystemsSpec
 from models.contract.snapshot import read_manifest
 
-Earlier = tuple[Release, ReleaseModels]
 TOWERS = "towers"
 FITTED = "fitted"
 KS = (10, 50)  # the report's columns

@@ -19,7 +19,7 @@ from learn_spark.releases.release import visible
 from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import is_conversion, is_exposure
-from learn_spark.training.job import EMBEDDINGS, with_embeddings
+from learn_spark.training.pair_snapshots import EARLIER, EMBEDDINGS, PAIR_KEY, with_embeddings
 
 SPANS = {"7d": 7, "28d": 28}
 BUCKETS = 60
@@ -31,9 +31,7 @@ BASE_COLUMNS = (
     *("price", "user_mean_price", "hour", "weekday"),
     *CATEGORICAL,
 )
-PAIR_KEY = ("user_id", "item_id", "event_ts")
-VECTORS = ("user_emb", "item_emb", "mid_emb", "cvr_score")
-EARLIER = "earlier_"
+VECTORS = (*EMBEDDINGS, "mid_emb", "cvr_score")
 NEVER = -1
 
 
@@ -52,8 +50,6 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
     stages = ("ranker_train", "ranker_test")
     samples = tables.read("samples").where(F.col("stage").isin(*stages))
     samples = thinned(samples, context.config.evaluation)
-    if earlier:
-        samples = with_earlier(context, samples, earlier)
     rows = with_base_features(context, samples)
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
@@ -63,6 +59,8 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
     rows = rows.join(pairs, on=list(PAIR_KEY), how="left").withColumn(
         "cvr_score", F.coalesce("cvr_score", F.lit(0.0).cast("float"))
     )
+    if earlier:
+        rows = rows.join(earlier_vectors(context, samples, earlier), on=list(PAIR_KEY), how="inner")
     rows = rows.join(tables.read("item_index").select("item_id", "item_idx"), on="item_id", how="left")
     for column, frame in (("user_emb", users), ("item_emb", items), ("mid_emb", pairs)):
         rows = with_zeros(rows, frame, column)
@@ -79,13 +77,13 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
     )
 
 
-def with_earlier(context: Context, samples: DataFrame, models: ReleaseModels) -> DataFrame:
-    """Adds VECTORS as an earlier release's models make them of the same histories and items, each behind EARLIER."""
-    embeddings = {name: F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS}
-    found = with_embeddings(context, samples, models.towers, models.matrix)
-    found = found.select(*samples.columns, *EMBEDDINGS, *embeddings.values())
+def earlier_vectors(context: Context, samples: DataFrame, models: ReleaseModels) -> DataFrame:
+    """PAIR_KEY of the samples, and VECTORS as an earlier release's models make them, each behind EARLIER."""
+    found = with_embeddings(context, samples.select(*PAIR_KEY, "ds"), models)
+    kept = (F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS)
+    found = found.select(*PAIR_KEY, *EMBEDDINGS, *kept)  # the two are scored, and go
     scored = score_pairs(found, models.cvr, context.config.features.run.batch_rows)
-    return scored.withColumnsRenamed({name: f"{EARLIER}{name}" for name in VECTORS if name not in embeddings})
+    return scored.withColumnsRenamed({name: f"{EARLIER}{name}" for name in VECTORS if name not in EMBEDDINGS})
 
 
 def with_zeros(df: DataFrame, vectors: DataFrame, column: str) -> DataFrame:

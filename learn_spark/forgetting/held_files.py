@@ -15,15 +15,15 @@ from learn_spark.embedding.matrix import known_meta
 from learn_spark.features.canaries import FILE as CANARIES
 from learn_spark.lake.forget_requests import hash_of
 from learn_spark.lake.tables import LOST, Tables
-from learn_spark.lake.tombstones import ITEM, USER
+from learn_spark.lake.tombstones import COLUMNS, CUTS
 from learn_spark.storage import require_mounted
 from models.contract.content_matrix import META, block_digests, open_matrix, vectors_file, write_meta
 from models.contract.failures import BadInput
 from models.contract.snapshot import MANIFEST
 from models.contract.whole_files import read_json
 
-_IDS = {"user_id": USER, "item_id": ITEM}
-_CUTS = tuple(map(re.compile, (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[\W_]+")))
+_IDS = {column: kind for kind, column in COLUMNS.items()}
+_CUTS = tuple(map(re.compile, (*CUTS, r"[\W_]+")))
 
 
 @dataclass(frozen=True)

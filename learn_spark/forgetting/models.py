@@ -4,7 +4,6 @@ A model's folder gets a file that names the requests and the weights it stands f
 its weights are those that learned, whatever becomes of ledger and snapshots.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from learn_spark.storage import Place
 from models.contract.failures import BadInput
 from models.contract.result import RESULT, SPEC
 from models.contract.trained_model import WEIGHTS
+from models.contract.verified import file_digest
 from models.contract.whole_files import read_json, write_whole
 
 LEARNED = "learned_from_forgotten.json"
@@ -111,7 +111,4 @@ def _noted(folder: Path) -> tuple[list[str], str | None]:
 
 def _weights(folder: Path) -> str | None:
     file = folder / WEIGHTS
-    if not file.is_file():
-        return None
-    with file.open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+    return file_digest(file) if file.is_file() else None

@@ -21,9 +21,9 @@ from learn_spark.lake.schemas import (
     USER_HISTORY,
 )
 from learn_spark.lake.tables import Tables
-from learn_spark.lake.tombstones import ITEM, USER, Tombstones, any_of
+from learn_spark.lake.tombstones import COLUMNS, ITEM, Tombstones, any_of
 
-IDS = {"user_id": USER, "item_id": ITEM}
+_IDS = {column: kind for kind, column in COLUMNS.items()}
 NAMELESS = "forgotten-"  # how the name of a forgotten item begins in item_index
 _GONE = "_gone"
 # Columns that hold item numbers, each with its times and its length, if any.
@@ -70,7 +70,7 @@ def searched_columns(name: str) -> list[str]:
     """The columns of a table that are looked at."""
     own = {REJECTS.name: ["raw"], INTERVALS.name: ["details"], CONTENT_EMBEDDINGS.name: ["text_hash"]}
     numbered = [items for items, _, _ in _NUMBERED.get(name, ())]
-    return [*(column for column in IDS if column in TABLES[name].names), *numbered, *own.get(name, [])]
+    return [*(column for column in _IDS if column in TABLES[name].names), *numbered, *own.get(name, [])]
 
 
 def sweep(tables: Tables, name: str, gone: Gone, parts: Sequence[object]) -> None:
@@ -109,7 +109,7 @@ def _marked(tables: Tables, name: str, gone: Gone) -> DataFrame | None:
         return rows.join(named, on="details", how="left").withColumn(_GONE, F.coalesce("_named", F.lit(False)))
     if name == CONTENT_EMBEDDINGS.name:
         return _texts_of_none(tables, rows, stones) if ITEM in stones.kinds else None
-    named = {column: kind for column, kind in IDS.items() if column in spec.names and kind in stones.kinds}
+    named = {column: kind for column, kind in _IDS.items() if column in spec.names and kind in stones.kinds}
     marks = {f"_{kind}": (column, kind) for column, kind in named.items()}
     for mark, (column, kind) in marks.items():
         rows = stones.with_mark(rows, column, kind, mark)

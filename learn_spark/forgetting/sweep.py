@@ -23,6 +23,7 @@ from learn_spark.lake.tombstones import ITEM, USER, add_tombstones, tombstones_o
 from learn_spark.runs.steps import Context
 from learn_spark.storage import require_mounted
 from learn_spark.training.mlflow_runs import tracking_uri
+from models.contract.verified import file_digest
 from models.contract.whole_files import write_whole
 
 
@@ -166,7 +167,4 @@ def _log_digest(context: Context, table: Path) -> str:
 def _digest(path: Path) -> str | None:
     """Of a file, or of the manifest of a folder."""
     file = path / "manifest.json" if path.is_dir() else path
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(file) if file.is_file() else None

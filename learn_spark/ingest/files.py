@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache, reduce
 from glob import iglob
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from urllib.parse import quote
@@ -112,7 +113,7 @@ def _days_read(settings: IngestSettings, day: date) -> list[date]:
 def _digests(*sources: SourceSettings) -> dict[date | None, str]:
     """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
     digests: dict[date | None, int] = defaultdict(int)
-    for _, (day, name, state) in ((each, found) for each in sources for found in _listed(each)):
+    for day, name, state in chain.from_iterable(map(_listed, sources)):
         digest = blake2b(repr((name, *state)).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
         digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
     return {day: f"{digest:x}" for day, digest in digests.items()}

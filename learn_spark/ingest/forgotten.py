@@ -4,15 +4,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.ingest.parse import FORGOTTEN
-from learn_spark.lake.tombstones import ITEM, USER, Tombstones, any_of
-
-_COLUMNS = {USER: "user_id", ITEM: "item_id"}
+from learn_spark.lake.tombstones import COLUMNS, Tombstones, any_of
 
 
 def without_forgotten(lines: DataFrame, tombstones: Tombstones) -> DataFrame:
     """Gives lines of forgotten users and items that reason, whatever else is wrong with them, and takes their text."""
     columns, marked = lines.columns, lines
-    marks = {f"_{kind}": (_COLUMNS[kind], kind) for kind in sorted(tombstones.kinds) if _COLUMNS[kind] in columns}
+    marks = {f"_{kind}": (COLUMNS[kind], kind) for kind in sorted(tombstones.kinds) if COLUMNS[kind] in columns}
     if not marks:
         return lines
     for mark, (column, kind) in marks.items():

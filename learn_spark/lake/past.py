@@ -5,8 +5,6 @@ in checkpoints and in their checksums for as long as those lie there.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from learn_spark.lake.identity import LOG, newest_version
 from learn_spark.lake.live_files import forget_logs
 
 _VERSION = re.compile(r"\.?(\d{20})\.")
-_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
 
 
 def cut_log(spark: SparkSession, table: Path) -> int:
@@ -38,14 +35,3 @@ def _checkpoint(spark: SparkSession, table: Path) -> None:
     jvm: Any = spark._jvm
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
     log.checkpoint(log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()), jvm.scala.Option.empty())
-
-
-@contextmanager
-def unguarded(spark: SparkSession) -> Iterator[None]:
-    """Lets a vacuum delete what was read until now; whoever still reads an older version loses it."""
-    before = spark.conf.get(_CHECK, None)
-    spark.conf.set(_CHECK, "false")
-    try:
-        yield
-    finally:
-        spark.conf.set(_CHECK, before) if before is not None else spark.conf.unset(_CHECK)

@@ -18,7 +18,7 @@ from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.engine import is_native
-from learn_spark.lake.frames import only_row
+from learn_spark.lake.frames import only_row, setting
 from learn_spark.lake.identity import (
     LOG,
     Identity,
@@ -35,13 +35,14 @@ from learn_spark.lake.identity import (
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
 from learn_spark.lake.lock import lease_of
 from learn_spark.lake.parquet_reads import as_parquet
-from learn_spark.lake.past import cut_log, unguarded
+from learn_spark.lake.past import cut_log
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 from learn_spark.storage import Place, require_mounted
 
 LOST = "_lost"
 _WRITERS = "learn-spark"
 _CODEC = "spark.sql.parquet.compression.codec"
+_RETENTION_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
 
 
 class Tables:
@@ -223,13 +224,9 @@ class Tables:
 
         Against snappy, histories take 66% and vectors 93% of the bytes, written as fast.
         """
-        codec = str(self._spark.conf.get(_CODEC))
-        self._spark.conf.set(_CODEC, "zstd")
-        try:
+        with setting(self._spark, _CODEC, "zstd"):
             compaction = DeltaTable.forPath(self._spark, self._writable(name)).optimize().executeCompaction()
             metrics = only_row(compaction).metrics
-        finally:
-            self._spark.conf.set(_CODEC, codec)
         return {"files_removed": metrics.numFilesRemoved, "files_added": metrics.numFilesAdded}
 
     def vacuum(self, name: str, hours: float) -> None:
@@ -244,7 +241,7 @@ class Tables:
         """
         if not self.version(name):  # nothing was ever written
             return 0
-        with unguarded(self._spark):
+        with setting(self._spark, _RETENTION_CHECK, "false"):  # what was read until now goes
             self.vacuum(name, 0)
         return cut_log(self._spark, Path(self.path(name)))
 

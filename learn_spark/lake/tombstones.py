@@ -17,9 +17,11 @@ from learn_spark.lake.schemas import FORGOTTEN
 from learn_spark.lake.tables import Tables
 
 USER, ITEM = "user", "item"
-KINDS = (USER, ITEM)
+COLUMNS = {USER: "user_id", ITEM: "item_id"}  # that hold their ids
 # Where a value may end in a raw line, from the widest pieces to the narrowest: an id may hold what others are cut at.
-_CUTS = (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+", r"[^\p{L}\p{N}]+")
+# Java and Python spell these alike, but not the narrowest, letters and digits alone.
+CUTS = (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+")
+_NARROWEST = r"[^\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Tombstones:
         Ids that hold spaces or punctuation beside others' are found as far as these cut the text around them.
         """
         texts = rows.select(column).where(F.col(column).isNotNull()).distinct()
-        cuts = F.array_distinct(F.concat(F.array(column), *(F.split(column, cut) for cut in _CUTS)))
+        cuts = F.array_distinct(F.concat(F.array(column), *(F.split(column, cut) for cut in (*CUTS, _NARROWEST))))
         pieces = texts.select(column, F.explode(cuts).alias("_piece")).where("_piece <> ''")
         gone = F.broadcast(self.rows.select(F.col("id_hash").alias("_gone_hash")).distinct())
         gone_pieces = pieces.join(gone, self.hashed(F.col("_piece")) == F.col("_gone_hash"), how="left_semi")

@@ -45,9 +45,9 @@ def vector_cosine(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
     if new_NK.shape != old_NK.shape:
         return float("nan")
     is_there_N = new_NK.any(1) & old_NK.any(1)
-    return (
-        float((unit(new_NK[is_there_N]) * unit(old_NK[is_there_N])).sum(1).mean()) if is_there_N.any() else float("nan")
-    )
+    if not is_there_N.any():
+        return float("nan")
+    return float((unit(new_NK[is_there_N]) * unit(old_NK[is_there_N])).sum(1).mean())
 
 
 def neighbour_overlap(new_NK: np.ndarray, old_NK: np.ndarray) -> float:

@@ -16,7 +16,6 @@ from learn_spark.runs.steps import Context
 from models.contract.content_matrix import META
 from models.contract.failures import BadInput
 from models.contract.result import SPEC, read_result
-from models.contract.training_specs import EarlierTowers
 from models.contract.whole_files import read_json
 
 NONE, PREVIOUS = "none", "previous"
@@ -67,7 +66,10 @@ def mapped_into(folder: Path) -> dict[str, object]:
     return read_result(folder).get("space", {}) if is_trained(folder) else {}
 
 
-def earlier_models(context: Context) -> tuple[Release, ReleaseModels] | None:
+Earlier = tuple[Release, ReleaseModels]
+
+
+def earlier_models(context: Context) -> Earlier | None:
     """The release whose space the towers of this config were mapped into, with its models; None where there is none."""
     release_id = mapped_into(towers_path(context)).get("release")
     if release_id is None:
@@ -76,8 +78,8 @@ def earlier_models(context: Context) -> tuple[Release, ReleaseModels] | None:
     return release, ReleaseModels.of(context.tables, release)
 
 
-def earlier_towers(context: Context) -> EarlierTowers | None:
-    """Whose space the towers that are to be trained get; None: one of their own.
+def before_towers(context: Context) -> Earlier | None:
+    """The release whose space the towers that are to be trained get; None: one of their own.
 
     Raises:
         ConfigError: there is no such release, or its models are gone.
@@ -89,20 +91,14 @@ def earlier_towers(context: Context) -> EarlierTowers | None:
         release = newest_release(context.tables, {}, without={"towers": towers_fingerprint(context)})
     else:
         release = find_release(context.tables, wanted, readable=False)
-    if release is None:
-        return None
-    models = _whole(context, release)
-    towers_space, _ = release.space
-    return EarlierTowers(
-        release=release.release_id, space=towers_space, towers=models.towers, content_matrix=models.matrix
-    )
+    return release and (release, _whole(context, release))
 
 
-def earlier_conversion(context: Context) -> tuple[Release, ReleaseModels] | None:
+def before_cvr(context: Context) -> Earlier | None:
     """The release whose space mid_emb of the conversion model that is to be trained gets; None: one of its own.
 
     It is the newest by the same towers, else that into whose space the towers were mapped. Errors as of
-    `earlier_towers`.
+    `before_towers`.
     """
     if context.config.towers.compatible_with == NONE:
         return None

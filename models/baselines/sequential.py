@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.contract.failures import BadInput
 from models.contract.settings import SequentialConfig
 from models.data.content import ContentMatrix
-from models.layers.packing import Packing
+from models.layers.packing import Packing, last_places
 from models.towers.repeats import REPEAT_SPEED
 
 
@@ -120,13 +120,3 @@ class SequentialModel(nn.Module):
             item_n = torch.from_numpy(np.where(item_n < self.num_items, item_n, 0)).to(self.device)
             out_ND[start : start + batch_size] = self.items(item_n).float().cpu().numpy()
         return out_ND
-
-
-def last_places(length_B: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of right-padded rows, the last `most` valid places: their numbers [B], and the places [B, L].
-
-    L is the largest of the numbers, at least 1; places behind a row's end are that row's last one, or 0.
-    """
-    kept_B = np.minimum(length_B, most)
-    place_BL = (length_B - kept_B)[:, None] + np.arange(max(int(kept_B.max(initial=0)), 1))
-    return kept_B, np.minimum(place_BL, np.maximum(length_B - 1, 0)[:, None])

@@ -41,6 +41,10 @@ class ContentMatrix:
         (self.rows, self.dim), self.encoder_id = self._matrix.shape, meta.encoder_id
         self._mapped_bytes = 0
 
+    def known(self, idx: np.ndarray) -> np.ndarray:
+        """The item_idx, with padding in place of those that have no row here: items that came later."""
+        return np.where((idx > 0) & (idx < self.rows), idx, 0)
+
     def gather(self, idx: Tensor | np.ndarray) -> Tensor:
         """Vectors of items: every row is read once, in file order.
 

@@ -58,6 +58,10 @@ class RankerTask:
         print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
         return ranker, score_ST
 
+    def bins(self, X_NF: np.ndarray, like_NF: np.ndarray | None = None) -> np.ndarray:
+        """Numbers as the trees read them; see `binned`."""
+        return binned(X_NF, self.train, self.spec.ranker.max_bins, like_NF=like_NF)
+
     def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
         """Test scores, all or a segment of them, ready for AUC."""
         chosen = slice(None) if is_in_T is None else is_in_T
@@ -106,15 +110,10 @@ def run(spec: RankerSpec) -> dict[str, object]:
         is_in = segments(spec, *events)
         categorical = [spec.base.index(name) for name in spec.categorical]
         base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
-        moved = {
-            name: binned(blocks[name], task.train, spec.ranker.max_bins, like_NF=block)
-            for name, block in earlier.items()
-        }
-        blocks, earlier = (
-            {name: binned(block, task.train, spec.ranker.max_bins) for name, block in parts.items()}
-            for parts in (blocks, earlier)
+        moved = {name: task.bins(blocks[name], like_NF=block) for name, block in earlier.items()}
+        blocks, earlier, raw = (
+            {name: task.bins(block) for name, block in parts.items()} for parts in (blocks, earlier, raw)
         )
-        raw = {name: binned(block, task.train, spec.ranker.max_bins) for name, block in raw.items()}
         without_ST = task.fit("without embeddings", base_NF, task.seeds)
         result = _main_figures(task, base_NF, blocks, is_in, without_ST)
         if spec.earlier:

@@ -69,11 +69,12 @@ class SystemsTask:
         test, rows = self.rows.test, self.rows.content.rows
         users, items = load_retriever(system.folder), load_retriever(system.items_of)
         read_by_users, read_by_items = ContentMatrix(system.content_matrix), ContentMatrix(system.items_matrix)
-        item_I, hist_BH = np.arange(rows), test["hist_items"]
-        item_IK = items.embed_items(np.where(item_I < read_by_items.rows, item_I, 0), read_by_items)
-        known = {**test, "hist_items": np.where(hist_BH < read_by_users.rows, hist_BH, 0)}
+        item_IK = items.embed_items(read_by_items.known(np.arange(rows)), read_by_items)
+        known = {**test, "hist_items": read_by_users.known(test["hist_items"])}
         user_BK = _users(users, known, read_by_users)
-        return Scorer(hist_BH, self._bias(system.popularity_prior), user_BK, item_IK, parameters=num_trained(users))
+        return Scorer(
+            test["hist_items"], self._bias(system.popularity_prior), user_BK, item_IK, parameters=num_trained(users)
+        )
 
     def _model_scorer(self, system: SystemConfig) -> Scorer:
         assert system.folder is not None, "SystemConfig asks for it"

@@ -6,6 +6,7 @@ D width of a token; b, l a group.
 
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -91,3 +92,13 @@ class _Select(torch.autograd.Function):
         if is_wanted is not None:
             selected.mul_(is_wanted[:, None])
         return selected, None, None, None
+
+
+def last_places(length_B: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of right-padded rows, the last `most` valid places: their numbers [B], and the places [B, L].
+
+    L is the largest of the numbers, at least 1; places behind a row's end are that row's last one, or 0.
+    """
+    kept_B = np.minimum(length_B, most)
+    place_BL = (length_B - kept_B)[:, None] + np.arange(max(int(kept_B.max(initial=0)), 1))
+    return kept_B, np.minimum(place_BL, np.maximum(length_B - 1, 0)[:, None])

@@ -5,7 +5,8 @@ by one orthogonal matrix for users and items (orthogonal Procrustes: Schönemann
 and norm as it was; it goes into the weights of their last layers. The middle layer of the conversion model has no inner
 products to keep: a ridge regression maps it.
 
-Shapes: N vectors, K width of an embedding, I items, B users, H history length, P pairs, D width of a middle layer, E
+Shapes: N vectors, K width of an embedding, I items, B users, H history length, L that of what is
+read of it, P pairs, D width of a middle layer, E
 that of the earlier one.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from models.contract.failures import BadInput
 from models.data.content import ContentMatrix
+from models.layers.packing import last_places
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 
@@ -35,18 +37,16 @@ class ScoringTowers:
 
     def items(self, item_I: np.ndarray) -> np.ndarray:
         """Their unit vectors, [I, K]; zeros for those without content."""
-        item_I = np.where(item_I < self.content.rows, item_I, 0)
+        item_I = self.content.known(item_I)
         has_content_I = (self.content.gather(torch.from_numpy(item_I)).abs().amax(1) > 0).numpy()
         return _unit(self._vectors(self.towers.embed_items(item_I, self.content))) * has_content_I[:, None]
 
     def users(self, hist_BH: np.ndarray, length_B: np.ndarray) -> np.ndarray:
         """Their unit vectors, [B, K], from their last `max_len` items; zeros for empty histories."""
-        longest = min(self.towers.config.max_len, hist_BH.shape[1])
-        kept_B = np.minimum(length_B, longest)
-        place_BH = (length_B - kept_B)[:, None] + np.arange(longest)
-        hist_BH = np.take_along_axis(hist_BH, np.minimum(place_BH, hist_BH.shape[1] - 1), axis=1)
-        hist_BH = np.where((np.arange(longest) < kept_B[:, None]) & (hist_BH < self.content.rows), hist_BH, 0)
-        return _unit(self._vectors(self.towers.embed_users(hist_BH, kept_B, self.content)))
+        kept_B, place_BL = last_places(length_B, self.towers.config.max_len)
+        hist_BL = self.content.known(np.take_along_axis(hist_BH, place_BL, axis=1))
+        hist_BL = np.where(np.arange(hist_BL.shape[1]) < kept_B[:, None], hist_BL, 0)
+        return _unit(self._vectors(self.towers.embed_users(hist_BL, kept_B, self.content)))
 
     def _vectors(self, published_NK: np.ndarray) -> np.ndarray:
         return published_NK[:, : published_NK.shape[1] - self.towers.config.item_bias]

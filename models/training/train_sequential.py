@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.baselines.popularity import trained_items
-from models.baselines.sequential import last_places
 from models.contract.snapshot import Snapshot
 from models.contract.training_specs import SequentialSpec
 from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.evaluation.validation import Validation
-from models.layers.packing import Packing
+from models.layers.packing import Packing, last_places
 from models.saved import SEQUENTIAL, save_sequential
 from models.towers.losses import Candidates, next_item_info_nce
 from models.towers.repeats import Held, held_items, history_logits, is_held

@@ -22,7 +22,7 @@ from learn_spark.features.job import write_features
 from learn_spark.lake.days import DayRange
 from learn_spark.releases.lineage import compared
 from learn_spark.releases.registry import Release, find_release
-from learn_spark.releases.spaces import ReleaseModels, earlier_towers, models_of
+from learn_spark.releases.spaces import ReleaseModels, before_towers, models_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, WRITE_FEATURES, Context
 from learn_spark.training.job import train_cvr, train_towers
 from models.contract.content_matrix import META
@@ -80,7 +80,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
 def first(lake: Context) -> Release:
     """The release of models that keep a space of their own: there is none before it."""
     own = retrained(lake, "first")
-    assert earlier_towers(own) is None
+    assert before_towers(own) is None
     assert train_towers(own, [own.config.windows.towers_end]).details["result"]["space"] == {}
     assert train_cvr(own, [own.config.windows.cvr_end]).details["result"]["space"] == {}
     write_features(own, feature_days(own.config))
@@ -199,18 +199,18 @@ def test_what_the_earlier_models_say_of_their_own_rows_is_what_their_release_sho
 
 
 def test_models_of_their_own_space_and_models_that_are_gone(second: Context, first: Release, tmp_path: Path) -> None:
-    assert earlier_towers(retrained(second, "third", compatible_with="none")) is None
+    assert before_towers(retrained(second, "third", compatible_with="none")) is None
     named = retrained(second, "third", compatible_with=first.release_id)
-    found = earlier_towers(named)
-    assert found is not None and found.towers == ReleaseModels.of(second.tables, first).towers
+    found = before_towers(named)
+    assert found == (first, ReleaseModels.of(second.tables, first))
     with pytest.raises(ConfigError, match="unknown release '20000101-00000000'"):
-        earlier_towers(retrained(second, "third", compatible_with="20000101-00000000"))
+        before_towers(retrained(second, "third", compatible_with="20000101-00000000"))
     cvr = ReleaseModels.of(second.tables, first).cvr
     cvr.rename(tmp_path / "aside")
     with pytest.raises(
         ConfigError, match=f"space of release {first.release_id}, but {cvr} is gone.*compatible_with: none"
     ):
-        earlier_towers(named)
+        before_towers(named)
     (tmp_path / "aside").rename(cvr)
 
 

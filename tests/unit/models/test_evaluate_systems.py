@@ -147,13 +147,6 @@ def spec(data, tmp_path):
     }
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def day(data, spec):
     """The same systems on the rows of a test day."""

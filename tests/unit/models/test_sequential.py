@@ -193,13 +193,6 @@ def spec(data, tmp_path):
     }
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def task_of(spec, **model):
     parsed = SequentialSpec.model_validate(spec | {"model": spec["model"] | model})
     return SequentialTask(parsed, open_snapshot(parsed.train_snapshot), open_snapshot(parsed.val_snapshot), 21, Ranks())

@@ -65,13 +65,6 @@ def cvr_spec(data, tmp_path):
     }
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(tmp_path, command, spec):
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec))

@@ -1,0 +1,77 @@
+"""Snapshots of pairs with the embeddings that the conversion model reads of them, as of each pair's day."""
+
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from learn_spark.bridge.scoring import score_items, score_users
+from learn_spark.bridge.snapshots import export
+from learn_spark.bridge.trained import cvr_path, towers_path
+from learn_spark.embedding.matrix import matrix_path
+from learn_spark.lake.days import DayRange, days_predicate
+from learn_spark.lake.point_in_time import latest_before
+from learn_spark.releases.spaces import Earlier, ReleaseModels
+from learn_spark.runs.steps import Context
+from learn_spark.sequences.samples import with_log_q
+
+PAIR_KEY = ("user_id", "item_id", "event_ts")
+EMBEDDINGS = ("user_emb", "item_emb")
+EARLIER = "earlier_"  # begins the names of what an earlier release's models make
+MOST_PAIRS = 50_000  # that a map of mid_emb is fitted on
+
+
+def pair_snapshot(context: Context, role: str, span: DayRange, version: int, fingerprint: str) -> Path:
+    """The conversion model's samples of these days, with labels and weights."""
+    config = context.config
+    samples = context.tables.read("samples", version).where("stage = 'cvr'")
+    corrected = ["log_q"] if config.cvr.log_q else []
+    if corrected:
+        samples = with_log_q(samples, config.samples.negatives)
+    samples = samples.where(days_predicate("ds", span))
+    columns = (*EMBEDDINGS, "label", "weight", *corrected)
+    pairs = with_embeddings(context, samples).select(*PAIR_KEY, *columns)
+    return export(context, pairs, f"cvr-{role}-{fingerprint}", PAIR_KEY, "samples", version, config.cvr.train.seed)
+
+
+def pairs_of_both(context: Context, earlier: Earlier, version: int, fingerprint: str) -> Path:
+    """Pairs of the conversion model's samples, with these towers' embeddings and an earlier release's."""
+    (release, models), seed = earlier, context.config.cvr.train.seed
+    samples = context.tables.read("samples", version).where("stage = 'cvr'").select(*PAIR_KEY, "ds")
+    drawn = samples.orderBy(F.xxhash64(F.lit(seed), *PAIR_KEY)).limit(MOST_PAIRS)
+    ours, theirs = with_embeddings(context, drawn), with_embeddings(context, drawn, models)
+    theirs = theirs.select(*PAIR_KEY, *(F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS))
+    pairs = ours.select(*PAIR_KEY, *EMBEDDINGS).join(theirs, on=list(PAIR_KEY), how="inner")
+    name = f"cvr-space-{fingerprint}-{release.release_id}"
+    return export(context, pairs, name, PAIR_KEY, "samples", version, seed)
+
+
+def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels | None = None) -> DataFrame:
+    """Adds `user_emb` (newest history with ds <= the sample's day) and `item_emb`, as releases show them on that day.
+
+    So a new user's, and an item's whose first event is not before that day, are zeros. Every (user, history day) and
+    every item is scored once.
+
+    Args:
+        context: of the run.
+        samples: `user_id`, `item_id`, `ds`, and any other columns.
+        models: that score, where they are not those of the config.
+    """
+    models = models or ReleaseModels(towers_path(context), cvr_path(context), matrix_path(context))
+    tables, batch_rows = context.tables, context.config.features.run.batch_rows
+    is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
+    histories = tables.read("user_history").where(is_feature_day)
+    dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")
+    wanted = dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
+    due = histories.select("user_id", "ds", "item_idx").join(wanted, on=["user_id", "ds"], how="left_semi")
+    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows)
+    users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
+    sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
+    items = score_items(sold.repartition("item_id"), models.towers, models.matrix, batch_rows)
+    before = tables.read("interactions").where(F.col("ds") < F.lit(context.config.windows.end))
+    seen = before.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
+    items = items.select("item_id", "item_emb").join(seen, on="item_id", how="left")
+    joined = dated.join(users, on=["user_id", "history_ds"], how="left").join(items, on="item_id", how="inner")
+    unknown = F.transform("item_emb", lambda _: F.lit(0.0).cast("float"))
+    item_emb = F.when(F.col("first_ds") < F.col("ds"), F.col("item_emb")).otherwise(unknown)
+    return joined.withColumns({"user_emb": F.coalesce("user_emb", unknown), "item_emb": item_emb})
