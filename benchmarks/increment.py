@@ -18,6 +18,8 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.sequences import SETTINGS, histories_of
 from benchmarks.spark import bytes_moved, next_stage, start_session
+from learn_spark.lake.arrow_rows import write_rows
+from learn_spark.lake.schemas import USER_HISTORY
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import next_histories
 
@@ -46,7 +48,7 @@ def prepare(task: Task) -> None:
     """Makes the log, the new days, and the state before them, which the code of today must make anew."""
     spark = start_session(task, _events(task))
     log = spark.read.parquet(str(logs.ensure_log(spark, task.folder, _events(task))))
-    histories_of(log, logs.END).write.mode("overwrite").partitionBy("ds").parquet(str(_state(task)))
+    histories_of(log, logs.END).frame.write.mode("overwrite").partitionBy("ds").parquet(str(_state(task)))
     for percent in task.sizes:
         day = logs.new_day(spark, _events(task), percent)
         day.write.mode("overwrite").parquet(str(_new_day(task, percent)))
@@ -55,22 +57,24 @@ def prepare(task: Task) -> None:
 def increment(task: Task) -> None:
     """The state before and the log, of which it reads what it needs; heavy users are looked for in the new day."""
     spark = start_session(task, _events(task), ui=True)
+    task.output.mkdir(parents=True)
     first = next_stage(spark)
     with task.clock():
         previous = spark.read.parquet(str(_state(task)))
         events = sided_events(_log(spark, task).where(F.col("ds") == F.lit(logs.END)), SETTINGS)
         events = limited(events, survey(events).heavy, SETTINGS)
-        next_histories(previous, events, [TODAY], SETTINGS).write.parquet(str(task.output))
-    task.figures = bytes_moved(spark, first)
+        added = write_rows(next_histories(previous, events, [TODAY], SETTINGS), task.output, USER_HISTORY)
+    task.figures = _moved(spark, first, added)
 
 
 def rebuild(task: Task) -> None:
     """All users' histories from the log alone."""
     spark = start_session(task, _events(task), ui=True)
+    task.output.mkdir(parents=True)
     first = next_stage(spark)
     with task.clock():
-        histories_of(_log(spark, task), TODAY).write.parquet(str(task.output))
-    task.figures = bytes_moved(spark, first)
+        added = write_rows(histories_of(_log(spark, task), TODAY), task.output, USER_HISTORY)
+    task.figures = _moved(spark, first, added)
 
 
 def check_state(task: Task) -> None:
@@ -83,6 +87,12 @@ def check_state(task: Task) -> None:
     query = f"SELECT count(*), sum(hash(user_id, items, seconds)) FROM ({rows}) AS all_rows(user_id, items, seconds)"
     users, total = duckdb.connect(config={"threads": 2}).execute(query).fetchone()
     task.figures["checksum"] = f"{users}:{total}"
+
+
+def _moved(spark: SparkSession, first: int, added: list[dict]) -> dict[str, int]:
+    """What Spark read and shuffled, and what the tasks wrote past it."""
+    moved, written = bytes_moved(spark, first), sum(file["size"] for file in added)
+    return moved | {"written_bytes": written, "bytes": moved["bytes"] - moved["written_bytes"] + written}
 
 
 def _log(spark: SparkSession, task: Task) -> DataFrame:

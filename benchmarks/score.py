@@ -16,9 +16,13 @@ from benchmarks.harness import Benchmark, Contender, main
 from benchmarks.ratios import Ratio, Target
 from benchmarks.spark import start_session
 from learn_spark.bridge.scoring import padded, score_users, vectors
+from learn_spark.lake.arrow_rows import write_rows
+from learn_spark.lake.schemas import USER_FEATURES, TableSpec
 
 ITEMS, CONTENT_DIM, LONGEST, BATCH = 50_000, 384, 100, 2048
 SEED = 7
+COLUMNS = tuple(column for column in USER_FEATURES.columns if column.name in ("user_id", "user_emb"))
+SCORED = TableSpec("scored", "what both write", COLUMNS, key=("user_id",), checks=USER_FEATURES.checks)
 
 CHECK = "benchmarks.score:check"
 BENCH = Benchmark(
@@ -71,10 +75,11 @@ def prepare(task: Task) -> None:
 def ours(task: Task) -> None:
     """As `write_features` scores."""
     spark = start_session(task, task.size)
+    task.output.mkdir(parents=True)
     with task.clock():
         histories = spark.read.parquet(str(_histories(task, task.size)))
         scored = score_users(histories, _towers(task), _matrix(task), BATCH)
-        scored.select("user_id", "user_emb").write.parquet(str(task.output))
+        write_rows(scored, task.output, SCORED)
 
 
 def with_torch(task: Task) -> None:

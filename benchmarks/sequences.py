@@ -22,6 +22,8 @@ from benchmarks.process import ROOT
 from benchmarks.ratios import Ratio, SlopeRatio, Target
 from benchmarks.spark import start_session
 from learn_spark.config.load import load_config
+from learn_spark.lake.arrow_rows import ArrowRows, write_rows
+from learn_spark.lake.schemas import USER_HISTORY
 from learn_spark.sequences.events import limited, sided_events, survey, tasks_of
 from learn_spark.sequences.histories import full_histories
 
@@ -78,9 +80,10 @@ def over_comet(task: Task) -> None:
 
 def _ours(task: Task, engine: str) -> None:
     spark = start_session(task, task.size, engine=engine)
+    task.output.mkdir(parents=True)
     with task.clock():
         histories = histories_of(spark.read.parquet(str(_log(task))), DAY)
-        histories.select("user_id", "item_idx", "event_ts").write.parquet(str(task.output))
+        write_rows(histories, task.output, USER_HISTORY)
 
 
 def naive(task: Task) -> None:
@@ -154,7 +157,7 @@ def with_duckdb(task: Task) -> None:
         """)
 
 
-def histories_of(log: DataFrame, day: date) -> DataFrame:
+def histories_of(log: DataFrame, day: date) -> ArrowRows:
     """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
     events = sided_events(log, SETTINGS)
     found = survey(events)

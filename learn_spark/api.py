@@ -196,7 +196,7 @@ class ReleasedTowers:
         """
         _require(histories, "item_ids", "item_idx")
         numbered = histories if "item_idx" in histories.columns else self._numbered(histories)
-        return score_users(numbered, self.folder, self.matrix, batch_rows)
+        return score_users(numbered, self.folder, self.matrix, batch_rows).frame
 
     def embed_items(self, items: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:
         """Embeds items.
@@ -213,7 +213,7 @@ class ReleasedTowers:
         """
         _require(items, "item_id", "item_idx")
         numbered = items if "item_idx" in items.columns else items.join(self.items, on="item_id", how="left")
-        return score_items(numbered, self.folder, self.matrix, batch_rows)
+        return score_items(numbered, self.folder, self.matrix, batch_rows).frame
 
     @cached_property
     def torch(self) -> "Towers":
@@ -292,7 +292,7 @@ def build_sequences(
     ).join(items, on="item_id", how="inner")
     sided = sided_events(named, settings)
     kept = limited(sided, survey(sided).heavy, settings)
-    rows = sequences(kept, dict.fromkeys(days, ""), settings).drop("split", "position")
+    rows = sequences(kept, dict.fromkeys(days, ""), settings).frame.drop("split", "position")
     return BuiltSequences(rows, items)
 
 

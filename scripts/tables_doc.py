@@ -5,7 +5,7 @@ from learn_spark.lake.schemas import TABLES, TableSpec
 INTRO = """# Tables
 
 Every table is a Delta table under `lake.root`, named as below. Ids are strings, times are UTC, `ds` is the event
-day. NOT NULL and CHECK constraints are enforced by Delta at every write. A writer replaces exactly the days that it
+day. NOT NULL and CHECK constraints are enforced at every write. A writer replaces exactly the days that it
 computed, so a rerun leaves equal rows. This page is made from `learn_spark/lake/schemas.py` by
 `python scripts/tables_doc.py > docs/tables.md`; a test holds the two together.
 

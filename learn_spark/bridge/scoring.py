@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, H longest history of it, K embedding width, E width of mid_emb, N list entries.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
+from learn_spark.lake.arrow_rows import ArrowRows, Batches
 from learn_spark.lake.artifacts import Copy, carried
 from models.contract.content_matrix import META
 
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from models.towers.cvr import CVRModel
     from models.towers.towers import Towers
 
-Batches = Iterable[pa.RecordBatch]
 _VECTOR = ArrayType(FloatType(), containsNull=False)
 
 
-def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> DataFrame:
+def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> ArrowRows:
     """User tower over histories.
 
     Args:
@@ -55,7 +55,7 @@ def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     return _mapped(df, score, ["item_idx"], {"user_emb": _VECTOR, "content_coverage": FloatType()})
 
 
-def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> DataFrame:
+def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> ArrowRows:
     """Item tower, each item alone.
 
     Args:
@@ -79,7 +79,7 @@ def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> D
     return _mapped(df, score, ["item_idx"], {"item_emb": _VECTOR, "content_coverage": FloatType()})
 
 
-def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> DataFrame:
+def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> ArrowRows:
     """The conversion model over pairs of embeddings.
 
     Args:
@@ -101,6 +101,24 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> DataFrame:
             yield _extended(batch, inputs, mid_emb=vectors(mid_emb_BE), cvr_score=_floats(score_B))
 
     return _mapped(df, score, inputs, {"mid_emb": _VECTOR, "cvr_score": FloatType()})
+
+
+def without_nan_scores(pairs: pa.RecordBatch) -> pa.RecordBatch:
+    """Moves a NaN from the score to mid_emb, where a gate counts it and names the column.
+
+    Left in the score, it would break the table's constraint and end the job before any gate runs.
+
+    Args:
+        pairs: a batch of `score_pairs`.
+    """
+    score_B = pairs.column("cvr_score").to_numpy(zero_copy_only=False)
+    is_nan_B = np.isnan(score_B)
+    if not is_nan_B.any():
+        return pairs
+    mid_emb_BE = pairs.column("mid_emb").flatten().to_numpy(zero_copy_only=False).reshape(len(score_B), -1)
+    mid_emb_BE = np.where(is_nan_B[:, None], np.float32("nan"), mid_emb_BE)
+    columns = {"mid_emb": vectors(mid_emb_BE), "cvr_score": _floats(np.where(is_nan_B, 0, score_B))}
+    return _extended(pairs, list(columns), **columns)
 
 
 def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,10 +204,10 @@ def _cvr(path: str) -> "CVRModel":
 
 def _mapped(
     df: DataFrame, score: Callable, inputs: Sequence[str], outputs: dict[str, ArrayType | FloatType]
-) -> DataFrame:
+) -> ArrowRows:
     kept = [field for field in df.schema.fields if field.name not in inputs]
     added = [StructField(name, kind, nullable=False) for name, kind in outputs.items()]
-    return df.mapInArrow(score, StructType([*kept, *added]))
+    return ArrowRows(df, score, StructType([*kept, *added]))
 
 
 def _extended(batch: pa.RecordBatch, without: Sequence[str], **columns: pa.Array) -> pa.RecordBatch:

@@ -152,7 +152,7 @@ def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
         return context.spark.createDataFrame([], "user_id string, item_idx array<int>, event_ts array<bigint>")
     day = context.config.windows.end
     before = context.tables.read("interactions").where(F.col("ds") < F.lit(day)).join(users, "user_id", "left_semi")
-    histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences)
+    histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences).frame
     return histories.select("user_id", "item_idx", "event_ts")
 
 

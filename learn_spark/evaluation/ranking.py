@@ -82,7 +82,7 @@ def earlier_vectors(context: Context, samples: DataFrame, models: ReleaseModels)
     found = with_embeddings(context, samples.select(*PAIR_KEY, "ds"), models)
     kept = (F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS)
     found = found.select(*PAIR_KEY, *EMBEDDINGS, *kept)  # the two are scored, and go
-    scored = score_pairs(found, models.cvr, context.config.features.run.batch_rows)
+    scored = score_pairs(found, models.cvr, context.config.features.run.batch_rows).frame
     return scored.withColumnsRenamed({name: f"{EARLIER}{name}" for name in VECTORS if name not in EMBEDDINGS})
 
 

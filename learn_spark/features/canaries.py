@@ -104,10 +104,10 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
     rows = list(zip(range(GOLDEN), *(golden[column] for column in columns), strict=True))
     df = context.spark.createDataFrame(rows, schema).coalesce(1)
     if kind == "pair":
-        scored = score_pairs(df, cvr_path(context), batch_rows)
+        scored = score_pairs(df, cvr_path(context), batch_rows).frame
         return scored.select("n", F.concat("mid_emb", F.array("cvr_score")).alias("vector"))
     score = score_users if kind == "user_emb" else score_items
-    return score(df, towers, matrix, batch_rows).select("n", F.col(kind).alias("vector"))
+    return score(df, towers, matrix, batch_rows).frame.select("n", F.col(kind).alias("vector"))
 
 
 def _batch_rows(context: Context) -> int:

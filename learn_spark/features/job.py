@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_items, score_pairs, score_users
+from learn_spark.bridge.scoring import score_items, score_pairs, score_users, without_nan_scores
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
@@ -15,8 +15,9 @@ from learn_spark.features.canaries import Canaries
 from learn_spark.features.checks import checked
 from learn_spark.features.item_life import due_items, write_item_life
 from learn_spark.features.neighbours import neighbours_in_words
+from learn_spark.lake.arrow_rows import ArrowRows, gathered
 from learn_spark.lake.days import days_predicate
-from learn_spark.lake.frames import counted
+from learn_spark.lake.frames import counted, tasks_for
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.quality.gates import require
 from learn_spark.releases.registry import EXPIRED, FAILED, PUBLISHED, ROLLED_BACK, Release, set_status
@@ -35,6 +36,7 @@ from learn_spark.runs.steps import WRITE_FEATURES, Context
 
 _RANKER_STAGES = ("ranker_train", "ranker_test")
 _PAIR = ("user_id", "item_id", "event_ts", "ds")
+_MOST_PER_TASK, _FEWEST_PER_TASK = 100_000, 1_000  # rows that towers score
 
 
 def write_features(context: Context, days: Sequence[date]) -> StepResult:
@@ -57,8 +59,8 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     if not is_published:
         if status == ROLLED_BACK:  # who reads it by its id must not find it half done
             set_status(context.tables, [release], EXPIRED)
-        _write_users(context, release, due["users"])
-        _write_items(context, release, due["items"])
+        _write_users(context, release, due["users"], rows_due.get("users", 0))
+        _write_items(context, release, due["items"], rows_due.get("items", 0))
         if "pairs" in rows_due:  # most nights have no samples; then nothing is read
             _write_pairs(context, release, due["pairs"])
     release = with_counts(context, release)
@@ -98,25 +100,29 @@ def _due_pairs(context: Context, release: Release) -> DataFrame:
     return _pinned(context, release, "samples").where(is_due).select(*_PAIR)
 
 
-def _write_users(context: Context, release: Release, due: DataFrame) -> None:
+def _write_users(context: Context, release: Release, due: DataFrame, count: int) -> None:
+    tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
+    spread = due.repartition(tasks, "user_id", "ds")
     scored = score_users(
-        due.repartition("user_id", "ds"),
+        _of_release(spread, release),
         towers_path(context),
         matrix_path(context),
         context.config.features.run.batch_rows,
     )
-    _write(context, release, "user_features", scored)
+    _write(context, release, "user_features", gathered(scored, tasks, len(release.days)))
 
 
-def _write_items(context: Context, release: Release, due: DataFrame) -> None:
+def _write_items(context: Context, release: Release, due: DataFrame, count: int) -> None:
+    tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
     numbered = due.join(_pinned(context, release, "item_index"), on="item_id", how="inner")
+    spread = numbered.repartition(tasks, "item_id", "ds")
     scored = score_items(
-        numbered.repartition("item_id", "ds"),
+        _of_release(spread, release),
         towers_path(context),
         matrix_path(context),
         context.config.features.run.batch_rows,
     )
-    _write(context, release, "item_features", scored)
+    _write(context, release, "item_features", gathered(scored, tasks, len(release.days)))
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
@@ -124,25 +130,17 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")
-    pairs = latest_before(with_user, items, "item_id").drop("feature_ds")
-    scored = score_pairs(pairs, cvr_path(context), context.config.features.run.batch_rows)
-    _write(context, release, "pair_features", _without_nan_scores(scored))
+    pairs = latest_before(with_user, items, "item_id").drop("feature_ds").hint("rebalance", "ds")  # few files per day
+    scored = score_pairs(_of_release(pairs, release), cvr_path(context), context.config.features.run.batch_rows)
+    _write(context, release, "pair_features", scored.then(without_nan_scores))
 
 
-def _without_nan_scores(pairs: DataFrame) -> DataFrame:
-    """Moves a NaN from the score to mid_emb, where a gate counts it and names the column.
-
-    Left in the score, it would break the table's constraint and end the job before any gate runs.
-    """
-    is_nan, nan = F.isnan("cvr_score"), F.lit(float("nan")).cast("float")
-    mid_emb = F.when(is_nan, F.transform("mid_emb", lambda _: nan)).otherwise(F.col("mid_emb"))
-    score = F.when(is_nan, F.lit(0.0).cast("float")).otherwise(F.col("cvr_score"))
-    return pairs.withColumns({"mid_emb": mid_emb, "cvr_score": score})
+def _of_release(rows: DataFrame, release: Release) -> DataFrame:
+    return rows.withColumn("release_id", F.lit(release.release_id))
 
 
-def _write(context: Context, release: Release, table: str, rows: DataFrame) -> None:
+def _write(context: Context, release: Release, table: str, rows: DataFrame | ArrowRows) -> None:
     started = time.monotonic()
-    rows = rows.withColumn("release_id", F.lit(release.release_id))
     written, seconds = context.tables.rewrite(table, rows, own_rows(release)), time.monotonic() - started
     speed = f"{written / seconds:,.0f} rows/s" if written else "none was due"
     context.progress.say(f"{table}: {written:,} rows scored and written in {seconds:.1f} s, {speed}")

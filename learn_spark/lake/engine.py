@@ -67,7 +67,7 @@ def engine_settings(config: Config, submitted: Mapping[str, str] | None = None) 
 
 def is_native(spark: SparkSession) -> bool:
     """Whether Comet works in a session."""
-    is_loaded = _SLOTS["spark.plugins"] in (spark.sparkContext.getConf().get("spark.plugins") or "")
+    is_loaded = _SLOTS["spark.plugins"] in str(spark.conf.get("spark.plugins", ""))
     return is_loaded and str(spark.conf.get(ENABLED, "false")).lower() == "true"
 
 

@@ -29,6 +29,16 @@ def only_row(df: DataFrame) -> Row:
     return row
 
 
+def tasks_for(spark: SparkSession, rows: int, most: int, least: int) -> int:
+    """How many tasks share so many rows: at most `most` each, of few rows a task per core, none of less than `least`.
+
+    A number that is named is one that Spark does not change while it runs; Comet hands Python its batches as they are
+    only then. It stays within `spark.shuffle_partitions`.
+    """
+    cores, limit = spark.sparkContext.defaultParallelism, int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    return min(limit, max(rows // most, min(cores, rows // least), 1))
+
+
 def counted(frames: Mapping[str, DataFrame], *by: str) -> dict[tuple[Any, ...], int]:
     """Rows of several frames in one query: by name and the values of `by`; what has none is left out."""
     named = [df.select(F.lit(name).alias("of"), *by) for name, df in frames.items()]

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, put_rows, write_rows
 from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
@@ -37,6 +38,7 @@ from learn_spark.lake.lock import lease_of
 from learn_spark.lake.parquet_reads import as_parquet
 from learn_spark.lake.past import cut_log
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
+from learn_spark.lake.transactions import Transaction
 from learn_spark.storage import Place, require_mounted
 
 LOST = "_lost"
@@ -179,31 +181,52 @@ class Tables:
     def versions(self, names: Iterable[str]) -> dict[str, int]:
         return {name: self.version(name) for name in names}
 
-    def append(self, name: str, df: DataFrame) -> int:
+    def append(self, name: str, rows: DataFrame | ArrowRows) -> int:
         """Adds rows, for tables whose keys the caller knows to be new; returns how many."""
-        path, before = self._writable(name), self.version(name)
-        self._writer(name, df, "append").save(path)
-        return self._rows_written(name, before)
+        return self._write(name, rows)
 
-    def overwrite_days(self, name: str, df: DataFrame, days: Iterable[date]) -> int:
+    def overwrite_days(self, name: str, rows: DataFrame | ArrowRows, days: Iterable[date]) -> int:
         """Replaces exactly these days of a table that is partitioned by day; returns the rows written."""
         (day_column,) = _spec(name).partition
-        return self.overwrite_where(name, df, days_predicate(day_column, days))
+        return self.overwrite_where(name, rows, days_predicate(day_column, days))
 
-    def overwrite_where(self, name: str, df: DataFrame, predicate: str) -> int:
-        """Replaces exactly the rows that `predicate` names; rows of `df` outside it are an error."""
-        path, before = self._writable(name), self.version(name)
-        self._writer(name, df, "overwrite").option("replaceWhere", predicate).save(path)
-        return self._rows_written(name, before)
+    def overwrite_where(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
+        """Replaces exactly the rows that `predicate` names; other rows in their place are an error.
 
-    def rewrite(self, name: str, df: DataFrame, predicate: str) -> int:
+        For `ArrowRows`, it names partition columns alone.
+        """
+        return self._write(name, rows, predicate)
+
+    def put_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Puts few rows in place of those of equal key, without a Spark job where it can.
+
+        For a table whose key is its partition and one more column, and whose partitions the driver can hold.
+
+        Args:
+            name: the table.
+            rows: values of its columns, all of one partition.
+        """
+        path, spec = self._writable(name), _spec(name)
+        place, other = spec.key
+        (partition,) = {row[spec.names.index(place)] for row in rows}
+        whole = f"{place} = '{partition}'"
+        if (transaction := self._of_files(name)) is not None:
+            files = transaction.files(whole)
+            earlier = [file_of(Path(path), file.path()) for file in files]
+            transaction.replace(put_rows(rows, earlier, Path(path), spec), whole, files)
+            return
+        values = ", ".join(f"'{row[spec.names.index(other)]}'" for row in rows)
+        df = self._spark.createDataFrame(rows, spec.columns_ddl).coalesce(1)
+        self._write(name, df, f"{whole} AND {other} IN ({values})")
+
+    def rewrite(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
         """Replaces the rows that `predicate` names in two commits, for rows that no reader may see in between.
 
         In one commit, Delta would give the new files of a table with a change feed a column `_change_type`, and older
         files have none: who reads all of them by name, as DuckDB does, would stumble over it.
         """
         self.delete(name, predicate)
-        return self.append(name, df)
+        return self.append(name, rows)
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
         """Sets columns to SQL expressions in the rows that `where` names."""
@@ -294,6 +317,29 @@ class Tables:
     def _log(self, name: str) -> Place:
         self._existing(name)
         return self.root / name / LOG
+
+    def _write(self, name: str, rows: DataFrame | ArrowRows, predicate: str | None = None) -> int:
+        """Adds rows, in place of those that a predicate names; returns how many."""
+        path = self._writable(name)
+        if isinstance(rows, ArrowRows):
+            if (transaction := self._of_files(name)) is not None:
+                added = write_rows(rows, Path(path), _spec(name))
+                return transaction.append(added) if predicate is None else transaction.replace(added, predicate)
+            rows = rows.frame
+        before = self.version(name)
+        if predicate is None:
+            self._writer(name, rows, "append").save(path)
+        else:
+            self._writer(name, rows, "overwrite").option("replaceWhere", predicate).save(path)
+        return self._rows_written(name, before)
+
+    def _of_files(self, name: str) -> Transaction | None:
+        """A transaction that takes files which tasks write; None where the rows have to go through Spark's writer."""
+        spec = _spec(name)
+        if not isinstance(self.root, Path) or not fits_arrow(spec):
+            return None
+        transaction = Transaction(self._spark, self.path(name), spec)
+        return transaction if transaction.takes_files() else None
 
     def _rows_written(self, name: str, before: int) -> int:
         """Rows of the newest commit, without those that it copied because they share a file with replaced ones.

@@ -80,7 +80,7 @@ def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
     if not model.is_dir():
         raise ConfigError(f"the conversion model of release {release.release_id} is not at {model}")
     kept = {"_user": F.col("user_emb"), "_item": F.col("item_emb")}
-    scored = score_pairs(rows.withColumns(kept), model, BATCH_ROWS)
+    scored = score_pairs(rows.withColumns(kept), model, BATCH_ROWS).frame
     named = scored.withColumnsRenamed({"_user": "user_emb", "_item": "item_emb"})
     return named.select(*rows.columns, "cvr_score", "mid_emb")
 

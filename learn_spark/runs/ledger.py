@@ -152,8 +152,8 @@ class Ledger:
             (step, day, fingerprint, *common, details if day == last else "{}", now, (sources or {}).get(day), None)
             for day, fingerprint in fingerprints.items()
         ]
-        frame, before = self._spark.createDataFrame(rows, INTERVALS.columns_ddl).coalesce(1), self._version
-        self._tables.overwrite_where(INTERVALS.name, frame, _rows_of(step, fingerprints))
+        before = self._version
+        self._tables.put_rows(INTERVALS.name, rows)
         if self._tables.version(INTERVALS.name) == before + 1:  # by this commit alone: what it wrote need not be read
             written = [_recorded(Row(*INTERVALS.names)(*row)) for row in rows]
             self._rows.update({(row.step, row.day): row for row in written})

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from learn_spark.config.sections import SequenceSettings
-from learn_spark.lake.frames import only_row
+from learn_spark.lake.frames import only_row, tasks_for
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
@@ -94,10 +94,8 @@ def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSet
 
 
 def tasks_of(events: DataFrame, rows: int) -> int:
-    """How many tasks share so many events: every core has some, none of them much, within the session's limit."""
-    spark = events.sparkSession
-    cores, most = spark.sparkContext.defaultParallelism, int(str(spark.conf.get("spark.sql.shuffle.partitions")))
-    return min(most, max(rows // EVENTS_PER_TASK, min(cores, rows // _FEWEST_PER_TASK), 1))
+    """How many tasks share so many events."""
+    return tasks_for(events.sparkSession, rows, EVENTS_PER_TASK, _FEWEST_PER_TASK)
 
 
 def packed(events: DataFrame, tasks: int | None = None, stored: DataFrame | None = None) -> DataFrame:

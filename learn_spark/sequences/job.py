@@ -7,6 +7,7 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.lake.arrow_rows import gathered
 from learn_spark.lake.days import ONE_DAY, DayRange, days_predicate
 from learn_spark.runs.ledger import StepResult
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
@@ -76,7 +77,8 @@ class _Builder:
         targets_end = max(splits) + timedelta(days=self._settings.target_days)
         events, count = self._limited(self._reach(min(splits)), targets_end)
         others = days_predicate("as_of", [day for day in dates if day not in splits])
-        rows = sequences(events, splits, self._settings, tasks_of(events, count))
+        tasks = tasks_of(events, count)
+        rows = gathered(sequences(events, splits, self._settings, tasks), tasks, len(splits))
         return self._tables.overwrite_where("sequences", rows, f"NOT ({others})")
 
     def write_histories(self, days: Sequence[date]) -> int:
@@ -92,6 +94,7 @@ class _Builder:
             with_stored = round(count * (1 + self._settings.history_length * _STORED_WEIGHT))
             tasks = tasks_of(events, with_stored)
             following = next_histories(previous, events, later, self._settings, tasks)
+            following = gathered(following, tasks, len(later))
             rows += self._tables.overwrite_days("user_history", following, later)
         return rows
 

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.config.sections import SequenceSettings
+from learn_spark.lake.arrow_rows import ArrowRows
 from learn_spark.lake.schemas import SEQUENCES
 from learn_spark.sequences.cuts import Cut, UserEvents
 from learn_spark.sequences.events import packed
@@ -42,7 +43,7 @@ def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
     return kept
 
 
-def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings, tasks: int | None = None) -> DataFrame:
+def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings, tasks: int | None = None) -> ArrowRows:
     """`sequences` rows, one a target: `position` is the target's place in the user's events.
 
     A task holds its partition's events (about 60 bytes each) and a batch of rows: every event of a user is a row here,
@@ -59,7 +60,7 @@ def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings, tasks:
         for log, users in user_batches(batches, BATCH_USERS):
             yield from prefix_rows(log, users, day, settings)
 
-    return packed(core, tasks).mapInArrow(rows, SEQUENCES.columns_ddl)
+    return ArrowRows(packed(core, tasks), rows, SEQUENCES.columns_ddl)
 
 
 def prefix_rows(

@@ -64,10 +64,10 @@ def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels 
     dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")
     wanted = dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
     due = histories.select("user_id", "ds", "item_idx").join(wanted, on=["user_id", "ds"], how="left_semi")
-    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows)
+    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows).frame
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
-    items = score_items(sold.repartition("item_id"), models.towers, models.matrix, batch_rows)
+    items = score_items(sold.repartition("item_id"), models.towers, models.matrix, batch_rows).frame
     before = tables.read("interactions").where(F.col("ds") < F.lit(context.config.windows.end))
     seen = before.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
     items = items.select("item_id", "item_emb").join(seen, on="item_id", how="left")

@@ -82,7 +82,9 @@ def serving() -> Iterator[ObjectStore]:
             body = _ERROR.format(code, message).encode()
             start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
             request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
-            return [body]
+            return (
+                [] if request["REQUEST_METHOD"] == "HEAD" else [body]
+            )  # with a body, the next answer is not understood
         if request["REQUEST_METHOD"] not in _WRITES:
             return app(request, start)
         with lock:  # moto looks whether a key is there, and stores it, without one

@@ -190,7 +190,7 @@ def test_changed_bytes_stop_the_scoring_in_a_line_and_the_next_extension_makes_t
     save_towers(tmp_path / "towers", Towers(TowersConfig(d_model=16, heads=2), whole.shape[1]))
     items_df = embedded.tables.read("item_index")
     with pytest.raises(Exception, match="BadInput") as raised:
-        score_items(items_df, tmp_path / "towers", folder, batch_rows=8).collect()
+        score_items(items_df, tmp_path / "towers", folder, batch_rows=8).frame.collect()
     trouble = known_trouble(raised.value)
     assert trouble is not None and trouble.exit_code == 2
     assert str(trouble).startswith(f"{file}: rows 0 .. 3 have changed since they were written") and "repair" in str(

@@ -260,7 +260,7 @@ def test_models_that_give_nan_are_refused_by_the_gates(spark: SparkSession, tmp_
 def test_histories_that_are_empty_or_beyond_the_matrix_have_defined_vectors(lake: Context) -> None:
     rows = [("empty", []), ("new item", [ITEMS + 5]), ("null", None), ("known", [1, 2])]
     frame = lake.spark.createDataFrame(rows, "user_id string, item_idx array<int>")
-    found = {row.user_id: row for row in score_users(frame, towers_path(lake), matrix_path(lake), 2).collect()}
+    found = {row.user_id: row for row in score_users(frame, towers_path(lake), matrix_path(lake), 2).frame.collect()}
     assert found["empty"].user_emb == found["null"].user_emb == [0.0] * 8
     assert np.linalg.norm(found["new item"].user_emb) > 1
     assert [found[user].content_coverage for user in ("empty", "new item", "known")] == [0.0, 0.0, 1.0]

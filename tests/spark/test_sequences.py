@@ -206,11 +206,11 @@ def test_other_sides_strides_and_windows_agree_with_naive_loops(built):
             if len(history) >= 2 and targets:
                 expected[user, as_of] = history, targets
     events = sided_events(context.tables.read("interactions"), settings)
-    rows = sequences(events, splits, settings).collect()
+    rows = sequences(events, splits, settings).frame.collect()
     found = {(r.user_id, r.as_of): (r.hist_items[: r.hist_len], r.tar_items[: r.tar_len]) for r in rows}
     assert found == expected and len(expected) > 20
     naive = {user: [e[2] for e in naive_history(events, DAY, 4, 6)] for user, events in history_side.items()}
-    histories = {row.user_id: row.item_idx for row in full_histories(events, DAY, settings).collect()}
+    histories = {row.user_id: row.item_idx for row in full_histories(events, DAY, settings).frame.collect()}
     assert histories == {user: items for user, items in naive.items() if items}
 
 
@@ -229,9 +229,9 @@ def test_a_limit_on_heavy_users_changes_no_result(built, sampling):
     assert less.where(whale).count() < events.where(whale).count()
     assert less.where(~whale).count() == events.where(~whale).count()
     splits = dict(list(as_of_dates(context.config).items())[:3])
-    frames = [sequences(frame, splits, settings) for frame in (events, less)]
+    frames = [sequences(frame, splits, settings).frame for frame in (events, less)]
     if sampling == "recent":
-        frames += [full_histories(frame, DAY, settings) for frame in (events, less)]
+        frames += [full_histories(frame, DAY, settings).frame for frame in (events, less)]
     for whole, cut in zip(frames[::2], frames[1::2], strict=True):
         assert sorted(map(str, whole.collect())) == sorted(map(str, cut.collect()))
 
@@ -255,7 +255,7 @@ def test_random_sampling_draws_from_the_whole_window(built):
     settings = context.config.sequences.model_copy(update={"sampling": "random"})
     as_of = max(as_of_dates(context.config))
     events = sided_events(context.tables.read("interactions"), settings)
-    drawn = sequences(events, {as_of: "test"}, settings)
+    drawn = sequences(events, {as_of: "test"}, settings).frame
     (row,) = drawn.where("user_id = 'whale'").collect()
     window = naive_history(purchases["whale"], as_of, 10_000, settings.history_days)
     expected = naive_sample([(ts, tie, item) for ts, tie, item in window], settings.history_length)
@@ -297,7 +297,7 @@ def test_a_night_reads_the_arrays_of_the_days_that_it_needs(built):
     context = built[0]
     events = sided_events(context.tables.read("interactions"), context.config.sequences)
     night = next_histories(context.tables.read("user_history"), events, [DAY], context.config.sequences)
-    plan = night._jdf.queryExecution().executedPlan().toString()
+    plan = night.frame._jdf.queryExecution().executedPlan().toString()
     assert "dynamicpruning" in plan
     assert "SortMergeJoin" not in plan
 
@@ -306,7 +306,8 @@ def test_too_short_sequences_are_left_out(built):
     context = built[0]
     settings = context.config.sequences.model_copy(update={"min_history": 5, "min_targets": 2})
     events = sided_events(context.tables.read("interactions"), settings)
-    rows = sequences(events, as_of_dates(context.config), settings).select("user_id", "as_of", "hist_len", "tar_len")
+    whole = sequences(events, as_of_dates(context.config), settings).frame
+    rows = whole.select("user_id", "as_of", "hist_len", "tar_len")
     written = context.tables.read("sequences").where("hist_len >= 5 AND tar_len >= 2").select(*rows.columns)
     assert 0 < written.count() < context.tables.read("sequences").count()
     assert sorted(map(str, rows.collect())) == sorted(map(str, written.collect()))

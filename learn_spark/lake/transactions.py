@@ -1,0 +1,125 @@
+"""Commits of files that are written already, by Delta's own transaction in the JVM.
+
+Delta's own, rather than a second implementation of its protocol: it looks for conflicts, knows the log's store, writes
+checksums and checkpoints, and the next read here begins with the snapshot that it has just made.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
+
+from learn_spark.lake.schemas import TableSpec
+
+_CHECK = "delta.constraints."
+_WRITE = "org.apache.spark.sql.delta.DeltaOperations$Write"
+# What a writer of whole new files has to know. It looks for nulls and at the checks; new files need no change file.
+_FEATURES = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed"}
+_LEGACY_WRITER = 4  # asks for these, and for generated columns, of which no contract has one
+
+
+class Transaction:
+    """One commit to a table, begun at its newest version."""
+
+    def __init__(self, spark: SparkSession, path: str, spec: TableSpec) -> None:
+        self._spec, self._spark = spec, spark
+        self._jvm, self._session = _of_jvm(spark._jvm), _of_jvm(spark._jsparkSession)
+        self._none = self._jvm.scala.Option.empty()
+        log = self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._session, path)
+        self._delta = log.startTransaction(self._none, self._none)
+
+    def takes_files(self) -> bool:
+        """Whether the table is as its contract says, and asks of its writers for no more than that."""
+        metadata = json.loads(self._delta.metadata().json())["metaData"]
+        protocol = json.loads(self._delta.protocol().json())["protocol"]
+        features = protocol.get("writerFeatures")
+        is_known = set(features) <= _FEATURES if features else protocol["minWriterVersion"] <= _LEGACY_WRITER
+        checks = {f"{_CHECK}{name}": check for name, check in self._spec.checks.items()}
+        return (
+            is_known
+            and _columns(StructType.fromJson(json.loads(metadata["schemaString"]))) == self._types()
+            and tuple(metadata["partitionColumns"]) == self._spec.partition
+            and metadata["configuration"] == {**self._spec.properties, **checks}
+        )
+
+    def files(self, predicate: str) -> list[Any]:
+        """Delta's own objects of the files that a predicate on the partition column names; `path()` says which."""
+        condition = self._session.sessionState().sqlParser().parseExpression(predicate)
+        found = self._delta.filterFiles(self._sequence([condition]), False)
+        return [found.apply(place) for place in range(found.size())]
+
+    def append(self, added: Sequence[dict[str, Any]]) -> int:
+        """Adds files, of which `added` is what an `add` of the log says; returns their rows."""
+        return self._commit(added, [], None)
+
+    def replace(self, added: Sequence[dict[str, Any]], predicate: str, files: Sequence[Any] | None = None) -> int:
+        """Adds files, in place of those that a predicate on the partition column names.
+
+        Args:
+            added: as of `append`.
+            predicate: names the files.
+            files: what `files` has found for it; None looks for them.
+
+        Returns:
+            The rows added.
+
+        Raises:
+            ValueError: there are rows that the predicate does not name.
+        """
+        if added:
+            self._require_named(added, predicate)
+        return self._commit(added, self.files(predicate) if files is None else files, predicate)
+
+    def _commit(self, added: Sequence[dict[str, Any]], removed: Sequence[Any], predicate: str | None) -> int:
+        if not added and not removed:
+            return 0
+        action = getattr(getattr(self._jvm.org.apache.spark.sql.delta.actions, "Action$"), "MODULE$")
+        actions = [action.fromJson(json.dumps({"add": file})) for file in added]
+        rows = sum(json.loads(file["stats"])["numRecords"] for file in added)
+        size = sum(file["size"] for file in added)
+        self._measure(numFiles=len(added), numOutputRows=rows, numOutputBytes=size)
+        self._delta.commit(self._sequence([*actions, *(file.remove() for file in removed)]), self._operation(predicate))
+        return rows
+
+    def _require_named(self, added: Sequence[dict[str, Any]], predicate: str) -> None:
+        (column,), kinds = self._spec.partition, self._types()
+        values = ", ".join(sorted({f"('{file['partitionValues'][column]}')" for file in added}))
+        named = f"SELECT CAST(value AS {kinds[column]}) AS {column} FROM VALUES {values} AS named(value)"
+        others = self._spark.sql(f"SELECT {column} FROM ({named}) WHERE NOT coalesce({predicate}, FALSE)").collect()
+        if others:
+            raise ValueError(f"{self._spec.name}: rows of {column} {others[0][0]} would take the place of {predicate}")
+
+    def _operation(self, predicate: str | None) -> Any:  # noqa: ANN401 - Delta's
+        """Delta's `Write`; how many options follow the first three differs between its versions."""
+        loader = self._jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        (constructor,) = loader.loadClass(_WRITE).getConstructors()
+        modes = self._jvm.org.apache.spark.sql.SaveMode
+        given = [modes.Append if predicate is None else modes.Overwrite, self._none]
+        given += [self._jvm.scala.Option.apply(predicate)]
+        given += [self._none] * (constructor.getParameterCount() - len(given))
+        return getattr(self._jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")(*given)
+
+    def _measure(self, **values: int) -> None:
+        """What the table's history says of the commit."""
+        metric = self._jvm.org.apache.spark.sql.execution.metric.SQLMetrics
+        metrics = {name: metric.createMetric(self._session.sparkContext(), name) for name in values}
+        for name, value in values.items():
+            metrics[name].set(value)
+        python = self._jvm.org.apache.spark.api.python.PythonUtils
+        self._delta.registerSQLMetrics(self._session, python.toScalaMap(metrics))
+
+    def _sequence(self, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a Scala Seq
+        return self._jvm.org.apache.spark.api.python.PythonUtils.toSeq(list(values))
+
+    def _types(self) -> dict[str, str]:
+        return {column.name: column.type for column in self._spec.columns}
+
+
+def _columns(schema: StructType) -> dict[str, str]:
+    return {field.name: field.dataType.simpleString() for field in schema.fields}
+
+
+def _of_jvm(value: Any) -> Any:  # noqa: ANN401 - what the JVM's objects have is known when it runs
+    return value
