@@ -100,8 +100,14 @@ fetch_jars() {
     fi
 }
 
+archive_classes() {
+    echo "setup: archiving the classes that Spark loads" >&2
+    JAVA_HOME="$java_home" SPARK_LOCAL_IP=127.0.0.1 "$venv/bin/python" scripts/class_archive.py >/dev/null 2>"$venv/classes.log" ||
+        echo "setup: there is no archive of Spark's classes, and every start takes seconds more ($venv/classes.log says why)" >&2
+}
+
 java_home=$(scripts/java.sh ensure)
-state=$(cat "$lock" constraints-petastorm.txt setup.py scripts/setup.sh scripts/fetch_jars.py scripts/log4j2.properties learn_spark/lake/delta_jars.py | cksum; grep '^COMET =' learn_spark/lake/engine.py; echo "$PWD $java_home")
+state=$(cat "$lock" constraints-petastorm.txt setup.py scripts/setup.sh scripts/fetch_jars.py scripts/class_archive.py scripts/log4j2.properties learn_spark/lake/delta_jars.py | cksum; grep '^COMET =' learn_spark/lake/engine.py; echo "$PWD $java_home")
 if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/setup-state" 2>/dev/null)" = "$state" ]; then
     exit 0
 fi
@@ -113,5 +119,6 @@ install_packages
 install_petastorm
 write_spark_conf
 fetch_jars
+archive_classes
 echo "$state" >"$venv/setup-state"
 echo "setup: done in $SECONDS s" >&2

@@ -16,6 +16,8 @@ Beside the tables, under `lake.root/_artifacts`:
 | `matrix/<key>/` | content vectors by item number: `vectors-<n>.f16` (little-endian float16), `meta.json`: the newest |
 | `snapshots/<name>/` | what a training run read: even Parquet files, `manifest.json` (rows, sha256, source) |
 | `models/<towers or cvr>-<fingerprint>/` | `model.safetensors`, `config.json`, `metrics.jsonl`, `result.json` |
+| `golden_texts/<encoder_id>/` | `texts.json`: what the encoder made first of 20 constant texts |
+| `canaries/<towers>-<cvr>/` | `canaries.json`: what two models made first of golden histories, items, pairs |
 """
 
 

@@ -33,8 +33,8 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
 
     Raises:
         ConfigError: where there are no items, or the encoder, template, GPUs or reduction cannot be used.
-        QualityError: where too many texts have no usable vector, the vectors are not healthy, or the matrix's reduction
-            is lost. What was encoded is kept, the matrix stays as it was.
+        QualityError: where the encoder has changed, too many texts have no usable vector, the vectors are not healthy,
+            or the matrix's reduction is lost. What was encoded is kept, the matrix stays as it was.
     """
     settings = context.config.embedding
     chosen = template(settings.template)
@@ -47,10 +47,10 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     seconds = time.monotonic() - started
     bad = require_few_bad(context, chosen, encoder, texts.texts)
     extension = planned_extension(context, chosen, encoder, max(days))
-    gates = []
+    gates = encoded.gates
     if extension.is_needed:
         with extension.held():
-            gates = require_health(extension, settings)
+            gates += require_health(extension, settings)
             extend_matrix(extension)
     return StepResult(
         rows_in=texts.items,

@@ -8,6 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.config.model_sections import EmbeddingSettings
+from learn_spark.embedding.golden_texts import golden_gate
 from learn_spark.embedding.gpus import encoding_profile
 from learn_spark.embedding.prompts import Template, text_hash
 from learn_spark.embedding.udf import EMPTY, OUTPUT_SCHEMA, EncodeSpec, bad_models_named, encode_function
@@ -15,6 +16,7 @@ from learn_spark.embedding.work import Pace, Work, counted_work
 from learn_spark.errors import QualityError
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, ITEMS
+from learn_spark.quality.gates import Gate
 from learn_spark.runs.steps import Context
 
 BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
@@ -31,11 +33,12 @@ class TextCounts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Distinct new texts, those of them that are empty, and what the model read for the others."""
+    """Distinct new texts, those of them that are empty, what the model read for the others, and its golden texts."""
 
     texts: int
     empty: int
     work: Work
+    gates: list[Gate]
 
 
 def pinned_versions(items_df: DataFrame, pin: date, before: date) -> DataFrame:
@@ -108,6 +111,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
 
     Raises:
         ConfigError: where a worker cannot load the model.
+        QualityError: where it makes other vectors than it made before (`golden_texts`).
     """
     settings = context.config.embedding
     new_df = _new_texts(context, template, encoder_id).persist()
@@ -116,8 +120,9 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     if buckets:
         context.progress.say(f"{counts['texts']:,} new texts in {buckets:,} commits, encoder {encoder_id}")
     work = counted_work(context.spark)
-    encode = encode_function(EncodeSpec.of(context.config), work)
-    profile = encoding_profile(context.spark, context.config)
+    spec, profile = EncodeSpec.of(context.config), encoding_profile(context.spark, context.config)
+    encode = encode_function(spec, work)
+    gates = [golden_gate(context, spec, profile)] if counts["texts"] > counts["empty"] else []
     with bad_models_named(), Pace(context.progress, work, counts["texts"]):
         for bucket in range(buckets):
             bucket_df = new_df.where(F.pmod(F.xxhash64("text_hash"), F.lit(buckets)) == bucket)
@@ -125,7 +130,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
             vectors_df = tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile)
             context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
     new_df.unpersist()
-    return Encoded(counts["texts"], counts["empty"], work.value)
+    return Encoded(counts["texts"], counts["empty"], work.value, gates)
 
 
 def current_texts(context: Context, template: Template) -> DataFrame:

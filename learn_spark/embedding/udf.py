@@ -102,7 +102,7 @@ def encode_function(
         from models.data.prefetch import prefetched
 
         started = time.time()
-        encoder = _worker_encoder(spec)  # by this thread, whose number of threads torch sets
+        encoder = worker_encoder(spec)  # by this thread, whose number of threads torch sets
         for window in prefetched(_windows(batches, spec), depth=1):
             too_large: list[int] = []
             vectors_ND = encoder.encode_tokens(window.tokens, spec.batch_tokens, too_large)
@@ -149,7 +149,7 @@ def embed_function(config: Config) -> Callable[..., Column]:
 
     def learn_embed(texts: Iterator[pd.Series]) -> Iterator[pd.Series]:
         for text_N in texts:
-            encoder = _worker_encoder(spec)
+            encoder = worker_encoder(spec)
             vectors_ND = encoder.encode_tokens(_tokenized(encoder, text_N.fillna("").tolist()), spec.batch_tokens)
             yield pd.Series([None if text is None else row_D for text, row_D in zip(text_N, vectors_ND, strict=True)])
 
@@ -181,7 +181,7 @@ def _windows(batches: Iterable[pd.DataFrame], spec: EncodeSpec) -> Generator[Win
     for batch_pdf in batches:
         for start in range(0, len(batch_pdf), TOKENIZED_AT_ONCE):
             part_pdf = batch_pdf.iloc[start : start + TOKENIZED_AT_ONCE]
-            window.add(part_pdf["text_hash"], _tokenized(_worker_encoder(spec), part_pdf["prompt"].tolist()))
+            window.add(part_pdf["text_hash"], _tokenized(worker_encoder(spec), part_pdf["prompt"].tolist()))
             is_full = window.num_tokens >= WINDOW_BATCHES * spec.batch_tokens
             if is_full or len(window.hashes) >= WINDOW_TEXTS:
                 yield window
@@ -229,7 +229,8 @@ def bad_models_named() -> Iterator[None]:
         raise
 
 
-def _worker_encoder(spec: EncodeSpec) -> "Encoder":
+def worker_encoder(spec: EncodeSpec) -> "Encoder":
+    """The encoder of this worker process, on the device of this task."""
     return _load_once(spec, task_device(spec.device))
 
 

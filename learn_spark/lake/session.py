@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ from learn_spark.config.load import Config
 from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redaction_pattern
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from learn_spark.lake import class_archive
 from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, require_store_client, with_delta
 from learn_spark.lake.engine import engine_settings, require_native
 from learn_spark.lake.schemas import TABLES
@@ -71,6 +72,9 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     submitted = _submitted()
     ours = {key: value for key, value in _DEFAULTS.items() if key not in (submitted or {})}
     settings = {**ours, **engine_settings(config, submitted), **_settings(config)}
+    starting = nullcontext
+    if submitted is None and class_archive.is_usable():
+        settings, starting = class_archive.with_archive(settings), class_archive.without_conf
     for key, value in settings.items():
         builder = builder.config(key, value)
     if not _is_submitted():
@@ -78,7 +82,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
             builder = builder.master(config.spark.master)
         builder = with_delta(builder.config("spark.driver.memory", config.spark.driver_memory))
     try:
-        with _quiet_start(), _importing_nothing_from_the_working_directory():
+        with _quiet_start(), _importing_nothing_from_the_working_directory(), starting():
             _start_jvm(builder)
             spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")

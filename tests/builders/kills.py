@@ -1,4 +1,7 @@
-"""A command that is a process of its own and is killed, JVM and all, right after one of its commits."""
+"""A command that is a process of its own and is killed, JVM and all, right after one of its commits.
+
+Files that tasks have written and no commit names yet count as a commit called `files:<table>`.
+"""
 
 import os
 import signal
@@ -15,6 +18,7 @@ _NEVER = ("", 0)
 _COMMITTING = (
     "append",
     "overwrite_where",
+    "put_rows",
     "update",
     "delete",
     "delete_matching",
@@ -29,27 +33,37 @@ import os, signal, sys
 from pathlib import Path
 from learn_spark.cli.main import main
 from learn_spark.lake.identity import newest_version
-from learn_spark.lake.tables import Tables
+from learn_spark.lake import tables
 
 last, told = (sys.argv[1], int(sys.argv[2])), Path(sys.argv[3])
 told.write_text("")
 
+def tell(name):
+    made = told.read_text() + name + "\\n"
+    told.write_text(made)
+    if (name, made.split().count(name)) == last:
+        os.killpg(0, signal.SIGKILL)
+
+def writing(rows, folder, spec, write=tables.write_rows):
+    added = write(rows, folder, spec)
+    if added:
+        tell("files:" + spec.name)
+    return added
+
+tables.write_rows = writing
+
 def killing(method):
-    def commit(tables, name, *args, **kwargs):
-        before = newest_version(tables.root, name)
-        result = method(tables, name, *args, **kwargs)
+    def commit(self, name, *args, **kwargs):
+        before = newest_version(self.root, name)
+        result = method(self, name, *args, **kwargs)
         is_cut = method.__name__ == "cut_history"  # no commit, and no way back all the same
-        if is_cut or newest_version(tables.root, name) != before:
-            name = "cut:" + name if is_cut else name
-            made = told.read_text() + name + "\\n"
-            told.write_text(made)
-            if (name, made.split().count(name)) == last:
-                os.killpg(0, signal.SIGKILL)
+        if is_cut or newest_version(self.root, name) != before:
+            tell("cut:" + name if is_cut else name)
         return result
     return commit
 
 for name in sys.argv[4].split(","):
-    setattr(Tables, name, killing(getattr(Tables, name)))
+    setattr(tables.Tables, name, killing(getattr(tables.Tables, name)))
 sys.exit(main(sys.argv[5:]))
 """
 

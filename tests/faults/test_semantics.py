@@ -54,7 +54,7 @@ LATE_DAYS, LENGTH = 2, 4
 EXAMPLES, STEPS = int(os.environ.get("FAULTS_EXAMPLES", "4")), int(os.environ.get("FAULTS_STEPS", "8"))
 WINDOWS = {"first_as_of": "2011-11-02", "towers_end": FEATURES, "cvr_end": "2011-11-06"}
 WINDOWS |= {"ranker_train_end": "2011-11-07", "end": TRAINED}
-COMMITS = ("append", "overwrite_where", "rewrite", "update", "delete", "delete_matching")
+COMMITS = ("append", "overwrite_where", "put_rows", "rewrite", "update", "delete", "delete_matching")
 
 Event = tuple[datetime, str, str, str]  # time, invoice, user, item
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from learn_spark.bridge.scoring import score_items
 from learn_spark.cli.troubles import known_trouble
 from learn_spark.config.load import Config, load_config
-from learn_spark.embedding import udf
+from learn_spark.embedding import golden_texts, udf
 from learn_spark.embedding.cost import embedding_estimate
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.job import embed_items
@@ -32,7 +32,9 @@ from learn_spark.errors import ConfigError, QualityError
 from learn_spark.lake import schemas
 from learn_spark.runs.steps import Context
 from models.contract.content_matrix import read_meta, require_blocks
+from models.contract.failures import BadInput
 from models.contract.settings import TowersConfig
+from models.contract.verified import sealed
 from models.data.content import ContentMatrix
 from models.encoder.encoder import Encoder
 from models.saved import save_towers
@@ -113,6 +115,31 @@ def test_embed_items_stores_minilms_own_vectors(spark: SparkSession, config: Con
     figures = {"items": 3, "texts": 2, "texts_new": 2, "texts_encoded": 2, "texts_empty": 0, "texts_bad": {}}
     assert result.details.items() >= {**figures, "tokens": tokens, "dim": 384}.items()
     assert result.details["encoder_id"] == encoder_id(config)
+    (golden,) = [gate for gate in result.details["gates"] if gate["name"] == "golden_texts"]
+    assert 0 <= golden["value"] < 1e-6 and golden["passed"]
+
+
+def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedded: Context, llama: Path) -> None:
+    """What it made of the golden texts before is made here by other libraries: those that pool another way."""
+    settings, before = embedded.config.embedding, versions(embedded)
+    file = embedded.tables.artifact("golden_texts", encoder_id(embedded.config)) / "texts.json"
+    first = json.loads(file.read_text())["vectors"]
+    other = Encoder.load(llama, None, "last", settings.max_tokens, settings.dtype, "cpu")
+    file.write_text(json.dumps(sealed({"vectors": other.encode(list(golden_texts.TEXTS), 4096)[0].tolist()})))
+    add_items(embedded, [NEW_ITEM])
+    with pytest.raises(QualityError, match=r"another vector of a golden text than it made first: '.+' is 0\.\d+ away"):
+        embed_items(embedded, [LATER])
+    assert versions(embedded)["content_embeddings"] == before["content_embeddings"]
+    file.write_text(json.dumps(sealed({"vectors": first})))
+    gates = {gate["name"]: gate["value"] for gate in embed_items(embedded, [LATER]).details["gates"]}
+    assert gates["golden_texts"] < 1e-6
+    file.write_text(json.dumps(sealed({"vectors": [row[:8] for row in first]})))
+    add_items(embedded, [item_row("22424", "2011-12-02", "GREEN MUG")])
+    with pytest.raises(QualityError, match="is inf away"):
+        embed_items(embedded, [LATER])
+    file.write_text(file.read_text().replace("0.1", "0.2"))
+    with pytest.raises(BadInput, match="golden texts"):
+        embed_items(embedded, [LATER])
 
 
 def test_matrix_rows_are_the_items_and_row_zero_is_padding(embedded: Context) -> None:
@@ -428,7 +455,7 @@ def test_a_worker_process_loads_one_model_with_its_threads(empty: Context, threa
         import torch
 
         for batch_pdf in batches:
-            encoders = [udf._worker_encoder(spec) for _ in range(len(batch_pdf))]
+            encoders = [udf.worker_encoder(spec) for _ in range(len(batch_pdf))]
             found = {"pid": os.getpid(), "model": [id(one) for one in encoders], "threads": torch.get_num_threads()}
             yield pd.DataFrame(found)
 

@@ -1,6 +1,7 @@
 """Sessions that somebody else has made, and settings that no session of ours has."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
@@ -10,6 +11,7 @@ from learn_spark.config.load import Config
 from learn_spark.config.sections import SparkSettings
 from learn_spark.config.session_rules import changes_rows, refusal
 from learn_spark.errors import ConfigError
+from learn_spark.lake import class_archive
 from learn_spark.lake.session import _settings
 
 pytestmark = pytest.mark.spark
@@ -42,6 +44,12 @@ def test_a_session_that_gives_other_rows_is_refused_with_the_way_out(
         ls.session({key: value})
     exec(way_out if way_out.endswith(")") else f'spark.conf.unset("{key}")', {"spark": other})
     ls.build_sequences(events, ["2024-05-02"])
+
+
+def test_the_jvm_has_mapped_the_archive_of_its_classes(spark: SparkSession) -> None:
+    """Which `make setup` has made: without it, each command starts seconds later."""
+    process = spark.sparkContext._gateway.proc
+    assert str(class_archive.ARCHIVE) in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def test_spark_has_no_setting_that_nobody_has_looked_at(spark: SparkSession) -> None:

@@ -1,0 +1,102 @@
+"""Golden texts: what an encoder made of them first, it has to make of them whenever it is about to encode.
+
+The encoder's id holds the model's files, not the libraries that run it. One that pads, masks, pools or tokenises
+another way from today on would fill one table with two kinds of vectors, and no figure of a night's texts would tell.
+These texts are always the same; they are encoded by a worker as it encodes the night's, all at once and each alone.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+from pyspark.resource import ResourceProfile
+
+from learn_spark.embedding.udf import EncodeSpec, bad_models_named, worker_encoder
+from learn_spark.errors import QualityError
+from learn_spark.quality.gates import Gate
+from learn_spark.runs.steps import Context
+from models.contract.verified import read_sealed, sealed
+from models.contract.whole_files import write_whole
+
+FILE = "texts.json"
+FARTHEST = 1e-3  # cosine distance; between one batch and single texts float32 leaves 1e-6, bfloat16 1e-4
+_FOUND = "together array<array<float>>, alone array<array<float>>"
+_LONG = "a heavy wool blanket with fringes, woven by hand in the mountains, for a cold evening by the fire; "
+TEXTS = (
+    "WHITE HANGING HEART T-LIGHT HOLDER",
+    "red lantern",
+    "Set of 6 tea plates, 18 cm",
+    "Title: usb-c cable 2m, black. Brand: none. Price: 9.99",
+    "The Lord of the Rings: The Fellowship of the Ring (2001)",
+    "café crème – extra doux",
+    "Kaffeemühle für Espresso, Edelstahl, größenverstellbar",
+    "botas de lluvia para niños, talla 28",
+    "女士冬季保暖羽绒服",
+    "ワイヤレスイヤホン ノイズキャンセリング",
+    "беспроводная мышь",
+    "سماعات لاسلكية",
+    "🎁 gift box 🎁",
+    "x",
+    "0",
+    "3.5 mm x 10 m (25 pcs.) #A-17/B",
+    "http://example.com/item?id=42&ref=a",
+    "word " * 40,
+    _LONG * 4,
+    _LONG * 40,
+)
+
+
+def golden_gate(context: Context, spec: EncodeSpec, profile: ResourceProfile | None) -> Gate:
+    """Encodes the golden texts; what this encoder made of them first is kept beside the lake's artifacts.
+
+    Returns:
+        How far the farthest is from what is kept, in cosine distance.
+
+    Raises:
+        ConfigError: where a worker cannot load the model.
+        QualityError: one is farther than `FARTHEST`; the line names it.
+    """
+    file = context.tables.artifact("golden_texts", spec.encoder_id) / FILE
+    with bad_models_named():
+        source = context.spark.range(1).coalesce(1)
+        found = source.mapInPandas(_encoded(spec), _FOUND, profile=profile).collect()[0]
+    together_ND, alone_ND = np.array(found.together), np.array(found.alone)
+    kept_ND = np.array(read_sealed(file, "golden texts")["vectors"]) if file.is_file() else together_ND
+    distances = {name: _distance(kept_ND, vectors) for name, vectors in (("", together_ND), (" alone", alone_ND))}
+    for how, distance_N in distances.items():
+        if not (distance_N <= FARTHEST).all():
+            worst = int(distance_N.argmax())
+            raise QualityError(
+                f"embed_items: encoder {spec.encoder_id} makes another vector of a golden text{how} than it made first:"
+                f" {TEXTS[worst][:40]!r} is {distance_N[worst]:.3g} away in cosine, at most {FARTHEST:g} is allowed;"
+                " nothing was encoded; a library or a driver has changed what it gives: go back to the one before, or,"
+                " if the change is wanted, take another embedding.max_tokens, which makes it another encoder"
+            )
+    if not file.is_file():
+        write_whole(file, json.dumps(sealed({"vectors": together_ND.tolist()})) + "\n")
+    return Gate("golden_texts", max(float(each.max()) for each in distances.values()), upper=FARTHEST)
+
+
+def _encoded(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    """One row: the vectors of all texts at once, and of each alone."""
+
+    def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        encoder = worker_encoder(spec)
+        tokens = encoder.tokenize(TEXTS)
+        for _ in batches:
+            together_ND = encoder.encode_tokens(tokens, spec.batch_tokens)
+            alone_ND = np.concatenate([encoder.encode_tokens([ids], spec.batch_tokens) for ids in tokens])
+            yield pd.DataFrame({"together": [list(together_ND)], "alone": [list(alone_ND)]})
+
+    return encode
+
+
+def _distance(kept_ND: np.ndarray, found_ND: np.ndarray) -> np.ndarray:
+    """Cosine distance per text; infinite where a width, or whether all numbers are finite, is not what it was."""
+    if kept_ND.shape != found_ND.shape:
+        return np.full(len(TEXTS), np.inf)
+    norms_N = np.linalg.norm(kept_ND, axis=1) * np.linalg.norm(found_ND, axis=1)
+    cosine_N = (kept_ND * found_ND).sum(1) / np.maximum(norms_N, 1e-30)
+    is_equal_N = np.array([np.array_equal(*both, equal_nan=True) for both in zip(kept_ND, found_ND, strict=True)])
+    return np.where(is_equal_N, 0, np.where(np.isfinite(cosine_N), 1 - cosine_N, np.inf))

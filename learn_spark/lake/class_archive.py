@@ -1,0 +1,51 @@
+"""An archive of the classes that Spark and Delta load, which a JVM maps when it starts instead of reading them all.
+
+`make setup` makes it (`scripts/class_archive.py`), beside PySpark's jars; Java calls it a dynamic CDS archive. It is
+for the JVMs that this Python starts. Java takes no archive whose class path differs from its own, or has a folder with
+files in it, so PySpark's folder `conf` is left out for the start where it holds only what `make setup` wrote. A JVM of
+another version, or with other jars, starts without the archive by itself.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyspark
+
+HOME = Path(pyspark.__file__).parent
+FOLDER = HOME / "class_archive"
+ARCHIVE, JAVA_HOME, EMPTY = FOLDER / "spark.jsa", FOLDER / "java_home", FOLDER / "conf"
+OPTIONS = "spark.driver.extraJavaOptions"
+LOGGING = "log4j2.properties"
+_OURS = {LOGGING, "spark-env.sh"}  # in PySpark's conf
+
+
+def is_usable() -> bool:
+    """Whether there is an archive, and no settings of the user's that lie in a folder of the class path."""
+    conf = HOME / "conf"
+    is_ours = not conf.is_dir() or {file.name for file in conf.iterdir()} <= _OURS
+    return ARCHIVE.is_file() and "SPARK_CONF_DIR" not in os.environ and is_ours
+
+
+def with_archive(settings: Mapping[str, str], option: str = "SharedArchiveFile") -> dict[str, str]:
+    """The settings, with those by which the driver's JVM maps the archive, or, by another option, makes it."""
+    logging = f"-Dlog4j2.configurationFile={(HOME / 'conf' / LOGGING).as_uri()}"
+    flags = f"-XX:{option}={ARCHIVE} -Xlog:cds*=off {logging}"
+    return {**settings, OPTIONS: f"{settings.get(OPTIONS, '')} {flags}".strip()}
+
+
+@contextmanager
+def without_conf() -> Iterator[None]:
+    """A JVM that starts in this block has an empty folder for PySpark's `conf`, and the archive's Java."""
+    java = JAVA_HOME.read_text(encoding="utf-8").strip()
+    ours = {"SPARK_CONF_DIR": str(EMPTY), "JAVA_HOME": os.environ.get("JAVA_HOME", java)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
