@@ -15,8 +15,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame
 
 from learn_spark.bridge.trained import cvr_path, is_trained, towers_path
+from learn_spark.embedding.golden_texts import FILE as TEXTS
 from learn_spark.embedding.matrix import known_meta, matrix_path
 from learn_spark.errors import ConfigError
+from learn_spark.features.canaries import FILE as CANARIES
 from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.lake.days import days_predicate, spans
@@ -32,8 +34,10 @@ from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
 from learn_spark.sequences.windows import sample_windows
 from models.contract.content_matrix import vectors_file
 from models.contract.damage import matrix_damage, model_damage, snapshot_damage
+from models.contract.failures import BadInput
 from models.contract.result import RESULT
 from models.contract.snapshot import MANIFEST
+from models.contract.verified import read_sealed
 
 # The column that says of a table's row which day's run made it; all days where there is none.
 _DAY_COLUMNS = {
@@ -55,7 +59,7 @@ class Hurt:
     Attributes:
         tables: that are gone, foreign, older than the ledger or without a readable log, and why.
         files: dead data files of the others.
-        artifacts: snapshots, models and the matrix: a file of each without which it is made again, and why.
+        artifacts: snapshots, models, matrix, golden rows: a file of each without which it is made again, and why.
     """
 
     tables: dict[str, str] = field(default_factory=dict)
@@ -108,6 +112,12 @@ def _damaged(context: Context) -> Iterator[tuple[Path, str]]:
     matrix = matrix_path(context)
     if (meta := known_meta(matrix)) and vectors_file(matrix, meta).is_file() and (why := matrix_damage(matrix)):
         yield vectors_file(matrix, meta), why
+    for folder, name in (("canaries", CANARIES), ("golden_texts", TEXTS)):
+        for file in sorted(context.tables.artifact(folder).glob(f"*/{name}")):
+            try:
+                read_sealed(file, "golden rows")
+            except BadInput as error:
+                yield file, str(error)
 
 
 def _dead(context: Context, name: str, deep: bool) -> tuple[str | None, list[DeadFile]]:

@@ -29,6 +29,7 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.embedding.store import pinned_versions
 from learn_spark.embedding.udf import EncodeSpec
 from learn_spark.errors import ConfigError, QualityError
+from learn_spark.features.mending import clear, find_hurt
 from learn_spark.lake import schemas
 from learn_spark.runs.steps import Context
 from models.contract.content_matrix import read_meta, require_blocks
@@ -138,8 +139,12 @@ def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedde
     with pytest.raises(QualityError, match="is inf away"):
         embed_items(embedded, [LATER])
     file.write_text(file.read_text().replace("0.1", "0.2"))
-    with pytest.raises(BadInput, match="golden texts"):
+    with pytest.raises(BadInput, match="golden texts: .* has changed since it was written .*learn-spark repair"):
         embed_items(embedded, [LATER])
+    hurt = find_hurt(embedded)
+    assert list(hurt.artifacts) == [file]
+    clear(embedded, hurt, set())
+    assert embed_items(embedded, [LATER]).details["texts_encoded"] == 1
 
 
 def test_matrix_rows_are_the_items_and_row_zero_is_padding(embedded: Context) -> None:
