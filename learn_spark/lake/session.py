@@ -2,10 +2,12 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -84,6 +86,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
     try:
         with _quiet_start(), _importing_nothing_from_the_working_directory(), starting():
             _start_jvm(builder)
+            _start_context(builder)
             spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
         server: Any = spark.sparkContext._accumulatorServer
@@ -180,6 +183,19 @@ def _start_jvm(builder: SparkSession.Builder) -> None:
     with SparkContext._lock:
         if SparkContext._gateway is None:
             SparkContext._ensure_initialized(conf=plain)
+
+
+def _start_context(builder: SparkSession.Builder) -> None:
+    """Starts Spark in the JVM, if it does not run yet. Who has an answer of their own to Ctrl-C keeps it.
+
+    PySpark puts one in its place that asks the JVM, which the same Ctrl-C may have ended; py4j then makes an error of
+    it, and the interruption is lost.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    SparkContext.getOrCreate(SparkConf().setAll([(key, str(value)) for key, value in builder._options.items()]))
+    is_own = former not in (None, signal.default_int_handler, signal.SIG_DFL)
+    if is_own and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager

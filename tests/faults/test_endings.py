@@ -66,7 +66,7 @@ class Run:
 
         `by_ranks`: lines that ranks say before; None for any, as TorchDistributor prints what it hears.
         """
-        assert self.job.wait(10) == code
+        assert self.job.wait(10) == code, self.log.read_text()
         self.is_alone()
         told = self.log.read_text().splitlines()[lines:]
         if code != -signal.SIGKILL:
@@ -235,7 +235,7 @@ def test_when_its_terminal_is_closed(tmp_path: Path, started) -> None:
     assert_free(tmp_path / "lake")
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.5])
+@pytest.mark.parametrize("seconds", [0.0, 0.75, 1.5, 2.25])
 def test_while_the_jvm_starts(tmp_path: Path, started, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
