@@ -69,10 +69,10 @@ SCORERS = {
 BASELINES = ("popularity_", "last_item_", "mean_content_", "mean_content_with_prior_")
 
 
-def publish_report(context: Context, peak_memory_mb: int) -> dict[str, Any]:
+def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
     """Writes `output.dir/summary.json` and the report, and logs both to MLflow; returns the summary."""
     output, windows = context.config.output.dir, context.config.windows
-    summary = build_summary(context) | {"peak_memory_mb": int(peak_memory_mb)}
+    summary = build_summary(context) | {"peak_rss_mb": int(peak_rss_mb)}
     recorded = list(context.ledger.recorded().values())
     rows = current_release(context), refused_release(context)
     release, refused = (row.asDict(recursive=True) if row else None for row in rows)
@@ -95,7 +95,7 @@ def render(
     """The page. What has not run yet is left out.
 
     Args:
-        summary: of `build_summary`, with `peak_memory_mb`.
+        summary: of `build_summary`, with `peak_rss_mb`.
         recorded: the ledger's rows; the stages' details are drawn.
         release: the row of the release that was published last, or None.
         config_text: the config as YAML.

@@ -23,7 +23,7 @@ REPORT = "report/index.html"
 
 
 def build_summary(context: Context) -> dict[str, Any]:
-    """The summary but for `peak_memory_mb`, which only the caller knows.
+    """The summary but for `peak_rss_mb`, which only the caller knows.
 
     Returns:
         stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over what did the days that the ledger has;
@@ -76,7 +76,7 @@ def headline(config: Config) -> str:
             )
     seconds = sum(stage["seconds"] for stage in values["stages"].values())
     lines += [
-        f"effort     {seconds:,.0f} s in the stages, peak memory {values['peak_memory_mb']:,} MiB",
+        f"effort     {seconds:,.0f} s in the stages, peak memory {values['peak_rss_mb']:,} MiB",
         f"release    {values['release_id'] or 'none yet'}",
         f"tables     {config.lake.root}",
         f"summary    {config.output.dir / SUMMARY}",

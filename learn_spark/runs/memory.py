@@ -1,7 +1,6 @@
-"""Peak memory of a process and everything below it: driver, JVM, Python workers, trainers."""
+"""Peak resident memory of a process and everything below it: driver, JVM, Python workers, trainers."""
 
 import os
-from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -13,9 +12,8 @@ SAMPLE_SECONDS = 0.5
 class PeakMemory(Periodic):
     """Samples the process tree in a thread while the `with` block runs.
 
-    Pages that processes share, as Spark's Python workers share what they were forked with, are divided among them (the
-    proportional set size of Linux; elsewhere they count once per process). Peaks shorter than the sampling interval may
-    be missed.
+    Pages that processes share count once per process, so the figure is an upper bound; peaks shorter than the
+    sampling interval may be missed.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:
@@ -31,10 +29,14 @@ class PeakMemory(Periodic):
         return self._peak >> 20
 
     def tick(self) -> None:
-        """Takes a sample; shares are asked for, which takes longer, only where there may be a new peak."""
-        tree = self._tree()
-        if _sum(_resident, tree) > self._peak:
-            self._peak = max(self._peak, _sum(_proportional, tree))
+        """Takes a sample."""
+        resident = 0
+        for process in self._tree():
+            try:
+                resident += process.memory_info().rss
+            except psutil.Error:  # ended in between
+                continue
+        self._peak = max(self._peak, resident)
 
     def _tree(self) -> list[psutil.Process]:
         try:
@@ -42,22 +44,3 @@ class PeakMemory(Periodic):
             return [root, *root.children(recursive=True)]
         except psutil.Error:  # ended
             return []
-
-
-def _sum(measure: Callable[[psutil.Process], int], processes: Iterable[psutil.Process]) -> int:
-    total = 0
-    for process in processes:
-        try:
-            total += measure(process)
-        except psutil.Error:  # ended in between
-            continue
-    return total
-
-
-def _resident(process: psutil.Process) -> int:
-    return process.memory_info().rss
-
-
-def _proportional(process: psutil.Process) -> int:
-    info = process.memory_full_info()
-    return getattr(info, "pss", info.rss)

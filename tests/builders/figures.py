@@ -162,5 +162,5 @@ def summary() -> dict[str, object]:
         "rejects": {"user_id is missing": 135_080, "title is <missing>": 1_454, "no day": 12},
         "tables": {name: {"path": f"/lake/{name}", "version": 3, "rows": 12_345} for name in TABLES},
         "release_id": RELEASE["release_id"],
-        "peak_memory_mb": 4312,
+        "peak_rss_mb": 4312,
     }

@@ -48,7 +48,7 @@ def test_it_leaves_tables_summary_and_report(journey: Journey) -> None:
     assert wanted <= set(summary["retrieval"])
     wanted = {"auc_without", "auc_with", "auc_gain", "auc_gain_ci90", "uauc_without", "uauc_with", "segments"}
     assert wanted <= set(summary["ranker"])
-    assert summary["peak_memory_mb"] > 500
+    assert summary["peak_rss_mb"] > 500
     assert summary["release_id"] in done.out
     page = (folder / "output" / "report" / "index.html").read_text()
     assert summary["release_id"] in page

@@ -185,11 +185,11 @@ def test_the_step_measures_both(context, result):
 def test_summary_and_report_come_from_ledger_and_tables(context, result):
     output = context.config.output.dir
     before = context.tables.versions(TABLES)
-    summary = publish_report(context, peak_memory_mb=1234)
+    summary = publish_report(context, peak_rss_mb=1234)
     assert context.tables.versions(TABLES) == before
     written = json.loads((output / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary))
-    assert written["peak_memory_mb"] == 1234
+    assert written["peak_rss_mb"] == 1234
     features = written["stages"]["write_features"]
     assert (features["seconds"], features["runs"]) == (2.5, 1)
     assert features["days"] == len(feature_days(context.config))
@@ -205,8 +205,8 @@ def test_summary_and_report_come_from_ledger_and_tables(context, result):
 def test_the_report_is_an_artifact_of_the_experiment(context, result):
     from mlflow import MlflowClient
 
-    publish_report(context, peak_memory_mb=1)
-    publish_report(context, peak_memory_mb=1)
+    publish_report(context, peak_rss_mb=1)
+    publish_report(context, peak_rss_mb=1)
     client = MlflowClient(tracking_uri=tracking_uri(context.config))
     experiment = client.get_experiment_by_name(context.config.mlflow.experiment)
     (run,) = client.search_runs([experiment.experiment_id])

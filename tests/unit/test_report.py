@@ -181,26 +181,6 @@ def test_numbers_for_readers():
     assert [signed(0.01), signed(-0.01), signed(None)] == ["+0.0100", "−0.0100", "–"]
 
 
-SHARED = """
-import os
-block = bytearray(b"x") * (200 << 20)
-children = [os.fork() for _ in range(3)]
-if all(children):
-    print("forked", flush=True)
-    input()
-else:
-    os.read(0, 1)
-"""
-
-
-@pytest.mark.process
-def test_what_forked_processes_share_counts_once():
-    with Popen([sys.executable, "-c", SHARED], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
-        assert process.stdout.readline() == "forked\n"
-        assert 200 < PeakMemory(pid=process.pid).peak_mb < 300
-        process.communicate("\n" * 8)
-
-
 HELD_AND_FREED = """
 block = bytearray(b"x") * (200 << 20)
 print("held", flush=True)
