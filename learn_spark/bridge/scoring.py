@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
+from learn_spark.lake.arrow_checks import list_lengths
 from learn_spark.lake.arrow_rows import ArrowRows, Batches
 from learn_spark.lake.artifacts import Copy, carried
 from models.contract.content_matrix import META
@@ -123,7 +123,7 @@ def without_nan_scores(pairs: pa.RecordBatch) -> pa.RecordBatch:
 
 def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     """Lists as one array: values [B, H], zero-padded on the right, and lengths [B]; null is empty."""
-    length_B = _lengths(lists).astype(np.int64)
+    length_B = list_lengths(lists).astype(np.int64)
     values_N = lists.flatten().to_numpy(zero_copy_only=False)
     padded_BH = np.zeros((len(length_B), max(1, length_B.max(initial=0))), values_N.dtype)
     padded_BH[np.arange(padded_BH.shape[1]) < length_B[:, None]] = values_N
@@ -136,7 +136,7 @@ def dense(lists: pa.ListArray, width: int) -> np.ndarray:
     Raises:
         ValueError: where a vector has another width.
     """
-    length_B = _lengths(lists)
+    length_B = list_lengths(lists)
     is_there_B = length_B > 0
     if (length_B[is_there_B] != width).any():
         found = sorted(set(length_B[is_there_B].tolist()))
@@ -218,7 +218,3 @@ def _extended(batch: pa.RecordBatch, without: Sequence[str], **columns: pa.Array
 
 def _floats(values_B: np.ndarray) -> pa.Array:
     return pa.array(values_B.astype(np.float32))
-
-
-def _lengths(lists: pa.ListArray) -> np.ndarray:
-    return pc.fill_null(pc.call_function("list_value_length", [lists]), 0).to_numpy(zero_copy_only=False)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from learn_spark.bridge.folders import require_writable
-from learn_spark.cli.endings import JvmGone, JvmWatch, take_signals
+from learn_spark.cli.endings import JvmGone, JvmWatch
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
@@ -109,7 +109,6 @@ class Call:
         config = self.config
         require_writable(config.output.dir, "output.dir")
         spark = build_session(config, self.name, self.log)
-        take_signals()
         try:
             tables = Tables(spark, config.lake.root)
             ledger = Ledger(spark, tables)

@@ -66,19 +66,14 @@ def signals_taken() -> Iterator[None]:
         number: signal.getsignal(number) for number in _SIGNALS
     }
     _handled.update(number for number, handler in former.items() if handler is not signal.SIG_IGN)  # as of nohup
-    take_signals()
+    for number in _handled:
+        signal.signal(number, _raise)
     try:
         yield
     finally:
         _handled.clear()
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def take_signals() -> None:
-    """Answers the block's signals once more: PySpark takes SIGINT when it starts."""
-    for number in _handled:
-        signal.signal(number, _raise)
 
 
 def _raise(number: int, _: FrameType | None) -> None:

@@ -14,12 +14,13 @@ from pyspark.resource import ResourceProfile
 
 from learn_spark.embedding.udf import EncodeSpec, bad_models_named, worker_encoder
 from learn_spark.errors import QualityError
-from learn_spark.quality.gates import Gate
+from learn_spark.lake.frames import only_row
+from learn_spark.quality.gates import Gate, unit
 from learn_spark.runs.steps import Context
 from models.contract.verified import read_sealed, sealed
 from models.contract.whole_files import write_whole
 
-FILE = "texts.json"
+FOLDER, FILE = "golden_texts", "texts.json"
 FARTHEST = 1e-3  # cosine distance; between one batch and single texts float32 leaves 1e-6, bfloat16 1e-4
 _FOUND = "together array<array<float>>, alone array<array<float>>"
 _LONG = "a heavy wool blanket with fringes, woven by hand in the mountains, for a cold evening by the fire; "
@@ -57,10 +58,9 @@ def golden_gate(context: Context, spec: EncodeSpec, profile: ResourceProfile | N
         ConfigError: where a worker cannot load the model.
         QualityError: one is farther than `FARTHEST`; the line names it.
     """
-    file = context.tables.artifact("golden_texts", spec.encoder_id) / FILE
+    file = context.tables.artifact(FOLDER, spec.encoder_id) / FILE
     with bad_models_named():
-        source = context.spark.range(1).coalesce(1)
-        found = source.mapInPandas(_encoded(spec), _FOUND, profile=profile).collect()[0]
+        found = only_row(context.spark.range(0, 1, 1, 1).mapInPandas(_encoded(spec), _FOUND, profile=profile))
     together_ND, alone_ND = np.array(found.together), np.array(found.alone)
     kept_ND = np.array(read_sealed(file, "golden texts")["vectors"]) if file.is_file() else together_ND
     distances = {name: _distance(kept_ND, vectors) for name, vectors in (("", together_ND), (" alone", alone_ND))}
@@ -96,7 +96,6 @@ def _distance(kept_ND: np.ndarray, found_ND: np.ndarray) -> np.ndarray:
     """Cosine distance per text; infinite where a width, or whether all numbers are finite, is not what it was."""
     if kept_ND.shape != found_ND.shape:
         return np.full(len(TEXTS), np.inf)
-    norms_N = np.linalg.norm(kept_ND, axis=1) * np.linalg.norm(found_ND, axis=1)
-    cosine_N = (kept_ND * found_ND).sum(1) / np.maximum(norms_N, 1e-30)
+    cosine_N = (unit(kept_ND) * unit(found_ND)).sum(1)
     is_equal_N = np.array([np.array_equal(*both, equal_nan=True) for both in zip(kept_ND, found_ND, strict=True)])
     return np.where(is_equal_N, 0, np.where(np.isfinite(cosine_N), 1 - cosine_N, np.inf))

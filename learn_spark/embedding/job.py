@@ -50,7 +50,7 @@ def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     gates = encoded.gates
     if extension.is_needed:
         with extension.held():
-            gates += require_health(extension, settings)
+            gates = [*gates, *require_health(extension, settings)]
             extend_matrix(extension)
     return StepResult(
         rows_in=texts.items,

@@ -25,7 +25,7 @@ from learn_spark.runs.steps import Context
 from models.contract.verified import read_sealed, sealed
 from models.contract.whole_files import write_whole
 
-FILE = "canaries.json"
+FOLDER, FILE = "canaries", "canaries.json"
 GOLDEN = 32  # histories, items, and pairs of one each
 ITEMS = 128  # that they are drawn from
 ALONE = 1  # row at a time
@@ -52,7 +52,7 @@ class Canaries:
     def of(cls, context: Context, release: Release) -> "Canaries":
         """Scores the golden rows; where there are none, they are chosen, and scored first."""
         models = "-".join(release.models[name] for name in ("towers", "cvr"))
-        file = context.tables.artifact("canaries", models) / FILE
+        file = context.tables.artifact(FOLDER, models) / FILE
         kept = read_sealed(file, "canaries") if file.is_file() else _made(context, release)
         found = _scored(context, kept, ("user_emb", "item_emb", "pair"), (_batch_rows(context), ALONE))
         farthest = {kind: max(_distance(kept[kind], rows) for rows in found[kind]) for kind in found}

@@ -1,7 +1,7 @@
 """Feature tables of the asked days: score, write, check, and publish with one row written last."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 
 from pyspark.sql import DataFrame
@@ -59,8 +59,9 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     if not is_published:
         if status == ROLLED_BACK:  # who reads it by its id must not find it half done
             set_status(context.tables, [release], EXPIRED)
-        _write_users(context, release, due["users"], rows_due.get("users", 0))
-        _write_items(context, release, due["items"], rows_due.get("items", 0))
+        numbered = due["items"].join(_pinned(context, release, "item_index"), on="item_id", how="inner")
+        _write_side(context, release, "user", score_users, due["users"], rows_due.get("users", 0))
+        _write_side(context, release, "item", score_items, numbered, rows_due.get("items", 0))
         if "pairs" in rows_due:  # most nights have no samples; then nothing is read
             _write_pairs(context, release, due["pairs"])
     release = with_counts(context, release)
@@ -100,29 +101,18 @@ def _due_pairs(context: Context, release: Release) -> DataFrame:
     return _pinned(context, release, "samples").where(is_due).select(*_PAIR)
 
 
-def _write_users(context: Context, release: Release, due: DataFrame, count: int) -> None:
+def _write_side(
+    context: Context, release: Release, side: str, score: Callable[..., ArrowRows], due: DataFrame, count: int
+) -> None:
+    """Scores the `count` due users or items."""
     tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
-    spread = due.repartition(tasks, "user_id", "ds")
-    scored = score_users(
-        _of_release(spread, release),
+    scored = score(
+        _of_release(due.repartition(tasks, f"{side}_id", "ds"), release),
         towers_path(context),
         matrix_path(context),
         context.config.features.run.batch_rows,
     )
-    _write(context, release, "user_features", gathered(scored, tasks, len(release.days)))
-
-
-def _write_items(context: Context, release: Release, due: DataFrame, count: int) -> None:
-    tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
-    numbered = due.join(_pinned(context, release, "item_index"), on="item_id", how="inner")
-    spread = numbered.repartition(tasks, "item_id", "ds")
-    scored = score_items(
-        _of_release(spread, release),
-        towers_path(context),
-        matrix_path(context),
-        context.config.features.run.batch_rows,
-    )
-    _write(context, release, "item_features", gathered(scored, tasks, len(release.days)))
+    _write(context, release, f"{side}_features", gathered(scored, tasks, len(release.days)))
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:

@@ -15,10 +15,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame
 
 from learn_spark.bridge.trained import cvr_path, is_trained, towers_path
-from learn_spark.embedding.golden_texts import FILE as TEXTS
+from learn_spark.embedding import golden_texts
 from learn_spark.embedding.matrix import known_meta, matrix_path
 from learn_spark.errors import ConfigError
-from learn_spark.features.canaries import FILE as CANARIES
+from learn_spark.features import canaries
 from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.lake.days import days_predicate, spans
@@ -112,8 +112,8 @@ def _damaged(context: Context) -> Iterator[tuple[Path, str]]:
     matrix = matrix_path(context)
     if (meta := known_meta(matrix)) and vectors_file(matrix, meta).is_file() and (why := matrix_damage(matrix)):
         yield vectors_file(matrix, meta), why
-    for folder, name in (("canaries", CANARIES), ("golden_texts", TEXTS)):
-        for file in sorted(context.tables.artifact(folder).glob(f"*/{name}")):
+    for golden in (canaries, golden_texts):
+        for file in sorted(context.tables.artifact(golden.FOLDER).glob(f"*/{golden.FILE}")):
             try:
                 read_sealed(file, "golden rows")
             except BadInput as error:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import known_meta
-from learn_spark.features.canaries import FILE as CANARIES
+from learn_spark.features import canaries
 from learn_spark.lake.forget_requests import hash_of
 from learn_spark.lake.tables import LOST, Tables
 from learn_spark.lake.tombstones import COLUMNS, CUTS
@@ -93,7 +93,7 @@ def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
 
 def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
     """Golden rows are scored with the items' vectors, which are to be zeros; the next release chooses others."""
-    for file in sorted(tables.artifact("canaries").glob(f"*/{CANARIES}")):
+    for file in sorted(tables.artifact(canaries.FOLDER).glob(f"*/{canaries.FILE}")):
         golden = read_json(file, "canaries")
         if sought.numbers & {*golden["items"], *(number for history in golden["histories"] for number in history)}:
             yield file.parent

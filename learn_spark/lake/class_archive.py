@@ -39,9 +39,15 @@ def with_archive(settings: Mapping[str, str], option: str = "SharedArchiveFile")
 def without_conf() -> Iterator[None]:
     """A JVM that starts in this block has an empty folder for PySpark's `conf`, and the archive's Java."""
     java = JAVA_HOME.read_text(encoding="utf-8").strip()
-    ours = {"SPARK_CONF_DIR": str(EMPTY), "JAVA_HOME": os.environ.get("JAVA_HOME", java)}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ |= ours
+    with environment(SPARK_CONF_DIR=str(EMPTY), JAVA_HOME=os.environ.get("JAVA_HOME", java)):
+        yield
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Variables of this process's environment, for a while: a JVM that starts in this block keeps them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
     try:
         yield
     finally:

@@ -52,12 +52,20 @@ class DeadFile:
         return (date.fromisoformat(low[:10]), date.fromisoformat(high[:10])) if low and high else None
 
 
+def delta_log(spark: SparkSession, table: Path | str) -> Any:  # noqa: ANN401 - Delta's own object
+    """What the JVM has of a table's log."""
+    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
+
+
+def newest_snapshot(spark: SparkSession, log: Any) -> Any:  # noqa: ANN401 - Delta's own objects
+    """The table as its log says it is now."""
+    none = _jvm(spark).scala.Option.empty()
+    return log.update(False, none, none)
+
+
 def live_files(spark: SparkSession, table: Path) -> DataFrame:
     """What a table's log names: path, partitionValues, size, stats; fails where the log cannot be read."""
-    jvm = _jvm(spark)
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
-    snapshot = log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
-    files = DataFrame(snapshot.allFiles().toDF(), spark)
+    files = DataFrame(newest_snapshot(spark, delta_log(spark, table)).allFiles().toDF(), spark)
     return files.select("path", "partitionValues", "size", "stats")
 
 

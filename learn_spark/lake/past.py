@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from learn_spark.lake.identity import LOG, newest_version
-from learn_spark.lake.live_files import forget_logs
+from learn_spark.lake.live_files import delta_log, forget_logs, newest_snapshot
 
 _VERSION = re.compile(r"\.?(\d{20})\.")
 
@@ -33,5 +33,5 @@ def cut_log(spark: SparkSession, table: Path) -> int:
 
 def _checkpoint(spark: SparkSession, table: Path) -> None:
     jvm: Any = spark._jvm
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
-    log.checkpoint(log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()), jvm.scala.Option.empty())
+    log = delta_log(spark, table)
+    log.checkpoint(newest_snapshot(spark, log), jvm.scala.Option.empty())

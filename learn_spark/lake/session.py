@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -223,23 +223,14 @@ def _quiet_start() -> Iterator[None]:
         os.close(kept)
 
 
-@contextmanager
-def _importing_nothing_from_the_working_directory() -> Iterator[None]:
+def _importing_nothing_from_the_working_directory() -> AbstractContextManager[None]:
     """Python workers get the environment that the JVM starts in; what else this process starts keeps its own.
 
     An empty place in PYTHONPATH is the working directory, too.
     """
-    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
-    os.environ["PYTHONSAFEPATH"] = "1"
-    if path := before["PYTHONPATH"]:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path.split(os.pathsep)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    path = os.environ.get("PYTHONPATH", "")
+    named = {"PYTHONPATH": os.pathsep.join(filter(None, path.split(os.pathsep)))} if path else {}
+    return class_archive.environment(PYTHONSAFEPATH="1", **named)
 
 
 def _undo(spark: SparkSession, foreign: list[str]) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
-from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, put_rows, write_rows
+from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, write_few, write_rows
 from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
@@ -213,7 +213,7 @@ class Tables:
         if (transaction := self._of_files(name)) is not None:
             files = transaction.files(whole)
             earlier = [file_of(Path(path), file.path()) for file in files]
-            transaction.replace(put_rows(rows, earlier, Path(path), spec), whole, files)
+            transaction.exchange(files, write_few(rows, earlier, Path(path), spec), whole)
             return
         values = ", ".join(f"'{row[spec.names.index(other)]}'" for row in rows)
         df = self._spark.createDataFrame(rows, spec.columns_ddl).coalesce(1)

@@ -11,6 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from learn_spark.lake.live_files import delta_log
 from learn_spark.lake.schemas import TableSpec
 
 _CHECK = "delta.constraints."
@@ -25,10 +26,10 @@ class Transaction:
 
     def __init__(self, spark: SparkSession, path: str, spec: TableSpec) -> None:
         self._spec, self._spark = spec, spark
-        self._jvm, self._session = _of_jvm(spark._jvm), _of_jvm(spark._jsparkSession)
+        self._jvm: Any = spark._jvm
+        self._session: Any = spark._jsparkSession
         self._none = self._jvm.scala.Option.empty()
-        log = self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._session, path)
-        self._delta = log.startTransaction(self._none, self._none)
+        self._delta = delta_log(spark, path).startTransaction(self._none, self._none)
 
     def takes_files(self) -> bool:
         """Whether the table is as its contract says, and asks of its writers for no more than that."""
@@ -52,35 +53,28 @@ class Transaction:
 
     def append(self, added: Sequence[dict[str, Any]]) -> int:
         """Adds files, of which `added` is what an `add` of the log says; returns their rows."""
-        return self._commit(added, [], None)
+        return self.exchange([], added)
 
-    def replace(self, added: Sequence[dict[str, Any]], predicate: str, files: Sequence[Any] | None = None) -> int:
-        """Adds files, in place of those that a predicate on the partition column names.
-
-        Args:
-            added: as of `append`.
-            predicate: names the files.
-            files: what `files` has found for it; None looks for them.
-
-        Returns:
-            The rows added.
+    def replace(self, added: Sequence[dict[str, Any]], predicate: str) -> int:
+        """Adds files in place of those that a predicate on the partition column names; returns the rows added.
 
         Raises:
             ValueError: there are rows that the predicate does not name.
         """
         if added:
             self._require_named(added, predicate)
-        return self._commit(added, self.files(predicate) if files is None else files, predicate)
+        return self.exchange(self.files(predicate), added, predicate)
 
-    def _commit(self, added: Sequence[dict[str, Any]], removed: Sequence[Any], predicate: str | None) -> int:
-        if not added and not removed:
+    def exchange(self, files: Sequence[Any], added: Sequence[dict[str, Any]], predicate: str | None = None) -> int:
+        """Adds files in place of those that `files` has found for a predicate; returns the rows added."""
+        if not added and not files:
             return 0
         action = getattr(getattr(self._jvm.org.apache.spark.sql.delta.actions, "Action$"), "MODULE$")
         actions = [action.fromJson(json.dumps({"add": file})) for file in added]
         rows = sum(json.loads(file["stats"])["numRecords"] for file in added)
         size = sum(file["size"] for file in added)
         self._measure(numFiles=len(added), numOutputRows=rows, numOutputBytes=size)
-        self._delta.commit(self._sequence([*actions, *(file.remove() for file in removed)]), self._operation(predicate))
+        self._delta.commit(self._sequence([*actions, *(file.remove() for file in files)]), self._operation(predicate))
         return rows
 
     def _require_named(self, added: Sequence[dict[str, Any]], predicate: str) -> None:
@@ -119,7 +113,3 @@ class Transaction:
 
 def _columns(schema: StructType) -> dict[str, str]:
     return {field.name: field.dataType.simpleString() for field in schema.fields}
-
-
-def _of_jvm(value: Any) -> Any:  # noqa: ANN401 - what the JVM's objects have is known when it runs
-    return value

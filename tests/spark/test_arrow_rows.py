@@ -1,6 +1,6 @@
 """Rows that tasks write themselves: equal to what Spark's writer makes of them, and refused where it refuses them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from deltalake import DeltaTable
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
-from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, gathered
+from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, gathered, write_rows
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.frames import setting
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 from learn_spark.lake.tables import Tables
 from tests.builders.contexts import make_tables
@@ -151,27 +152,18 @@ def test_rows_that_break_the_contract_are_refused_as_spark_refuses_them(
         pq.read_metadata(file)  # what the failed task had begun is gone, and the other task's file is whole
 
 
-def test_a_task_that_fails_once_leaves_its_rows_once(spark: SparkSession, tmp_path: Path) -> None:
-    """A retry writes other files; those of the first try are named by nothing, and VACUUM takes them."""
-    tables = make_tables(spark, tmp_path / "lake")
-    marker, spec = tmp_path / "failed", TABLES["user_history"]
-    whole = arrow_rows(spark, spec, 0, 400)
-    make, orphan = whole.make, Path(tables.path(spec.name)) / "ds=2011-11-04" / "part-orphan.snappy.parquet"
-
-    def twice(batches: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401 - batches of ids
-        """As a task whose result is lost after its files are closed: another one writes them again."""
-        yield from make(batches)
-        if not marker.exists():
-            marker.touch()
-            orphan.write_bytes(b"cut")
-
-    assert tables.append("user_history", ArrowRows(whole.source, twice, whole.schema)) == 400
-    assert tables.read("user_history").count() == 400
-    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-    tables.vacuum("user_history", 0)
-    spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
-    assert not list((tmp_path / "lake").rglob("*orphan*"))
-    assert tables.read("user_history").count() == 400
+def test_files_that_no_commit_names_are_no_rows_and_go_with_a_vacuum(spark: SparkSession, tmp_path: Path) -> None:
+    """As a task leaves them whose result is lost: another one writes its rows again."""
+    tables, spec = make_tables(spark, tmp_path / "lake"), TABLES["user_history"]
+    rows, folder = arrow_rows(spark, spec, 0, 400), Path(tables.path(spec.name))
+    lost = write_rows(rows, folder, spec)
+    assert tables.append(spec.name, rows) == 400
+    assert tables.read(spec.name).count() == 400
+    assert all((folder / file["path"]).is_file() for file in lost)
+    with setting(spark, "spark.databricks.delta.retentionDurationCheck.enabled", "false"):
+        tables.vacuum(spec.name, 0)
+    assert not any((folder / file["path"]).exists() for file in lost)
+    assert tables.read(spec.name).count() == 400
 
 
 def test_rows_of_another_day_take_no_days_place(spark: SparkSession, by_tasks: Tables) -> None:
