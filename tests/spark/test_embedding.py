@@ -41,6 +41,7 @@ from models.encoder.encoder import Encoder
 from models.saved import save_towers
 from models.towers.towers import Towers
 from tests.builders.commands import ROOT, kill_process
+from tests.builders.contexts import make_context
 from tests.builders.encoders import WORDS, save_tiny_llama
 from tests.builders.items import add_items, item_row, matrix_bytes, matrix_file, step_context, with_embedding
 
@@ -141,9 +142,10 @@ def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedde
     file.write_text(file.read_text().replace("0.1", "0.2"))
     with pytest.raises(BadInput, match="golden texts: .* has changed since it was written .*learn-spark repair"):
         embed_items(embedded, [LATER])
-    hurt = find_hurt(embedded)
+    whole = make_context(embedded.spark, embedded.config)
+    hurt = find_hurt(whole)
     assert list(hurt.artifacts) == [file]
-    clear(embedded, hurt, set())
+    clear(whole, hurt, set())
     assert embed_items(embedded, [LATER]).details["texts_encoded"] == 1
 
 
