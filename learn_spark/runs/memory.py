@@ -13,7 +13,8 @@ class PeakMemory(Periodic):
     """Samples the process tree in a thread while the `with` block runs.
 
     Pages that processes share count once per process, so the figure is an upper bound; peaks shorter than the
-    sampling interval may be missed.
+    sampling interval may be missed. A child that was just forked has its parent's pages until it starts its own program
+    or writes: the two count once, or each `chmod` that Hadoop starts would be a second JVM.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:
@@ -30,12 +31,15 @@ class PeakMemory(Periodic):
 
     def tick(self) -> None:
         """Takes a sample."""
-        resident = 0
-        for process in self._tree():
+        resident, sizes = 0, dict[int, int]()
+        for process in self._tree():  # parents first
             try:
-                resident += process.memory_info().rss
+                memory, parent = process.memory_info(), process.ppid()
             except psutil.Error:  # ended in between
                 continue
+            sizes[process.pid] = memory.vms
+            if sizes.get(parent) != memory.vms:
+                resident += memory.rss
         self._peak = max(self._peak, resident)
 
     def _tree(self) -> list[psutil.Process]:

@@ -191,6 +191,28 @@ input()
 """
 
 
+FORKED = """
+import os
+block = bytearray(b"x") * (200 << 20)
+told, tell = os.pipe()
+if os.fork() == 0:
+    os.close(tell)
+    os.read(told, 1)  # until the parent has ended
+    os._exit(0)
+print("forked", flush=True)
+input()
+"""
+
+
+@pytest.mark.process
+def test_peak_memory_counts_a_process_that_was_just_forked_once():
+    with Popen([sys.executable, "-c", FORKED], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        assert process.stdout.readline() == "forked\n"
+        with PeakMemory(sample_seconds=0.01, pid=process.pid) as memory:
+            assert 200 < memory.peak_mb < 300
+        process.communicate("\n")
+
+
 @pytest.mark.process
 def test_peak_memory_sees_what_is_gone():
     with Popen([sys.executable, "-c", HELD_AND_FREED], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
