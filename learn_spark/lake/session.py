@@ -284,6 +284,7 @@ def _settings(config: Config) -> dict[str, str]:
         **FIXED,
         "spark.sql.shuffle.partitions": partitions,
         "spark.databricks.delta.snapshotPartitions": str(min(int(partitions), 50)),
+        "spark.databricks.delta.allFilesInCrc.thresholdNumFiles": "500",  # named beside each commit; see `table_reads`
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,  # tasks of a VACUUM; else 10,000
         "spark.python.sql.dataFrameDebugging.enabled": "false",  # else a stack trace for each column expression
         **_PLAIN_VECTORS,

@@ -35,9 +35,9 @@ from learn_spark.lake.identity import (
 )
 from learn_spark.lake.live_files import DeadFile, dead_files, drop_files, file_of, forget_logs, live_files
 from learn_spark.lake.lock import lease_of
-from learn_spark.lake.parquet_reads import as_parquet
 from learn_spark.lake.past import cut_log
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
+from learn_spark.lake.table_reads import planned
 from learn_spark.lake.transactions import Transaction
 from learn_spark.storage import Place, require_mounted
 
@@ -171,7 +171,7 @@ class Tables:
         except AnalysisException as error:
             wanted = "" if version is None else f" at version {version}"
             raise ConfigError(f"table {name}{wanted} cannot be read at {self.path(name)}: {error}") from error
-        return as_parquet(table) if is_native(self._spark) else table
+        return planned(table, is_native(self._spark))
 
     def version(self, name: str) -> int:
         """The newest Delta version: that of the last commit in the log."""
@@ -188,14 +188,14 @@ class Tables:
     def overwrite_days(self, name: str, rows: DataFrame | ArrowRows, days: Iterable[date]) -> int:
         """Replaces exactly these days of a table that is partitioned by day; returns the rows written."""
         (day_column,) = _spec(name).partition
-        return self.overwrite_where(name, rows, days_predicate(day_column, days))
+        return self._write(name, rows, days_predicate(day_column, days), is_whole_files=True)
 
     def overwrite_where(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
         """Replaces exactly the rows that `predicate` names; other rows in their place are an error.
 
         For `ArrowRows`, it names partition columns alone.
         """
-        return self._write(name, rows, predicate)
+        return self._write(name, rows, predicate, is_whole_files=isinstance(rows, ArrowRows))
 
     def put_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Puts few rows in place of those of equal key, without a Spark job where it can.
@@ -217,7 +217,7 @@ class Tables:
             return
         values = ", ".join(f"'{row[spec.names.index(other)]}'" for row in rows)
         df = self._spark.createDataFrame(rows, spec.columns_ddl).coalesce(1)
-        self._write(name, df, f"{whole} AND {other} IN ({values})")
+        self._write(name, df, f"{whole} AND {other} IN ({values})", is_whole_files=False)
 
     def rewrite(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
         """Replaces the rows that `predicate` names in two commits, for rows that no reader may see in between.
@@ -318,13 +318,18 @@ class Tables:
         self._existing(name)
         return self.root / name / LOG
 
-    def _write(self, name: str, rows: DataFrame | ArrowRows, predicate: str | None = None) -> int:
-        """Adds rows, in place of those that a predicate names; returns how many."""
+    def _write(
+        self, name: str, rows: DataFrame | ArrowRows, predicate: str | None = None, is_whole_files: bool = True
+    ) -> int:
+        """Adds rows, in place of those that a predicate names, which are whole files or not; returns how many."""
         path = self._writable(name)
-        if isinstance(rows, ArrowRows):
-            if (transaction := self._of_files(name)) is not None:
+        if is_whole_files and (transaction := self._of_files(name, rows)) is not None:
+            if isinstance(rows, ArrowRows):
                 added = write_rows(rows, Path(path), _spec(name))
-                return transaction.append(added) if predicate is None else transaction.replace(added, predicate)
+            else:
+                added = transaction.written(self._shaped(name, rows))
+            return transaction.append(added) if predicate is None else transaction.replace(added, predicate)
+        if isinstance(rows, ArrowRows):
             rows = rows.frame
         before = self.version(name)
         if predicate is None:
@@ -333,10 +338,10 @@ class Tables:
             self._writer(name, rows, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
 
-    def _of_files(self, name: str) -> Transaction | None:
-        """A transaction that takes files which tasks write; None where the rows have to go through Spark's writer."""
+    def _of_files(self, name: str, rows: DataFrame | ArrowRows | None = None) -> Transaction | None:
+        """A transaction for files with these rows, or the driver's own; None where Delta has to write and commit them."""
         spec = _spec(name)
-        if not isinstance(self.root, Path) or not fits_arrow(spec):
+        if not isinstance(self.root, Path) or not (isinstance(rows, DataFrame) or fits_arrow(spec)):
             return None
         transaction = Transaction(self._spark, self.path(name), spec)
         return transaction if transaction.takes_files() else None

@@ -1,4 +1,4 @@
-"""Commits of files that are written already, by Delta's own transaction in the JVM.
+"""Commits of files that the caller has, by Delta's own transaction in the JVM.
 
 Delta's own, rather than a second implementation of its protocol: it looks for conflicts, knows the log's store, writes
 checksums and checkpoints, and the next read here begins with the snapshot that it has just made.
@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from learn_spark.lake.live_files import delta_log
 from learn_spark.lake.schemas import TableSpec
+from learn_spark.lake.table_reads import few_files
 
 _CHECK = "delta.constraints."
 _WRITE = "org.apache.spark.sql.delta.DeltaOperations$Write"
@@ -47,9 +48,19 @@ class Transaction:
 
     def files(self, predicate: str) -> list[Any]:
         """Delta's own objects of the files that a predicate on the partition column names; `path()` says which."""
-        condition = self._session.sessionState().sqlParser().parseExpression(predicate)
-        found = self._delta.filterFiles(self._sequence([condition]), False)
+        conditions = self._sequence([self._session.sessionState().sqlParser().parseExpression(predicate)])
+        if (few := few_files(self._spark, self._delta.snapshot())) is None:
+            found = self._delta.filterFiles(conditions, False)
+        else:  # the same, without its Spark jobs
+            found = few.matchingFiles(conditions, self._sequence([]))
+            self._delta.trackReadPredicates(conditions, False, True)
+            self._delta.trackFilesRead(found)
         return [found.apply(place) for place in range(found.size())]
+
+    def written(self, rows: DataFrame) -> list[dict[str, Any]]:
+        """Lets Spark write rows, against the table's checks; returns of each file what an `add` of the log says."""
+        files = self._delta.writeFiles(rows._jdf)
+        return [json.loads(files.apply(place).json())["add"] for place in range(files.size())]
 
     def append(self, added: Sequence[dict[str, Any]]) -> int:
         """Adds files, of which `added` is what an `add` of the log says; returns their rows."""

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.lake.engine import misfit
-from learn_spark.lake.parquet_reads import as_parquet
+from learn_spark.lake.table_reads import planned
 from tests.builders.commands import run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors, finished_journey
 from tests.builders.plans import nodes_of_steps
@@ -83,17 +83,17 @@ def test_tables_that_more_than_a_plain_reader_needs_are_left_to_delta(spark: Spa
 
     for version in (0, 1):
         for where in ("true", "day = '2024-05-02'", "id > 'a'"):
-            by_delta, by_parquet = read(version).where(where), as_parquet(read(version)).where(where)
+            by_delta, by_parquet = read(version).where(where), planned(read(version), True).where(where)
             assert by_delta.schema == by_parquet.schema
             assert sorted(map(str, by_delta.collect())) == sorted(map(str, by_parquet.collect())) != []
-    assert file_format(as_parquet(read(1))) == "ParquetFileFormat"
+    assert file_format(planned(read(1), True)) == "ParquetFileFormat"
     for feature in ("delta.enableDeletionVectors = true", "delta.columnMapping.mode = 'name'"):
         spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ({feature})")
         newest = spark.read.format("delta").load(path)
-        assert file_format(as_parquet(newest)) == "DeltaParquetFileFormat"
+        assert file_format(planned(newest, True)) == "DeltaParquetFileFormat"
     spark.sql(f"DELETE FROM delta.`{path}` WHERE id = 'd'")
-    assert {row.id for row in as_parquet(spark.read.format("delta").load(path)).collect()} == {"a", "b c"}
-    assert as_parquet(read(1)).count() == 3, "an older version, from before the table needed more"
+    assert {row.id for row in planned(spark.read.format("delta").load(path), True).collect()} == {"a", "b c"}
+    assert planned(read(1), True).count() == 3, "an older version, from before the table needed more"
 
 
 def file_format(df: DataFrame) -> str:
