@@ -19,8 +19,8 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
     that a filter rules out; Comet still needs Spark's own reader, as it leaves Delta's to Spark.
 
     The table's protocol says who can read its files: one that needs more than reader version 1 has deletion vectors,
-    mapped columns, widened types or another feature that changes what a file's bytes mean. Columns that a file lacks are
-    null for both readers.
+    mapped columns, widened types or another feature that changes what a file's bytes mean. Columns that a file lacks
+    are null for both readers.
 
     Args:
         table: what `format("delta").load` gave, with nothing on top.

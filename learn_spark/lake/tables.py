@@ -339,7 +339,7 @@ class Tables:
         return self._rows_written(name, before)
 
     def _of_files(self, name: str, rows: DataFrame | ArrowRows | None = None) -> Transaction | None:
-        """A transaction for files with these rows, or the driver's own; None where Delta has to write and commit them."""
+        """A transaction for files with these rows, or few of the driver's; None where Delta's writer has to work."""
         spec = _spec(name)
         if not isinstance(self.root, Path) or not (isinstance(rows, DataFrame) or fits_arrow(spec)):
             return None
