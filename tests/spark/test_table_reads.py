@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.lake import table_reads
+from learn_spark.lake.live_files import forget_logs
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.table_reads import planned
 from learn_spark.lake.tables import Tables
@@ -62,7 +63,7 @@ def test_a_frame_holds_what_it_was_read_with(spark: SparkSession, tables: Tables
     assert tables.read(NAME, version=1).count() == 60
 
 
-def test_large_tables_and_those_without_a_checksum_are_found_by_delta(
+def test_files_of_large_tables_and_those_without_a_checksum_are_found_by_delta(
     spark: SparkSession, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert index_of(tables.read(NAME)) == "TahoeBatchFileIndex"
@@ -71,11 +72,12 @@ def test_large_tables_and_those_without_a_checksum_are_found_by_delta(
         assert index_of(tables.read(NAME)) == "TahoeLogFileIndex"
         assert tables.overwrite_days(NAME, histories(spark, 5, 6), [FIRST + timedelta(days=n) for n in (4, 5)]) == 1
         assert len(users(tables.read(NAME))) == 59
-    for checksum in Path(tables.path(NAME), "_delta_log").glob("*.crc"):
-        checksum.unlink()
-    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-    assert index_of(tables.read(NAME)) == "TahoeLogFileIndex"
-    assert len(users(tables.read(NAME))) == 59
+    for hurt in (lambda file: file.write_text("not a checksum"), Path.unlink):
+        for checksum in Path(tables.path(NAME), "_delta_log").glob("0*.crc"):
+            hurt(checksum)
+        forget_logs(spark)
+        assert index_of(tables.read(NAME)) == "TahoeLogFileIndex"
+        assert len(users(tables.read(NAME))) == 59
 
 
 def test_what_spark_writes_is_held_against_the_contract(spark: SparkSession, tables: Tables) -> None:
