@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from models.contract.failures import BadInput
-from models.contract.model_folder import locate
+from models.contract.model_folder import early_stop, locate
 from models.data.prefetch import prefetched
 from models.encoder.batching import run_batches, shared_prefix
+from models.encoder.depth import stop_after
 from models.encoder.packed import pack_linears
 from models.encoder.pretrained import DTYPES, is_causal, load_pretrained, longest_input
 from models.encoder.tokens import Tokenizer, first_tokens
@@ -63,7 +64,14 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, path: str | Path, revision: str | None, pooling: str, max_tokens: int, dtype: str, device: str
+        cls,
+        path: str | Path,
+        revision: str | None,
+        pooling: str,
+        max_tokens: int,
+        dtype: str,
+        device: str,
+        layer: int | None = None,
     ) -> Self:
         """Loads config, tokenizer and safetensors weights; code that comes with a model never runs.
 
@@ -74,6 +82,8 @@ class Encoder:
             max_tokens: longer texts are cut at a token.
             dtype: float32, bfloat16 or float16.
             device: cpu, cuda or cuda:<n>.
+            layer: the states of this one are pooled, counted from 1, and the later ones are not even kept; None: the
+                last.
 
         Raises:
             BadInput: what is wrong with the folder, the settings or the device, in one line.
@@ -82,7 +92,11 @@ class Encoder:
             raise BadInput(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu")
-        model, tokenizer = load_pretrained(locate(str(path), revision), DTYPES[dtype])
+        folder = locate(str(path), revision)
+        stop = early_stop(folder, layer)
+        model, tokenizer = load_pretrained(folder, DTYPES[dtype])
+        if stop:
+            stop_after(model, stop)
         model.to(device)  # pyright: ignore[reportArgumentType] - transformers' wrapper hides `self`
         return cls(model, tokenizer, pooling, max_tokens)
 
