@@ -160,29 +160,37 @@ class Encoder:
 
     @torch.inference_mode()
     def _encode_batch(self, rests: Sequence[Sequence[int]], prefix: Prefix | None) -> np.ndarray:
-        lengths_B = torch.tensor([len(ids) for ids in rests])
-        width = int(lengths_B.max())
-        pad_id = self._tokenizer.pad_id
-        ids_BL = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in rests])
-        mask_BL = torch.arange(width) < lengths_B[:, None]
-        device = self._model.device
-        ids_BL, mask_BL, lengths_B = ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
+        ids_BL, mask_BL, lengths_B = self._on_device(rests)
         inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
         if prefix is not None:
             inputs["past_key_values"] = expanded(prefix.cache, len(rests))
             inputs["attention_mask"] = torch.nn.functional.pad(mask_BL.long(), (prefix.length, 0), value=1)
         hidden_BLD = self._model(**inputs).last_hidden_state
-        return self._pool(hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
+        return pooled(self._pooling, hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
 
-    def _pool(self, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None) -> Tensor:
-        if self._pooling == "cls":
-            return hidden_BLD[:, 0].float()
-        if self._pooling == "last":
-            return hidden_BLD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
-        sum_BD = hidden_BLD.float().masked_fill(~mask_BL[..., None], 0.0).sum(dim=1)
-        if prefix is None:
-            return sum_BD / lengths_B[:, None]
-        return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
+    def _on_device(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, padded; which of them are real; the rows' lengths."""
+        lengths_B = torch.tensor([len(ids) for ids in rows])
+        width = int(lengths_B.max())
+        pad_id = self._tokenizer.pad_id
+        ids_BL = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in rows])
+        mask_BL = torch.arange(width) < lengths_B[:, None]
+        device = self._model.device
+        return ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
+
+
+def pooled(
+    pooling: str, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None = None
+) -> Tensor:
+    """Vectors of texts out of their tokens' states: float32 [B, D]."""
+    if pooling == "cls":
+        return hidden_BLD[:, 0].float()
+    if pooling == "last":
+        return hidden_BLD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
+    sum_BD = hidden_BLD.float().masked_fill(~mask_BL[..., None], 0.0).sum(dim=1)
+    if prefix is None:
+        return sum_BD / lengths_B[:, None]
+    return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
 
 
 def expanded(cache: DynamicCache, batch: int) -> DynamicCache:

@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from models.contract.model_folder import early_stop, encoder_id
 from models.encoder import baichuan
+from models.encoder.all_layers import LayersEncoder
 from models.encoder.encoder import Encoder
 from tests.builders.encoders import FAMILIES
 
@@ -134,3 +135,22 @@ def test_a_family_that_cannot_be_left_early_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=complaint):
         load(tmp_path, 1)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_one_pass_gives_every_layer_and_pooling_as_an_encoder_that_stops_there(
+    family: str, folders: dict[str, Path]
+) -> None:
+    reader = LayersEncoder.load(folders[family], None, "mean", 64, "float32", "cpu")
+    tokens, found = reader.tokenize(TEXTS), {}
+
+    def keep(layer: int, pooling: str, rows: np.ndarray, vectors: np.ndarray) -> None:
+        found.setdefault((layer, pooling), np.zeros((len(TEXTS), reader.dim)))[rows] = vectors
+
+    seconds = reader.read(tokens, 32, {1: ("mean", "last"), 2: ("mean", "cls")}, keep)
+    assert set(found) == {(1, "mean"), (1, "last"), (2, "mean"), (2, "cls")}
+    for (layer, pooling), vectors in found.items():
+        expected = load(folders[family], layer, pooling).encode_tokens(tokens, 32)
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert 0 < seconds[1] < seconds[2]
+    assert reader.num_layers == 2
