@@ -57,7 +57,8 @@ def choose_content(context: Context, asked: Asked) -> dict[str, Any]:
 
     Returns:
         The figures of `models.evaluation.measure_content.run`, the variants as config lines beside them (`lines`), the
-        best first; `sample`, in words; `metric`; and `taken`, the name of the one whose vectors are kept.
+        best first; `sample`, in words; `metric`; and `taken`, the name of the one whose vectors are kept (`vectors`, by
+        the item_idx of `texts`).
 
     Raises:
         ConfigError: there is no such layer or template, the lake lacks sequences, or the sample is too small.
@@ -77,7 +78,7 @@ def choose_content(context: Context, asked: Asked) -> dict[str, Any]:
         context.progress.say(f"choose-content: {sample}")
         snapshots = row_snapshots(context, sample, folder / SNAPSHOTS)
         spec = ContentSpec(
-            texts=text_snapshot(context, sample, templates, folder / SNAPSHOTS),
+            texts=text_snapshot(context, sample, templates, folder / MEASURED),
             templates=tuple(templates),
             layers=layers,
             poolings=tuple(asked.poolings or POOLINGS),  # pyright: ignore[reportArgumentType] - checked by the spec
@@ -180,6 +181,7 @@ def _told(config: Config, spec: ContentSpec, sample: ContentSample, found: dict[
         "model": config.embedding.model,
         "taken": best["name"],
         "vectors": str(spec.out_dir / VECTORS / best["name"]),
+        "texts": str(spec.texts),
         **found,
         "variants": rows,
     }

@@ -103,15 +103,14 @@ def content_sample(context: Context, items: int, k: int) -> ContentSample:
 
 
 def text_snapshot(context: Context, sample: ContentSample, templates: dict[str, Template], into: Path) -> Path:
-    """item_idx (the place) and, by the name of each template, the text that `embed_items` would encode."""
+    """item_idx (the place), item_id and, by the name of each template, the text that `embed_items` would encode."""
     windows = context.config.windows
     versions_df = pinned_versions(context.tables.read("items"), windows.towers_end, windows.end)
     rendered = [template.render().alias(name) for name, template in templates.items()]
     texts_df = sample.places_df.join(versions_df.select("item_id", *rendered), on="item_id", how="left")
     columns = [F.coalesce(name, F.lit("")).alias(name) for name in templates]
-    return _exported(
-        context, texts_df.select(F.col("place").alias("item_idx"), *columns), "texts", "item_idx", into=into
-    )
+    texts_df = texts_df.select(F.col("place").alias("item_idx"), "item_id", *columns)
+    return _exported(context, texts_df, "texts", "item_idx", into=into)
 
 
 def row_snapshots(context: Context, sample: ContentSample, into: Path) -> dict[str, Path]:
