@@ -22,7 +22,11 @@ Kept = Callable[[int, str, np.ndarray, np.ndarray], None]
 
 @dataclass
 class Clock:
-    """Seconds of the model up to each layer; what is done with the states in between does not count."""
+    """Seconds of the model up to each layer; what is done with the states in between does not count.
+
+    Of a GPU these are its own; of CPUs those that the process had, of all cores together: what else the machine does
+    makes no layer dearer than another.
+    """
 
     device: torch.device
     seconds: dict[int, float] = field(default_factory=dict)
@@ -42,8 +46,9 @@ class Clock:
         self._since = self._now()
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 

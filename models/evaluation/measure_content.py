@@ -9,6 +9,7 @@ Shapes: P targets.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,11 +94,12 @@ def _systems(spec: ContentSpec) -> SystemsSpec:
 def _measured(spec: ContentSpec, task: SystemsTask, made: Mapping[str, Reading]) -> list[Figures]:
     rows: list[Figures] = []
     spoke = time.monotonic()
+    segments = replace(task.segments, is_in={"all": task.segments.is_in["all"]})  # no other is shown
     base_P: np.ndarray | None = None
     for variant, system in zip(spec.variants, task.spec.systems, strict=True):
         rank_P = task.ranks(task.scorer(system))
         base_P = rank_P if base_P is None else base_P
-        figures = task.segments.figures(rank_P)
+        figures = segments.figures(rank_P)
         del figures["segments"]
         reading = made[variant.template]
         per_1000 = 1000 / reading.texts
@@ -105,7 +107,7 @@ def _measured(spec: ContentSpec, task: SystemsTask, made: Mapping[str, Reading])
             variant.model_dump()
             | figures
             | {
-                "gain": task.segments.gains(rank_P, base_P),
+                "gain": segments.gains(rank_P, base_P),
                 "seconds": reading.seconds[variant.layer] * per_1000,
                 "tokens": reading.tokens * per_1000,
                 "bad": reading.bad[variant.layer, variant.pooling],
