@@ -20,7 +20,8 @@ from tests.builders.commands import CONFIG, run_here
 from tests.builders.reading import relation
 
 pytestmark = pytest.mark.e2e
-CHOOSE = ("choose-content", *"--layers 3,6 --pooling mean --templates title --set comparison.resamples=20".split())
+VARIANTS = ("--layers", "3,6", "--pooling", "mean", "--templates", "title")
+CHOOSE = ("choose-content", *VARIANTS, "--set", "comparison.resamples=20")
 
 
 def contents(folder: Path) -> dict[str, str]:
