@@ -53,7 +53,9 @@ def _warnings(told: Mapping[str, Any]) -> list[str]:
 
 def _words(rows: list[dict[str, Any]], metric: str) -> list[str]:
     """Whether the best is really better than what the config has."""
-    best = next(row for row in rows if row["is_front"])
+    best = next((row for row in rows if row["is_front"]), None)
+    if best is None:
+        return ["  none: fp16 does not hold the vectors of any of these"]
     if best["is_base"]:
         return ["the config's own content is the best of these"]
     low = best["gain"]["ci90"][metric][0]
