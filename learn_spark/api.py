@@ -89,6 +89,7 @@ def embed(
     max_tokens: int = 64,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    layer: int | None = None,
 ) -> Column:
     """The vectors of a text column, as array<float>, by a language model that each Python worker loads once.
 
@@ -100,9 +101,10 @@ def embed(
         max_tokens: longer texts are cut.
         dtype: of weights and products.
         device: `auto` is the GPU that Spark gives the task, else the CPU.
+        layer: the model stops behind this one of its layers, counted from 1; None: the last.
 
     Raises:
-        ConfigError: the model cannot be found or lacks a part.
+        ConfigError: the model cannot be found, or lacks a part or the layer.
     """
     settings = EmbeddingSettings(
         model=model,
@@ -110,6 +112,7 @@ def embed(
         pooling=pooling,
         max_tokens=max_tokens,
         dtype=dtype,
+        layer=layer,
         run=EmbeddingRun(device=device),
     )
     return embed_function(Config(embedding=settings))(column)

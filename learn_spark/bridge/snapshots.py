@@ -38,6 +38,7 @@ def export(
     source_table: str,
     source_version: int,
     seed: int,
+    into: Path | None = None,
 ) -> Path:
     """Writes a frame as a snapshot; a finished one of this name is left as it is.
 
@@ -52,6 +53,7 @@ def export(
         key: columns that are unique together.
         source_table, source_version: the pinned source, for the manifest.
         seed: of the order.
+        into: a folder outside the lake that gets the snapshot's folder.
 
     Returns:
         The folder: part-*.parquet and manifest.json, nothing else.
@@ -59,7 +61,7 @@ def export(
     Raises:
         ConfigError: where there is no row.
     """
-    target = snapshot_folder(context, name)
+    target = into / name if into else snapshot_folder(context, name)
     if is_exported(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

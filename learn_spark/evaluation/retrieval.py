@@ -1,6 +1,6 @@
 """The test day of the retrieval figures: what was known by then, what its users bought before and after it."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -10,6 +10,7 @@ from learn_spark.bridge.snapshots import export
 from learn_spark.lake.days import DayRange
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
+from learn_spark.sequences.windows import as_of_dates
 from learn_spark.training.sequence_snapshots import sequences_fingerprint
 
 _READS = ("interactions", "item_index", "sequences")
@@ -34,13 +35,13 @@ def day_snapshots(context: Context) -> dict[str, Any]:
     }
 
 
-def known_items(context: Context) -> DataFrame:
-    """item_idx, purchases: all items seen before `towers_end`, and the purchases of the days before it.
+def known_items(context: Context, day: date | None = None) -> DataFrame:
+    """item_idx, purchases: all items seen before a day, and the purchases of the days before it.
 
-    An item whose events were all no purchases is known as well.
+    An item whose events were all no purchases is known as well. The day is the test day, if no other is given.
     """
     config, tables = context.config, context.tables
-    as_of = config.windows.towers_end
+    as_of = day or config.windows.towers_end
     recent = DayRange(as_of - timedelta(days=config.retrieval.popularity_days), as_of)
     is_recent = is_within(recent) & F.col("event_type").isin(config.sequences.target_events)
     seen = tables.read("interactions").where(F.col("ds") < F.lit(as_of))
@@ -48,17 +49,18 @@ def known_items(context: Context) -> DataFrame:
     return tables.read("item_index").join(known, on="item_id", how="inner").select("item_idx", "purchases")
 
 
-def purchases(context: Context) -> DataFrame:
-    """user_id, item_id, item_idx, is_target, is_seen: distinct purchases of the test users in the window and before.
+def purchases(context: Context, day: date | None = None) -> DataFrame:
+    """user_id, item_id, item_idx, is_target, is_seen: distinct purchases of a day's users in the window and before.
 
     The whole window counts, however many items the towers' targets are cut at. item_idx is 0 where `item_index` lacks
-    the item.
+    the item. The day is the test day, if no other is given.
     """
     config, tables = context.config, context.tables
-    as_of = config.windows.towers_end
+    as_of = day or config.windows.towers_end
     window = DayRange(as_of, as_of + timedelta(days=config.sequences.target_days))
-    is_test = (F.col("as_of") == F.lit(as_of)) & (F.col("split") == "test")
-    users = tables.read("sequences").where(is_test).select("user_id")
+    split = as_of_dates(config)[as_of]
+    is_asked = (F.col("as_of") == F.lit(as_of)) & (F.col("split") == split)
+    users = tables.read("sequences").where(is_asked).select("user_id")
     bought = tables.read("interactions").where(
         F.col("event_type").isin(config.sequences.target_events) & (F.col("ds") < F.lit(window.end))
     )

@@ -1,5 +1,6 @@
 """The commands of `python -m models`, by name."""
 
+from models.contract.content_spec import ContentSpec
 from models.contract.evaluation_specs import RankerSpec, SystemsSpec
 from models.contract.export_specs import OnlineSpec, VectorsSpec
 from models.contract.spec import Spec
@@ -8,6 +9,6 @@ from models.contract.training_specs import CVRSpec, NoteLLMSpec, PromptSpec, Seq
 _SPECS: tuple[type[Spec], ...] = (
     *(TowersSpec, SequentialSpec, NoteLLMSpec, PromptSpec, CVRSpec),
     *(OnlineSpec, VectorsSpec),
-    *(SystemsSpec, RankerSpec),
+    *(SystemsSpec, RankerSpec, ContentSpec),
 )
 COMMANDS = {spec.command: spec for spec in _SPECS}

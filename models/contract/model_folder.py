@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from models.contract.failures import BadInput
 from models.contract.verified import file_digest
@@ -26,6 +27,7 @@ TOKENIZER_SIDE_FILES = (
 )
 # Decoders with nothing but full causal attention, where the first tokens' states do not depend on the later ones.
 CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
+LAYERS = "num_hidden_layers"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -73,17 +75,47 @@ def check_folder(folder: Path) -> None:
     raise BadInput(f"model folder {folder} lacks {' and '.join(lacks)}{hint}")
 
 
-def encoder_id(folder: Path, revision: str | None, pooling: str, max_tokens: int, dtype: str) -> str:
+def encoder_id(
+    folder: Path, revision: str | None, pooling: str, max_tokens: int, dtype: str, layer: int | None = None
+) -> str:
     """A readable name and 12 hex digits over all that a vector depends on, wherever the folder lies.
+
+    Raises:
+        BadInput: where config.json cannot be read, or there is no such layer.
+    """
+    config = _read_config(folder)
+    stop = early_stop(folder, layer)
+    shape = "x".join(str(config[key]) for key in (LAYERS, "hidden_size") if key in config)
+    early = f"{stop}of" if stop else ""
+    name = re.sub(r"[^\w-]", "", f"{config.get('model_type', 'model')}-{early}{shape}".rstrip("-"))
+    parts = (content_digest(folder), revision, pooling, max_tokens, dtype, *([stop] if stop else []))
+    return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+
+
+def num_layers(folder: Path) -> int | None:
+    """How many layers the model has; None where its config does not say.
 
     Raises:
         BadInput: where config.json cannot be read.
     """
-    config = read_json(folder / "config.json", f"model folder {folder}")
-    shape = "x".join(str(config[key]) for key in ("num_hidden_layers", "hidden_size") if key in config)
-    name = re.sub(r"[^\w-]", "", f"{config.get('model_type', 'model')}-{shape}".rstrip("-"))
-    parts = (content_digest(folder), revision, pooling, max_tokens, dtype)
-    return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+    layers = _read_config(folder).get(LAYERS)
+    return layers if isinstance(layers, int) else None
+
+
+def early_stop(folder: Path, layer: int | None) -> int | None:
+    """The layer behind which reading stops, from 1 on; None for the last, however it is asked for.
+
+    Raises:
+        BadInput: the model has no such layer, with the number of those that it has.
+    """
+    if layer is None:
+        return None
+    layers = num_layers(folder)
+    if layers is None:
+        raise BadInput(f"layer {layer}: {folder / 'config.json'} has no {LAYERS} to count by; leave the layer out")
+    if not 1 <= layer <= layers:
+        raise BadInput(f"layer {layer}: the model has {layers} layers, from 1, the first, to {layers}, the last")
+    return layer if layer < layers else None
 
 
 def content_digest(folder: Path) -> str:
@@ -92,6 +124,10 @@ def content_digest(folder: Path) -> str:
     for path in _identity_files(folder):
         whole.update(f"{path.name} {file_digest(path)}\n".encode())
     return whole.hexdigest()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "config.json", f"model folder {folder}")
 
 
 def _identity_files(folder: Path) -> Iterable[Path]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from models.contract.failures import BadInput
-from models.contract.model_folder import locate
+from models.contract.model_folder import early_stop, locate
 from models.data.prefetch import prefetched
 from models.encoder.batching import run_batches, shared_prefix
+from models.encoder.depth import stop_after
 from models.encoder.packed import pack_linears
 from models.encoder.pretrained import DTYPES, is_causal, load_pretrained, longest_input
 from models.encoder.tokens import Tokenizer, first_tokens
@@ -63,7 +64,14 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, path: str | Path, revision: str | None, pooling: str, max_tokens: int, dtype: str, device: str
+        cls,
+        path: str | Path,
+        revision: str | None,
+        pooling: str,
+        max_tokens: int,
+        dtype: str,
+        device: str,
+        layer: int | None = None,
     ) -> Self:
         """Loads config, tokenizer and safetensors weights; code that comes with a model never runs.
 
@@ -74,6 +82,8 @@ class Encoder:
             max_tokens: longer texts are cut at a token.
             dtype: float32, bfloat16 or float16.
             device: cpu, cuda or cuda:<n>.
+            layer: the states of this one are pooled, counted from 1, and the later ones are not even kept; None: the
+                last.
 
         Raises:
             BadInput: what is wrong with the folder, the settings or the device, in one line.
@@ -82,7 +92,11 @@ class Encoder:
             raise BadInput(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"device {device} is asked for, but torch {torch.__version__} sees no CUDA device; use cpu")
-        model, tokenizer = load_pretrained(locate(str(path), revision), DTYPES[dtype])
+        folder = locate(str(path), revision)
+        stop = early_stop(folder, layer)
+        model, tokenizer = load_pretrained(folder, DTYPES[dtype])
+        if stop:
+            stop_after(model, stop)
         model.to(device)  # pyright: ignore[reportArgumentType] - transformers' wrapper hides `self`
         return cls(model, tokenizer, pooling, max_tokens)
 
@@ -146,29 +160,37 @@ class Encoder:
 
     @torch.inference_mode()
     def _encode_batch(self, rests: Sequence[Sequence[int]], prefix: Prefix | None) -> np.ndarray:
-        lengths_B = torch.tensor([len(ids) for ids in rests])
-        width = int(lengths_B.max())
-        pad_id = self._tokenizer.pad_id
-        ids_BL = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in rests])
-        mask_BL = torch.arange(width) < lengths_B[:, None]
-        device = self._model.device
-        ids_BL, mask_BL, lengths_B = ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
+        ids_BL, mask_BL, lengths_B = self._on_device(rests)
         inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
         if prefix is not None:
             inputs["past_key_values"] = expanded(prefix.cache, len(rests))
             inputs["attention_mask"] = torch.nn.functional.pad(mask_BL.long(), (prefix.length, 0), value=1)
         hidden_BLD = self._model(**inputs).last_hidden_state
-        return self._pool(hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
+        return pooled(self._pooling, hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
 
-    def _pool(self, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None) -> Tensor:
-        if self._pooling == "cls":
-            return hidden_BLD[:, 0].float()
-        if self._pooling == "last":
-            return hidden_BLD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
-        sum_BD = hidden_BLD.float().masked_fill(~mask_BL[..., None], 0.0).sum(dim=1)
-        if prefix is None:
-            return sum_BD / lengths_B[:, None]
-        return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
+    def _on_device(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, padded; which of them are real; the rows' lengths."""
+        lengths_B = torch.tensor([len(ids) for ids in rows])
+        width = int(lengths_B.max())
+        pad_id = self._tokenizer.pad_id
+        ids_BL = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in rows])
+        mask_BL = torch.arange(width) < lengths_B[:, None]
+        device = self._model.device
+        return ids_BL.to(device), mask_BL.to(device), lengths_B.to(device)
+
+
+def pooled(
+    pooling: str, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None = None
+) -> Tensor:
+    """Vectors of texts out of their tokens' states: float32 [B, D]."""
+    if pooling == "cls":
+        return hidden_BLD[:, 0].float()
+    if pooling == "last":
+        return hidden_BLD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
+    sum_BD = hidden_BLD.float().masked_fill(~mask_BL[..., None], 0.0).sum(dim=1)
+    if prefix is None:
+        return sum_BD / lengths_B[:, None]
+    return (sum_BD + prefix.sum_D) / (lengths_B[:, None] + prefix.length)
 
 
 def expanded(cache: DynamicCache, batch: int) -> DynamicCache:

@@ -60,6 +60,21 @@ class Segments:
             found[name]["ci90"] = dict(zip(names, map(list, ends), strict=True))
         return found.pop("all") | {"segments": found}
 
+    def gains(self, rank_P: np.ndarray, base_P: np.ndarray) -> Figures:
+        """How much higher the figures of all targets are than another ranking's, and `ci90` over the same users."""
+        names = [f"{figure}_at_{k}" for k in self.ks for figure in ("recall", "ndcg")]
+        user_R, value_RF = self._by_row(rank_P, self.is_in["all"])
+        _, base_RF = self._by_row(base_P, self.is_in["all"])
+        num_users = int(self.user_P.max()) + 1
+        sums_USF, rows_US = np.zeros((num_users, 1, len(names))), np.zeros((num_users, 1))
+        np.add.at(sums_USF[:, 0], user_R, value_RF - base_RF)
+        rows_US[:, 0] = np.bincount(user_R, minlength=num_users)
+        low_F, high_F = (end_SF[0].tolist() for end_SF in self._interval(sums_USF, rows_US))
+        mean_F = sums_USF.sum(0)[0] / rows_US.sum()
+        return dict(zip(names, mean_F.tolist(), strict=True)) | {
+            "ci90": dict(zip(names, map(list, zip(low_F, high_F, strict=True)), strict=True))
+        }
+
     def _by_row(self, rank_P: np.ndarray, is_in_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """User and figures of every row that has targets in the segment: [R], [R, F]."""
         _, first, row_p, count_R = np.unique(

@@ -8,6 +8,7 @@ from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.prompts import template
 from learn_spark.errors import ConfigError
+from models.contract.settings import identity
 from tests.builders.items import with_embedding
 
 
@@ -26,11 +27,21 @@ def test_encoder_id_depends_on_what_a_vector_depends_on(config: Config) -> None:
     same = encoder_id(with_embedding(config, batch_tokens=64, workers=7, threads=3, device="cpu"))
     others = {
         encoder_id(with_embedding(config, **change))
-        for change in ({"pooling": "cls"}, {"max_tokens": 32}, {"dtype": "bfloat16"}, {"revision": "a" * 40})
+        for change in (
+            *({"pooling": "cls"}, {"max_tokens": 32}, {"dtype": "bfloat16"}, {"revision": "a" * 40}),
+            *({"layer": 3}, {"layer": 5}),
+        )
     }
     assert base.startswith("bert-6x384-")
     assert base == same
-    assert len(others | {base}) == 5
+    assert len(others | {base}) == 7
+
+
+def test_who_sets_no_layer_keeps_ids_and_fingerprints(config: Config) -> None:
+    """The id was written down before there was such a key; the last layer is the same encoder by another name."""
+    assert encoder_id(config) == encoder_id(with_embedding(config, layer=6)) == "bert-6x384-30717b004057"
+    assert "layer" not in identity(config.embedding)
+    assert identity(with_embedding(config, layer=3).embedding)["layer"] == 3
 
 
 @pytest.mark.parametrize(
@@ -42,6 +53,7 @@ def test_encoder_id_depends_on_what_a_vector_depends_on(config: Config) -> None:
         ({"model": "/no/such/folder"}, "model folder /no/such/folder does not exist"),
         ({"model": "owner/name"}, "needs a revision that is a commit"),
         ({"model": "owner/name", "revision": "main"}, "not 'main'"),
+        ({"layer": 7}, "embedding.layer 7: the model has 6 layers, from 1, the first, to 6, the last"),
     ],
 )
 def test_model_that_is_not_there_is_named(config: Config, changes: dict, complaint: str) -> None:

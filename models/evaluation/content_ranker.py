@@ -1,0 +1,82 @@
+"""What content vectors that nothing has aligned bring a ranker: the same trees with and without them.
+
+Shapes: N rows, B rows of histories, I items, F features.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset
+import torch
+from threadpoolctl import threadpool_limits
+
+from models.baselines.mean_content import item_vectors, user_means
+from models.contract.evaluation_specs import RankerSpec
+from models.contract.snapshot import Snapshot, open_snapshot
+from models.data.content import ContentMatrix
+from models.data.stream import read_column
+from models.evaluation.evaluate_ranker import KEYS, RankerTask, raw_embeddings
+from models.evaluation.ranker import binned
+
+
+class ContentRanker:
+    """The ranker's rows, and the trees that know nothing of content.
+
+    Args:
+        spec: rows without embeddings, base features, trees.
+        histories: snapshot of rows with user_id and hist_items, one per user.
+        width: main axes of the content among the features.
+
+    Raises:
+        BadInput: a window has one label only, or columns hold nulls.
+    """
+
+    def __init__(self, spec: RankerSpec, histories: Snapshot, width: int) -> None:
+        self._spec, self._width = spec, width
+        self._histories = {name: read_column(histories, name) for name in ("user_id", "hist_items")}
+        snapshot = open_snapshot(spec.rows)
+        files = [str(file) for file in snapshot.files]
+        rows = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=[*KEYS, *spec.base])
+        with threadpool_limits(spec.threads):
+            self._task = RankerTask(spec, rows)
+            base_NF = np.stack([rows[name].to_numpy().astype(np.float32) for name in spec.base], axis=1)
+            categorical = [spec.base.index(name) for name in spec.categorical]
+            self._base_NF = binned(base_NF, self._task.train, spec.ranker.max_bins, categorical)
+            self._without_T = self._task.fit("without content", self._base_NF, self._task.seeds).mean(0)
+        self._item_N = rows["item_idx"].to_numpy()
+        self._row_N = self._history_rows(read_column(snapshot, "user_id"))
+
+    def gain(self, name: str, matrix: Path) -> dict[str, Any]:
+        """AUC with and without a variant's content, the gain and its 90% interval; as of `RankerTask.gain`.
+
+        The trees get the item's content on its main axes, and its cosine with the mean content of the user's history.
+        """
+        with threadpool_limits(self._spec.threads):
+            content = ContentMatrix(matrix)
+            width = min(self._width, content.dim)
+            spec = self._spec.model_copy(update={"content_matrix": matrix})
+            axes_NK = raw_embeddings(self._item_N, spec, width)["item_content"]
+            added_NF = np.concatenate([axes_NK, self._cosines(content)[:, None]], axis=1)
+            with_NF = np.concatenate([self._base_NF, self._task.bins(added_NF)], axis=1)
+            with_T = self._task.fit(name, with_NF, self._task.seeds).mean(0)
+            found = self._task.gain(with_T, self._without_T)
+        return {"rows": len(self._task.test)} | {key: found[key] for key in found if key.startswith("auc")}
+
+    def _cosines(self, content: ContentMatrix) -> np.ndarray:
+        """Of each row's item with its user's history; 0 where the user has none."""
+        user_BD = user_means(torch.from_numpy(self._histories["hist_items"]).long(), content).numpy()
+        item_ID = item_vectors(torch.arange(content.rows), content).numpy()
+        cosine_N = np.zeros(len(self._item_N), np.float32)
+        known = np.flatnonzero(self._row_N >= 0)
+        for part in np.array_split(known, max(1, len(known) // 65_536)):
+            cosine_N[part] = np.einsum("nd,nd->n", user_BD[self._row_N[part]], item_ID[self._item_N[part]])
+        return cosine_N
+
+    def _history_rows(self, user_N: np.ndarray) -> np.ndarray:
+        """The row of each sample's user among the histories; -1 where there is none."""
+        users_B = self._histories["user_id"]
+        order_B = np.argsort(users_B)
+        place_N = np.searchsorted(users_B, user_N, sorter=order_B).clip(max=len(users_B) - 1)
+        row_N = order_B[place_N]
+        return np.where(users_B[row_N] == user_N, row_N, -1)
