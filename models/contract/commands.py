@@ -1,13 +1,13 @@
 """The commands of `python -m models`, by name."""
 
 from models.contract.evaluation_specs import RankerSpec, SystemsSpec
-from models.contract.export_specs import OnlineSpec, VectorsSpec
+from models.contract.export_specs import CodesSpec, OnlineSpec, VectorsSpec
 from models.contract.spec import Spec
 from models.contract.training_specs import CVRSpec, NoteLLMSpec, PromptSpec, SequentialSpec, TowersSpec
 
 _SPECS: tuple[type[Spec], ...] = (
     *(TowersSpec, SequentialSpec, NoteLLMSpec, PromptSpec, CVRSpec),
-    *(OnlineSpec, VectorsSpec),
+    *(OnlineSpec, VectorsSpec, CodesSpec),
     *(SystemsSpec, RankerSpec),
 )
 COMMANDS = {spec.command: spec for spec in _SPECS}

@@ -26,7 +26,11 @@ def test_every_command_of_models_belongs_to_a_step_or_is_made_anew_each_time(ste
     from models.contract.commands import COMMANDS
 
     run = {command for commands in step_code.COMMANDS_RUN.values() for command in commands}
-    assert COMMANDS.keys() - run - step_code.COMPARISON_INPUTS.keys() == {"export-online", "export-vectors"}
+    assert COMMANDS.keys() - run - step_code.COMPARISON_INPUTS.keys() == {
+        "export-online",
+        "export-vectors",
+        "export-codes",
+    }
 
 
 def test_what_is_left_out_is_there(step_code):
