@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.scoring import dense, score_items
 from learn_spark.bridge.trained import towers_path
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.errors import ConfigError
+from learn_spark.errors import ConfigError, QualityError
 from learn_spark.features.neighbours import SAMPLE
 from learn_spark.lake.frames import only_row
 from learn_spark.quality.code_figures import even_use, relative_error
@@ -149,7 +149,7 @@ def _fitted(context: Context, due: DataFrame) -> Codebook:
     drawn = scored.frame.where("content_coverage > 0").orderBy(F.xxhash64("item_id"), "item_id").limit(FITTED_ITEMS)
     vectors = drawn.select("item_id", "item_emb").toArrow().sort_by("item_id").column("item_emb").combine_chunks()
     if not len(vectors):
-        raise ConfigError("no item has a content vector: there is nothing to fit item codes on (features.codes)")
+        raise QualityError("nothing is published: no item has content, so item codes cannot be fitted (features.codes)")
     settings = context.config.features.codes
     assert settings is not None, "codes are asked for"
     context.progress.say(f"item codes: {settings.levels} x {settings.size} centroids of {len(vectors):,} items")

@@ -17,9 +17,10 @@ NOTHING = 1e-10  # of the first level's squares: what is left is rounding
 def fitted(vector_NK: np.ndarray, levels: int, size: int, seed: int) -> Codebook:
     """The codebook of these vectors; the same ones, in the same order, give the same.
 
-    A level has fewer than `size` centroids where fewer different vectors are left to it, and at least one.
+    A level has fewer than `size` centroids where fewer different vectors are left to it, and at least one. Vectors that
+    are not finite do not count.
     """
-    left_NK = vector_NK.astype(np.float64)
+    left_NK = vector_NK[np.isfinite(vector_NK).all(1)].astype(np.float64)
     least = NOTHING * float(np.square(left_NK).sum())
     found = []
     with threadpool_limits(1):  # several would add up in another order each time

@@ -69,6 +69,15 @@ def test_a_fit_is_repeatable_and_its_file_exact(vectors, codebook, tmp_path):
             read_codebook(file)
 
 
+def test_vectors_that_are_not_finite_do_not_count(vectors, codebook):
+    """A release that has some is stopped by a gate, which has to be reached."""
+    holed = np.insert(vectors, [0, 7], [[np.nan] * WIDTH, [np.inf] * WIDTH], axis=0)
+    for one, level in zip(fitted(holed, LEVELS, SIZE, 7).levels, codebook.levels, strict=True):
+        np.testing.assert_array_equal(one, level)
+    nothing = fitted(holed[:1], LEVELS, SIZE, 7)
+    assert nothing.sizes == [1] * LEVELS and nothing.encode(holed[:1]).tolist() == [[0] * LEVELS]
+
+
 @pytest.mark.parametrize("different", [1, 3])
 def test_few_vectors_have_few_centroids(different):
     vectors = np.repeat(np.eye(WIDTH, dtype=np.float32)[:different], 5, axis=0)
