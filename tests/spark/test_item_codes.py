@@ -206,3 +206,20 @@ def test_without_the_switch_rows_have_no_codes(lake: Context, second: Release) -
         codebook_of(lake.tables, release)
     roll_back(lake)
     assert find_release(lake.tables).release_id == second.release_id
+
+
+def test_two_codebooks_live_side_by_side_and_outlive_a_rollback(lake: Context, second: Release) -> None:
+    """Back to before the second one's start, whose days are then made again."""
+    other = with_codes(lake, CodeSettings(levels=2, size=5, seed=8))
+    write_features(other, days(lake))
+    third = find_release(lake.tables)
+    files = [codebook_file(lake.tables, release.models[CODES]) for release in (second, third)]
+    kept, codes = [file.read_bytes() for file in files], codes_of_items(other, third)
+    assert kept[0] != kept[1] and codes != codes_of_items(lake, second)
+    roll_back(lake, second.release_id)
+    assert find_release(lake.tables).release_id == second.release_id
+    write_features(other, days(lake))
+    again = find_release(lake.tables)
+    assert again.release_id == third.release_id and again.models == third.models
+    assert codes_of_items(other, again) == codes
+    assert [file.read_bytes() for file in files] == kept
