@@ -200,8 +200,8 @@ class FeatureGates(Settings):
     min_code_perplexity: Share = 0.1
     """Of each level: how many of its codes the items use evenly, as a share of all; 1 is even use."""
     max_code_error: Annotated[float, Field(ge=0)] = 0.8
-    """Squared error of what the codes say of item_emb, by its variance: 0 is all, 1 no more than the mean. It grows
-    with each retrain, since items keep their codes."""
+    """Squared error of what the codes say of item_emb, by the variance that the codebook was fitted on: 0 is all, 1 no
+    more than the mean. It grows with each retrain, since items keep their codes."""
 
 
 class CodeSettings(Settings):

@@ -115,7 +115,7 @@ class ItemCodes:
         if not rows:
             return {}
         vector_NK, codes_NL = (np.array([row[name] for row in rows]) for name in ("item_emb", _COLUMN))
-        return {f"{_GATES}error": relative_error(vector_NK, self.codebook.decode(codes_NL))}
+        return {f"{_GATES}error": relative_error(vector_NK, self.codebook.decode(codes_NL), self.codebook.spread)}
 
 
 def codebook_before(context: Context, release: Release) -> Codebook | None:

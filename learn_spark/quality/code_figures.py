@@ -14,7 +14,6 @@ def even_use(count_U: np.ndarray, size: int) -> float:
     return float(np.exp(-(share_U * np.log(share_U)).sum()) / size)
 
 
-def relative_error(vector_NK: np.ndarray, decoded_NK: np.ndarray) -> float:
-    """Squared error of what the codes say of vectors, by the vectors' squared distance from their mean."""
-    spread = np.square(vector_NK - vector_NK.mean(0)).sum()
-    return float(np.square(vector_NK - decoded_NK).sum() / max(spread, 1e-12))
+def relative_error(vector_NK: np.ndarray, decoded_NK: np.ndarray, spread: float) -> float:
+    """Mean squared distance of vectors from what their codes say of them; `spread` is that of items from their mean."""
+    return float(np.square(vector_NK - decoded_NK).sum(1).mean() / max(spread, 1e-12))

@@ -20,9 +20,16 @@ _CHUNK = 4096  # vectors whose distances are held at once
 
 @dataclass(frozen=True)
 class Codebook:
-    """The centroids of each level, [S, K]; a code is a centroid's place in its level."""
+    """What codes mean.
+
+    Attributes:
+        levels: the centroids of each level, [S, K]; a code is a centroid's place in its level.
+        spread: the mean squared distance of the vectors that it was fitted on from their mean: what errors are held
+            against, whichever items they are of.
+    """
 
     levels: tuple[np.ndarray, ...]
+    spread: float = 1.0
 
     @property
     def sizes(self) -> list[int]:
@@ -51,7 +58,8 @@ class Codebook:
 
 def write_codebook(file: Path, codebook: Codebook) -> None:
     """Writes the file, whole and sealed."""
-    write_whole(file, json.dumps(sealed({"levels": [level_SK.tolist() for level_SK in codebook.levels]})) + "\n")
+    values = {"levels": [level_SK.tolist() for level_SK in codebook.levels], "spread": codebook.spread}
+    write_whole(file, json.dumps(sealed(values)) + "\n")
 
 
 def read_codebook(file: Path) -> Codebook:
@@ -63,8 +71,9 @@ def read_codebook(file: Path) -> Codebook:
     values = read_sealed(file, "codebook")
     try:
         levels = tuple(np.array(level, np.float32).astype(np.float64) for level in values["levels"])
+        spread = float(values["spread"])
     except (KeyError, TypeError, ValueError):
-        levels = ()
+        levels, spread = (), 0.0
     if not levels or any(level.ndim != 2 or level.shape[1] != levels[0].shape[1] for level in levels):
         raise BadInput(f"codebook: {file} holds no levels of centroids of one width")
-    return Codebook(levels)
+    return Codebook(levels, spread)

@@ -22,13 +22,15 @@ def fitted(vector_NK: np.ndarray, levels: int, size: int, seed: int) -> Codebook
     """
     left_NK = vector_NK[np.isfinite(vector_NK).all(1)].astype(np.float64)
     least = NOTHING * float(np.square(left_NK).sum())
+    spread = float(left_NK.var(0).sum()) if len(left_NK) else 0.0
     found = []
     with threadpool_limits(1):  # several would add up in another order each time
         for level in range(levels):
             centroid_SK = _centroids(left_NK, size, seed + level, least)
             found.append(centroid_SK)
-            left_NK = left_NK - Codebook((centroid_SK,)).decode(Codebook((centroid_SK,)).encode(left_NK))
-    return Codebook(tuple(found))
+            level_book = Codebook((centroid_SK,))
+            left_NK = left_NK - level_book.decode(level_book.encode(left_NK))
+    return Codebook(tuple(found), spread)
 
 
 def _centroids(left_NK: np.ndarray, size: int, seed: int, least: float) -> np.ndarray:

@@ -121,9 +121,11 @@ def test_figures_of_codes_are_gates(lake: Context, first: Release, second: Relea
     codes = [next(iter(its)) for its in codes_of_items(lake, first).values() if its != {None}]
     rows = [row for row in visible(lake, first, "item_features").collect() if row.item_codes]
     vector_NK = np.array([row.item_emb for row in rows])
-    said_NK = codebook_of(lake.tables, first).decode(np.array([row.item_codes for row in rows]))
-    error = np.square(vector_NK - said_NK).sum() / np.square(vector_NK - vector_NK.mean(0)).sum()
-    assert first.gate("item_code_error") == pytest.approx(error)
+    codebook = codebook_of(lake.tables, first)
+    said_NK = codebook.decode(np.array([row.item_codes for row in rows]))
+    spread = np.array([*{row.item_id: row.item_emb for row in rows}.values()]).var(0).sum()
+    error = np.square(vector_NK - said_NK).sum(1).mean() / spread
+    assert codebook.spread == pytest.approx(spread) and first.gate("item_code_error") == pytest.approx(error)
     assert first.gate("item_code_collisions") == sum(codes.count(one) > 1 for one in codes) / len(codes)
     for level in range(2):
         used = np.unique([one[level] for one in codes], return_counts=True)[1] / len(codes)
@@ -163,7 +165,7 @@ def test_a_codebook_that_is_lost_or_another_stops_the_night(lake: Context, secon
     shutil.copy(file, tmp_path / "kept")
     for hurt, why in (
         (lambda: file.write_text(file.read_text().replace("0.", "1.", 1)), "has changed since it was written"),
-        (lambda: file.write_text('{"levels": [[[1.0]]]}'), "is another one than that of the releases"),
+        (lambda: file.write_text('{"levels": [[[1.0]]], "spread": 1}'), "is another one than that of the releases"),
         (lambda: file.write_text("{"), "is not JSON"),
         (file.unlink, "No such file"),
     ):

@@ -79,8 +79,8 @@ def test_codes_are_used_evenly_or_not_and_say_all_or_nothing() -> None:
     assert even_use(np.array([5, 5]), 4) == pytest.approx(0.5)
     assert even_use(np.array([9]), 4) == pytest.approx(0.25)
     vectors = np.array([[3.0, 0.0], [1.0, 0.0]])
-    assert relative_error(vectors, vectors) == 0
-    assert relative_error(vectors, np.array([[2.0, 0.0], [2.0, 0.0]])) == 1
+    assert relative_error(vectors, vectors, 1.0) == 0
+    assert relative_error(vectors, np.array([[2.0, 0.0], [2.0, 0.0]]), 1.0) == 1
 
 
 def test_a_centroid_that_stays_has_no_shift_and_one_that_leaves_is_measured_in_lengths() -> None:

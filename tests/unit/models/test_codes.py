@@ -47,6 +47,7 @@ def error(vectors, codebook):
 
 
 def test_the_first_level_finds_clusters_and_each_level_leaves_less(vectors, codebook):
+    assert codebook.spread == pytest.approx(np.square(vectors - vectors.mean(0)).sum() / ITEMS)
     errors = [error(vectors, part) for part in (Codebook(codebook.levels[:level]) for level in range(1, LEVELS + 1))]
     assert errors[0] < 0.1 and errors == sorted(errors, reverse=True)
     shuffled = fitted(np.random.default_rng(1).permuted(vectors, axis=0), 1, SIZE, 7)
@@ -56,6 +57,7 @@ def test_the_first_level_finds_clusters_and_each_level_leaves_less(vectors, code
 def test_a_fit_is_repeatable_and_its_file_exact(vectors, codebook, tmp_path):
     again, file = fitted(vectors, LEVELS, SIZE, 7), tmp_path / "codes" / "codebook.json"
     write_codebook(file, codebook)
+    assert read_codebook(file).spread == codebook.spread
     for other in (again, read_codebook(file)):
         for one, level in zip(other.levels, codebook.levels, strict=True):
             np.testing.assert_array_equal(one, level)
@@ -63,7 +65,13 @@ def test_a_fit_is_repeatable_and_its_file_exact(vectors, codebook, tmp_path):
     file.write_text(file.read_text().replace("-0.", "-1.", 1))
     with pytest.raises(BadInput, match="has changed since it was written"):
         read_codebook(file)
-    for text in ("{}", '{"levels": []}', '{"levels": [[1.0]]}', '{"levels": [[[1.0]], [[1.0, 2.0]]]}'):
+    for text in (
+        "{}",
+        '{"levels": [], "spread": 1.0}',
+        '{"levels": [[[1.0]]]}',
+        '{"levels": [[1.0]], "spread": 1.0}',
+        '{"levels": [[[1.0]], [[1.0, 2.0]]], "spread": 1.0}',
+    ):
         file.write_text(text)
         with pytest.raises(BadInput, match="holds no levels of centroids of one width"):
             read_codebook(file)
