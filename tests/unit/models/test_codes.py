@@ -65,14 +65,8 @@ def test_a_fit_is_repeatable_and_its_file_exact(vectors, codebook, tmp_path):
     file.write_text(file.read_text().replace("-0.", "-1.", 1))
     with pytest.raises(BadInput, match="has changed since it was written"):
         read_codebook(file)
-    for text in (
-        "{}",
-        '{"levels": [], "spread": 1.0}',
-        '{"levels": [[[1.0]]]}',
-        '{"levels": [[1.0]], "spread": 1.0}',
-        '{"levels": [[[1.0]], [[1.0, 2.0]]], "spread": 1.0}',
-    ):
-        file.write_text(text)
+    for levels in ([], [[1.0]], [[[1.0]], [[1.0, 2.0]]], [[["a"]]], None):
+        file.write_text(json.dumps({"levels": levels, "spread": 1.0}))
         with pytest.raises(BadInput, match="holds no levels of centroids of one width"):
             read_codebook(file)
 
