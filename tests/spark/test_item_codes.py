@@ -22,6 +22,7 @@ from learn_spark.features.mending import Hurt, require_codebook
 from learn_spark.lake.days import ONE_DAY, DayRange
 from learn_spark.releases.codebooks import CODES, DIGEST, codebook_file, codebook_of
 from learn_spark.releases.join import join_features
+from learn_spark.releases.lineage import shown
 from learn_spark.releases.registry import FAILED, Release, find_release, releases
 from learn_spark.releases.release import roll_back, visible
 from learn_spark.releases.vectors import export_codes
@@ -114,7 +115,8 @@ def test_a_night_changes_no_code_and_gives_new_items_theirs(lake: Context, first
     codebook = codebook_of(lake.tables, second)
     for row in visible(lake, second, "item_features").where(f"item_id = '{item_id(NEW_ITEM)}'").collect():
         assert row.item_codes == residual_codes(row.item_emb, codebook.levels)
-    assert second.models[DIGEST] == first.models[DIGEST]
+    about = shown(second, lake.tables, lake.ledger)
+    assert (about["codes"], about["codebook"]) == (first.models[CODES], first.models[DIGEST])
 
 
 def test_figures_of_codes_are_gates(lake: Context, first: Release, second: Release) -> None:
