@@ -17,6 +17,7 @@ from learn_spark.bridge.workers import keep_loaded
 from learn_spark.lake.arrow_checks import list_lengths
 from learn_spark.lake.arrow_rows import ArrowRows, Batches
 from learn_spark.lake.artifacts import Copy, carried
+from models.contract.codebook import Codebook
 from models.contract.content_matrix import META
 
 if TYPE_CHECKING:
@@ -121,6 +122,26 @@ def without_nan_scores(pairs: pa.RecordBatch) -> pa.RecordBatch:
     return _extended(pairs, list(columns), **columns)
 
 
+def with_codes(codebook: Codebook) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    """What gives items their codes: in batches of `score_items` with `item_codes`, where that is null.
+
+    Items that have codes keep them; those without content get none.
+    """
+    levels, width = len(codebook.levels), codebook.levels[0].shape[1]
+
+    def coded(items: pa.RecordBatch) -> pa.RecordBatch:
+        known = items.column("item_codes")
+        is_known_B = known.is_valid().to_numpy(zero_copy_only=False)
+        is_due_B = ~is_known_B & (items.column("content_coverage").to_numpy() > 0)
+        codes_BL = np.zeros((len(items), levels), np.int32)
+        codes_BL[is_known_B] = known.flatten().to_numpy(zero_copy_only=False).reshape(-1, levels)
+        codes_BL[is_due_B] = codebook.encode(dense(items.column("item_emb").filter(pa.array(is_due_B)), width))
+        given = _lists(codes_BL, is_known_B | is_due_B)
+        return items.set_column(items.schema.get_field_index("item_codes"), "item_codes", given)
+
+    return coded
+
+
 def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     """Lists as one array: values [B, H], zero-padded on the right, and lengths [B]; null is empty."""
     length_B = list_lengths(lists).astype(np.int64)
@@ -151,6 +172,13 @@ def vectors(values_BK: np.ndarray) -> pa.ListArray:
     rows, width = values_BK.shape
     flat = pa.array(np.ascontiguousarray(values_BK, dtype=np.float32).ravel())
     return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
+
+
+def _lists(values_BL: np.ndarray, is_there_B: np.ndarray) -> pa.ListArray:
+    """Rows of int32 as an Arrow list column; null where there is none."""
+    ends = np.concatenate([[0], np.cumsum(is_there_B)]) * values_BL.shape[1]
+    flat = pa.array(values_BL[is_there_B].ravel())
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), flat, mask=pa.array(~is_there_B))
 
 
 class _Scorer:

@@ -1,4 +1,4 @@
-"""The commands that write a release for others: models for a server, vectors for an index."""
+"""The commands that write a release for others: models for a server, vectors for an index, codes."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.cli.releases import existing_lake, with_out
 from learn_spark.releases.online import export_online
 from learn_spark.releases.registry import find_release
-from learn_spark.releases.vectors import export_vectors
+from learn_spark.releases.vectors import export_codes, export_vectors
 from learn_spark.storage import require_local
 
 
@@ -60,6 +60,16 @@ def _vectors(call: Call) -> Outcome:
     return Outcome(ExportSummary(release.release_id, str(out), about))
 
 
+def _codes(call: Call) -> Outcome:
+    out = require_local(call.args.out, "--out")
+    with existing_lake(call, writes=True) as context:
+        release = find_release(context.tables, call.args.release)
+        about = export_codes(context, release, out)
+    told = f"{about['vocabulary']} tokens, {about['paths']:,} paths"
+    print(f"exported the codes of {about['items']:,} items of release {release.release_id}, {told}: {out}", flush=True)
+    return Outcome(ExportSummary(release.release_id, str(out), about))
+
+
 COMMANDS = (
     Command(
         "export_online",
@@ -72,5 +82,11 @@ COMMANDS = (
         "Writes a release's item vectors: a faiss index, fp32, fp16 and int8 copies, and what each loses.",
         (_vector_arguments, with_config),
         _vectors,
+    ),
+    Command(
+        "export_codes",
+        "Writes a release's item codes for generative rankers: each item's tokens, their trie, the codebook.",
+        (with_out, with_config),
+        _codes,
     ),
 )

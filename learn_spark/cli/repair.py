@@ -10,7 +10,16 @@ from pyspark.sql import functions as F
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config, with_plan
 from learn_spark.cli.runs import steps_done
 from learn_spark.errors import NOTHING_TO_DO, ConfigError
-from learn_spark.features.mending import Hurt, clear, days_hurt, find_hurt, mend_ledger, require_same, require_sources
+from learn_spark.features.mending import (
+    Hurt,
+    clear,
+    days_hurt,
+    find_hurt,
+    mend_ledger,
+    require_codebook,
+    require_same,
+    require_sources,
+)
 from learn_spark.lake.days import ONE_DAY, DayRange, spans
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.lock import lake_lock
@@ -52,6 +61,7 @@ def _repair(call: Call) -> Outcome:
 
 
 def _made_again(call: Call, context: Context, hurt: Hurt) -> Outcome:
+    require_codebook(context, hurt)
     days = days_hurt(context, hurt)
     if not call.args.restate:
         require_same(context, days)

@@ -200,11 +200,34 @@ class FeatureGates(Settings):
     min_cosine_after_retrain: Share = 0.5
     """Mean cosine of a user's, and of an item's, vectors by new models and by those whose space they were mapped into:
     below it consumers would read something else (1 is the same, 0 another space)."""
+    max_code_collisions: Share = 0.5
+    """Of the items that have codes: those that share all of them with another item."""
+    min_code_perplexity: Share = 0.1
+    """Of each level: how many of its codes the items use evenly, as a share of all; 1 is even use."""
+    max_code_error: Annotated[float, Field(ge=0)] = 0.8
+    """Squared error of what the codes say of item_emb, by the variance that the codebook was fitted on: 0 is all, 1 no
+    more than the mean. It grows with each retrain, since items keep their codes."""
+
+
+class CodeSettings(Settings):
+    """Item codes (semantic ids): residual k-means over item_emb. All of it names the codes: a change begins others."""
+
+    levels: Annotated[int, Field(ge=1, le=8)] = 3
+    """Codes per item, coarse to fine."""
+    size: Annotated[int, Field(ge=2, le=4096)] = 64
+    """Centroids per level; fewer where fewer items differ."""
+    seed: int = 7
+    """Of the first centroids."""
 
 
 class FeatureSettings(Settings):
     """A day's features of users, items and pairs."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"codes"})
+
+    codes: CodeSettings | None = None
+    """{levels: 3, size: 64, seed: 7}: item_features gets item_codes, so many per item, coarse to fine, each below size.
+    Another value of any of the three begins other codes. null: none."""
     cold_events: Annotated[int, Field(ge=0)] = 10
     """Users and items with fewer events before the day are cold."""
     run: FeatureRun = FeatureRun()

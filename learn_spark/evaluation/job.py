@@ -11,6 +11,7 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import CATEGORICAL, base_columns, ranker_rows, tail_events
 from learn_spark.evaluation.retrieval import day_snapshots
+from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
 from learn_spark.releases.spaces import Earlier, earlier_models
@@ -179,6 +180,7 @@ def ranker_spec(context: Context, release: Release, fingerprint: str, earlier: E
         base=base_columns(context.config.samples),
         categorical=CATEGORICAL,
         earlier=earlier[0].release_id if earlier else "",
+        codes=CODES in release.models,
         cold_events=context.config.features.cold_events,
         tail_events=tail_events(context),
         resamples=settings.resamples,

@@ -14,6 +14,7 @@ from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.config.sections import SampleSettings
 from learn_spark.lake.frames import only_row
 from learn_spark.lake.point_in_time import latest_before
+from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible
 from learn_spark.releases.spaces import ReleaseModels
@@ -41,9 +42,10 @@ def base_columns(settings: SampleSettings) -> tuple[str, ...]:
 
 
 def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | None = None) -> DataFrame:
-    """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features and embeddings.
+    """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features, embeddings, codes.
 
-    A user or item that has no feature row yet has zeros. With `earlier`, also what those models make of the rows, as
+    A user or item that has no feature row yet has zeros, and -1 for its codes, which are there if the release has some.
+    With `earlier`, also what those models make of the rows, as
     `earlier_user_emb` and so on.
     """
     tables = context.tables
@@ -52,7 +54,8 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
     samples = thinned(samples, context.config.evaluation)
     rows = with_base_features(context, samples)
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
-    items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
+    codes = ["item_codes"] if CODES in release.models else []
+    items = visible(context, release, "item_features").select("item_id", "ds", "item_emb", *codes)
     pairs = visible(context, release, "pair_features").select(*PAIR_KEY, "mid_emb", "cvr_score")
     rows = latest_before(rows, users, "user_id").drop("feature_ds")
     rows = latest_before(rows, items, "item_id").drop("feature_ds")
@@ -73,8 +76,15 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
         F.unix_date("ds").alias("day"),
         *(F.col(name).cast("float").alias(name) for name in base_columns(context.config.samples)),
         *VECTORS,
+        *(_without_null(context, name) for name in codes),
         *(f"{EARLIER}{name}" for name in VECTORS if earlier),
     )
+
+
+def _without_null(context: Context, codes: str) -> Column:
+    settings = context.config.features.codes
+    assert settings is not None, "the release is by this config"
+    return F.coalesce(codes, F.array_repeat(F.lit(-1), settings.levels)).alias(codes)
 
 
 def earlier_vectors(context: Context, samples: DataFrame, models: ReleaseModels) -> DataFrame:

@@ -56,6 +56,9 @@ TRIALS = {
     "item_content": "Base + raw item content",
     "item_id": "Base + random vector by item",
     "shuffled": "Base + all three, shuffled",
+    "item_codes": "Base + item codes as categories",
+    "item_code_prefixes": "Base + prefixes of item codes",
+    "item_emb_and_codes": "Base + item_emb + item codes",
 }
 SCORERS = {
     "fitted_": "Towers, two weights fitted afterwards",

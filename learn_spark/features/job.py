@@ -4,15 +4,17 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_items, score_pairs, score_users, without_nan_scores
+from learn_spark.bridge.scoring import score_items, score_pairs, score_users, with_codes, without_nan_scores
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
 from learn_spark.features.canaries import Canaries
 from learn_spark.features.checks import checked
+from learn_spark.features.item_codes import ItemCodes, codebook_before, without_codes
 from learn_spark.features.item_life import due_items, write_item_life
 from learn_spark.features.neighbours import neighbours_in_words
 from learn_spark.lake.arrow_rows import ArrowRows, gathered
@@ -47,6 +49,7 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
             were written are invisible to readers.
     """
     release, base = plan_release(context, days)
+    codebook = codebook_before(context, release)
     life = write_item_life(context, days, _pinned(context, release, "interactions"))
     due = {
         "users": _due_users(context, release),
@@ -54,26 +57,28 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
         "pairs": _due_pairs(context, release),
     }
     rows_due = {name: rows for (name,), rows in counted(due).items()}
+    numbered = due["items"].join(_pinned(context, release, "item_index"), on="item_id", how="inner")
+    codes = ItemCodes.of(context, release, base, numbered, codebook)
     status = status_of(context, release)
     is_published = status == PUBLISHED  # by a run that was killed before the ledger heard of it
     if not is_published:
         if status == ROLLED_BACK:  # who reads it by its id must not find it half done
             set_status(context.tables, [release], EXPIRED)
-        numbered = due["items"].join(_pinned(context, release, "item_index"), on="item_id", how="inner")
         _write_side(context, release, "user", score_users, due["users"], rows_due.get("users", 0))
-        _write_side(context, release, "item", score_items, numbered, rows_due.get("items", 0))
+        _write_items(context, release, numbered, codes, rows_due.get("items", 0))
         if "pairs" in rows_due:  # most nights have no samples; then nothing is read
             _write_pairs(context, release, due["pairs"])
     release = with_counts(context, release)
     gates, widths, figures = checked(context, release, base, rows_due)
     canaries = Canaries.of(context, release)
-    gates += canaries.gates
+    gates += [*canaries.gates, *(codes.gates(context, release, base) if codes else ())]
     try:
         require(gates)
     except QualityError as error:
         record(context, release, gates, widths, FAILED)
         raise ReleaseRefused(f"release {release.release_id}: {error}") from None
     canaries.keep()
+    release = codes.keep(context, release) if codes else release
     if not is_published or not is_current(context, release):  # another one may have been published since
         record(context, release, gates, widths, PUBLISHED)
     own = [release.parts[day] for day in release.days]
@@ -101,10 +106,24 @@ def _due_pairs(context: Context, release: Release) -> DataFrame:
     return _pinned(context, release, "samples").where(is_due).select(*_PAIR)
 
 
+def _write_items(context: Context, release: Release, due: DataFrame, codes: ItemCodes | None, count: int) -> None:
+    """Scores the `count` due items; with codes each keeps its own or gets some."""
+    if codes is None:
+        _write_side(context, release, "item", score_items, without_codes(due), count)
+    else:
+        _write_side(context, release, "item", score_items, codes.kept(context, due), count, with_codes(codes.codebook))
+
+
 def _write_side(
-    context: Context, release: Release, side: str, score: Callable[..., ArrowRows], due: DataFrame, count: int
+    context: Context,
+    release: Release,
+    side: str,
+    score: Callable[..., ArrowRows],
+    due: DataFrame,
+    count: int,
+    change: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda rows: rows,
 ) -> None:
-    """Scores the `count` due users or items."""
+    """Scores the `count` due users or items, and changes the batches of their rows."""
     tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
     scored = score(
         _of_release(due.repartition(tasks, f"{side}_id", "ds"), release),
@@ -112,7 +131,7 @@ def _write_side(
         matrix_path(context),
         context.config.features.run.batch_rows,
     )
-    _write(context, release, f"{side}_features", gathered(scored, tasks, len(release.days)))
+    _write(context, release, f"{side}_features", gathered(scored.then(change), tasks, len(release.days)))
 
 
 def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:

@@ -27,8 +27,10 @@ from learn_spark.lake.identity import OLDER
 from learn_spark.lake.live_files import DeadFile
 from learn_spark.lake.schemas import FORGOTTEN, INTERVALS, ITEM_INDEX, ITEM_LIFE, RELEASES, TABLES
 from learn_spark.lake.tombstones import rows_of
+from learn_spark.releases.codebooks import CODES, known_codebook
 from learn_spark.releases.registry import EXPIRED, READABLE, Release, find_release, releases, set_status
 from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.releases.spaces import models_of
 from learn_spark.runs.plan import Standing
 from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
 from learn_spark.sequences.windows import sample_windows
@@ -188,6 +190,17 @@ def require_sources(context: Context, days: Collection[StepDay]) -> None:
 def _delivered(context: Context) -> set[date]:
     """The days whose deliveries have events."""
     return {row.load_day for row in context.tables.read("interactions").select("load_day").distinct().collect()}
+
+
+def require_codebook(context: Context, hurt: Hurt) -> None:
+    """Refuses a lake whose item codes of this config have lost their codebook: another would renumber all items.
+
+    Raises:
+        ConfigError: it is gone or has changed; names the file and the ways out.
+    """
+    name = models_of(context).get(CODES)
+    if name is not None and not hurt.has(RELEASES.name):
+        known_codebook(context.tables, name)
 
 
 def require_same(context: Context, days: Collection[StepDay]) -> None:

@@ -154,7 +154,8 @@ def _not_searched(context: Context) -> list[str]:
         f"the raw files below {config.ingest.path}: they are yours; their lines are left out of every delivery",
         f"MLflow at {redacted(tracking_uri(config))}: it holds settings, figures and weights, no ids of users",
         "names of raw files, and titles, keywords and attributes of items: an id may be among their words",
-        "what was exported (export_vectors, export_online, join_features) or copied out of the lake, and its backups",
+        "what was exported (export_vectors, export_codes, export_online, join_features) or copied out of the lake, and"
+        " its backups",
         "weights of models marked `retrain due`, and vectors of other users that these models made",
     ]
 

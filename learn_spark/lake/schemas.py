@@ -252,6 +252,12 @@ ITEM_FEATURES = TableSpec(
         Column("item_emb", "array<float>", "item tower output"),
         Column("content_coverage", "float", "1 if the item has a content vector, else 0"),
         Column("is_cold", "boolean", "too few events before the day"),
+        Column(
+            "item_codes",
+            "array<int>",
+            "semantic id, coarse to fine; null without content, or where features.codes is off",
+            nullable=True,
+        ),
     ),
     key=("item_id", "ds", "release_id"),
     partition=("ds",),

@@ -1,5 +1,7 @@
 """Point-in-time join: every sample gets what was known about its key before its day."""
 
+from collections.abc import Sequence
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -7,11 +9,13 @@ from learn_spark.bridge.scoring import score_pairs
 from learn_spark.errors import ConfigError
 from learn_spark.lake.point_in_time import joined_newest, sample_day, with_until
 from learn_spark.lake.tables import Tables
+from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import CURRENT, Release, find_release, rows_of
 from learn_spark.storage import Place, lake_of
 
 SIDES = ("user", "item")
 BATCH_ROWS = 4096
+_CODES = "item_codes"
 _ON_THE_WAY = {"feature_ds", "is_cold", "content_coverage", "_day", "_key", "_until"}
 
 
@@ -38,19 +42,21 @@ def join_features(
 
     Returns:
         The samples' columns; for each side `<side>_feature_ds` (null if unknown), `<side>_is_cold` and
-        `<side>_content_coverage`; then the vectors `<side>_emb`; with `pairs` the two of the pair.
+        `<side>_content_coverage`; `item_codes`, if the release has some (null where unknown, or without content);
+        then the vectors `<side>_emb`; with `pairs` the two of the pair.
 
     Raises:
         ConfigError: for an unknown release, missing key or day columns, or columns that are there already.
     """
     tables = Tables(samples.sparkSession, lake_of(lake))
     shown = find_release(tables, release)
-    sides = _require_columns(samples, pairs)
+    codes = [_CODES] if CODES in shown.models else []
+    sides = _require_columns(samples, pairs, codes)
     rows = samples.withColumn("_day", sample_day(samples))
     for side in sides:
-        features = rows_of(tables, shown, f"{side}_features").drop("release_id")
+        features = rows_of(tables, shown, f"{side}_features").drop("release_id", *(() if codes else (_CODES,)))
         rows = _with_side(rows, features, side, shown.widths[f"{side}_emb"], max_age_days)
-    added = [name for side in sides for name in _columns(side)]
+    added = [*(name for side in sides for name in _columns(side)), *(codes if "item" in sides else ())]
     rows = rows.select(*samples.columns, *sorted(added, key=lambda name: name.endswith("_emb")))  # vectors last
     return with_pairs(rows, tables, shown) if pairs else rows
 
@@ -98,11 +104,12 @@ def _with_side(rows: DataFrame, features: DataFrame, side: str, width: int, max_
             is_cold: F.when(is_known, F.col(is_cold)).otherwise(F.lit(True)),
             coverage: F.when(is_known, F.col(coverage)).otherwise(F.lit(0.0).cast("float")),
             emb: F.when(is_known, F.col(emb)).otherwise(F.array_repeat(F.lit(0.0).cast("float"), width)),
+            **{name: F.when(is_known, F.col(name)) for name in (_CODES,) if name in features.columns},
         }
     )
 
 
-def _require_columns(samples: DataFrame, pairs: bool) -> list[str]:
+def _require_columns(samples: DataFrame, pairs: bool, codes: Sequence[str]) -> list[str]:
     there = set(samples.columns)
     sides = [side for side in SIDES if f"{side}_id" in there]
     if not sides or (pairs and len(sides) < len(SIDES)) or not there & {"ds", "event_ts"}:
@@ -110,7 +117,7 @@ def _require_columns(samples: DataFrame, pairs: bool) -> list[str]:
             f"samples need user_id{' and' if pairs else ' or'} item_id, and ds or event_ts; they have {sorted(there)}"
         )
     added = {name for side in sides for name in _columns(side)} | ({"mid_emb", "cvr_score"} if pairs else set())
-    added |= _ON_THE_WAY
+    added |= {*_ON_THE_WAY, *codes}
     if there & added:
         raise ConfigError(f"samples already have {sorted(there & added)}: drop or rename them before the join")
     return sides

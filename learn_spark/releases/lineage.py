@@ -11,6 +11,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.days import spans
 from learn_spark.lake.forget_requests import requests_of
 from learn_spark.lake.tables import Tables
+from learn_spark.releases.codebooks import CODES, DIGEST
 from learn_spark.releases.registry import Release
 from learn_spark.runs.details import EvaluationDetails, TrainingDetails
 from learn_spark.runs.ledger import Ledger, Recorded
@@ -44,6 +45,7 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
         "rows": _counts(release),
         "widths": release.widths,
         "encoder": release.encoder_id,
+        **{name: release.models[name] for name in (CODES, DIGEST) if name in release.models},
         "gates": [
             {"name": name, "value": value, "lower": lower, "upper": upper, "passed": passed}
             for name, value, lower, upper, passed in release.gates

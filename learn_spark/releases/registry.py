@@ -34,8 +34,9 @@ class Release:
     """A release: rows of its own for `days`, and the days that it took over unchanged; `parts` are all of them.
 
     Attributes:
-        models: fingerprints of `towers` and `cvr`, their `space` where they were mapped into an earlier one's, and
-            MLflow's registered versions.
+        models: fingerprints of `towers` and `cvr`, their `space` where they were mapped into an earlier one's, the
+            name of the item `codes` and the digest of their `codebook` where there are some, and MLflow's registered
+            versions.
         inputs: Delta versions that its rows were made from.
         tables: Delta versions of the feature tables when it was published.
         gates: (name, value, lower, upper, passed) of every gate.

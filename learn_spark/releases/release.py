@@ -15,6 +15,7 @@ from learn_spark.lake.frames import counted, only_row
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.lake.tables import Tables
 from learn_spark.quality.gates import Gate
+from learn_spark.releases.codebooks import codes_before
 from learn_spark.releases.registry import (
     ROLLED_BACK,
     Part,
@@ -36,8 +37,9 @@ INPUTS = ("interactions", "item_index", "user_history", "samples")
 def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Release | None]:
     """The release of these feature days, on top of the newest one by the same models, its base.
 
-    The id is made of the days' fingerprints and the versions of the tables that they are made from. So equal ids have
-    equal rows, and days that are made again from other events get an id, and rows, of their own.
+    The id is made of the days' fingerprints, the versions of the tables that they are made from, and the release whose
+    item codes they keep. So equal ids have equal rows, and days that are made again from other events get an id, and
+    rows, of their own.
 
     Returns:
         The release, not published yet, and its base.
@@ -46,7 +48,9 @@ def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Relea
     models = models_of(context)
     inputs = context.tables.versions(INPUTS)
     fingerprints = [context.fingerprint(WRITE_FEATURES, day) for day in ordered]
-    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint_of(fingerprints, models, inputs)[:8]}"
+    coded = codes_before(context.tables, models)
+    made_from = (fingerprints, models, inputs, *([coded.release_id] if coded else ()))
+    release_id = f"{ordered[-1]:%Y%m%d}-{fingerprint_of(*made_from)[:8]}"
     base = newest_release(context.tables, models, other_than=release_id)
     taken_over = base.parts if base else {}
     parts = {**taken_over, **dict.fromkeys(ordered, Part(release_id))}

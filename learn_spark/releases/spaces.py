@@ -11,6 +11,7 @@ from pathlib import Path
 from learn_spark.bridge.trained import cvr_fingerprint, cvr_path, is_trained, towers_fingerprint, towers_path
 from learn_spark.errors import ConfigError
 from learn_spark.lake.tables import Tables
+from learn_spark.releases.codebooks import codes_of
 from learn_spark.releases.registry import Release, find_release, newest_release
 from learn_spark.runs.steps import Context
 from models.contract.content_matrix import META
@@ -53,12 +54,12 @@ class ReleaseModels:
 
 
 def models_of(context: Context) -> dict[str, str]:
-    """What names the models of this config: their fingerprints, and their space where they were mapped into one."""
+    """What names the models of this config: their fingerprints, their space where they were mapped into one, codes."""
     made = {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
     mapped = {"towers": mapped_into(towers_path(context)), "cvr": mapped_into(cvr_path(context))}
-    if not any(mapped.values()):
-        return made
-    return {**made, "space": "-".join(str(mapped[name].get("id", made[name])) for name in made)}
+    space = [str(mapped[name].get("id", made[name])) for name in made]
+    codes = codes_of(context, space[0])
+    return {**made, **({"space": "-".join(space)} if any(mapped.values()) else {}), **codes}
 
 
 def mapped_into(folder: Path) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A release's item embeddings for retrieval outside the lake: index and smaller copies, with their measured losses."""
+"""A release's items outside the lake: embeddings for retrieval, with their measured losses, and codes as tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.folders import require_absent, written_whole
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.bridge.snapshots import export
+from learn_spark.releases.codebooks import CODES, codebook_file, codebook_of
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.runs.steps import Context
-from models.contract.export_specs import Index, VectorsSpec
+from models.contract.export_specs import CodesSpec, Index, VectorsSpec
 
 QUERIES = 1000
 
@@ -35,26 +36,52 @@ def export_vectors(context: Context, release: Release, out: Path, index: Index) 
         ConfigError: the folder is there already, or faiss, which an index needs, is not installed.
     """
     require_absent(out)
-    numbers = context.tables.read("item_index")  # an item's number never changes; older versions may be gone
-    items = _newest(context, release, "item").join(numbers, on="item_id", how="inner")
-    items = _snapshot(context, release, items, "item")
-    users = _snapshot(context, release, _newest(context, release, "user", QUERIES), "user")
+    items = _snapshot(context, release, _numbered(context, _newest(context, release, "item", "item_emb")), "item")
+    users = _snapshot(context, release, _newest(context, release, "user", "user_emb", QUERIES), "user")
     with written_whole(out) as folder:
         threads = context.config.evaluation.run.threads
         return run_trainer(VectorsSpec(items=items, users=users, index=index, threads=threads, out_dir=folder))
 
 
-def _newest(context: Context, release: Release, side: str, most: int | None = None) -> DataFrame:
-    """Id and newest vector of all users or items that the release shows, or of `most` of them."""
-    key, vector = f"{side}_id", f"{side}_emb"
-    rows = rows_of(context.tables, release, f"{side}_features").select(key, "ds", vector)
+def export_codes(context: Context, release: Release, out: Path) -> dict[str, Any]:
+    """Writes folder `out`, all of it or nothing: see `models.export.code_tokens` for what it holds.
+
+    Args:
+        context: of the lake.
+        release: whose item codes; items without content have none.
+        out: a folder that is not there yet.
+
+    Returns:
+        What `out/result.json` says.
+
+    Raises:
+        ConfigError: the folder is there already, or the release has no codes, or no codebook any more.
+    """
+    require_absent(out)
+    codebook_of(context.tables, release)
+    items = _newest(context, release, "item", "item_codes").where("item_codes IS NOT NULL")
+    items = _snapshot(context, release, _numbered(context, items), "item", "codes")
+    with written_whole(out) as folder:
+        codebook = codebook_file(context.tables, release.models[CODES])
+        return run_trainer(CodesSpec(items=items, codebook=codebook, out_dir=folder))
+
+
+def _numbered(context: Context, items: DataFrame) -> DataFrame:
+    """With the items' numbers, which never change; older versions of the table may be gone."""
+    return items.join(context.tables.read("item_index"), on="item_id", how="inner")
+
+
+def _newest(context: Context, release: Release, side: str, column: str, most: int | None = None) -> DataFrame:
+    """Id and newest value of all users or items that the release shows, or of `most` of them."""
+    key = f"{side}_id"
+    rows = rows_of(context.tables, release, f"{side}_features").select(key, "ds", column)
     if most is not None:
         drawn = rows.select(key).distinct().orderBy(F.xxhash64(key), key).limit(most)
         rows = rows.join(F.broadcast(drawn), on=key, how="left_semi")
-    return rows.groupBy(key).agg(F.max_by(vector, "ds").alias(vector))
+    return rows.groupBy(key).agg(F.max_by(column, "ds").alias(column))
 
 
-def _snapshot(context: Context, release: Release, rows: DataFrame, side: str) -> Path:
+def _snapshot(context: Context, release: Release, rows: DataFrame, side: str, what: str = "vectors") -> Path:
     table = f"{side}_features"
-    name, seed = f"vectors-{side}s-{release.release_id}", context.config.evaluation.seed
+    name, seed = f"{what}-{side}s-{release.release_id}", context.config.evaluation.seed
     return export(context, rows, name, [f"{side}_id"], table, release.tables[table], seed)

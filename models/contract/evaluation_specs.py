@@ -182,6 +182,7 @@ class RankerSpec(Spec):
         earlier: the release whose space the embeddings are in; the rows then have what its models make of them, by the
             same names with `earlier_` before them. Empty: there is none.
         alone: whether each embedding is also measured by itself, and all of them shuffled.
+        codes: whether the rows have the list item_codes (-1: the item has none), which is then measured there, too.
         cold_events: fewer events are cold.
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
@@ -202,6 +203,7 @@ class RankerSpec(Spec):
     item_events: str = "item_events"
     earlier: str = ""
     alone: bool = True
+    codes: bool = False
     cold_events: int = Field(default=10, ge=0)
     tail_events: int = Field(default=0, ge=0)
     validation_share: float = Field(default=0.2, gt=0, lt=1)

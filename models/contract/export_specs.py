@@ -68,3 +68,21 @@ class VectorsSpec(Spec):
     index: Index = "hnsw"
     k: int = Field(default=50, gt=0)
     threads: int = Field(default=2, gt=0)
+
+
+class CodesSpec(Spec):
+    """The spec of `export-codes`.
+
+    Attributes:
+        items: a snapshot with item_id, item_idx, item_codes, a row an item.
+        codebook: the file that they are of.
+        out_dir: gets items.parquet (item_id, item_idx, item_codes, tokens, in the order of the tokens), trie.parquet
+            (a row per node), codebook.json, and result.json.
+    """
+
+    command: ClassVar[str] = "export-codes"
+    module: ClassVar[str] = "models.export.code_tokens"
+    help: ClassVar[str] = "write item codes for generative rankers: tokens, a trie"
+
+    items: Path
+    codebook: Path

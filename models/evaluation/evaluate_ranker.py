@@ -18,6 +18,7 @@ from models.contract.evaluation_specs import RankerSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
+from models.evaluation.code_features import MOST, code_features, codes_in
 from models.evaluation.ranker import Ranker, binned
 from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interval, user_aucs, user_mean
 
@@ -43,16 +44,23 @@ class RankerTask:
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
 
-    def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-        """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T]."""
-        return self.trained(what, X_NF, seeds)[1]
+    def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int], categories: int = 0) -> np.ndarray:
+        """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T].
 
-    def trained(self, what: str, X_NF: np.ndarray, seeds: Sequence[int]) -> tuple[Ranker, np.ndarray]:
+        The last `categories` columns hold categories below MOST.
+        """
+        return self.trained(what, X_NF, seeds, categories)[1]
+
+    def trained(
+        self, what: str, X_NF: np.ndarray, seeds: Sequence[int], categories: int = 0
+    ) -> tuple[Ranker, np.ndarray]:
         """As `fit`, with the trees."""
         started = time.monotonic()
         categorical = [self.spec.base.index(name) for name in self.spec.categorical]
+        categorical += range(X_NF.shape[1] - categories, X_NF.shape[1])
+        settings = self.spec.ranker.model_copy(update={"max_bins": MOST}) if categories else self.spec.ranker
         train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
-        ranker = Ranker(self.spec.ranker, seeds).fit(train, valid, categorical)
+        ranker = Ranker(settings, seeds).fit(train, valid, categorical)
         score_ST = ranker.predict(X_NF[self.test])
         line = f"ranker {what}: {X_NF.shape[1]} features, AUC {self.scored(score_ST.mean(0)).auc():.4f}"
         print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
@@ -94,7 +102,8 @@ def run(spec: RankerSpec) -> dict[str, object]:
         rows, users; of auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the seeds' mean scores;
         `auc_gain_by_seed`; `kept`, where there is an earlier release (`_kept`); `segments` by name, and `alone`: each
         embedding by itself; the item's raw content (`item_content`) and a random vector by item (`item_id`), of
-        item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing.
+        item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing; with `codes` the
+        item codes, their prefixes (`code_features`), and the codes beside item_emb.
 
     Raises:
         BadInput: columns are missing, or a window has one label only.
@@ -105,6 +114,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         base_NF, blocks = _features(rows, spec)
         earlier = _blocks(rows, "earlier_") if spec.earlier else {}
         raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
+        codes = code_features(codes_in(rows), task.train) if spec.codes else {}
         del rows
         events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
         is_in = segments(spec, *events)
@@ -119,7 +129,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         if spec.earlier:
             result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, moved, without_ST.mean(0))}
         if spec.alone:
-            result["alone"] = _alone(task, base_NF, blocks, raw, without_ST.mean(0))
+            result["alone"] = _alone(task, base_NF, blocks, raw, codes, without_ST.mean(0))
     write_result(spec.out_dir, _without_nan(result))
     return result
 
@@ -197,9 +207,10 @@ def _alone(
     base_NF: np.ndarray,
     blocks: Mapping[str, np.ndarray],
     raw: Mapping[str, np.ndarray],
+    codes: Mapping[str, np.ndarray],
     base_T: np.ndarray,
 ) -> dict[str, dict]:
-    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew."""
+    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew; and the item codes."""
     trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
     scores = {name: task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds) for name, parts in trials.items()}
     shuffled = []
@@ -207,6 +218,11 @@ def _alone(
         order_N = np.random.default_rng(seed).permutation(len(base_NF))
         shuffled.append(task.fit("shuffled", _joined(base_NF, [b[order_N] for b in blocks.values()]), [seed])[0])
     scores["shuffled"] = np.stack(shuffled)
+    sets = {name: [block] for name, block in codes.items()}
+    if codes:
+        sets["item_emb_and_codes"] = [blocks["item_emb"], codes["item_codes"]]
+    for name, parts in sets.items():
+        scores[name] = task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds, categories=parts[-1].shape[1])
     return {name: task.gain(score_ST.mean(0), base_T) for name, score_ST in scores.items()}
 
 
@@ -217,7 +233,8 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
         BadInput: names the columns that the snapshot lacks.
     """
     vectors = [*EMBEDDINGS, "cvr_score"]
-    columns = [*KEYS, *spec.base, *vectors, *(f"earlier_{name}" for name in vectors if spec.earlier)]
+    codes = ["item_codes"] if spec.codes else []
+    columns = [*KEYS, *spec.base, *vectors, *codes, *(f"earlier_{name}" for name in vectors if spec.earlier)]
     lacking = [name for name in columns if name not in snapshot.schema]
     if lacking:
         have = ", ".join(snapshot.schema)

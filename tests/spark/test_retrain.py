@@ -20,8 +20,10 @@ from learn_spark.features import checks
 from learn_spark.features.canaries import FILE, GOLDEN
 from learn_spark.features.job import write_features
 from learn_spark.lake.days import DayRange
+from learn_spark.releases.codebooks import CODES, DIGEST
 from learn_spark.releases.lineage import compared
 from learn_spark.releases.registry import Release, find_release
+from learn_spark.releases.release import visible
 from learn_spark.releases.spaces import ReleaseModels, before_towers, models_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, WRITE_FEATURES, Context
 from learn_spark.training.job import train_cvr, train_towers
@@ -55,6 +57,18 @@ def with_gate(context: Context, least: float) -> Context:
     return replace(context, config=context.config.model_copy(update={"features": features}))
 
 
+def assert_equal_codes(context: Context, *shown: Release) -> None:
+    """Every item has the same codes in these releases, though its vectors are others, by one codebook."""
+    first, second = (visible(context, release, "item_features").toPandas() for release in shown)
+    vectors = first.merge(second, on=["item_id", "ds"])
+    assert len(vectors) == len(first) == len(second) >= ITEMS - 1
+    assert not np.allclose(np.stack(vectors.item_emb_x), np.stack(vectors.item_emb_y), atol=0.01)
+    codes = [rows.set_index(["item_id", "ds"]).item_codes.map(str).to_dict() for rows in (first, second)]
+    assert codes[0] == codes[1] and len({*codes[0].values()}) > 5
+    names = [{name: release.models[name] for name in (CODES, DIGEST)} for release in shown]
+    assert names[0] == names[1]
+
+
 def let_workers_load_anew(context: Context) -> None:
     """A worker keeps a model by its folder, whose files never change; and by the time of the matrix."""
     (matrix_path(context) / META).touch()
@@ -70,6 +84,8 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
         f"towers.model={SMALL}",
         "cvr.train={batch_size: 16}",
         "stream.rows_per_file=50",
+        "features.codes={levels: 2, size: 5}",
+        "features.gates={max_code_collisions: 1, max_code_error: 100}",
         *("windows.towers_end=2011-11-19", "windows.cvr_end=2011-11-23"),
         *("windows.ranker_train_end=2011-11-25", "windows.end=2011-11-27"),
     ]
@@ -153,7 +169,9 @@ def test_a_retrain_is_published_in_the_space_of_the_release_before(
     release = find_release(second.tables)
     assert release.release_id == details["release_id"] and release.models["towers"] != first.models["towers"]
     assert release.space == first.space == (first.models["towers"], first.models["cvr"])
+    assert_equal_codes(second, first, release)
     result = evaluate_features(second, [second.config.windows.end])
+    assert {"item_codes", "item_code_prefixes", "item_emb_and_codes"} <= result.details["ranker"]["alone"].keys()
     kept = result.details["ranker"]["kept"]
     assert kept["release"] == first.release_id
     assert kept["towers"] == [first.models["towers"], release.models["towers"]]

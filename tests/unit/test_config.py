@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.mapping import FieldMappings
+from learn_spark.config.model_sections import CodeSettings, FeatureSettings
 from learn_spark.config.presets import PRESETS
 from learn_spark.config.renamed import RENAMED
 from learn_spark.errors import ConfigError
@@ -343,6 +344,8 @@ def test_keys_that_came_later_change_no_fingerprint():
     )
     other = IngestSettings(nulls=["NA"], mapping=mapping)
     assert identity(other) == {**plain, "nulls": ["NA"]}
+    plain, codes = identity(FeatureSettings()), {"levels": 3, "size": 64, "seed": 8}
+    assert "codes" not in plain and identity(FeatureSettings(codes=CodeSettings(seed=8))) == {**plain, "codes": codes}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from learn_spark.errors import QualityError
 from learn_spark.features.checks import volume_gates, width_gates
 from learn_spark.features.neighbours import _nearest
 from learn_spark.pipeline import STEPS
+from learn_spark.quality.code_figures import even_use, relative_error
 from learn_spark.quality.drift import centroid_shift, neighbour_overlap
 from learn_spark.quality.gates import Gate, VectorFigures, effective_rank, mean_cosine, require
 from learn_spark.releases.lineage import compared, lines_of
@@ -71,6 +72,15 @@ def test_neighbours_are_the_nearest_others_by_title() -> None:
     assert found[0]["neighbours"][2]["cosine"] == -1.0
     assert _nearest(["alone"], vectors[:1]) == [{"title": "alone", "neighbours": []}]
     assert _nearest([], np.zeros((0, 1))) == []
+
+
+def test_codes_are_used_evenly_or_not_and_say_all_or_nothing() -> None:
+    assert even_use(np.array([5, 5, 5, 5]), 4) == pytest.approx(1)
+    assert even_use(np.array([5, 5]), 4) == pytest.approx(0.5)
+    assert even_use(np.array([9]), 4) == pytest.approx(0.25)
+    vectors = np.array([[3.0, 0.0], [1.0, 0.0]])
+    assert relative_error(vectors, vectors, 1.0) == 0
+    assert relative_error(vectors, np.array([[2.0, 0.0], [2.0, 0.0]]), 1.0) == 1
 
 
 def test_a_centroid_that_stays_has_no_shift_and_one_that_leaves_is_measured_in_lengths() -> None:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from models.contract.settings import RankerConfig
+from models.evaluation.code_features import MOST, code_features
 from models.evaluation.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
 from models.evaluation.ranker import Ranker, binned
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
@@ -157,3 +159,44 @@ def test_the_ranker_needs_no_torch():
     """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
     code = "import sys, models.evaluation.evaluate_ranker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=400)
+
+
+def test_codes_are_numbered_by_how_often_training_has_them():
+    rng = np.random.default_rng(3)
+    codes = np.minimum(rng.geometric(0.01, size=(5000, 3)) - 1, 399).astype(np.int32)
+    codes[::9] = -1
+    train = np.arange(4000)
+    found = code_features(codes, train)
+    keys = {
+        "item_codes": [[*column] for column in codes.T.tolist()],
+        "item_code_prefixes": [[tuple(row[: level + 1]) for row in codes.tolist()] for level in range(3)],
+    }
+    for name, columns in keys.items():
+        for column, seen in zip(found[name].T, columns, strict=True):
+            counts = Counter(seen[:4000])
+            by_category = {}
+            for category, key in zip(column.tolist(), seen, strict=True):
+                by_category.setdefault(category, set()).add(key)
+            alone = [by_category[category] for category in sorted(by_category) if category]
+            assert all(len(keys) == 1 for keys in alone) and len(alone) == min(len(counts), MOST - 1)
+            often = [counts[next(iter(keys))] for keys in alone]
+            assert often == sorted(counts.values(), reverse=True)[: len(alone)]
+    few = code_features(np.array([[4], [4], [9], [7]]), np.array([0, 1, 2]))["item_codes"]
+    assert few.tolist() == [[1], [1], [2], [0]], "no training row has 7"
+
+
+def test_codes_that_say_something_help_as_categories(tmp_path):
+    """What is bought follows the second code; the numbers themselves have no order, and item_emb is noise."""
+    table, rng = rows_table(), np.random.default_rng(4)
+    codes = rng.integers(0, 200, (len(table), 2))
+    is_liked = rng.random(200) < 0.5
+    label = rng.random(len(table)) < np.where(is_liked[codes[:, 1]], 0.7, 0.3)
+    table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(label.astype(np.int32)))
+    codes = pa.array(list(codes.astype(np.int32)), pa.list_(pa.int32()))
+    alone = run(spec_for(tmp_path, table.append_column("item_codes", codes), codes=True))["alone"]
+    assert alone["item_codes"]["auc_gain_ci90"][0] > 0.08
+    assert alone["item_emb_and_codes"]["auc_gain_ci90"][0] > 0.05
+    assert alone["item_emb"]["auc_gain"] < 0.02
+    assert alone["item_code_prefixes"]["auc_gain"] < 0.5 * alone["item_codes"]["auc_gain"], "a prefix begins with noise"
+    with pytest.raises(ValueError, match="no column item_codes"):
+        run(spec_for(tmp_path / "without", table, codes=True))
