@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from learn_spark.comparison import content_choice
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import known_meta
 from learn_spark.features import canaries
@@ -68,9 +69,10 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
     aside = require_mounted(tables.root, "forget") / LOST
     lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
     canaries = [Doomed(folder, "golden rows with their items") for folder in _canaries(tables, sought)]
+    tried = [Doomed(folder, "content that was chosen on them") for folder in _choices(config, sought)]
     logs = [*config.output.dir.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
     told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
-    return [*snapshots, *ranks, *canaries, *lost, *told]
+    return [*snapshots, *ranks, *canaries, *lost, *tried, *told]
 
 
 def remove(doomed: Iterable[Doomed]) -> None:
@@ -97,6 +99,19 @@ def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
         golden = read_json(file, "canaries")
         if sought.numbers & {*golden["items"], *(number for history in golden["histories"] for number in history)}:
             yield file.parent
+
+
+def _choices(config: Config, sought: Sought) -> Iterator[Path]:
+    """The texts and rows of a `choose-content`; one that was killed leaves files that cannot be read."""
+    folder = config.output.dir / content_choice.FOLDER_NAME
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            is_named = _file_holds(file, sought)
+        except pa.ArrowInvalid:
+            is_named = True
+        if is_named:
+            yield folder
+            return
 
 
 def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:

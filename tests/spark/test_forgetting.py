@@ -7,6 +7,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
@@ -100,6 +102,9 @@ def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     begun = tables.artifact("models", "towers-begun")
     begun.mkdir()
     (begun / "checkpoint.safetensors").write_bytes(b"weights")
+    texts = folder / "output" / "choose_content" / "measured" / "texts" / "part-0.parquet"
+    texts.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"item_idx": [1, 2], "item_id": ["other", ITEMS[0]], "title": ["mug", "lantern"]}), texts)
     (folder / "output" / "logs").mkdir(parents=True)
     (folder / "output" / "logs" / "write-1.log").write_text("Traceback: row ('user07', 12)\n")
     (folder / "output" / "logs" / "write-2.log").write_text("Traceback: row ('user12', 'myuser07')\n")
