@@ -86,6 +86,8 @@ def test_a_damaged_table_is_a_line_and_a_file(
     for file in (tmp_path / "lake").glob(damaged):
         cut(file)
         (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
+        for checksum in file.parent.glob("0*.crc"):  # with the newest one, Delta's log need not be read
+            checksum.unlink()
     done = run_job(tmp_path, "audit_leakage", *settings(whole))
     assert done.code == 1
     lines = done.err.splitlines()
