@@ -11,11 +11,13 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from learn_spark.lake.frames import setting
 from learn_spark.lake.live_files import delta_log
 from learn_spark.lake.schemas import TableSpec
 from learn_spark.lake.table_reads import few_files
 
 _CHECK = "delta.constraints."
+_STATISTICS = "spark.databricks.delta.stats.collect"
 _WRITE = "org.apache.spark.sql.delta.DeltaOperations$Write"
 # What a writer of whole new files has to know. It looks for nulls and at the checks; new files need no change file.
 _FEATURES = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed"}
@@ -55,12 +57,12 @@ class Transaction:
             found = few.matchingFiles(conditions, self._sequence([]))
             self._delta.trackReadPredicates(conditions, False, True)
             self._delta.trackFilesRead(found)
-        return [found.apply(place) for place in range(found.size())]
+        return _listed(found)
 
     def written(self, rows: DataFrame) -> list[dict[str, Any]]:
         """Lets Spark write rows, against the table's checks; returns of each file what an `add` of the log says."""
-        files = self._delta.writeFiles(rows._jdf)
-        return [json.loads(files.apply(place).json())["add"] for place in range(files.size())]
+        with setting(self._spark, _STATISTICS, "true"):  # a commit counts its rows by them
+            return [json.loads(file.json())["add"] for file in _listed(self._delta.writeFiles(rows._jdf))]
 
     def append(self, added: Sequence[dict[str, Any]]) -> int:
         """Adds files, of which `added` is what an `add` of the log says; returns their rows."""
@@ -120,6 +122,10 @@ class Transaction:
 
     def _types(self) -> dict[str, str]:
         return {column.name: column.type for column in self._spec.columns}
+
+
+def _listed(found: Any) -> list[Any]:  # noqa: ANN401 - a Scala Seq
+    return [found.apply(place) for place in range(found.size())]
 
 
 def _columns(schema: StructType) -> dict[str, str]:

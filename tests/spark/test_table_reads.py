@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.lake import table_reads
+from learn_spark.lake.frames import setting
 from learn_spark.lake.live_files import forget_logs
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.table_reads import planned
@@ -78,6 +79,13 @@ def test_files_of_large_tables_and_those_without_a_checksum_are_found_by_delta(
         forget_logs(spark)
         assert index_of(tables.read(NAME)) == "TahoeLogFileIndex"
         assert len(users(tables.read(NAME))) == 59
+
+
+def test_rows_are_counted_where_a_session_asks_for_no_statistics(spark: SparkSession, tables: Tables) -> None:
+    with setting(spark, "spark.databricks.delta.stats.collect", "false"):
+        assert tables.append(NAME, histories(spark, 60, 63)) == 3
+        assert tables.overwrite_days(NAME, histories(spark, 5, 6), [FIRST + timedelta(days=5)]) == 1
+    assert tables.read(NAME).count() == 63
 
 
 def test_what_spark_writes_is_held_against_the_contract(spark: SparkSession, tables: Tables) -> None:
