@@ -24,6 +24,7 @@ from learn_spark.config.load import Config
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.work import Span, Work
 from learn_spark.errors import ConfigError
+from models.contract.content_matrix import FP16_MAX
 from models.contract.failures import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ EMPTY, NOT_FINITE, BEYOND_FP16, OUT_OF_MEMORY = "empty", "not finite", "beyond f
 WINDOW_BATCHES = 64
 WINDOW_TEXTS = 8192
 TOKENIZED_AT_ONCE = 1024
-FP16_MAX = 65504.0
 
 
 @dataclass(frozen=True)

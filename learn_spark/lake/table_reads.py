@@ -26,7 +26,10 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
         table: what `format("delta").load` gave, with nothing on top.
         is_native: whether Comet is to read it.
     """
-    spark, frame = table.sparkSession, _jvm(table._jdf)
+    spark = table.sparkSession
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    frame: Any = table._jdf
     relation = frame.queryExecution().analyzed().collectLeaves().head().relation()
     index = relation.location()
     if index.protocol().minReaderVersion() > 1:
@@ -34,7 +37,7 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
     few = few_files(spark, index.getSnapshot())
     if few is None and not is_native:
         return table
-    datasources = _jvm(spark._jvm).org.apache.spark.sql.execution.datasources
+    datasources = jvm.org.apache.spark.sql.execution.datasources
     plain = datasources.HadoopFsRelation(
         few or index,
         relation.partitionSchema(),
@@ -42,9 +45,9 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
         relation.bucketSpec(),
         datasources.parquet.ParquetFileFormat(),
         relation.options(),
-        spark._jsparkSession,
+        session,
     )
-    return DataFrame(_jvm(spark._jsparkSession).baseRelationToDataFrame(plain), spark)
+    return DataFrame(session.baseRelationToDataFrame(plain), spark)
 
 
 def few_files(spark: SparkSession, snapshot: Any) -> Any | None:  # noqa: ANN401 - Delta's own objects
@@ -53,9 +56,6 @@ def few_files(spark: SparkSession, snapshot: Any) -> Any | None:  # noqa: ANN401
     if found.isEmpty() or found.get().tableSizeBytes() > _SMALL_BYTES or found.get().allFiles().isEmpty():
         return None
     log, files = snapshot.deltaLog(), found.get().allFiles().get()
-    index = _jvm(spark._jvm).org.apache.spark.sql.delta.files.TahoeBatchFileIndex
+    jvm: Any = spark._jvm
+    index = jvm.org.apache.spark.sql.delta.files.TahoeBatchFileIndex
     return index(spark._jsparkSession, "read", files, log, log.dataPath(), snapshot, False)
-
-
-def _jvm(value: Any) -> Any:  # noqa: ANN401 - what the JVM's objects have is known when it runs
-    return value

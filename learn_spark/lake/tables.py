@@ -210,7 +210,7 @@ class Tables:
         place, other = spec.key
         (partition,) = {row[spec.names.index(place)] for row in rows}
         whole = f"{place} = '{partition}'"
-        if (transaction := self._of_files(name)) is not None:
+        if (transaction := self._of_files(name, fits_arrow(spec))) is not None:
             files = transaction.files(whole)
             earlier = [file_of(Path(path), file.path()) for file in files]
             transaction.exchange(files, write_few(rows, earlier, Path(path), spec), whole)
@@ -322,10 +322,11 @@ class Tables:
         self, name: str, rows: DataFrame | ArrowRows, predicate: str | None = None, is_whole_files: bool = True
     ) -> int:
         """Adds rows, in place of those that a predicate names, which are whole files or not; returns how many."""
-        path = self._writable(name)
-        if is_whole_files and (transaction := self._of_files(name, rows)) is not None:
+        path, spec = self._writable(name), _spec(name)
+        is_fit = is_whole_files and (isinstance(rows, DataFrame) or fits_arrow(spec))
+        if (transaction := self._of_files(name, is_fit)) is not None:
             if isinstance(rows, ArrowRows):
-                added = write_rows(rows, Path(path), _spec(name))
+                added = write_rows(rows, Path(path), spec)
             else:
                 added = transaction.written(self._shaped(name, rows))
             return transaction.append(added) if predicate is None else transaction.replace(added, predicate)
@@ -338,12 +339,11 @@ class Tables:
             self._writer(name, rows, "overwrite").option("replaceWhere", predicate).save(path)
         return self._rows_written(name, before)
 
-    def _of_files(self, name: str, rows: DataFrame | ArrowRows | None = None) -> Transaction | None:
-        """A transaction for files with these rows, or few of the driver's; None where Delta's writer has to work."""
-        spec = _spec(name)
-        if not isinstance(self.root, Path) or not (isinstance(rows, DataFrame) or fits_arrow(spec)):
+    def _of_files(self, name: str, is_fit: bool) -> Transaction | None:
+        """A transaction that takes files, for rows that are fit to be some; None where Delta's writer has to work."""
+        if not is_fit or not isinstance(self.root, Path):
             return None
-        transaction = Transaction(self._spark, self.path(name), spec)
+        transaction = Transaction(self._spark, self.path(name), _spec(name))
         return transaction if transaction.takes_files() else None
 
     def _rows_written(self, name: str, before: int) -> int:

@@ -20,6 +20,7 @@ from models.contract.whole_files import write_whole
 META = "meta.json"
 VECTORS = "vectors.f16"
 DTYPE = "<f2"
+FP16_MAX = 65504.0  # beyond it a number is infinite in a matrix
 BLOCK_ROWS = 1 << 16  # rows under one digest; part of the format
 _VECTORS_NAME = r"vectors(-[0-9]+)?\.f16"
 _REDUCTION_NAME = r"reduction\.safetensors"

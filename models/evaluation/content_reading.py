@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.contract.content_matrix import DTYPE, MatrixMeta, block_digests, vectors_file, write_meta
+from models.contract.content_matrix import DTYPE, FP16_MAX, MatrixMeta, block_digests, vectors_file, write_meta
 from models.contract.content_spec import ContentSpec, ContentVariant
 from models.contract.failures import BadInput
 from models.encoder.all_layers import LayersEncoder
 
-FP16_MAX = 65504.0
 SAID_EVERY = 10.0  # seconds
 TEXTS_AT_ONCE = 1024
 

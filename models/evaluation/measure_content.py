@@ -19,7 +19,7 @@ import torch
 
 from models.contract.content_spec import ContentSpec
 from models.contract.evaluation_specs import SystemConfig, SystemsSpec
-from models.contract.failures import BadInput
+from models.contract.model_folder import early_stop
 from models.contract.result import write_result
 from models.contract.snapshot import open_snapshot
 from models.encoder.all_layers import LayersEncoder
@@ -43,8 +43,9 @@ def run(spec: ContentSpec) -> dict[str, object]:
         BadInput: the model lacks a layer, a template says nothing, or the snapshots do not fit together.
     """
     torch.set_num_threads(spec.threads)
+    for variant in spec.variants:
+        early_stop(spec.model, variant.layer)
     encoder = LayersEncoder.load(spec.model, None, spec.base.pooling, spec.max_tokens, spec.dtype, _device(spec.device))
-    _require_layers(spec, encoder.num_layers)
     texts = pa.concat_tables(pq.read_table(file) for file in open_snapshot(spec.texts).files)
     ranker = ContentRanker(spec.ranker, open_snapshot(spec.rows), spec.content_width) if spec.ranker else None
     templates = dict.fromkeys(variant.template for variant in spec.variants)
@@ -130,12 +131,6 @@ def _mark_front(rows: Sequence[Figures], metric: str) -> None:
             and (other[metric] > row[metric] or other["seconds"] < row["seconds"])
             for other in usable
         )
-
-
-def _require_layers(spec: ContentSpec, layers: int) -> None:
-    beyond = [variant.layer for variant in spec.variants if variant.layer > layers]
-    if beyond:
-        raise BadInput(f"layer {beyond[0]}: the model has {layers} layers, from 1, the first, to {layers}, the last")
 
 
 def _device(asked: str) -> str:
