@@ -1,5 +1,6 @@
 """Aligned LLM embeddings for recommendation, as Spark batch jobs."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,3 +17,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the API offers
     from learn_spark import api
 
     return getattr(api, name)
+
+
+if "pyspark.worker" in sys.modules:  # whatever a Python worker of Spark runs of this package, it imports this first
+    from learn_spark.bridge.workers import keep_archive_listings
+
+    keep_archive_listings()

@@ -1,6 +1,9 @@
 """What a Python worker of Spark keeps from task to task."""
 
 import gc
+import sys
+import zipimport
+from pathlib import Path
 
 
 def keep_loaded() -> None:
@@ -12,3 +15,32 @@ def keep_loaded() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+def keep_archive_listings() -> None:
+    """Lets `importlib.invalidate_caches` read an archive's list of files again only where the archive has changed.
+
+    Spark 4.1 calls it at the start of each task. Python before 3.13 then reads the lists of pyspark.zip, py4j.zip and
+    Spark's core jar, which are on a worker's path, in a quarter of a second (github.com/python/cpython/issues/103200,
+    SPARK-54744).
+    """
+    read_again = zipimport.zipimporter.invalidate_caches
+    importers = [one for one in sys.path_importer_cache.values() if isinstance(one, zipimport.zipimporter)]
+    states = {one.archive: _state(one.archive) for one in importers}
+
+    def read_changed(self: zipimport.zipimporter) -> None:
+        state = _state(self.archive)
+        if states.get(self.archive) != state:
+            read_again(self)
+            states[self.archive] = state
+
+    zipimport.zipimporter.invalidate_caches = read_changed
+
+
+def _state(archive: str) -> tuple[int, int] | None:
+    """Differs where the file does; None where there is none."""
+    try:
+        found = Path(archive).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

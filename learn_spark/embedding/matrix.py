@@ -131,7 +131,7 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
     width = context.config.embedding.reduce_to
     reduction = _reduction(folder, old, _recorded_reduction(context, folder)) if width else None
     is_known = old is not None and bool(old.reduction) == bool(width)
-    dim = old.dim if old is not None and is_known else only_row(vectors_df.select("dim"))["dim"]
+    dim = old.dim if old is not None and is_known else only_row(vectors_df.select("dim").limit(1))["dim"]
     if width and reduction is None:
         reduction = fit_reduction(rows_df, dim, width)
     meta = MatrixMeta(

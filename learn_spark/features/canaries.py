@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.scoring import score_items, score_pairs, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
+from learn_spark.lake.frames import frame_of
 from learn_spark.quality.gates import Gate
 from learn_spark.releases.registry import Release
 from learn_spark.runs.steps import Context
@@ -102,7 +103,7 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
         "pair": (("user_emb", "item_emb"), "n int, user_emb array<float>, item_emb array<float>"),
     }[kind]
     rows = list(zip(range(GOLDEN), *(golden[column] for column in columns), strict=True))
-    df = context.spark.createDataFrame(rows, schema).coalesce(1)
+    df = frame_of(context.spark, rows, schema).coalesce(1)
     if kind == "pair":
         scored = score_pairs(df, cvr_path(context), batch_rows).frame
         return scored.select("n", F.concat("mid_emb", F.array("cvr_score")).alias("vector"))

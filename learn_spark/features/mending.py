@@ -23,6 +23,7 @@ from learn_spark.features.item_numbers import numbers_again
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.lake.days import days_predicate, spans
 from learn_spark.lake.forget_requests import requests_of
+from learn_spark.lake.frames import frame_of
 from learn_spark.lake.identity import OLDER
 from learn_spark.lake.live_files import DeadFile
 from learn_spark.lake.schemas import FORGOTTEN, INTERVALS, ITEM_INDEX, ITEM_LIFE, RELEASES, TABLES
@@ -237,7 +238,7 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
     cleared = {INTERVALS.name, RELEASES.name, ITEM_INDEX.name, FORGOTTEN.name}
     if hurt.has(FORGOTTEN.name):
         rows = rows_of(requests_of(tables.root))
-        frame = context.spark.createDataFrame(rows, FORGOTTEN.columns_ddl).coalesce(1)
+        frame = frame_of(context.spark, rows, FORGOTTEN.columns_ddl).coalesce(1)
         tables.put_back(FORGOTTEN.name, frame, is_there=FORGOTTEN.name not in hurt.tables)
     if ITEM_LIFE.name in hurt.files:
         states = {day for file in hurt.files[ITEM_LIFE.name] for day in file.days("ds") or ()}

@@ -22,6 +22,7 @@ from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
 from learn_spark.ingest.unpacking import PackingError, open_file, packing_of
+from learn_spark.lake.frames import frame_of
 from learn_spark.storage import Place, beside, for_arrow, place_of, size_of
 
 CHUNK_BYTES = 1 << 20
@@ -95,7 +96,7 @@ def _checked_by_executors(
             yield pd.DataFrame([asdict(check_file(path, settings, max_line_bytes)) for path in batch["path"]])
 
     slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
-    names = spark.createDataFrame([(path,) for path in paths], "path string").repartition(slices)
+    names = frame_of(spark, [(path,) for path in paths], "path string").repartition(slices)
     return [
         LogFile(r.path, r.bytes, tuple(r.columns), tuple(r.types), r.header, r.packing, r.problem)
         for r in names.mapInPandas(check, _SCHEMA).collect()

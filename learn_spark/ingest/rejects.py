@@ -12,6 +12,7 @@ from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.files import load_day
 from learn_spark.ingest.line_counts import DUPLICATE
 from learn_spark.ingest.parse import NO_FAULTS
+from learn_spark.lake.frames import frame_of
 
 
 def rejected_lines(lines: DataFrame) -> DataFrame:
@@ -23,7 +24,7 @@ def rejected_lines(lines: DataFrame) -> DataFrame:
 def unreadable_files(spark: SparkSession, source: SourceSettings, start: date, bad: Sequence[LogFile]) -> DataFrame:
     """A row a file: reason, raw, source_file, load_day (`start` where file names hold none)."""
     rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
-    frame = spark.createDataFrame(rows, "reason string, raw string, source_file string, path string")
+    frame = frame_of(spark, rows, "reason string, raw string, source_file string, path string")
     day = F.coalesce(load_day(source, F.col("path")), F.lit(start))
     return frame.withColumn("load_day", day).drop("path")
 

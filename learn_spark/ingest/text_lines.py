@@ -12,6 +12,7 @@ from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.files import PATH, literal
 from learn_spark.ingest.records import records
 from learn_spark.ingest.unpacking import is_spark_able
+from learn_spark.lake.frames import frame_of
 
 _BATCH_CHARACTERS = 4 << 20
 _SCHEMA = f"value string, is_whole boolean, {PATH} string"
@@ -52,7 +53,7 @@ def _by_python(spark: SparkSession, settings: SourceSettings, paths: Sequence[st
                 yield from _batches(path, settings)
 
     slices = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
-    names = spark.createDataFrame([(path,) for path in paths], "path string")
+    names = frame_of(spark, [(path,) for path in paths], "path string")
     return names.repartition(slices).mapInArrow(read, _SCHEMA)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.conversion import LocalDataToArrowConversion
+from pyspark.sql.types import StructType
 
 BUCKETS = 256
 
@@ -23,10 +25,22 @@ def setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
 
 
 def only_row(df: DataFrame) -> Row:
-    """The first row of a frame that has one, as an aggregate without groups always does."""
-    row = df.first()
-    assert row is not None, "a frame that must have a row has none"
+    """The row of a frame of one, as an aggregate without groups always is.
+
+    All of the frame is asked for: where Spark needs a part of what a Python worker gives, it ends the worker, and with
+    it the model that it has loaded.
+    """
+    (row,) = df.collect()
     return row
+
+
+def frame_of(spark: SparkSession, rows: Sequence[Sequence[Any]], ddl: str) -> DataFrame:
+    """A frame of rows that the driver has. They come as Arrow: PySpark sends a list through a Python worker first."""
+    if not rows:
+        return spark.createDataFrame([], ddl)
+    schema = StructType.fromDDL(ddl)
+    assert isinstance(schema, StructType), ddl
+    return spark.createDataFrame(LocalDataToArrowConversion.convert(list(rows), schema, False), schema)
 
 
 def tasks_for(spark: SparkSession, rows: int, most: int, least: int) -> int:

@@ -19,7 +19,7 @@ from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.engine import is_native
-from learn_spark.lake.frames import only_row, setting
+from learn_spark.lake.frames import frame_of, only_row, setting
 from learn_spark.lake.identity import (
     LOG,
     Identity,
@@ -216,7 +216,7 @@ class Tables:
             transaction.exchange(files, write_few(rows, earlier, Path(path), spec), whole)
             return
         values = ", ".join(f"'{row[spec.names.index(other)]}'" for row in rows)
-        df = self._spark.createDataFrame(rows, spec.columns_ddl).coalesce(1)
+        df = frame_of(self._spark, rows, spec.columns_ddl).coalesce(1)
         self._write(name, df, f"{whole} AND {other} IN ({values})", is_whole_files=False)
 
     def rewrite(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:

@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from learn_spark.lake.forget_requests import Request
+from learn_spark.lake.frames import frame_of
 from learn_spark.lake.schemas import FORGOTTEN
 from learn_spark.lake.tables import Tables
 
@@ -75,7 +76,7 @@ def read_tombstones(tables: Tables) -> Tombstones | None:
 def tombstones_of(spark: SparkSession, requests: Sequence[Request]) -> Tombstones:
     """What requests name, whether the table has it yet or not."""
     rows = sorted({pair for request in requests for pair in request.pairs})
-    frame = spark.createDataFrame(rows, "kind string, id_hash string").localCheckpoint()
+    frame = frame_of(spark, rows, "kind string, id_hash string").localCheckpoint()
     return Tombstones(requests[0].salt, frozenset(kind for kind, _ in rows), frame)
 
 
@@ -85,7 +86,7 @@ def add_tombstones(tables: Tables, request: Request) -> int:
     rows = rows_of([request], known)
     if rows:
         spark = tables.read(FORGOTTEN.name).sparkSession
-        tables.append(FORGOTTEN.name, spark.createDataFrame(rows, FORGOTTEN.columns_ddl).coalesce(1))
+        tables.append(FORGOTTEN.name, frame_of(spark, rows, FORGOTTEN.columns_ddl).coalesce(1))
     return len(rows)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.lake.frames import frame_of
 from learn_spark.quality.gates import unit
 
 SAMPLE = 2048
@@ -25,7 +26,7 @@ def paired_vectors(
     drawn = ids.orderBy(F.xxhash64(key), key).limit(SAMPLE).collect()
     if len(drawn) < max(at_least, 1):
         return np.zeros((0, 1)), np.zeros((0, 1))
-    drawn_df = new.sparkSession.createDataFrame(drawn, ids.schema)
+    drawn_df = frame_of(new.sparkSession, drawn, f"{key} string")
     rows = _newest(new, drawn_df, key, column, "new").join(_newest(old, drawn_df, key, column, "old"), key, "inner")
     found = {row[key]: row for row in rows.collect()}
     pairs = [found[entity] for (entity,) in drawn]

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
-from learn_spark.lake.frames import counted, only_row
+from learn_spark.lake.frames import counted, frame_of, only_row
 from learn_spark.lake.schemas import RELEASES
 from learn_spark.lake.tables import Tables
 from learn_spark.quality.gates import Gate
@@ -138,7 +138,7 @@ def record(context: Context, release: Release, gates: Sequence[Gate], widths: di
         list(release.days),
         [(day, part.release_id, part.users, part.items, part.pairs) for day, part in release.parts.items()],
     )
-    frame = context.spark.createDataFrame([row], RELEASES.columns_ddl).coalesce(1)
+    frame = frame_of(context.spark, [row], RELEASES.columns_ddl).coalesce(1)
     context.tables.overwrite_where(RELEASES.name, frame, f"release_id = '{release.release_id}'")
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.frames import frame_of
 from learn_spark.lake.identity import read_identity
 from learn_spark.lake.schemas import INTERVALS
 from learn_spark.lake.tables import Tables
@@ -176,7 +177,7 @@ class Ledger:
         if not fingerprints:
             return
         renamed = [(step, day, fingerprint) for (step, day), fingerprint in fingerprints.items()]
-        renamed_df = F.broadcast(self._spark.createDataFrame(renamed, "step string, day date, new string"))
+        renamed_df = F.broadcast(frame_of(self._spark, renamed, "step string, day date, new string"))
         steps = sorted({step for step, _ in fingerprints})
         rows = self._tables.read(INTERVALS.name).where(F.col("step").isin(steps))
         rows = rows.withColumns({name: F.lit(None) for name in INTERVALS.names if name not in rows.columns})

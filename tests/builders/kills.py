@@ -17,6 +17,7 @@ COMMITS = "commits.txt"
 _NEVER = ("", 0)
 _COMMITTING = (
     "append",
+    "overwrite_days",
     "overwrite_where",
     "put_rows",
     "update",

@@ -1,14 +1,18 @@
-"""What a Python worker of Spark has loaded is nothing to look for garbage in, and is given up with its last holder."""
+"""What a Python worker of Spark keeps: it is not looked through again, and what has changed is seen."""
 
 import gc
+import importlib
+import sys
 import weakref
+import zipfile
+import zipimport
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from learn_spark.bridge.scoring import _cvr
-from learn_spark.bridge.workers import keep_loaded
+from learn_spark.bridge.workers import keep_archive_listings, keep_loaded
 from models.contract.settings import CVRConfig
 from models.saved import save_cvr
 from models.towers.cvr import CVRModel
@@ -43,3 +47,32 @@ def test_what_nobody_holds_any_more_goes_with_the_next_model() -> None:
     assert gone() is not None, "it is out of sight"
     keep_loaded()
     assert gone() is None
+
+
+def test_an_archive_is_listed_again_only_where_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, reads = tmp_path / "modules.zip", []
+    read_again = zipimport.zipimporter.invalidate_caches
+
+    def counted(importer: zipimport.zipimporter) -> None:
+        reads.append(importer.archive)
+        read_again(importer)
+
+    monkeypatch.setattr(zipimport.zipimporter, "invalidate_caches", counted)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("first_in_archive.py", "value = 1")
+    monkeypatch.syspath_prepend(str(archive))
+    assert importlib.import_module("first_in_archive").value == 1
+    keep_archive_listings()
+    importlib.invalidate_caches()
+    assert str(archive) not in reads
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("second_in_archive.py", "value = 2")
+    importlib.invalidate_caches()
+    assert importlib.import_module("second_in_archive").value == 2
+    archive.unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("third_in_archive")
+    assert reads.count(str(archive)) == 2
+    for name in ("first_in_archive", "second_in_archive"):
+        del sys.modules[name]

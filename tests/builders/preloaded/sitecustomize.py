@@ -11,4 +11,7 @@ if "pyspark.daemon" in sys.orig_argv:
     import torch  # noqa: F401
     from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401 - its modules load by name
 
+    from learn_spark.bridge.workers import keep_archive_listings
+
+    keep_archive_listings()
     gc.freeze()
