@@ -8,6 +8,7 @@ from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
 from learn_spark.errors import ConfigError
+from learn_spark.lake.jvm import jvm_class
 from learn_spark.storage import Location
 
 # How versions of Spark begin, those of the Delta that goes with them, and its package.
@@ -58,7 +59,7 @@ def require_store_client(spark: SparkSession, place: Location) -> None:
         ConfigError: Hadoop's client of it is not on its class path; names the packages.
     """
     if _class(spark, STORE_CLIENT) is None:
-        hadoop = str(_jvm(spark).org.apache.hadoop.util.VersionInfo.getVersion())
+        hadoop = str(jvm_class(spark, "org.apache.hadoop.util.VersionInfo").getVersion())
         raise ConfigError(
             f"{place}: Hadoop's client for S3 is not on Spark's class path: run `make setup`, or give spark-submit"
             f" --packages {','.join(store_packages(hadoop))} --exclude-packages {','.join(STORE_EXCLUDES)}"
@@ -77,14 +78,10 @@ def _delta_version(spark: SparkSession) -> str | None:
 
 
 def _class(spark: SparkSession, name: str) -> Any:  # noqa: ANN401 - a class of the JVM, or None
-    java = _jvm(spark).java.lang
+    loader = jvm_class(spark, "java.lang.Thread").currentThread().getContextClassLoader()
     try:
-        return java.Class.forName(name, True, java.Thread.currentThread().getContextClassLoader())
+        return jvm_class(spark, "java.lang.Class").forName(name, True, loader)
     except Exception as error:
         if "ClassNotFoundException" in str(error):
             return None
         raise
-
-
-def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
-    return spark._jvm

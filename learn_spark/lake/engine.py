@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pyspark
 from pyspark.sql import SparkSession
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
+from learn_spark.lake.jvm import jvm_class
 
 COMET = "org.apache.datafusion:comet-spark-spark4.1_2.13:1.2.0"
 ENABLED = "spark.comet.enabled"
@@ -79,9 +79,8 @@ def require_native(spark: SparkSession, config: Config) -> None:
     """
     if not is_native(spark):
         return
-    jvm: Any = spark._jvm
     try:
-        jvm.org.apache.comet.NativeBase.isLoaded()
+        jvm_class(spark, "org.apache.comet.NativeBase").isLoaded()
     except Exception as error:
         if config.spark.engine == "comet":
             cause = " ".join(str(error).split())[:300]

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.lake.identity import LOG, newest_version
+from learn_spark.lake.jvm import jvm_class
 
 _FOUND = "path string, why string"
 _FILES_A_TASK = 64
@@ -54,12 +55,12 @@ class DeadFile:
 
 def delta_log(spark: SparkSession, table: Path | str) -> Any:  # noqa: ANN401 - Delta's own object
     """What the JVM has of a table's log."""
-    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(table))
+    return jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, str(table))
 
 
 def newest_snapshot(spark: SparkSession, log: Any) -> Any:  # noqa: ANN401 - Delta's own objects
     """The table as its log says it is now."""
-    none = _jvm(spark).scala.Option.empty()
+    none = jvm_class(spark, "scala.Option").empty()
     return log.update(False, none, none)
 
 
@@ -71,7 +72,7 @@ def live_files(spark: SparkSession, table: Path) -> DataFrame:
 
 def forget_logs(spark: SparkSession) -> None:
     """Lets Spark read every table's log anew: one of them was taken away, and another lies in its place."""
-    _jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
 
 def dead_files(spark: SparkSession, table: Path, deep: bool = False) -> list[DeadFile]:
@@ -112,10 +113,6 @@ def drop_files(table: Path, dead: Sequence[DeadFile]) -> None:
 def file_of(table: Path, path: str) -> Path:
     """Where a file lies that the log names: below the table, or anywhere if it names it by a URL."""
     return table / unquote(path.removeprefix("file://"))
-
-
-def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
-    return spark._jvm
 
 
 def _commit(log: Path, version: int, text: str) -> None:

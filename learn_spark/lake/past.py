@@ -6,11 +6,11 @@ in checkpoints and in their checksums for as long as those lie there.
 
 import re
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from learn_spark.lake.identity import LOG, newest_version
+from learn_spark.lake.jvm import jvm_class
 from learn_spark.lake.live_files import delta_log, forget_logs, newest_snapshot
 
 _VERSION = re.compile(r"\.?(\d{20})\.")
@@ -32,6 +32,5 @@ def cut_log(spark: SparkSession, table: Path) -> int:
 
 
 def _checkpoint(spark: SparkSession, table: Path) -> None:
-    jvm: Any = spark._jvm
     log = delta_log(spark, table)
-    log.checkpoint(newest_snapshot(spark, log), jvm.scala.Option.empty())
+    log.checkpoint(newest_snapshot(spark, log), jvm_class(spark, "scala.Option").empty())

@@ -26,6 +26,7 @@ from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.lake import class_archive
 from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, require_store_client, with_delta
 from learn_spark.lake.engine import engine_settings, require_native
+from learn_spark.lake.jvm import jvm_class
 from learn_spark.lake.schemas import TABLES
 from learn_spark.storage import hadoop_settings
 from models.contract.failures import is_disk_full
@@ -239,20 +240,17 @@ def _undo(spark: SparkSession, foreign: list[str]) -> None:
         _log.warning("warning: %s of spark-defaults.conf or --conf has no effect: it may change rows", key)
 
 
-def _jvm(spark: SparkSession) -> Any:  # noqa: ANN401 - what py4j's gateway has is known when it runs
-    return spark._jvm
-
-
 def _log_to(spark: SparkSession, file: Path) -> None:
     """Lets the driver's JVM, which in local mode is the executors' too, log to a file alone, without secrets."""
-    log4j = _jvm(spark).org.apache.logging.log4j
-    context = log4j.LogManager.getContext(False)
-    secrets = _jvm(spark).java.util.regex.Pattern.compile(redaction_pattern())
-    hidden = _jvm(spark).java.util.regex.Matcher.quoteReplacement(HIDDEN)
-    replacement = log4j.core.pattern.RegexReplacement.createRegexReplacement(secrets, hidden)
-    layout = log4j.core.layout.PatternLayout.newBuilder().withPattern(_LOG_PATTERN)
+    log4j = "org.apache.logging.log4j"
+    context = jvm_class(spark, f"{log4j}.LogManager").getContext(False)
+    secrets = jvm_class(spark, "java.util.regex.Pattern").compile(redaction_pattern())
+    hidden = jvm_class(spark, "java.util.regex.Matcher").quoteReplacement(HIDDEN)
+    replacement = jvm_class(spark, f"{log4j}.core.pattern.RegexReplacement").createRegexReplacement(secrets, hidden)
+    layout = jvm_class(spark, f"{log4j}.core.layout.PatternLayout").newBuilder().withPattern(_LOG_PATTERN)
     layout = layout.withRegexReplacement(replacement).build()
-    appender = log4j.core.appender.FileAppender.newBuilder().withFileName(str(file)).withCreateOnDemand(True)
+    appender = jvm_class(spark, f"{log4j}.core.appender.FileAppender").newBuilder()
+    appender = appender.withFileName(str(file)).withCreateOnDemand(True)
     appender = appender.setName(str(file)).setLayout(layout).build()
     appender.start()
     root = context.getConfiguration().getRootLogger()

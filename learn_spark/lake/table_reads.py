@@ -8,6 +8,9 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from learn_spark.lake.jvm import jvm_class
+
+_SOURCES = "org.apache.spark.sql.execution.datasources"
 _SMALL_BYTES = 64 << 20  # of a larger table, Delta's index knows the size of what a filter leaves, which joins go by
 
 
@@ -27,7 +30,6 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
         is_native: whether Comet is to read it.
     """
     spark = table.sparkSession
-    jvm: Any = spark._jvm
     session: Any = spark._jsparkSession
     frame: Any = table._jdf
     relation = frame.queryExecution().analyzed().collectLeaves().head().relation()
@@ -37,13 +39,12 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
     few = few_files(spark, index.getSnapshot())
     if few is None and not is_native:
         return table
-    datasources = jvm.org.apache.spark.sql.execution.datasources
-    plain = datasources.HadoopFsRelation(
+    plain = jvm_class(spark, f"{_SOURCES}.HadoopFsRelation")(
         few or index,
         relation.partitionSchema(),
         relation.dataSchema(),
         relation.bucketSpec(),
-        datasources.parquet.ParquetFileFormat(),
+        jvm_class(spark, f"{_SOURCES}.parquet.ParquetFileFormat")(),
         relation.options(),
         session,
     )
@@ -56,6 +57,5 @@ def few_files(spark: SparkSession, snapshot: Any) -> Any | None:  # noqa: ANN401
     if found.isEmpty() or found.get().tableSizeBytes() > _SMALL_BYTES or found.get().allFiles().isEmpty():
         return None
     log, files = snapshot.deltaLog(), found.get().allFiles().get()
-    jvm: Any = spark._jvm
-    index = jvm.org.apache.spark.sql.delta.files.TahoeBatchFileIndex
+    index = jvm_class(spark, "org.apache.spark.sql.delta.files.TahoeBatchFileIndex")
     return index(spark._jsparkSession, "read", files, log, log.dataPath(), snapshot, False)

@@ -12,12 +12,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from learn_spark.lake.frames import setting
+from learn_spark.lake.jvm import jvm_class, jvm_object
 from learn_spark.lake.live_files import delta_log
 from learn_spark.lake.schemas import TableSpec
 from learn_spark.lake.table_reads import few_files
 
 _CHECK = "delta.constraints."
 _STATISTICS = "spark.databricks.delta.stats.collect"
+_PYTHON = "org.apache.spark.api.python.PythonUtils"
 _WRITE = "org.apache.spark.sql.delta.DeltaOperations$Write"
 # What a writer of whole new files has to know. It looks for nulls and at the checks; new files need no change file.
 _FEATURES = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed"}
@@ -29,9 +31,8 @@ class Transaction:
 
     def __init__(self, spark: SparkSession, path: str, spec: TableSpec) -> None:
         self._spec, self._spark = spec, spark
-        self._jvm: Any = spark._jvm
         self._session: Any = spark._jsparkSession
-        self._none = self._jvm.scala.Option.empty()
+        self._none = jvm_class(spark, "scala.Option").empty()
         self._delta = delta_log(spark, path).startTransaction(self._none, self._none)
 
     def takes_files(self) -> bool:
@@ -82,7 +83,7 @@ class Transaction:
         """Adds files in place of those that `files` has found for a predicate; returns the rows added."""
         if not added and not files:
             return 0
-        action = getattr(getattr(self._jvm.org.apache.spark.sql.delta.actions, "Action$"), "MODULE$")
+        action = jvm_object(self._spark, "org.apache.spark.sql.delta.actions.Action")
         actions = [action.fromJson(json.dumps({"add": file})) for file in added]
         rows = sum(json.loads(file["stats"])["numRecords"] for file in added)
         size = sum(file["size"] for file in added)
@@ -100,25 +101,25 @@ class Transaction:
 
     def _operation(self, predicate: str | None) -> Any:  # noqa: ANN401 - Delta's
         """Delta's `Write`; how many options follow the first three differs between its versions."""
-        loader = self._jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        loader = jvm_class(self._spark, "java.lang.Thread").currentThread().getContextClassLoader()
         (constructor,) = loader.loadClass(_WRITE).getConstructors()
-        modes = self._jvm.org.apache.spark.sql.SaveMode
+        modes = jvm_class(self._spark, "org.apache.spark.sql.SaveMode")
         given = [modes.Append if predicate is None else modes.Overwrite, self._none]
-        given += [self._jvm.scala.Option.apply(predicate)]
+        given += [jvm_class(self._spark, "scala.Option").apply(predicate)]
         given += [self._none] * (constructor.getParameterCount() - len(given))
-        return getattr(self._jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")(*given)
+        return jvm_class(self._spark, _WRITE)(*given)
 
     def _measure(self, **values: int) -> None:
         """What the table's history says of the commit."""
-        metric = self._jvm.org.apache.spark.sql.execution.metric.SQLMetrics
+        metric = jvm_class(self._spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
         metrics = {name: metric.createMetric(self._session.sparkContext(), name) for name in values}
         for name, value in values.items():
             metrics[name].set(value)
-        python = self._jvm.org.apache.spark.api.python.PythonUtils
-        self._delta.registerSQLMetrics(self._session, python.toScalaMap(metrics))
+        as_map = jvm_class(self._spark, _PYTHON).toScalaMap(metrics)
+        self._delta.registerSQLMetrics(self._session, as_map)
 
     def _sequence(self, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a Scala Seq
-        return self._jvm.org.apache.spark.api.python.PythonUtils.toSeq(list(values))
+        return jvm_class(self._spark, _PYTHON).toSeq(list(values))
 
     def _types(self) -> dict[str, str]:
         return {column.name: column.type for column in self._spec.columns}
