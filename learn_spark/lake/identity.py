@@ -24,6 +24,7 @@ FILE = "_lake.json"
 LOG = "_delta_log"
 OLDER = "is older than the ledger"
 _FIRST = f"{0:020d}.json"
+_TAIL = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def wrong_with(root: Place, name: str, identity: Identity | None, seen: int = -1
     version = newest_version(root, name)
     if version < seen:
         return f"{OLDER}: its version is {version}, and {seen} was recorded"
+    if isinstance(root, Path) and (commit := _cut_commit(root / name / LOG)):  # a store's objects are whole
+        return f"has a damaged log: {commit} is cut"
     return None
 
 
@@ -138,6 +141,28 @@ def refusal(root: Place, wrong: Mapping[str, str]) -> ConfigError:
         f"{root}: {told}; bring it back from a backup, or let `learn-spark repair` with this config make again what"
         f" was in it"
     )
+
+
+def _cut_commit(log: Path) -> Path | None:
+    """A commit since the last checkpoint that does not end in JSON; Delta's own readers look past it to a checksum."""
+    checkpoints = (file.name.partition(".")[0] for file in log.glob("*.checkpoint*.parquet"))
+    since = max(map(int, filter(str.isdecimal, checkpoints)), default=-1)
+    commits = (file for file in log.glob("*.json") if file.stem.isdecimal() and int(file.stem) > since)
+    return next((commit for commit in sorted(commits) if not _ends_in_json(commit)), None)
+
+
+def _ends_in_json(file: Path) -> bool:
+    with file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - _TAIL))
+        last = content.read().rstrip(b"\n").rpartition(b"\n")
+        if not last[1]:  # a line of more than the tail, or the only one
+            content.seek(0)
+            last = content.read().rstrip(b"\n").rpartition(b"\n")
+    try:
+        json.loads(last[2])
+    except ValueError:
+        return False
+    return True
 
 
 def _of_commit(commit: Place) -> str | None:

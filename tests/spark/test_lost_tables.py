@@ -64,6 +64,18 @@ def older(root: Path) -> None:
     (root / "item_index" / "_delta_log" / f"{1:020d}.json").unlink()
 
 
+def cut(root: Path) -> None:
+    """As a full disk leaves a commit; its checksum has all that Delta reads."""
+    commit = root / "item_index" / "_delta_log" / f"{1:020d}.json"
+    commit.write_bytes(commit.read_bytes()[:-20])
+
+
+def zeros(root: Path) -> None:
+    """As a file system leaves what it had not written when the machine lost its power."""
+    commit = root / "item_index" / "_delta_log" / f"{1:020d}.json"
+    commit.write_bytes(bytes(commit.stat().st_size))
+
+
 @pytest.mark.parametrize(
     ("damage", "said", "is_known"),
     [
@@ -73,8 +85,10 @@ def older(root: Path) -> None:
         (foreign, "is not the one that this lake was made with: it came from another lake", True),
         (older, "is older than the ledger: its version is 0, and 1 was recorded", True),
         (older, "is older than the ledger: its version is 0, and 1 was recorded", False),
+        (cut, "has a damaged log: ", True),
+        (zeros, "has a damaged log: ", True),
     ],
-    ids=["lost", "lost_of_before", "without_log", "foreign", "older", "older_of_before"],
+    ids=["lost", "lost_of_before", "without_log", "foreign", "older", "older_of_before", "cut", "zeros"],
 )
 def test_a_table_that_is_not_the_lakes_own_is_refused(
     root: Path, damage: Callable[[Path], None], said: str, is_known: bool
