@@ -151,15 +151,18 @@ def _cut_commit(log: Path) -> Path | None:
     return next((commit for commit in sorted(commits) if not _ends_in_json(commit)), None)
 
 
-def _ends_in_json(file: Path) -> bool:
-    with file.open("rb") as content:
-        content.seek(max(0, file.stat().st_size - _TAIL))
-        last = content.read().rstrip(b"\n").rpartition(b"\n")
-        if not last[1]:  # a line of more than the tail, or the only one
-            content.seek(0)
-            last = content.read().rstrip(b"\n").rpartition(b"\n")
+def _ends_in_json(commit: Path) -> bool:
+    """Whether its last line is whole. A commit that Delta has tidied away since, or that nobody may read, counts."""
     try:
+        with commit.open("rb") as content:
+            content.seek(max(0, commit.stat().st_size - _TAIL))
+            last = content.read().rstrip(b"\n").rpartition(b"\n")
+            if not last[1]:  # a line of more than the tail, or the only one
+                content.seek(0)
+                last = content.read().rstrip(b"\n").rpartition(b"\n")
         json.loads(last[2])
+    except OSError:
+        return True
     except ValueError:
         return False
     return True
