@@ -5,6 +5,8 @@ import sys
 import zipimport
 from pathlib import Path
 
+from models.contract.verified import FileState, file_state
+
 
 def keep_loaded() -> None:
     """Hides what is loaded by now, a model and its libraries, from the garbage collector, which frees none of it.
@@ -37,10 +39,8 @@ def keep_archive_listings() -> None:
     zipimport.zipimporter.invalidate_caches = read_changed
 
 
-def _state(archive: str) -> tuple[int, int] | None:
-    """Differs where the file does; None where there is none."""
+def _state(archive: str) -> FileState | None:
     try:
-        found = Path(archive).stat()
-    except OSError:
+        return file_state(Path(archive))
+    except OSError:  # there is none any more
         return None
-    return found.st_mtime_ns, found.st_size

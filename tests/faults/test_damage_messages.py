@@ -80,8 +80,14 @@ def overwrite(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damaged", "how", "said", "stack"),
     [
-        ("user_history/ds=2011-11-04/*.parquet", cut, r"user_history/ds=2011-11-04/\S+\.parquet", "not a Parquet file"),
-        ("user_history/_delta_log/*1.json", overwrite, "user_history", r"Json(EOF|Parse)Exception|JsonProcessing"),
+        (
+            *("user_history/ds=2011-11-04/*.parquet", cut),
+            *(r"user_history/ds=2011-11-04/\S+\.parquet", "is not a Parquet file"),
+        ),
+        (
+            *("user_history/_delta_log/*1.json", overwrite),
+            *("user_history", r"JsonEOFException|JsonParseException|JsonProcessing"),
+        ),
     ],
     ids=["parquet", "delta_log"],
 )

@@ -22,7 +22,6 @@ from tests.builders.journey import thinned_logs
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 15  # of a machine whose cores are all busy; on an idle one it takes one or two
 INTERRUPTED = "error: interrupted; the same command goes on where it stopped"
 GONE = "error: Spark's JVM is gone: it was killed, or ended for lack of memory;"
 RANK_LOST = "train_towers: error: train-towers"  # which the other rank, if it lives long enough, says as well
@@ -63,11 +62,11 @@ class Run:
         return next(each for each in self.look() if part in " ".join(_command(each)))
 
     def ends(self, code: int, said: str, lines: int, lake: Path, by_ranks: int | None = 0) -> None:
-        """Within `SECONDS`, but for SIGKILL in a line after those that were there; children end, the lock is free.
+        """Within seconds, but for SIGKILL in a line after those that were there; children end, the lock is free.
 
         `by_ranks`: lines that ranks say before; None for any, as TorchDistributor prints what it hears.
         """
-        assert self.job.wait(SECONDS) == code, self.log.read_text()
+        assert self.job.wait(10) == code, self.log.read_text()
         self.is_alone()
         told = self.log.read_text().splitlines()[lines:]
         if code != -signal.SIGKILL:
@@ -76,7 +75,7 @@ class Run:
 
     def is_alone(self) -> None:
         """Once the command has ended, its children do, too, within seconds."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + 5
         while left := self.look():
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
@@ -232,7 +231,7 @@ def test_when_its_terminal_is_closed(tmp_path: Path, started) -> None:
         said += os.read(screen, 1024)
     run.look()
     os.close(screen)
-    assert run.job.wait(SECONDS) == 129
+    assert run.job.wait(10) == 129
     run.is_alone()
     assert_free(tmp_path / "lake")
 

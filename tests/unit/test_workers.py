@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import subprocess
 import sys
 import weakref
 import zipfile
@@ -76,3 +77,11 @@ def test_an_archive_is_listed_again_only_where_it_has_changed(tmp_path: Path, mo
     assert reads.count(str(archive)) == 2
     for name in ("first_in_archive", "second_in_archive"):
         del sys.modules[name]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("imported", "is_kept"), [("pyspark.worker, learn_spark", True), ("learn_spark", False)])
+def test_a_worker_of_spark_keeps_its_listings_and_no_other_process_does(imported: str, is_kept: bool) -> None:
+    look = f"import {imported}, zipimport; print(zipimport.zipimporter.invalidate_caches.__module__)"
+    done = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=300)
+    assert (done.stdout.strip() == "learn_spark.bridge.workers") == is_kept
