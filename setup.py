@@ -73,7 +73,7 @@ setup(
     packages=find_packages(include=["learn_spark", "learn_spark.*", "models", "models.*"]),
     package_data={
         "learn_spark": ["py.typed"],
-        "learn_spark.comparison": ["systems.yaml"],
+        "learn_spark.systems": ["systems.yaml"],
         "learn_spark.evaluation": ["templates/*"],
         "models": ["py.typed"],
     },

@@ -10,6 +10,7 @@ from learn_spark.embedding.encoders import VERSION as ENCODING_VERSION
 from learn_spark.embedding.job import embed_items, lost_matrix
 from learn_spark.evaluation.job import READS as EVALUATED
 from learn_spark.evaluation.job import evaluate_features
+from learn_spark.evaluation.rivals import check_rivals, named_rivals
 from learn_spark.features.job import write_features
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
@@ -159,6 +160,8 @@ STEPS = {
             _evaluation_needs,
             reads=EVALUATED,
             version=3,
+            named=named_rivals,
+            check=check_rivals,
         ),
     )
 }

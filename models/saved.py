@@ -10,12 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.baselines.als import ALS
 from models.baselines.hstu import HSTU
 from models.baselines.sasrec import SASRec
 from models.baselines.sequential import SequentialModel
 from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import CVRConfig, SequentialConfig, TowersConfig
+from models.contract.settings import ALSConfig, CVRConfig, SequentialConfig, TowersConfig
 from models.contract.strict import parse_settings
 from models.contract.trained_model import CONFIG, WEIGHTS, read_about, require_weights, write_about
 from models.contract.whole_files import write_whole
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 LARGEST_SIZE = 1 << 31
 RENAMED = {"out_dim": "embedding_dim"}  # in configs that were saved before
-NOTELLM, PROMPTS = "notellm", "prompts"
+NOTELLM, PROMPTS, ALS_KIND = "notellm", "prompts", "als"
 SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -85,6 +86,11 @@ def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, T
     _save(Path(path), model.config.kind, sizes, model.config.model_dump(), state or model.state_dict())
 
 
+def save_als(path: Path | str, model: ALS) -> None:
+    """Write the items' factors into folder `path`."""
+    _save(Path(path), ALS_KIND, {"num_items": model.num_items}, model.config.model_dump(), model.state_dict())
+
+
 def save_language(path: Path | str, kind: str, model: "LanguageSystem", state: dict[str, Tensor] | None = None) -> None:
     """Write what was trained of a system on a language model into folder `path`; `state` as above.
 
@@ -122,6 +128,13 @@ def load_sequential(path: Path | str) -> SequentialModel:
     return _filled(Path(path), lambda: SEQUENTIAL[kind](config, **sizes), state)
 
 
+def load_als(path: Path | str) -> ALS:
+    """The items' factors in folder `path`, ready for scoring; errors as for `load_towers`."""
+    sizes, settings, state = _load(Path(path), ALS_KIND, ("num_items",))
+    config = parse_settings(ALSConfig, settings, f"{path}/config.json")
+    return _filled(Path(path), lambda: ALS(config, **sizes), state)
+
+
 def load_language(path: Path | str) -> "LanguageSystem":
     """The system on a language model in folder `path`, ready for scoring; errors as for `load_towers`."""
     from models.baselines.notellm import NoteLLM  # transformers: for these systems alone
@@ -142,8 +155,12 @@ def load_language(path: Path | str) -> "LanguageSystem":
 
 def load_retriever(path: Path | str) -> Retriever:
     """The retriever in folder `path`, of whatever kind, ready for scoring; errors as for `load_towers`."""
-    load = {"towers": load_towers, NOTELLM: load_language}.get(kind_of(path) or "", load_sequential)
-    return load(path)
+    loaders: dict[str, Callable[[Path | str], Any]] = {
+        "towers": load_towers,
+        ALS_KIND: load_als,
+        NOTELLM: load_language,
+    }
+    return loaders.get(kind_of(path) or "", load_sequential)(path)
 
 
 def kind_of(path: Path | str) -> str | None:

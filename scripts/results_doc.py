@@ -2,6 +2,7 @@
 
     python scripts/results_doc.py                                  # the tables, from the newest JSON of each name
     python scripts/results_doc.py --demo build/demo/summary.json   # and before it the demo's figures, from a run
+    python scripts/results_doc.py --rivals summary.json            # or those of a run with evaluation.rivals
 
 A table stands between `<!-- table KIND WORDS -->` and `<!-- end -->`; KIND is a key of KINDS, the words are its
 function's arguments. Of `systems` they are `comparison:system,system` (`a+b:system`: its seeds stand in two
@@ -20,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-JOURNEY = ("demo", "noted", "retrain")
+JOURNEY = ("demo", "noted", "retrain", "rivals")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table (\w+)([^>]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -242,6 +243,27 @@ def demo_alone() -> list[str]:
     return table(["alone beside the same base features", "gain in AUC, 90% interval", "in UAUC"], rows)
 
 
+def demo_rivals() -> list[str]:
+    """Other systems' features beside the same base, and the embeddings in their place."""
+    ranker = load("rivals")["ranker"]
+    rivals, base = ranker["rivals"], ranker["features"]["without"]
+    rows = [["user, item and mid embedding", str(ranker["features"]["with"] - base), gain(ranker), "–"]]
+    parts = [(rivals["titles"][name], part) for name, part in rivals["systems"].items()]
+    for title, part in [*parts, ("all of these together", rivals["together"])]:
+        rows.append([title, str(part["features"] - base), gain(part), gain(part["embeddings_instead"])])
+    head = ["beside the same base features", "features", "gain in AUC, 90% interval", "the embeddings instead gain"]
+    return [*table(head, rows), "", f"From {link('rivals')}."]
+
+
+def demo_on_top() -> list[str]:
+    """What the embeddings bring where all those features are there."""
+    ranker = load("rivals")["ranker"]
+    found, alone = ranker["rivals"]["on_top"], ranker["segments"]
+    rows = [[title, gain(found, metric), gain(ranker, metric)] for metric, title in GAINS.items()]
+    rows += [[title, gain(found["segments"][name]), gain(alone[name])] for name, title in SEGMENTS.items()]
+    return table(["the embeddings gain", "on top of all these features", "on top of the base alone"], rows)
+
+
 def noted(name: str) -> list[str]:
     """A table of figures that were noted when their runs ended."""
     found = load("noted")[name]
@@ -362,7 +384,8 @@ def headlines() -> list[str]:
     """README's rows: a claim each, with what it is to be held against."""
     retrieval, ranker = load("demo")["retrieval"], load("demo")["ranker"]
     recalls = {entry["title"]: number(entry["recall_at_50"], 3) for entry in retrieval["systems"]}
-    cold = ranker["segments"]["cold_items"]
+    cold, beside = ranker["segments"]["cold_items"], load("rivals")["ranker"]
+    on_top, als = beside["rivals"]["on_top"], beside["rivals"]["systems"]["als"]
     by_50, by_10 = best_published("recall_at_50"), best_published("recall_at_10")
     repeats = measured("leader_repeats", ["baskets_leader_repeats"])["metrics"]["recall_at_10"]["mean"]
     rows = [
@@ -370,6 +393,10 @@ def headlines() -> list[str]:
         + [f"{number(ranker['auc_without'])} without the features; gain {gain(ranker)}"],
         ["the same, items that are new", number(cold["auc_with"])]
         + [f"{number(cold['auc_without'])} without the features; gain {gain(cold)}"],
+        ["gain of the features on top of ALS, SASRec, id embeddings and co-occurrence", signed(on_top["auc_gain"])]
+        + [f"{gain(als)} of ALS by itself, {gain(beside)} of these features by themselves"],
+        ["the same, items that are new", signed(on_top["segments"]["cold_items"]["auc_gain"])]
+        + [f"{gain(als['segments']['cold_items'])} of ALS by itself"],
         [f"R@50 of the next 28 days' purchases, {retrieval['candidates']:,} candidates", recalls[SCORERS["fitted_"]]]
         + [f"{recalls[SCORERS['last_item_']]} of the customers' own last items"],
         ["the same without the two weights fitted afterwards", recalls[SCORERS[""]]]
@@ -395,6 +422,8 @@ KINDS: dict[str, Callable[..., list[str]]] = {
     "demo_retrieval": demo_retrieval,
     "demo_ranker": demo_ranker,
     "demo_alone": demo_alone,
+    "demo_rivals": demo_rivals,
+    "demo_on_top": demo_on_top,
     "demo_repeat_bias": demo_repeat_bias,
     "retrain": retrain,
 }
@@ -431,7 +460,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, metavar="SUMMARY", help="summary.json of a run of `make demo`")
     parser.add_argument("--date", default=date.today().isoformat(), help="of that run (default: today)")
+    parser.add_argument("--rivals", type=Path, metavar="SUMMARY", help="summary.json of a run with evaluation.rivals")
     args = parser.parse_args()
+    if args.rivals:
+        ranker = json.loads(args.rivals.read_text(encoding="utf-8"))["ranker"]
+        figures = {"date": args.date, "ranker": {key: ranker[key] for key in ranker if key != "alone"}}
+        file("rivals").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if args.demo:
         figures = demo_figures(json.loads(args.demo.read_text(encoding="utf-8")), args.date)
         file("demo").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -34,11 +34,12 @@ COMMANDS_RUN = {
     "evaluate_features": ("evaluate-systems", "evaluate-ranker"),
 }
 _SNAPSHOT = "learn_spark.training.sequence_snapshots.sequence_snapshot"
-_TEXTS = "learn_spark.comparison.language_systems.item_texts"
+_TEXTS = "learn_spark.systems.language_systems.item_texts"
 # What feeds a training of the comparison, on the Spark side.
 COMPARISON_INPUTS = {
     "train-towers": (_SNAPSHOT,),
     "train-sequential": (_SNAPSHOT,),
+    "train-als": (_SNAPSHOT,),
     "train-notellm": (_SNAPSHOT, _TEXTS),
     "train-prompts": (_SNAPSHOT, _TEXTS),
     "evaluate-systems": (_SNAPSHOT, _TEXTS),

@@ -11,8 +11,6 @@ from learn_spark.cli.command import Call, Command, Outcome, Summary, names, numb
 from learn_spark.cli.estimate import dry_run, needs_no_lake
 from learn_spark.cli.runs import effects
 from learn_spark.comparison.job import compare
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems
-from learn_spark.comparison.trainings import planned_trainings, write_trainings
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.config.load import Config
 from learn_spark.errors import NOTHING_TO_DO, QualityError
@@ -22,6 +20,8 @@ from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import BUILD_SEQUENCES, EMBED_ITEMS, INGEST_EVENTS, Context
 from learn_spark.storage import require_mounted
+from learn_spark.systems.specs import TOWER_VARIANTS, chosen_systems
+from learn_spark.systems.trainings import planned_trainings, write_trainings
 
 _STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison stands on
 

@@ -16,11 +16,11 @@ from learn_spark.embedding.prompts import Template
 from learn_spark.embedding.store import pinned_versions
 from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import base_columns, thinned, with_base_features
-from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.frames import only_row
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
 from learn_spark.sequences.samples import window_samples
 from learn_spark.sequences.windows import SampleWindow, as_of_dates
+from learn_spark.systems.test_day import known_items, purchases
 
 MIN_USERS = 20
 CANDIDATES_PER_PLACE = 4  # a list of 50 among fewer than 200 items says little

@@ -10,19 +10,19 @@ from typing import Any, Literal
 from learn_spark.bridge.launch import run_trainer
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import chosen_systems, measured_system
 from learn_spark.comparison.table import gathered, lines
-from learn_spark.comparison.trainings import Prepared, is_leave_one_out, prepare
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.config.load import Config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
-from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
+from learn_spark.systems.specs import chosen_systems, measured_system
+from learn_spark.systems.test_day import candidate_words
+from learn_spark.systems.trainings import Prepared, is_leave_one_out, prepare
 from learn_spark.training.job import validation_of
 from learn_spark.training.mlflow_runs import log_runs, loss_curve
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec

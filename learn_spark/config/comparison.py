@@ -1,18 +1,19 @@
 """The config's section `comparison`: which systems stand side by side, and how they are measured."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from models.contract.strict import Settings
 
-Kind = Literal["towers", "sequential", "notellm", "prompt", "popularity", "last_item", "cooccurrence", "mean_content"]
-TRAINED = ("towers", "sequential", "notellm")
+Trained = Literal["towers", "sequential", "als", "notellm"]
+Kind = Trained | Literal["prompt", "popularity", "last_item", "cooccurrence", "mean_content"]
+TRAINED = get_args(Trained)
 
 
 class SystemChanges(Settings):
-    """What a config says of a system; what it leaves out is as shipped (learn_spark/comparison/systems.yaml)."""
+    """What a config says of a system; what it leaves out is as shipped (learn_spark/systems/systems.yaml)."""
 
     like: str | None = None
     """Another system, shipped or defined: this one is as that, but for what stands beside."""
@@ -21,7 +22,7 @@ class SystemChanges(Settings):
     paper: str = ""
     """Where its equations are from."""
     kind: Kind | None = None
-    """towers, sequential and notellm are trained, prompt unless its model has `llm: {lora: null}`; the others count."""
+    """towers, sequential, als and notellm are trained, prompt unless its model has `llm: {lora: null}`; not others."""
     based_on: Literal["config", "paper"] = "config"
     """config: the config's own towers with the changes below. paper: the paper's defaults with them."""
     content: Literal["config", "random"] = "config"
@@ -65,6 +66,8 @@ class SystemChanges(Settings):
             raise ValueError(f"{given[0]} is set, but a system of kind {self.kind} is not trained")
         if self.fitted and self.kind not in TRAINED:
             raise ValueError(f"fitted is set, but a system of kind {self.kind} has no vectors of its own")
+        if self.train and self.kind == "als":
+            raise ValueError("train is set, but a system of kind als has no steps: its settings are in model")
         if self.loss and self.kind != "towers":
             raise ValueError(f"loss is that of towers; kind is {self.kind}: its loss is in model")
         return self
@@ -119,7 +122,7 @@ class ComparisonSettings(Settings):
     systems: Annotated[list[str], Field(min_length=1)] = [
         *("learn", "mean_content", "popularity", "last_item", "cooccurrence", "sasrec", "hstu")
     ]
-    """Names of shipped systems (learn_spark/comparison/systems.yaml), or of `define`."""
+    """Names of shipped systems (learn_spark/systems/systems.yaml), or of `define`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1]
     """Each trained system is trained once per seed."""
     ks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 50]

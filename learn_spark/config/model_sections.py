@@ -255,6 +255,8 @@ class EvaluationRun(Settings):
 class EvaluationSettings(Settings):
     """The report: a ranker with and without the features."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"rivals"})
+
     candidates: Literal["known", "catalogue"] = "known"
     """What retrieval ranks, in report and `compare`. known: the items seen before towers_end. catalogue: every item of
     the lake; leave_one_out, which has no such day, needs it."""
@@ -269,4 +271,7 @@ class EvaluationSettings(Settings):
     num_seeds: Annotated[int, Field(ge=1)] = 3
     """Of the ranker: trees of the seeds 7, 8, 9; figures are of their mean score."""
     ranker: RankerConfig = RankerConfig()
+    rivals: list[str] = []
+    """Systems of `compare` (als, sasrec, id, cooccurrence, or of comparison.define) whose vectors or scores the ranker
+    gets, too: the report says what each brings, and what the embeddings bring beside all of them."""
     run: EvaluationRun = EvaluationRun()

@@ -10,7 +10,7 @@ from learn_spark.bridge.trained import towers_fingerprint, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import CATEGORICAL, base_columns, ranker_rows, tail_events
-from learn_spark.evaluation.retrieval import day_snapshots
+from learn_spark.evaluation.rivals import Rivals, make_rivals
 from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import Release
 from learn_spark.releases.release import published_release
@@ -18,6 +18,7 @@ from learn_spark.releases.spaces import Earlier, earlier_models
 from learn_spark.runs.details import EvaluationDetails
 from learn_spark.runs.ledger import StepResult, fingerprint_of
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.systems.test_day import day_snapshots
 from learn_spark.training.job import validation_of
 from learn_spark.training.pair_snapshots import PAIR_KEY
 from learn_spark.training.sequence_snapshots import sequence_snapshot
@@ -31,6 +32,7 @@ READS = (
     "samples",
     "interactions",
     "sequences",
+    "user_history",
     "items",
     "item_index",
     "user_features",
@@ -152,16 +154,31 @@ def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, 
 def _ranker(
     context: Context, release: Release, fingerprint: str, earlier: Earlier | None
 ) -> tuple[dict[str, Any], int]:
-    spec = ranker_spec(context, release, fingerprint, earlier)
+    rivals = _rivals(context, fingerprint) if context.config.evaluation.rivals else None
+    spec = ranker_spec(context, release, fingerprint, earlier, rivals)
     rows = read_manifest(spec.rows).rows
     context.progress.say(f"evaluate-ranker: {rows:,} samples, trees with and without the embeddings")
     result = run_trainer(spec)
     if earlier:
         result["kept"]["towers"] = [one.models["towers"] for one in (earlier[0], release)]
+    if rivals:
+        result["rivals"]["titles"] = rivals.titles
     return result, rows
 
 
-def ranker_spec(context: Context, release: Release, fingerprint: str, earlier: Earlier | None = None) -> RankerSpec:
+def _rivals(context: Context, fingerprint: str) -> Rivals:
+    version, learned = context.tables.version("sequences"), towers_fingerprint(context)
+    train = sequence_snapshot(context, "train", version, learned)
+    return make_rivals(context, train, f"evaluation-histories-{fingerprint}")
+
+
+def ranker_spec(
+    context: Context,
+    release: Release,
+    fingerprint: str,
+    earlier: Earlier | None = None,
+    rivals: Rivals | None = None,
+) -> RankerSpec:
     """What `evaluate-ranker` is told of a release; its rows are exported.
 
     Args:
@@ -169,10 +186,11 @@ def ranker_spec(context: Context, release: Release, fingerprint: str, earlier: E
         release: whose embeddings.
         fingerprint: in the names of rows and figures.
         earlier: the release, with its models, whose ranker is fed this release's embeddings.
+        rivals: other systems whose features are measured beside the embeddings.
     """
     settings = context.config.evaluation
     version = context.tables.version("interactions")
-    frame = ranker_rows(context, release, earlier[1] if earlier else None)
+    frame = ranker_rows(context, release, earlier[1] if earlier else None, with_histories=bool(rivals))
     rows = export(context, frame, f"evaluation-ranker-{fingerprint}", PAIR_KEY, "interactions", version, settings.seed)
     return RankerSpec(
         rows=rows,
@@ -181,6 +199,9 @@ def ranker_spec(context: Context, release: Release, fingerprint: str, earlier: E
         categorical=CATEGORICAL,
         earlier=earlier[0].release_id if earlier else "",
         codes=CODES in release.models,
+        rivals=rivals.systems if rivals else (),
+        histories=rivals.histories if rivals else None,
+        train_snapshot=rivals.train_snapshot if rivals else None,
         cold_events=context.config.features.cold_events,
         tail_events=tail_events(context),
         resamples=settings.resamples,

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from learn_spark.bridge.scoring import score_pairs
 from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.config.sections import SampleSettings
-from learn_spark.lake.frames import only_row
+from learn_spark.lake.frames import only_row, zero_padded
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import Release
@@ -34,6 +34,7 @@ BASE_COLUMNS = (
 )
 VECTORS = (*EMBEDDINGS, "mid_emb", "cvr_score")
 NEVER = -1
+HISTORY_DAY = "history_day"
 
 
 def base_columns(settings: SampleSettings) -> tuple[str, ...]:
@@ -41,18 +42,17 @@ def base_columns(settings: SampleSettings) -> tuple[str, ...]:
     return (*BASE_COLUMNS, *(RATES if settings.labels == "observed" else ()))
 
 
-def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | None = None) -> DataFrame:
+def ranker_rows(
+    context: Context, release: Release, earlier: ReleaseModels | None = None, with_histories: bool = False
+) -> DataFrame:
     """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features, embeddings, codes.
 
     A user or item that has no feature row yet has zeros, and -1 for its codes, which are there if the release has some.
-    With `earlier`, also what those models make of the rows, as
-    `earlier_user_emb` and so on.
+    With `earlier`, also what those models make of the rows, as `earlier_user_emb` and so on; `with_histories`, the day
+    of the history that each row may know.
     """
-    tables = context.tables
-    stages = ("ranker_train", "ranker_test")
-    samples = tables.read("samples").where(F.col("stage").isin(*stages))
-    samples = thinned(samples, context.config.evaluation)
-    rows = with_base_features(context, samples)
+    tables, samples = context.tables, ranker_samples(context)
+    rows = with_base_features(context, with_history_day(context, samples) if with_histories else samples)
     users = visible(context, release, "user_features").select("user_id", "ds", "user_emb")
     codes = ["item_codes"] if CODES in release.models else []
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb", *codes)
@@ -75,9 +75,39 @@ def ranker_rows(context: Context, release: Release, earlier: ReleaseModels | Non
         (F.col("stage") == "ranker_test").cast("int").alias("is_test"),
         F.unix_date("ds").alias("day"),
         *(F.col(name).cast("float").alias(name) for name in base_columns(context.config.samples)),
+        *([HISTORY_DAY] if with_histories else []),
         *VECTORS,
         *(_without_null(context, name) for name in codes),
         *(f"{EARLIER}{name}" for name in VECTORS if earlier),
+    )
+
+
+def ranker_samples(context: Context) -> DataFrame:
+    """The samples of the ranker's two windows, as many as `evaluation.max_samples` lets."""
+    samples = context.tables.read("samples").where(F.col("stage").isin("ranker_train", "ranker_test"))
+    return thinned(samples, context.config.evaluation)
+
+
+def with_history_day(context: Context, samples: DataFrame) -> DataFrame:
+    """Adds `history_day`, the day number of the newest history with ds <= the sample's day; -1 where there is none."""
+    is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
+    histories = context.tables.read("user_history").where(is_feature_day)
+    dated = latest_before(samples, histories.select("user_id", "ds"), "user_id")
+    return dated.withColumn(HISTORY_DAY, F.coalesce(F.unix_date("feature_ds"), F.lit(-1))).drop("feature_ds")
+
+
+def histories_of(context: Context, samples: DataFrame) -> DataFrame:
+    """user_id, day, hist_items, hist_ts, hist_len: what the samples' `history_day` name, each once, lists padded."""
+    wanted = samples.where(F.col(HISTORY_DAY) >= 0)
+    wanted = wanted.select("user_id", F.date_from_unix_date(HISTORY_DAY).alias("ds")).distinct()
+    rows = context.tables.read("user_history").join(wanted, on=["user_id", "ds"], how="left_semi")
+    length = context.config.sequences.history_length
+    lists = {"hist_items": "item_idx", "hist_ts": "event_ts"}
+    return rows.select(
+        "user_id",
+        F.unix_date("ds").alias("day"),
+        *(zero_padded(F.col(column), length).alias(name) for name, column in lists.items()),
+        F.size("item_idx").alias("hist_len"),
     )
 
 

@@ -111,6 +111,7 @@ def render(
         stages=STAGES,
         segments=SEGMENTS,
         trials=TRIALS,
+        rivals=_rivals(summary["ranker"] or {}),
         scorers=_scorers_of(retrieval),
         retriever=retriever_of(retrieval),
         best_baseline=_best_baseline(retrieval),
@@ -183,6 +184,15 @@ def _best_baseline(found: Mapping[str, Any]) -> tuple[str, float] | None:
     names = [prefix for prefix in _scorers_of(found) if prefix in BASELINES]
     rows = {SCORERS[prefix]: found[f"{prefix}recall_at_50"] for prefix in names}
     return max(rows.items(), key=lambda row: row[1]) if rows else None
+
+
+def _rivals(ranker: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of the table of other systems' features: title, figures; the last one is all of them together."""
+    found = ranker.get("rivals")
+    if not found:
+        return []
+    rows = [(found["titles"][name], part) for name, part in found["systems"].items()]
+    return rows + [("All of these together", found["together"])] if "together" in found else rows
 
 
 def _gains(ranker: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:

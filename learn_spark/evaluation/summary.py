@@ -10,12 +10,12 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.load import Config
 from learn_spark.config.secrets import redacted
-from learn_spark.evaluation.retrieval import candidate_words
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.releases.registry import FAILED, PUBLISHED
 from learn_spark.runs.details import EvaluationDetails, newest_details
 from learn_spark.runs.ledger import Recorded, pieces
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.systems.test_day import candidate_words
 from models.contract.whole_files import write_whole
 
 SUMMARY = "summary.json"
@@ -68,6 +68,12 @@ def headline(config: Config) -> str:
             f"ranker     AUC {found['auc_without']:.4f} -> {found['auc_with']:.4f} with the features: "
             f"{found['auc_gain']:+.4f}, 90% interval {_signed(low)} .. {_signed(high)}"
         )
+        if rivals := found.get("rivals"):
+            low, high = rivals["on_top"]["auc_gain_ci90"]
+            lines.append(
+                f"rivals     beside those of {' and '.join(rivals['titles'].values())} the features still bring"
+                f" {_signed(rivals['on_top']['auc_gain'])}, 90% interval {_signed(low)} .. {_signed(high)}"
+            )
         if kept := found.get("kept"):
             low, high = kept["share_ci90"]
             lines.append(

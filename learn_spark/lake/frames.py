@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.conversion import LocalDataToArrowConversion
 from pyspark.sql.types import StructType
@@ -41,6 +41,11 @@ def frame_of(spark: SparkSession, rows: Sequence[Sequence[Any]], ddl: str) -> Da
     schema = StructType.fromDDL(ddl)
     assert isinstance(schema, StructType), ddl
     return spark.createDataFrame(LocalDataToArrowConversion.convert(list(rows), schema, False), schema)
+
+
+def zero_padded(values: Column, length: int) -> Column:
+    """Lists of at most `length` numbers, with zeros behind, as many as there are places left."""
+    return F.concat(values, F.array_repeat(F.lit(0), F.lit(length) - F.size(values)))
 
 
 def tasks_for(spark: SparkSession, rows: int, most: int, least: int) -> int:

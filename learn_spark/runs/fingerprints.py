@@ -11,8 +11,9 @@ from models.contract.settings import identity
 
 
 def settings_of(config: Config, step: Step) -> dict[str, object]:
-    """The settings that a step's result depends on, by config section."""
-    return {name: identity(getattr(config, name)) for name in step.sections}
+    """The settings that a step's result depends on, by config section, and what else it names."""
+    own = {name: identity(getattr(config, name)) for name in step.sections}
+    return own | dict(step.named(config) if step.named else {})
 
 
 @dataclass(frozen=True)

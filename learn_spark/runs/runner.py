@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date
 from threading import Event
@@ -12,6 +12,8 @@ from learn_spark.errors import ConfigError, LearnError
 from learn_spark.lake.days import spans
 from learn_spark.runs.plan import Plan, Planned, Standing
 from learn_spark.runs.steps import Context, Step
+
+_CANCEL_SECONDS = 0.2  # between two attempts at what other threads have begun
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,17 @@ def _in_threads(
     options: RunOptions,
     stopped: Event,
 ) -> list[Failure | None]:
-    """Pieces side by side; where the main thread is interrupted, the other threads end, as their Spark jobs do."""
+    """Pieces side by side; where the main thread is interrupted, the other threads end, as their Spark jobs do.
+
+    A thread may be between two jobs when those that run are cancelled, so they are until no thread is left.
+    """
     with ThreadPoolExecutor(max_workers=options.max_parallel) as pool:
+        futures = [pool.submit(run, chunk) for chunk in chunks]
         try:
-            return list(pool.map(run, chunks))
+            return [future.result() for future in futures]
         except BaseException as error:
             stopped.set()
-            if not isinstance(error, Exception):
+            while not isinstance(error, Exception) and wait(futures, timeout=_CANCEL_SECONDS).not_done:
                 context.spark.sparkContext.cancelAllJobs()
             raise
 

@@ -68,6 +68,7 @@ class Step:
         run: does the given days at once and returns what it did.
         sections: config sections that its result depends on.
         needs: the steps and days that a day is made from.
+        named: settings elsewhere in the config that those sections name; empty where they name none.
         reads, writes: tables whose versions are recorded.
         version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
         source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
@@ -84,6 +85,7 @@ class Step:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     version: int = 1
+    named: Callable[[Config], Mapping[str, object]] | None = None
     source: Callable[[Config, Mapping[date, str | None]], Source] | None = None
     check: Callable[[Config], None] | None = None
     lost: Callable[["Context", Collection[date]], Collection[date]] | None = None

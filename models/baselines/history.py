@@ -1,13 +1,14 @@
 """Baselines without weights that score every item from the history itself: the last items, and co-occurrence.
 
 Shapes: R training rows, b rows that are scored, H history length, T target length, I items (padding, item 0, included),
-U training users, Q pairs of what histories hold.
+U training users, Q pairs of what histories hold, P pairs that are scored, p some of them.
 """
 
 import numpy as np
 from scipy import sparse
 
 CHUNK_ROWS = 1 << 16
+CHUNK_PAIRS = 1 << 13
 DECIMALS = 10
 
 
@@ -51,14 +52,32 @@ class Cooccurrence:
 
     def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
         """Scores of all items."""
+        weight_bI = self._weights(hist_items_bH, hist_len_b)
+        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
+        score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
+        score_bI -= weight_bI.toarray()  # an item's similarity to itself is 1
+        return score_bI.round(DECIMALS)
+
+    def of_pairs(
+        self, hist_items_BH: np.ndarray, hist_len_B: np.ndarray, row_P: np.ndarray, item_P: np.ndarray
+    ) -> np.ndarray:
+        """The scores of single (row, item) pairs, as of all items: float64 [P]. No row of all items is made."""
+        score_P, order = np.zeros(len(row_P)), np.argsort(row_P, kind="stable")
+        for start in range(0, len(order), CHUNK_PAIRS):
+            pairs = order[start : start + CHUNK_PAIRS]
+            rows_b, row_p = np.unique(row_P[pairs], return_inverse=True)
+            weight_bI, item_p = self._weights(hist_items_BH[rows_b], hist_len_B[rows_b]), item_P[pairs]
+            by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
+            shared_p = np.asarray(by_user_bU[row_p].multiply(self.has_IU[item_p]).sum(1)).ravel()
+            score_P[pairs] = shared_p * self.factor_I[item_p] - np.asarray(weight_bI[row_p, item_p]).ravel()
+        return score_P.round(DECIMALS)
+
+    def _weights(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> sparse.csr_matrix:
+        """What each history's events of an item that training knows weigh together: sparse [b, I]."""
         row_n, place_n = np.nonzero(np.arange(hist_items_bH.shape[1]) < hist_len_b[:, None])
         item_n = hist_items_bH[row_n, place_n]
         weight_n = self.decay ** (hist_len_b[row_n] - 1.0 - place_n) * (self.factor_I[item_n] > 0)
-        weight_bI = sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
-        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
-        score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
-        np.subtract.at(score_bI, (row_n, item_n), weight_n)  # an item's similarity to itself is 1
-        return score_bI.round(DECIMALS)
+        return sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
 
 
 def incidence(

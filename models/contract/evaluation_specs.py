@@ -1,7 +1,8 @@
 """The specs of the evaluations: which systems and features are measured, on what."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +10,8 @@ from models.contract.language_models import PromptConfig
 from models.contract.settings import RankerConfig, ValidationConfig
 from models.contract.spec import Spec
 from models.contract.strict import Settings
+
+FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)]
 
 
 class SampledConfig(Settings):
@@ -46,7 +49,7 @@ class SystemConfig(Settings):
             `val_snapshot`, beginning with those given and learned (models/evaluation/fitted.py).
     """
 
-    name: str = Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)
+    name: FileName
     kind: Literal["model", "popularity", "last_item", "cooccurrence", "mean_content", "prompt"]
     folder: Path | None = None
     prompt: PromptConfig | None = None
@@ -163,11 +166,40 @@ class SystemsSpec(Spec):
     @field_validator("systems")
     @classmethod
     def _check_names(cls, systems: tuple[SystemConfig, ...]) -> tuple[SystemConfig, ...]:
-        names = [system.name for system in systems]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"systems of one name: {', '.join(twice)}")
+        _check_distinct(systems, "systems")
         return systems
+
+
+def _check_distinct(systems: Sequence["SystemConfig | RivalConfig"], what: str) -> None:
+    names = [system.name for system in systems]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} of one name: {', '.join(twice)}")
+
+
+class RivalConfig(Settings):
+    """Another system whose view of users and items is given to the ranker as features.
+
+    Attributes:
+        name: names its figures.
+        kind: `model` (a trained model in `folder`): both vectors and their product. `cooccurrence`: its score.
+        folder: of the model.
+        content_matrix: what the model reads.
+        trained_items_only: whether items that no training row holds have zeros; for models that learn a vector per item
+            and know nothing else of it.
+    """
+
+    name: FileName
+    kind: Literal["model", "cooccurrence"]
+    folder: Path | None = None
+    content_matrix: Path | None = None
+    trained_items_only: bool = False
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "RivalConfig":
+        if (self.kind == "model") != bool(self.folder and self.content_matrix):
+            raise ValueError(f"rival {self.name}: kind model needs folder and content_matrix, no other has them")
+        return self
 
 
 class RankerSpec(Spec):
@@ -183,6 +215,10 @@ class RankerSpec(Spec):
             same names with `earlier_` before them. Empty: there is none.
         alone: whether each embedding is also measured by itself, and all of them shuffled.
         codes: whether the rows have the list item_codes (-1: the item has none), which is then measured there, too.
+        rivals: systems whose vectors or scores are features, too: alone, and with the embeddings on top of all of them.
+            The rows then have history_day (-1: none), which with user_id names a row of `histories`.
+        histories: snapshot of user_id, day, hist_items, hist_ts, hist_len.
+        train_snapshot: the rows that the rivals learned from (user_id, hist_items, tar_items).
         cold_events: fewer events are cold.
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
@@ -204,6 +240,9 @@ class RankerSpec(Spec):
     earlier: str = ""
     alone: bool = True
     codes: bool = False
+    rivals: tuple[RivalConfig, ...] = ()
+    histories: Path | None = None
+    train_snapshot: Path | None = None
     cold_events: int = Field(default=10, ge=0)
     tail_events: int = Field(default=0, ge=0)
     validation_share: float = Field(default=0.2, gt=0, lt=1)
@@ -212,3 +251,10 @@ class RankerSpec(Spec):
     seed: int = Field(default=7, ge=0)
     num_seeds: int = Field(default=3, gt=0)
     threads: int = Field(default=2, gt=0)
+
+    @model_validator(mode="after")
+    def _check_rivals(self) -> "RankerSpec":
+        if self.rivals and not (self.histories and self.train_snapshot):
+            raise ValueError("rivals need histories and train_snapshot")
+        _check_distinct(self.rivals, "rivals")
+        return self

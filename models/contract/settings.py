@@ -203,6 +203,19 @@ class SequentialConfig(Settings):
         return self
 
 
+class ALSConfig(Settings):
+    """Size and weights of alternating least squares (models/baselines/als.py)."""
+
+    d_model: int = Field(default=64, gt=0)
+    """Number of factors."""
+    alpha: float = Field(default=10.0, gt=0)
+    """A pair that was seen counts 1 + alpha times as much as one that was not."""
+    regularization: float = Field(default=0.05, gt=0)
+    """Of the squared factors, per pair of the user or item."""
+    iterations: int = Field(default=15, gt=0)
+    """Turns of both sides; of these the best on the validation rows stays."""
+
+
 class ValidationConfig(Settings):
     """Retrieval over all items, on the validation snapshot."""
 

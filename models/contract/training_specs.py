@@ -7,6 +7,7 @@ from pydantic import model_validator
 
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import (
+    ALSConfig,
     CVRConfig,
     CVRTrainConfig,
     LossConfig,
@@ -131,6 +132,26 @@ class SequentialSpec(TrainingSpec):
     def trains_all_positions(self) -> bool:
         """See `TrainingSpec`."""
         return self.model.positions == "all"
+
+
+class ALSSpec(TrainingSpec):
+    """The spec of `train-als`, which runs in one process. Of `train`, the seed, device and threads count.
+
+    Attributes:
+        train_snapshot, val_snapshot: of `sequences` (columns user_id, hist_items, tar_items; hist_len, hist_ts in the
+            validation snapshot).
+        content_matrix: folder of the content matrix, whose rows say how many items there are.
+        model, validation: settings, all with defaults.
+    """
+
+    command: ClassVar[str] = "train-als"
+    module: ClassVar[str] = "models.training.train_als"
+    help: ClassVar[str] = "factorise who has what by alternating least squares"
+    launchable: ClassVar[bool] = False
+
+    content_matrix: Path
+    model: ALSConfig = ALSConfig()
+    validation: ValidationConfig = ValidationConfig()
 
 
 class NoteLLMSpec(TrainingSpec):

@@ -203,6 +203,12 @@ def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
     return next(iter(reader))[column].numpy()
 
 
+def hashed(texts: np.ndarray) -> np.ndarray:
+    """What stands for texts: int64, the same everywhere."""
+    hash_array = pd.util.hash_array  # pyright: ignore[reportAttributeAccessIssue] - pandas imports it late
+    return hash_array(texts.astype(object), categorize=False).view(np.int64)
+
+
 def _nothing() -> Generator[Chunk, None, None]:
     yield from ()
 
@@ -240,8 +246,7 @@ def _column_array(name: str, column: pa.Array) -> np.ndarray:
 
 def _checked_array(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "UO":
-        hash_array = pd.util.hash_array  # pyright: ignore[reportAttributeAccessIssue] - pandas imports it late
-        values = hash_array(values.astype(object), categorize=False).view(np.int64)
+        values = hashed(values)
     if values.dtype.kind not in "iufb" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise BadInput(f"column {name}: {values.dtype} values, or nulls; numbers are needed")
     return values

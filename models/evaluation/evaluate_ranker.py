@@ -20,6 +20,7 @@ from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
 from models.evaluation.code_features import MOST, code_features, codes_in
 from models.evaluation.ranker import Ranker, binned
+from models.evaluation.rival_features import HISTORY_DAY, rival_blocks
 from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interval, user_aucs, user_mean
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
@@ -103,7 +104,8 @@ def run(spec: RankerSpec) -> dict[str, object]:
         `auc_gain_by_seed`; `kept`, where there is an earlier release (`_kept`); `segments` by name, and `alone`: each
         embedding by itself; the item's raw content (`item_content`) and a random vector by item (`item_id`), of
         item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing; with `codes` the
-        item codes, their prefixes (`code_features`), and the codes beside item_emb.
+        item codes, their prefixes (`code_features`), and the codes beside item_emb. `rivals`, where there are some
+        (`_rivals`).
 
     Raises:
         BadInput: columns are missing, or a window has one label only.
@@ -115,6 +117,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         earlier = _blocks(rows, "earlier_") if spec.earlier else {}
         raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
         codes = code_features(codes_in(rows), task.train) if spec.codes else {}
+        rivals = {name: task.bins(block) for name, block in rival_blocks(spec, rows)} if spec.rivals else {}
         del rows
         events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
         is_in = segments(spec, *events)
@@ -125,11 +128,15 @@ def run(spec: RankerSpec) -> dict[str, object]:
             {name: task.bins(block) for name, block in parts.items()} for parts in (blocks, earlier, raw)
         )
         without_ST = task.fit("without embeddings", base_NF, task.seeds)
-        result = _main_figures(task, base_NF, blocks, is_in, without_ST)
+        with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
+        result = _main_figures(task, base_NF, blocks, is_in, (without_ST, with_ST))
         if spec.earlier:
             result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, moved, without_ST.mean(0))}
         if spec.alone:
             result["alone"] = _alone(task, base_NF, blocks, raw, codes, without_ST.mean(0))
+        if rivals:
+            scores = without_ST.mean(0), with_ST.mean(0)
+            result["rivals"] = _rivals(task, base_NF, blocks, rivals, is_in, scores)
     write_result(spec.out_dir, _without_nan(result))
     return result
 
@@ -152,9 +159,10 @@ def _main_figures(
     base_NF: np.ndarray,
     blocks: Mapping[str, np.ndarray],
     is_in: Mapping[str, np.ndarray],
-    without_ST: np.ndarray,
+    scores_ST: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, object]:
-    with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
+    """Figures of the scores without and with all embeddings."""
+    without_ST, with_ST = scores_ST
     without_T, with_T = without_ST.mean(0), with_ST.mean(0)
     user_T = task.user_N[task.test]
     result: dict[str, object] = {
@@ -202,6 +210,51 @@ def _kept(
     }
 
 
+def _rivals(
+    task: RankerTask,
+    base_NF: np.ndarray,
+    blocks: Mapping[str, np.ndarray],
+    rivals: Mapping[str, np.ndarray],
+    is_in: Mapping[str, np.ndarray],
+    scores_T: tuple[np.ndarray, np.ndarray],
+) -> dict[str, object]:
+    """What other systems' features bring the same ranker, and what the embeddings bring beside them.
+
+    Args:
+        task, base_NF, blocks: the rows; what is always there; the embeddings.
+        rivals: columns by system [N, .].
+        is_in: the segments.
+        scores_T: without and with the embeddings.
+
+    Returns:
+        systems: by name the gain: `features`, figures as of the embeddings', `segments`, and `embeddings_instead`, the
+        gain of the embeddings over it. together: the same of all systems' features at once, where there are several.
+        on_top: the gain of the embeddings where all these features are there already, and its segments.
+    """
+    without_T, with_T = scores_T
+
+    def gains(more_T: np.ndarray, less_T: np.ndarray) -> dict[str, object]:
+        by_segment = {name: task.gain(more_T, less_T, is_in_T) for name, is_in_T in is_in.items()}
+        return {**task.gain(more_T, less_T), "segments": by_segment}
+
+    def of(what: str, parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, object]]:
+        X_NF = _joined(base_NF, parts)
+        found_T = task.fit(f"with {what}", X_NF, task.seeds).mean(0)
+        figures: dict[str, object] = {"features": X_NF.shape[1], **gains(found_T, without_T)}
+        figures["embeddings_instead"] = task.gain(with_T, found_T)
+        return X_NF, found_T, figures
+
+    result: dict[str, Any] = {"systems": {}}
+    known_NF, known_T = base_NF, without_T
+    for name, block in rivals.items():
+        known_NF, known_T, result["systems"][name] = of(name, [block])
+    if len(rivals) > 1:
+        known_NF, known_T, result["together"] = of(" and ".join(rivals), rivals.values())
+    both_T = task.fit("with these and the embeddings", _joined(known_NF, blocks.values()), task.seeds).mean(0)
+    result["on_top"] = gains(both_T, known_T)
+    return result
+
+
 def _alone(
     task: RankerTask,
     base_NF: np.ndarray,
@@ -235,6 +288,7 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
     vectors = [*EMBEDDINGS, "cvr_score"]
     codes = ["item_codes"] if spec.codes else []
     columns = [*KEYS, *spec.base, *vectors, *codes, *(f"earlier_{name}" for name in vectors if spec.earlier)]
+    columns += [HISTORY_DAY] if spec.rivals else []
     lacking = [name for name in columns if name not in snapshot.schema]
     if lacking:
         have = ", ".join(snapshot.schema)

@@ -41,7 +41,7 @@ DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")
 LOOK = """
 import learn_spark, models
 from importlib.resources import files
-from learn_spark.comparison.systems import known_systems
+from learn_spark.systems.specs import known_systems
 from learn_spark.config.load import Config
 from learn_spark.evaluation.html import template
 template("report.html.jinja"), template("comparison.html.jinja"), known_systems(Config())["sasrec"]

@@ -14,16 +14,16 @@ from pyspark.sql import functions as F
 
 from learn_spark.comparison import job
 from learn_spark.comparison.job import compare
-from learn_spark.comparison.test_rows import numbered_rows
-from learn_spark.comparison.trainings import write_trainings
 from learn_spark.config.comparison import TestRowsSettings
 from learn_spark.config.load import load_config
 from learn_spark.embedding.prompts import template
 from learn_spark.embedding.store import write_item_text
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
-from learn_spark.evaluation.retrieval import known_items, purchases
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
+from learn_spark.systems.test_day import known_items, purchases
+from learn_spark.systems.test_rows import numbered_rows
+from learn_spark.systems.trainings import write_trainings
 from learn_spark.training.mlflow_runs import tracking_uri
 from models.contract.settings import TrainRunConfig
 from models.contract.spec import Spec

@@ -12,13 +12,22 @@ from pyspark.sql import functions as F
 from learn_spark.config.load import load_config
 from learn_spark.config.model_sections import EvaluationSettings
 from learn_spark.evaluation.job import evaluate_features
-from learn_spark.evaluation.ranking import base_columns, history_before, tail_events, thinned, with_base_features
+from learn_spark.evaluation.ranking import (
+    base_columns,
+    histories_of,
+    history_before,
+    ranker_samples,
+    tail_events,
+    thinned,
+    with_base_features,
+    with_history_day,
+)
 from learn_spark.evaluation.report import publish_report
-from learn_spark.evaluation.retrieval import day_snapshots, known_items, purchases
 from learn_spark.evaluation.summary import headline
 from learn_spark.features.job import write_features
 from learn_spark.lake.schemas import TABLES
 from learn_spark.pipeline import feature_days
+from learn_spark.systems.test_day import day_snapshots, known_items, purchases
 from learn_spark.training.mlflow_runs import tracking_uri
 from tests.builders.lake import NEW_ITEM, USERS, fill_lake, save_models, tiny_context
 
@@ -30,7 +39,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def context(spark, tmp_path_factory):
     """A lake that the tests read together."""
     folder = tmp_path_factory.mktemp("evaluation")
-    settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output"]
+    settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output", "evaluation.rivals=[als, cooccurrence]"]
     context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
     fill_lake(context)
     return context
@@ -153,6 +162,25 @@ def test_the_test_day_of_these_versions_is_written_once(context):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_rows_name_the_newest_history_that_they_may_know(context):
+    first = context.config.windows.towers_end
+    stored = [row for row in context.tables.read("user_history").collect() if row.ds >= first]
+    samples = with_history_day(context, ranker_samples(context))
+    epoch, rows = date(1970, 1, 1), samples.collect()
+    for row in rows:
+        days = [one.ds for one in stored if one.user_id == row.user_id and one.ds <= row.ds]
+        assert row.history_day == (max(days) - epoch).days if days else -1
+    named = {(row.user_id, row.history_day) for row in rows if row.history_day >= 0}
+    assert named and ranker_samples(context).count() == len(rows)
+    histories = {(row.user_id, row.day): row for row in histories_of(context, samples).collect()}
+    assert set(histories) == named
+    for one in stored:
+        if found := histories.get((one.user_id, (one.ds - epoch).days)):
+            assert found.hist_items[: found.hist_len] == one.item_idx and not any(found.hist_items[found.hist_len :])
+            assert found.hist_ts[: found.hist_len] == one.event_ts
+            assert len(found.hist_items) == context.config.sequences.history_length
+
+
 @pytest.fixture(scope="module")
 def result(context):
     save_models(context)
@@ -182,6 +210,20 @@ def test_the_step_measures_both(context, result):
     assert result.rows_in > samples
 
 
+def test_the_step_measures_what_others_bring_and_the_embeddings_beside_them(context, result):
+    ranker = result.details["ranker"]
+    rivals = ranker["rivals"]
+    assert set(rivals["systems"]) == set(rivals["titles"]) == {"als", "cooccurrence"}
+    width = context.config.towers.model.embedding_dim
+    added = {name: part["features"] - ranker["features"]["without"] for name, part in rivals["systems"].items()}
+    assert added == {"als": 2 * width + 1, "cooccurrence": 1}
+    assert rivals["together"]["auc_without"] == ranker["auc_without"]
+    assert rivals["on_top"]["auc_without"] == rivals["together"]["auc_with"]
+    assert set(rivals["on_top"]["segments"]) == set(ranker["segments"])
+    (folder,) = context.tables.artifact("models").glob("compare-als-*")
+    assert (folder / "result.json").is_file()
+
+
 def test_summary_and_report_come_from_ledger_and_tables(context, result):
     output = context.config.output.dir
     before = context.tables.versions(TABLES)
@@ -199,7 +241,10 @@ def test_summary_and_report_come_from_ledger_and_tables(context, result):
     assert written["ranker"]["segments"]["other_items"]["rows"] >= 0
     page = (output / "report" / "index.html").read_text()
     assert written["release_id"] in page
-    assert f"{output}/report/index.html" in headline(context.config)
+    assert "Beside what a team may have already" in page and "ALS, implicit feedback" in page
+    said = headline(context.config)
+    assert f"{output}/report/index.html" in said
+    assert "rivals     beside those of ALS, implicit feedback and Item co-occurrence the features still bring " in said
 
 
 def test_the_report_is_an_artifact_of_the_experiment(context, result):
@@ -209,7 +254,7 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
     publish_report(context, peak_rss_mb=1)
     client = MlflowClient(tracking_uri=tracking_uri(context.config))
     experiment = client.get_experiment_by_name(context.config.mlflow.experiment)
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = client.search_runs([experiment.experiment_id], "tags.model != 'compare-als'")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"index.html", "summary.json"}
     assert run.data.metrics["ranker.auc_with"] == result.details["ranker"]["auc_with"]
 

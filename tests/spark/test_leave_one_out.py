@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from learn_spark.comparison.trainings import write_trainings
 from learn_spark.config.load import load_config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.pipeline import as_plan, pipeline_days
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.sequences.audit import audit_sequences
+from learn_spark.systems.trainings import write_trainings
 from learn_spark.training.sequence_snapshots import sequence_snapshot
 from tests.builders.contexts import make_context
 from tests.builders.tensors import random_vectors, write_matrix

@@ -1,7 +1,9 @@
 """Runs of days, failures that others survive, overlapping runs: with real tables, and steps that do one thing."""
 
 import shutil
+import signal
 import threading
+import time
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -106,6 +108,27 @@ def test_runs_overlap_where_a_step_allows_it(work):
     work.plan = [Planned(work.plan[0][0], DAYS[:4])]
     work.go(step_days=2, max_parallel=2)  # each waits for the other: one after the other would break the barrier
     assert sorted(work.runs) == [("first", DAYS[:2]), ("first", DAYS[2:4])]
+
+
+def test_an_interruption_ends_pieces_that_are_between_two_jobs(work, spark):
+    """Each begins a long job after the main thread was interrupted: when the first jobs are cancelled, it has none."""
+
+    def slow(batches):
+        time.sleep(60)
+        yield from batches
+
+    def run(context, days):
+        work.together.wait()
+        if days == DAYS[:2]:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(3)
+        spark.range(1).mapInArrow(slow, "id long").collect()
+
+    work.plan = [Planned(replace(work.plan[0][0], run=run), DAYS[:4])]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work.go(step_days=2, max_parallel=2)
+    assert time.monotonic() - began < 40 and not work.context.ledger.recorded()
 
 
 def test_figures_of_pieces_add_up_and_stand_once(work):

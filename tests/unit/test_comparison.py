@@ -7,12 +7,15 @@ import pytest
 from learn_spark.cli.main import build_parser, main
 from learn_spark.comparison.page import render
 from learn_spark.comparison.sampled_table import sampled_lines, sampled_table
-from learn_spark.comparison.systems import TOWER_VARIANTS, chosen_systems, known_systems, training_spec
 from learn_spark.comparison.table import gathered, lines, over_seeds
 from learn_spark.config.load import Config, load_config
 from learn_spark.errors import ConfigError
-from models.contract.settings import LossConfig
-from models.contract.training_specs import SequentialSpec, TowersSpec
+from learn_spark.evaluation.rivals import check_rivals, chosen_rivals
+from learn_spark.pipeline import STEPS
+from learn_spark.runs.fingerprints import settings_of
+from learn_spark.systems.specs import TOWER_VARIANTS, chosen_systems, known_systems, training_spec
+from models.contract.settings import LossConfig, identity
+from models.contract.training_specs import ALSSpec, SequentialSpec, TowersSpec
 from tests.builders.encoders import save_tiny_llama
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -36,6 +39,8 @@ def test_every_shipped_system_fits_a_config_that_can_train_it(tmp_path: Path) ->
             assert spec.model.llm.digest, "another model in that folder is another training"
         elif system.kind == "sequential":
             assert isinstance(spec, SequentialSpec) and spec.model.d_model == config.towers.model.d_model, name
+        elif system.kind == "als":
+            assert isinstance(spec, ALSSpec) and spec.model.d_model == config.towers.model.embedding_dim, name
         else:
             assert isinstance(spec, TowersSpec), name
 
@@ -103,6 +108,8 @@ def test_a_system_can_be_like_another_but_for_what_it_names() -> None:
             ["a"],
             "system a: embedding: `dtype`",
         ),
+        ("comparison.define={a: {like: als, train: {epochs: 3}}}", ["a"], "train is set, .* als has no steps"),
+        ("comparison.define={a: {like: als, model: {alpha: 0}}}", ["a"], "system a: model: `alpha`: .* greater than 0"),
         (
             "comparison.define={a: {title: A, kind: sequential, model: {depth: 7}}}",
             ["a"],
@@ -249,3 +256,45 @@ def test_the_page_draws_systems_curves_segments_and_protocol(comparison: dict[st
     assert "<td>1, 2</td>" in page and "<td>train 4,321, val 7</td>" in page and "None" not in page
     assert page.count("<svg") == 3
     assert "<script" not in page
+
+
+def rivals_config(*settings: str) -> Config:
+    return load_config(CONF / "demo.yaml", list(settings))
+
+
+def test_rivals_are_as_wide_as_the_embeddings_unless_another_width_is_asked_for() -> None:
+    config = rivals_config(
+        "evaluation.rivals=[als, sasrec, wide, id, cooccurrence]",
+        "comparison.define={wide: {like: sasrec, model: {d_model: 32}}}",
+    )
+    rivals = chosen_rivals(config)
+    assert [rivals[name].model.get("d_model") for name in ("als", "sasrec", "wide")] == [64, 64, 32]
+    assert training_spec(config, rivals["sasrec"], seed=1).model.d_model == config.towers.model.embedding_dim
+    assert "d_model" not in rivals["id"].model and not rivals["cooccurrence"].model
+
+
+def test_rivals_count_among_what_the_evaluation_is_made_from() -> None:
+    step, plain = STEPS["evaluate_features"], rivals_config("evaluation.rivals=[]")
+    assert settings_of(plain, step) == {name: identity(getattr(plain, name)) for name in step.sections}
+    assert "rivals" not in settings_of(plain, step)["evaluation"], "lakes of before keep their fingerprint"
+    told = [
+        settings_of(rivals_config("evaluation.rivals=[sasrec]", f"comparison.define={{sasrec: {change}}}"), step)
+        for change in ("{}", "{model: {dropout: 0.3}}")
+    ]
+    assert told[0] != told[1] and told[0]["rivals"] != told[1]["rivals"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("[sasreck]", "there is no system sasreck; there are learn, paper"),
+        (
+            "[popularity]",
+            "rivals: popularity is of kind popularity, which says nothing of a user and an item",
+        ),
+        ("[mean_content]", "kinds that do: towers, sequential, als, notellm, cooccurrence"),
+    ],
+)
+def test_what_is_no_rival_is_refused_before_the_work(names: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_rivals(rivals_config(f"evaluation.rivals={names}"))

@@ -25,8 +25,8 @@ FLOORS = {
     ),
     "learn_spark": (
         *("errors", "storage", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect"),
-        *("embedding", "releases", "training", "features", "evaluation", "comparison", "forgetting", "api"),
-        *("pipeline", "cli"),
+        *("embedding", "releases", "training", "systems", "features", "evaluation", "comparison", "forgetting"),
+        *("api", "pipeline", "cli"),
     ),
 }
 SESSION = {"learn_spark.lake.session", "learn_spark.lake.delta_jars"}

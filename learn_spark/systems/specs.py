@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from learn_spark.comparison.language_systems import language_model
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.config.load import Config, overlay
 from learn_spark.config.model_sections import EmbeddingSettings
 from learn_spark.errors import ConfigError
+from learn_spark.systems.language_systems import language_model
 from learn_spark.training.job import validation_of
 from models.contract.evaluation_specs import SystemConfig
 from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
-from models.contract.settings import LossConfig, SequentialConfig, StreamConfig, TowersConfig, TrainConfig
+from models.contract.settings import ALSConfig, LossConfig, SequentialConfig, StreamConfig, TowersConfig, TrainConfig
 from models.contract.strict import explained, parse_settings
-from models.contract.training_specs import NoteLLMSpec, PromptSpec, SequentialSpec, TowersSpec, TrainingSpec
+from models.contract.training_specs import ALSSpec, NoteLLMSpec, PromptSpec, SequentialSpec, TowersSpec, TrainingSpec
 
 TOWER_VARIANTS = ("variant_1", "variant_2", "variant_3", "mlp")
 _SHARED_SIZES = {"d_model", "layers", "heads", "dropout", "max_len"}
@@ -50,7 +50,7 @@ def known_systems(config: Config) -> dict[str, SystemSettings]:
     Raises:
         ConfigError: one has no title or kind, or settings that its kind does not take, or is `like` none.
     """
-    shipped = yaml.safe_load(files("learn_spark.comparison").joinpath("systems.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load(files("learn_spark.systems").joinpath("systems.yaml").read_text(encoding="utf-8"))
     own = {name: changes.model_dump(exclude_unset=True) for name, changes in config.comparison.define.items()}
     known = overlay(shipped, own)
     try:
@@ -132,6 +132,10 @@ def training_spec(
         sizes = config.towers.model.model_dump(include=_SHARED_SIZES)
         model = parse_settings(SequentialConfig, sizes | {"positions": "all"} | system.model, "model")
         spec = SequentialSpec(**common, model=model, validation=validation)
+    elif system.kind == "als":
+        sizes = {"d_model": config.towers.model.embedding_dim}
+        model = parse_settings(ALSConfig, sizes | system.model, "model")
+        spec = ALSSpec(**common, model=model, validation=validation)
     elif system.kind == "notellm":
         model = parse_settings(NoteLLMConfig, _with_language_model(config, system), "model")
         spec = NoteLLMSpec(**common, item_texts=data.texts, model=model, validation=validation)

@@ -3,18 +3,17 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from learn_spark.comparison.inputs import make_matrices, matrix_folder
-from learn_spark.comparison.language_systems import item_texts, item_texts_folder
-from learn_spark.comparison.systems import TrainingData, chosen_systems, training_spec
-from learn_spark.comparison.test_rows import test_rows_snapshot
 from learn_spark.config.comparison import SystemSettings
-from learn_spark.evaluation.retrieval import day_snapshots
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
+from learn_spark.systems.language_systems import item_texts, item_texts_folder
+from learn_spark.systems.matrices import make_matrices, matrix_folder
+from learn_spark.systems.specs import TrainingData, chosen_systems, training_spec
+from learn_spark.systems.test_day import day_snapshots
+from learn_spark.systems.test_rows import test_rows_snapshot
 from learn_spark.training.mlflow_runs import Training
 from learn_spark.training.sequence_snapshots import sequence_snapshot, sequence_snapshot_folder, sequences_fingerprint
 from models.contract.result import is_finished, write_spec
@@ -87,21 +86,33 @@ def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Seque
 
     Other encoders' vectors come first: with them item_text may get rows, and its version names the texts' folder.
     """
-    make_matrices(context, chosen)
+    texts = make_inputs(context, chosen)
     version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
-    export = partial(
-        sequence_snapshot, context, version=version, fingerprint=_sequences_fingerprint(context), more=MORE
-    )
     own = context.config.comparison.test_rows
-    snapshots = {split: export(split) for split in SPLITS if split != "test" or not own}
-    if own:
-        snapshots["test"] = test_rows_snapshot(context, own)
-    if any(training.spec.trains_all_positions for training in trainings) and is_leave_one_out(context):
-        snapshots[TRAIN_ONCE] = export("train", each_once=True)
+    snapshots = training_snapshots(context, trainings)
+    snapshots["test"] = test_rows_snapshot(context, own) if own else _snapshot(context, "test")
     day = {} if own or is_leave_one_out(context) else day_snapshots(context)
     matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
-    texts = item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
     return Prepared(version, snapshots, day, matrices, texts, trainings)
+
+
+def make_inputs(context: Context, chosen: Mapping[str, SystemSettings]) -> Path | None:
+    """Makes what the systems read of items: matrices, and the texts, whose folder it returns if one reads them."""
+    make_matrices(context, chosen)
+    return item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
+
+
+def training_snapshots(context: Context, trainings: Sequence[SystemTraining]) -> dict[str, Path]:
+    """Snapshots of the training and validation rows, as `planned_trainings` names them."""
+    snapshots = {split: _snapshot(context, split) for split in SPLITS if split != "test"}
+    if any(training.spec.trains_all_positions for training in trainings) and is_leave_one_out(context):
+        snapshots[TRAIN_ONCE] = _snapshot(context, "train", each_once=True)
+    return snapshots
+
+
+def _snapshot(context: Context, split: str, each_once: bool = False) -> Path:
+    version, fingerprint = context.tables.version("sequences"), _sequences_fingerprint(context)
+    return sequence_snapshot(context, split, version, fingerprint, MORE, each_once)
 
 
 def is_leave_one_out(context: Context) -> bool:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from learn_spark.comparison.systems import encoder_of
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.runs.steps import Context
+from learn_spark.systems.specs import encoder_of
 from models.contract.content_matrix import DTYPE, META, MatrixMeta, block_digests, read_meta, vectors_file, write_meta
 
 CHUNK_ROWS = 65_536

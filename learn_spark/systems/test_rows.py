@@ -18,7 +18,7 @@ from learn_spark.ingest.fields import quoted
 from learn_spark.ingest.own_table import read_own_table
 from learn_spark.ingest.shapes import Value
 from learn_spark.ingest.texts import id_as_text
-from learn_spark.lake.frames import only_row, with_dense_number
+from learn_spark.lake.frames import only_row, with_dense_number, zero_padded
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.events import sided_events
@@ -83,13 +83,13 @@ def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
     longest, most = only_row(rows.agg(F.max(F.size("items")), F.max(F.size("found"))))
     if not longest:
         raise ConfigError(f"comparison.test_rows: no row of {settings.path} has a history of items that the lake knows")
-    found = _padded(F.col("found"), max(1, most))
+    found = zero_padded(F.col("found"), max(1, most))
     return rows.select(
         "user_id",
         day.alias("as_of"),
         "position",
-        _padded(F.col("items"), length).alias("hist_items"),
-        _padded(F.col("times"), length).alias("hist_ts"),
+        zero_padded(F.col("items"), length).alias("hist_items"),
+        zero_padded(F.col("times"), length).alias("hist_ts"),
         F.size("items").alias("hist_len"),
         found.alias("tar_items"),
         F.transform(found, lambda _: F.lit(0).cast("bigint")).alias("tar_ts"),
@@ -154,11 +154,6 @@ def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
     before = context.tables.read("interactions").where(F.col("ds") < F.lit(day)).join(users, "user_id", "left_semi")
     histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences).frame
     return histories.select("user_id", "item_idx", "event_ts")
-
-
-def _padded(values: Column, length: int) -> Column:
-    """With zeros behind, as many as there are places left."""
-    return F.concat(values, F.array_repeat(F.lit(0), F.lit(length) - F.size(values)))
 
 
 def _content_of(path: Path) -> list[tuple[str, int, int]]:
