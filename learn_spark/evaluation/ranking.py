@@ -21,6 +21,7 @@ from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import is_conversion, is_exposure
 from learn_spark.training.pair_snapshots import EARLIER, EMBEDDINGS, PAIR_KEY, with_embeddings
+from models.contract.evaluation_specs import HISTORY_DAY
 
 SPANS = {"7d": 7, "28d": 28}
 BUCKETS = 60
@@ -34,7 +35,6 @@ BASE_COLUMNS = (
 )
 VECTORS = (*EMBEDDINGS, "mid_emb", "cvr_score")
 NEVER = -1
-HISTORY_DAY = "history_day"
 
 
 def base_columns(settings: SampleSettings) -> tuple[str, ...]:

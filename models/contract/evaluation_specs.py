@@ -11,6 +11,7 @@ from models.contract.settings import RankerConfig, ValidationConfig
 from models.contract.spec import Spec
 from models.contract.strict import Settings
 
+HISTORY_DAY = "history_day"  # of a ranker's row: the day number of the newest history that it may know; -1: of none
 FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)]
 
 

@@ -14,13 +14,12 @@ import pyarrow.dataset
 from threadpoolctl import threadpool_limits
 
 from models.contract.content_matrix import open_matrix
-from models.contract.evaluation_specs import RankerSpec
+from models.contract.evaluation_specs import HISTORY_DAY, RankerSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
 from models.evaluation.code_features import MOST, code_features, codes_in
 from models.evaluation.ranker import Ranker, binned
-from models.evaluation.rival_features import HISTORY_DAY, rival_blocks
 from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interval, user_aucs, user_mean
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
@@ -117,7 +116,7 @@ def run(spec: RankerSpec) -> dict[str, object]:
         earlier = _blocks(rows, "earlier_") if spec.earlier else {}
         raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
         codes = code_features(codes_in(rows), task.train) if spec.codes else {}
-        rivals = {name: task.bins(block) for name, block in rival_blocks(spec, rows)} if spec.rivals else {}
+        rivals = _rival_bins(task, rows) if spec.rivals else {}
         del rows
         events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
         is_in = segments(spec, *events)
@@ -139,6 +138,13 @@ def run(spec: RankerSpec) -> dict[str, object]:
             result["rivals"] = _rivals(task, base_NF, blocks, rivals, is_in, scores)
     write_result(spec.out_dir, _without_nan(result))
     return result
+
+
+def _rival_bins(task: RankerTask, rows: pa.Table) -> dict[str, np.ndarray]:
+    """The rivals' columns as the trees read them."""
+    from models.evaluation.rival_features import rival_blocks  # torch: the trees do without
+
+    return {name: task.bins(block) for name, block in rival_blocks(task.spec, rows)}
 
 
 def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,15 +10,13 @@ import pyarrow as pa
 
 from models.baselines.history import Cooccurrence
 from models.baselines.popularity import trained_items
-from models.contract.evaluation_specs import RankerSpec, RivalConfig
+from models.contract.evaluation_specs import HISTORY_DAY, RankerSpec, RivalConfig
 from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot, open_snapshot
 from models.data.content import ContentMatrix
 from models.data.stream import hashed, read_column
 from models.evaluation.retrieval_rows import TRAIN_COLUMNS
 from models.saved import load_retriever
-
-HISTORY_DAY = "history_day"  # of the newest history that a row may know; -1: it knows none
 
 
 def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
