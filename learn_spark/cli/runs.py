@@ -189,10 +189,20 @@ def _day(text: str) -> date:
         raise ArgumentTypeError(f"{text!r} is not a day; write 2011-12-01") from None
 
 
-def _step(name: StepName, does: str, reads: str, writes: str, takes_days: bool = False) -> Command:
-    arguments = (with_config, with_plan, *([_with_days] if takes_days else []))
+def _with_rivals(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--rivals",
+        dest="set",
+        action="append",
+        type=lambda text: f"evaluation.rivals=[{text}]",
+        metavar="NAME,…",
+        help="systems whose features the ranker gets, too: evaluation.rivals",
+    )
+
+
+def _step(name: StepName, does: str, reads: str, writes: str, *own: Callable[[ArgumentParser], None]) -> Command:
     run = partial(_run, asked=partial(_step_plan, name=name))
-    return Command(name, does, arguments, run, effects(reads, writes))
+    return Command(name, does, (with_config, with_plan, *own), run, effects(reads, writes))
 
 
 _TRAINED = "a snapshot, a model folder, an MLflow run and model version"
@@ -202,14 +212,14 @@ COMMANDS = (
         "Turns raw daily log files into events and items; what cannot be used gets a reason.",
         "the files of ingest.path",
         "interactions, rejects, items, item_index",
-        takes_days=True,
+        _with_days,
     ),
     _step(
         BUILD_SEQUENCES,
         "Builds histories and targets by as-of date, and the samples of all windows; audits leakage.",
         "interactions",
         "sequences, user_history, samples",
-        takes_days=True,
+        _with_days,
     ),
     _step(
         EMBED_ITEMS,
@@ -234,13 +244,14 @@ COMMANDS = (
         "Scores users, items and pairs, checks the gates and publishes a release.",
         "user_history, item_index, samples, both models",
         "user_features, item_features, pair_features, releases (last)",
-        takes_days=True,
+        _with_days,
     ),
     _step(
         EVALUATE_FEATURES,
         "Measures retrieval, and a ranker with and without the features; writes report and summary.",
         "the feature tables, samples, interactions, item_index",
         "output.dir/report/index.html, output.dir/summary.json, an MLflow artifact",
+        _with_rivals,
     ),
     Command(
         "run_pipeline",

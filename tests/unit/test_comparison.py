@@ -298,3 +298,10 @@ def test_rivals_count_among_what_the_evaluation_is_made_from() -> None:
 def test_what_is_no_rival_is_refused_before_the_work(names: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_rivals(rivals_config(f"evaluation.rivals={names}"))
+
+
+def test_rivals_can_be_named_on_the_command_line() -> None:
+    said = ["--config", "a.yaml", "--set", "evaluation.seed=3", "--rivals", "als,sasrec"]
+    args = build_parser().parse_args(["evaluate_features", *said])
+    config = load_config(CONF / "demo.yaml", args.set)
+    assert config.evaluation.rivals == ["als", "sasrec"] and config.evaluation.seed == 3
