@@ -21,6 +21,7 @@ from learn_spark.runs.plan import Standing
 # As 0.1.0 had them, whatever was raised since.
 FIRST = {name: replace(step, version=1) for name, step in STEPS.items()}
 ROOT = Path(__file__).parents[2]
+AS_IT_WAS = ["evaluation.rivals=[]"]
 LEDGER = ROOT / "tests" / "fixtures" / "lake_0_1_0" / "ledger.json"
 
 
@@ -38,8 +39,8 @@ def rows():
 
 
 def demo(tmp_path, *settings):
-    """The demo's config; its raw files are gone, so that they count as they were when they were read."""
-    return load_config(ROOT / "conf" / "demo.yaml", [f"ingest.path={tmp_path}", *settings])
+    """The demo's config as it was; its raw files are gone, so that they count as they were when they were read."""
+    return load_config(ROOT / "conf" / "demo.yaml", [*AS_IT_WAS, f"ingest.path={tmp_path}", *settings])
 
 
 def missing(config, rows, steps=FIRST):
@@ -69,6 +70,10 @@ def test_a_lake_of_0_1_0_is_taken_over(tmp_path, rows):
     assert missing(config, after) == []
     again = planned(config, after)
     assert set(again.current) == rows.keys() and not again.adopted
+
+
+def test_rivals_are_other_settings_of_the_report_alone(tmp_path, rows):
+    assert refused_steps(planned(demo(tmp_path, "evaluation.rivals=[als]"), rows)) == {"evaluate_features"}
 
 
 def test_the_old_formula_gives_what_0_1_0_wrote(tmp_path, rows):
@@ -138,7 +143,7 @@ def test_a_release_of_the_package_makes_no_day_another(tmp_path):
         "from learn_spark.config.load import load_config\n"
         "from learn_spark.pipeline import STEPS\n"
         "from learn_spark.runs.fingerprints import Fingerprints\n"
-        f"config = load_config({str(ROOT / 'conf' / 'demo.yaml')!r}, ['ingest.path={tmp_path}'])\n"
+        f"config = load_config({str(ROOT / 'conf' / 'demo.yaml')!r}, {[*AS_IT_WAS, f'ingest.path={tmp_path}']})\n"
         "print(Fingerprints(config, STEPS)('evaluate_features', config.windows.end))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
