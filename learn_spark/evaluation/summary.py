@@ -71,7 +71,7 @@ def headline(config: Config) -> str:
         if rivals := found.get("rivals"):
             low, high = rivals["on_top"]["auc_gain_ci90"]
             lines.append(
-                f"rivals     beside those of {' and '.join(rivals['titles'].values())} the features still bring"
+                f"rivals     beside those of {', '.join(rivals['titles'].values())} the features still bring"
                 f" {_signed(rivals['on_top']['auc_gain'])}, 90% interval {_signed(low)} .. {_signed(high)}"
             )
         if kept := found.get("kept"):

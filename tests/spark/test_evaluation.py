@@ -241,10 +241,10 @@ def test_summary_and_report_come_from_ledger_and_tables(context, result):
     assert written["ranker"]["segments"]["other_items"]["rows"] >= 0
     page = (output / "report" / "index.html").read_text()
     assert written["release_id"] in page
-    assert "Beside what a team may have already" in page and "ALS, implicit feedback" in page
+    assert "Beside what a team may have already" in page and "ALS (implicit feedback)" in page
     said = headline(context.config)
     assert f"{output}/report/index.html" in said
-    assert "rivals     beside those of ALS, implicit feedback and Item co-occurrence the features still bring " in said
+    assert "rivals     beside those of ALS (implicit feedback), Item co-occurrence the features still bring " in said
 
 
 def test_the_report_is_an_artifact_of_the_experiment(context, result):
