@@ -20,7 +20,14 @@ from learn_spark.releases.release import visible
 from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.samples import is_conversion, is_exposure
-from learn_spark.training.pair_snapshots import EARLIER, EMBEDDINGS, PAIR_KEY, with_embeddings
+from learn_spark.training.pair_snapshots import (
+    EARLIER,
+    EMBEDDINGS,
+    PAIR_KEY,
+    named_histories,
+    with_embeddings,
+    with_history_ds,
+)
 from models.contract.evaluation_specs import HISTORY_DAY
 
 SPANS = {"7d": 7, "28d": 28}
@@ -89,21 +96,16 @@ def ranker_samples(context: Context) -> DataFrame:
 
 
 def with_history_day(context: Context, samples: DataFrame) -> DataFrame:
-    """Adds `history_day`, the day number of the newest history with ds <= the sample's day; -1 where there is none."""
-    is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
-    histories = context.tables.read("user_history").where(is_feature_day)
-    dated = latest_before(samples, histories.select("user_id", "ds"), "user_id")
-    return dated.withColumn(HISTORY_DAY, F.coalesce(F.unix_date("feature_ds"), F.lit(-1))).drop("feature_ds")
+    """Adds `history_ds`, and `history_day`, its number; -1 where there is none."""
+    dated = with_history_ds(context, samples)
+    return dated.withColumn(HISTORY_DAY, F.coalesce(F.unix_date("history_ds"), F.lit(-1)))
 
 
 def histories_of(context: Context, samples: DataFrame) -> DataFrame:
     """user_id, day, hist_items, hist_ts, hist_len: what the samples' `history_day` name, each once, lists padded."""
-    wanted = samples.where(F.col(HISTORY_DAY) >= 0)
-    wanted = wanted.select("user_id", F.date_from_unix_date(HISTORY_DAY).alias("ds")).distinct()
-    rows = context.tables.read("user_history").join(wanted, on=["user_id", "ds"], how="left_semi")
     length = context.config.sequences.history_length
     lists = {"hist_items": "item_idx", "hist_ts": "event_ts"}
-    return rows.select(
+    return named_histories(context, samples).select(
         "user_id",
         F.unix_date("ds").alias("day"),
         *(zero_padded(F.col(column), length).alias(name) for name, column in lists.items()),

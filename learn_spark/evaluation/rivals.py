@@ -12,7 +12,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.evaluation.ranking import histories_of, ranker_samples, with_history_day
 from learn_spark.runs.steps import Context
 from learn_spark.systems.matrices import matrix_folder
-from learn_spark.systems.specs import chosen_systems
+from learn_spark.systems.specs import chosen_systems, named_systems
 from learn_spark.systems.trainings import make_inputs, planned_trainings, training_snapshots
 from learn_spark.training.mlflow_runs import log_runs
 from models.contract.evaluation_specs import RivalConfig
@@ -62,9 +62,14 @@ def check_rivals(config: Config) -> None:
 
 
 def named_rivals(config: Config) -> dict[str, object]:
-    """The rivals' settings, for the fingerprint of what is made of them; nothing where there are none."""
-    rivals = chosen_rivals(config)
-    return {"rivals": {name: identity(system) for name, system in rivals.items()}} if rivals else {}
+    """The rivals' settings, for the fingerprint of what is made of them; nothing where there are none.
+
+    Every command asks for it, so nothing is checked that `check_rivals` checks, as a language model's files.
+    """
+    if not config.evaluation.rivals:
+        return {}
+    rivals = named_systems(config, config.evaluation.rivals)
+    return {"rivals": {name: identity(_as_wide(config, system)) for name, system in rivals.items()}}
 
 
 def make_rivals(context: Context, train_snapshot: Path, name: str) -> Rivals:

@@ -37,7 +37,7 @@ def make_matrices(context: Context, systems: Mapping[str, SystemSettings]) -> No
             _write_random(folder, _random_meta(context))
         elif system.embedding and folder not in done:
             made = embed_items(_with_encoder(context, system), [context.config.windows.end])
-            context.progress.say(f"compare: {made.rows_out} texts were encoded for {name}")
+            context.progress.say(f"{made.rows_out} texts were encoded for {name}")
         done.add(folder)
 
 

@@ -76,22 +76,26 @@ def _whole(name: str, known: Mapping[str, Any], above: Sequence[str] = ()) -> di
     return overlay(_whole(other, known, (*above, name)), settings)
 
 
+def named_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
+    """The systems of these names, in this order, as they are; ConfigError for an unknown name."""
+    known = known_systems(config)
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: known[name] for name in names}
+
+
 def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
     """The systems of these names, in this order, their settings checked before anything is trained.
 
     Raises:
         ConfigError: an unknown name, with those that there are; settings that do not fit.
     """
-    known = known_systems(config)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
+    chosen = named_systems(config, names)
     if config.sequences.protocol == "leave_one_out" and config.evaluation.candidates == "known":
         raise ConfigError(
             "evaluation.candidates is known, the items seen before the test day, and sequences.protocol leave_one_out"
             " has no such day: set evaluation.candidates to catalogue"
         )
-    chosen = {name: known[name] for name in names}
     _check_prompts(config, chosen)
     _check_fitted(config, chosen)
     for name, system in chosen.items():

@@ -46,6 +46,22 @@ def pairs_of_both(context: Context, earlier: Earlier, version: int, fingerprint:
     return export(context, pairs, name, PAIR_KEY, "samples", version, seed)
 
 
+def with_history_ds(context: Context, samples: DataFrame) -> DataFrame:
+    """Adds `history_ds`, the day of the newest feature day's history with ds <= the sample's day; null without one."""
+    dated = latest_before(samples, _histories(context).select("user_id", "ds"), "user_id")
+    return dated.withColumnRenamed("feature_ds", "history_ds")
+
+
+def named_histories(context: Context, dated: DataFrame) -> DataFrame:
+    """Rows of `user_history` that the samples' `history_ds` name, each once."""
+    wanted = dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
+    return _histories(context).join(wanted, on=["user_id", "ds"], how="left_semi")
+
+
+def _histories(context: Context) -> DataFrame:
+    return context.tables.read("user_history").where(F.col("ds") >= F.lit(context.config.windows.towers_end))
+
+
 def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels | None = None) -> DataFrame:
     """Adds `user_emb` (newest history with ds <= the sample's day) and `item_emb`, as releases show them on that day.
 
@@ -59,11 +75,8 @@ def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels 
     """
     models = models or ReleaseModels(towers_path(context), cvr_path(context), matrix_path(context))
     tables, batch_rows = context.tables, context.config.features.run.batch_rows
-    is_feature_day = F.col("ds") >= F.lit(context.config.windows.towers_end)
-    histories = tables.read("user_history").where(is_feature_day)
-    dated = latest_before(samples, histories.select("user_id", "ds", F.col("ds").alias("history_ds")), "user_id")
-    wanted = dated.where("history_ds IS NOT NULL").select("user_id", F.col("history_ds").alias("ds")).distinct()
-    due = histories.select("user_id", "ds", "item_idx").join(wanted, on=["user_id", "ds"], how="left_semi")
+    dated = with_history_ds(context, samples)
+    due = named_histories(context, dated).select("user_id", "ds", "item_idx")
     users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows).frame
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from models.baselines.history import incidence
 from models.contract.settings import ALSConfig
 from models.data.content import ContentMatrix
 
@@ -64,22 +65,22 @@ class ALS(nn.Module):
         hist_ts_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """float32 [B, K], zeros for histories without a known item; order and repeats say nothing. See `Retriever`."""
-        row_N, place_N = np.nonzero(np.arange(hist_items_BH.shape[1]) < np.asarray(hist_len_B)[:, None])
-        item_N = hist_items_BH[row_N, place_N].astype(np.int64)
+        is_there_BH = np.arange(hist_items_BH.shape[1]) < np.asarray(hist_len_B)[:, None]
+        item_BH = self._known(hist_items_BH) * is_there_BH
         is_known_I = (self.item_table != 0).any(1).cpu().numpy()
-        is_known_N = (item_N < self.num_items) & is_known_I[item_N.clip(max=self.num_items - 1)]
-        key_N = np.unique(row_N[is_known_N] * self.num_items + item_N[is_known_N])
-        pair_2N, shape = np.divmod(key_N, self.num_items), (len(hist_len_B), self.num_items)
-        has_BI = sparse.csr_matrix((np.ones(len(key_N)), pair_2N), shape=shape)
+        has_BI = incidence(np.arange(len(item_BH)), item_BH * is_known_I[item_BH], item_BH[:, :0], self.num_items)
         return solved(self.item_table, has_BI, self.config).float().cpu().numpy()
 
     def embed_items(
         self, item_idx_N: np.ndarray, content: ContentMatrix | None = None, batch_size: int = 4096
     ) -> np.ndarray:
         """float32 [N, K]; zeros for items that came after the training, or that it did not hold. See `Retriever`."""
-        item_N = np.asarray(item_idx_N).astype(np.int64)
-        known_N = np.where(item_N < self.num_items, item_N, 0)
-        return self.item_table.detach().float().cpu().numpy()[known_N]
+        return self.item_table.detach().float().cpu().numpy()[self._known(item_idx_N)]
+
+    def _known(self, item_idx: np.ndarray) -> np.ndarray:
+        """int64; padding in place of items that came after the training."""
+        item = np.asarray(item_idx).astype(np.int64)
+        return np.where(item < self.num_items, item, 0)
 
 
 def solved(other_JK: Tensor, has_RJ: sparse.csr_matrix, config: ALSConfig) -> Tensor:

@@ -4,6 +4,8 @@ Shapes: R training rows, b rows that are scored, H history length, T target leng
 U training users, Q pairs of what histories hold, P pairs that are scored, p some of them.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -52,10 +54,10 @@ class Cooccurrence:
 
     def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
         """Scores of all items."""
-        weight_bI = self._weights(hist_items_bH, hist_len_b)
-        by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
+        weight_bI, by_user_bU = self._by_user(hist_items_bH, hist_len_b)
         score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
-        score_bI -= weight_bI.toarray()  # an item's similarity to itself is 1
+        own = weight_bI.tocoo()
+        score_bI[own.row, own.col] -= own.data  # an item's similarity to itself is 1
         return score_bI.round(DECIMALS)
 
     def of_pairs(
@@ -66,18 +68,19 @@ class Cooccurrence:
         for start in range(0, len(order), CHUNK_PAIRS):
             pairs = order[start : start + CHUNK_PAIRS]
             rows_b, row_p = np.unique(row_P[pairs], return_inverse=True)
-            weight_bI, item_p = self._weights(hist_items_BH[rows_b], hist_len_B[rows_b]), item_P[pairs]
-            by_user_bU = weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
+            weight_bI, by_user_bU = self._by_user(hist_items_BH[rows_b], hist_len_B[rows_b])
+            item_p = item_P[pairs]
             shared_p = np.asarray(by_user_bU[row_p].multiply(self.has_IU[item_p]).sum(1)).ravel()
             score_P[pairs] = shared_p * self.factor_I[item_p] - np.asarray(weight_bI[row_p, item_p]).ravel()
         return score_P.round(DECIMALS)
 
-    def _weights(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> sparse.csr_matrix:
-        """What each history's events of an item that training knows weigh together: sparse [b, I]."""
+    def _by_user(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> tuple[sparse.csr_matrix, Any]:
+        """What each history's events of an item that training knows weigh together, [b, I], and so by user, [b, U]."""
         row_n, place_n = np.nonzero(np.arange(hist_items_bH.shape[1]) < hist_len_b[:, None])
         item_n = hist_items_bH[row_n, place_n]
         weight_n = self.decay ** (hist_len_b[row_n] - 1.0 - place_n) * (self.factor_I[item_n] > 0)
-        return sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
+        weight_bI = sparse.csr_matrix((weight_n, (row_n, item_n)), shape=(len(hist_len_b), self.num_items))
+        return weight_bI, weight_bI.multiply(self.factor_I).tocsr() @ self.has_IU
 
 
 def incidence(

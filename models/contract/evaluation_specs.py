@@ -11,6 +11,7 @@ from models.contract.settings import RankerConfig, ValidationConfig
 from models.contract.spec import Spec
 from models.contract.strict import Settings
 
+RECENCY_DECAY = 0.9  # co-occurrence's weight of an event relative to the one after it
 HISTORY_DAY = "history_day"  # of a ranker's row: the day number of the newest history that it may know; -1: of none
 FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)]
 
@@ -58,7 +59,7 @@ class SystemConfig(Settings):
     content_matrix: Path | None = None
     items_of: Path | None = None
     items_matrix: Path | None = None
-    recency_decay: float = Field(default=0.9, gt=0, le=1)
+    recency_decay: float = Field(default=RECENCY_DECAY, gt=0, le=1)
     fitted: bool = False
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from models.baselines.history import Cooccurrence
 from models.baselines.popularity import trained_items
-from models.contract.evaluation_specs import HISTORY_DAY, RankerSpec, RivalConfig
+from models.contract.evaluation_specs import HISTORY_DAY, RECENCY_DECAY, RankerSpec, RivalConfig
 from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot, open_snapshot
 from models.data.content import ContentMatrix
@@ -32,11 +32,15 @@ def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.nda
     histories, train = open_snapshot(spec.histories), open_snapshot(spec.train_snapshot)
     item_N, place_N = rows["item_idx"].to_numpy().astype(np.int64), history_places(rows, histories)
     told = {name: read_column(histories, name) for name in ("hist_items", "hist_len", "hist_ts")}
+    num_items = ContentMatrix(spec.content_matrix).rows
+    trained_I = np.empty(0, np.int64)
+    if any(rival.trained_items_only for rival in spec.rivals):
+        trained_I = trained_items(train, num_items)
     for rival in spec.rivals:
         if rival.kind == "cooccurrence":
-            yield rival.name, _scores(train, told, place_N, item_N)
+            yield rival.name, _scores(train, num_items, told, place_N, item_N)
         else:
-            yield rival.name, _vectors(rival, train, told, place_N, item_N)
+            yield rival.name, _vectors(rival, trained_I, told, place_N, item_N)
 
 
 def history_places(rows: pa.Table, histories: Snapshot) -> np.ndarray:
@@ -59,7 +63,7 @@ def history_places(rows: pa.Table, histories: Snapshot) -> np.ndarray:
 
 
 def _vectors(
-    rival: RivalConfig, train: Snapshot, told: dict[str, np.ndarray], place_N: np.ndarray, item_N: np.ndarray
+    rival: RivalConfig, trained_I: np.ndarray, told: dict[str, np.ndarray], place_N: np.ndarray, item_N: np.ndarray
 ) -> np.ndarray:
     assert rival.folder and rival.content_matrix, "RivalConfig asks for them"
     model, content = load_retriever(rival.folder), ContentMatrix(rival.content_matrix)
@@ -69,15 +73,16 @@ def _vectors(
     item_UK = model.embed_items(item_U, content)
     is_known_U = item_U > 0
     if rival.trained_items_only:
-        is_known_U &= np.isin(item_U, trained_items(train, content.rows))
+        is_known_U &= np.isin(item_U, trained_I)
     item_NK = (item_UK * is_known_U[:, None])[number_N]
     return np.concatenate([user_NK, item_NK, np.einsum("nk,nk->n", user_NK, item_NK)[:, None]], axis=1)
 
 
-def _scores(train: Snapshot, told: dict[str, np.ndarray], place_N: np.ndarray, item_N: np.ndarray) -> np.ndarray:
-    columns = [read_column(train, name) for name in TRAIN_COLUMNS]
-    most = max(int(items.max(initial=0)) for items in (*columns[1:], told["hist_items"], item_N))
-    counts = Cooccurrence(*columns, num_items=most + 1, decay=0.9)
+def _scores(
+    train: Snapshot, num_items: int, told: dict[str, np.ndarray], place_N: np.ndarray, item_N: np.ndarray
+) -> np.ndarray:
+    columns = (read_column(train, name) for name in TRAIN_COLUMNS)
+    counts = Cooccurrence(*columns, num_items=num_items, decay=RECENCY_DECAY)
     score_N1, has_N = np.zeros((len(item_N), 1), np.float32), place_N >= 0
     score_N1[has_N, 0] = counts.of_pairs(told["hist_items"], told["hist_len"], place_N[has_N], item_N[has_N])
     return score_N1

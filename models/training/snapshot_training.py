@@ -71,6 +71,21 @@ class SnapshotBatches(Generic[SpecT]):
         )
 
 
+def opened_snapshots(spec: TrainingSpec) -> tuple[Snapshot, Snapshot]:
+    """What a training reads, and what it is validated on.
+
+    Raises:
+        BadInput: a snapshot is missing, damaged or, the latter, empty.
+    """
+    for key in ("train_snapshot", "val_snapshot"):
+        require_folder(getattr(spec, key), key)
+    train = open_snapshot(spec.train_snapshot, spec.stream.run.verify_sha256)
+    val = open_snapshot(spec.val_snapshot, spec.stream.run.verify_sha256)
+    if not val.rows:
+        raise BadInput(f"val_snapshot: {spec.val_snapshot} holds no rows")
+    return train, val
+
+
 def train_from_snapshots(spec: TrainingSpec, make_task: Callable[..., Task]) -> TrainResult:
     """Open the snapshots, join the ranks, train.
 
@@ -81,15 +96,10 @@ def train_from_snapshots(spec: TrainingSpec, make_task: Callable[..., Task]) -> 
     Raises:
         BadInput: a snapshot is missing, damaged or empty; and what `Trainer.run` raises.
     """
-    for key in ("train_snapshot", "val_snapshot"):
-        require_folder(getattr(spec, key), key)
     if spec.train.run.threads:
         torch.set_num_threads(spec.train.run.threads)
     torch.manual_seed(spec.train.seed)
-    train = open_snapshot(spec.train_snapshot, spec.stream.run.verify_sha256)
-    val = open_snapshot(spec.val_snapshot, spec.stream.run.verify_sha256)
-    if not val.rows:
-        raise BadInput(f"val_snapshot: {spec.val_snapshot} holds no rows")
+    train, val = opened_snapshots(spec)
     with joined(spec.train.device, spec.train.run.rank_timeout) as ranks:
         task = make_task(train=train, val=val, ranks=ranks)
         fingerprint = fingerprint_of(spec, [train.path, val.path], ranks)

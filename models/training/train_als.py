@@ -11,7 +11,6 @@ from models.baselines.als import ALS
 from models.baselines.history import incidence
 from models.contract.failures import BadInput
 from models.contract.result import METRICS, write_result
-from models.contract.snapshot import open_snapshot
 from models.contract.training_specs import ALSSpec
 from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
@@ -20,6 +19,7 @@ from models.evaluation.retrieval_rows import TRAIN_COLUMNS
 from models.evaluation.validation import Validation
 from models.saved import save_als
 from models.training.device import device_of
+from models.training.snapshot_training import opened_snapshots
 from models.training.trainer import TrainResult
 
 
@@ -30,8 +30,7 @@ def run(spec: ALSSpec) -> TrainResult:
         BadInput: a snapshot is missing, damaged or empty.
     """
     started = time.monotonic()
-    snapshots = [open_snapshot(require_folder(getattr(spec, key), key)) for key in ("train_snapshot", "val_snapshot")]
-    train, val = snapshots
+    train, val = opened_snapshots(spec)
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
     if spec.train.run.threads:
         torch.set_num_threads(spec.train.run.threads)
