@@ -58,7 +58,7 @@ package: setup ## build the wheel and learn_spark.zip for spark-submit --py-file
 	@ls build/dist/*
 
 lock: ## resolve setup.py into the lock of SPARK (pins that fit are kept; all newest: make lock UPGRADE=1)
-	@$(VENV)/uv pip compile setup.py $(if $(filter 4.0,$(SPARK)),--extra petastorm) --extra demo --extra bench --extra online --extra ann --extra llm --extra s3 --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
+	@$(VENV)/uv pip compile setup.py $(if $(filter 4.0,$(SPARK)),--extra petastorm) --extra demo --extra bench --extra online --extra ann --extra llm --extra s3 --extra hdfs --extra test --universal --python-version 3.11 --quiet $(if $(UPGRADE),--upgrade) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o $(LOCK)
 
 rows-unchanged: setup ## record that changed code leaves rows as they are, or raised versions of steps: NOTE="why"

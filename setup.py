@@ -51,6 +51,7 @@ EXTRAS_REQUIRE = {
     "ann": ["faiss-cpu"],  # export_vectors' index of the items
     "llm": ["peft"],  # LoRA, for the comparison's systems that train a language model
     "s3": ["s3fs"],  # lakes and logs on s3a:// (docs/cluster.md)
+    "hdfs": ["hdfs-native", "fsspec"],  # and on hdfs://
     "test": [
         "pytest",
         "pytest-xdist",

@@ -1,4 +1,4 @@
-"""Where files lie: a path of a mounted file system, or a URI of an object store. Nothing else imports fsspec.
+"""Where files lie: a path of a mounted file system, or a URI of a store.
 
 A local place stays a `pathlib.Path`, whatever it is used for. A `Location` has the few methods of one that a store can
 answer, each a request or two; what would be slow or wrong there (rename, append, a lock) it does not have, and it is no
@@ -10,49 +10,22 @@ Credentials come from where each store's own library looks (the environment, a p
 
 import fnmatch
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from pydantic import PlainSerializer, PlainValidator
 
-from learn_spark.errors import ConfigError, LearnError, TemporaryError
+from learn_spark.errors import ConfigError
+from learn_spark.stores import SPELLINGS, STORES, Entry, Store, short
 from models.contract.whole_files import write_whole as write_local
 
 SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")  # of a URI, whole or after a Path has taken one of its slashes
-_STORES = {"s3a": "s3a", "s3": "s3a"}  # as people write it: as Spark does
-_PROTOCOLS = {"s3a": ("s3", "s3fs", "pip install 'learn-spark[s3]'")}  # fsspec's, its package, how to get it
-_BUSY = (
-    "SlowDown",
-    "reduce your request rate",
-    "ServiceUnavailable",
-    "Service Unavailable",
-    "InternalError",
-    "Timeout",
-)
-_AWAY = ("Could not connect", "Connection", "Name or service not known", "EndpointConnectionError")
 _CHUNK_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a store.
-
-    Attributes:
-        size: in bytes.
-        tag: changes with the content.
-        modified: by the store's clock.
-    """
-
-    size: int
-    tag: str
-    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -84,6 +57,10 @@ class Location:
         return Location(uri, self.options)
 
     @property
+    def scheme(self) -> str:
+        return self.uri.partition("://")[0]
+
+    @property
     def name(self) -> str:
         return self.uri.rpartition("/")[2]
 
@@ -110,7 +87,7 @@ class Location:
     def entry(self) -> Entry:
         """Raises FileNotFoundError where there is no such file."""
         with self._telling():
-            return _entry(self._files.info(self._key))
+            return self._store.entry(self._files.info(self._key))
 
     def glob(self, pattern: str) -> list["Location"]:
         """What lies directly in this folder and has such a name, sorted; nothing where there is no folder."""
@@ -126,14 +103,13 @@ class Location:
         """The files below this folder whose names below it fit a pattern of `glob`, by those names."""
         with self._telling():
             found = self._files.glob(f"{self._key}/{pattern}", detail=True)
-        return {
-            key[len(self._key) + 1 :]: _entry(info) for key, info in sorted(found.items()) if info["type"] == "file"
-        }
+        read, start = self._store.entry, len(self._key) + 1
+        return {key[start:]: read(info) for key, info in sorted(found.items()) if info["type"] == "file"}
 
     def open(self, mode: str = "rb") -> BinaryIO:
         assert mode == "rb", mode
         with self._telling():
-            return self._files.open(self._key, "rb", cache_type="readahead", block_size=_CHUNK_BYTES)
+            return self._files.open(self._key, "rb", block_size=_CHUNK_BYTES, cache_type="readahead")
 
     def read_bytes(self) -> bytes:
         with self._telling():
@@ -145,7 +121,7 @@ class Location:
     def write_bytes(self, content: bytes) -> None:
         """The file as a whole, or not at all."""
         with self._telling(writes=True):
-            self._files.pipe_file(self._key, content)
+            self._store.write(self._files, self._key, content)
 
     def create(self, content: bytes) -> None:
         """A file that is not there yet; of several that try at once, one succeeds.
@@ -154,12 +130,7 @@ class Location:
             FileExistsError: it is there.
         """
         with self._telling(writes=True):
-            try:
-                self._files.pipe_file(self._key, content, mode="create")
-            except OSError as error:
-                if "PreconditionFailed" in repr(error) or "pre-conditions" in str(error):
-                    raise FileExistsError(str(self)) from None
-                raise
+            self._store.create(self._files, self._key, content)
 
     def unlink(self, missing_ok: bool = False) -> None:
         with self._telling(writes=True):
@@ -169,10 +140,15 @@ class Location:
                 if not missing_ok:
                     raise
 
+    def remove(self) -> None:
+        """A folder with all that is in it; nothing to do where there is none."""
+        with self._telling(writes=True), suppress(FileNotFoundError):
+            self._files.rm(self._key, recursive=True)
+
     def send(self, file: Path) -> None:
         """Makes this the copy of a file of this machine."""
         with self._telling(writes=True):
-            self._files.put_file(str(file), self._key)
+            self._store.write(self._files, self._key, file)
 
     def fetch(self, file: Path) -> None:
         """Copies this to a file of this machine."""
@@ -180,16 +156,17 @@ class Location:
             self._files.get_file(self._key, str(file))
 
     @property
+    def _store(self) -> Store:
+        return STORES[self.scheme]
+
+    @property
     def _key(self) -> str:
-        return self.uri.partition("://")[2]
+        authority, _, path = self.uri.partition("://")[2].partition("/")
+        return self._store.key(authority, path)
 
     @property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec has no types
-        import fsspec
-
-        protocol, *_ = _PROTOCOLS[self.uri.partition("://")[0]]
-        # Others write, too: a listing that was remembered would hide what they wrote.
-        return fsspec.filesystem(protocol, use_listings_cache=False, **self.options)
+        return self._store.files(self.uri.partition("://")[2].partition("/")[0], self.options)
 
     @contextmanager
     def _telling(self, writes: bool = False) -> Iterator[None]:
@@ -198,37 +175,12 @@ class Location:
             yield
         except FileNotFoundError as error:
             if writes or "bucket does not exist" in str(error):
-                raise ConfigError(f"{self}: {_short(error)}") from None
+                raise ConfigError(f"{self}: {short(error)}") from None
             raise
-        except PermissionError as error:
-            raise ConfigError(f"{self}: the store refuses access: {_short(error)}; {_CREDENTIALS}") from None
         except FileExistsError:
             raise
         except Exception as error:
-            raise _store_trouble(self, error) from error
-
-
-_CREDENTIALS = "credentials come from the environment (AWS_ACCESS_KEY_ID …), the machine's role, or lake.options"
-
-
-def _store_trouble(place: Location, error: Exception) -> LearnError:
-    text = f"{type(error).__name__}: {_short(error)}"
-    if "Credentials" in type(error).__name__ or "credentials" in text:
-        return ConfigError(f"{place}: no credentials: {_short(error)}; {_CREDENTIALS}")
-    if isinstance(error, TypeError) and "unexpected keyword" in text:
-        return ConfigError(f"lake.options: {_short(error)}")
-    if any(sign in text for sign in (*_BUSY, *_AWAY)):
-        return TemporaryError(f"{place}: the store does not answer as it should; try again later: {text}")
-    return LearnError(f"{place}: {text}")
-
-
-def _entry(info: Mapping[str, Any]) -> Entry:
-    modified = info.get("LastModified") or datetime.fromtimestamp(0, UTC)
-    return Entry(int(info.get("size") or 0), str(info.get("ETag", "")).strip('"'), modified)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+            raise self._store.trouble(str(self), error) from error
 
 
 def _parsed(value: object) -> Path | Location:
@@ -250,18 +202,18 @@ def place_of(text: str, options: Mapping[str, Any] | None = None) -> Path | Loca
     """
     if not (found := SCHEME.match(text)):
         return Path(text)
-    scheme = _STORES.get(found[1].lower())
-    bucket, _, key = text[found.end() :].lstrip("/").partition("/")
-    if scheme is None or "://" not in text:
-        known = " and ".join(f"{each}://" for each in _STORES)
+    store = STORES.get(SPELLINGS.get(found[1].lower(), ""))
+    if store is None or "://" not in text:
+        known = " and ".join(f"{each}://" for each in SPELLINGS)
         raise ValueError(f"{text!r} is no path, nor in a store that learn-spark knows ({known})")
-    if not bucket or "@" in bucket or set(text) & set("?#\n\r"):
-        raise ValueError(f"{text!r} names no bucket and key: write {scheme}://bucket/folder")
-    _, package, way = _PROTOCOLS[scheme]
-    if find_spec(package) is None:
-        raise ValueError(f"{text!r} needs the package {package}: {way}")
+    authority, _, key = text[found.end() + 1 :].partition("/")
+    if (store.needs_authority and not authority) or "@" in authority or set(text) & set("?#\n\r"):
+        raise ValueError(f"{text!r} names no bucket and key: write {store.scheme}://bucket/folder")
+    if find_spec(store.package) is None:
+        name = store.package.replace("_", "-")
+        raise ValueError(f"{text!r} needs the package {name}: pip install 'learn-spark[{store.extra}]'")
     parts = [part for part in key.split("/") if part]
-    return Location("/".join([f"{scheme}://{bucket}", *parts]), options or {})
+    return Location("/".join([f"{store.scheme}://{authority}", *parts]), options or {})
 
 
 def reached_by(place: Path | Location, options: Mapping[str, Any]) -> Path | Location:
@@ -272,6 +224,19 @@ def reached_by(place: Path | Location, options: Mapping[str, Any]) -> Path | Loc
 def beside(place: Path | Location, text: str) -> Path | Location:
     """What a text, once `str` of a place, names; reached as `place` is."""
     return place.at(text) if isinstance(place, Location) else Path(text)
+
+
+def place_argument(text: str, name: str, options: Mapping[str, Any]) -> Path | Location:
+    """The absolute path, or the place in a store, that an argument names.
+
+    Raises:
+        ConfigError: as `place_of` says.
+    """
+    try:
+        place = place_of(text, options)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return place.absolute() if isinstance(place, Path) else place
 
 
 def lake_of(root: Path | Location | str) -> Path | Location:
@@ -332,17 +297,5 @@ def in_memory(place: Path | Location) -> Path | BinaryIO:
 
 
 def hadoop_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """What Spark's own client of the store needs to reach it as `options` and the environment say."""
-    client = {key: options[key] for key in ("key", "secret", "token", "endpoint_url") if options.get(key)}
-    client.setdefault("endpoint_url", os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
-    region = (options.get("client_kwargs") or {}).get("region_name")
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    said = {
-        "fs.s3a.access.key": client.get("key"),
-        "fs.s3a.secret.key": client.get("secret"),
-        "fs.s3a.session.token": client.get("token"),
-        "fs.s3a.endpoint": client["endpoint_url"],
-        "fs.s3a.path.style.access": "true" if client["endpoint_url"] else None,
-        "fs.s3a.endpoint.region": region or ("us-east-1" if client["endpoint_url"] else None),
-    }
-    return {f"spark.hadoop.{key}": str(value) for key, value in said.items() if value}
+    """What Spark's own clients need to reach stores as `options` and the environment say."""
+    return {key: value for store in STORES.values() for key, value in store.hadoop_settings(options).items()}

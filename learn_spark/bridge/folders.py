@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from learn_spark.errors import ConfigError, TemporaryError
+from learn_spark.storage import Location
 from models.contract.failures import is_disk_full
 from models.contract.result import ERROR_LOG, SPEC
 from models.contract.whole_files import write_whole
@@ -33,7 +34,7 @@ def require_writable(folder: Path, what: str) -> None:
         raise kind(f"{what}: nothing can be written into {folder}: {error.strerror}") from None
 
 
-def require_absent(out: Path) -> None:
+def require_absent(out: Path | Location) -> None:
     """An export overwrites nothing.
 
     Raises:
@@ -41,7 +42,8 @@ def require_absent(out: Path) -> None:
     """
     if out.exists():
         raise ConfigError(f"--out {out} is there already: remove it, or name another")
-    require_writable(out.parent, "--out")
+    if isinstance(out, Path):
+        require_writable(out.parent, "--out")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """One pinned table version as plain Parquet files of equal size, with a manifest that names every byte."""
 
-import hashlib
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import with_dense_number
+from learn_spark.lake.task_files import TaskFiles, digest_of, task_files
 from learn_spark.runs.steps import Context
 from models.contract.snapshot import MANIFEST, Manifest, SnapshotFile, write_manifest
 
@@ -44,7 +44,7 @@ def export(
 
     Rows are ordered by a seeded hash of their key and cut into files whose sizes differ by one row at most,
     each one row group, so that a rerun gives equal bytes. The executors write and hash the files; the folder
-    appears under its name when all is there.
+    appears under its name when all are gathered.
 
     Args:
         context: `stream.rows_per_file` is the files' size.
@@ -68,8 +68,9 @@ def export(
     for leftover in [*target.parent.glob(f".{name}.*"), target]:
         shutil.rmtree(leftover, ignore_errors=True)
     folder = target.parent / f".{name}.{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    files = _write_files(df, folder, key, seed, context.config.stream.rows_per_file)
+    with task_files(folder) as gathered:
+        files = _write_files(df, gathered, key, seed, context.config.stream.rows_per_file)
+        gathered.gather({file.path: file.sha256 for file in files})
     if not files:
         shutil.rmtree(folder)
         raise ConfigError(f"{source_table} has no rows for the snapshot {name}: check windows, sequences and samples")
@@ -84,7 +85,9 @@ def export(
     return folder.rename(target)
 
 
-def _write_files(df: DataFrame, folder: Path, key: Sequence[str], seed: int, rows_per_file: int) -> list[SnapshotFile]:
+def _write_files(
+    df: DataFrame, gathered: TaskFiles, key: Sequence[str], seed: int, rows_per_file: int
+) -> list[SnapshotFile]:
     """Writes the files on the executors; what comes back is a row per file."""
     rows = df.persist(StorageLevel.MEMORY_AND_DISK)
     try:
@@ -96,23 +99,19 @@ def _write_files(df: DataFrame, folder: Path, key: Sequence[str], seed: int, row
         numbered = with_dense_number(ordered, ["_order", *key], "_row", 0)
         # Sizes that differ by one row at most: file f holds the rows with floor(row * files / total) = f.
         file = F.floor(F.col("_row").cast("bigint") * num_files / F.lit(total)).cast("int")
-        parts = numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(folder), _FILE_SCHEMA)
+        parts = numbered.withColumn("_file", file).groupBy("_file").applyInArrow(_writer(gathered), _FILE_SCHEMA)
         return [SnapshotFile(**row.asDict()) for row in parts.orderBy("path").collect()]
     finally:
         rows.unpersist()
 
 
-def _writer(folder: Path):  # noqa: ANN202 - a hint here would be read by Spark
+def _writer(gathered: TaskFiles):  # noqa: ANN202 - a hint here would be read by Spark
     def write(table: pa.Table) -> pa.Table:
         name = f"part-{table.column('_file')[0].as_py():05d}.parquet"
         table = table.sort_by("_row").drop(["_file", "_row", "_order"]).combine_chunks()
-        # A retried or speculative task writes the same bytes: the last rename wins, nothing is half there.
-        partial = folder / f".{name}.{uuid.uuid4().hex}"
-        pq.write_table(table.replace_schema_metadata(None), partial, row_group_size=max(1, table.num_rows))
-        with partial.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        size = partial.stat().st_size
-        partial.rename(folder / name)
+        with gathered.new(name) as file:
+            pq.write_table(table.replace_schema_metadata(None), file, row_group_size=max(1, table.num_rows))
+            digest, size = digest_of(file), file.stat().st_size
         return pa.table({"path": [name], "rows": [table.num_rows], "bytes": [size], "sha256": [digest]})
 
     return write

@@ -14,7 +14,7 @@ from learn_spark.releases.join_audit import audit_join
 from learn_spark.releases.registry import find_release
 from learn_spark.runs.plan import Plan
 from learn_spark.sequences.audit import AuditFigure, audit_sequences, require_no_leak
-from learn_spark.storage import require_local
+from learn_spark.storage import place_argument
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def _join_arguments(parser: ArgumentParser) -> None:
 def _audit_join(call: Call) -> Outcome:
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
-        joined = context.tables.read_samples(require_local(call.args.joined, "--joined"))
+        place = place_argument(call.args.joined, "--joined", call.config.lake.options)
+        joined = context.tables.read_samples(place)
         max_age = context.config.releases.max_age_days
         return _audited(audit_join(joined, context.tables, release, max_age), release.release_id)
 

@@ -17,7 +17,7 @@ from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
 from learn_spark.releases.release import roll_back
 from learn_spark.runs.steps import Context
-from learn_spark.storage import require_local
+from learn_spark.storage import place_argument
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,14 @@ def _join_arguments(parser: ArgumentParser) -> None:
 def _join(call: Call) -> Outcome:
     args = call.args
     with existing_lake(call) as context:
-        out = require_local(args.out, "--out")
+        options = context.config.lake.options
+        out, samples = place_argument(args.out, "--out", options), place_argument(args.samples, "--samples", options)
         require_absent(out)
         release = find_release(context.tables, args.release)
-        samples = context.tables.read_samples(require_local(args.samples, "--samples"))
         age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
-        rows = join_features(samples, context.tables.root, release.release_id, age, args.pairs)
+        rows = join_features(
+            context.tables.read_samples(samples), context.tables.root, release.release_id, age, args.pairs
+        )
         context.tables.export(rows, out, args.format)
     print(f"joined release {release.release_id} to {args.samples}: {out}", flush=True)
     return Outcome(JoinSummary(release.release_id, str(out)))

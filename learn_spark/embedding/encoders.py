@@ -1,10 +1,14 @@
 """Which encoder the config asks for: where its folder is and what its vectors are called."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from learn_spark.config.load import Config
 from learn_spark.errors import ConfigError
+from learn_spark.lake.folder_copies import folder_copy
+from learn_spark.storage import SCHEME, Location, place_of
 from models.contract import model_folder
 from models.contract.failures import BadInput
 
@@ -39,19 +43,29 @@ def model_dir(config: Config) -> Path:
         ConfigError: where the model cannot be found or lacks a part.
     """
     try:
-        return model_folder.locate(model_source(config.embedding.model), config.embedding.revision)
+        return model_folder.locate(model_source(config.embedding.model, config.lake.options), config.embedding.revision)
     except BadInput as error:
         raise ConfigError(f"embedding.model: {error}") from error
 
 
-def model_source(model: str) -> str:
-    """A folder or hub name as it is; `package:NAME/FOLDER` as the folder in that installed package.
+def model_source(model: str, options: Mapping[str, Any] | None = None) -> str:
+    """A folder or hub name as it is; of a folder in a store the copy that this machine has, or gets.
 
-    The package is found, not imported.
+    `package:NAME/FOLDER` is the folder in that installed package, which is found, not imported.
+
+    Args:
+        model: as in the config.
+        options: how stores are reached.
 
     Raises:
         ConfigError: where the package or the folder is not there.
     """
+    if SCHEME.match(model):
+        try:
+            place = place_of(model, options)
+        except ValueError as error:
+            raise ConfigError(f"embedding.model: {error}") from None
+        return str(folder_copy(place) if isinstance(place, Location) else place)
     if not model.startswith(PACKAGE_PREFIX):
         return model
     package, _, inner = model.removeprefix(PACKAGE_PREFIX).partition("/")

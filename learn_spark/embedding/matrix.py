@@ -6,19 +6,20 @@ matrix finds a file and rows that belong together. No row that a meta.json ever 
 earlier texts changed, a new file takes over, and the one before it stays for those who still read it.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.embedding.encoders import encoder_id
+from learn_spark.embedding.matrix_rows import write_rows
 from learn_spark.embedding.prompts import Template, template
 from learn_spark.embedding.reduction import FILE, Reduction, fit_reduction, load_reduction
 from learn_spark.embedding.store import current_texts, is_bad, vectors_of
@@ -43,6 +44,7 @@ from models.contract.failures import BadInput
 from models.contract.result import RESULT
 
 ROWS_HELD = 4096  # of 4096 numbers each, 32 MB
+_THREADS = 4  # that read blocks for their digests
 
 
 def matrix_path(context: Context) -> Path:
@@ -160,8 +162,6 @@ def _last_seen(context: Context, before: date, first_row: int) -> int:
 def extend_matrix(extension: Extension) -> None:
     """Writes the planned rows, then the meta that makes them valid.
 
-    Executors write the rows straight into the file; no vector passes through the driver.
-
     Raises:
         QualityError: where an item's vector is missing.
     """
@@ -218,72 +218,21 @@ def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
 
 
 def _write_rows(extension: Extension, file: Path) -> None:
-    written = only_row(
-        extension.rows_df.select("item_idx", "embedding")
-        .repartition(F.expr(f"item_idx div {BLOCK_ROWS}"))
-        .sortWithinPartitions("item_idx")
-        .mapInPandas(_row_writer(str(file), extension.meta.dim, extension.reduction), "written bigint")
-        .agg(F.sum("written"))
-    )[0]
+    written = write_rows(extension.rows_df, file, extension.meta.dim, extension.reduction)
     if written != extension.wanted:
-        raise QualityError(
-            f"content matrix {file}: {extension.wanted} items have a text, but {written or 0} have a vector"
-        )
+        raise QualityError(f"content matrix {file}: {extension.wanted} items have a text, but {written} have a vector")
 
 
 def _digests(extension: Extension, file: Path) -> tuple[str, ...]:
-    """Of the blocks as the file has them now: what is new is read, by the executors if it is more than a block."""
+    """Of the blocks as the file has them now: only what is new is read."""
     old, meta = extension.old, extension.meta
     known = old.blocks if extension.first_row and old is not None and old.blocks is not None else ()
     kept = known[: extension.first_row // BLOCK_ROWS]
-    new = range(len(kept), meta.num_blocks)
-    if len(new) <= 1:
-        return (*kept, *block_digests(file, meta.rows, meta.dim, new))
-    read = _digest_reader(str(file), meta.rows, meta.dim)
-    blocks_df = extension.rows_df.sparkSession.range(new.start, new.stop, numPartitions=len(new))
-    rows = blocks_df.mapInPandas(read, "id bigint, digest string").collect()
-    return (*kept, *(row.digest for row in sorted(rows)))
-
-
-def _digest_reader(file: str, rows: int, dim: int) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    def read(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for batch_pdf in batches:
-            blocks = batch_pdf["id"].tolist()
-            yield pd.DataFrame({"id": blocks, "digest": block_digests(Path(file), rows, dim, blocks)})
-
-    return read
-
-
-def _row_writer(
-    file: str, dim: int, reduction: Reduction | None
-) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    """For `mapInPandas`: writes sorted (item_idx, embedding) rows at their offsets.
-
-    A task that is tried again writes the same bytes.
-    """
-
-    def write_rows(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        written = 0
-        with open(file, "r+b") as vectors:
-            for batch_pdf in batches:
-                rows, embeddings = batch_pdf["item_idx"].to_numpy(), batch_pdf["embedding"].to_numpy()
-                if reduction is not None:
-                    embeddings = _reduced(embeddings, reduction)
-                starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-                for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-                    vectors.seek(int(rows[start]) * dim * 2)
-                    vectors.write(b"".join(embeddings[start:end]))
-                written += len(rows)
-            vectors.flush()
-            os.fsync(vectors.fileno())
-        yield pd.DataFrame({"written": [written]})
-
-    return write_rows
-
-
-def _reduced(embeddings: np.ndarray, reduction: Reduction) -> list[bytes]:
-    vectors_ND = np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), reduction.meta.full_dim)
-    return [row_K.tobytes() for row_K in reduction.reduced(vectors_ND)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        new = pool.map(
+            lambda block: block_digests(file, meta.rows, meta.dim, [block]), range(len(kept), meta.num_blocks)
+        )
+        return (*kept, *chain.from_iterable(new))
 
 
 def _make_room(file: Path, keep: int, size: int) -> None:

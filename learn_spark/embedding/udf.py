@@ -6,11 +6,11 @@ Shapes: N texts of a window, D encoder width.
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,11 @@ TOKENIZED_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """What a worker needs to encode; travels with the task."""
+    """What a worker needs to encode; travels with the task.
+
+    Attributes:
+        options: how the store of a model that lies in one is reached.
+    """
 
     encoder_id: str
     model: str
@@ -53,6 +57,7 @@ class EncodeSpec:
     device: str
     threads: int
     layer: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: Config) -> "EncodeSpec":
@@ -73,6 +78,7 @@ class EncodeSpec:
             settings.run.device,
             settings.run.threads,
             settings.layer,
+            config.lake.options,
         )
 
 
@@ -207,7 +213,7 @@ def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Itera
         from models.encoder.tokens import first_tokens
 
         with _named_bad():
-            tokenizer = load_tokenizer(locate(model_source(spec.model), spec.revision))
+            tokenizer = load_tokenizer(locate(model_source(spec.model, spec.options), spec.revision))
         for batch_pdf in batches:
             tokens = first_tokens(tokenizer, batch_pdf["prompt"].tolist(), spec.max_tokens)
             yield pd.DataFrame({"tokens": [len(ids) for ids in tokens]})
@@ -247,7 +253,7 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
 
     torch.set_num_threads(spec.threads)
     with _named_bad():
-        source = model_source(spec.model)
+        source = model_source(spec.model, spec.options)
         asked = (source, spec.revision, spec.pooling, spec.max_tokens, spec.dtype, device, spec.layer)
         encoder = Encoder.load(*asked)
     keep_loaded()

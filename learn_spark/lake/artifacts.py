@@ -88,8 +88,8 @@ class _Mirror:
     def __init__(self, root: Location) -> None:
         self._root, self._store = root, root / ARTIFACTS
         name = f"{root.name}-{hashlib.sha256(root.uri.encode()).hexdigest()[:16]}"
-        self.folder = _cache() / name / ARTIFACTS
-        self._states = _cache() / name / _STATES
+        self.folder = cache_folder() / name / ARTIFACTS
+        self._states = cache_folder() / name / _STATES
         self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
         self._brought: dict[tuple[str, str], int | None] = {}  # under which hold on the lake it has asked last
 
@@ -212,7 +212,8 @@ def _mirror_of(root: Location) -> _Mirror:
     return _mirrors[root]
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where this machine keeps its copies."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE) or Path(home) / "learn-spark").absolute()
 

@@ -1,5 +1,6 @@
 """The jars of Delta and of the store's client: where they are, and whether they fit the Spark that runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def require_fitting(spark: SparkSession) -> None:
     raise ConfigError(f"Spark {spark.version} and Delta {delta or '(none)'} {UNFIT}")
 
 
-def require_store_client(spark: SparkSession, place: Location) -> None:
-    """Looks whether the JVM can reach a store.
+def require_store_clients(spark: SparkSession, places: Iterable[Path | Location]) -> None:
+    """Looks whether the JVM can reach stores; Spark has Hadoop's client of HDFS itself.
 
     Raises:
-        ConfigError: Hadoop's client of it is not on its class path; names the packages.
+        ConfigError: Hadoop's client of one is not on its class path; names the packages.
     """
-    if _class(spark, STORE_CLIENT) is None:
+    place = next((place for place in places if isinstance(place, Location) and place.scheme == "s3a"), None)
+    if place is not None and _class(spark, STORE_CLIENT) is None:
         hadoop = str(jvm_class(spark, "org.apache.hadoop.util.VersionInfo").getVersion())
         raise ConfigError(
             f"{place}: Hadoop's client for S3 is not on Spark's class path: run `make setup`, or give spark-submit"

@@ -24,7 +24,7 @@ from learn_spark.config.secrets import HIDDEN, redacted, redacted_conf, redactio
 from learn_spark.config.session_rules import ANSI, FIXED, TIME_ZONE, changes_rows
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.lake import class_archive
-from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, require_store_client, with_delta
+from learn_spark.lake.delta_jars import EXTENSION, UNFIT, require_fitting, require_store_clients, with_delta
 from learn_spark.lake.engine import engine_settings, require_native
 from learn_spark.lake.jvm import jvm_class
 from learn_spark.lake.schemas import TABLES
@@ -93,9 +93,8 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
         server: Any = spark.sparkContext._accumulatorServer
         server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
         require_fitting(spark)
-        if config.in_stores:
-            require_store_client(spark, config.in_stores[0])
-            _require_one_machine(spark, config)
+        require_store_clients(spark, config.in_stores)
+        _require_seen_folders(spark, config)
         require_native(spark, config)
     except ConfigError:
         raise
@@ -288,22 +287,22 @@ def _settings(config: Config) -> dict[str, str]:
         **_PLAIN_VECTORS,
         "spark.ui.enabled": str(config.spark.ui).lower(),
         "spark.ui.showConsoleProgress": "false",
-        **(hadoop_settings(config.lake.options) if config.in_stores else {}),
+        **hadoop_settings(config.lake.options),
         **config.spark.conf,
     }
 
 
-def _require_one_machine(spark: SparkSession, config: Config) -> None:
-    """Snapshots and the matrix are written by executors where the trainer reads them.
+def _require_seen_folders(spark: SparkSession, config: Config) -> None:
+    """A training on the executors reads and writes folders of the driver.
 
     Raises:
-        ConfigError: the lake lies in a store, and the executors are other machines.
+        ConfigError: the lake lies in a store, and the executors are other machines that shall train.
     """
-    master = str(spark.sparkContext.master)
-    if not isinstance(config.lake.root, Path) and not master.startswith("local"):
+    is_elsewhere = not str(spark.sparkContext.master).startswith("local")
+    if is_elsewhere and not isinstance(config.lake.root, Path) and config.towers.run.launcher == "spark":
         raise ConfigError(
-            f"lake.root {config.lake.root} needs spark.master local[*] yet, not {master}: with"
-            " executors on other machines the lake lies on a file system that all of them mount"
+            "towers.run.launcher spark trains on the executors, which do not see the folders of a lake in"
+            f" {config.lake.root}: set it to process or torchrun, or lake.root to a file system that all of them mount"
         )
 
 

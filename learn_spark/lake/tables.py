@@ -18,6 +18,7 @@ from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, write_few, write_
 from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
+from learn_spark.lake.delta_jars import require_store_clients
 from learn_spark.lake.engine import is_native
 from learn_spark.lake.frames import frame_of, only_row, setting
 from learn_spark.lake.identity import (
@@ -275,20 +276,22 @@ class Tables:
             return None
         return datetime.fromtimestamp(_commit_info(commit)["timestamp"] / 1000, UTC)
 
-    def read_samples(self, path: Path) -> DataFrame:
+    def read_samples(self, path: Place) -> DataFrame:
         """A consumer's own table: a Delta or a Parquet folder.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there is none, or Spark has no client of its store.
         """
+        require_store_clients(self._spark, [path])
         kind = "delta" if (path / LOG).is_dir() else "parquet"
         try:
             return self._spark.read.format(kind).load(str(path))
         except AnalysisException as error:
             raise ConfigError(f"samples cannot be read as {kind} at {path}: {error}") from error
 
-    def export(self, df: DataFrame, path: Path, kind: str) -> None:
+    def export(self, df: DataFrame, path: Place, kind: str) -> None:
         """Writes a consumer's own table, `delta` or `parquet`, where there is none yet."""
+        require_store_clients(self._spark, [path])
         df.write.format(kind).mode("errorifexists").save(str(path))
 
     def _existing(self, name: str) -> str:

@@ -33,7 +33,7 @@ def language_model(config: Config, changes: Mapping[str, object]) -> LanguageMod
     own = {} if "model" in changes else {"model": encoder.model, "revision": encoder.revision, "dtype": encoder.dtype}
     settings = parse_settings(LanguageModelConfig, own | dict(changes), "llm")
     try:
-        folder = locate(model_source(settings.model), settings.revision)
+        folder = locate(model_source(settings.model, config.lake.options), settings.revision)
         kind = read_json(folder / "config.json", f"model folder {folder}").get("model_type")
         if kind not in CAUSAL:
             raise ConfigError(

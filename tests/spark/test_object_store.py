@@ -17,10 +17,11 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from learn_spark.config.load import load_config
+from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.job import ingest_events
 from learn_spark.lake import lease
-from learn_spark.lake.delta_jars import require_store_client
+from learn_spark.lake.delta_jars import require_store_clients
 from learn_spark.lake.identity import FILE, newest_version, read_identity
 from learn_spark.lake.lease import living_holder
 from learn_spark.lake.lock import lake_lock
@@ -28,6 +29,8 @@ from learn_spark.lake.tables import Tables
 from learn_spark.storage import Location, hadoop_settings
 from tests.builders.commands import run_here
 from tests.builders.contexts import make_context, make_tables
+from tests.builders.encoders import save_tiny_bert
+from tests.builders.items import with_embedding
 from tests.builders.logs import line, write_day
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.reading import rows
@@ -79,6 +82,27 @@ def test_what_is_read_from_a_store_and_written_to_one_is_what_a_file_system_has(
     beside = DeltaTable(str(root / "interactions").replace("s3a:", "s3:"), storage_options=_for_delta_rs(reached))
     assert beside.version() == newest_version(root, "interactions")
     assert read_identity(root).tables.keys() >= {"interactions", "intervals"}
+
+
+def test_an_encoder_in_a_store_and_samples_there_are_read_as_from_a_disk(spark, reached, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARN_SPARK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(spark.sparkContext.environment, "LEARN_SPARK_CACHE", str(tmp_path / "of the workers"))
+    bucket, folder = reached.bucket(), save_tiny_bert(tmp_path / "model")
+    model = upload(folder, bucket / "model")
+    config = load_config(CONF / "test.yaml", [f"lake.options={json.dumps(reached.options)}"])
+    texts = spark.createDataFrame([("red mug",), ("blue lamp",)], "title string")
+    vectors = []
+    for place in (folder, model):
+        embed = embed_function(with_embedding(config, model=str(place)))
+        vectors.append([row.vector for row in texts.select(embed("title").alias("vector")).collect()])
+    assert vectors[0] == vectors[1] and any(vectors[0][0])
+    assert list((tmp_path / "of the workers").rglob("model.safetensors")), "the workers brought a copy of their own"
+    tables = Tables(spark, tmp_path / "lake")
+    for kind in ("delta", "parquet"):
+        tables.export(texts, bucket / kind, kind)
+        assert {row.title for row in tables.read_samples(bucket / kind).collect()} == {"red mug", "blue lamp"}
+    with pytest.raises(ConfigError, match="samples cannot be read as parquet at s3a://"):
+        tables.read_samples(bucket / "nowhere")
 
 
 def _for_delta_rs(store: ObjectStore) -> dict[str, str]:
@@ -217,7 +241,7 @@ def test_a_bucket_that_is_not_there_is_one_line(spark, reached, tmp_path):
 def test_a_spark_without_the_stores_client_says_how_to_get_it(spark, monkeypatch):
     monkeypatch.setattr("learn_spark.lake.delta_jars.STORE_CLIENT", "org.apache.hadoop.fs.s3a.NotThere")
     with pytest.raises(ConfigError, match=r"s3a://bucket: .*--packages org\.apache\.hadoop:hadoop-aws:3\.4\.\d,"):
-        require_store_client(spark, Location("s3a://bucket"))
+        require_store_clients(spark, [Location("hdfs://name"), Location("s3a://bucket")])
 
 
 @pytest.mark.parametrize("command", [("repair",), ("compare_towers",)])

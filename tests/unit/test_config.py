@@ -355,7 +355,7 @@ def test_keys_that_came_later_change_no_fingerprint():
         ("lake.root", "s3a:/bucket/lake", "a store that learn-spark knows"),
         ("lake.root", "s3a://", "names no bucket"),
         ("lake.root", "s3a://name:word@bucket/lake", "names no bucket"),
-        ("ingest.path", "hdfs://host:8020/logs", "a store that learn-spark knows"),
+        ("ingest.path", "hdfs:/host:8020/logs", "a store that learn-spark knows"),
         ("ingest.items.path", "abfss://box@account.dfs.core.windows.net/x", "a store that learn-spark knows"),
         ("output.dir", "file:///tmp/output", "only a path of a mounted file system"),
         ("output.dir", "s3a://bucket/output", "only a path of a mounted file system"),

@@ -24,7 +24,19 @@ FLOORS = {
         *("training", "__main__"),
     ),
     "learn_spark": (
-        *("errors", "storage", "config", "lake", "runs", "bridge", "quality", "ingest", "sequences", "inspect"),
+        *(
+            "errors",
+            "stores",
+            "storage",
+            "config",
+            "lake",
+            "runs",
+            "bridge",
+            "quality",
+            "ingest",
+            "sequences",
+            "inspect",
+        ),
         *("embedding", "releases", "training", "systems", "features", "evaluation", "comparison", "forgetting"),
         *("api", "pipeline", "cli"),
     ),
@@ -32,7 +44,7 @@ FLOORS = {
 SESSION = {"learn_spark.lake.session", "learn_spark.lake.delta_jars"}
 TABLES = {"learn_spark.lake.tables", "learn_spark.bridge.snapshots"}
 DELTA = TABLES | SESSION
-STORES = {"fsspec", "s3fs", "botocore", "boto3"}
+STORES = {"fsspec", "s3fs", "botocore", "boto3", "hdfs_native", "learn_spark.stores"}
 RAW_READERS = {"learn_spark.ingest"}
 BUILDERS = {"getOrCreate", "SparkContext", "configure_spark_with_delta_pip"}
 READERS = {"read", "readStream"}
@@ -97,7 +109,7 @@ def broken_rules(module: str, source: str) -> list[str]:
     found += banned_imports(run_at_import(tree), TORCH_SIDE)
     inner = (node for node in run_at_import(tree) if not all(belongs(name, CONTRACT) for name in imported(node)))
     found += banned_imports(inner, {"models"})
-    if module != "learn_spark.storage":
+    if module not in {"learn_spark.storage", "learn_spark.stores"}:
         found += banned_imports(ast.walk(tree), STORES)
     if not belongs(module, DELTA):
         found += banned_imports(ast.walk(tree), {"delta"})

@@ -32,10 +32,14 @@ def test_a_path_stays_a_path_and_a_uri_is_spelled_as_spark_spells_it():
     for text in ("s3://bucket/lake", "s3a://bucket/lake/", "S3A://bucket//lake"):
         assert str(place_of(text)) == "s3a://bucket/lake"
     assert str(place_of("s3a://bucket") / "a" / "b c=1%") == "s3a://bucket/a/b c=1%"
+    for text in ("hdfs://name:8020/lake", "hdfs:///lake", "HDFS://name/lake//x/"):
+        assert str(place_of(text)) == text.replace("HDFS", "hdfs").replace("//x/", "/x")
+    assert str(place_of("hdfs:///lake").parent) == "hdfs://"
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://bucket/lake", "s3a:/bucket/lake", "s3a://", "s3a://key:word@bucket/lake", "x:/"]
+    "text",
+    ["gs://bucket/lake", "s3a:/bucket/lake", "s3a://", "s3a:///lake", "s3a://key:word@bucket/lake", "hdfs:/x", "x:/"],
 )
 def test_what_is_no_place_is_refused(text):
     with pytest.raises(ValueError, match="no path|names no bucket"):
@@ -154,6 +158,13 @@ def test_sparks_client_reaches_the_store_as_options_and_environment_say(monkeypa
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of-the-environment")
     assert hadoop_settings({})["spark.hadoop.fs.s3a.endpoint"] == "http://of-the-environment"
     assert hadoop_settings(options)["spark.hadoop.fs.s3a.endpoint"] == "https://s3.shop"
+
+
+def test_each_store_is_given_what_is_meant_for_it():
+    options = {"endpoint_url": "https://s3.shop", "dfs.client.use.datanode.hostname": True}
+    told = hadoop_settings(options)
+    assert told["spark.hadoop.dfs.client.use.datanode.hostname"] == "true"
+    assert told["spark.hadoop.fs.s3a.endpoint"] == "https://s3.shop"
 
 
 def test_wrong_options_are_one_line(object_store):  # noqa: F811

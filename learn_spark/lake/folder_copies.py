@@ -1,0 +1,58 @@
+"""Folders of a store as this machine has them, such as an encoder: brought once for all of its processes."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+from learn_spark.errors import ConfigError, TemporaryError
+from learn_spark.lake.artifacts import cache_folder
+from learn_spark.storage import Entry, Location
+
+_FOLDERS = "_folders"
+_THREADS = 4
+
+
+def folder_copy(place: Location) -> Path:
+    """A copy of what a folder of a store holds at this moment; other content there is another copy here.
+
+    Raises:
+        ConfigError: there is no file in it, or one whose name leads out of it.
+        TemporaryError: a file has changed meanwhile.
+    """
+    files = place.matching("**")
+    if not files:
+        raise ConfigError(f"{place} is no folder with files")
+    if foreign := [name for name in files if ".." in PurePosixPath(name).parts]:
+        raise ConfigError(f"{place / foreign[0]} leads out of {place}")
+    where = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
+    copies = cache_folder() / _FOLDERS / f"{place.name}-{where}"
+    copies.mkdir(parents=True, exist_ok=True)
+    folder = copies / _digest(files)
+    with (copies / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            for leftover in copies.glob(".bringing-*"):
+                shutil.rmtree(leftover)
+            partial = Path(tempfile.mkdtemp(dir=copies, prefix=".bringing-"))
+            with ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(lambda name: _fetch(place / name, partial / name, files[name]), files))
+            partial.rename(folder)
+    return folder
+
+
+def _digest(files: Mapping[str, Entry]) -> str:
+    told = json.dumps({name: asdict(entry) for name, entry in sorted(files.items())}, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _fetch(place: Location, file: Path, entry: Entry) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    place.fetch(file)
+    if file.stat().st_size != entry.size or place.entry() != entry:
+        raise TemporaryError(f"{place} changed while it was brought here: try again")
