@@ -100,6 +100,10 @@ class SequenceSettings(Settings):
         """The types that are kept, in the order of their codes, the first one's 1; empty where none are."""
         return tuple(dict.fromkeys([*self.history_events, *self.target_events])) if self.keep_event_types else ()
 
+    def types_of_targets(self, pairs: Literal["all_action", "next_item"]) -> list[str]:
+        """The event types that targets of a loss over such pairs have."""
+        return list(dict.fromkeys([*(self.history_events if pairs == "next_item" else ()), *self.target_events]))
+
     @model_validator(mode="after")
     def _types_have_codes(self) -> Self:
         if len(self.event_types) > MOST_TYPES:

@@ -25,13 +25,13 @@ def codes_for(known: Sequence[str], given: Sequence[str], model: str) -> np.ndar
     """
     if not given:
         raise BadInput(
-            f"{model} reads the event types {', '.join(known)}, but these histories have none: set"
-            " sequences.keep_event_types: true, or train it without"
+            f"{model} can read nothing but the event types {', '.join(known)}, and these histories have none: set"
+            " sequences.keep_event_types: true, or train anew without"
         )
     if unknown := [name for name in given if name not in known]:
         raise BadInput(
-            f"{model} knows the event types {', '.join(known)}, but these histories may hold {', '.join(unknown)}:"
-            " train it anew, or leave them out of sequences.history_events and target_events"
+            f"{model} can read the event types {', '.join(known)}, but these histories may hold {', '.join(unknown)}:"
+            " train anew, or leave what is unknown out of sequences.history_events and target_events"
         )
     return np.array([0, *(1 + list(known).index(name) for name in given)], np.int64)
 

@@ -224,10 +224,8 @@ def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
 def _users(
     model: Retriever, rows: Mapping[str, np.ndarray], content: ContentMatrix, types: Sequence[str]
 ) -> np.ndarray:
-    lengths_B, types_BH = (
-        rows["hist_len"].astype(np.int64),
-        model_types(model, types, rows.get("hist_types"), "a model"),
-    )
+    lengths_B = rows["hist_len"].astype(np.int64)
+    types_BH = model_types(model, types, rows.get("hist_types"), "a model")
     return model.embed_users(rows["hist_items"], lengths_B, content, hist_ts_BH=rows["hist_ts"], hist_types_BH=types_BH)
 
 

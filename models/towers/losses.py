@@ -156,7 +156,7 @@ def all_action_info_nce(
         loss_BNT = loss_BNT.masked_fill(~is_pair_BNT, 0.0)
         if weight_BT is None:
             return loss_BNT.sum() / is_pair_BNT.sum().clamp(min=1)
-        weight_BNT = is_pair_BNT * weight_BT[:, None, :]
+        weight_BNT = is_pair_BNT * weight_BT[:, None, :].to(wide)
         return (loss_BNT * weight_BNT).sum() / weight_BNT.sum().clamp(min=torch.finfo(wide).tiny)
 
 

@@ -40,8 +40,12 @@ class TowersTask(SnapshotBatches[TowersSpec]):
     def __init__(
         self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
     ) -> None:
+        if val.event_types != train.event_types:
+            named = (", ".join(each.event_types) or "none" for each in (train, val))
+            raise BadInput("the training snapshot has the event types {}, the validation's {}".format(*named))
         types = train.event_types if spec.towers.event_types else ()
         weights = spec.loss.event_type_weights
+        check_weights(weights, train.event_types, train.event_types)
         columns = [*(["hist_types"] if types or weights else []), *(["tar_types"] if weights else [])]
         super().__init__(spec, train, [*COLUMNS, *columns], ranks or Ranks())
         self.content = content
@@ -49,10 +53,6 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         self.metric = self.validation.metric
         self.keeps_untrained = spec.towers.content_residual  # it ranks by content
         self.model = Towers(spec.towers, content.dim, content.rows, types)
-        if val.event_types != train.event_types:
-            named = (", ".join(each.event_types) or "none" for each in (train, val))
-            raise BadInput("the training snapshot has the event types {}, the validation's {}".format(*named))
-        check_weights(weights, train.event_types, train.event_types)
         self.weight_by_code = torch.from_numpy(weights_by_code(weights, train.event_types)) if weights else None
         if spec.earlier:
             earlier = load_towers(spec.earlier.towers)
