@@ -301,7 +301,8 @@ def build_sequences(
         item_idx, from 1 on.
 
     Raises:
-        ConfigError: a column is missing, no day is given, or the session has another time zone than UTC.
+        ConfigError: a column is missing, no day is given, a setting is out of range, or the session has another time
+            zone than UTC.
     """
     require_plain(events.sparkSession)
     for column in ("user_id", "item_id", "event_ts"):
@@ -312,15 +313,18 @@ def build_sequences(
     types = list(event_types)
     if types:
         _require(events, "event_type")
-    settings = SequenceSettings(
-        history_length=history_length,
-        target_length=target_length,
-        target_days=target_days,
-        history_days=history_days,
-        history_events=types or [_EVENT],
-        target_events=types or [_EVENT],
-        keep_event_types=bool(types),
-    )
+    try:
+        settings = SequenceSettings(
+            history_length=history_length,
+            target_length=target_length,
+            target_days=target_days,
+            history_days=history_days,
+            history_events=types or [_EVENT],
+            target_events=types or [_EVENT],
+            keep_event_types=bool(types),
+        )
+    except ValidationError as error:
+        raise ConfigError(explained(error)) from None
     whole = events.where("user_id IS NOT NULL AND item_id IS NOT NULL AND event_ts IS NOT NULL")
     items = with_dense_number(whole.select("item_id").distinct(), ["item_id"], "item_idx", 1)
     if "event_id" not in events.columns:

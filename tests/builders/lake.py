@@ -103,7 +103,10 @@ def save_models(context: Context, seed: int = 3) -> None:
     from models.towers.towers import Towers
 
     torch.manual_seed(seed)
-    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, embedding_dim=8, max_len=20), CONTENT_DIM)
+    types, settings = context.config.sequences.event_types, {"d_model": 16, "layers": 1, "heads": 2, "embedding_dim": 8}
+    towers = Towers(TowersConfig(**settings, max_len=20), CONTENT_DIM, event_types=types)
+    if towers.events is not None:
+        torch.nn.init.normal_(towers.events.vector.weight[1:])
     save_towers(towers_path(context), towers)
     save_cvr(cvr_path(context), CVRModel(CVRConfig(hidden=(8,), mid_dim=4), 8, 8))
 
@@ -140,8 +143,14 @@ def _histories(config: Config, events: list[tuple]) -> list[tuple]:
             if day == config.windows.towers_end or past[-1][-1] == day - timedelta(days=1):
                 kept = past[-config.sequences.history_length :]
                 items, times = [e[3] for e in kept], [int(e[5].timestamp()) for e in kept]
-                rows.append((user, day, items, times))
+                rows.append((user, day, items, times, types_of(config, items)))
     return rows
+
+
+def types_of(config: Config, items: Iterable[int]) -> list[int] | None:
+    """A type for every event, by its item, where types are kept; 0 for padding."""
+    known = len(config.sequences.event_types)
+    return [1 + item % known if item else 0 for item in items] if known else None
 
 
 def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
@@ -156,7 +165,8 @@ def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
             hist, hist_ts = rng.integers(1, ITEMS, hist_len), end - 10 + np.arange(hist_len) * 0
             tar, tar_ts = rng.integers(1, ITEMS, tar_len), end + np.arange(tar_len)
             sides = [*_padded(hist, hist_ts, length), hist_len, *_padded(tar, tar_ts, targets), tar_len]
-            rows.append((f"user{user:02d}", as_of, *sides, split, 0))
+            types = (types_of(config, sides[place]) for place in (0, 3))
+            rows.append((f"user{user:02d}", as_of, *sides, split, 0, *types))
     return rows
 
 
