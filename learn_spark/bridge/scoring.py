@@ -173,7 +173,7 @@ def types_of(lists: pa.ListArray, codes: np.ndarray) -> np.ndarray:
         lists: codes as the histories have them.
         codes: of the model, by those.
     """
-    types_BH, _ = padded(lists)
+    types_BH = np.nan_to_num(padded(lists)[0], nan=-1).astype(np.int64)  # null is NaN among numbers
     is_known_BH = (types_BH >= 0) & (types_BH < len(codes))
     return np.where(is_known_BH, codes[np.where(is_known_BH, types_BH, 0)], -1)
 
