@@ -27,7 +27,7 @@ from models.evaluation.validation import Validation
 from models.metrics.sampled_candidates import SampledCandidates
 from models.metrics.segments import Figures
 from models.saved import Retriever, load_language, load_retriever, load_towers
-from models.towers.event_types import model_types
+from models.towers.typed_events import model_types
 
 if TYPE_CHECKING:
     from models.baselines.prompt_ranker import PromptRanker

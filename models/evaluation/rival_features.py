@@ -17,7 +17,7 @@ from models.data.content import ContentMatrix
 from models.data.stream import hashed, read_column
 from models.evaluation.retrieval_rows import TRAIN_COLUMNS
 from models.saved import load_retriever
-from models.towers.event_types import model_types
+from models.towers.typed_events import model_types
 
 
 def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:

@@ -22,8 +22,8 @@ from models.contract.failures import BadInput
 from models.data.content import ContentMatrix
 from models.layers.packing import last_places
 from models.towers.cvr import CVRModel
-from models.towers.event_types import model_types
 from models.towers.towers import Towers
+from models.towers.typed_events import model_types
 
 MOST_ITEMS, MOST_USERS = 100_000, 20_000  # whose vectors the rotation is fitted on
 LEAST_SHARED = 10  # items, users, held-out pairs: fewer say nothing about axes

@@ -18,8 +18,8 @@ from models.contract.settings import TowersConfig
 from models.data.content import ContentMatrix
 from models.layers.packing import Packing
 from models.layers.transformer import CausalPooling, CausalTransformer, causal_mean
-from models.towers.event_types import EventTypes
 from models.towers.repeats import REPEAT_SPEED
+from models.towers.typed_events import EventTypes
 
 if TYPE_CHECKING:
     from models.encoder.language_model import LanguageTower
