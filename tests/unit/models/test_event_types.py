@@ -90,7 +90,7 @@ def rated(num_rows, films, seed):
 @pytest.mark.parametrize(("kind", "films"), [("recommended", 2), ("pooling_mlp", 1)])
 def test_the_type_alone_decides_what_comes_next(tmp_path, kind, films):
     names = ("like", "dislike")
-    write_snapshot(tmp_path / "train", rated(2000, films, 0), event_types=names, row_group_size=500)
+    write_snapshot(tmp_path / "train", rated(1500, films, 0), event_types=names, row_group_size=500)
     write_snapshot(tmp_path / "val", rated(400, films, 1), event_types=names, row_group_size=500)
     write_matrix(tmp_path / "matrix", random_vectors(3 * FILMS, dim=24))
     hits = {}
@@ -101,7 +101,7 @@ def test_the_type_alone_decides_what_comes_next(tmp_path, kind, films):
             out_dir=tmp_path / f"towers_{reads}",
             towers=SIZES | KINDS[kind] | sizes | {"item_tower": "mlp"},
             loss={"mask_false_negatives": True, "num_anchors": 1, "alpha": 2, "beta": 10000},
-            train={"batch_size": 64, "epochs": 14, "learning_rate": 0.01, "seed": 1, "run": {"threads": 2}},
+            train={"batch_size": 64, "epochs": 12, "learning_rate": 0.01, "seed": 1, "run": {"threads": 1}},
             stream={"reader": "arrow"},
             validation={"k": 1, "popularity_prior": 0.0},
         )
