@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange
+from learn_spark.lake.schemas import TABLES
 from learn_spark.runs.ledger import Ledger, fingerprint_of
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -112,8 +114,10 @@ def save_models(context: Context, seed: int = 3) -> None:
 
 
 def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
-    frame = context.tables.read(table)
-    context.tables.append(table, context.spark.createDataFrame(list(rows), frame.schema))
+    schema = context.tables.read(table).schema  # an older lake's lacks the newest columns, which stand last
+    whole = context.spark.createDataFrame([row[: len(schema)] for row in rows], schema)
+    columns = (column for column in TABLES[table].columns if column.name not in schema.names)
+    context.tables.append(table, whole.withColumns({c.name: F.lit(None).cast(c.type) for c in columns}))
 
 
 def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
