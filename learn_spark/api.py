@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import ValidationError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType
 
-from learn_spark.bridge.scoring import score_items, score_users
+from learn_spark.bridge.scoring import TYPES, score_items, score_users
 from learn_spark.config.load import Config
 from learn_spark.config.model_sections import EmbeddingRun, EmbeddingSettings
 from learn_spark.config.sections import LakeSettings, SequenceSettings, SparkSettings
@@ -32,7 +33,9 @@ from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.sequences.events import limited, sided_events, survey
 from learn_spark.sequences.histories import sequences
 from learn_spark.storage import Place, lake_of
+from models.contract.failures import BadInput
 from models.contract.strict import explained
+from models.contract.trained_model import event_types_of
 
 if TYPE_CHECKING:
     from models.towers.towers import Towers
@@ -187,7 +190,9 @@ class ReleasedTowers:
 
         Args:
             histories: any columns, among them `item_ids` array<string>, oldest first, as the log names the items, or
-                `item_idx` array<int> as in `user_history`. Items that the lake does not know are left out.
+                `item_idx` array<int> as in `user_history`. Items that the lake does not know are left out. Where the
+                towers read `event_types`, a column of that name, too, a type for each event: array<string> of names, or
+                array<tinyint> as in `user_history` of the release's config.
             batch_rows: rows that the model sees at once.
 
         Returns:
@@ -195,11 +200,14 @@ class ReleasedTowers:
             vector. An empty history gives zeros.
 
         Raises:
-            ConfigError: there is neither column.
+            ConfigError: there is neither column, or no types where the towers read them.
         """
         _require(histories, "item_ids", "item_idx")
+        if self.event_types:
+            _require(histories, TYPES)
+            histories = self._typed(histories)
         numbered = histories if "item_idx" in histories.columns else self._numbered(histories)
-        return score_users(numbered, self.folder, self.matrix, batch_rows).frame
+        return score_users(numbered, self.folder, self.matrix, batch_rows, self.event_types).frame
 
     def embed_items(self, items: DataFrame, batch_rows: int = BATCH_ROWS) -> DataFrame:
         """Embeds items.
@@ -219,20 +227,42 @@ class ReleasedTowers:
         return score_items(numbered, self.folder, self.matrix, batch_rows).frame
 
     @cached_property
+    def event_types(self) -> tuple[str, ...]:
+        """The names of the event types that the user tower reads, the first one's code 1; empty where it reads none."""
+        try:
+            return event_types_of(self.folder)
+        except BadInput as error:
+            raise ConfigError(str(error)) from None
+
+    @cached_property
     def torch(self) -> "Towers":
         """The torch module, in this process (needs torch)."""
         from models.saved import load_towers
 
         return load_towers(self.folder)
 
+    def _typed(self, histories: DataFrame) -> DataFrame:
+        """Codes for names of types; -1, which scoring refuses, for one that the towers do not know."""
+        kind = histories.schema[TYPES].dataType
+        if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType)):
+            return histories
+        names = F.array(*map(F.lit, self.event_types))
+        code = F.transform(TYPES, lambda name: F.coalesce(F.nullif(F.array_position(names, name), F.lit(0)), F.lit(-1)))
+        return histories.withColumn(TYPES, code.cast("array<tinyint>"))
+
     def _numbered(self, histories: DataFrame) -> DataFrame:
         """`item_idx` for `item_ids`: rows get a number, since equal rows may stand more than once."""
         rows = histories.withColumn("_row", F.monotonically_increasing_id()).localCheckpoint(eager=False)
-        events = rows.select("_row", F.posexplode("item_ids").alias("_place", "item_id"))
+        types = F.col(TYPES) if self.event_types else F.transform("item_ids", lambda _: F.lit(0))
+        pairs = F.arrays_zip("item_ids", types.alias(TYPES))
+        events = rows.select("_row", F.posexplode(pairs).alias("_place", "_event"))
+        events = events.select("_row", "_place", F.col("_event.item_ids").alias("item_id"), F.col(f"_event.{TYPES}"))
         known = events.join(self.items, on="item_id", how="inner")
-        ordered = F.array_sort(F.collect_list(F.struct("_place", "item_idx")))
-        lists = known.groupBy("_row").agg(F.transform(ordered, lambda each: each["item_idx"]).alias("item_idx"))
-        return rows.join(lists, on="_row", how="left").drop("_row", "item_ids")
+        ordered = F.array_sort(F.collect_list(F.struct("_place", "item_idx", TYPES)))
+        wanted = ["item_idx", *([TYPES] if self.event_types else [])]
+        lists = known.groupBy("_row").agg(ordered.alias("_events"))
+        lists = lists.select("_row", *(F.col("_events")[name].alias(name) for name in wanted))
+        return rows.drop(*wanted).join(lists, on="_row", how="left").drop("_row", "item_ids")
 
 
 class BuiltSequences(NamedTuple):
@@ -249,6 +279,7 @@ def build_sequences(
     target_length: int = 40,
     target_days: int = 28,
     history_days: int = 365,
+    event_types: Sequence[str] = (),
 ) -> BuiltSequences:
     """Builds history and target sequences around as-of days from any events.
 
@@ -261,13 +292,17 @@ def build_sequences(
         as_of: days, as dates or as text such as 2024-05-01.
         history_length, target_length: events of a row at most; shorter lists are padded with 0 on the right.
         target_days, history_days: how far targets and histories reach from the as-of day.
+        event_types: names of the column `event_type` that go with their events, at most 127; events of other types are
+            left out. Without them all events count alike.
 
     Returns:
         `rows`: user_id, as_of, hist_items, hist_ts, hist_len, tar_items, tar_ts, tar_len, with times in seconds since
-        1970; `items`: item_id and item_idx, from 1 on.
+        1970, and with event types hist_types and tar_types, the places of their names, from 1 on; `items`: item_id and
+        item_idx, from 1 on.
 
     Raises:
-        ConfigError: a column is missing, no day is given, or the session has another time zone than UTC.
+        ConfigError: a column is missing, no day is given, a setting is out of range, or the session has another time
+            zone than UTC.
     """
     require_plain(events.sparkSession)
     for column in ("user_id", "item_id", "event_ts"):
@@ -275,14 +310,21 @@ def build_sequences(
     days = [day if isinstance(day, date) else date.fromisoformat(day) for day in as_of]
     if not days:
         raise ConfigError("as_of names no day")
-    settings = SequenceSettings(
-        history_length=history_length,
-        target_length=target_length,
-        target_days=target_days,
-        history_days=history_days,
-        history_events=[_EVENT],
-        target_events=[_EVENT],
-    )
+    types = list(event_types)
+    if types:
+        _require(events, "event_type")
+    try:
+        settings = SequenceSettings(
+            history_length=history_length,
+            target_length=target_length,
+            target_days=target_days,
+            history_days=history_days,
+            history_events=types or [_EVENT],
+            target_events=types or [_EVENT],
+            keep_event_types=bool(types),
+        )
+    except ValidationError as error:
+        raise ConfigError(explained(error)) from None
     whole = events.where("user_id IS NOT NULL AND item_id IS NOT NULL AND event_ts IS NOT NULL")
     items = with_dense_number(whole.select("item_id").distinct(), ["item_id"], "item_idx", 1)
     if "event_id" not in events.columns:
@@ -291,11 +333,12 @@ def build_sequences(
         F.col("user_id").cast("string"),
         *("item_id", "event_ts", "event_id"),
         sample_day(whole.select("event_ts")).alias("ds"),
-        F.lit(_EVENT).alias("event_type"),
+        (F.col("event_type").cast("string") if types else F.lit(_EVENT)).alias("event_type"),
     ).join(items, on="item_id", how="inner")
     sided = sided_events(named, settings)
     kept = limited(sided, survey(sided).heavy, settings)
     rows = sequences(kept, dict.fromkeys(days, ""), settings).frame.drop("split", "position")
+    rows = rows if types else rows.drop("hist_types", "tar_types")
     return BuiltSequences(rows, items)
 
 

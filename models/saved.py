@@ -1,8 +1,9 @@
 """Models on disk: `model.safetensors` for the weights, `config.json` for the rest. Nothing is unpickled."""
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,15 @@ from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import ALSConfig, CVRConfig, SequentialConfig, TowersConfig
 from models.contract.strict import parse_settings
-from models.contract.trained_model import CONFIG, WEIGHTS, read_about, require_weights, write_about
+from models.contract.trained_model import (
+    CONFIG,
+    EVENT_TYPES,
+    WEIGHTS,
+    event_types_of,
+    read_about,
+    require_weights,
+    write_about,
+)
 from models.contract.whole_files import write_whole
 from models.data.content import ContentMatrix
 from models.towers.cvr import CVRModel
@@ -53,8 +62,9 @@ class Retriever(Protocol):
         content: ContentMatrix,
         batch_size: int = 512,
         hist_ts_BH: np.ndarray | None = None,
+        hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
-        """float32 [B, K]; item_idx oldest first, padded on the right, with their times in seconds."""
+        """float32 [B, K]; item_idx oldest first, padded on the right, with their times in seconds and types."""
         ...
 
     def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
@@ -69,7 +79,8 @@ class Retriever(Protocol):
 def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
     """Write the towers into folder `path`; `state` stands in for the model's own weights if given."""
     sizes = {"content_dim": model.content_dim, "num_items": model.num_items}
-    _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict())
+    named = {EVENT_TYPES: list(model.event_types)} if model.event_types else {}
+    _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict(), named)
 
 
 def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None = None) -> None:
@@ -107,8 +118,8 @@ def load_towers(path: Path | str) -> Towers:
         BadInput: the folder holds no such model, or its files do not fit together.
     """
     sizes, settings, state = _load(Path(path), "towers", ("content_dim", "num_items"))
-    config = parse_settings(TowersConfig, settings, f"{path}/config.json")
-    return _filled(Path(path), lambda: Towers(config, **sizes), state)
+    config, types = parse_settings(TowersConfig, settings, f"{path}/config.json"), event_types_of(Path(path))
+    return _filled(Path(path), lambda: Towers(config, **sizes, event_types=types), state)
 
 
 def load_cvr(path: Path | str) -> CVRModel:
@@ -169,10 +180,17 @@ def kind_of(path: Path | str) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _save(path: Path, kind: str, sizes: dict[str, int], config: dict[str, Any], state: dict[str, Tensor]) -> None:
+def _save(
+    path: Path,
+    kind: str,
+    sizes: dict[str, int],
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_whole(path / WEIGHTS, lambda partial: save_file(weights, partial))
-    write_about(path, {"kind": kind, "sizes": sizes, "config": config})
+    write_about(path, {"kind": kind, "sizes": sizes, "config": config, **more})
 
 
 def _load(

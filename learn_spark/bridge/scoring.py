@@ -14,46 +14,61 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
+from learn_spark.errors import ConfigError
 from learn_spark.lake.arrow_checks import list_lengths
 from learn_spark.lake.arrow_rows import ArrowRows, Batches
 from learn_spark.lake.artifacts import Copy, carried
 from models.contract.codebook import Codebook
 from models.contract.content_matrix import META
+from models.contract.event_types import codes_for
+from models.contract.failures import BadInput
+from models.contract.trained_model import event_types_of
 
 if TYPE_CHECKING:
     from models.data.content import ContentMatrix
     from models.towers.cvr import CVRModel
     from models.towers.towers import Towers
 
+TYPES = "event_types"  # the column of the histories' codes
 _VECTOR = ArrayType(FloatType(), containsNull=False)
 
 
-def score_users(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> ArrowRows:
+def score_users(
+    df: DataFrame, towers: Path, matrix: Path, batch_rows: int, event_types: Sequence[str] = ()
+) -> ArrowRows:
     """User tower over histories.
 
     Args:
-        df: `item_idx` array<int>, oldest first, and any other columns.
+        df: `item_idx` array<int>, oldest first, and any other columns; with `event_types`, a column of that name, too.
         towers: the model's folder.
         matrix: the content matrix's folder.
         batch_rows: rows that the model sees at once.
+        event_types: what the codes of the events' types stand for, the first one's 1; empty where events have none.
 
     Returns:
-        `df` without `item_idx`, with `user_emb` and `content_coverage`, the share of the history's items that
-        have a content vector. An empty or null history gives zeros.
+        `df` without `item_idx` and `event_types`, with `user_emb` and `content_coverage`, the share of the history's
+        items that have a content vector. An empty or null history gives zeros.
+
+    Raises:
+        ConfigError: the towers read event types, and the histories have none, or one that the towers do not know.
     """
 
     model, content = carried(towers), carried(matrix)
+    inputs, codes = ["item_idx", *([TYPES] if event_types else [])], _codes_read(towers, event_types)
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
         scorer = _scorer_of(model, content)
         for batch in batches:
             hist_BH, hist_len_B = padded(batch.column("item_idx"))
             hist_BH = scorer.content.known(hist_BH)
-            user_emb_BK = scorer.towers.embed_users(hist_BH, hist_len_B, scorer.content, batch_size=batch_rows)
+            types_BH = None if codes is None else types_of(batch.column(TYPES), codes)
+            user_emb_BK = scorer.towers.embed_users(
+                hist_BH, hist_len_B, scorer.content, batch_size=batch_rows, hist_types_BH=types_BH
+            )
             covered_B = scorer.has_content(hist_BH).sum(1) / np.maximum(hist_len_B, 1)
-            yield _extended(batch, ["item_idx"], user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B))
+            yield _extended(batch, inputs, user_emb=vectors(user_emb_BK), content_coverage=_floats(covered_B))
 
-    return _mapped(df, score, ["item_idx"], {"user_emb": _VECTOR, "content_coverage": FloatType()})
+    return _mapped(df, score, inputs, {"user_emb": _VECTOR, "content_coverage": FloatType()})
 
 
 def score_items(df: DataFrame, towers: Path, matrix: Path, batch_rows: int) -> ArrowRows:
@@ -149,6 +164,27 @@ def padded(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     padded_BH = np.zeros((len(length_B), max(1, length_B.max(initial=0))), values_N.dtype)
     padded_BH[np.arange(padded_BH.shape[1]) < length_B[:, None]] = values_N
     return padded_BH, length_B
+
+
+def types_of(lists: pa.ListArray, codes: np.ndarray) -> np.ndarray:
+    """Event types [B, H] as a model knows them, zeros behind a history's end; -1 for what is no type of the histories.
+
+    Args:
+        lists: codes as the histories have them.
+        codes: of the model, by those.
+    """
+    types_BH = np.nan_to_num(padded(lists)[0], nan=-1).astype(np.int64)  # null is NaN among numbers
+    is_known_BH = (types_BH >= 0) & (types_BH < len(codes))
+    return np.where(is_known_BH, codes[np.where(is_known_BH, types_BH, 0)], -1)
+
+
+def _codes_read(towers: Path, event_types: Sequence[str]) -> np.ndarray | None:
+    """The towers' codes of event types by those of histories; None where they read none."""
+    try:
+        known = event_types_of(towers)
+        return codes_for(known, event_types, f"{towers.name}") if known else None
+    except BadInput as error:
+        raise ConfigError(str(error)) from None
 
 
 def dense(lists: pa.ListArray, width: int) -> np.ndarray:

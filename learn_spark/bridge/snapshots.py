@@ -17,6 +17,7 @@ from learn_spark.lake.task_files import TaskFiles, digest_of, task_files
 from learn_spark.runs.steps import Context
 from models.contract.snapshot import MANIFEST, Manifest, SnapshotFile, write_manifest
 
+TYPE_COLUMNS = ("hist_types", "tar_types")
 _FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
 
 
@@ -47,7 +48,8 @@ def export(
     appears under its name when all are gathered.
 
     Args:
-        context: `stream.rows_per_file` is the files' size.
+        context: `stream.rows_per_file` is the files' size; `sequences.event_types` are the names of the columns
+            TYPE_COLUMNS' codes.
         df: the rows, made from `source_version` of `source_table`; list columns of equal lengths, no nulls.
         name: the folder; carries the fingerprint of what made the rows.
         key: columns that are unique together.
@@ -80,6 +82,7 @@ def export(
         schema={field.name: field.dataType.simpleString() for field in df.schema.fields},
         rows=sum(file.rows for file in files),
         files=tuple(files),
+        event_types=context.config.sequences.event_types if set(TYPE_COLUMNS) & set(df.columns) else None,
     )
     write_manifest(folder, manifest)
     return folder.rename(target)

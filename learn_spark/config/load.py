@@ -46,6 +46,7 @@ from learn_spark.config.sections import (
 from learn_spark.config.yaml_text import read_yaml, read_yaml_file
 from learn_spark.errors import ConfigError
 from learn_spark.storage import SCHEME, Location, place_of, reached_by
+from models.contract.event_types import check_weights
 from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
@@ -134,6 +135,15 @@ class Config(Settings):
                 raise ValueError(
                     f"{section} names event types {sorted(names - known)}; ingest.event_types has {sorted(known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_of_targets(self) -> Self:
+        check_weights(
+            self.towers.loss.event_type_weights,
+            self.sequences.event_types,
+            self.sequences.types_of_targets(self.towers.loss.pairs),
+        )
         return self
 
     @model_validator(mode="after")

@@ -6,12 +6,13 @@ Every key has its default and, below it, its one explanation: `scripts/base_yaml
 import re
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from learn_spark.config.session_rules import refusal
 from learn_spark.storage import Place
+from models.contract.event_types import MOST_TYPES
 from models.contract.strict import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -64,10 +65,15 @@ class WindowSettings(Settings):
 class SequenceSettings(Settings):
     """Users' histories and what followed them."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"keep_event_types"})
+
     history_events: list[str] = ["purchase"]
     """Event types on the history side."""
     target_events: list[str] = ["purchase"]
     """Event types that count as a target."""
+    keep_event_types: bool = False
+    """Each event's type goes with it into histories, sequences and towers (docs/event_types.md); the order of the two
+    lists above numbers them. false: events of all types count alike."""
     history_length: Annotated[int, Field(ge=1)] = 80
     """H: the last events before the as-of date (paper: 80)."""
     target_length: Annotated[int, Field(ge=1)] = 40
@@ -90,6 +96,24 @@ class SequenceSettings(Settings):
     """time: as-of dates. leave_one_out: each user's last event tests, the one before validates."""
     k_core: Annotated[int, Field(ge=1)] = 5
     """leave_one_out: users and items with fewer events are dropped, again and again."""
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """The types that are kept, in the order of their codes, the first one's 1; empty where none are."""
+        return tuple(dict.fromkeys([*self.history_events, *self.target_events])) if self.keep_event_types else ()
+
+    def types_of_targets(self, pairs: Literal["all_action", "next_item"]) -> list[str]:
+        """The event types that targets of a loss over such pairs have."""
+        return list(dict.fromkeys([*(self.history_events if pairs == "next_item" else ()), *self.target_events]))
+
+    @model_validator(mode="after")
+    def _types_have_codes(self) -> Self:
+        if len(self.event_types) > MOST_TYPES:
+            raise ValueError(
+                f"keep_event_types keeps {MOST_TYPES} types at most; history_events and target_events name"
+                f" {len(self.event_types)}: map some of them to one (ingest.mapping.event_type.map)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leave_one_out_has_one_side(self) -> Self:

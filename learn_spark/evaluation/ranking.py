@@ -102,9 +102,14 @@ def with_history_day(context: Context, samples: DataFrame) -> DataFrame:
 
 
 def histories_of(context: Context, samples: DataFrame) -> DataFrame:
-    """user_id, day, hist_items, hist_ts, hist_len: what the samples' `history_day` name, each once, lists padded."""
+    """user_id, day, hist_items, hist_ts, hist_len: what the samples' `history_day` name, each once, lists padded.
+
+    And hist_types, where event types are kept.
+    """
     length = context.config.sequences.history_length
     lists = {"hist_items": "item_idx", "hist_ts": "event_ts"}
+    if context.config.sequences.event_types:
+        lists["hist_types"] = "event_types"
     return named_histories(context, samples).select(
         "user_id",
         F.unix_date("ds").alias("day"),

@@ -16,7 +16,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_items, score_pairs, score_users
+from learn_spark.bridge.scoring import TYPES, score_items, score_pairs, score_users
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.frames import frame_of
@@ -31,6 +31,8 @@ GOLDEN = 32  # histories, items, and pairs of one each
 ITEMS = 128  # that they are drawn from
 ALONE = 1  # row at a time
 FARTHEST = 0.03  # in lengths of a vector: a cosine distance of 5e-4; batches of other sizes differ by 1e-6 in float32
+
+_USERS = (("histories", "types"), f"n int, item_idx array<int>, {TYPES} array<tinyint>")
 
 Golden = Mapping[str, Any]
 
@@ -75,6 +77,8 @@ def _made(context: Context, release: Release) -> Golden:
         "histories": [rng.choice(numbers, length).tolist() for length in lengths],
         "items": rng.choice(numbers, GOLDEN).tolist(),
     }
+    if types := context.config.sequences.event_types:
+        golden["types"] = [rng.integers(1, 1 + len(types), length).tolist() for length in lengths]
     for kinds in (("user_emb", "item_emb"), ("pair",)):
         golden |= {kind: rows[0] for kind, rows in _scored(context, golden, kinds, (_batch_rows(context),)).items()}
     return golden
@@ -98,7 +102,7 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
     """n and vector of the rows of a kind; a pair's is mid_emb and the probability behind it."""
     towers, matrix = towers_path(context), matrix_path(context)
     columns, schema = {
-        "user_emb": (("histories",), "n int, item_idx array<int>"),
+        "user_emb": _USERS if "types" in golden else (("histories",), "n int, item_idx array<int>"),
         "item_emb": (("items",), "n int, item_idx int"),
         "pair": (("user_emb", "item_emb"), "n int, user_emb array<float>, item_emb array<float>"),
     }[kind]
@@ -107,8 +111,11 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
     if kind == "pair":
         scored = score_pairs(df, cvr_path(context), batch_rows).frame
         return scored.select("n", F.concat("mid_emb", F.array("cvr_score")).alias("vector"))
-    score = score_users if kind == "user_emb" else score_items
-    return score(df, towers, matrix, batch_rows).frame.select("n", F.col(kind).alias("vector"))
+    if kind == "user_emb":
+        scored = score_users(df, towers, matrix, batch_rows, context.config.sequences.event_types).frame
+    else:
+        scored = score_items(df, towers, matrix, batch_rows).frame
+    return scored.select("n", F.col(kind).alias("vector"))
 
 
 def _batch_rows(context: Context) -> int:

@@ -3,12 +3,20 @@
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_items, score_pairs, score_users, with_codes, without_nan_scores
+from learn_spark.bridge.scoring import (
+    TYPES,
+    score_items,
+    score_pairs,
+    score_users,
+    with_codes,
+    without_nan_scores,
+)
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
@@ -64,7 +72,8 @@ def write_features(context: Context, days: Sequence[date]) -> StepResult:
     if not is_published:
         if status == ROLLED_BACK:  # who reads it by its id must not find it half done
             set_status(context.tables, [release], EXPIRED)
-        _write_side(context, release, "user", score_users, due["users"], rows_due.get("users", 0))
+        score = partial(score_users, event_types=context.config.sequences.event_types)
+        _write_side(context, release, "user", score, due["users"], rows_due.get("users", 0))
         _write_items(context, release, numbered, codes, rows_due.get("items", 0))
         if "pairs" in rows_due:  # most nights have no samples; then nothing is read
             _write_pairs(context, release, due["pairs"])
@@ -97,7 +106,8 @@ def _due_users(context: Context, release: Release) -> DataFrame:
     config = context.config
     histories = _pinned(context, release, "user_history").where(days_predicate("ds", release.days))
     enough = min(config.features.cold_events, config.sequences.history_length)
-    return histories.select("user_id", "ds", "item_idx", (F.size("item_idx") < enough).alias("is_cold"))
+    types = [TYPES] if config.sequences.event_types else []
+    return histories.select("user_id", "ds", "item_idx", *types, (F.size("item_idx") < enough).alias("is_cold"))
 
 
 def _due_pairs(context: Context, release: Release) -> DataFrame:

@@ -26,10 +26,13 @@ from learn_spark.lake.tombstones import COLUMNS, ITEM, Tombstones, any_of
 _IDS = {column: kind for kind, column in COLUMNS.items()}
 NAMELESS = "forgotten-"  # how the name of a forgotten item begins in item_index
 _GONE = "_gone"
-# Columns that hold item numbers, each with its times and its length, if any.
-_NUMBERED: dict[str, tuple[tuple[str, str, str | None], ...]] = {
-    USER_HISTORY.name: (("item_idx", "event_ts", None),),
-    SEQUENCES.name: (("hist_items", "hist_ts", "hist_len"), ("tar_items", "tar_ts", "tar_len")),
+# Columns that hold item numbers, each with its times, its event types and its length, if any.
+_NUMBERED: dict[str, tuple[tuple[str, str, str, str | None], ...]] = {
+    USER_HISTORY.name: (("item_idx", "event_ts", "event_types", None),),
+    SEQUENCES.name: (
+        ("hist_items", "hist_ts", "hist_types", "hist_len"),
+        ("tar_items", "tar_ts", "tar_types", "tar_len"),
+    ),
 }
 _NAMED_USER = r'"user_id": "(?:[^"\\]|\\.)*"'  # in the JSON of a run that met heavy users
 _NO_IDS = {RELEASES.name, FORGOTTEN.name}
@@ -69,7 +72,7 @@ def affected(tables: Tables, name: str, gone: Gone) -> dict[object, int]:
 def searched_columns(name: str) -> list[str]:
     """The columns of a table that are looked at."""
     own = {REJECTS.name: ["raw"], INTERVALS.name: ["details"], CONTENT_EMBEDDINGS.name: ["text_hash"]}
-    numbered = [items for items, _, _ in _NUMBERED.get(name, ())]
+    numbered = [items for items, *_ in _NUMBERED.get(name, ())]
     return [*(column for column in _IDS if column in TABLES[name].names), *numbered, *own.get(name, [])]
 
 
@@ -99,7 +102,7 @@ def sweep(tables: Tables, name: str, gone: Gone, parts: Sequence[object]) -> Non
 def _marked(tables: Tables, name: str, gone: Gone) -> DataFrame | None:
     """The table's rows, with a mark on those that go or change; None where it cannot hold any."""
     spec, stones = TABLES[name], gone.tombstones
-    rows = tables.read(name)
+    rows = _whole(tables.read(name), name)
     if name == REJECTS.name:
         named = stones.texts_with_any(rows, "raw").withColumn("_named", F.lit(True))
         return rows.join(named, on="raw", how="left").withColumn(_GONE, F.coalesce("_named", F.lit(False)))
@@ -115,8 +118,14 @@ def _marked(tables: Tables, name: str, gone: Gone) -> DataFrame | None:
         rows = stones.with_mark(rows, column, kind, mark)
     held = [any_of(marks)] if marks else []
     if name in _NUMBERED and gone.numbers:
-        held += [F.arrays_overlap(items, _array(gone.numbers)) for items, _, _ in _NUMBERED[name]]
+        held += [F.arrays_overlap(items, _array(gone.numbers)) for items, *_ in _NUMBERED[name]]
     return rows.withColumn(_GONE, reduce(Column.__or__, held)) if held else None
+
+
+def _whole(rows: DataFrame, name: str) -> DataFrame:
+    """The contract's columns: one that came after the lake's rows is null in them."""
+    lacking = [column for column in TABLES[name].columns if column.name not in rows.columns]
+    return rows.withColumns({column.name: F.lit(None).cast(column.type) for column in lacking})
 
 
 def _texts_of_none(tables: Tables, vectors: DataFrame, stones: Tombstones) -> DataFrame:
@@ -140,15 +149,17 @@ def _changed(marked: DataFrame, name: str, gone: Gone) -> DataFrame:
         told = F.when(F.col(_GONE), nameless).otherwise(F.col("details"))
         return marked.withColumns({"details": told, _GONE: F.lit(False)})
     numbered = _NUMBERED[name] if gone.numbers else ()
-    for items, times, length in numbered:
+    for items, times, types, length in numbered:
         is_kept = _kept_pairs(items, _array(gone.numbers))
         left = F.col(f"_{items}")
-        marked = marked.withColumn(f"_{items}", F.filter(F.arrays_zip(items, times), is_kept))
+        typed = F.filter(F.arrays_zip(items, types), is_kept)  # null where the rows have no types
+        marked = marked.withColumns({f"_{items}": F.filter(F.arrays_zip(items, times), is_kept), f"_{types}": typed})
         zeros = F.array_repeat(F.lit(0), F.lit(0) if length is None else F.size(items) - F.size(left))
-        marked = marked.withColumns({each: F.concat(left[each], zeros) for each in (items, times)})
+        listed = {items: left[items], times: left[times], types: F.col(f"_{types}")[types]}
+        marked = marked.withColumns({name: F.concat(values, zeros) for name, values in listed.items()})
         marked = marked.withColumn(length, F.size(left)) if length else marked
     goes = [F.col("_user")] if "_user" in marked.columns else []
-    goes += [F.size(f"_{items}") == 0 for items, _, _ in numbered]
+    goes += [F.size(f"_{items}") == 0 for items, *_ in numbered]
     return marked.withColumn(_GONE, reduce(Column.__or__, goes))
 
 

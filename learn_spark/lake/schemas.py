@@ -45,6 +45,10 @@ class TableSpec:
 _USER = Column("user_id", "string", "the user, as the log names it")
 _ITEM = Column("item_id", "string", "the item, as the log names it")
 _TS = Column("event_ts", "timestamp", "time of the event, UTC")
+_TYPES = (
+    "codes of event types, from 1 on in the order of sequences.history_events, then target_events; null where"
+    " sequences.keep_event_types is off"
+)
 _RELEASE = Column("release_id", "string", "the release that published this row")
 
 
@@ -161,6 +165,7 @@ USER_HISTORY = TableSpec(
         Column("ds", "date", "as-of day: events before its midnight UTC"),
         Column("item_idx", "array<int>", "items, oldest first, at most history_length"),
         Column("event_ts", "array<bigint>", "their times, epoch seconds"),
+        Column("event_types", "array<tinyint>", _TYPES, nullable=True),
     ),
     key=("user_id", "ds"),
     partition=("ds",),
@@ -181,6 +186,8 @@ SEQUENCES = TableSpec(
         Column("tar_len", "int", "real target items"),
         Column("split", "string", "train, val or test"),
         Column("position", "int", "leave_one_out: the target's place in the user's events; else 0"),
+        Column("hist_types", "array<tinyint>", f"of the history: {_TYPES}", nullable=True),
+        Column("tar_types", "array<tinyint>", f"of the targets: {_TYPES}", nullable=True),
     ),
     key=("user_id", "as_of", "position"),
     partition=("as_of",),

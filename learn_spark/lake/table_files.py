@@ -30,6 +30,7 @@ ARROW_TYPES = {
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
     "map<string,bigint>": pa.map_(pa.string(), pa.int64()),
+    "array<tinyint>": pa.list_(pa.int8()),
     "array<int>": pa.list_(pa.int32()),
     "array<bigint>": pa.list_(pa.int64()),
     "array<float>": pa.list_(pa.float32()),

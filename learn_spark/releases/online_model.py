@@ -30,6 +30,7 @@ class OnlineModel(PythonModel):
     and `candidates_content`, their content vectors as lists of lists, [H, C] and [N, C]; or both, where the towers have
     an id residual or an item bias. Content of ids alone comes from the content matrix, whose folder is `content_matrix`
     of the model config. An item that it lacks, and one that towers were not trained on, has zeros, as in batch scoring.
+    Where the towers read event types, also `history_types`: the name of each event's type, as many as the history has.
 
     Output, a row a user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists.
     Of a history the last `history_length` items count, as in batch scoring.
@@ -43,6 +44,7 @@ class OnlineModel(PythonModel):
             _require_digest(Path(context.artifacts[name]), about["programs"][name]["sha256"])
         self._programs = {name: torch.export.load(context.artifacts[name]).module() for name in PROGRAMS}
         self._sizes = about["sizes"]
+        self._types: list[str] = about.get("event_types", [])
         settings = context.model_config or {}
         self._longest = int(settings.get("history_length") or self._sizes["max_history"])
         folder = settings.get("content_matrix")
@@ -59,16 +61,36 @@ class OnlineModel(PythonModel):
 
         hist_HC, hist_H = self._items(row, "history", self._longest)
         cand_NC, cand_N = self._items(row, "candidates")
-        length_1 = torch.tensor([len(hist_H)])
+        types_H, length_1 = self._history_types(row, len(hist_H)), torch.tensor([len(hist_H)])
         if not len(hist_H):  # programs take at least one item: padding, which the length leaves out
             hist_HC, hist_H = torch.zeros(1, self._sizes["content_dim"]), torch.zeros(1, dtype=torch.int64)
-        user_1K = self._programs["user_tower"](hist_HC[None], hist_H[None], length_1)
+            types_H = [torch.zeros(1, dtype=torch.int64) for _ in types_H]
+        user_1K = self._programs["user_tower"](hist_HC[None], hist_H[None], length_1, *(each[None] for each in types_H))
         if not len(cand_N):
             return {"user_emb": user_1K[0].tolist(), "item_emb": [], "mid_emb": [], "cvr_score": []}
         item_NK = self._programs["item_tower"](cand_NC, cand_N)
         mid_NE, score_N = self._programs["cvr"](user_1K.expand(len(item_NK), -1), item_NK)
         found = {"user_emb": user_1K[0], "item_emb": item_NK, "mid_emb": mid_NE, "cvr_score": score_N}
         return {name: values.tolist() for name, values in found.items()}
+
+    def _history_types(self, row: dict[str, Any], length: int) -> list["torch.Tensor"]:
+        """The program's one more input, where it has it: the codes of the history's last types, [H]."""
+        import torch
+
+        if not self._types:
+            return []
+        given, named = _given(row, "history_types"), ", ".join(self._types)
+        if given is None:
+            raise ValueError(f"a row needs history_types, a name of {named} for each event; it has {sorted(row)}")
+        names = list(given)
+        sides = (_given(row, side) for side in ("history", "history_content"))
+        events = next(len(values) for values in sides if values is not None)
+        if len(names) != events:
+            raise ValueError(f"history_types has {len(names)} names, the history {events} events")
+        if unknown := [name for name in names if name not in self._types]:
+            raise ValueError(f"history_types names {unknown[0]!r}; the towers know {named}")
+        codes = [1 + self._types.index(name) for name in names[len(names) - length :]]
+        return [torch.tensor(codes, dtype=torch.int64)]
 
     def _items(self, row: dict[str, Any], side: str, last: int | None = None) -> tuple["torch.Tensor", "torch.Tensor"]:
         """Content [n, C] and item_idx [n] of a row's history or candidates."""

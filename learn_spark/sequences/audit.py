@@ -40,7 +40,7 @@ def audit_sequences(tables: Tables, config: Config, days: Sequence[date] | None 
         covered = [day for window in windows for day in DayRange(window.start, window.end)]
     return [
         *_figures(_rows(tables, "sequences", "as_of", dates), _sequence_rules(config)),
-        *_figures(_rows(tables, "user_history", "ds", days), _history_rules()),
+        *_figures(_rows(tables, "user_history", "ds", days), _history_rules(config)),
         *_figures(_rows(tables, "samples", "ds", covered), _sample_rules(config)),
     ]
 
@@ -82,13 +82,28 @@ def _sequence_rules(config: Config) -> dict[str, Column]:
     is_ordered = (F.array_max("hist_ts") < as_of) & (F.element_at("tar_ts", 1) >= as_of) & (last_target < as_of + reach)
     return {
         "history < as_of <= target < as_of + target_days": ~is_ordered,
+        **_type_rules(config, hist_types=F.col("hist_len"), tar_types=F.col("tar_len")),
         "towers learn from targets before towers_end": (F.col("split") != "test") & (last_target >= _epoch(towers_end)),
         "train targets end before validation begins": (F.col("split") == "train") & (last_target >= _epoch(validation)),
     }
 
 
-def _history_rules() -> dict[str, Column]:
-    return {"user_history < ds": F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp"))}
+def _history_rules(config: Config) -> dict[str, Column]:
+    return {
+        "user_history < ds": F.array_max("event_ts") >= F.unix_seconds(F.col("ds").cast("timestamp")),
+        **_type_rules(config, event_types=F.size("item_idx")),
+    }
+
+
+def _type_rules(config: Config, **lengths: Column) -> dict[str, Column]:
+    """Where event types are kept: as many codes as there are events, and each one's type is known."""
+    if not (known := len(config.sequences.event_types)):
+        return {}
+    is_whole = F.lit(True)
+    for types, length in lengths.items():
+        codes = F.filter(types, lambda code: (code > 0) & (code <= known))
+        is_whole = is_whole & F.coalesce(F.size(codes) == length, F.lit(False))
+    return {"each event has its type": ~is_whole}
 
 
 def _sample_rules(config: Config) -> dict[str, Column]:
@@ -118,6 +133,7 @@ def _with_neighbours(rows: DataFrame | None) -> DataFrame | None:
         F.element_at("hist_items", F.col("hist_len")).alias("last_item"),
         F.element_at("hist_ts", F.col("hist_len")).alias("last_ts"),
         F.element_at("tar_ts", 1).alias("target_ts"),
+        *(name for name in ("hist_types", "tar_types") if name in rows.columns),
         F.lag(F.element_at("tar_items", 1)).over(of_user.orderBy("position")).alias("item_before"),
         F.max("position").over(of_user).alias("last_position"),
     )
@@ -131,6 +147,7 @@ def _leave_one_out_rules(config: Config) -> dict[str, Column]:
     is_before = is_known & is_next & (F.col("last_ts") <= F.col("target_ts"))
     return {
         "a history ends with the event before its target": ~is_before,
+        **_type_rules(config, hist_types=F.col("hist_len"), tar_types=F.lit(1)),
         "a user's last target tests, the one before validates": F.col("split") != split,
     }
 

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS
+from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS, TYPE_BITS
 
 Keep = Literal["last", "first", "random"]
 
 _SECOND_MASK = (1 << SECOND_BITS) - 1
 _ITEM_MASK = (1 << (SECOND_BITS - SIDE_BITS)) - 1
 _TIE_MASK = np.uint64((1 << TIE_BITS) - 1)
+_TYPE_MASK = np.uint64((1 << TYPE_BITS) - 1)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Side:
     Attributes:
         keys: (N,) int64, user number << 32 | second, ascending.
         items: (N,) int32.
-        ties: (N,) uint64, what orders events of one time.
+        ties: (N,) uint64, what orders events of one time; where event types are kept, its last bits are their codes.
     """
 
     keys: np.ndarray
@@ -72,25 +73,31 @@ class Cut:
         chosen = np.sort(by_tie[rank < limit])
         return replace(self, places=self.places[chosen], offsets=_offsets(np.minimum(lengths, limit)))
 
-    def lists(self) -> tuple[pa.Array, pa.Array]:
-        """Items and seconds as lists of their own lengths."""
+    def lists(self, has_types: bool) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Items, seconds and types as lists of their own lengths; null for types where events have none."""
         offsets = pa.array(self.offsets, pa.int32())
-        return tuple(pa.ListArray.from_arrays(offsets, pa.array(values)) for values in self._values())
+        lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in self._values(has_types)]
+        return self._with_types(lists)
 
-    def padded(self, length: int) -> tuple[pa.Array, pa.Array]:
-        """Items and seconds as lists of `length`, zeros behind."""
+    def padded(self, length: int, has_types: bool) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """As `lists`, each of `length`, zeros behind."""
         rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
         columns = np.arange(len(self.places)) - np.repeat(self.offsets[:-1], self.lengths)
         offsets = pa.array(np.arange(len(self.lengths) + 1) * length, pa.int32())
         lists = []
-        for values in self._values():
+        for values in self._values(has_types):
             matrix = np.zeros((len(self.lengths), length), values.dtype)
             matrix[rows, columns] = values
             lists.append(pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1))))
-        return tuple(lists)
+        return self._with_types(lists)
 
-    def _values(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.side.items[self.places], self.side.keys[self.places] & _SECOND_MASK
+    def _values(self, has_types: bool) -> list[np.ndarray]:
+        values = [self.side.items[self.places], self.side.keys[self.places] & _SECOND_MASK]
+        return [*values, (self.side.ties[self.places] & _TYPE_MASK).astype(np.int8)] if has_types else values
+
+    def _with_types(self, lists: list[pa.Array]) -> tuple[pa.Array, pa.Array, pa.Array]:
+        types = lists[2] if len(lists) > 2 else pa.nulls(len(self.lengths), pa.list_(pa.int8()))
+        return lists[0], lists[1], types
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,8 @@ def _unpacked(table: pa.Table, users: np.ndarray) -> tuple[np.ndarray, np.ndarra
     place = np.arange(lengths.sum()) - np.repeat(_offsets(lengths)[:-1], lengths)
     items, seconds = (column.flatten().to_numpy().astype(np.int64) for column in (past_items, past_ts))
     past = (seconds << SECOND_BITS) + (items << SIDE_BITS) + HISTORY
+    if "past_types" in table.column_names:
+        place = (place << TYPE_BITS) + _past_types(table, len(items))
     is_new = pc.call_function("is_valid", [table.column("event").chunk(0)])
     events, order = (table.column(name).chunk(0).filter(is_new).to_numpy() for name in ("event", "order"))
     return (
@@ -163,6 +172,14 @@ def _unpacked(table: pa.Table, users: np.ndarray) -> tuple[np.ndarray, np.ndarra
         np.concatenate([events, past]),
         np.concatenate([order.view(np.uint64), place.astype(np.uint64)]),
     )
+
+
+def _past_types(table: pa.Table, num: int) -> np.ndarray:
+    """The codes of all events of stored histories, (num,) int64."""
+    types = table.column("past_types").chunk(0).flatten().to_numpy()
+    if len(types) != num:
+        raise ValueError("user_history has rows whose events have no types: make them again with --restate")
+    return types.astype(np.int64)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

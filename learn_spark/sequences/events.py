@@ -1,7 +1,8 @@
 """The events that sequences are made of: sides, order, a rank limit for heavy users, and their packed form.
 
 A packed event is two longs beside its user: `[second: 32 | item_idx: 30 | side: 2]` and
-`[microsecond: 20 | tie: 44]`. It halves what the shuffle carries, and sorts by time, then tie.
+`[microsecond: 20 | tie: 44]`. It halves what the shuffle carries, and sorts by time, then tie. Where event types are
+kept, the last 7 bits of the tie are the type's code: `[microsecond: 20 | tie: 37 | type: 7]`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from learn_spark.config.sections import SequenceSettings
 from learn_spark.lake.frames import only_row, tasks_for
 
 HISTORY, TARGET = 1, 2
-SECOND_BITS, SIDE_BITS, TIE_BITS = 32, 2, 44
+SECOND_BITS, SIDE_BITS, TIE_BITS, TYPE_BITS = 32, 2, 44, 7
 EVENTS_PER_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
 _FEWEST_PER_TASK = 20_000
 _SAMPLED = 0.001
@@ -43,9 +44,12 @@ def sided_events(interactions: DataFrame, settings: SequenceSettings) -> DataFra
     is_history = F.col("event_type").isin(settings.history_events)
     is_target = F.col("event_type").isin(settings.target_events)
     side = F.when(is_history, HISTORY).otherwise(0) + F.when(is_target, TARGET).otherwise(0)
-    return interactions.select(
-        "user_id", "item_idx", "event_ts", "ds", _tie(settings.seed).alias("tie"), side.alias("side")
-    ).where("side > 0")
+    tie = _tie(settings.seed)
+    if settings.event_types:
+        tie = F.shiftleft(F.shiftright(tie, TYPE_BITS), TYPE_BITS) + _code(settings.event_types)
+    return interactions.select("user_id", "item_idx", "event_ts", "ds", tie.alias("tie"), side.alias("side")).where(
+        "side > 0"
+    )
 
 
 def survey(events: DataFrame) -> Survey:
@@ -105,7 +109,8 @@ def packed(events: DataFrame, tasks: int | None = None, stored: DataFrame | None
         events: user_id, item_idx, event_ts, tie, side.
         tasks: partitions; a number that is named is one that Spark does not change while it runs. Comet hands Python
             its batches as they are only then. None: Spark decides.
-        stored: user_id, past_items, past_ts: older events of users, already in order, as rows of their own.
+        stored: user_id, past_items, past_ts, past_types where types are kept: older events of users, already in
+            order, as rows of their own.
     """
     micros = F.unix_micros("event_ts")
     second = F.expr("unix_micros(event_ts) DIV 1000000")
@@ -123,6 +128,12 @@ def _first_of_day(events: DataFrame, side: int, order: list[Column], limit: int)
     own = events.where(F.col("side").bitwiseAND(side) > 0).withColumn("side", F.lit(side))
     place = F.row_number().over(Window.partitionBy("user_id", "ds").orderBy(*order))
     return own.withColumn("place", place).where(F.col("place") <= limit).drop("place")
+
+
+def _code(types: Sequence[str]) -> Column:
+    """The type's code, from 1 on; 0 for one that no sequence has."""
+    codes = [F.when(F.col("event_type") == name, code) for code, name in enumerate(types, 1)]
+    return F.coalesce(*codes, F.lit(0))
 
 
 def _tie(seed: int | None) -> Column:

@@ -67,7 +67,10 @@ def next_histories(
     oldest = min(days) - timedelta(days=settings.history_days)
     stored = previous.where((F.col("ds") > F.lit(oldest)) & (F.col("ds") < F.lit(min(days))))
     newest = _newest(stored, active, is_night=len(days) == 1)
-    newest = newest.select("user_id", F.col("item_idx").alias("past_items"), F.col("event_ts").alias("past_ts"))
+    past = {"item_idx": "past_items", "event_ts": "past_ts"}
+    if settings.event_types:
+        past["event_types"] = "past_types"
+    newest = newest.select("user_id", *(F.col(name).alias(alias) for name, alias in past.items()))
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for log, users in user_batches(batches):
@@ -127,7 +130,7 @@ def user_batches(batches: Iterable[pa.RecordBatch], size: int = BATCH_USERS) -> 
 def _history_rows(log: UserEvents, users: np.ndarray, day: date, settings: SequenceSettings) -> pa.RecordBatch:
     history = _history(log, users, day, settings, "last")
     has_events = history.lengths > 0
-    columns = [*_named(log, users[has_events], day), *history.of_rows(has_events).lists()]
+    columns = [*_named(log, users[has_events], day), *history.of_rows(has_events).lists(bool(settings.event_types))]
     return pa.RecordBatch.from_arrays(columns, names=USER_HISTORY.names)
 
 
@@ -156,14 +159,16 @@ def sequence_batch(
     settings: SequenceSettings,
 ) -> pa.RecordBatch:
     """R rows of `sequences`; `users`, `splits` and `positions` have shape (R,)."""
+    has_types = bool(settings.event_types)
+    hist_items, hist_ts, hist_types = history.padded(settings.history_length, has_types)
+    tar_items, tar_ts, tar_types = targets.padded(settings.target_length, has_types)
     columns = [
         *_named(log, users, as_of),
-        *history.padded(settings.history_length),
-        pa.array(history.lengths, pa.int32()),
-        *targets.padded(settings.target_length),
-        pa.array(targets.lengths, pa.int32()),
+        *(hist_items, hist_ts, pa.array(history.lengths, pa.int32())),
+        *(tar_items, tar_ts, pa.array(targets.lengths, pa.int32())),
         pa.array(splits.tolist(), pa.string()),
         pa.array(positions.astype(np.int32)),
+        *(hist_types, tar_types),
     ]
     return pa.RecordBatch.from_arrays(columns, names=SEQUENCES.names)
 

@@ -16,6 +16,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.systems.language_systems import language_model
 from learn_spark.training.job import validation_of
 from models.contract.evaluation_specs import SystemConfig
+from models.contract.event_types import check_weights
 from models.contract.failures import BadInput
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import ALSConfig, LossConfig, SequentialConfig, StreamConfig, TowersConfig, TrainConfig
@@ -131,6 +132,8 @@ def training_spec(
     validation = validation_of(config).model_copy(update={"popularity_prior": popularity_prior(config, system)})
     if system.kind == "towers":
         towers, loss = _towers(config, system)
+        kept, targets = config.sequences.event_types, config.sequences.types_of_targets(loss.pairs)
+        check_weights(loss.event_type_weights, kept, targets)
         spec = TowersSpec(**common, towers=towers, loss=loss, validation=validation)
     elif system.kind == "sequential":
         sizes = config.towers.model.model_dump(include=_SHARED_SIZES)

@@ -19,6 +19,7 @@ from learn_spark.ingest.own_table import read_own_table
 from learn_spark.ingest.shapes import Value
 from learn_spark.ingest.texts import id_as_text
 from learn_spark.lake.frames import only_row, with_dense_number, zero_padded
+from learn_spark.lake.schemas import USER_HISTORY
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.events import sided_events
@@ -79,6 +80,12 @@ def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
         ConfigError: as `read_test_rows`, or no row has a history.
     """
     day, length = F.lit(context.config.windows.end), context.config.sequences.history_length
+    types = bool(context.config.sequences.event_types)
+    if types and settings.history:
+        raise ConfigError(
+            "comparison.test_rows.history: the histories of a table of one's own have no event types, which"
+            " sequences.keep_event_types asks for: leave it out, and they are cut from the lake's events"
+        )
     rows = _placed(context, read_test_rows(context, settings)).localCheckpoint(eager=False)  # the next query fills it
     longest, most = only_row(rows.agg(F.max(F.size("items")), F.max(F.size("found"))))
     if not longest:
@@ -95,11 +102,12 @@ def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
         F.transform(found, lambda _: F.lit(0).cast("bigint")).alias("tar_ts"),
         F.size("found").alias("tar_len"),
         F.col("unknown").cast("int").alias("tar_unknown"),
+        *([zero_padded(F.col("types"), length).cast("array<tinyint>").alias("hist_types")] if types else []),
     )
 
 
 def _placed(context: Context, rows: DataFrame) -> DataFrame:
-    """user_id, position, numbers and times of the history (`items`, `times`), those of targets (`found`), `unknown`."""
+    """user_id, position; of the history `items` (numbers), `times`, `types`; of the targets `found`, `unknown`."""
     length, end = context.config.sequences.history_length, F.lit(context.config.windows.end).cast("timestamp")
     rows = with_dense_number(rows.where("user_id IS NOT NULL"), _KEY, "position", 0).localCheckpoint(eager=False)
     first = F.greatest(F.size("numbers") - length, F.lit(0)) + 1
@@ -115,6 +123,7 @@ def _placed(context: Context, rows: DataFrame) -> DataFrame:
         "position",
         items.alias("items"),
         F.coalesce(times, none.cast("array<bigint>")).alias("times"),
+        F.coalesce("event_types", none.cast("array<tinyint>")).alias("types"),
         F.coalesce("found", none).alias("found"),
         F.coalesce("unknown", F.lit(0)).alias("unknown"),
     )
@@ -147,13 +156,13 @@ def _numbers(context: Context, rows: DataFrame, name: str) -> DataFrame:
 
 
 def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
-    """user_id, item_idx, event_ts: what the users did, as the towers would read it at the end of the windows."""
+    """user_id, item_idx, event_ts, event_types: what the users did, as the towers would read it as of windows.end."""
     if users.isEmpty():  # the log need not be read
-        return context.spark.createDataFrame([], "user_id string, item_idx array<int>, event_ts array<bigint>")
+        return context.spark.createDataFrame([], USER_HISTORY.columns_ddl).drop("ds")
     day = context.config.windows.end
     before = context.tables.read("interactions").where(F.col("ds") < F.lit(day)).join(users, "user_id", "left_semi")
     histories = full_histories(sided_events(before, context.config.sequences), day, context.config.sequences).frame
-    return histories.select("user_id", "item_idx", "event_ts")
+    return histories.drop("ds")
 
 
 def _content_of(path: Path) -> list[tuple[str, int, int]]:

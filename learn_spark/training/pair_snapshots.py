@@ -5,7 +5,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_items, score_users
+from learn_spark.bridge.scoring import TYPES, score_items, score_users
 from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
@@ -76,8 +76,9 @@ def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels 
     models = models or ReleaseModels(towers_path(context), cvr_path(context), matrix_path(context))
     tables, batch_rows = context.tables, context.config.features.run.batch_rows
     dated = with_history_ds(context, samples)
-    due = named_histories(context, dated).select("user_id", "ds", "item_idx")
-    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows).frame
+    types = context.config.sequences.event_types
+    due = named_histories(context, dated).select("user_id", "ds", "item_idx", *([TYPES] if types else []))
+    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows, types).frame
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
     items = score_items(sold.repartition("item_id"), models.towers, models.matrix, batch_rows).frame

@@ -6,7 +6,7 @@ from pathlib import Path
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.snapshots import export, snapshot_folder
+from learn_spark.bridge.snapshots import TYPE_COLUMNS, export, snapshot_folder
 from learn_spark.lake.days import days_predicate
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import BUILD_SEQUENCES, Context
@@ -38,7 +38,8 @@ def sequence_snapshot(
     else:
         dates = [day for day, name in as_of_dates(config).items() if name == split]
         rows = rows.where(days_predicate("as_of", dates))
-    columns = dict.fromkeys([*key, *_COLUMNS, *more])
+    types = TYPE_COLUMNS if config.sequences.event_types else ()
+    columns = dict.fromkeys([*key, *_COLUMNS, *types, *more])
     name = _name(split, fingerprint, each_once)
     return export(context, rows.select(*columns), name, key, "sequences", version, config.towers.train.seed)
 

@@ -63,6 +63,7 @@ class ALS(nn.Module):
         content: ContentMatrix | None = None,
         batch_size: int = 512,
         hist_ts_BH: np.ndarray | None = None,
+        hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """float32 [B, K], zeros for histories without a known item; order and repeats say nothing. See `Retriever`."""
         is_there_BH = np.arange(hist_items_BH.shape[1]) < np.asarray(hist_len_B)[:, None]

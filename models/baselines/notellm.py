@@ -106,6 +106,7 @@ class NoteLLM(nn.Module):
         content: ContentMatrix | None = None,
         batch_size: int = 512,
         hist_ts_BH: np.ndarray | None = None,
+        hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """The mean of the history's vectors, as a unit vector: float32 [B, K]; see `Retriever`."""
         vectors_IK = torch.from_numpy(self.vectors())

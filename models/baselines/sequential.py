@@ -70,6 +70,7 @@ class SequentialModel(nn.Module):
         content: ContentMatrix | None = None,
         batch_size: int = 512,
         hist_ts_BH: np.ndarray | None = None,
+        hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """User embeddings for batch scoring: float32 [B, D], zeros for an empty history.
 
@@ -79,6 +80,7 @@ class SequentialModel(nn.Module):
             content: not used: the interface of all retrievers.
             batch_size: rows at a time.
             hist_ts_BH: the events' times in seconds, where `needs_time`.
+            hist_types_BH: not used: these models read items alone.
 
         Raises:
             BadInput: the times are missing, or a history is longer than its row.

@@ -32,7 +32,8 @@ class OnlineSpec(Spec):
     Attributes:
         towers, cvr: model folders.
         retrieval: handed on in result.json; None where it was not measured.
-        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them.
+        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them, and
+            names the event types that user_tower reads, if it reads any.
         formats: which of the two.
     """
 

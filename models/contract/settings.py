@@ -5,7 +5,7 @@ What can never change what is made stands in fields named `run` and `gates`, whi
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -45,6 +45,8 @@ def _plain(value: object) -> object:
 class TowersConfig(Settings):
     """Size and switches of the towers; where the paper speaks, preset paper follows it."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"event_types"})
+
     d_model: int = Field(default=128, gt=0)
     """Width of the transformer (paper: BERT-base's 768)."""
     layers: int = Field(default=2, ge=0)
@@ -79,6 +81,9 @@ class TowersConfig(Settings):
     repeat_bias: bool = False
     """Beyond the paper: learns one number that is added to the logits of the items which the history holds already. It
     is no part of the embeddings. Not with pairs all_action and sampled negatives."""
+    event_types: bool = True
+    """Beyond the paper: where sequences.keep_event_types has kept them, learns a vector and a weight per event type for
+    the user tower's input. false: the towers read items alone."""
     temperature: float = Field(default=0.07, gt=0)
     """The inner product of the unit vectors is divided by it."""
     learned_scale: bool = False
@@ -99,6 +104,8 @@ class TowersConfig(Settings):
 
 class LossConfig(Settings):
     """The loss and its sampling; preset paper has the paper's."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"event_type_weights"})
 
     pairs: Literal["all_action", "next_item"] = "all_action"
     """all_action: sampled history positions with sampled targets. Beyond the paper next_item: every history position
@@ -123,6 +130,10 @@ class LossConfig(Settings):
     sampled targets."""
     log_q: bool = False
     """Beyond the paper: subtracts log popularity (as target) from every candidate's logit."""
+
+    event_type_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Beyond the paper: how much a pair counts by the event type of its target, as {cart: 0.5, dislike: 0}; 1 where it
+    is not named. Needs sequences.keep_event_types. With pairs next_item, events of the history are targets, too."""
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "LossConfig":

@@ -40,6 +40,7 @@ class Manifest(BaseModel):
         columns: name to type; `schema` in the file.
         rows: of all files together.
         files: all that is ever read.
+        event_types: what the codes of columns of event types stand for, the first one's 1; None without such columns.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -49,6 +50,7 @@ class Manifest(BaseModel):
     columns: dict[str, str] = Field(alias="schema")
     rows: int
     files: tuple[SnapshotFile, ...]
+    event_types: tuple[str, ...] | None = None
     format_version: Literal[1] = 1
 
 
@@ -62,6 +64,7 @@ class Snapshot:
         file_rows: rows of each of them.
         rows: rows of all files together.
         schema: column name to type, as the exporter wrote it.
+        event_types: what codes of event types stand for, the first one's 1; empty where there are none.
     """
 
     path: Path
@@ -69,6 +72,7 @@ class Snapshot:
     file_rows: tuple[int, ...]
     rows: int
     schema: dict[str, str]
+    event_types: tuple[str, ...] = ()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -83,7 +87,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Makes the folder a snapshot."""
-    write_whole(folder / MANIFEST, json.dumps(sealed(manifest.model_dump(by_alias=True)), indent=1) + "\n")
+    write_whole(
+        folder / MANIFEST, json.dumps(sealed(manifest.model_dump(by_alias=True, exclude_none=True)), indent=1) + "\n"
+    )
 
 
 def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
@@ -106,7 +112,8 @@ def open_snapshot(path: Path | str, verify_sha256: bool = True) -> Snapshot:
     if listed != manifest.rows:
         raise BadInput(f"snapshot {path}: files hold {listed} rows, the manifest says {manifest.rows}")
     filled = {file: rows for file, rows in files.items() if rows}
-    return Snapshot(path, tuple(filled), tuple(filled.values()), listed, manifest.columns)
+    types = manifest.event_types or ()
+    return Snapshot(path, tuple(filled), tuple(filled.values()), listed, manifest.columns, types)
 
 
 def _checked_file(folder: Path, entry: SnapshotFile, verify_sha256: bool) -> Path:

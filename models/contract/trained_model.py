@@ -1,6 +1,7 @@
 """The files of a trained model: `model.safetensors` for the weights, `config.json` for the rest. Needs no torch."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from models.contract.whole_files import write_whole
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
+EVENT_TYPES = "event_types"
 _DIGEST = "weights_sha256"
 
 
@@ -30,6 +32,18 @@ def read_about(folder: Path) -> dict[str, Any]:
     if about.get("format_version") != FORMAT_VERSION:
         raise BadInput(f"model {folder}: {CONFIG} is not of format version {FORMAT_VERSION}")
     return about
+
+
+def event_types_of(folder: Path) -> tuple[str, ...]:
+    """The names of the event types that a model reads, in the order of their codes; empty where it reads none.
+
+    Raises:
+        BadInput: as `read_about`, or config.json holds something else there.
+    """
+    names = read_about(folder).get(EVENT_TYPES, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise BadInput(f"model {folder}: {CONFIG} has {reprlib.repr(names)} for {EVENT_TYPES}, which are no names")
+    return tuple(names)
 
 
 def require_weights(folder: Path, about: Mapping[str, Any]) -> Path:

@@ -5,7 +5,7 @@ Shapes: I items (padding, item 0, included), P (row, item) pairs of targets.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from models.baselines.scorer import HistoryScorer, Scorer
 from models.contract.evaluation_specs import SystemConfig, SystemsSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
+from models.contract.snapshot import Snapshot
 from models.contract.whole_files import require_folder
 from models.data.content import ContentMatrix
 from models.evaluation.fitted import Fitted, Weights, fit_weights
@@ -26,6 +27,7 @@ from models.evaluation.validation import Validation
 from models.metrics.sampled_candidates import SampledCandidates
 from models.metrics.segments import Figures
 from models.saved import Retriever, load_language, load_retriever, load_towers
+from models.towers.typed_events import model_types
 
 if TYPE_CHECKING:
     from models.baselines.prompt_ranker import PromptRanker
@@ -71,7 +73,7 @@ class SystemsTask:
         read_by_users, read_by_items = ContentMatrix(system.content_matrix), ContentMatrix(system.items_matrix)
         item_IK = items.embed_items(read_by_items.known(np.arange(rows)), read_by_items)
         known = {**test, "hist_items": read_by_users.known(test["hist_items"])}
-        user_BK = _users(users, known, read_by_users)
+        user_BK = _users(users, known, read_by_users, self.rows.event_types)
         return Scorer(
             test["hist_items"], self._bias(system.popularity_prior), user_BK, item_IK, parameters=num_trained(users)
         )
@@ -90,20 +92,26 @@ class SystemsTask:
         raised = None
         if repeat_bias is not None:
             raised = partial(np.full_like, fill_value=repeat_bias, dtype=np.float64)
-        user_BK = _users(model, test, content)
+        user_BK = _users(model, test, content, self.rows.event_types)
         return Scorer(test["hist_items"], self._bias(prior), user_BK, item_IK, raised, num_trained(model))
 
     def _fitted(self, system: SystemConfig, model: Retriever, item_IK: np.ndarray, first: Weights) -> Weights:
-        user_BK = _users(model, self.validation.rows, self._content(system))
+        rows, types = self.validation.rows, self._validation_snapshot.event_types
+        user_BK = _users(model, rows, self._content(system), types)
         self.fitted[system.name] = fit_weights(user_BK, item_IK, self.validation, first)
         return self.fitted[system.name].weights
 
     @cached_property
     def validation(self) -> Validation:
         """The rows that weights are chosen on."""
+        val = self._validation_snapshot
+        columns = ("hist_ts", *(["hist_types"] if val.event_types else []))
+        return Validation(val, self.rows.content.rows, self.spec.validation, columns)
+
+    @cached_property
+    def _validation_snapshot(self) -> Snapshot:
         assert self.spec.val_snapshot is not None, "SystemsSpec asks for it"
-        val = opened(self.spec.val_snapshot, "val_snapshot")
-        return Validation(val, self.rows.content.rows, self.spec.validation, ("hist_ts",))
+        return opened(self.spec.val_snapshot, "val_snapshot")
 
     def _bias(self, popularity_prior: float) -> np.ndarray:
         prior_I = popularity_prior * self.rows.prior_I.astype(np.float64)
@@ -213,9 +221,12 @@ def _measured(task: SystemsTask, system: SystemConfig) -> Figures:
     }
 
 
-def _users(model: Retriever, rows: Mapping[str, np.ndarray], content: ContentMatrix) -> np.ndarray:
+def _users(
+    model: Retriever, rows: Mapping[str, np.ndarray], content: ContentMatrix, types: Sequence[str]
+) -> np.ndarray:
     lengths_B = rows["hist_len"].astype(np.int64)
-    return model.embed_users(rows["hist_items"], lengths_B, content, hist_ts_BH=rows["hist_ts"])
+    types_BH = model_types(model, types, rows.get("hist_types"), "a model")
+    return model.embed_users(rows["hist_items"], lengths_B, content, hist_ts_BH=rows["hist_ts"], hist_types_BH=types_BH)
 
 
 def num_trained(model: Retriever | torch.nn.Module) -> int:

@@ -37,6 +37,7 @@ class RetrievalRows:
     Attributes:
         content: the content matrix.
         train, test: columns of the snapshots by name.
+        event_types: what the codes of the test rows' hist_types stand for; empty where they have none.
         count_I: training occurrences.
         popularity_I: log(1 + purchases) in the days before the test day; over the training rows where there is none.
         prior_I: what `popularity_prior` weighs.
@@ -52,7 +53,8 @@ class RetrievalRows:
         self.content = ContentMatrix(require_folder(spec.content_matrix, "content_matrix"))
         train, test = (opened(getattr(spec, key), key) for key in ("train_snapshot", "test_snapshot"))
         self.train = {name: read_column(train, name) for name in TRAIN_COLUMNS}
-        columns = [*TEST_COLUMNS, *([UNKNOWN] if UNKNOWN in test.schema else [])]
+        self.event_types = test.event_types
+        columns = [*TEST_COLUMNS, *(name for name in (UNKNOWN, "hist_types") if name in test.schema)]
         self.test = {name: read_column(test, name) for name in columns}
         for rows in (self.train, self.test):
             for name in ("hist_items", "tar_items"):

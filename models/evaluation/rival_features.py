@@ -3,7 +3,7 @@
 Shapes: N rows, B histories, H history length, I items (padding, item 0, included), K width, P pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from models.data.content import ContentMatrix
 from models.data.stream import hashed, read_column
 from models.evaluation.retrieval_rows import TRAIN_COLUMNS
 from models.saved import load_retriever
+from models.towers.typed_events import model_types
 
 
 def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
@@ -31,7 +32,8 @@ def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.nda
     assert spec.histories and spec.train_snapshot, "RankerSpec asks for them"
     histories, train = open_snapshot(spec.histories), open_snapshot(spec.train_snapshot)
     item_N, place_N = rows["item_idx"].to_numpy().astype(np.int64), history_places(rows, histories)
-    told = {name: read_column(histories, name) for name in ("hist_items", "hist_len", "hist_ts")}
+    columns = ("hist_items", "hist_len", "hist_ts", *(["hist_types"] if histories.event_types else []))
+    told = {name: read_column(histories, name) for name in columns}
     num_items = ContentMatrix(spec.content_matrix).rows
     trained_I = np.empty(0, np.int64)
     if any(rival.trained_items_only for rival in spec.rivals):
@@ -40,7 +42,7 @@ def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.nda
         if rival.kind == "cooccurrence":
             yield rival.name, _scores(train, num_items, told, place_N, item_N)
         else:
-            yield rival.name, _vectors(rival, trained_I, told, place_N, item_N)
+            yield rival.name, _vectors(rival, trained_I, told, histories.event_types, place_N, item_N)
 
 
 def history_places(rows: pa.Table, histories: Snapshot) -> np.ndarray:
@@ -63,11 +65,19 @@ def history_places(rows: pa.Table, histories: Snapshot) -> np.ndarray:
 
 
 def _vectors(
-    rival: RivalConfig, trained_I: np.ndarray, told: dict[str, np.ndarray], place_N: np.ndarray, item_N: np.ndarray
+    rival: RivalConfig,
+    trained_I: np.ndarray,
+    told: dict[str, np.ndarray],
+    types: Sequence[str],
+    place_N: np.ndarray,
+    item_N: np.ndarray,
 ) -> np.ndarray:
     assert rival.folder and rival.content_matrix, "RivalConfig asks for them"
     model, content = load_retriever(rival.folder), ContentMatrix(rival.content_matrix)
-    user_BK = model.embed_users(told["hist_items"], told["hist_len"], content, hist_ts_BH=told["hist_ts"])
+    types_BH = model_types(model, types, told.get("hist_types"), f"rival {rival.name}")
+    user_BK = model.embed_users(
+        told["hist_items"], told["hist_len"], content, hist_ts_BH=told["hist_ts"], hist_types_BH=types_BH
+    )
     user_NK = np.concatenate([user_BK, np.zeros_like(user_BK[:1])])[place_N]
     item_U, number_N = np.unique(item_N, return_inverse=True)
     item_UK = model.embed_items(item_U, content)

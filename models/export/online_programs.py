@@ -54,31 +54,35 @@ class Rectangle:
 class UserTower(nn.Module):
     """A user's published embedding out of the content of his or her history."""
 
-    inputs = ("content", "item_idx", "length")
     outputs = ("user_emb",)
 
     def __init__(self, towers: Towers) -> None:
         super().__init__()
         self.towers = towers
+        self.inputs = ("content", "item_idx", "length", *(["event_type"] if towers.event_types else []))
 
-    def forward(self, content_BHC: Tensor, item_BH: Tensor, length_B: Tensor) -> Tensor:
+    def forward(self, content_BHC: Tensor, item_BH: Tensor, length_B: Tensor, type_BH: Tensor | None = None) -> Tensor:
         """user_emb [B, K], zeros for an empty history.
 
         Args:
             content_BHC: content vectors, oldest first, float32; behind a history's end anything finite.
             item_BH: their item_idx, int64, which only towers with `id_residual` look at.
             length_B: items of each history, int64, 0 .. H.
+            type_BH: of towers with event types their codes, int64, 1 .. number of types; 0 behind a history's end.
         """
         towers = self.towers
         input_BHC = towers.inputs(content_BHC, item_BH)
-        token_BHD = _transformed(towers, input_BHC)
+        token_BHD = _transformed(towers, input_BHC, type_BH)
         last_B1 = (length_B - 1).clamp(min=0)[:, None, None]
         if towers.config.pooling == "mean":
             out_BK = _at(causal_mean(towers.head(token_BHD)), last_B1)
         else:
             out_BK = towers.head(_at(token_BHD, last_B1))
         if towers.config.content_residual:
-            out_BK = out_BK + _at(causal_mean(towers.residual(input_BHC)), last_B1)
+            residual_BHK = towers.residual(input_BHC)
+            if towers.events is not None and type_BH is not None:
+                residual_BHK = residual_BHK * towers.events.weight(type_BH)[:, :, None]
+            out_BK = out_BK + _at(causal_mean(residual_BHK), last_B1)
         vector_BK = nn.functional.normalize(out_BK, dim=-1)
         return towers.published(vector_BK, torch.ones_like(vector_BK[:, 0])) * (length_B > 0)[:, None]
 
@@ -136,7 +140,8 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     """Exports as the spec says.
 
     Returns:
-        What result.json holds: sizes, and of each program its files, inputs and outputs.
+        What result.json holds: sizes, of each program its files, inputs and outputs, and `event_types`, the names of
+        those that the user tower reads, the first one's code 1.
 
     Raises:
         BadInput: the models do not fit each other, or a package that the format needs is not installed.
@@ -162,7 +167,10 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     }
     repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
     retrieval = spec.retrieval.model_dump() if spec.retrieval else None
-    about = {"sizes": sizes, "repeat_bias": repeat_bias, "retrieval": retrieval, "programs": programs}
+    about: dict[str, object] = {"sizes": sizes, "repeat_bias": repeat_bias, "retrieval": retrieval}
+    if towers.event_types:
+        about["event_types"] = list(towers.event_types)
+    about["programs"] = programs
     write_result(spec.out_dir, about)
     return about
 
@@ -210,13 +218,17 @@ def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict,
     hist = min(_EXAMPLE + 1, longest)
     content = torch.randn(_EXAMPLE, hist, towers.content_dim)
     item, length = torch.zeros(_EXAMPLE, hist).long(), torch.full((_EXAMPLE,), hist)
-    return (content, item, length), ({0: rows} | history, {0: rows} | history, {0: rows})
+    types = [torch.ones(_EXAMPLE, hist).long()] if towers.event_types else []
+    per_event = {0: rows} | history
+    return (content, item, length, *types), (per_event, per_event, {0: rows}, *(per_event for _ in types))
 
 
-def _transformed(towers: Towers, input_BHC: Tensor) -> Tensor:
+def _transformed(towers: Towers, input_BHC: Tensor, type_BH: Tensor | None = None) -> Tensor:
     x_BHD = towers.adaptor(input_BHC)
-    rectangle = Rectangle(*x_BHD.shape[:2], device=x_BHD.device)
-    return rectangle.groups(towers.sequence(x_BHD.flatten(0, 1), rectangle))[0]
+    rectangle, x_ND = Rectangle(*x_BHD.shape[:2], device=x_BHD.device), x_BHD.flatten(0, 1)
+    if towers.events is not None and type_BH is not None:
+        x_ND = towers.events(x_ND, type_BH.flatten())
+    return rectangle.groups(towers.sequence(x_ND, rectangle))[0]
 
 
 def _at(x_BHD: Tensor, position_B11: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ def all_action_info_nce(
     own_item_BL: Tensor | None = None,
     more_BN: Tensor | None = None,
     held: HeldCandidates | None = None,
+    weight_BT: Tensor | None = None,
 ) -> Tensor:
     """Mean over all (anchor, target) pairs of a user of -log softmax(target | target + negatives).
 
@@ -133,6 +134,7 @@ def all_action_info_nce(
             negatives); -1 is none. Needs `candidates.item_M`.
         more_BN: log-sum-exp of every anchor over further negatives, which are not among the candidates.
         held: the items of each row's history, and the bias that their logits get. Needs `candidates.item_M`.
+        weight_BT: how much a pair counts in the mean, by its target; None: all alike.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
@@ -151,7 +153,11 @@ def all_action_info_nce(
             lse_BN = torch.logaddexp(lse_BN, more_BN.to(wide))
         loss_BNT = F.softplus(lse_BN[:, :, None] - positive_BNT, threshold=LINEAR_FROM)
         is_pair_BNT = is_anchor_BN[:, :, None] & is_target_BT[:, None, :]
-        return loss_BNT.masked_fill(~is_pair_BNT, 0.0).sum() / is_pair_BNT.sum().clamp(min=1)
+        loss_BNT = loss_BNT.masked_fill(~is_pair_BNT, 0.0)
+        if weight_BT is None:
+            return loss_BNT.sum() / is_pair_BNT.sum().clamp(min=1)
+        weight_BNT = is_pair_BNT * weight_BT[:, None, :].to(wide)
+        return (loss_BNT * weight_BNT).sum() / weight_BNT.sum().clamp(min=torch.finfo(wide).tiny)
 
 
 def next_item_info_nce(
@@ -162,6 +168,7 @@ def next_item_info_nce(
     candidates: Candidates,
     bias_P: Tensor | None = None,
     held: Held | None = None,
+    weight_P: Tensor | None = None,
 ) -> Tensor:
     """`all_action_info_nce` of P rows with one anchor and one target each: a softmax cross-entropy.
 
@@ -172,6 +179,7 @@ def next_item_info_nce(
         bias_P: the items' counterpart of `candidates.bias_M`.
         held: the items of each anchor's history, if they have logits of their own. They replace the candidates that
             are the same items.
+        weight_P: how much each row counts in the mean; None: all alike.
     """
     ones_P1 = torch.ones(len(item_P), 1, dtype=torch.bool, device=item_P.device)
     bias_P1 = None if bias_P is None else bias_P[:, None]
@@ -194,6 +202,7 @@ def next_item_info_nce(
         bias_P1,
         own_item_PL,
         more_P1,
+        weight_BT=None if weight_P is None else weight_P[:, None],
     )
 
 

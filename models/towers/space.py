@@ -10,17 +10,20 @@ read of it, P pairs, D width of a middle layer, E
 that of the earlier one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.contract.event_types import codes_for
 from models.contract.failures import BadInput
 from models.data.content import ContentMatrix
 from models.layers.packing import last_places
 from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
+from models.towers.typed_events import model_types
 
 MOST_ITEMS, MOST_USERS = 100_000, 20_000  # whose vectors the rotation is fitted on
 LEAST_SHARED = 10  # items, users, held-out pairs: fewer say nothing about axes
@@ -41,19 +44,29 @@ class ScoringTowers:
         has_content_I = (self.content.gather(torch.from_numpy(item_I)).abs().amax(1) > 0).numpy()
         return _unit(self._vectors(self.towers.embed_items(item_I, self.content))) * has_content_I[:, None]
 
-    def users(self, hist_BH: np.ndarray, length_B: np.ndarray) -> np.ndarray:
-        """Their unit vectors, [B, K], from their last `max_len` items; zeros for empty histories."""
+    def users(self, hist_BH: np.ndarray, length_B: np.ndarray, types_BH: np.ndarray | None = None) -> np.ndarray:
+        """Their unit vectors, [B, K], from their last `max_len` items; zeros for empty histories.
+
+        `types_BH` are the event types' codes, as the towers know them.
+        """
         kept_B, place_BL = last_places(length_B, self.towers.config.max_len)
         hist_BL = self.content.known(np.take_along_axis(hist_BH, place_BL, axis=1))
         hist_BL = np.where(np.arange(hist_BL.shape[1]) < kept_B[:, None], hist_BL, 0)
-        return _unit(self._vectors(self.towers.embed_users(hist_BL, kept_B, self.content)))
+        types_BL = None if types_BH is None else np.take_along_axis(types_BH, place_BL, axis=1)
+        return _unit(self._vectors(self.towers.embed_users(hist_BL, kept_B, self.content, hist_types_BH=types_BL)))
 
     def _vectors(self, published_NK: np.ndarray) -> np.ndarray:
         return published_NK[:, : published_NK.shape[1] - self.towers.config.item_bias]
 
 
 def turn_into(
-    new: ScoringTowers, earlier: ScoringTowers, item_I: np.ndarray, hist_BH: np.ndarray, length_B: np.ndarray
+    new: ScoringTowers,
+    earlier: ScoringTowers,
+    item_I: np.ndarray,
+    hist_BH: np.ndarray,
+    length_B: np.ndarray,
+    types_BH: np.ndarray | None = None,
+    types: Sequence[str] = (),
 ) -> dict[str, object]:
     """Turns the new towers, in place, into the space of the earlier ones.
 
@@ -61,19 +74,25 @@ def turn_into(
         new, earlier: what is turned, and whose space it is.
         item_I: numbers of items that both may know.
         hist_BH, length_B: histories, item_idx oldest first, padded on the right.
+        types_BH, types: the event types of histories, and what their codes stand for.
 
     Returns:
         items, users: how many the rotation was fitted on; item_cosine, user_cosine: [before, after], mean cosine of
         the two models' vectors.
 
     Raises:
-        BadInput: the widths differ, or the two share too little.
+        BadInput: the widths differ, the earlier towers know other event types, or the two share too little.
     """
     require_same_width(new.towers, earlier.towers)
     item_I = np.random.default_rng(0).permutation(item_I)[:MOST_ITEMS]
     new_IK, old_IK = _both(new.items(item_I), earlier.items(item_I))
     hist_BH, length_B = hist_BH[:MOST_USERS], length_B[:MOST_USERS].astype(np.int64)
-    new_BK, old_BK = _both(new.users(hist_BH, length_B), earlier.users(hist_BH, length_B))
+    types_BH = None if types_BH is None else types_BH[:MOST_USERS]
+    of_new, of_earlier = (
+        model_types(one.towers, types, types_BH, what)
+        for one, what in ((new, "a model"), (earlier, "the earlier release's model"))
+    )
+    new_BK, old_BK = _both(new.users(hist_BH, length_B, of_new), earlier.users(hist_BH, length_B, of_earlier))
     if min(len(new_IK), len(new_BK)) < LEAST_SHARED:
         raise BadInput(
             f"the earlier towers know {len(new_IK)} of these items and {len(new_BK)} of these users; a common space"
@@ -89,6 +108,15 @@ def turn_into(
         "item_cosine": [_cosine(new_IK, old_IK), _cosine(new_IK @ rotation_KK, old_IK)],
         "user_cosine": [_cosine(new_BK, old_BK), _cosine(new_BK @ rotation_KK, old_BK)],
     }
+
+
+def require_known_types(earlier: Towers, types: Sequence[str]) -> None:
+    """BadInput where the earlier towers read other event types than histories have."""
+    if earlier.event_types:
+        try:
+            codes_for(earlier.event_types, types, "the towers of the earlier release")
+        except BadInput as error:
+            raise BadInput(f"{error}; towers.compatible_with: none begins a space of its own") from None
 
 
 def require_same_width(new: Towers, earlier: Towers) -> None:

@@ -5,6 +5,7 @@ D model width, K output width.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.data.content import ContentMatrix
 from models.layers.packing import Packing
 from models.layers.transformer import CausalPooling, CausalTransformer, causal_mean
 from models.towers.repeats import REPEAT_SPEED
+from models.towers.typed_events import EventTypes
 
 if TYPE_CHECKING:
     from models.encoder.language_model import LanguageTower
@@ -37,11 +39,16 @@ class Towers(nn.Module):
         content_dim: width of the content embeddings.
         num_items: rows of the content matrix in training, for `id_residual` and `item_bias`. Later items have
             neither.
+        event_types: names of the types that histories' events have, in the order of their codes; empty where the user
+            tower is to read none.
     """
 
-    def __init__(self, config: TowersConfig, content_dim: int, num_items: int = 0) -> None:
+    def __init__(
+        self, config: TowersConfig, content_dim: int, num_items: int = 0, event_types: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.config, self.content_dim, self.num_items = config, content_dim, num_items
+        self.event_types = tuple(event_types)
         vector_dim = config.embedding_dim - config.item_bias  # the bias takes the embeddings' last column
         language = _language_tower(config) if config.user_tower == "llm" else None
         width = language.width if language else config.d_model
@@ -66,6 +73,8 @@ class Towers(nn.Module):
         self.item_bias = _zero_rows(num_items, 1) if config.item_bias else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
         self.repeat_weight = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
+        # Last, so that all other weights begin as they do without types.
+        self.events = EventTypes(len(self.event_types), width) if self.event_types else None
 
     @property
     def output_layers(self) -> list[nn.Linear]:
@@ -114,20 +123,26 @@ class Towers(nn.Module):
             return torch.zeros(item.shape, device=item.device)
         return self.item_bias(self._known(item))[..., 0]
 
-    def users(self, input_UC: Tensor, hist_BH: Tensor, length_B: Tensor, at_BN: Tensor) -> Tensor:
+    def users(
+        self, input_UC: Tensor, hist_BH: Tensor, length_B: Tensor, at_BN: Tensor, type_BH: Tensor | None = None
+    ) -> Tensor:
         """The user's vector after each history position `at_BN`, which sees no later event: [B, N, K], unit length.
 
-        Vectors of positions after the history's end (`length_B`) have no meaning.
+        Vectors of positions after the history's end (`length_B`) have no meaning. `type_BH` are codes of event types,
+        which towers with `event_types` read.
         """
         packing = self._packing(hist_BH, length_B)
-        token_ND = self._transform(input_UC, hist_BH, packing)
+        token_ND = self._transform(input_UC, hist_BH, packing, type_BH)
         if self.config.pooling == "mean":
             token_NK = packing.ungrouped([causal_mean(group) for group in packing.groups(self.head(token_ND))])
             out_BNK = token_NK[packing.at(at_BN)]
         else:
             out_BNK = self.head(token_ND[packing.at(at_BN)])
         if self.config.content_residual:
-            mean_BHK = causal_mean(F.embedding(hist_BH, self.residual(input_UC)))
+            content_BHK = F.embedding(hist_BH, self.residual(input_UC))
+            if self.events is not None and type_BH is not None:
+                content_BHK = content_BHK * self.events.weight(type_BH)[:, :, None]
+            mean_BHK = causal_mean(content_BHK)
             out_BNK = out_BNK + mean_BHK.gather(1, at_BN[:, :, None].expand(-1, -1, mean_BHK.shape[2]))
         return F.normalize(out_BNK, dim=-1)
 
@@ -172,6 +187,7 @@ class Towers(nn.Module):
         content: ContentMatrix,
         batch_size: int = 512,
         hist_ts_BH: np.ndarray | None = None,
+        hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
         """User embeddings for batch scoring.
 
@@ -181,6 +197,7 @@ class Towers(nn.Module):
             content: the content matrix.
             batch_size: rows at a time.
             hist_ts_BH: not used; all retrievers share this interface.
+            hist_types_BH: the events' types, codes in the order of `event_types`; looked at where there are such.
 
         Returns:
             float32 [B, embedding_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and
@@ -188,7 +205,7 @@ class Towers(nn.Module):
             Zeros for an empty history.
 
         Raises:
-            BadInput: a history is longer than its row or than `max_len`.
+            BadInput: a history is longer than its row or than `max_len`, or an event lacks a type that is read.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, dtype=np.int64)
@@ -197,6 +214,7 @@ class Towers(nn.Module):
         if longest > min(hist_items_BH.shape[1], self.config.max_len):
             width = hist_items_BH.shape[1]
             raise BadInput(f"history of {longest} items: rows hold {width}, max_len {self.config.max_len}")
+        types_BH = self._types(hist_items_BH, hist_len_B, hist_types_BH)
         order = np.argsort(hist_len_B, kind="stable")
         order = order[hist_len_B[order] > 0]
         for start in range(0, len(order), batch_size):
@@ -205,7 +223,10 @@ class Towers(nn.Module):
             content_UC, hist_BH = content.unique(hist)
             item_U = distinct(len(content_UC), (hist_BH, torch.from_numpy(hist)))
             content_UC, item_U, hist_BH, length = (x.to(self.device) for x in (content_UC, item_U, hist_BH, length))
-            last_BK = self.users(self.inputs(content_UC, item_U), hist_BH, length, length[:, None] - 1)[:, 0]
+            type_BH = None
+            if types_BH is not None:
+                type_BH = torch.from_numpy(types_BH[rows, : hist_BH.shape[1]]).to(self.device)
+            last_BK = self.users(self.inputs(content_UC, item_U), hist_BH, length, length[:, None] - 1, type_BH)[:, 0]
             out_BK[rows] = self.published(last_BK, torch.ones_like(last_BK[:, 0])).cpu().numpy()
         return out_BK
 
@@ -223,14 +244,32 @@ class Towers(nn.Module):
             out_NK[start:stop] = self.published(alone_nK, self.bias(item_n)).cpu().numpy()
         return out_NK
 
+    def _types(
+        self, hist_items_BH: np.ndarray, hist_len_B: np.ndarray, hist_types_BH: np.ndarray | None
+    ) -> np.ndarray | None:
+        """The checked codes, int64, 0 behind a history's end; None where none are read."""
+        if not self.event_types:
+            return None
+        named = ", ".join(self.event_types)
+        if hist_types_BH is None or np.shape(hist_types_BH) != hist_items_BH.shape:
+            raise BadInput(f"these towers read the type of every event ({named}), which the histories lack")
+        is_event_BH = np.arange(hist_items_BH.shape[1]) < hist_len_B[:, None]
+        types_BH = np.where(is_event_BH, hist_types_BH, 0).astype(np.int64)
+        known = len(self.event_types)
+        if wrong := np.setdiff1d(types_BH[is_event_BH], np.arange(1, 1 + known)).tolist():
+            raise BadInput(f"an event of a history has the type {wrong[0]}; these towers know 1 to {known} ({named})")
+        return types_BH
+
     def _packing(self, rows_BL: Tensor, length_B: Tensor) -> Packing:
         if rows_BL.shape[1] > self.config.max_len:
             raise BadInput(f"sequences of {rows_BL.shape[1]} items, but max_len is {self.config.max_len}")
         return Packing(length_B, rows_BL.device)
 
-    def _transform(self, input_UC: Tensor, rows_BL: Tensor, packing: Packing) -> Tensor:
-        adapted_UD = self.adaptor(input_UC)
-        return self.sequence(F.embedding(packing.packed(rows_BL), adapted_UD), packing)
+    def _transform(self, input_UC: Tensor, rows_BL: Tensor, packing: Packing, type_BL: Tensor | None = None) -> Tensor:
+        token_ND = F.embedding(packing.packed(rows_BL), self.adaptor(input_UC))
+        if self.events is not None and type_BL is not None:
+            token_ND = self.events(token_ND, packing.packed(type_BL))
+        return self.sequence(token_ND, packing)
 
     def _known(self, item: Tensor) -> Tensor:
         """The items' rows; row 0 (zeros) for items that came after the training."""

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.baselines.popularity import count_items, trained_items
+from models.contract.event_types import check_weights, weights_by_code
+from models.contract.failures import BadInput
 from models.contract.snapshot import Snapshot
 from models.contract.training_specs import TowersSpec
 from models.contract.whole_files import require_folder
@@ -23,7 +25,7 @@ from models.evaluation.validation import Validation
 from models.saved import load_towers, save_towers
 from models.towers.losses import Candidates, all_action_info_nce, next_item_info_nce, sample_positions
 from models.towers.repeats import Held, HeldCandidates, held_items, history_logits, is_held, once
-from models.towers.space import ScoringTowers, require_same_width, turn_into
+from models.towers.space import ScoringTowers, require_known_types, require_same_width, turn_into
 from models.towers.towers import Towers, distinct
 from models.training.distributed import Ranks, gathered, global_mean
 from models.training.snapshot_training import SnapshotBatches, train_from_snapshots
@@ -38,14 +40,24 @@ class TowersTask(SnapshotBatches[TowersSpec]):
     def __init__(
         self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
     ) -> None:
-        super().__init__(spec, train, COLUMNS, ranks or Ranks())
+        if val.event_types != train.event_types:
+            named = (", ".join(each.event_types) or "none" for each in (train, val))
+            raise BadInput("the training snapshot has the event types {}, the validation's {}".format(*named))
+        types = train.event_types if spec.towers.event_types else ()
+        weights = spec.loss.event_type_weights
+        check_weights(weights, train.event_types, train.event_types)
+        columns = [*(["hist_types"] if types or weights else []), *(["tar_types"] if weights else [])]
+        super().__init__(spec, train, [*COLUMNS, *columns], ranks or Ranks())
         self.content = content
-        self.validation = Validation(val, content.rows, spec.validation)
+        self.validation = Validation(val, content.rows, spec.validation, ("hist_types",) if train.event_types else ())
         self.metric = self.validation.metric
         self.keeps_untrained = spec.towers.content_residual  # it ranks by content
-        self.model = Towers(spec.towers, content.dim, content.rows)
+        self.model = Towers(spec.towers, content.dim, content.rows, types)
+        self.weight_by_code = torch.from_numpy(weights_by_code(weights, train.event_types)) if weights else None
         if spec.earlier:
-            require_same_width(self.model, load_towers(spec.earlier.towers))
+            earlier = load_towers(spec.earlier.towers)
+            require_same_width(self.model, earlier)
+            require_known_types(earlier, train.event_types)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
         if spec.loss.negatives != "in_batch":  # what the towers are trained on
             self.catalogue = torch.from_numpy(trained_items(train, content.rows))
@@ -56,7 +68,9 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         return loss(batch, input_UC)
 
     def _all_action(self, batch: Batch, input_UC: Tensor) -> Tensor:
-        user_BNK = self.model.users(input_UC, batch["hist"], batch["hist_len"], batch["anchors"])
+        user_BNK = self.model.users(
+            input_UC, batch["hist"], batch["hist_len"], batch["anchors"], batch.get("hist_types")
+        )
         target_BSK = self.model.items(input_UC, batch["tar"], batch["tar_len"], batch["targets"])
         item_BS = batch["tar_items"].gather(1, batch["targets"])
         bias_BS = self.model.bias(item_BS)
@@ -81,14 +95,16 @@ class TowersTask(SnapshotBatches[TowersSpec]):
             bias_BS,
             self._own_items(batch, item_BS),
             held=held,
+            weight_BT=batch.get("weight"),
         )
-        return global_mean(loss, (batch["is_anchor"].sum(1) * batch["is_target"].sum(1)).sum())
+        target_B = (batch["is_target"] * batch["weight"] if "weight" in batch else batch["is_target"]).sum(1)
+        return global_mean(loss, (batch["is_anchor"].sum(1) * target_B).sum())
 
     def _next_item(self, batch: Batch, input_UC: Tensor) -> Tensor:
         """Each position a row of its own, with one anchor and one target."""
         position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
         is_trained_BH = batch["is_followed"]
-        user_BHK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH)
+        user_BHK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH, batch.get("hist_types"))
         row_P = batch["follower"][is_trained_BH]
         item_P, item_UK = batch["items"][row_P], self.model.items_alone(input_UC)
         candidates, bias_P = self._drawn_candidates(batch), self.model.bias(item_P)
@@ -97,8 +113,9 @@ class TowersTask(SnapshotBatches[TowersSpec]):
             held_BHH, logit_BHH = self._held(batch, user_BHK, F.embedding(batch["hist"], item_UK))
             held = Held(held_BHH[is_trained_BH], logit_BHH[is_trained_BH], self.model.repeat_bias)
         anchor_PK, target_PK = user_BHK[is_trained_BH], F.embedding(row_P, item_UK)
-        loss = next_item_info_nce(anchor_PK, target_PK, item_P, self.model.scale, candidates, bias_P, held)
-        return global_mean(loss, is_trained_BH.sum())
+        weight_P = batch["weight"][is_trained_BH] if "weight" in batch else None
+        loss = next_item_info_nce(anchor_PK, target_PK, item_P, self.model.scale, candidates, bias_P, held, weight_P)
+        return global_mean(loss, is_trained_BH.sum() if weight_P is None else weight_P.sum())
 
     def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor) -> tuple[Tensor, Tensor]:
         """What the history holds at each position, and their logits: an item's logit by its place in the history."""
@@ -129,7 +146,9 @@ class TowersTask(SnapshotBatches[TowersSpec]):
 
     def evaluate(self) -> dict[str, float]:
         rows = self.validation.rows
-        user_BK = self.model.embed_users(rows["hist_items"], rows["hist_len"], self.content)
+        user_BK = self.model.embed_users(
+            rows["hist_items"], rows["hist_len"], self.content, hist_types_BH=rows.get("hist_types")
+        )
         item_IK = self.model.embed_items(np.arange(self.content.rows), self.content)
         repeat_bias = self.model.repeat_bias
         return self.validation.figures(user_BK, item_IK, None if repeat_bias is None else repeat_bias.item())
@@ -146,9 +165,9 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         rows = self.validation.rows
         items = [np.unique(rows[name]) for name in ("hist_items", "tar_items")]
         known_I = np.setdiff1d(np.union1d(*items), [0]).astype(np.int64)
-        found = turn_into(
-            ScoringTowers(self.model, self.content), before, known_I, rows["hist_items"], rows["hist_len"]
-        )
+        new = ScoringTowers(self.model, self.content)
+        histories = (rows["hist_items"], rows["hist_len"], rows.get("hist_types"))
+        found = turn_into(new, before, known_I, *histories, self.train_snapshot.event_types)
         save_towers(path, self.model)
         return {"release": earlier.release, "id": earlier.space, **found}
 
@@ -169,6 +188,10 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         else:
             prepared |= self._sampled_pairs(hist_BH.shape[1], hist_len_B, tar_BT.shape[1], tar_len_B)
             prepared |= {"tar": tar_BT, "tar_len": tar_len_B, "tar_items": tar_items_BT, "user_id": batch["user_id"]}
+        if self.model.event_types:
+            prepared["hist_types"] = batch["hist_types"][:, : hist_BH.shape[1]].long()
+        if self.weight_by_code is not None:
+            prepared["weight"] = self.weight_by_code[self._target_types(batch, prepared)]
         if self.spec.loss.negatives != "in_batch":
             prepared["candidates"] = item_M = self._drawn_items()
             prepared["candidate_content"] = self.content.gather(item_M)
@@ -179,6 +202,13 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         anchor_BN, is_anchor_BN = sample_positions(hist_len_B, longest_hist, config.num_anchors, config, self.generator)
         target_BS, is_target_BS = sample_positions(tar_len_B, longest_tar, config.num_targets, config, self.generator)
         return {"anchors": anchor_BN, "is_anchor": is_anchor_BN, "targets": target_BS, "is_target": is_target_BS}
+
+    def _target_types(self, batch: Batch, prepared: Batch) -> Tensor:
+        """Codes of what the loss predicts: of the sampled targets [B, S], or of what follows each position [B, H]."""
+        tar_BT = batch["tar_types"].long()
+        if self.spec.loss.pairs == "all_action":
+            return tar_BT.gather(1, prepared["targets"])
+        return _following(batch["hist_types"][:, : prepared["hist"].shape[1]].long(), prepared["hist_len"], tar_BT)
 
     def _drawn_items(self) -> Tensor:
         if self.spec.loss.negatives == "full_softmax":
@@ -201,14 +231,18 @@ def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
 
 def _followers(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor, tar_len_B: Tensor) -> Batch:
     """What follows each history position, as row of the batch's distinct items, and whether something does."""
-    follower_BH = F.pad(hist_BH[:, 1:], [0, 1])
     position_H = torch.arange(hist_BH.shape[1])
     is_last_BH = position_H == hist_len_B[:, None] - 1
-    follower_BH = torch.where(is_last_BH, tar_BT[:, :1], follower_BH)
     return {
-        "follower": follower_BH,
+        "follower": _following(hist_BH, hist_len_B, tar_BT),
         "is_followed": (position_H < hist_len_B[:, None]) & ~(is_last_BH & (tar_len_B == 0)[:, None]),
     }
+
+
+def _following(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor) -> Tensor:
+    """Of each history position the value at the next one; at the history's last, that of the first target: [B, H]."""
+    is_last_BH = torch.arange(hist_BH.shape[1]) == hist_len_B[:, None] - 1
+    return torch.where(is_last_BH, tar_BT[:, :1], F.pad(hist_BH[:, 1:], [0, 1]))
 
 
 def _widened(x_BS: Tensor, width: int) -> Tensor:

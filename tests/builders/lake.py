@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.config.load import Config, load_config
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.days import DayRange
+from learn_spark.lake.schemas import TABLES
 from learn_spark.runs.ledger import Ledger, fingerprint_of
 from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
@@ -103,14 +105,19 @@ def save_models(context: Context, seed: int = 3) -> None:
     from models.towers.towers import Towers
 
     torch.manual_seed(seed)
-    towers = Towers(TowersConfig(d_model=16, layers=1, heads=2, embedding_dim=8, max_len=20), CONTENT_DIM)
+    types, settings = context.config.sequences.event_types, {"d_model": 16, "layers": 1, "heads": 2, "embedding_dim": 8}
+    towers = Towers(TowersConfig(**settings, max_len=20), CONTENT_DIM, event_types=types)
+    if towers.events is not None:
+        torch.nn.init.normal_(towers.events.vector.weight[1:])
     save_towers(towers_path(context), towers)
     save_cvr(cvr_path(context), CVRModel(CVRConfig(hidden=(8,), mid_dim=4), 8, 8))
 
 
 def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
-    frame = context.tables.read(table)
-    context.tables.append(table, context.spark.createDataFrame(list(rows), frame.schema))
+    schema = context.tables.read(table).schema  # an older lake's lacks the newest columns, which stand last
+    whole = context.spark.createDataFrame([row[: len(schema)] for row in rows], schema)
+    columns = (column for column in TABLES[table].columns if column.name not in schema.names)
+    context.tables.append(table, whole.withColumns({c.name: F.lit(None).cast(c.type) for c in columns}))
 
 
 def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
@@ -140,8 +147,14 @@ def _histories(config: Config, events: list[tuple]) -> list[tuple]:
             if day == config.windows.towers_end or past[-1][-1] == day - timedelta(days=1):
                 kept = past[-config.sequences.history_length :]
                 items, times = [e[3] for e in kept], [int(e[5].timestamp()) for e in kept]
-                rows.append((user, day, items, times))
+                rows.append((user, day, items, times, types_of(config, items)))
     return rows
+
+
+def types_of(config: Config, items: Iterable[int]) -> list[int] | None:
+    """A type for every event, by its item, where types are kept; 0 for padding."""
+    known = len(config.sequences.event_types)
+    return [1 + item % known if item else 0 for item in items] if known else None
 
 
 def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
@@ -156,7 +169,8 @@ def _sequences(config: Config, rng: np.random.Generator) -> list[tuple]:
             hist, hist_ts = rng.integers(1, ITEMS, hist_len), end - 10 + np.arange(hist_len) * 0
             tar, tar_ts = rng.integers(1, ITEMS, tar_len), end + np.arange(tar_len)
             sides = [*_padded(hist, hist_ts, length), hist_len, *_padded(tar, tar_ts, targets), tar_len]
-            rows.append((f"user{user:02d}", as_of, *sides, split, 0))
+            types = (types_of(config, sides[place]) for place in (0, 3))
+            rows.append((f"user{user:02d}", as_of, *sides, split, 0, *types))
     return rows
 
 

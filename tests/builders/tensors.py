@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def write_snapshot(folder: Path, table: pa.Table, *, files: int = 2, row_group_size: int = 7) -> Path:
+def write_snapshot(
+    folder: Path, table: pa.Table, *, files: int = 2, row_group_size: int = 7, event_types: Sequence[str] = ()
+) -> Path:
     """A snapshot folder with its manifest, the rows spread evenly over `files` Parquet files."""
     folder.mkdir(parents=True)
     entries = []
@@ -31,6 +34,7 @@ def write_snapshot(folder: Path, table: pa.Table, *, files: int = 2, row_group_s
         "schema": {field.name: str(field.type) for field in table.schema},
         "rows": table.num_rows,
         "files": entries,
+        **({"event_types": list(event_types)} if event_types else {}),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -66,6 +70,16 @@ def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 
             "tar_len": pa.array(tar_len, pa.int32()),
         }
     )
+
+
+def with_types(table: pa.Table, num_types: int, seed: int = 0) -> pa.Table:
+    """Adds hist_types and tar_types: a random type for every event."""
+    rng = np.random.default_rng(seed)
+    for items, types in (("hist_items", "hist_types"), ("tar_items", "tar_types")):
+        item_BL = np.stack(table[items].to_numpy())
+        drawn_BL = np.where(item_BL > 0, rng.integers(1, 1 + num_types, item_BL.shape), 0).astype(np.int8)
+        table = table.append_column(types, pa.array(list(drawn_BL), pa.list_(pa.int8())))
+    return table
 
 
 def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:

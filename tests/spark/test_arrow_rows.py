@@ -39,6 +39,7 @@ def values_of(kind: str, name: str, numbers: np.ndarray) -> list[Any]:
         "boolean": lambda n: bool(n % 2),
         "date": lambda n: DAYS[n % len(DAYS)],
         "timestamp": lambda n: datetime(2011, 11, 4, 1, 2, 3, 4567, tzinfo=UTC).replace(second=int(n) % 60),
+        "array<tinyint>": lambda n: [int(n) % 127] * (int(n) % 3 + 1),
         "array<int>": lambda n: list(range(int(n) % 3 + 1)),
         "array<bigint>": lambda n: [int(n) + (1 << 40)] * (int(n) % 3 + 1),
         "array<float>": lambda _: rng.standard_normal(WIDTH).astype(np.float32).tolist(),

@@ -36,7 +36,10 @@ def context(empty: Context) -> Context:
     """103 sequences, then a DELETE and an UPDATE that leave old files and a deletion vector."""
     schema = empty.tables.read("sequences").schema
     day = date(2011, 11, 4)
-    rows = [(f"u{i:03d}", day, [i + 1, 0], [i, 0], 1, [i + 2, i + 3], [i, i], 2, "train", 0) for i in range(ROWS)]
+    rows = [
+        (f"u{i:03d}", day, [i + 1, 0], [i, 0], 1, [i + 2, i + 3], [i, i], 2, "train", 0, None, None)
+        for i in range(ROWS)
+    ]
     empty.tables.append("sequences", empty.spark.createDataFrame(rows, schema))
     table = f"delta.`{empty.tables.path('sequences')}`"
     empty.spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES (delta.enableDeletionVectors = true)")

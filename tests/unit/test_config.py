@@ -14,6 +14,7 @@ from learn_spark.config.mapping import FieldMappings
 from learn_spark.config.model_sections import CodeSettings, FeatureSettings
 from learn_spark.config.presets import PRESETS
 from learn_spark.config.renamed import RENAMED
+from learn_spark.config.sections import SequenceSettings
 from learn_spark.errors import ConfigError
 from models.contract.settings import identity
 
@@ -237,6 +238,8 @@ def test_every_new_name_is_a_key_and_no_old_one_is():
         ("samples.labels=observed", "labels observed needs exposure_events: name some of ingest.event_types"),
         ("samples.exposure_events=[seen]", "samples names event types ['seen']"),
         ("samples.labels=clicked", "`samples.labels`"),
+        ("towers.loss.event_type_weights={purchase: 2}", "sequences.keep_event_types is off: set it true"),
+        ("towers.loss.event_type_weights={purchase: -1}", "`towers.loss.event_type_weights.purchase`"),
     ],
 )
 def test_a_wrong_value_is_named(override, said):
@@ -334,6 +337,28 @@ def test_the_readmes_config_is_valid(tmp_path):
 def test_leave_one_out_needs_one_kind_of_event():
     with pytest.raises(ConfigError, match=r"history_events \['purchase'\] and target_events \['cancel'\] equal"):
         load_config(CONF / "online_retail_baskets.yaml", ["sequences.target_events=[cancel]"])
+
+
+def test_event_types_have_codes_in_the_order_of_the_lists():
+    kept = {"history_events": ["view", "cart"], "target_events": ["cart", "purchase"], "keep_event_types": True}
+    assert SequenceSettings(**kept).event_types == ("view", "cart", "purchase")
+    assert SequenceSettings(**kept | {"keep_event_types": False}).event_types == ()
+    assert SequenceSettings(**kept).types_of_targets("all_action") == ["cart", "purchase"]
+    assert SequenceSettings(**kept).types_of_targets("next_item") == ["view", "cart", "purchase"]
+    plain = identity(SequenceSettings())
+    assert "keep_event_types" not in plain and identity(SequenceSettings(keep_event_types=True)) != plain
+    kept = ["sequences.keep_event_types=true", "sequences.history_events=[purchase, cancel]"]
+    for weights, said in (
+        ("{cancel: 0}", r"loss\.event_type_weights names cancel; the targets of this loss are purchase"),
+        ("{purchase: 0}", r"loss\.event_type_weights is 0 for all targets \(purchase\)"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(CONF / "demo.yaml", [*kept, f"towers.loss.event_type_weights={weights}"])
+    weights = "towers.loss.event_type_weights={cancel: 0.5}"
+    next_item = ["towers.loss.pairs=next_item", "towers.loss.negatives=full_softmax", "towers.model.item_tower=mlp"]
+    assert load_config(CONF / "demo.yaml", [*kept, *next_item, weights]).towers.loss.event_type_weights == {
+        "cancel": 0.5
+    }
 
 
 def test_keys_that_came_later_change_no_fingerprint():

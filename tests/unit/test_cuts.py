@@ -1,15 +1,19 @@
-"""Cuts in numpy agree with naive loops on made-up logs: ties, one event, empty sides, sub-second times, any order."""
+"""Cuts in numpy agree with naive loops on made-up logs: ties, one event, empty sides, sub-second times, any order.
+
+A tie's last bits are the event's type, where types are kept.
+"""
 
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learn_spark.config.load import load_config
 from learn_spark.sequences.cuts import UserEvents, cut
-from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS
+from learn_spark.sequences.events import HISTORY, SECOND_BITS, SIDE_BITS, TARGET, TIE_BITS, TYPE_BITS
 from learn_spark.sequences.leave_one_out import prefix_rows
 from tests.conftest import CONF
 from tests.oracles.sequences import naive_history, naive_sample, naive_targets
@@ -59,8 +63,14 @@ def packed(log):
 
 
 def by_user(found, events, users):
-    items, times = found.lists()
-    return {name: (items[n].as_py(), times[n].as_py()) for n, name in enumerate(events.names.take(users).to_pylist())}
+    items, times, types = (each.to_pylist() for each in found.lists(has_types=True))
+    assert found.lists(has_types=False)[2].to_pylist() == [None] * len(items)
+    names = events.names.take(users).to_pylist()
+    return {name: (items[n], times[n], types[n]) for n, name in enumerate(names)}
+
+
+def type_of(tie):
+    return tie % (1 << TYPE_BITS)
 
 
 @settings(deadline=None, max_examples=300)
@@ -92,7 +102,8 @@ def test_history_and_targets_are_those_of_naive_loops(log, length, days):
         }
         for keep, events_wanted in wanted.items():
             times = [micros_of(ts) // 1_000_000 for ts, _, _ in events_wanted]
-            assert found[keep][user] == ([item for _, _, item in events_wanted], times), keep
+            types = [type_of(tie) for _, tie, _ in events_wanted]
+            assert found[keep][user] == ([item for _, _, item in events_wanted], times, types), keep
 
 
 @settings(deadline=None, max_examples=200)
@@ -107,18 +118,26 @@ def test_a_stored_history_and_new_events_give_what_the_whole_log_gives(log, leng
     state = UserEvents.of([packed(old)])
     numbers = np.arange(len(state.names), dtype=np.int64)
     stored = cut(state.history, numbers, 0, seconds_of(AS_OF), length, "last")
-    items, times = stored.lists()
+    lists = stored.lists(has_types=True)
     count, fresh = len(numbers), packed(new)
+    names = [*fresh.schema.names, "past_items", "past_ts", "past_types"]
+    none = pa.nulls(count, pa.int64())
     batches = [
-        pa.RecordBatch.from_arrays(
-            [*fresh.columns, pa.nulls(len(new), pa.list_(pa.int32())), pa.nulls(len(new), pa.list_(pa.int64()))],
-            names=[*fresh.schema.names, "past_items", "past_ts"],
-        ),
-        pa.RecordBatch.from_arrays(
-            [state.names.take(numbers), pa.nulls(count, pa.int64()), pa.nulls(count, pa.int64()), items, times],
-            names=[*fresh.schema.names, "past_items", "past_ts"],
-        ),
+        pa.RecordBatch.from_arrays([*fresh.columns, *(pa.nulls(len(new), each.type) for each in lists)], names=names),
+        pa.RecordBatch.from_arrays([state.names.take(numbers), none, none, *lists], names=names),
     ]
+    untyped = [batch.drop_columns("past_types") for batch in batches]
+    users = np.arange(len(UserEvents.of(untyped).names), dtype=np.int64)
+    end = seconds_of(AS_OF + timedelta(days=30))
+    without = cut(UserEvents.of(untyped).history, users, 0, end, length, "last").lists(has_types=False)
+    assert without[:2] == cut(UserEvents.of(batches).history, users, 0, end, length, "last").lists(has_types=True)[:2]
+    with pytest.raises(ValueError, match="whose events have no types"):
+        UserEvents.of(
+            [
+                batch.drop_columns("past_types").append_column("past_types", pa.nulls(len(batch), lists[2].type))
+                for batch in batches
+            ]
+        )
     found = []
     for events in (UserEvents.of(batches), UserEvents.of([packed(log)])):
         users = np.arange(len(events.names), dtype=np.int64)
@@ -131,10 +150,12 @@ def test_padding_fills_with_zeros_behind():
     log = [("a", BASE + timedelta(days=n), n, n + 1, HISTORY) for n in range(3)]
     events = UserEvents.of([packed(log)])
     found = cut(events.history, np.array([0]), 0, seconds_of(AS_OF), 5, "last")
-    items, times = found.padded(5)
+    items, times, types = found.padded(5, has_types=True)
     assert items.to_pylist() == [[1, 2, 3, 0, 0]]
     assert times.to_pylist()[0][3:] == [0, 0]
-    assert items.type == pa.list_(pa.int32()) and times.type == pa.list_(pa.int64())
+    assert types.to_pylist() == [[0, 1, 2, 0, 0]], "the ties of these events are their types"
+    assert [each.type.value_type for each in (items, times, types)] == [pa.int32(), pa.int64(), pa.int8()]
+    assert found.padded(5, has_types=False)[2].to_pylist() == [None]
 
 
 @settings(deadline=None)
@@ -142,17 +163,23 @@ def test_padding_fills_with_zeros_behind():
 def test_every_prefix_is_a_row_in_batches_of_any_size(log, size, length):
     events = UserEvents.of([packed(log)])
     users = np.arange(len(events.names), dtype=np.int64)
-    of_length = load_config(CONF / "test.yaml", [f"sequences.history_length={length}"]).sequences
+    changes = [f"sequences.history_length={length}", "sequences.keep_event_types=true"]
+    of_length = load_config(CONF / "test.yaml", changes).sequences
     batches = list(prefix_rows(events, users, AS_OF, of_length, size))
     assert all(batch.num_rows <= size for batch in batches)
     found = {
-        (row["user_id"], row["position"]): (row["hist_items"][: row["hist_len"]], row["tar_items"][0], row["split"])
+        (row["user_id"], row["position"]): (
+            list(zip(row["hist_items"], row["hist_types"], strict=True))[: row["hist_len"]],
+            (row["tar_items"][0], row["tar_types"][0]),
+            row["split"],
+        )
         for batch in batches
         for row in batch.to_pylist()
     }
     expected = {}
     for user in {event[0] for event in log}:
-        items = [item for _, ts, tie, item, side in sorted(e for e in log if e[0] == user) if side & HISTORY]
+        own = sorted(event for event in log if event[0] == user)
+        items = [(item, type_of(tie)) for _, _, tie, item, side in own if side & HISTORY]
         for place in range(1, len(items)):
             split = {1: "test", 2: "val"}.get(len(items) - place, "train")
             expected[user, place] = (items[max(place - length, 0) : place], items[place], split)

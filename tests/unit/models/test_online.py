@@ -31,6 +31,8 @@ TOWERS = {
         "repeat_bias": True,
     },
 }
+TYPES = ("view", "cart", "dislike")  # that the towers named here read
+TYPED = ("beyond", "mlp", "self")
 CVR = {"paper": {}, "beyond": {"fusion": "concat+product", "batch_norm": True, "hidden": (16, 9)}}
 
 
@@ -41,11 +43,12 @@ def content(tmp_path):
     return ContentMatrix(write_matrix(tmp_path / "matrix", vectors))
 
 
-def saved(folder, towers, cvr):
+def saved(folder, towers, cvr, types=()):
     """Model folders with random weights everywhere, running means too."""
     torch.manual_seed(0)
     settings = {"d_model": 16, "heads": 2, "embedding_dim": 8, "max_len": MAX_LEN} | towers
-    models = Towers(TowersConfig(**settings), DIM, num_items=KNOWN), CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8)
+    towers = Towers(TowersConfig(**settings), DIM, KNOWN, types)
+    models = towers, CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8)
     for model in models:
         for name, weight in model.state_dict().items():
             if weight.is_floating_point() and name != "log_scale":
@@ -76,8 +79,11 @@ def check(programs, models, content):
     """`programs` by name are functions of numpy arrays; all that they give is compared with batch scoring."""
     towers, cvr = models
     for hist_BH, length_B, content_BHC in requests(content):
-        (user_BK,) = programs["user_tower"](content_BHC, hist_BH, length_B)
-        np.testing.assert_allclose(user_BK, towers.embed_users(hist_BH, length_B, content), atol=1e-5, rtol=0)
+        type_BH = np.random.default_rng(2).integers(1, 1 + len(TYPES), hist_BH.shape) * (hist_BH > 0)
+        types = [type_BH] if towers.event_types else []
+        (user_BK,) = programs["user_tower"](content_BHC, hist_BH, length_B, *types)
+        expected = towers.embed_users(hist_BH, length_B, content, hist_types_BH=type_BH)
+        np.testing.assert_allclose(user_BK, expected, atol=1e-5, rtol=0)
         item_B = np.arange(len(hist_BH)) % (ITEMS + 1)
         (item_BK,) = programs["item_tower"](content.gather(item_B).numpy(), item_B)
         np.testing.assert_allclose(item_BK, towers.embed_items(item_B, content), atol=1e-5, rtol=0)
@@ -98,10 +104,15 @@ def module_of(file):
     return run
 
 
-@pytest.mark.parametrize("name", TOWERS)
-def test_exported_programs_equal_batch_scoring(tmp_path, content, name):
-    models = saved(tmp_path, TOWERS[name], CVR.get(name, {}))
+@pytest.mark.parametrize(("name", "types"), [*((name, ()) for name in TOWERS), *((name, TYPES) for name in TYPED)])
+def test_exported_programs_equal_batch_scoring(tmp_path, content, name, types):
+    models = saved(tmp_path, TOWERS[name], CVR.get(name, {}), types)
     about = export(tmp_path, ["pt2"])
+    assert about.get("event_types", []) == list(types)
+    assert (
+        about["programs"]["user_tower"]["inputs"]
+        == ["content", "item_idx", "length", "event_type"][: 4 if types else 3]
+    )
     assert about["sizes"] == {"content_dim": DIM, "max_history": MAX_LEN, "embedding_dim": 8, "mid_dim": 6}
     bias = models[0].repeat_bias
     assert about["repeat_bias"] == (bias.item() if name == "self" else None)

@@ -14,18 +14,18 @@ from models.contract.settings import StreamConfig
 from models.contract.snapshot import open_snapshot
 from models.data.prefetch import prefetched
 from models.data.stream import ArrowReader, PetastormReader, read_column
-from tests.builders.tensors import pairs_table, sequences_table, write_snapshot
+from tests.builders.tensors import pairs_table, sequences_table, with_types, write_snapshot
 
 IS_HERE = importlib.util.find_spec("petastorm") is not None
 needs_petastorm = pytest.mark.skipif(not IS_HERE, reason="test_torch_side_alone.py runs it with Petastorm")
 READERS = [ArrowReader, pytest.param(PetastormReader, marks=needs_petastorm)]
-COLUMNS = ["user_id", "hist_items", "hist_ts", "hist_len"]
+COLUMNS = ["user_id", "hist_items", "hist_ts", "hist_len", "hist_types"]
 
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory):
     folder = tmp_path_factory.mktemp("snapshots") / "ds=1" / "with a space"
-    return open_snapshot(write_snapshot(folder, sequences_table(100, 30), files=3))
+    return open_snapshot(write_snapshot(folder, with_types(sequences_table(100, 30), 5), files=3))
 
 
 def rows_of(reader):
@@ -44,6 +44,7 @@ def test_batches_have_exactly_the_size_shapes_and_types(snapshot, reader, capfd)
     assert [len(batch["hist_len"]) for batch in batches] == [32, 32, 32, 4]
     assert len(reader(snapshot, COLUMNS, 32)) == 4
     assert batches[0]["hist_items"].shape == (32, 6) and batches[0]["hist_items"].dtype == torch.int32
+    assert batches[0]["hist_types"].dtype == torch.int8 and int(batches[0]["hist_types"].max()) == 5
     assert batches[0]["hist_ts"].dtype == batches[0]["user_id"].dtype == torch.int64
     assert (
         len(list(reader(snapshot, COLUMNS, 32, drop_last=True)))

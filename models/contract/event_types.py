@@ -1,0 +1,62 @@
+"""Event types of histories and targets: codes in rows, names in manifests and model folders.
+
+A code is the place of its type in a list of names, from 1 on; 0 is padding.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from models.contract.failures import BadInput
+
+MOST_TYPES = 127  # codes are tinyints
+
+
+def codes_for(known: Sequence[str], given: Sequence[str], model: str) -> np.ndarray:
+    """A table from the codes of rows to those of the model that reads them: int64 [1 + number of given names].
+
+    Args:
+        known: the names that the model was trained with.
+        given: the names that the codes of the rows stand for.
+        model: names the model in the error.
+
+    Raises:
+        BadInput: the rows have no types, or one that the model does not know.
+    """
+    if not given:
+        raise BadInput(
+            f"{model} can read nothing but the event types {', '.join(known)}, and these histories have none: set"
+            " sequences.keep_event_types: true, or train anew without"
+        )
+    if unknown := [name for name in given if name not in known]:
+        raise BadInput(
+            f"{model} can read the event types {', '.join(known)}, but these histories may hold {', '.join(unknown)}:"
+            " train anew, or leave what is unknown out of sequences.history_events and target_events"
+        )
+    return np.array([0, *(1 + list(known).index(name) for name in given)], np.int64)
+
+
+def weights_by_code(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+    """The weight of every code, 1 where `weights` has no other; 0 for padding: float32 [1 + number of names]."""
+    return np.array([0.0, *(weights.get(name, 1.0) for name in names)], np.float32)
+
+
+def check_weights(weights: Mapping[str, float], kept: Sequence[str], targets: Sequence[str]) -> None:
+    """Whether weights of event types say something of the targets of a loss.
+
+    Args:
+        weights: by name.
+        kept: the event types that go with the events; empty where none do.
+        targets: the event types that the loss's targets have.
+
+    Raises:
+        BadInput: names the type that is no target's, or the switch that is off.
+    """
+    if weights and not kept:
+        raise BadInput("loss.event_type_weights weighs event types, but sequences.keep_event_types is off: set it true")
+    if unknown := sorted(weights.keys() - set(targets)):
+        raise BadInput(
+            f"loss.event_type_weights names {', '.join(unknown)}; the targets of this loss are {', '.join(targets)}"
+        )
+    if weights and not any(weights.get(name, 1.0) for name in targets):
+        raise BadInput(f"loss.event_type_weights is 0 for all targets ({', '.join(targets)}): nothing would be learned")
