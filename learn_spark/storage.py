@@ -9,7 +9,9 @@ Credentials come from where each store's own library looks (the environment, a p
 """
 
 import fnmatch
+import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.stores import SPELLINGS, STORES, Entry, Store, short
 from models.contract.whole_files import write_whole as write_local
 
+CACHE = "LEARN_SPARK_CACHE"
 SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")  # of a URI, whole or after a Path has taken one of its slashes
 _CHUNK_BYTES = 8 << 20
 
@@ -239,6 +242,17 @@ def place_argument(text: str, name: str, options: Mapping[str, Any]) -> Path | L
     return place.absolute() if isinstance(place, Path) else place
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps its copies of what lies in stores."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE) or Path(home) / "learn-spark").absolute()
+
+
+def name_of_copy(place: Location) -> str:
+    """What a place is called on this machine; of two places no two names are equal."""
+    return f"{place.name}-{hashlib.sha256(place.uri.encode()).hexdigest()[:16]}"
+
+
 def lake_of(root: Path | Location | str) -> Path | Location:
     """The root that somebody names in a program.
 
@@ -262,15 +276,15 @@ def require_local(text: str, name: str) -> Path:
     return Path(text).absolute()
 
 
-def require_mounted(root: Path | Location, command: str) -> Path:
-    """The root of a lake that a command needs on a file system.
+def require_mounted(place: Path | Location, command: str, key: str = "lake.root") -> Path:
+    """A place that a command needs on a file system: the lake's root, or what another key of the config names.
 
     Raises:
         ConfigError: it lies in a store.
     """
-    if isinstance(root, Path):
-        return root
-    raise ConfigError(f"{command} does not work on a lake in a store yet, and lake.root is {root}")
+    if isinstance(place, Path):
+        return place
+    raise ConfigError(f"{command} does not work with {key} in a store yet, and it is {place}")
 
 
 def write_whole(place: Path | Location, content: str | bytes) -> None:

@@ -33,7 +33,7 @@ def _choose_content(call: Call) -> Outcome:
     args, config = call.args, call.config
     base_variant(config)  # a wrong model or layer is said before there is a session
     asked_layers(config, args.layers)
-    require_writable(config.output.dir / FOLDER_NAME, "output.dir")
+    require_writable(config.output.folder / FOLDER_NAME, "output.dir")
     asked = Asked(args.items, args.layers, args.pooling, args.templates, args.ranker)
     with existing_lake(call) as context:
         told = choose_content(context, asked)

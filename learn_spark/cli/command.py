@@ -11,8 +11,8 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from learn_spark.bridge.folders import require_writable
 from learn_spark.cli.endings import JvmGone, JvmWatch
+from learn_spark.cli.outputs import require_outputs
 from learn_spark.config.load import Config, load_config
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import LearnError
@@ -79,7 +79,7 @@ class Call:
     @property
     def log(self) -> Path:
         """The file for errors with their stacks, which the terminal is spared; the first error creates it."""
-        return self.config.output.dir / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
+        return self.config.output.folder / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
 
     def keep(self, text: str) -> Path:
         """Appends text, less its secrets, to the log, or to a temporary file where there is no config yet.
@@ -107,7 +107,7 @@ class Call:
             ConfigError: a table is gone, foreign or older than the ledger says, unless the caller `repairs`.
         """
         config = self.config
-        require_writable(config.output.dir, "output.dir")
+        require_outputs(config.output)
         spark = build_session(config, self.name, self.log)
         try:
             tables = Tables(spark, config.lake.root)

@@ -39,6 +39,7 @@ def _arguments(parser: ArgumentParser) -> None:
 def _forget(call: Call) -> Outcome:
     """Without a list it goes on with what was not finished, and looks once more for all that was ever forgotten."""
     args, root = call.args, require_mounted(call.config.lake.root, call.name)
+    require_mounted(call.config.output.dir, call.name, "output.dir")
     with existing_lake(call, writes=True) as context, _no_comparison(context):
         if not args.dry_run:
             context.tables.create_all()

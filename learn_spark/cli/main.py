@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +26,7 @@ try:
     )
     from learn_spark.cli.command import Call, Command, Outcome
     from learn_spark.cli.endings import Interrupted, signals_taken
+    from learn_spark.cli.outputs import send_outputs
     from learn_spark.cli.troubles import in_a_line
     from learn_spark.config.secrets import redacted
     from learn_spark.errors import ConfigError, LearnError, TemporaryError
@@ -100,13 +102,24 @@ def _refused(json_out: Path) -> LearnError | None:
 def _outcome(call: Call) -> Outcome:
     """What the command returns; any error as an outcome with a reason in one line."""
     try:
-        return COMMANDS[call.name].run(call)
+        outcome = COMMANDS[call.name].run(call)
     except LearnError as error:
-        return Outcome(error=error)
+        outcome = Outcome(error=error)
     except KeyboardInterrupt as error:
         return Outcome(error=Interrupted(error))
     except Exception as error:
-        return Outcome(error=in_a_line(error, call.keep))
+        outcome = Outcome(error=in_a_line(error, call.keep))
+    return _with_outputs_sent(call, outcome)
+
+
+def _with_outputs_sent(call: Call, outcome: Outcome) -> Outcome:
+    """The outcome; or an error, if what people read does not reach the store that output.dir names."""
+    if "config" in vars(call) and not getattr(call.args, "dry_run", False):
+        try:
+            send_outputs(call.config.output)
+        except LearnError as error:
+            return outcome if outcome.error else replace(outcome, error=error)
+    return outcome
 
 
 def _write_summary(file: Path, job: str, outcome: Outcome) -> int:

@@ -89,7 +89,7 @@ def _ended(name: str, plan: Plan, report: RunReport | None, context: Context, me
     """The report where the plan ends with the evaluation, the failures, and the summary."""
     failures = report.failures if report else []
     if plan.has(EVALUATE_FEATURES) and not failures:
-        if report or not (context.config.output.dir / SUMMARY).exists():
+        if report or not (context.config.output.folder / SUMMARY).exists():
             publish_report(context, memory.peak_mb)
         print(headline(context.config), flush=True)
     if any(isinstance(failure.error, ReleaseRefused) for failure in failures):

@@ -65,7 +65,7 @@ def choose_content(context: Context, asked: Asked) -> dict[str, Any]:
         QualityError: the encoder no longer makes the vectors that the lake has.
         TemporaryError: another run works in the folder.
     """
-    config, folder = context.config, context.config.output.dir / FOLDER_NAME
+    config, folder = context.config, context.config.output.folder / FOLDER_NAME
     base = base_variant(config)
     layers = asked_layers(config, asked.layers)
     templates = {name: template(name) for name in dict.fromkeys([base.template, *(asked.templates or TEMPLATES)])}

@@ -85,7 +85,7 @@ def _compared(
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
         "published": config.comparison.published,
-        "ranks": _export_ranks(folder, config.output.dir / "comparison" / f"{name}_ranks"),
+        "ranks": _export_ranks(folder, config.output.folder / "comparison" / f"{name}_ranks"),
         "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
     }
     return comparison, prepared.models
@@ -208,7 +208,7 @@ def _candidates(config: Config) -> Literal["known", "catalogue"]:
 
 def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
     """JSON and page into `output.dir`, figures and both files to MLflow."""
-    folder, name = context.config.output.dir / "comparison", comparison["name"]
+    folder, name = context.config.output.folder / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"
     write_json(data, comparison)
     curves = {key: loss_curve(path) for key, path in models.items()}

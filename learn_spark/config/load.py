@@ -51,7 +51,7 @@ from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path", "comparison.test_rows.path")
-_IN_STORES = ("lake.root", "ingest.path", "ingest.items.path", "ingest.sources.")  # the others are paths alone yet
+_PATHS_ALONE = ("comparison.test_rows.path",)  # not in stores yet
 DEFAULT_PATHS = {
     "lake": {"root": str(LakeSettings().root)},
     "output": {"dir": str(OutputSettings().dir)},
@@ -112,11 +112,21 @@ class Config(Settings):
         return [place for place in (self.lake.root, *logs) if isinstance(place, Location)]
 
     @model_validator(mode="after")
+    def _mlflow_has_a_place(self) -> Self:
+        if isinstance(self.output.dir, Location) and self.mlflow.tracking_uri is None:
+            raise ValueError(
+                f"output.dir is {self.output.dir}, where MLflow can keep no SQLite file: name its server in"
+                " mlflow.tracking_uri"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stores_are_reached(self) -> Self:
         """Every place in a store takes along how it is reached."""
         ingest = self.ingest
         for holder, name in (
             (self.lake, "root"),
+            (self.output, "dir"),
             *((each, "path") for each in (ingest, *ingest.sources, ingest.items)),
         ):
             if holder is not None:
@@ -336,7 +346,7 @@ def _absolute(path: str, folder: Path, key: str) -> str:
 
 
 def _in_store(uri: str, key: str) -> str:
-    if not key.startswith(_IN_STORES):
+    if key in _PATHS_ALONE:
         raise ConfigError(f"`{key}`: {uri!r} is no path, and only a path of a mounted file system serves here yet")
     try:
         place = str(place_of(uri))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from learn_spark.config.session_rules import refusal
-from learn_spark.storage import Place
+from learn_spark.storage import Place, cache_folder, name_of_copy
 from models.contract.event_types import MOST_TYPES
 from models.contract.strict import Settings
 
@@ -33,8 +33,16 @@ class LakeSettings(Settings):
 class OutputSettings(Settings):
     """What people read."""
 
-    dir: Path = Path("output")
-    """The report (report/index.html), summary.json, MLflow's SQLite file."""
+    dir: Place = Path("output")
+    """The report (report/index.html), summary.json, logs of errors, MLflow's SQLite file. A folder; or one in a store,
+    s3a://bucket/output, where all that is sent when a command ends, but for MLflow's: name a server then."""
+
+    @property
+    def folder(self) -> Path:
+        """Where this machine writes it."""
+        if isinstance(self.dir, Path):
+            return self.dir
+        return cache_folder() / "_outputs" / name_of_copy(self.dir)
 
 
 class WindowSettings(Settings):

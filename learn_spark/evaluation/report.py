@@ -74,7 +74,7 @@ BASELINES = ("popularity_", "last_item_", "mean_content_", "mean_content_with_pr
 
 def publish_report(context: Context, peak_rss_mb: int) -> dict[str, Any]:
     """Writes `output.dir/summary.json` and the report, and logs both to MLflow; returns the summary."""
-    output, windows = context.config.output.dir, context.config.windows
+    output, windows = context.config.output.folder, context.config.windows
     summary = build_summary(context) | {"peak_rss_mb": int(peak_rss_mb)}
     recorded = list(context.ledger.recorded().values())
     rows = current_release(context), refused_release(context)

@@ -49,7 +49,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def headline(config: Config) -> str:
     """The lines that end a run: figures, tables, report; out of summary.json."""
-    values = json.loads((config.output.dir / SUMMARY).read_text(encoding="utf-8"))
+    values = json.loads((config.output.folder / SUMMARY).read_text(encoding="utf-8"))
     lines = []
     if values["retrieval"]:
         found = values["retrieval"]

@@ -70,7 +70,7 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
     lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
     canaries = [Doomed(folder, "golden rows with their items") for folder in _canaries(tables, sought)]
     tried = [Doomed(folder, "content that was chosen on them") for folder in _choices(config, sought)]
-    logs = [*config.output.dir.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
+    logs = [*config.output.folder.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
     told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
     return [*snapshots, *ranks, *canaries, *lost, *tried, *told]
 
@@ -103,7 +103,7 @@ def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
 
 def _choices(config: Config, sought: Sought) -> Iterator[Path]:
     """The texts and rows of a `choose-content`; one that was killed leaves files that cannot be read."""
-    folder = config.output.dir / content_choice.FOLDER_NAME
+    folder = config.output.folder / content_choice.FOLDER_NAME
     for file in sorted(folder.rglob("*.parquet")):
         try:
             is_named = _file_holds(file, sought)
@@ -116,7 +116,7 @@ def _choices(config: Config, sought: Sought) -> Iterator[Path]:
 
 def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:
     ranked = [tables.artifact(kind).glob("*/*.npz") for kind in ("comparisons", "evaluation")]
-    ranked.append(config.output.dir.glob("comparison/*_ranks/*.npz"))
+    ranked.append(config.output.folder.glob("comparison/*_ranks/*.npz"))
     for folder in sorted({file.parent for files in ranked for file in files}):
         yield Doomed(folder, "ranks of all users' rows")
 

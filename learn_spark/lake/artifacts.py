@@ -24,11 +24,10 @@ from typing import Any
 
 from learn_spark.errors import ConfigError, LearnError
 from learn_spark.lake.lock import held_epoch
-from learn_spark.storage import Location, Place
+from learn_spark.storage import Location, Place, cache_folder, name_of_copy
 from models.contract.whole_files import write_whole
 
 ARTIFACTS = "_artifacts"
-CACHE = "LEARN_SPARK_CACHE"
 CACHE_GB = "LEARN_SPARK_CACHE_GB"
 BLOCK_BYTES = 32 << 20  # part of the format
 _INDEX = "index.json"
@@ -87,7 +86,7 @@ class _Mirror:
 
     def __init__(self, root: Location) -> None:
         self._root, self._store = root, root / ARTIFACTS
-        name = f"{root.name}-{hashlib.sha256(root.uri.encode()).hexdigest()[:16]}"
+        name = name_of_copy(root)
         self.folder = cache_folder() / name / ARTIFACTS
         self._states = cache_folder() / name / _STATES
         self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
@@ -210,12 +209,6 @@ def _mirror_of(root: Location) -> _Mirror:
     if root not in _mirrors:
         _mirrors[root] = _Mirror(root)
     return _mirrors[root]
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps its copies."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE) or Path(home) / "learn-spark").absolute()
 
 
 def _read_index(place: Location) -> dict[str, Any] | None:

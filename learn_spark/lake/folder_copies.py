@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from learn_spark.errors import ConfigError, TemporaryError
-from learn_spark.lake.artifacts import cache_folder
-from learn_spark.storage import Entry, Location
+from learn_spark.storage import Entry, Location, cache_folder, name_of_copy
 
 _FOLDERS = "_folders"
 _THREADS = 4
@@ -30,8 +29,7 @@ def folder_copy(place: Location) -> Path:
         raise ConfigError(f"{place} is no folder with files")
     if foreign := [name for name in files if ".." in PurePosixPath(name).parts]:
         raise ConfigError(f"{place / foreign[0]} leads out of {place}")
-    where = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
-    copies = cache_folder() / _FOLDERS / f"{place.name}-{where}"
+    copies = cache_folder() / _FOLDERS / name_of_copy(place)
     copies.mkdir(parents=True, exist_ok=True)
     folder = copies / _digest(files)
     with (copies / ".lock").open("a") as lock:

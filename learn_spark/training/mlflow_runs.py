@@ -136,7 +136,7 @@ def _pending(models: Path) -> list[Training]:
 
 def tracking_uri(config: Config) -> str:
     """The configured tracking server, or SQLite in the output folder."""
-    return config.mlflow.tracking_uri or f"sqlite:///{config.output.dir}/mlflow.db"
+    return config.mlflow.tracking_uri or f"sqlite:///{config.output.folder}/mlflow.db"
 
 
 def loss_curve(folder: Path, points: int = 200) -> list[dict[str, float]]:
@@ -174,7 +174,7 @@ def client_of(config: Config) -> "MlflowClient":
 
     _keep_quiet()
     if config.mlflow.tracking_uri is None:
-        config.output.dir.mkdir(parents=True, exist_ok=True)
+        config.output.folder.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(config)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -186,7 +186,7 @@ def experiment_of(client: "MlflowClient", config: Config) -> str:
     if known is not None:
         return known.experiment_id
     is_local = config.mlflow.tracking_uri is None
-    return client.create_experiment(name, (config.output.dir / "mlartifacts").as_uri() if is_local else None)
+    return client.create_experiment(name, (config.output.folder / "mlartifacts").as_uri() if is_local else None)
 
 
 def _finished_run(client: "MlflowClient", experiment: str, training: Training) -> str | None:

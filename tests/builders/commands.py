@@ -113,7 +113,10 @@ def _summary(folder: Path) -> dict[str, object]:
 def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     config = [] if "--config" in arguments else ["--config", str(CONFIG)]
     root = [] if any(each.startswith("lake.root=") for each in arguments) else ["--set", f"lake.root={folder}/lake"]
-    return [*config, *root, "--set", f"output.dir={folder}/output"]
+    output = (
+        [] if any(each.startswith("output.dir=") for each in arguments) else ["--set", f"output.dir={folder}/output"]
+    )
+    return [*config, *root, *output]
 
 
 def environment() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A whole journey whose lake and logs lie in a store, with a kill -9 in the middle, beside one on a disk."""
 
+import json
 import time
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     root, logs = bucket / "lake", upload(ROOT / "data" / "online_retail", bucket / "logs")
     for name, value in {**object_store.environment, "LEARN_SPARK_CACHE": f"{tmp_path}/cache"}.items():
         monkeypatch.setenv(name, value)
-    run = ("run_pipeline", "--set", f"lake.root={root}", "--set", f"ingest.path={logs}")
+    places = {"lake.root": root, "ingest.path": logs, "output.dir": bucket / "output"}
+    settings = [f"--set={key}={place}" for key, place in places.items()]
+    run = ("run_pipeline", *settings, f"--set=mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db")
 
     kill_job(tmp_path, *run, when="cache/*/_artifacts/models/towers-*/spec.json")
     refused = run_job(tmp_path, *run)
@@ -45,6 +48,10 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     assert_equal_tables(ours, expected)
     assert_equal_vectors(ours, expected)
     assert current_parts(ours) == current_parts(expected)
-    written = b"".join(file.read_bytes() for file in (tmp_path / "output").rglob("*") if file.is_file())
+    output = download(bucket / "output", tmp_path / "output")
+    summary = json.loads((output / "summary.json").read_bytes())
+    assert summary["ranker"] and (output / "report" / "index.html").read_bytes().startswith(b"<!doctype html")
+    assert f"report     {bucket}/output/report/index.html" in done.out
+    written = b"".join(file.read_bytes() for file in output.rglob("*") if file.is_file())
     assert SECRET.encode() not in written + done.err.encode() + done.out.encode()
     assert not [file for file in ours.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]

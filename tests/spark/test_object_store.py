@@ -247,7 +247,7 @@ def test_a_spark_without_the_stores_client_says_how_to_get_it(spark, monkeypatch
 @pytest.mark.parametrize("command", [("repair",), ("compare_towers",)])
 def test_what_does_not_work_in_a_store_says_so(spark, reached, tmp_path, command):
     done = run_here(tmp_path, *command, "--set", "lake.root=s3a://bucket/lake")
-    assert (done.code, "does not work on a lake in a store yet" in done.err) == (2, True), done.err
+    assert (done.code, "does not work with lake.root in a store yet" in done.err) == (2, True), done.err
 
 
 def test_a_table_that_is_gone_is_refused_as_on_a_file_system(spark, reached, tmp_path):

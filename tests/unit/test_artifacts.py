@@ -11,7 +11,7 @@ import pytest
 from learn_spark.errors import ConfigError
 from learn_spark.lake import artifacts
 from learn_spark.lake.artifacts import Artifacts, Copy, carried
-from learn_spark.storage import Location
+from learn_spark.storage import CACHE, Location
 from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
 
 
@@ -30,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch):
             for lock in mirror._used.values():
                 lock.close()
         artifacts._mirrors.clear()
-        monkeypatch.setenv(artifacts.CACHE, str(tmp_path / name))
+        monkeypatch.setenv(CACHE, str(tmp_path / name))
 
     start("one")
     yield start
@@ -156,7 +156,7 @@ def test_a_reader_that_goes_on_sees_what_is_published_meanwhile(root, machine, t
         f"a = Artifacts(Location({root.uri!r}, {dict(root.options)!r})); f = a.path('matrix', 'm')\n"
         "f.mkdir(parents=True); (f / 'meta').write_text('new'); a.publish()\n"
     )
-    subprocess.run([sys.executable, "-c", writer], check=True, env=os.environ | {artifacts.CACHE: f"{tmp_path}/two"})
+    subprocess.run([sys.executable, "-c", writer], check=True, env=os.environ | {CACHE: f"{tmp_path}/two"})
     assert content(Artifacts(root).path("matrix", "m")) == {"meta": b"new"}
 
 
