@@ -4,13 +4,13 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from learn_spark.errors import ConfigError, TemporaryError
+from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from learn_spark.storage import Location
 from models.contract.failures import is_disk_full
-from models.contract.result import ERROR_LOG, SPEC
+from models.contract.result import ERROR_LOG, RESULT, SPEC
 from models.contract.whole_files import write_whole
 
 
@@ -47,8 +47,10 @@ def require_absent(out: Path | Location) -> None:
 
 
 @contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its name at the end, without the trainer's spec.
+def written_whole(out: Path | Location) -> Iterator[Path]:
+    """A folder of this machine to write into, which becomes `out` at the end, without the trainer's spec.
+
+    It is renamed; in a store its files are sent, result.json as the last one.
 
     Where that fails, the folder goes, but for the trainer's error.log.
 
@@ -56,11 +58,15 @@ def written_whole(out: Path) -> Iterator[Path]:
         ConfigError: `out` is there already.
     """
     require_absent(out)
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    beside = out.parent if isinstance(out, Path) else Path(tempfile.gettempdir())
+    partial = beside / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         yield partial
         (partial / SPEC).unlink()
-        partial.rename(out)
+        if isinstance(out, Path):
+            partial.rename(out)
+        else:
+            _send(partial, out)
     except BaseException:
         log = partial / ERROR_LOG
         told = log.read_bytes() if log.is_file() else b""
@@ -68,3 +74,15 @@ def written_whole(out: Path) -> Iterator[Path]:
         if told:
             write_whole(log, told)
         raise
+
+
+def _send(folder: Path, out: Location) -> None:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    try:
+        for file in sorted(files, key=lambda file: (file.name == RESULT, file)):
+            (out / str(file.relative_to(folder))).send(file)
+    except BaseException:
+        with suppress(LearnError):
+            out.remove()
+        raise
+    shutil.rmtree(folder)

@@ -10,7 +10,7 @@ from learn_spark.cli.releases import existing_lake, with_out
 from learn_spark.releases.online import export_online
 from learn_spark.releases.registry import find_release
 from learn_spark.releases.vectors import export_codes, export_vectors
-from learn_spark.storage import require_local
+from learn_spark.storage import place_argument
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def _online_arguments(parser: ArgumentParser) -> None:
 
 
 def _online(call: Call) -> Outcome:
-    out = require_local(call.args.out, "--out")
+    out = place_argument(call.args.out, "--out", call.config.lake.options)
     formats: list[Literal["pt2", "onnx"]] = ["pt2"] if call.args.no_onnx else ["pt2", "onnx"]
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
@@ -50,7 +50,7 @@ def _vector_arguments(parser: ArgumentParser) -> None:
 
 
 def _vectors(call: Call) -> Outcome:
-    out, index = require_local(call.args.out, "--out"), call.args.index
+    out, index = place_argument(call.args.out, "--out", call.config.lake.options), call.args.index
     with existing_lake(call, writes=True) as context:
         release = find_release(context.tables, call.args.release)
         about = export_vectors(context, release, out, index)
@@ -61,7 +61,7 @@ def _vectors(call: Call) -> Outcome:
 
 
 def _codes(call: Call) -> Outcome:
-    out = require_local(call.args.out, "--out")
+    out = place_argument(call.args.out, "--out", call.config.lake.options)
     with existing_lake(call, writes=True) as context:
         release = find_release(context.tables, call.args.release)
         about = export_codes(context, release, out)

@@ -13,6 +13,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.releases.registry import Release
 from learn_spark.runs.details import EvaluationDetails, newest_details
 from learn_spark.runs.steps import EVALUATE_FEATURES, Context
+from learn_spark.storage import Place
 from models.contract.content_matrix import META, read_meta
 from models.contract.export_specs import PT2, OnlineSpec, RetrievalWeights
 from models.contract.result import RESULT
@@ -24,14 +25,14 @@ _PROGRAMS = ("user_tower", "item_tower", "cvr")
 
 
 def export_online(
-    context: Context, release: Release, out: Path, formats: Sequence[Literal["pt2", "onnx"]]
+    context: Context, release: Release, out: Place, formats: Sequence[Literal["pt2", "onnx"]]
 ) -> dict[str, Any]:
     """Writes folder `out`, all of it or nothing: `models.export.online_programs` and the `pyfunc` of `online_model`.
 
     Args:
         context: of the config that the release was made by.
         release: its towers and conversion model are exported.
-        out: a folder that is not there yet.
+        out: a folder that is not there yet, or a place in a store.
         formats: of `pt2` (which the MLflow model needs) and `onnx`.
 
     Returns:

@@ -12,12 +12,13 @@ from learn_spark.bridge.snapshots import export
 from learn_spark.releases.codebooks import CODES, codebook_file, codebook_of
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.runs.steps import Context
+from learn_spark.storage import Place
 from models.contract.export_specs import CodesSpec, Index, VectorsSpec
 
 QUERIES = 1000
 
 
-def export_vectors(context: Context, release: Release, out: Path, index: Index) -> dict[str, Any]:
+def export_vectors(context: Context, release: Release, out: Place, index: Index) -> dict[str, Any]:
     """Writes folder `out`, all of it or nothing: see `models.export.item_vectors` for what it holds.
 
     Every item has its newest vector of the release; the losses are those of `QUERIES` users (all, where they are
@@ -26,7 +27,7 @@ def export_vectors(context: Context, release: Release, out: Path, index: Index) 
     Args:
         context: of the lake.
         release: whose vectors.
-        out: a folder that is not there yet.
+        out: a folder that is not there yet, or a place in a store.
         index: `hnsw`, `ivf`, `flat` or `none`.
 
     Returns:
@@ -43,13 +44,13 @@ def export_vectors(context: Context, release: Release, out: Path, index: Index) 
         return run_trainer(VectorsSpec(items=items, users=users, index=index, threads=threads, out_dir=folder))
 
 
-def export_codes(context: Context, release: Release, out: Path) -> dict[str, Any]:
+def export_codes(context: Context, release: Release, out: Place) -> dict[str, Any]:
     """Writes folder `out`, all of it or nothing: see `models.export.code_tokens` for what it holds.
 
     Args:
         context: of the lake.
         release: whose item codes; items without content have none.
-        out: a folder that is not there yet.
+        out: a folder that is not there yet, or a place in a store.
 
     Returns:
         What `out/result.json` says.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from learn_spark.bridge.folders import written_whole
 from learn_spark.cli.outputs import require_outputs, send_outputs
 from learn_spark.config.load import load_config
 from learn_spark.config.sections import OutputSettings
@@ -71,3 +72,36 @@ def test_mlflow_needs_a_server_where_no_sqlite_file_can_lie():
     config = load_config(CONF / "test.yaml", [*stored, "mlflow.tracking_uri=http://mlflow:5000"])
     assert isinstance(config.output.dir, Location) and config.output.dir.options["key"] == "AKIAFORTHISTEST"
     assert config.output.folder.is_absolute()
+
+
+def test_an_export_to_a_store_is_there_as_a_whole_or_not_at_all(
+    output: OutputSettings,
+    object_store: ObjectStore,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    assert isinstance(output.dir, Location)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    out = output.dir / "export"
+
+    def fill(folder: Path) -> None:
+        for name in ("spec.json", "result.json", "vectors.bin", "pyfunc/MLmodel"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+
+    refused = pytest.MonkeyPatch()
+    with pytest.raises(ConfigError, match="the store refuses access"), written_whole(out) as folder:
+        fill(folder)
+        told = ("403 Forbidden", "AccessDenied", "no")
+        is_last = lambda request: request["REQUEST_METHOD"] == "PUT" and "vectors" in request["PATH_INFO"]  # noqa: E731
+        refused.setattr(object_store, "refuse", lambda request: told if is_last(request) else None)
+    refused.undo()
+    assert not out.exists() and not list(tmp_path.glob(".export*"))
+    object_store.requests.clear()
+    with written_whole(out) as folder:
+        fill(folder)
+    assert sent(object_store) == ["MLmodel", "vectors.bin", "result.json"]
+    assert set(out.matching("**")) == {"result.json", "vectors.bin", "pyfunc/MLmodel"}
+    assert not list(tmp_path.glob(".export*"))
+    with pytest.raises(ConfigError, match="--out s3a://.*/export is there already"), written_whole(out):
+        pass

@@ -179,7 +179,9 @@ def test_an_argument_that_names_a_store_is_refused_where_only_a_path_serves(tmp_
         with pytest.raises(ConfigError, match=f"--out {text}: only a path"):
             require_local(text, "--out")
     assert require_local(f"{tmp_path}/x", "--out") == tmp_path / "x"
-    with pytest.raises(ConfigError, match=r"repair does not work with lake\.root in a store yet, and it is s3a://bucket"):
+    with pytest.raises(
+        ConfigError, match=r"repair does not work with lake\.root in a store yet, and it is s3a://bucket"
+    ):
         require_mounted(Location("s3a://bucket"), "repair")
     with pytest.raises(ConfigError, match=r"forget does not work with output\.dir in a store yet"):
         require_mounted(Location("s3a://bucket"), "forget", "output.dir")
