@@ -7,6 +7,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -177,7 +178,8 @@ class _Hdfs(Store):
                 self._create(files, partial, content)
             files.mv(partial, key, overwrite=True)
         except BaseException:
-            files.rm(partial)
+            with suppress(Exception):  # it must not hide why
+                files.rm(partial)
             raise
 
     def create(self, files: Any, key: str, content: bytes) -> None:  # noqa: ANN401

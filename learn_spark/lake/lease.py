@@ -116,7 +116,10 @@ def living_holder(root: Location, ttl: float | None = None) -> str | None:
         last = epoch.entry().modified
     if _store_time(folder) - last > timedelta(seconds=ttl or TTL):
         return None
-    holder = json.loads(epoch.read_bytes())
+    try:
+        holder = json.loads(epoch.read_bytes())
+    except ValueError:  # HDFS makes a file before it has its content
+        return "a process that is starting"
     return f"process {holder['pid']} on {holder['host']}"
 
 

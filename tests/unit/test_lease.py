@@ -196,3 +196,10 @@ def test_who_reads_beside_a_writer_is_told_so(root):
         pass
     with without_writers(root):
         pass
+
+
+def test_a_lake_that_is_being_taken_is_busy_though_nobody_has_said_who(object_store: ObjectStore) -> None:  # noqa: F811
+    root = object_store.bucket() / "lake"
+    (root / "_lease" / "epochs" / "00000000").write_bytes(b"")
+    with pytest.raises(TemporaryError, match=r"another run works on the lake .* \(a process that is starting\)"):
+        Lease(root).take()
