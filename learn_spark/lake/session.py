@@ -161,7 +161,7 @@ def is_lost_connection(error: BaseException | None) -> bool:
 
 
 def said_by_jvm() -> str:
-    """What the JVM, and Spark's Python workers, have written on stderr since the start."""
+    """What the JVM, and Spark's Python workers, have written since the start."""
     if _spoken is None:
         return ""
     _spoken.seek(0)
@@ -200,16 +200,21 @@ def _start_context(builder: SparkSession.Builder) -> None:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """What starts in the block writes its stderr to a file without a name; nothing that starts outlives a Ctrl-C."""
+    """What starts in the block writes to a file without a name, not to the terminal; nothing of it outlives a Ctrl-C.
+
+    On stdout, too: Delta says there what a VACUUM deletes, a line per table.
+    """
     global _spoken  # noqa: PLW0603 - as the JVM, there is one per process
     if SparkContext._gateway is not None:
         yield
         return
     _spoken = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the JVM lives
     before = set(psutil.Process().children(recursive=True))
+    sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(2)
-    os.dup2(_spoken.fileno(), 2)
+    kept = {number: os.dup(number) for number in (1, 2)}
+    for number in kept:
+        os.dup2(_spoken.fileno(), number)
     try:
         yield
     except BaseException as error:
@@ -219,8 +224,9 @@ def _quiet_start() -> Iterator[None]:
             SparkContext._gateway = SparkContext._jvm = None
         raise
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, ours in kept.items():
+            os.dup2(ours, number)
+            os.close(ours)
 
 
 def _importing_nothing_from_the_working_directory() -> AbstractContextManager[None]:

@@ -1,5 +1,7 @@
 """Sessions that somebody else has made, and settings that no session of ours has."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,3 +81,18 @@ def test_what_we_set_ourselves_is_refused_in_a_config() -> None:
     for key in settings:
         with pytest.raises(ValueError, match="conf sets"):
             SparkSettings(conf={key: "1"})
+
+
+@pytest.mark.process
+def test_what_the_jvm_says_is_kept_and_nothing_of_it_reaches_the_terminal() -> None:
+    code = """
+import subprocess
+from learn_spark.lake.session import _quiet_start, said_by_jvm
+with _quiet_start():
+    jvm = subprocess.Popen("read line; echo deleted a file; echo an error >&2", shell=True, stdin=subprocess.PIPE)
+jvm.communicate(b"go\\n")
+print("ours", sorted(said_by_jvm().split("\\n")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "ours ['', 'an error', 'deleted a file']\n"
+    assert done.stderr == ""
