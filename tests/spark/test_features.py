@@ -280,7 +280,8 @@ def test_days_that_late_events_change_get_a_release_of_their_own(lake: Context, 
     old = find_release(lake.tables)
     tables = ("user_features", "item_features", "pair_features")
     before = {name: sorted(map(str, visible(lake, old, name).collect())) for name in tables}
-    history = lake.spark.createDataFrame([("late user", days[-1], [1], [0])], lake.tables.read("user_history").schema)
+    rows = [("late user", days[-1], [1], [0], None)]
+    history = lake.spark.createDataFrame(rows, lake.tables.read("user_history").schema)
     lake.tables.append("user_history", history)
     again = write_features(lake, days[-1:])
     new = find_release(lake.tables)

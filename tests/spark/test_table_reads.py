@@ -22,7 +22,7 @@ FIRST, NAME = date(2011, 9, 1), "user_history"
 
 def histories(spark: SparkSession, first: int, stop: int) -> DataFrame:
     """A row per day, so a file per day."""
-    rows = [(f"u{n}", FIRST + timedelta(days=n), [1], [1]) for n in range(first, stop)]
+    rows = [(f"u{n}", FIRST + timedelta(days=n), [1], [1], None) for n in range(first, stop)]
     return spark.createDataFrame(rows, TABLES[NAME].columns_ddl)
 
 
