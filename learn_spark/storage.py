@@ -163,13 +163,18 @@ class Location:
         return STORES[self.scheme]
 
     @property
-    def _key(self) -> str:
+    def _parts(self) -> tuple[str, str]:
+        """Authority (a bucket, a NameNode) and path."""
         authority, _, path = self.uri.partition("://")[2].partition("/")
-        return self._store.key(authority, path)
+        return authority, path
+
+    @property
+    def _key(self) -> str:
+        return self._store.key(*self._parts)
 
     @property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec has no types
-        return self._store.files(self.uri.partition("://")[2].partition("/")[0], self.options)
+        return self._store.files(self._parts[0], self.options)
 
     @contextmanager
     def _telling(self, writes: bool = False) -> Iterator[None]:

@@ -13,9 +13,10 @@ from pyspark.sql import functions as F
 
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import with_dense_number
-from learn_spark.lake.task_files import TaskFiles, digest_of, task_files
+from learn_spark.lake.task_files import TaskFiles, task_files
 from learn_spark.runs.steps import Context
 from models.contract.snapshot import MANIFEST, Manifest, SnapshotFile, write_manifest
+from models.contract.verified import file_digest
 
 TYPE_COLUMNS = ("hist_types", "tar_types")
 _FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
@@ -114,7 +115,7 @@ def _writer(gathered: TaskFiles):  # noqa: ANN202 - a hint here would be read by
         table = table.sort_by("_row").drop(["_file", "_row", "_order"]).combine_chunks()
         with gathered.new(name) as file:
             pq.write_table(table.replace_schema_metadata(None), file, row_group_size=max(1, table.num_rows))
-            digest, size = digest_of(file), file.stat().st_size
+            digest, size = file_digest(file), file.stat().st_size
         return pa.table({"path": [name], "rows": [table.num_rows], "bytes": [size], "sha256": [digest]})
 
     return write

@@ -1,6 +1,7 @@
 """Which encoder the config asks for: where its folder is and what its vectors are called."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def model_dir(config: Config) -> Path:
         raise ConfigError(f"embedding.model: {error}") from error
 
 
+@cache
+def _brought(place: Location) -> Path:
+    """Asked of the store once per process, which so works with one state of the model."""
+    return folder_copy(place)
+
+
 def model_source(model: str, options: Mapping[str, Any] | None = None) -> str:
     """A folder or hub name as it is; of a folder in a store the copy that this machine has, or gets.
 
@@ -65,7 +72,7 @@ def model_source(model: str, options: Mapping[str, Any] | None = None) -> str:
             place = place_of(model, options)
         except ValueError as error:
             raise ConfigError(f"embedding.model: {error}") from None
-        return str(folder_copy(place) if isinstance(place, Location) else place)
+        return str(_brought(place) if isinstance(place, Location) else place)
     if not model.startswith(PACKAGE_PREFIX):
         return model
     package, _, inner = model.removeprefix(PACKAGE_PREFIX).partition("/")

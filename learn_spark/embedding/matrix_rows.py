@@ -18,8 +18,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from learn_spark.embedding.reduction import Reduction
-from learn_spark.lake.task_files import TaskFiles, digest_of, task_files
+from learn_spark.lake.task_files import TaskFiles, task_files
 from models.contract.content_matrix import BLOCK_ROWS
+from models.contract.verified import file_digest
 
 _WRITTEN = "name string, first_row bigint, rows bigint, sha256 string"
 _THREADS = 4
@@ -76,7 +77,7 @@ def _block_writer(
                             file.seek((int(rows_N[start]) - first) * dim * 2)
                             file.write(b"".join(embeddings_N[start:end]))
                         count += len(rows_N)
-                digest = digest_of(path)
+                digest = file_digest(path)
             yield pd.DataFrame({"name": [name], "first_row": [first], "rows": [count], "sha256": [digest]})
 
     return write

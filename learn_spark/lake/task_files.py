@@ -4,7 +4,6 @@ A task that sees the folder writes into it. One that does not leaves its files i
 fetches them from there.
 """
 
-import hashlib
 import socket
 import tempfile
 import uuid
@@ -18,6 +17,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.artifacts import ARTIFACTS, carried
 from learn_spark.lake.lock import held_epoch
 from learn_spark.storage import Location
+from models.contract.verified import file_digest
 
 _INCOMING = "_incoming"
 _THREADS = 4
@@ -76,7 +76,7 @@ class TaskFiles:
         assert self.store is not None, f"no task has left {name}"
         file = self.folder / name
         (self.store / name).fetch(file)
-        if digest_of(file) != digest:
+        if file_digest(file) != digest:
             raise ConfigError(f"{self.store / name} has changed on its way (SHA-256 differs): run this again")
 
 
@@ -101,9 +101,3 @@ def task_files(folder: Path) -> Iterator[TaskFiles]:
         yield TaskFiles(folder, store)
     finally:
         store.remove()
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

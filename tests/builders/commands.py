@@ -112,11 +112,10 @@ def _summary(folder: Path) -> dict[str, object]:
 
 def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     config = [] if "--config" in arguments else ["--config", str(CONFIG)]
-    root = [] if any(each.startswith("lake.root=") for each in arguments) else ["--set", f"lake.root={folder}/lake"]
-    output = (
-        [] if any(each.startswith("output.dir=") for each in arguments) else ["--set", f"output.dir={folder}/output"]
-    )
-    return [*config, *root, *output]
+    for key, place in {"lake.root": folder / "lake", "output.dir": folder / "output"}.items():
+        if not any(each.startswith(f"{key}=") for each in arguments):
+            config += ["--set", f"{key}={place}"]
+    return config
 
 
 def environment() -> dict[str, str]:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.builders.commands import ROOT, environment
 from tests.builders.shared import shared
 
@@ -13,6 +15,12 @@ def built_wheel() -> Path:
     """It lies in everybody's folder: copy it to rename it."""
     (wheel,) = shared("wheel", _build).glob("learn_spark-*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make package` builds, without a checkout around it."""
+    return Path(shutil.copy(built_wheel(), tmp_path_factory.mktemp("package") / "learn_spark.zip"))
 
 
 def _build(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Executors of another process, and a package without a checkout around it, make what the local journey makes."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,12 @@ from learn_spark.pipeline import STEPS
 from tests.builders.commands import CONFIG, ROOT, run_job
 from tests.builders.journey import LEARNED, assert_equal_tables, finished_journey
 from tests.builders.reading import relation
-from tests.builders.wheel import built_wheel
+from tests.builders.wheel import zipped  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make package` builds, without a checkout around it."""
-    return Path(shutil.copy(built_wheel(), tmp_path_factory.mktemp("package") / "learn_spark.zip"))
-
-
-def test_cluster_and_local_run_make_equal_tables(zipped: Path, tmp_path: Path) -> None:
+def test_cluster_and_local_run_make_equal_tables(zipped: Path, tmp_path: Path) -> None:  # noqa: F811
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     quick = load_config(CONFIG).spark.conf["spark.driver.extraJavaOptions"]  # too late once spark-submit has a JVM

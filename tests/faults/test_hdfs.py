@@ -2,20 +2,22 @@
 
 import getpass
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 
 from learn_spark.errors import ConfigError, TemporaryError
-from learn_spark.lake.lease import living_holder
-from learn_spark.storage import Location, place_of, size_of, write_whole
-from tests.builders.commands import ROOT, kill_job, run_job
+from learn_spark.storage import Location, place_of
+from tests.builders.commands import ROOT
 from tests.builders.hdfs import hdfs, hdfs_folder  # noqa: F401 - fixtures
-from tests.builders.journey import assert_equal_tables, assert_equal_vectors, current_parts, finished_journey
-from tests.builders.transfer import download, upload
+from tests.builders.stores import (
+    assert_a_large_file_comes_back,
+    assert_equals_one_on_a_disk,
+    assert_files_come_and_go,
+    assert_one_of_many_creates,
+    journey_after_a_kill,
+)
+from tests.builders.transfer import upload
 
 pytestmark = [pytest.mark.spark, pytest.mark.process]
 
@@ -23,51 +25,15 @@ ONE_TRY = {"dfs.client.failover.max.attempts": "1"}
 
 
 def test_a_file_is_written_read_listed_and_gone(hdfs_folder: Location) -> None:  # noqa: F811
-    file = hdfs_folder / "folder" / "a b%2Bü;x=1.json"
-    assert not file.exists() and not hdfs_folder.glob("*") and not hdfs_folder.matching("**")
-    write_whole(file, "one")
-    write_whole(file, "other")
-    write_whole(hdfs_folder / "folder/below/x.json", b"x")
-    assert (file.read_text(), size_of(file), file.is_file(), file.parent.is_dir()) == ("other", 5, True, True)
-    assert [place.name for place in file.parent.glob("*.json")] == [file.name]
-    assert list(hdfs_folder.matching("**/*.json")) == [f"folder/{file.name}", "folder/below/x.json"]
-    before = file.entry().tag
-    write_whole(file, "OTHER")
-    assert file.entry().tag != before
-    assert [place.name for place in file.parent.glob("*")] == [file.name, "below"], "no file is left half made"
-    file.unlink()
-    file.unlink(missing_ok=True)
-    hdfs_folder.remove()
-    assert not hdfs_folder.exists()
-    hdfs_folder.remove()
+    assert_files_come_and_go(hdfs_folder, "a b%2Bü;x=1.json")
 
 
 def test_of_many_who_create_a_file_at_once_one_succeeds(hdfs_folder: Location) -> None:  # noqa: F811
-    at_once = Barrier(8)
-
-    def create(number: int) -> bool:
-        at_once.wait()
-        try:
-            (hdfs_folder / "epoch").create(str(number).encode())
-        except FileExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(create, range(8)))
-    assert won.count(True) == 1
-    assert (hdfs_folder / "epoch").read_text() == str(won.index(True))
+    assert_one_of_many_creates(hdfs_folder)
 
 
 def test_a_large_file_goes_up_and_down_unchanged(hdfs_folder: Location, tmp_path: Path) -> None:  # noqa: F811
-    content = bytes(range(256)) * 4096 * 12
-    (tmp_path / "up").write_bytes(content)
-    (hdfs_folder / "large").send(tmp_path / "up")
-    (hdfs_folder / "large").fetch(tmp_path / "down")
-    assert (tmp_path / "down").read_bytes() == content
-    with (hdfs_folder / "large").open() as file:
-        file.seek(256 * 4096 * 7 + 3)
-        assert file.read(5) == bytes([3, 4, 5, 6, 7])
+    assert_a_large_file_comes_back(hdfs_folder, tmp_path)
 
 
 def test_what_is_wrong_is_one_line(hdfs: Location, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -99,20 +65,5 @@ def test_a_journey_in_hdfs_equals_one_on_a_disk_also_when_it_is_killed(
     monkeypatch.setenv("LEARN_SPARK_CACHE", f"{tmp_path}/cache")
     monkeypatch.setenv("HADOOP_USER_NAME", getpass.getuser())
     root, logs = hdfs_folder / "lake", upload(ROOT / "data" / "online_retail", hdfs_folder / "logs")
-    run = ("run_pipeline", "--set", f"lake.root={root}", "--set", f"ingest.path={logs}")
-
-    kill_job(tmp_path, *run, when="cache/*/_artifacts/models/towers-*/spec.json")
-    refused = run_job(tmp_path, *run)
-    assert (refused.code, "another run works on the lake" in refused.err) == (75, True), refused.err
-    while living_holder(root):
-        time.sleep(1)
-    done = run_job(tmp_path, *run)
-    assert done.code == 0, done.err[-3000:]
-    assert "[1/7]" not in done.err, "what was done before the kill is not done again"
-    assert run_job(tmp_path, *run).code == 99
-
-    expected = finished_journey()[0] / "lake"
-    ours = download(root, tmp_path / "copy")
-    assert_equal_tables(ours, expected)
-    assert_equal_vectors(ours, expected)
-    assert current_parts(ours) == current_parts(expected)
+    journey_after_a_kill(tmp_path, root, logs)
+    assert_equals_one_on_a_disk(root, tmp_path)

@@ -1,6 +1,5 @@
 """A cluster whose machines share nothing makes what the local journey makes, from a package without a checkout."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,14 @@ from tests.builders.journey import LEARNED, assert_equal_tables, finished_journe
 from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.reading import relation
 from tests.builders.transfer import download, upload
-from tests.builders.wheel import built_wheel
+from tests.builders.wheel import zipped  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make package` builds, without a checkout around it."""
-    return Path(shutil.copy(built_wheel(), tmp_path_factory.mktemp("package") / "learn_spark.zip"))
-
-
 def test_machines_that_share_nothing_make_the_tables_of_one(
     object_store: ObjectStore,  # noqa: F811
-    zipped: Path,
+    zipped: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     driver = tmp_path / "driver"

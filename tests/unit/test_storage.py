@@ -1,9 +1,7 @@
 """Places in a store, against a server that speaks S3."""
 
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 
@@ -14,10 +12,9 @@ from learn_spark.storage import (
     place_of,
     require_local,
     require_mounted,
-    size_of,
-    write_whole,
 )
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
+from tests.builders.stores import assert_a_large_file_comes_back, assert_files_come_and_go, assert_one_of_many_creates
 
 ONE_TRY = {"config_kwargs": {"retries": {"max_attempts": 0}}}
 
@@ -60,21 +57,7 @@ def test_options_travel_and_are_never_shown():
 
 
 def test_a_file_is_written_read_listed_and_gone(bucket):
-    file = bucket / "folder" / "a b%2Bü.json"
-    assert not file.exists()
-    assert not bucket.glob("*")
-    write_whole(file, "one")
-    write_whole(file, "other")
-    write_whole(bucket / "folder/below/x.json", b"x")
-    assert (file.read_text(), size_of(file), file.is_file(), file.parent.is_dir()) == ("other", 5, True, True)
-    assert [place.name for place in file.parent.glob("*.json")] == ["a b%2Bü.json"]
-    assert list(bucket.matching("**/*.json")) == ["folder/a b%2Bü.json", "folder/below/x.json"]
-    before = file.entry().tag
-    write_whole(file, "OTHER")
-    assert file.entry().tag != before
-    file.unlink()
-    file.unlink(missing_ok=True)
-    assert not file.exists()
+    assert_files_come_and_go(bucket / "any", "a b%2Bü.json")
 
 
 def test_what_others_write_is_seen_at_once(bucket, object_store):  # noqa: F811
@@ -84,28 +67,11 @@ def test_what_others_write_is_seen_at_once(bucket, object_store):  # noqa: F811
 
 
 def test_of_many_who_create_a_file_at_once_one_succeeds(bucket):
-    at_once = Barrier(8)
-
-    def create(number: int) -> bool:
-        at_once.wait()
-        try:
-            (bucket / "epoch").create(str(number).encode())
-        except FileExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(create, range(8)))
-    assert won.count(True) == 1
-    assert (bucket / "epoch").read_text() == str(won.index(True))
+    assert_one_of_many_creates(bucket)
 
 
 def test_a_large_file_goes_up_and_down_unchanged(bucket, tmp_path):
-    content = bytes(range(256)) * 4096 * 12
-    (tmp_path / "up").write_bytes(content)
-    (bucket / "large").send(tmp_path / "up")
-    (bucket / "large").fetch(tmp_path / "down")
-    assert (tmp_path / "down").read_bytes() == content
+    assert_a_large_file_comes_back(bucket, tmp_path)
 
 
 def test_a_bucket_that_is_not_there_is_one_line(object_store):  # noqa: F811

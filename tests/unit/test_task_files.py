@@ -12,8 +12,9 @@ from learn_spark.embedding import matrix_rows
 from learn_spark.errors import ConfigError
 from learn_spark.lake.artifacts import Artifacts
 from learn_spark.lake.lock import lake_lock
-from learn_spark.lake.task_files import TaskFiles, digest_of, task_files
+from learn_spark.lake.task_files import TaskFiles, task_files
 from learn_spark.storage import Location
+from models.contract.verified import file_digest
 from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
 
 
@@ -32,7 +33,7 @@ def elsewhere(files: TaskFiles) -> TaskFiles:
 def made(files: TaskFiles, name: str, content: bytes) -> dict[str, str]:
     with files.new(name) as path:
         path.write_bytes(content)
-        return {name: digest_of(path)}
+        return {name: file_digest(path)}
 
 
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
@@ -101,7 +102,7 @@ def test_rows_lie_at_their_places_whatever_the_batches_and_blocks(tmp_path, monk
         written_pdf = pd.concat(write(batches))
     assert written_pdf["rows"].sum() == len(rows_N)
     for part in written_pdf.itertuples():
-        assert digest_of(files.folder / part.name) == part.sha256
+        assert file_digest(files.folder / part.name) == part.sha256
         matrix_rows._place(files.folder / part.name, file, part.first_row * dim * 2)
     expected_ND = before_ND.copy()
     expected_ND[rows_N] = new_ND

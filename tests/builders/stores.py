@@ -1,0 +1,96 @@
+"""What holds in every kind of store: of its files, and of a whole journey whose lake and logs lie there."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+from learn_spark.lake.lease import living_holder
+from learn_spark.storage import Location, size_of, write_whole
+from tests.builders.commands import Done, kill_job, run_job
+from tests.builders.journey import assert_equal_tables, assert_equal_vectors, current_parts, finished_journey
+from tests.builders.transfer import download
+
+
+def assert_files_come_and_go(folder: Location, name: str) -> None:
+    """A file of any name is written, written again, listed and removed; the folder is new."""
+    file = folder / "folder" / name
+    assert not file.exists() and not folder.glob("*") and not folder.matching("**")
+    write_whole(file, "one")
+    write_whole(file, "other")
+    write_whole(folder / "folder/below/x.json", b"x")
+    assert (file.read_text(), size_of(file), file.is_file(), file.parent.is_dir()) == ("other", 5, True, True)
+    assert [place.name for place in file.parent.glob("*.json")] == [name]
+    assert list(folder.matching("**/*.json")) == [f"folder/{name}", "folder/below/x.json"]
+    before = file.entry().tag
+    write_whole(file, "OTHER")
+    assert file.entry().tag != before
+    assert [place.name for place in file.parent.glob("*")] == [name, "below"], "no file is left half made"
+    file.unlink()
+    file.unlink(missing_ok=True)
+    assert not file.exists()
+    folder.remove()
+    assert not folder.exists()
+    folder.remove()
+
+
+def assert_one_of_many_creates(folder: Location) -> None:
+    """Of many who create a file at once one succeeds, and its content is there."""
+    at_once = Barrier(8)
+
+    def create(number: int) -> bool:
+        at_once.wait()
+        try:
+            (folder / "epoch").create(str(number).encode())
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert won.count(True) == 1
+    assert (folder / "epoch").read_text() == str(won.index(True))
+
+
+def assert_a_large_file_comes_back(folder: Location, local: Path) -> None:
+    """It goes up and down unchanged, and is read from any place on."""
+    content = bytes(range(256)) * 4096 * 12
+    (local / "up").write_bytes(content)
+    (folder / "large").send(local / "up")
+    (folder / "large").fetch(local / "down")
+    assert (local / "down").read_bytes() == content
+    with (folder / "large").open() as file:
+        file.seek(256 * 4096 * 7 + 3)
+        assert file.read(5) == bytes([3, 4, 5, 6, 7])
+
+
+def journey_after_a_kill(folder: Path, root: Location, logs: Location, *settings: str) -> Done:
+    """Kills a journey while its towers train, and goes on with it; how that ended.
+
+    Args:
+        folder: `cache` in it is LEARN_SPARK_CACHE.
+        root, logs: the lake's, and where its logs are.
+        settings: what else is set, as KEY=VALUE.
+    """
+    told = (f"lake.root={root}", f"ingest.path={logs}", *settings)
+    run = ("run_pipeline", *(part for each in told for part in ("--set", each)))
+    kill_job(folder, *run, when="cache/*/_artifacts/models/towers-*/spec.json")
+    refused = run_job(folder, *run)
+    assert (refused.code, "another run works on the lake" in refused.err) == (75, True), refused.err
+    while living_holder(root):
+        time.sleep(1)
+    done = run_job(folder, *run)
+    assert done.code == 0, done.err[-3000:]
+    assert "[1/7]" not in done.err, "what was done before the kill is not done again"
+    assert run_job(folder, *run).code == 99
+    return done
+
+
+def assert_equals_one_on_a_disk(root: Location, folder: Path) -> Path:
+    """The journey's lake has the tables and vectors of one on a disk; a copy of it."""
+    expected = finished_journey()[0] / "lake"
+    ours = download(root, folder / "copy")
+    assert_equal_tables(ours, expected)
+    assert_equal_vectors(ours, expected)
+    assert current_parts(ours) == current_parts(expected)
+    return ours
