@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup tour demo check spark test faults bench format package lock rows-unchanged clean distclean
+.PHONY: help setup tour demo check spark test long faults bench format package lock rows-unchanged clean distclean
 
 # make SPARK=4.0 …: with Spark 4.0 and Petastorm in the main environment, as constraints-4.0.txt has them.
 SPARK ?= 4.1
@@ -36,10 +36,13 @@ check: setup ## after every edit, two minutes: style, format, types, import rule
 	@$(PYTEST) -m "not (process or spark or e2e)"
 
 spark: setup ## run the tests of the Spark side
-	@$(PYTEST) tests/spark
+	@$(PYTEST) -m "not long" tests/spark
 
-test: setup ## run all tests, and record in build/tests/durations.txt what each file and test takes
-	@$(PYTEST) --durations 10 --record-durations=build/tests/durations.txt
+test: setup ## run the tests, and record in build/tests/durations.txt what each file and test takes
+	@$(PYTEST) -m "not long" --durations 10 --record-durations=build/tests/durations.txt
+
+long: setup ## run the tests of minutes each: clusters, GPUs, both engines, public protocols, older lakes, killed trainings
+	@$(PYTEST) -m long --durations 10 --record-durations=build/tests/long-durations.txt
 
 faults: setup ## break lakes on purpose, for an hour or two: kills between all commits, files that are lost, and what it takes to come back
 	@$(PYTEST) --hypothesis-profile default tests/faults tests/spark/test_ingest_fuzz.py

@@ -19,7 +19,7 @@ from models.encoder.encoder import Encoder
 from tests.builders.commands import CONFIG, run_here
 from tests.builders.reading import relation
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 VARIANTS = ("--layers", "3,6", "--pooling", "mean", "--templates", "title")
 CHOOSE = ("choose-content", *VARIANTS, "--set", "comparison.resamples=20")
 

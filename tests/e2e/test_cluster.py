@@ -11,7 +11,7 @@ from tests.builders.journey import LEARNED, assert_equal_tables, finished_journe
 from tests.builders.reading import relation
 from tests.builders.wheel import zipped  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_cluster_and_local_run_make_equal_tables(zipped: Path, tmp_path: Path) -> None:  # noqa: F811

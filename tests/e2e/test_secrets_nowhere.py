@@ -9,7 +9,7 @@ from tests.builders.commands import run_here
 from tests.builders.hostile import CONF, PLAIN, SECRETS, places_of, ran
 from tests.builders.journey import finished_journey
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ALL = [*SECRETS.values(), PLAIN]
 

@@ -35,7 +35,7 @@ from tests.builders.commands import CONFIG, ROOT, kill_process, run_here
 from tests.builders.contexts import make_context
 from tests.builders.lake import fill_tables, save_models
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 STATEMENTS = ROOT / "tests" / "fixtures" / "lake_0_1_0" / "tables.sql"
 ACCEPTED = ("--accept", "ingest_events")  # its version was raised for kinds of logs that this one is not of

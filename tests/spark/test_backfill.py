@@ -171,6 +171,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing catches it."""
 
 
+@pytest.mark.long
 def test_a_kill_after_the_commit_loses_no_stale_mark(spark, tmp_path, logs, scheduled, monkeypatch):
     """A delivery comes again without its late events: what was made from them is made anew."""
     day = FEATURES + timedelta(days=2)

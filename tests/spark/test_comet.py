@@ -12,7 +12,12 @@ from tests.builders.commands import run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors, finished_journey
 from tests.builders.plans import nodes_of_steps
 
-pytestmark = [pytest.mark.spark, pytest.mark.e2e, pytest.mark.skipif(misfit() is not None, reason=str(misfit()))]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.e2e,
+    pytest.mark.long,
+    pytest.mark.skipif(misfit() is not None, reason=str(misfit())),
+]
 
 # What Spark itself runs: Python's rows and texts that Comet cannot read, Delta's own look at the files that a write
 # replaces (Scan, Filter, and objects of its index), broadcasts to a join that compares more than equality.

@@ -162,6 +162,7 @@ def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys
         compared_on(other, ["wild"], [1])
 
 
+@pytest.mark.long
 def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, capsys) -> None:
     """With a tiny random checkpoint: mechanics, not figures."""
     llm = f"llm: {{model: {save_tiny_llama(tmp_path / 'llama')}, lora: {{rank: 2}}}}"

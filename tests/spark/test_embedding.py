@@ -305,6 +305,7 @@ def test_late_version_of_an_old_item_reaches_table_and_matrix(embedded: Context)
     assert changed.tolist() == [False, False, True, False]
 
 
+@pytest.mark.long
 def test_killed_run_keeps_its_finished_buckets(embedded: Context, llama: Path) -> None:
     texts, before = 800, versions(embedded)["content_embeddings"]
     add_items(embedded, [item_row(f"k{n}", "2011-11-02", " ".join(f"{n:012b}")) for n in range(texts)])
@@ -399,6 +400,7 @@ HARD = {
 }
 
 
+@pytest.mark.long
 def test_hard_texts_and_a_hundred_thousand_equal_ones(empty: Context) -> None:
     add_items(empty, [item_row(name, "2011-11-02", text) for name, text in HARD.items()])
     items_df = empty.tables.read("items")

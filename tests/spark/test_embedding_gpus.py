@@ -18,6 +18,7 @@ from tests.builders.items import with_embedding
 pytestmark = pytest.mark.spark
 
 
+@pytest.mark.long
 def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_path: Path) -> None:
     model = save_tiny_llama(tmp_path / "llama")
     shares = ("0.5", "1.0")  # this way round: while workers load the model, tasks overlap

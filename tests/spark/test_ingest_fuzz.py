@@ -17,7 +17,7 @@ from learn_spark.lake.days import DayRange
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, make_config
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 EXAMPLES = 2 if settings.get_current_profile_name() == "ci" else 30
 NAMES = ("user", "item", "time", "name")

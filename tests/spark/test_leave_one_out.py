@@ -18,7 +18,7 @@ from tests.builders.contexts import make_context
 from tests.builders.tensors import random_vectors, write_matrix
 from tests.conftest import CONF
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 # UniSRec's statistics of the data set (arXiv 2206.05941, table 1, "OR")
 USERS, ITEMS, INTERACTIONS = 16_520, 3_469, 519_906

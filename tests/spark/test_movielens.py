@@ -17,7 +17,7 @@ from tests.builders.commands import ROOT
 from tests.builders.contexts import make_context
 from tests.conftest import CONF
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 RATINGS, USERS, FILMS = 100_000, 943, 1_682  # as its README counts them
 CORE = 99_287, 1_349  # ratings and films of its 5-core

@@ -128,6 +128,7 @@ def started(tmp_path, spec, steps):
 
 
 @pytest.mark.parametrize("spec", ["shared_causal"], indirect=True)
+@pytest.mark.long
 def test_ranks_that_are_killed_go_on_with_the_curve_of_those_that_were_not(tmp_path, spec, two):
     spec = spec | {"out_dir": str(tmp_path / "killed")}
     job, ranks = started(tmp_path, spec, steps=8)
@@ -146,6 +147,7 @@ def test_ranks_that_are_killed_go_on_with_the_curve_of_those_that_were_not(tmp_p
 @pytest.mark.parametrize(
     ("how", "says"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "Timed out")], ids=["killed", "hanging"]
 )
+@pytest.mark.long
 def test_a_rank_that_is_lost_ends_the_job(tmp_path, spec, how, says):
     run = spec["train"]["run"] | {"rank_timeout": 10}
     train = spec["train"] | {"epochs": 100_000, "patience": 100_000, "run": run}

@@ -76,6 +76,7 @@ def kill_after(process, folder, lines):
 
 
 @pytest.mark.process
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train-towers", "train-sequential"])
 def test_a_training_killed_twice_has_the_curve_of_one_that_was_not(tmp_path, spec, command):
     if command == "train-sequential":
