@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from learn_spark.config.formats import FilesSettings, Format, hive_keys
 from learn_spark.config.mapping import (
     EventTypeMapping,
     FieldMapping,
@@ -17,7 +18,7 @@ from learn_spark.config.mapping import (
     Zone,
 )
 from learn_spark.config.sections import Share
-from learn_spark.config.sources import Format, SourceSettings, hive_keys, with_common
+from learn_spark.config.sources import SourceSettings, with_common
 from learn_spark.storage import Place
 from models.contract.strict import Settings
 
@@ -57,6 +58,8 @@ class ItemsSettings(SourceSettings):
     def _pivot_has_the_time(self) -> Self:
         if self.pivot and self.mapping.valid_from:
             raise ValueError("mapping.valid_from would be a property: the time of a property is pivot.time")
+        if self.pivot and self.lookups:
+            raise ValueError("`lookups` say more of an item, and with `pivot` a line is a property: leave it out")
         if self.pivot and self.where:
             raise ValueError("`where` filters lines of items, and with `pivot` a line is a property: leave it out")
         return self
@@ -139,6 +142,11 @@ class IngestSettings(SourceSettings):
         beside = 0 if self.timezone == UTC else 1  # a day of another zone lies on two UTC days
         return self.late_days + beside, beside
 
+    def all_files(self) -> list[FilesSettings]:
+        """Everything that names files: the section itself, its sources, the catalogue, and their lookups."""
+        holders: list[SourceSettings] = [self, *self.sources, *([self.items] if self.items else [])]
+        return [*holders, *(lookup for each in holders for lookup in each.lookups.values())]
+
     @model_validator(mode="before")
     @classmethod
     def _sources_inherit(cls, values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
@@ -193,6 +201,8 @@ def _misfit(source: IngestSettings) -> str:
         return "repeats is keep, but lines with an equal mapping.event_id are one event: leave either out"
     if source.mapping.title is None and source.items is None:
         return "mapping.title is missing: items need a name, from the log or from `items`"
+    if idle := [name for name, each in source.lookups_read().items() if not each.wanted]:
+        return f"lookups.{idle[0]} is not used: no mapping, and no `where`, names a column {idle[0]}.…"
     lacking = _not_in_columns(source)
     return f"mapping names {lacking}, which columns does not have: {source.columns}" if lacking else ""
 

@@ -108,7 +108,7 @@ class Config(Settings):
     @property
     def in_stores(self) -> list[Location]:
         """The places of the lake and the logs that lie in a store."""
-        logs = [each.path for each in (*self.ingest.each(), self.ingest.items) if each]
+        logs = [each.path for each in self.ingest.all_files()]
         return [place for place in (self.lake.root, *logs) if isinstance(place, Location)]
 
     @model_validator(mode="after")
@@ -127,10 +127,9 @@ class Config(Settings):
         for holder, name in (
             (self.lake, "root"),
             (self.output, "dir"),
-            *((each, "path") for each in (ingest, *ingest.sources, ingest.items)),
+            *((each, "path") for each in ingest.all_files()),
         ):
-            if holder is not None:
-                object.__setattr__(holder, name, reached_by(getattr(holder, name), self.lake.options))
+            object.__setattr__(holder, name, reached_by(getattr(holder, name), self.lake.options))
         return self
 
     @model_validator(mode="after")

@@ -95,10 +95,10 @@ class TimeMapping(FieldMapping):
 
     `timezone` is that of times that name none themselves; UTC by default. Numbers count from 1970, or from `origin`
     (2024-03-01): of relative times, or with unit days of an order's number. `clock` is a second column, with the time
-    of day; with `clock_unit` it holds a number that is added.
+    of day; with `clock_unit` it holds a number that is added. `year` is that of times whose `format` names none.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"origin", "clock", "clock_unit"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin", "clock", "clock_unit", "year"})
 
     format: Name | None = None
     unit: Unit | None = None
@@ -106,6 +106,7 @@ class TimeMapping(FieldMapping):
     origin: datetime | None = None
     clock: Name | None = None
     clock_unit: Unit | None = None
+    year: Annotated[int, Field(ge=1971, le=2099)] | None = None
 
     def columns(self) -> Iterator[str]:
         yield from super().columns()
@@ -135,6 +136,8 @@ class TimeMapping(FieldMapping):
             raise ValueError("`origin` is in UTC: write it without a zone")
         if self.clock and (self.unit or self.column is None):
             raise ValueError("`clock` is the time of day beside a `column` with the date, not beside a number")
+        if self.year and (not self.format or {"y", "u"} & {run[0] for run in letters(self.format)}):
+            raise ValueError("`year` is that of times whose `format` names none, as MM-dd")
         if self.clock_unit and not self.clock:
             raise ValueError("`clock_unit` is the unit of `clock`, and there is no clock")
         return self

@@ -1,181 +1,144 @@
-"""Where a log's files lie and how their lines are written: places, dialects, shapes."""
+"""What a log's files mean: shapes, filters, and lookups in other files."""
 
-import codecs
-import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from learn_spark.config.formats import FilesSettings, Format
 from learn_spark.config.mapping import RESERVED, FieldMappings, Name
 from learn_spark.storage import Place
-from models.contract.strict import Settings
 
-Format = Literal["csv", "json", "parquet", "delta"]
-DAY = re.compile(r"\{day(?::([^{}]*))?\}")
-DAY_PARTS = {"%Y": "yyyy", "%m": "MM", "%d": "dd"}
-PART_OF_PATH = re.compile(r"\{([A-Za-z_]\w*)\}")
-HIVE_KEY = re.compile(r"(?:^|(?<=/))([^/=*?{}]+)=[^/]*/")
-POSITION = "#"
+LookupName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 
-def _known_encoding(name: str) -> str:
-    try:
-        codec = codecs.lookup(name)
-        "".encode(name)  # not every codec is one of texts
-    except (LookupError, ValueError):
-        raise ValueError(f"{name!r} is no encoding: as utf-8, utf-16, cp1252, cp1251, iso-8859-1, gb18030") from None
-    return "utf-8" if codec.name == "utf-8" else name
+class LookupSettings(FilesSettings):
+    """Files that say more of a line, as the orders beside their lines: a row per key."""
 
-
-def _as_lists(value: object) -> object:
-    """`explode: events` and `explode: [items, times]` are short for `explode: {columns: …}`."""
-    if isinstance(value, str):
-        return {"columns": [value]}
-    return {"columns": value} if isinstance(value, list) else value
-
-
-Encoding = Annotated[Name, AfterValidator(_known_encoding)]
-Character = Annotated[str, Field(min_length=1, max_length=1)]
-
-
-class ExplodeSettings(Settings):
-    """Columns that hold lists: each element gives a row."""
-
-    columns: Annotated[list[Name], Field(min_length=1)]
-    separator: Name | None = None
-    pattern: Name | None = None
-
-    @model_validator(mode="after")
-    def _pattern_names_groups(self) -> Self:
-        try:
-            groups = re.compile(self.pattern or "(?P<all>)").groupindex
-        except re.error as error:
-            raise ValueError(f"`pattern` {self.pattern!r} is no regular expression: {error}") from None
-        if not groups:
-            raise ValueError(f"`pattern` {self.pattern!r} names no group: (?P<item>…) is read as the column's .item")
-        return self
-
-
-Explode = Annotated[ExplodeSettings, BeforeValidator(_as_lists)]
-
-
-class PlaceSettings(Settings):
-    """Files of one format below a folder, or a table."""
+    section: ClassVar[str] = "lookups"
 
     path: Place
-    """The folder of the raw logs; with format delta, the table's."""
-    files: Name | None
-    """Below path: * and ? match; {day} is 2011-12-01, {day:%Y%m%d} 20111201: the day's delivery. Without {day} all
-    files are one log, whose days are those of its events. Any other {name} is a column: what stands there in a file's
-    path. With format delta: null."""
-    format: Format
-    """csv: any delimiter. json: an object per line. parquet. delta. csv and json also packed: gzip, bzip2, zstd, a zip
-    of one file, told by their first bytes."""
+    files: Name | None = None
+    format: Format = "csv"
+    by: Name
+    """The line's column that names the row."""
+    key: Name | None = None
+    """The column of these files that holds it; null: it is called as `by`."""
+
+    _wanted: tuple[str, ...] = PrivateAttr(())
+    _ids: tuple[str, ...] = PrivateAttr(())
 
     @property
-    def by_day(self) -> bool:
-        """Whether each file is one day's delivery."""
-        return self.files is not None and DAY.search(self.files) is not None
+    def names_columns(self) -> str:
+        return "`lookups` or the mapping"
 
-    def path_parts(self) -> list[str]:
-        """Columns that `files` names in braces, in its order."""
-        return list(dict.fromkeys(PART_OF_PATH.findall(DAY.sub("", self.files or ""))))
+    @property
+    def key_column(self) -> str:
+        """The column that holds the key."""
+        return self.key or self.by
 
-    @model_validator(mode="after")
-    def _pattern_is_understood(self) -> Self:
-        pattern = self.files or ""
-        if pattern.startswith("/"):
-            raise ValueError(f"`files` {pattern!r} must be relative to `path`")
-        if set(PART_OF_PATH.sub("", DAY.sub("", pattern))) & set("{}[]"):
-            raise ValueError(f"`files` {pattern!r}: only {{day}}, {{name}}, * and ? match")
-        for form in filter(None, DAY.findall(pattern)):
-            if sorted(re.findall(r"%.", form)) != sorted(DAY_PARTS) or re.search(
-                r"[^-_./]", re.sub("%[Ymd]", "", form)
-            ):
-                raise ValueError(f"`files` {pattern!r}: write a day as {{day}} or as {{day:%Y%m%d}}")
-        return self
+    def reading(self, wanted: list[str], ids: list[str]) -> Self:
+        """The same with the columns to read beside the key, and those of them that hold ids."""
+        copy = self.model_copy()
+        copy._wanted, copy._ids = tuple(wanted), tuple(ids)
+        return copy
 
+    def source_columns(self) -> list[str]:
+        return list(dict.fromkeys([self.key_column, *self._wanted]))
 
-class DialectSettings(Settings):
-    """How csv and JSON lines are written."""
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The columns that the lines get."""
+        return self._wanted
 
-    delimiter: Annotated[str, Field(min_length=1, max_length=4)] = ","
-    """Of csv; also "\\t", "|", "::"."""
-    columns: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Names in order, for csv without a header line."""
-    encoding: Encoding = "utf-8"
-    """By name, as cp1251, gb18030, utf-16. A line with bytes that are not in it is rejected, never guessed."""
-    quote: Character | None = '"'
-    """Of csv: what stands around values that hold a delimiter; null where quotes mean nothing, as in most TSV."""
-    escape: Character = '"'
-    """Of csv: what stands before a quote within quotes. '"': it is doubled. "\\\\": what Spark, Hive and MySQL write;
-    it then also stands before itself and delimiters, and makes \\n, \\r and \\t line breaks and tabs."""
-    skip_lines: Annotated[int, Field(ge=0)] = 0
-    """Of csv: lines at a file's beginning that are no data, as Excel's `sep=;`."""
-    comment: Character | None = None
-    """Of csv: lines that begin with it are left out."""
-    multiline: bool = False
-    """Of csv: values in quotes may hold line breaks. Each file is then read by one task. Without it, such lines are
-    rejected as malformed."""
-    nulls: list[Name] = []
-    """Values that mean nothing, as NA, NULL, "\\\\N". In every mapped column; an empty value always means nothing."""
+    def required_columns(self) -> list[str]:
+        return [self.key_column] if self.format == "json" else self.source_columns()
+
+    def id_columns(self) -> list[str]:
+        return list(dict.fromkeys([self.key_column, *self._ids]))
 
 
-class SourceSettings(DialectSettings, PlaceSettings):
+class SourceSettings(FilesSettings):
     """Files of one format below a folder, or a table, and what their columns mean."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"quote", "escape", "skip_lines", "comment", "multiline", "nulls", "explode", "where"}
-    )
-    section: ClassVar[str] = "ingest"
+    LATER: ClassVar[frozenset[str]] = FilesSettings.LATER | {"where", "lookups"}
 
     if TYPE_CHECKING:  # each has it, at a place of its own among its fields
         mapping: FieldMappings
 
-    explode: Explode | None = None
-    """A column whose list gives a row per element, as `events`: a JSON array, or a list of Parquet. `events.aid` is
-    then a column, and `events.#` the element's place, from 0. Several columns, [items, times], are lists of one length
-    side by side. {columns: [shown], separator: " ", pattern: "(?P<item>.+)-(?P<label>.)"}: elements of a text;
-    shown.item and shown.label are columns."""
     where: dict[Name, Annotated[list[str], Field(min_length=1)]] = {}
     """Column: its wanted values, as {status: [paid, sent]}; "" is an empty one. Other lines are not wanted: they are
     counted, and are no rejects. Several columns: all must hold."""
 
-    @property
-    def is_typed(self) -> bool:
-        """Whether columns have types; else all is text."""
-        return self.format in ("parquet", "delta")
+    lookups: dict[LookupName, LookupSettings] = {}
+    """Other files that say more of a line, by a name: {order: {files: orders.csv, by: order_id}} makes a column
+    `order.user_id` of each column of orders.csv, from the row whose order_id is the line's. key: the column there, if
+    it is called otherwise. path is the section's if left out; format and dialect as above, with their defaults. Lines
+    without a row, or with several unlike ones, are rejected. If files name a {day}, the row is one of the line's own
+    delivery."""
+
+    def lookup_of(self, column: str) -> str | None:
+        """The lookup that a column is from; None of one in the source's own files."""
+        name = column.partition(".")[0]
+        return name if name in self.lookups and column != name else None
+
+    def lookups_read(self) -> dict[str, LookupSettings]:
+        """Every lookup with the columns that are read of it."""
+        asked, ids = list(dict.fromkeys([*self.mapping.source_columns(), *self.where])), self.mapping.id_columns()
+
+        def of(name: str, columns: list[str]) -> list[str]:
+            return [column.removeprefix(f"{name}.") for column in columns if self.lookup_of(column) == name]
+
+        return {name: each.reading(of(name, asked), of(name, ids)) for name, each in self.lookups.items()}
+
+    def has_types(self, column: str | None) -> bool:
+        """Whether the files that a column is from have types."""
+        lookup = self.lookup_of(column) if column else None
+        return (self.lookups[lookup] if lookup else self).is_typed
 
     def source_columns(self) -> list[str]:
-        """Source columns that are read, in the mapping's order, each once; then those of `where`."""
-        return list(dict.fromkeys([*self.mapping.source_columns(), *self.where]))
+        """Columns that are read from the source's own files: the mapping's, those of `where`, and the lookups' keys."""
+        return self._own([*self.mapping.source_columns(), *self.where])
 
     def required_columns(self) -> list[str]:
         """Those that every file must have. JSON lines may leave keys out: there ids and time alone."""
         mapping = self.mapping
         if self.format == "json":
-            return list(dict.fromkeys([*mapping.required_columns(), *self.exploded()]))
+            return self._own([*mapping.required_columns(), *self.exploded()])
         names = ["event_type"] if getattr(self, "items", None) else ["event_type", "title"]
         fields = [mapping.named().get(name) for name in names]
         needed = [column for field in fields if field and not field.default for column in field.columns()]
         needed = [*mapping.required_columns(), *mapping.id_columns(), *needed, *self.where, *self.exploded()]
         flags = {column for field in fields if field for column in field.flag_columns()}
-        return [name for name in dict.fromkeys(needed) if name not in flags]
+        return [name for name in self._own(needed) if name not in flags]
 
-    def exploded(self) -> list[str]:
-        """Columns whose lists are exploded."""
-        return self.explode.columns if self.explode else []
+    def id_columns(self) -> list[str]:
+        return self._own(self.mapping.id_columns())
 
-    def holder(self, name: str) -> str:
-        """The exploded column that `name` is an element of, or lies in; else `name`."""
-        return next((each for each in self.exploded() if name == each or name.startswith(f"{each}.")), name)
+    def _own(self, columns: list[str]) -> list[str]:
+        """Those of the source's own files, and the lookups' keys, each once."""
+        keys = [each.by for each in self.lookups.values()]
+        return [name for name in dict.fromkeys([*columns, *keys]) if not self.lookup_of(name)]
 
-    def lacking(self, columns: Iterable[str], of_path: Iterable[str] = ()) -> list[str]:
-        """Source columns that neither are among these, nor lie in one of them, nor come from a file's path."""
-        known, given = set(columns), {*of_path, *self.path_parts()}
-        asked = dict.fromkeys([*self.source_columns(), *self.exploded()])
-        return [name for name in asked if name not in given and not beginning(self.holder(name), known)]
+    @model_validator(mode="before")
+    @classmethod
+    def _lookups_inherit(cls, values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """A lookup lies where the source does, if it says nothing else."""
+        lookups = values.get("lookups") if isinstance(values, dict) else None
+        if not isinstance(lookups, dict) or "path" not in values:
+            return values
+        place = {"path": values["path"]}
+        given = {name: place | each if isinstance(each, dict) else each for name, each in lookups.items()}
+        return {**values, "lookups": given}
+
+    @model_validator(mode="after")
+    def _lookups_go_together(self) -> Self:
+        for name, each in self.lookups.items():
+            if each.by_day and not self.by_day:
+                raise ValueError(f"lookups.{name}.files name a {{day}}, and those of the lines do not")
+            if self.lookup_of(each.by):
+                raise ValueError(f"lookups.{name}.by is {each.by}, a column of another lookup: name one of the lines")
+        return self
 
     @model_validator(mode="after")
     def _filter_can_be_read(self) -> Self:
@@ -196,49 +159,6 @@ class SourceSettings(DialectSettings, PlaceSettings):
                 f"`files` {self.files!r}: only {{day}}, * and ? match, and names of columns: no mapping has {idle[0]}"
             )
         return self
-
-    @model_validator(mode="after")
-    def _format_and_files_fit(self) -> Self:
-        if self.format == "delta" and self.files is not None:
-            raise ValueError("`files` must be null with format delta: `path` is the table")
-        if self.format != "delta" and self.files is None:
-            raise ValueError("`files` is missing: a pattern as {day}.csv.gz or *.json.gz")
-        if self.columns is not None and self.format != "csv":
-            raise ValueError(f"`columns` names those of a csv without a header line; {self.format} has names")
-        if self.columns is not None and len(set(self.columns)) < len(self.columns):
-            raise ValueError("`columns` names a column twice")
-        if self.is_typed and self.encoding != "utf-8":
-            raise ValueError(f"`encoding` must be utf-8 with format {self.format}")
-        of_csv = sorted(name for name in _OF_CSV if getattr(self, name) != type(self).model_fields[name].default)
-        if self.format != "csv" and of_csv:
-            raise ValueError(f"`{of_csv[0]}` is a matter of csv, and format is {self.format}")
-        return self
-
-    @model_validator(mode="after")
-    def _dialect_is_one(self) -> Self:
-        if self.escape not in ("\\", self.quote or '"'):
-            raise ValueError(f'`escape` {self.escape!r} must be "\\\\", or {self.quote!r} for quotes that are doubled')
-        special = [each for each in (self.quote, self.comment) if each is not None]
-        if len({*special, self.delimiter}) <= len(special) or self.delimiter.startswith("\\"):
-            raise ValueError("`delimiter`, `quote` and `comment` must differ, and the delimiter be no backslash")
-        if self.multiline and self.quote is None and self.escape != "\\":
-            raise ValueError("`multiline` is about values in quotes, and `quote` is null")
-        return self
-
-
-_OF_CSV = ("quote", "escape", "skip_lines", "comment", "multiline")
-
-
-def beginning(name: str, columns: Iterable[str]) -> str | None:
-    """The column that a name is, or lies in: of `user.id` that of this name, else `user`, else None."""
-    known = set(columns)
-    parts = name.split(".")
-    return next((each for each in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if each in known), None)
-
-
-def hive_keys(path: str) -> Mapping[str, str]:
-    """The `key=value` folders of a file's path, or of a pattern."""
-    return {found[1]: found[0] for found in HIVE_KEY.finditer(path)}
 
 
 def with_common(section: dict[str, Any], source: object) -> object:

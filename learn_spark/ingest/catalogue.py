@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings, ItemsSettings
 from learn_spark.errors import QualityError
-from learn_spark.ingest.check import LogFile, check_files
 from learn_spark.ingest.fields import mapped, mapped_time
 from learn_spark.ingest.files import catalogue_files
 from learn_spark.ingest.parse import (
@@ -24,7 +23,8 @@ from learn_spark.ingest.parse import (
     value_reasons,
 )
 from learn_spark.ingest.pivot import pivoted
-from learn_spark.ingest.readers import RAW, check_headers, read_lines
+from learn_spark.ingest.readers import RAW
+from learn_spark.ingest.reading import SourceLines, read_source
 from learn_spark.ingest.rejects import in_words
 
 _log = logging.getLogger(__name__)
@@ -39,12 +39,11 @@ class Catalogue:
     Attributes:
         lines: a row per line, its `reason` null for a usable one. `valid_from` is the mapped time, else the midnight of
             the file's day, else that of `ingest.start`.
-        good, bad: files that can be read to their end, and the others.
+        source: the files, and those of lookups.
     """
 
     lines: DataFrame
-    good: list[LogFile]
-    bad: list[LogFile]
+    source: SourceLines
 
 
 def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence[date]) -> Catalogue | None:
@@ -55,28 +54,28 @@ def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence
         QualityError: where more than `max_bad_files` files cannot be read.
     """
     found = catalogue_files(settings, days)
-    paths = list(dict.fromkeys(path for day in found for path in found[day]))
-    if settings.items is None or not paths:
+    if settings.items is None or not any(found.values()):
         return None
-    files = check_files(spark, settings.items, paths, settings.gates.max_line_bytes)
-    good = [file for file in files if not file.problem]
-    bad = [file for file in files if file.problem]
+    source = read_source(spark, settings.items, found, settings.gates.max_line_bytes)
+    bad = source.all_bad()
     if len(bad) > settings.gates.max_bad_files:
         allowed = f"ingest.gates.max_bad_files allows {settings.gates.max_bad_files}"
         raise QualityError(f"{len(bad)} unreadable catalogue files, {allowed}: {in_words(bad)}")
-    if unmapped := check_headers(good, settings.items):
-        _log.warning("ingest.items: not mapped: %s", ", ".join(unmapped))
-    lines = read_lines(spark, settings.items, good).transform(pivoted, settings.items)
-    return Catalogue(_with_items(lines, settings.items, settings.start), good, bad)
+    if source.unmapped:
+        _log.warning("ingest.items: not mapped: %s", ", ".join(source.unmapped))
+    lines = source.lines(spark).transform(pivoted, settings.items)
+    return Catalogue(_with_items(lines, settings.items, settings.start), source)
 
 
 def _with_items(lines: DataFrame, settings: ItemsSettings, start: date) -> DataFrame:
     mapping = settings.mapping
-    midnight = F.coalesce(F.col("load_day"), F.lit(start)).cast("timestamp")
+    valid_from = F.coalesce(F.col("load_day"), F.lit(start)).cast("timestamp")
+    if mapping.valid_from:
+        valid_from = mapped_time(mapping.valid_from, settings.has_types(mapping.valid_from.column))
     parsed = lines.select(
         mapped(mapping.item_id).alias("item_id"),
         *described(mapping),
-        (mapped_time(mapping.valid_from, settings.is_typed) if mapping.valid_from else midnight).alias("valid_from"),
+        valid_from.alias("valid_from"),
         F.col(RAW).alias("raw"),
         *(column.alias(name) for name, column in problems(settings).items()),
         "source_file",

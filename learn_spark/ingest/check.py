@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from learn_spark.config.ingest import SourceSettings
-from learn_spark.config.sources import beginning
+from learn_spark.config.formats import FilesSettings, beginning
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
@@ -56,7 +55,7 @@ class LogFile:
 
 
 def check_files(
-    spark: SparkSession, settings: SourceSettings, paths: Sequence[Place], max_line_bytes: int
+    spark: SparkSession, settings: FilesSettings, paths: Sequence[Place], max_line_bytes: int
 ) -> list[LogFile]:
     """Reads every file to its end: a truncated or corrupt one is named, not half loaded.
 
@@ -80,7 +79,7 @@ def check_files(
     return sorted(files, key=lambda file: file.path)
 
 
-def _are_small(paths: Sequence[str], settings: SourceSettings) -> bool:
+def _are_small(paths: Sequence[str], settings: FilesSettings) -> bool:
     if len(paths) > FEW_FILES:
         return False
     with suppress(OSError):  # of a file that is gone: the check says so
@@ -89,7 +88,7 @@ def _are_small(paths: Sequence[str], settings: SourceSettings) -> bool:
 
 
 def _checked_by_executors(
-    spark: SparkSession, settings: SourceSettings, paths: Sequence[str], max_line_bytes: int
+    spark: SparkSession, settings: FilesSettings, paths: Sequence[str], max_line_bytes: int
 ) -> list[LogFile]:
     def check(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
@@ -141,7 +140,7 @@ def _check_table(spark: SparkSession, path: Place) -> LogFile:
     return LogFile(str(path), 0, tuple(f.name for f in fields), tuple(f.dataType.simpleString() for f in fields))
 
 
-def check_file(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
+def check_file(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFile:
     """Reads one file to its end, or to the first line that is too long."""
     size = 0
     try:
@@ -179,7 +178,7 @@ class TooLongError(Exception):
     """A line or a value of more bytes than are allowed."""
 
 
-def _read_parquet(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
+def _read_parquet(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFile:
     with pq.ParquetFile(for_arrow(beside(settings.path, path))) as file:
         schema = file.schema_arrow
         read = (beginning(settings.holder(name), schema.names) for name in settings.source_columns())
@@ -203,7 +202,7 @@ def _longest_value(column: pa.Array) -> int:
     return 0
 
 
-def _read_text(path: str, settings: SourceSettings, max_line_bytes: int) -> LogFile:
+def _read_text(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFile:
     place = beside(settings.path, path)
     _require_short_lines(place, max_line_bytes)
     first = list(_first(records(path, settings), FIRST_LINES if settings.format == "json" else 1))

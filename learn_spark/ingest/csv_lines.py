@@ -5,7 +5,7 @@ import re
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from learn_spark.config.sources import SourceSettings
+from learn_spark.config.formats import FilesSettings
 
 CORRUPT = "_corrupt_record"
 MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
@@ -14,7 +14,7 @@ _ESCAPED = {"\\": "\ufdd3", "n": "\ufdd4", "r": "\ufdd5", "t": "\ufdd6", "\n": "
 _MEANT = {"n": "\n", "r": "\r", "t": "\t"}
 
 
-def with_fields(text: Column, settings: SourceSettings, number: int) -> Column:
+def with_fields(text: Column, settings: FilesSettings, number: int) -> Column:
     """A struct of `_0`, `_1` and so on, and `_corrupt_record`, which holds a malformed line's text."""
     schema = ", ".join([*(f"_{place} string" for place in range(number)), f"{CORRUPT} string"])
     options = {
@@ -28,7 +28,7 @@ def with_fields(text: Column, settings: SourceSettings, number: int) -> Column:
     return F.from_csv(_hidden(text, settings), schema, options)
 
 
-def value_of(field: Column, settings: SourceSettings) -> Column:
+def value_of(field: Column, settings: FilesSettings) -> Column:
     """A field of the struct, with what was escaped in it."""
     if settings.escape != "\\":
         return field
@@ -37,11 +37,11 @@ def value_of(field: Column, settings: SourceSettings) -> Column:
     return F.when(field.rlike("[\ufdd2-\ufdd8]"), shown).otherwise(field)
 
 
-def _meant(settings: SourceSettings) -> str:
+def _meant(settings: FilesSettings) -> str:
     return "".join(_MEANT.get(each, each) if each != "quote" else settings.quote or '"' for each in _ESCAPED)
 
 
-def _hidden(text: Column, settings: SourceSettings) -> Column:
+def _hidden(text: Column, settings: FilesSettings) -> Column:
     """The line with a character that is none in place of each escaped one, so that no parser takes it for another."""
     if settings.escape != "\\":
         return text
@@ -54,7 +54,7 @@ def _hidden(text: Column, settings: SourceSettings) -> Column:
     return F.when(F.contains(text, F.lit("\\")), hidden).otherwise(text)
 
 
-def is_well_formed(text: Column, settings: SourceSettings) -> Column:
+def is_well_formed(text: Column, settings: FilesSettings) -> Column:
     """Whether each field is bare, or quoted from its first character to its last.
 
     The patterns have no group that repeats: Java's would call itself once per repeat. Each pair of quotes is one

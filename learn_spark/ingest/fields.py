@@ -146,7 +146,10 @@ def _time_of(text: Column, field: TimeMapping) -> Column:
     """What the text says, in UTC."""
     if field.format:
         text = F.trim(F.regexp_replace(text, WEEKDAY_IN_TEXT, "")) if names_weekday(field.format) else text
-        return _moved(F.try_to_timestamp(text, F.lit(without_weekday(field.format))), field)
+        form = without_weekday(field.format)
+        if field.year:
+            text, form = F.concat(F.lit(f"{field.year} "), text), f"yyyy {form}"
+        return _moved(F.try_to_timestamp(text, F.lit(form)), field)
     time = F.try_to_timestamp(text)
     names_a_zone = text.rlike(_ZONE) & F.regexp_replace(text, _ZONE, "").rlike(_CLOCK)  # 2024-02-01 ends in none
     return F.when(names_a_zone, time).otherwise(_moved(time, field))

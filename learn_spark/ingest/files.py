@@ -18,9 +18,10 @@ from urllib.parse import quote
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.ingest import IngestSettings, SourceSettings
+from learn_spark.config.formats import DAY, DAY_PARTS, PART_OF_PATH, FilesSettings
+from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config
-from learn_spark.config.sources import DAY, DAY_PARTS, PART_OF_PATH
+from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
 from learn_spark.lake.days import ONE_DAY
 from learn_spark.storage import Location, Place
@@ -35,7 +36,7 @@ PATH = "_path"  # of the file that a line is from, as a URL
 FEW_FILES = 64
 
 
-def source_files(settings: SourceSettings, days: Iterable[date]) -> dict[date, list[Place]]:
+def source_files(settings: FilesSettings, days: Iterable[date]) -> dict[date, list[Place]]:
     """The files of each day's delivery, by name; all files of a layout without {day}; a table's folder.
 
     Days without a file are left out. The folder is listed once, and nothing is kept of other days.
@@ -65,7 +66,7 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
     return source_files(settings.items, own) if own else {}
 
 
-def newest_file(settings: SourceSettings) -> Place | None:
+def newest_file(settings: FilesSettings) -> Place | None:
     """The last file of all days, whatever days are asked for; None of a table."""
     found = [(day or date.min, name) for day, name, _ in _listed(settings)] if settings.files else []
     return settings.path / max(found)[1] if found else None
@@ -111,15 +112,19 @@ def _days_read(settings: IngestSettings, day: date) -> list[date]:
 
 
 def _digests(*sources: SourceSettings) -> dict[date | None, str]:
-    """A number a day that changes with its files. A sum: it needs no order, and so no list of them."""
+    """A number a day that changes with its files. A sum: it needs no order, and so no list of them.
+
+    A lookup's files count where they are told by day as the source's are: what all days share is not any one's.
+    """
+    lookups = (each for source in sources for each in source.lookups.values() if each.by_day == source.by_day)
     digests: dict[date | None, int] = defaultdict(int)
-    for day, name, state in chain.from_iterable(map(_listed, sources)):
+    for day, name, state in chain.from_iterable(map(_listed, (*sources, *lookups))):
         digest = blake2b(repr((name, *state)).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
         digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
     return {day: f"{digest:x}" for day, digest in digests.items()}
 
 
-def _listed(settings: SourceSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
+def _listed(settings: FilesSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
     """The day that a file names (None where `files` holds no {day}), its name below `path`, and its state.
 
     A table has no state here: its version is it.
@@ -188,17 +193,17 @@ def _spelled(form: str, parts: dict[str, str]) -> str:
     return re.sub("%[Ymd]", lambda found: parts[found[0]], form or _DEFAULT_DAY)
 
 
-def day_pattern(settings: SourceSettings) -> str:
+def day_pattern(settings: FilesSettings) -> str:
     """A regular expression whose first group is the day in a file's path, spelled as `files` spells it."""
     return _pattern(settings, None)
 
 
-def part_pattern(settings: SourceSettings, name: str) -> str:
+def part_pattern(settings: FilesSettings, name: str) -> str:
     """A regular expression whose one group is what stands for `{name}` in a file's path."""
     return _pattern(settings, name)
 
 
-def _pattern(settings: SourceSettings, name: str | None) -> str:
+def _pattern(settings: FilesSettings, name: str | None) -> str:
     """What matches the end of a file's path; its groups are the days, or where a name is given the first of that."""
     parts = []
     for part in re.split(r"(\{[^{}]*\}|\*|\?)", settings.files or ""):
@@ -239,7 +244,7 @@ def literal(paths: Sequence[str]) -> list[str]:
     return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
 
 
-def load_day(settings: SourceSettings, path: Column) -> Column:
+def load_day(settings: FilesSettings, path: Column) -> Column:
     """The delivery day that a path names; null where `files` holds no {day}."""
     if not settings.by_day:
         return F.lit(None).cast("date")

@@ -3,19 +3,18 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from learn_spark.config.ingest import SourceSettings
-from learn_spark.ingest.check import LogFile
+from learn_spark.ingest.reading import SourceLines
 
 _log = logging.getLogger(__name__)
 _WHOLE = {"tinyint", "smallint", "int", "bigint", "decimal(20,0)"}
 
 
-def id_types(sources: Iterable[tuple[SourceSettings, Sequence[LogFile]]]) -> dict[str, dict[str, str]]:
+def id_types(sources: Iterable[SourceLines]) -> dict[str, dict[str, str]]:
     """Per column the types that it has in these files, and the first file that has each; nothing of untyped formats."""
     found: dict[str, dict[str, str]] = {}
-    for settings, file in ((settings, file) for settings, files in sources for file in files):
+    for settings, file in ((each.settings, file) for each in sources for file in each.good):
         kinds = dict(zip(file.columns, file.types, strict=False))
-        for name in settings.mapping.id_columns():
+        for name in settings.id_columns():
             if name in kinds:
                 kind = "whole number" if kinds[name] in _WHOLE else kinds[name]
                 found.setdefault(name, {}).setdefault(kind, file.path)

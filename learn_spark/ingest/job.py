@@ -36,7 +36,7 @@ from learn_spark.ingest.line_counts import DUPLICATE, ByDay, Lines, by_delivery,
 from learn_spark.ingest.markers import marks, warn_of_marks
 from learn_spark.ingest.parse import NO_BEHAVIOUR, UNWANTED, is_dated, num_lines
 from learn_spark.ingest.reading import Delivery, read_delivery, unchanged
-from learn_spark.ingest.rejects import rejected_lines, unreadable_files
+from learn_spark.ingest.rejects import rejected_lines
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.tombstones import Tombstones, read_tombstones
 from learn_spark.runs.details import IngestDetails
@@ -87,7 +87,8 @@ def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     for frame in kept:
         frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        with unchanged([*delivery.all_good(), *(catalogue.good if catalogue else [])], context.config.lake.options):
+        files = [*delivery.all_good(), *(catalogue.source.all_good() if catalogue else [])]
+        with unchanged(files, context.config.lake.options):
             return _ingested(context, _Read(delivery, catalogue, everything, lines, earlier, tombstones), days)
     finally:
         for frame in kept:
@@ -107,9 +108,9 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
     settings, delivery, catalogue = context.config.ingest, read.delivery, read.catalogue
     counts = counted(read.lines, F.col("ds"), is_dated(settings), *marks())
     of_catalogue = counted(catalogue.lines, F.lit(None).cast("date"), F.lit(True)) if catalogue else []
-    bad_lines = [delivery.unreadable(context.spark)] if delivery.all_bad() else []
-    if catalogue and catalogue.bad and settings.items:
-        bad_lines.append(unreadable_files(context.spark, settings.items, settings.start, catalogue.bad))
+    bad_lines = delivery.unusable(context.spark)
+    if catalogue:
+        bad_lines += catalogue.source.unusable(context.spark, settings.start)
     bad_rows = [frame.withColumnRenamed("load_day", "ds") for frame in bad_lines]
     with context.publishing:
         changed = changed_days(context.tables, read.lines.where("reason IS NULL"), read.earlier)
@@ -136,9 +137,9 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
         finally:
             fresh.events.unpersist()
     earlier = _earlier_details(context)
-    _warn_of_new_columns(earlier, delivery.unmapped)
+    _warn_of_new_columns(earlier, delivery.unmapped())
     warn_of_marks(counts)
-    types = id_types(zip(delivery.sources, delivery.good, strict=True))
+    types = id_types(source for _, source in delivery.sources)
     say_changed_types(types, [each.id_types for each in earlier])
     details = _details(counts, delivery, fresh.rows, late | changed)
     details = replace(
@@ -229,5 +230,5 @@ def _details(counts: Sequence[Lines], delivery: Delivery, written: int, late: Ma
         rejects=by_reason(row for row in counts if row.is_reject),
         duplicates=copies + usable - written,
         late={str(day): events for day, events in late.items()},
-        unmapped_columns=delivery.unmapped,
+        unmapped_columns=delivery.unmapped(),
     )

@@ -5,8 +5,10 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from learn_spark.config.ingest import UTC, IngestSettings, SourceSettings
+from learn_spark.config.formats import POSITION
+from learn_spark.config.ingest import UTC, IngestSettings
 from learn_spark.config.mapping import EventTypeMapping, FieldMappings, IngestMapping
+from learn_spark.config.sources import SourceSettings
 from learn_spark.ingest.csv_lines import CORRUPT
 from learn_spark.ingest.fields import (
     mapped,
@@ -57,7 +59,7 @@ def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: b
         _key(mapping).alias("_key"),
         mapped(mapping.user_id).alias("user_id"),
         mapped(mapping.item_id).alias("item_id"),
-        mapped_time(mapping.event_ts, settings.is_typed).alias("event_ts"),
+        mapped_time(mapping.event_ts, settings.has_types(mapping.event_ts.column)).alias("event_ts"),
         raised(flags).alias("_types") if flags else mapped(mapping.event_type).alias("event_type"),
         _ignored(mapping.event_type).alias("_ignored"),
         *described(mapping),
@@ -93,6 +95,7 @@ def problems(settings: SourceSettings) -> dict[str, Column]:
         "_bytes": F.col(BAD_BYTES),
         "_filtered": ~_is_wanted(settings),
         "_inexact": F.col(INEXACT),
+        **{f"_rows_{name}": _rows_of(name) for name in settings.lookups},
         "_flags": unreadable_flags({name: what for each in flags for name, what in each.items()}),
         **{
             f"_{name}": mapped(field).isNotNull() & mapped_number(field).isNull()
@@ -103,9 +106,18 @@ def problems(settings: SourceSettings) -> dict[str, Column]:
 
 
 def _is_wanted(settings: SourceSettings) -> Column:
-    """Whether `where` leaves the line in."""
-    wanted = (F.coalesce(F.trim(quoted(name)), F.lit("")).isin(values) for name, values in settings.where.items())
+    """Whether `where` leaves the line in; of a column that a lookup has no row for, nothing can be said."""
+    wanted = []
+    for name, values in settings.where.items():
+        is_one = F.coalesce(F.trim(quoted(name)), F.lit("")).isin(values)
+        lookup = settings.lookup_of(name)
+        wanted.append(is_one | _rows_of(lookup).isNull() if lookup else is_one)
     return reduce(Column.__and__, wanted, F.lit(True))
+
+
+def _rows_of(lookup: str) -> Column:
+    """How many unlike rows a lookup has for the line: null for none, else 1, or 2 for more."""
+    return quoted(f"{lookup}.{POSITION}")
 
 
 def _ignored(event_type: EventTypeMapping) -> Column:
@@ -119,6 +131,8 @@ def line_reasons(settings: SourceSettings) -> dict[str, Column]:
         f"bytes that are not {settings.encoding}": F.col("_bytes"),
         "malformed line": F.col("_malformed"),
         FILTERED: F.col("_filtered"),
+        **{f"no row of {name}": F.col(f"_rows_{name}").isNull() for name in settings.lookups},
+        **{f"several rows of {name}": F.col(f"_rows_{name}") > 1 for name in settings.lookups},
     }
 
 

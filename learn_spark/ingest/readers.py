@@ -9,8 +9,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, DateType, StringType, StructField, StructType
 
-from learn_spark.config.ingest import SourceSettings
-from learn_spark.config.sources import beginning, hive_keys
+from learn_spark.config.formats import FilesSettings, beginning, hive_keys
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.check import CHUNK_BYTES, LogFile, check_file
 from learn_spark.ingest.csv_lines import CORRUPT, is_well_formed, value_of, with_fields
@@ -39,7 +38,7 @@ RAW, BAD_BYTES, INEXACT = "_raw", "_bad_bytes", "_inexact"
 RAW_BYTES = 4096
 
 
-def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[str]:
+def check_headers(files: Sequence[LogFile], settings: FilesSettings) -> list[str]:
     """Stops where a mapped column is missing; returns the columns that no mapping uses.
 
     Columns that no line needs may be missing from some files, with a line on stderr: they were added later, or JSON
@@ -69,14 +68,14 @@ def check_headers(files: Sequence[LogFile], settings: SourceSettings) -> list[st
 _FIRST, _NULLS = " in its first lines", ": null there"
 
 
-def _lacks(file: LogFile, names: Sequence[str], settings: SourceSettings) -> ConfigError:
+def _lacks(file: LogFile, names: Sequence[str], settings: FilesSettings) -> ConfigError:
     return ConfigError(
-        f"{file.path} has no column {', '.join(names)}, which {settings.section}.mapping names;"
+        f"{file.path} has no column {', '.join(names)}, which {settings.names_columns} names;"
         f" it has {', '.join(file.columns)}{_other_delimiter(file, settings)}"
     )
 
 
-def _other_delimiter(file: LogFile, settings: SourceSettings) -> str:
+def _other_delimiter(file: LogFile, settings: FilesSettings) -> str:
     """Where a whole header was taken for one name, what seems to stand between the names."""
     if settings.format != "csv" or len(file.columns) != 1:
         return ""
@@ -84,7 +83,7 @@ def _other_delimiter(file: LogFile, settings: SourceSettings) -> str:
     return f": is its `delimiter` {seen[0]!r}?" if seen else ""
 
 
-def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> None:
+def _require_somewhere(files: Sequence[LogFile], settings: FilesSettings) -> None:
     """Stops where a column is in none of these files, nor in the newest of all."""
     lacking = [set(settings.lacking(file.columns, hive_keys(file.path))) for file in files]
     nowhere = set.intersection(*lacking)
@@ -96,7 +95,7 @@ def _require_somewhere(files: Sequence[LogFile], settings: SourceSettings) -> No
         raise _lacks(files[-1], sorted(nowhere), settings)
 
 
-def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[LogFile]) -> DataFrame:
+def read_lines(spark: SparkSession, settings: FilesSettings, files: Sequence[LogFile]) -> DataFrame:
     """All lines: the mapped columns as strings, `source_file`, `load_day`, and what is known of the line itself.
 
     Files with other columns, or columns of other types, are read each by their own. `load_day` is null where file
@@ -116,13 +115,13 @@ def read_lines(spark: SparkSession, settings: SourceSettings, files: Sequence[Lo
     return reduce(DataFrame.unionByName, frames)
 
 
-def _no_lines(settings: SourceSettings) -> StructType:
+def _no_lines(settings: FilesSettings) -> StructType:
     texts = [*settings.source_columns(), CORRUPT, RAW, "source_file"]
     others = [*(StructField(name, BooleanType()) for name in (BAD_BYTES, INEXACT)), StructField("load_day", DateType())]
     return StructType([*(StructField(name, StringType()) for name in texts), *others])
 
 
-def _selected(lines: DataFrame, settings: SourceSettings, urls: Sequence[str], **columns: Column) -> DataFrame:
+def _selected(lines: DataFrame, settings: FilesSettings, urls: Sequence[str], **columns: Column) -> DataFrame:
     """The frame's contract."""
     return lines.select(
         *(column.alias(name) for name, column in ({INEXACT: F.lit(False)} | columns).items()),
@@ -132,20 +131,20 @@ def _selected(lines: DataFrame, settings: SourceSettings, urls: Sequence[str], *
 
 
 def _texts(
-    settings: SourceSettings, like: LogFile, urls: Sequence[str], tops: Mapping[str, Value]
+    settings: FilesSettings, like: LogFile, urls: Sequence[str], tops: Mapping[str, Value]
 ) -> tuple[dict[str, Column], Column]:
     """Every mapped column as text, and whether an id among them is a float that has lost digits."""
     told = keys_of_path(settings, like.path, like.columns)
     of_path = values_of_path(settings, told, partial(told_by_file, urls))
     found = {name: of_path.get(name) or value_at(name, tops) for name in settings.source_columns()}
-    ids = [each for name in settings.mapping.id_columns() if (each := found.get(name))]
+    ids = [each for name in settings.id_columns() if (each := found.get(name))]
     texts = {name: _nothing() for name in found} | {name: as_text(each) for name, each in found.items() if each}
-    texts |= {name: id_as_text(each) for name in settings.mapping.id_columns() if (each := found.get(name))}
+    texts |= {name: id_as_text(each) for name in settings.id_columns() if (each := found.get(name))}
     inexact = reduce(Column.__or__, (has_lost_digits(each) for each in ids), F.lit(False))
     return {name: without_nulls(text, settings) for name, text in texts.items()}, inexact
 
 
-def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+def _read_csv(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str]) -> DataFrame:
     # By place: Spark takes names that differ in case, or appear twice, for one.
     places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
     lines = text_lines(spark, settings, like, paths)
@@ -167,12 +166,12 @@ def _read_csv(spark: SparkSession, settings: SourceSettings, like: LogFile, path
     )
 
 
-def _corrupt(settings: SourceSettings, raw: Column) -> Column:
+def _corrupt(settings: FilesSettings, raw: Column) -> Column:
     """A malformed line's text; of one whose lists do not fit, what is left of it."""
     return F.coalesce(F.col(CORRUPT), F.when(F.col(UNEVEN), raw)) if settings.explode else F.col(CORRUPT)
 
 
-def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+def _read_json(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Lines as text, parsed by a schema of strings: numbers and nested values keep their JSON text."""
     asked = [*settings.source_columns(), *settings.exploded()]
     names = list(dict.fromkeys(key for name in asked for key in beginnings(settings.holder(name))))
@@ -202,7 +201,7 @@ def _read_json(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     return _selected(rows, settings, urls, **mapped, **own)
 
 
-def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str]) -> DataFrame:
+def _read_typed(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str]) -> DataFrame:
     """Parquet files or a Delta table: every type as its text."""
     asked = [*settings.source_columns(), *settings.exploded()]
     names = {each for name in asked if (each := beginning(settings.holder(name), like.columns))}
@@ -221,7 +220,7 @@ def _read_typed(spark: SparkSession, settings: SourceSettings, like: LogFile, pa
 
 
 def _typed_rows(
-    spark: SparkSession, settings: SourceSettings, like: LogFile, paths: list[str], kinds: Mapping[str, str]
+    spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str], kinds: Mapping[str, str]
 ) -> DataFrame:
     """Of Parquet the columns of these kinds alone: what Spark cannot read, or tell apart, may stand beside them.
 
@@ -232,7 +231,7 @@ def _typed_rows(
         return spark.read.format("delta").load(paths[0])
     if unread := [name for name, kind in kinds.items() if not kind]:
         raise ConfigError(
-            f"{like.path}: column {unread[0]}, which {settings.section}.mapping names, has a type that Spark cannot"
+            f"{like.path}: column {unread[0]}, which {settings.names_columns} names, has a type that Spark cannot"
             " read: cast it, or leave it out"
         )
     fields = (f"`{name.replace('`', '``')}` {stored_as(kind)}" for name, kind in kinds.items())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from learn_spark.config.sources import SourceSettings
+from learn_spark.config.formats import FilesSettings
 from learn_spark.ingest.unpacking import open_file
 from learn_spark.storage import beside
 
@@ -18,7 +18,7 @@ _BOM = "\ufeff"
 codecs.register_error("mark", lambda error: (_BAD, error.end))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def records(path: str, settings: SourceSettings) -> Iterator[tuple[str, bool]]:
+def records(path: str, settings: FilesSettings) -> Iterator[tuple[str, bool]]:
     """Each record's text, and whether its bytes are all in `encoding`; without blank lines, comments, skipped lines.
 
     What is not becomes U+FFFD. A record is a line, or with `multiline` the lines that a quoted value spans. The header
@@ -28,7 +28,7 @@ def records(path: str, settings: SourceSettings) -> Iterator[tuple[str, bool]]:
         yield text.replace(_BAD, REPLACEMENT), _BAD not in text
 
 
-def _lines(path: str, settings: SourceSettings) -> Iterator[str]:
+def _lines(path: str, settings: FilesSettings) -> Iterator[str]:
     with open_file(beside(settings.path, path)) as stream:
         text = io.TextIOWrapper(stream, settings.encoding, errors="mark", newline=None)
         for number, line in enumerate(text):
@@ -36,7 +36,7 @@ def _lines(path: str, settings: SourceSettings) -> Iterator[str]:
                 yield (line.lstrip(_BOM) if number == settings.skip_lines else line).removesuffix("\n")
 
 
-def _joined(lines: Iterable[str], settings: SourceSettings) -> Iterator[str]:
+def _joined(lines: Iterable[str], settings: FilesSettings) -> Iterator[str]:
     """Lines with text, joined to records."""
     waiting: list[str] = []  # lines of a record whose last value is open
     length, inside = 0, ""
@@ -56,13 +56,13 @@ def _joined(lines: Iterable[str], settings: SourceSettings) -> Iterator[str]:
     yield from waiting  # nothing closed the value: each line stands for itself
 
 
-def has_text(line: str, settings: SourceSettings) -> bool:
+def has_text(line: str, settings: FilesSettings) -> bool:
     """Whether a line is neither blank, as Java's `trim` has it, nor a comment."""
     is_comment = settings.comment is not None and line.startswith(settings.comment)
     return not is_comment and any(character > " " for character in line)
 
 
-def _open_value(line: str, inside: str, settings: SourceSettings) -> str:
+def _open_value(line: str, inside: str, settings: FilesSettings) -> str:
     """The kind of value that goes on behind the line's end, `quoted` or `bare`; empty where none does.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.config.ingest import SourceSettings
+from learn_spark.config.formats import FilesSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.files import load_day
 from learn_spark.ingest.line_counts import DUPLICATE
@@ -21,7 +21,7 @@ def rejected_lines(lines: DataFrame) -> DataFrame:
     return rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
 
 
-def unreadable_files(spark: SparkSession, source: SourceSettings, start: date, bad: Sequence[LogFile]) -> DataFrame:
+def unreadable_files(spark: SparkSession, source: FilesSettings, start: date, bad: Sequence[LogFile]) -> DataFrame:
     """A row a file: reason, raw, source_file, load_day (`start` where file names hold none)."""
     rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
     frame = frame_of(spark, rows, "reason string, raw string, source_file string, path string")

@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, DoubleType, MapType, StringType, StructField, StructType
 
-from learn_spark.config.sources import POSITION, SourceSettings, beginning, hive_keys
+from learn_spark.config.formats import POSITION, FilesSettings, beginning, hive_keys
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import part_pattern
 
@@ -41,7 +41,7 @@ def beginnings(name: str) -> list[str]:
     return list(dict.fromkeys([name, name.split(".")[0]]))
 
 
-def keys_of_path(settings: SourceSettings, path: str, columns: Iterable[str]) -> tuple[str, ...]:
+def keys_of_path(settings: FilesSettings, path: str, columns: Iterable[str]) -> tuple[str, ...]:
     """The mapped columns that a file's path tells: what `files` names, else folders `key=value`."""
     known, folders = set(columns), hive_keys(path)
     asked = settings.source_columns()
@@ -52,13 +52,13 @@ def keys_of_path(settings: SourceSettings, path: str, columns: Iterable[str]) ->
 
 
 def values_of_path(
-    settings: SourceSettings, names: Iterable[str], of_path: Callable[[Callable[[Column], Column]], Column]
+    settings: FilesSettings, names: Iterable[str], of_path: Callable[[Callable[[Column], Column]], Column]
 ) -> dict[str, Value]:
     """What stands for the names in a file's path; `of_path` makes a column of what a path tells."""
     return {name: Value(of_path(partial(_part_of_path, settings, name))) for name in names}
 
 
-def _part_of_path(settings: SourceSettings, name: str, path: Column) -> Column:
+def _part_of_path(settings: FilesSettings, name: str, path: Column) -> Column:
     if name in settings.path_parts():
         return F.regexp_extract(path, part_pattern(settings, name), 1)
     text = F.regexp_extract(path, f"(?:^|/){re.escape(name)}=([^/]*)/", 1)  # Hive writes %3A for a colon
@@ -111,7 +111,7 @@ def _inside(value: Value, path: str, name: str) -> Value:
 
 
 def exploded(
-    lines: DataFrame, settings: SourceSettings, tops: Mapping[str, Value]
+    lines: DataFrame, settings: FilesSettings, tops: Mapping[str, Value]
 ) -> tuple[DataFrame, dict[str, Value]]:
     """A row per element of the lists, and the values with those of the elements.
 
@@ -162,6 +162,6 @@ def _groups(name: str, element: Value, pattern: str | None) -> dict[str, Value]:
     return {f"{name}.{group}": Value(F.regexp_extract(text, java, number)) for group, number in numbers.items()}
 
 
-def without_nulls(text: Column, settings: SourceSettings) -> Column:
+def without_nulls(text: Column, settings: FilesSettings) -> Column:
     """Null where the text is one that means nothing."""
     return F.when(~F.trim(text).isin(settings.nulls), text) if settings.nulls else text

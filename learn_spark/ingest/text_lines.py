@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.config.sources import SourceSettings
+from learn_spark.config.formats import FilesSettings
 from learn_spark.ingest.check import LogFile
 from learn_spark.ingest.files import PATH, literal
 from learn_spark.ingest.records import records
@@ -18,13 +18,13 @@ _BATCH_CHARACTERS = 4 << 20
 _SCHEMA = f"value string, is_whole boolean, {PATH} string"
 
 
-def needs_python(settings: SourceSettings, file: LogFile) -> bool:
+def needs_python(settings: FilesSettings, file: LogFile) -> bool:
     """Whether Spark's own reader, which splits large files, cannot tell the file's records."""
     is_utf8 = settings.encoding == "utf-8"
     return not is_utf8 or settings.multiline or settings.skip_lines > 0 or not is_spark_able(file.path, file.packing)
 
 
-def text_lines(spark: SparkSession, settings: SourceSettings, like: LogFile, paths: Sequence[str]) -> DataFrame:
+def text_lines(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: Sequence[str]) -> DataFrame:
     """`value`, a record's text; `is_whole`, whether all its bytes are in the encoding; `_path`. Without header lines.
 
     A line that is the header's again, as in files that were glued together, is left out too.
@@ -33,7 +33,7 @@ def text_lines(spark: SparkSession, settings: SourceSettings, like: LogFile, pat
     return lines.where(F.col("value") != like.header) if like.header else lines
 
 
-def _by_spark(spark: SparkSession, settings: SourceSettings, paths: Sequence[str]) -> DataFrame:
+def _by_spark(spark: SparkSession, settings: FilesSettings, paths: Sequence[str]) -> DataFrame:
     value = F.col("value")
     lines = spark.read.text(literal(paths)).where(_has_text(value, settings))
     is_whole = F.is_valid_utf8(value)
@@ -41,12 +41,12 @@ def _by_spark(spark: SparkSession, settings: SourceSettings, paths: Sequence[str
     return lines.select(text.alias("value"), is_whole.alias("is_whole"), F.col("_metadata.file_path").alias(PATH))
 
 
-def _has_text(value: Column, settings: SourceSettings) -> Column:
+def _has_text(value: Column, settings: FilesSettings) -> Column:
     has_text = value.rlike("[^\\x00-\\x20]")
     return has_text & ~F.startswith(value, F.lit(settings.comment)) if settings.comment else has_text
 
 
-def _by_python(spark: SparkSession, settings: SourceSettings, paths: Sequence[str]) -> DataFrame:
+def _by_python(spark: SparkSession, settings: FilesSettings, paths: Sequence[str]) -> DataFrame:
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for path in batch.column(0).to_pylist():
@@ -57,7 +57,7 @@ def _by_python(spark: SparkSession, settings: SourceSettings, paths: Sequence[st
     return names.repartition(slices).mapInArrow(read, _SCHEMA)
 
 
-def _batches(path: str, settings: SourceSettings) -> Iterator[pa.RecordBatch]:
+def _batches(path: str, settings: FilesSettings) -> Iterator[pa.RecordBatch]:
     texts: list[str] = []
     wholes: list[bool] = []
     length = 0

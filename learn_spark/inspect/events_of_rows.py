@@ -4,8 +4,9 @@ import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from learn_spark.config.formats import hive_keys
 from learn_spark.config.mapping import EventTypeMapping, FieldMapping, IngestMapping, TimeMapping
-from learn_spark.config.sources import SourceSettings, hive_keys
+from learn_spark.config.sources import SourceSettings
 from learn_spark.inspect.layout import Layout, Row
 from learn_spark.inspect.spellings import clock_of, reader
 

@@ -43,13 +43,13 @@ def preview(config: Config) -> Preview | None:
     """Counts the events of the config's files; of large ones, every so many rows.
 
     Returns:
-        None where the logs are a Delta table, or lie where this machine does not see them.
+        None where the logs are a Delta table, need lookups, or lie where this machine does not see them.
 
     Raises:
         ConfigError: no file matches, or the files lack a mapped column.
     """
     ingest = config.ingest
-    if ingest.format == "delta" or not ingest.path.exists():
+    if ingest.format == "delta" or any(each.lookups for each in ingest.each()) or not ingest.path.exists():
         return None
     files = list(_files(config))
     for source in ingest.each():

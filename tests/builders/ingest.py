@@ -11,10 +11,9 @@ from pyspark.sql import functions as F
 
 from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config, load_config
-from learn_spark.ingest.check import check_file, check_files
 from learn_spark.ingest.files import source_files
 from learn_spark.ingest.parse import with_events
-from learn_spark.ingest.readers import check_headers, read_lines
+from learn_spark.ingest.reading import read_source
 
 WINDOWS = {"first_as_of": "2024-02-01", "towers_end": "2024-04-01", "cvr_end": "2024-04-11"} | {
     "ranker_train_end": "2024-04-21",
@@ -59,27 +58,22 @@ def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
 
 
 def _events_of(spark: SparkSession, settings: IngestSettings, days: Sequence[date], several: bool) -> DataFrame:
-    found = source_files(settings, days)
-    paths = list(dict.fromkeys(path for day in found for path in found[day]))
-    files = [file for file in check_files(spark, settings, paths, settings.gates.max_line_bytes) if not file.problem]
-    check_headers(files, settings)
-    return with_events(read_lines(spark, settings, files), settings, several)
+    source = read_source(spark, settings, source_files(settings, days), settings.gates.max_line_bytes)
+    return with_events(source.lines(spark), settings, several)
 
 
 def events_of_cases(
     spark: SparkSession, cases: Mapping[str, Config], days: Mapping[str, Sequence[date]] | None = None
 ) -> dict[str, list[Row]]:
-    """The events of many small logs at once, in their order; their files are checked here, without a job."""
+    """The events of many small logs at once, in their order."""
     frames = []
     for name, config in cases.items():
         sources = config.ingest.each()
         for source in sources:
-            of_days = source_files(source, (days or {}).get(name, [source.start]))
-            paths = [path for day in of_days for path in of_days[day]]
-            files = [check_file(str(path), source, source.gates.max_line_bytes) for path in paths]
-            assert not [file for file in files if file.problem], files
-            check_headers(files, source)
-            events = with_events(read_lines(spark, source, files), source, len(sources) > 1)
+            files = source_files(source, (days or {}).get(name, [source.start]))
+            read = read_source(spark, source, files, source.gates.max_line_bytes)
+            assert not read.all_bad()
+            events = with_events(read.lines(spark), source, len(sources) > 1)
             frames.append(events.withColumn("case", F.lit(name)))
     found: dict[str, list[Row]] = {name: [] for name in cases}
     for row in reduce(DataFrame.unionByName, frames).collect():

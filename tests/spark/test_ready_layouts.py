@@ -133,6 +133,34 @@ LAYOUTS = {  # config: its files; its events as user, item, type, time; an item 
 }
 
 
+LAYOUTS |= {
+    "instacart": (
+        {
+            "orders.csv": "order_id,user_id,eval_set,order_number,order_dow,order_hour_of_day,days_since_prior_order\n"
+            "9,7,prior,1,2,08,\n4,7,train,2,3,07,15.0\n",
+            "order_products__prior.csv": "order_id,product_id,add_to_cart_order,reordered\n9,33120,1,0\n",
+            "order_products__train.csv": "order_id,product_id,add_to_cart_order,reordered\n4,33120,1,1\n",
+            "products.csv": "product_id,product_name,aisle_id,department_id\n33120,Organic Egg Whites,86,16\n",
+            "aisles.csv": "aisle_id,aisle\n86,eggs\n",
+            "departments.csv": "department_id,department\n16,dairy eggs\n",
+        },
+        {("7", "33120", "order", datetime(2017, 1, 2)), ("7", "33120", "order", datetime(2017, 1, 3))},
+        ("33120", "Organic Egg Whites", "eggs"),
+    ),
+    "tmall": (
+        {
+            "user_log_format1.csv": "user_id,item_id,cat_id,seller_id,brand_id,time_stamp,action_type\n"
+            "328862,323294,833,2882,2661.0,829,0\n328862,323294,833,2882,,1111,2\n"
+        },
+        {
+            ("328862", "323294", "click", datetime(2014, 8, 29)),
+            ("328862", "323294", "purchase", datetime(2014, 11, 11)),
+        },
+        None,
+    ),
+}
+
+
 def laid_out(folder, name):
     for path, content in LAYOUTS[name][0].items():
         (folder / name / path).parent.mkdir(parents=True, exist_ok=True)

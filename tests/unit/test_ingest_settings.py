@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from learn_spark.config.ingest import SourceSettings
 from learn_spark.config.load import load_config
+from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.ingest.check import check_file, csv_fields
 from learn_spark.ingest.delivery_gates import stop_above_reject_share, thin_days
@@ -50,6 +50,12 @@ def test_every_shipped_config_is_valid(name):
         ("item_id", None, "key `ingest.mapping.item_id` is missing"),
         ("event_ts", TIME | {"unit": "seconds", "format": "yyyy"}, "either `format`"),
         ("event_ts", TIME | {"unit": "years"}, "`ingest.mapping.event_ts.unit`"),
+        (
+            "event_ts",
+            TIME | {"format": "yyyy-MM-dd", "year": 2014},
+            "`year` is that of times whose `format` names none",
+        ),
+        ("event_ts", TIME | {"unit": "days", "year": 2014}, "`year` is that of times whose `format` names none"),
         ("event_ts", TIME | {"unit": "seconds", "timezone": "Europe/Paris"}, "`timezone` says nothing"),
         (
             "event_ts",
@@ -125,6 +131,29 @@ def test_a_wrong_mapping_is_named(tmp_path, field, value, said):
         ({"repeats": "keep", "mapping": FIELDS | {"event_id": {"columns": ["id"]}}}, "repeats is keep, but lines with"),
         ({"gates": {"min_catalogue_share": 2}}, "`ingest.gates.min_catalogue_share`"),
         ({"items": {"path": "x", "files": "a", "format": "csv"}}, "key `ingest.items.mapping` is missing"),
+        ({"lookups": {"order": {"files": "o.csv"}}}, "key `ingest.lookups.order.by` is missing"),
+        ({"lookups": {"a b": {"files": "o.csv", "by": "id"}}}, "`ingest.lookups.a b"),
+        ({"lookups": {"order": {"files": "o.csv", "by": "id"}}}, "lookups.order is not used"),
+        ({"lookups": {"order": {"by": "id"}}}, "`files` is missing"),
+        (
+            {"files": "a.csv", "lookups": {"order": {"files": "{day}.csv", "by": "id"}}, "where": {"order.x": ["1"]}},
+            "lookups.order.files name a {day}, and those of the lines do not",
+        ),
+        (
+            {
+                "lookups": {"a": {"files": "a.csv", "by": "b.id"}, "b": {"files": "b.csv", "by": "id"}},
+                "where": {"a.x": ["1"], "b.y": ["1"]},
+            },
+            "lookups.a.by is b.id, a column of another lookup",
+        ),
+        (
+            {
+                "columns": ["item", "time", "name"],
+                "where": {"o.x": ["1"]},
+                "lookups": {"o": {"files": "o", "by": "id"}},
+            },
+            "mapping names ['user', 'id']",
+        ),
     ],
 )
 def test_a_wrong_source_is_named(tmp_path, changes, said):
@@ -356,7 +385,7 @@ def test_lists_are_cut_as_by_the_plain_pattern(separator, text):
 def test_the_documents_examples_are_valid(tmp_path):
     text = (CONF.parent / "docs" / "ingest.md").read_text(encoding="utf-8")
     examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         ingest = yaml.safe_load(example)["ingest"]
         config = make_config(tmp_path, **ingest)
