@@ -69,7 +69,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
             missing = write_trainings(context, systems, seeds, Path(args.prepare))
             print(f"{missing} trainings are missing: {args.prepare}", flush=True)
             return Outcome(PreparedSummary(missing))
-        comparison = compare(context, call.name, systems, seeds, unlock)
+        comparison = compare(context, call.name, systems, seeds, unlock, args.final)
     diverged = ", ".join(comparison["diverged"])
     error = QualityError(f"the comparison lacks {diverged}: the loss was not finite") if diverged else None
     return Outcome(ComparedSummary(comparison), error=error)
@@ -91,13 +91,16 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--systems", type=names, metavar="A,B", help="instead of comparison.systems")
     parser.add_argument("--seeds", type=numbers, metavar="1,2", help="instead of comparison.seeds")
     parser.add_argument(
+        "--final", action="store_true", help="rank the test rows, too: once, when the validation rows have decided"
+    )
+    parser.add_argument(
         "--prepare", metavar="FILE", help="train nothing: write the missing trainings' commands, for other machines"
     )
 
 
 def _command(name: str, does: str, usual: Callable[[Config], Sequence[str]]) -> Command:
     reads = "the files of ingest.path, sequences, the content matrix"
-    writes = f"models, output.dir/comparison/{name}.json and .html, an MLflow run"
+    writes = f"models, output.dir/comparison/{name}_validation.json and .html (--final: {name}.…, too), MLflow runs"
     arguments = (with_config, with_plan, _arguments)
     return Command(name, does, arguments, partial(_compare, usual=usual), effects(reads, writes))
 
@@ -105,7 +108,7 @@ def _command(name: str, does: str, usual: Callable[[Config], Sequence[str]]) -> 
 COMMANDS = (
     _command(
         "compare",
-        "Trains what is missing of several systems and compares them on the test rows, over seeds.",
+        "Trains what is missing of several systems and compares them on the validation rows, over seeds.",
         lambda config: config.comparison.systems,
     ),
     _command(

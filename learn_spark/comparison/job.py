@@ -1,4 +1,4 @@
-"""`learn-spark compare`: trains what is missing, ranks the test targets by every system, writes table and page."""
+"""`learn-spark compare`: trains what is missing, ranks targets by every system, writes tables and pages."""
 
 import logging
 import shutil
@@ -20,9 +20,10 @@ from learn_spark.evaluation.summary import write_json
 from learn_spark.lake.lock import Unlock, folder_lock
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
+from learn_spark.sequences.windows import validation_day
 from learn_spark.systems.specs import chosen_systems, measured_system
 from learn_spark.systems.test_day import candidate_words
-from learn_spark.systems.trainings import Prepared, is_leave_one_out, prepare
+from learn_spark.systems.trainings import TRAIN_ONCE, Prepared, is_leave_one_out, prepare
 from learn_spark.training.job import validation_of
 from learn_spark.training.mlflow_runs import log_runs, loss_curve
 from models.contract.evaluation_specs import SampledConfig, SystemsSpec
@@ -31,25 +32,36 @@ from models.contract.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 
+_ROWS = {"val": "validation", "test": "test"}
+_PICKED = "these rows picked the best states and the fitted weights: trained systems look a little better on them"
+_LEARNED = ("train", TRAIN_ONCE, "val")
+_LAST = {"val": "the last event but one", "test": "the last event"}
+
 
 def compare(
-    context: Context, name: str, systems: Sequence[str], seeds: Sequence[int], release_lake: Unlock
+    context: Context,
+    name: str,
+    systems: Sequence[str],
+    seeds: Sequence[int],
+    release_lake: Unlock,
+    is_final: bool = False,
 ) -> dict[str, Any]:
     """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
 
     What it costs: a training per system and seed, in a process of its own, one after the other; then one pass over the
-    test rows per trained model. The driver holds figures alone.
+    validation rows per trained model, and one over the test rows where it is final. The driver holds figures alone.
 
     Args:
         context: a lake with sequences and content vectors.
         name: of the comparison: its files in `output.dir`.
         systems, seeds: what is trained; systems that are not trained count once.
         release_lake: called when all is read that the lake changes: nights go on beside trainings of hours.
+        is_final: whether the test rows are ranked, too; else they are not looked at.
 
     Returns:
-        What `<name>.json` holds: protocol, data, and by system its settings, figures over the seeds, segments, costs;
-        `ranks`, the files with every target's rank; and under `diverged` the trainings whose loss was not finite, with
-        their last words: the figures lack those.
+        What `<name>_validation.json` holds, or `<name>.json` where it is final: protocol, data, and by system its
+        settings, figures over the seeds, segments, costs; `ranks`, the files with every target's rank; and under
+        `diverged` the trainings whose loss was not finite, with their last words: the figures lack those.
 
     Raises:
         ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
@@ -59,36 +71,46 @@ def compare(
     chosen = chosen_systems(context.config, systems)
     folder = context.tables.artifact("comparisons")
     with folder_lock(folder, "the folder of comparisons", f"another comparison trains in {folder}"):
-        prepared = prepare(context, chosen, seeds)
+        prepared = prepare(context, chosen, seeds, ("val", "test") if is_final else ("val",))
         release_lake()
-        comparison, models = _compared(context, name, chosen, prepared, seeds)
-        _publish(context, comparison, models)
+        prepared, diverged = _trained(context, prepared)
+        lost = {training for training, _ in diverged} - {training for training, _ in prepared.models}
+        chosen = {system: settings for system, settings in chosen.items() if system not in lost}
+        if not chosen:
+            raise QualityError(next(iter(diverged.values())))
+        comparison = {}
+        for split in prepared.days:
+            comparison = _compared(context, split, name, chosen, prepared, seeds, diverged)
+            _publish(context, comparison, prepared.models)
+    if not is_final:
+        context.progress.say("compare: no test row was looked at; --final ranks them, once the choice is made")
     return comparison
 
 
 def _compared(
-    context: Context, name: str, chosen: Mapping[str, SystemSettings], prepared: Prepared, seeds: Sequence[int]
-) -> tuple[dict[str, Any], dict[tuple[str, int], Path]]:
-    """What `compare` returns, and the models' folders."""
+    context: Context,
+    split: str,
+    name: str,
+    chosen: Mapping[str, SystemSettings],
+    prepared: Prepared,
+    seeds: Sequence[int],
+    diverged: Mapping[tuple[str, int], str],
+) -> dict[str, Any]:
+    """The figures on a split's rows."""
     config = context.config
-    prepared, diverged = _trained(context, prepared)
-    lost = {training for training, _ in diverged} - {name for name, _ in prepared.models}
-    chosen = {name: system for name, system in chosen.items() if name not in lost}
-    if not chosen:
-        raise QualityError(next(iter(diverged.values())))
-    ranked, folder = _ranked(context, chosen, prepared)
-    _say_trained(config, ranked["data"])
-    comparison = {
+    name = name if split == "test" else f"{name}_validation"
+    ranked, folder = _ranked(context, split, chosen, prepared)
+    _say_trained(config, split, ranked["data"])
+    return {
         "name": name,
-        "protocol": _protocol(context, prepared, seeds, ranked["data"]),
+        "protocol": _protocol(context, split, prepared, seeds, ranked["data"]),
         "data": ranked["data"],
         "systems": gathered(chosen, ranked["systems"], prepared.models),
         "sampled": sampled_table(config.comparison.sampled.model_dump(), chosen, ranked["systems"], prepared.models),
-        "published": config.comparison.published,
+        "published": config.comparison.published if split == "test" else {},
         "ranks": _export_ranks(folder, config.output.folder / "comparison" / f"{name}_ranks"),
-        "diverged": {f"{name} with seed {seed}": reason for (name, seed), reason in diverged.items()},
+        "diverged": {f"{system} with seed {seed}": reason for (system, seed), reason in diverged.items()},
     }
-    return comparison, prepared.models
 
 
 def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple[str, int], str]]:
@@ -107,14 +129,16 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
 
 
 def _export_ranks(folder: Path, target: Path) -> list[str]:
-    """Puts each system's ranks of the test targets beside the table, in place of those of a comparison before."""
+    """Puts each system's ranks of the targets beside the table, in place of those of a comparison before."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     return [str(shutil.copy2(file, target)) for file in sorted(folder.glob("*.npz"))]
 
 
-def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Prepared) -> tuple[dict[str, dict], Path]:
-    """Figures of every system and seed on the test rows, and the folder with the ranks."""
+def _ranked(
+    context: Context, split: str, chosen: Mapping[str, SystemSettings], prepared: Prepared
+) -> tuple[dict[str, dict], Path]:
+    """Figures of every system and seed on a split's rows, and the folder with the ranks."""
     config, settings = context.config, context.config.comparison
     measured = [
         measured_system(config, shown, chosen[name], prepared.matrices[name], folder)
@@ -123,11 +147,11 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
     ]
     spec = SystemsSpec(
         train_snapshot=prepared.snapshots["train"],
-        test_snapshot=prepared.snapshots["test"],
+        test_snapshot=prepared.snapshots[split],
         val_snapshot=prepared.snapshots["val"],
         validation=validation_of(config),
-        **prepared.test_day,
-        candidates=_candidates(config),
+        **prepared.days[split],
+        candidates=_candidates(config, split),
         content_matrix=matrix_path(context),
         systems=tuple(measured),
         ks=tuple(settings.ks),
@@ -142,7 +166,7 @@ def _ranked(context: Context, chosen: Mapping[str, SystemSettings], prepared: Pr
         threads=config.evaluation.run.threads,
         out_dir=Path(),
     )
-    context.progress.say(f"compare: {len(measured)} rankings of the test rows")
+    context.progress.say(f"compare: {len(measured)} rankings of the {_ROWS[split]} rows")
     fingerprint = fingerprint_of(spec.told(), *spec.raised())
     folder = context.tables.artifact("comparisons", fingerprint)
     return run_trainer(spec.into(folder)), folder
@@ -153,38 +177,51 @@ def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
     return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
 
 
-def _protocol(context: Context, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]) -> dict[str, Any]:
+def _protocol(
+    context: Context, split: str, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]
+) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
-    return _test_words(context, data) | {
-        "seen_items": "dropped" if settings.filter_seen else "kept",
-        "ties": "events of one time by "
-        + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
-        + "; of equal scores the target counts as the last",
-        "history_cap": config.sequences.history_length,
-        "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
-        "picked_by": f"{config.retrieval.picked_by.replace('_at_', '@')} on the validation rows",
-        "seeds": list(seeds),
-        "sequences_version": prepared.version,
-        "rows": {split: read_manifest(path).rows for split, path in prepared.snapshots.items()},
-    }
+    return (
+        {"rows_measured": _ROWS[split]}
+        | _words(context, split, data)
+        | {
+            "seen_items": "dropped" if settings.filter_seen else "kept",
+            "ties": "events of one time by "
+            + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
+            + "; of equal scores the target counts as the last",
+            "history_cap": config.sequences.history_length,
+            "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
+            "picked_by": f"{config.retrieval.picked_by.replace('_at_', '@')} on the validation rows",
+            "mind": _PICKED if split == "val" else None,
+            "seeds": list(seeds),
+            "sequences_version": prepared.version,
+            "rows": {
+                name: read_manifest(path).rows
+                for name, path in prepared.snapshots.items()
+                if name in (split, *_LEARNED)
+            },
+        }
+    )
 
 
-def _test_words(context: Context, data: Mapping[str, int]) -> dict[str, Any]:
+def _words(context: Context, split: str, data: Mapping[str, int]) -> dict[str, Any]:
     """What is asked for, among what, and how often things were bought before."""
-    config, own = context.config, context.config.comparison.test_rows
-    candidates = f"{candidate_words(_candidates(config), data['candidates'])}; none is drawn"
+    config = context.config
+    own = config.comparison.test_rows if split == "test" else None
+    words = candidate_words(_candidates(config, split), data["candidates"], f"{_ROWS[split]} day")
+    candidates = f"{words}; none is drawn"
     if own or is_leave_one_out(context):
         return {
             "split": f"rows of {own.path}" if own else "leave-one-out: last event test, the one before validation",
             "test_from": None,
             "candidates": candidates,
-            "targets": f"column {own.target}; items that the lake does not know: missed" if own else "the last event",
+            "targets": f"column {own.target}; items that the lake does not know: missed" if own else _LAST[split],
             "popularity": "occurrences in the training rows",
         }
     return {
         "split": "global time",
-        "test_from": str(config.windows.towers_end),
+        "test_from": str(config.windows.towers_end if split == "test" else validation_day(config)),
         "candidates": candidates,
         "targets": f"all distinct purchases of {config.sequences.target_days} days;"
         " no candidate: missed by every system",
@@ -192,8 +229,8 @@ def _test_words(context: Context, data: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _say_trained(config: Config, data: Mapping[str, int]) -> None:
-    if config.comparison.test_rows and data["targets_trained"]:
+def _say_trained(config: Config, split: str, data: Mapping[str, int]) -> None:
+    if split == "test" and config.comparison.test_rows and data["targets_trained"]:
         _log.warning(
             "warning: %d of %d test targets are targets of the same user in training, too: if they are the same events,"
             " leave them out of the log by ingest.where",
@@ -202,8 +239,8 @@ def _say_trained(config: Config, data: Mapping[str, int]) -> None:
         )
 
 
-def _candidates(config: Config) -> Literal["known", "catalogue"]:
-    return "catalogue" if config.comparison.test_rows else config.evaluation.candidates
+def _candidates(config: Config, split: str) -> Literal["known", "catalogue"]:
+    return "catalogue" if split == "test" and config.comparison.test_rows else config.evaluation.candidates
 
 
 def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:

@@ -64,7 +64,8 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
     head = "".join(f"{short(metric):>16}" for metric in metrics)
     data = comparison["data"]
     found = [
-        f"{data['users']:,} users, {data['targets']:,} targets; candidates: {comparison['protocol']['candidates']}"
+        f"{comparison['protocol']['rows_measured']} rows: {data['users']:,} users, {data['targets']:,} targets;"
+        f" candidates: {comparison['protocol']['candidates']}"
     ]
     found += [f"{'':<{width}}{head}{'parameters':>14}{'training s':>12}{'us per user':>13}"]
     for row in ordered(systems):

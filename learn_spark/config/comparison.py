@@ -117,7 +117,7 @@ class TestRowsSettings(Settings):
 
 
 class ComparisonSettings(Settings):
-    """`compare`: systems side by side on the test rows of `sequences`."""
+    """`compare`: systems side by side on the validation rows of `sequences`, and with `--final` on the test rows."""
 
     systems: Annotated[list[str], Field(min_length=1)] = [
         *("learn", "mean_content", "popularity", "last_item", "cooccurrence", "sasrec", "hstu")

@@ -23,13 +23,18 @@ def as_of_dates(config: Config) -> dict[date, str]:
     """
     windows, sequences = config.windows, config.sequences
     reach = timedelta(days=sequences.target_days)
-    validation = windows.towers_end - reach
+    validation = validation_day(config)
     dates: dict[date, str] = {}
     day = validation - reach
     while day >= windows.first_as_of:
         dates[day] = "train"
         day -= timedelta(days=sequences.as_of_every_days)
     return dict(sorted(dates.items())) | {validation: "val", windows.towers_end: "test"}
+
+
+def validation_day(config: Config) -> date:
+    """The as-of date of the towers' validation rows."""
+    return config.windows.towers_end - timedelta(days=config.sequences.target_days)
 
 
 def sample_windows(config: Config) -> list[SampleWindow]:

@@ -16,16 +16,18 @@ from learn_spark.training.sequence_snapshots import sequences_fingerprint
 _READS = ("interactions", "item_index", "sequences")
 
 
-def day_snapshots(context: Context) -> dict[str, Any]:
+def day_snapshots(context: Context, day: date | None = None) -> dict[str, Any]:
     """Snapshots for a `models.contract.evaluation_specs.SystemsSpec`, by its names: `known_items` and `purchases`.
 
-    The same for the report and for every comparison on these table versions.
+    The same for the report and for every comparison on these table versions. The day is the test day, if no other is
+    given.
     """
     config, versions = context.config, context.tables.versions(_READS)
-    fingerprint = fingerprint_of(sequences_fingerprint(context), versions, config.retrieval.popularity_days)
+    of_day = [] if day is None else [str(day)]
+    fingerprint = fingerprint_of(sequences_fingerprint(context), versions, config.retrieval.popularity_days, *of_day)
     frames = {
-        "known_items": (known_items(context), ["item_idx"]),
-        "purchases": (purchases(context), ["user_id", "item_id"]),
+        "known_items": (known_items(context, day), ["item_idx"]),
+        "purchases": (purchases(context, day), ["user_id", "item_id"]),
     }
     return {
         name: export(
@@ -75,9 +77,9 @@ def purchases(context: Context, day: date | None = None) -> DataFrame:
     )
 
 
-def candidate_words(candidates: str, number: int) -> str:
+def candidate_words(candidates: str, number: int, day: str = "test day") -> str:
     """The candidate set and its size, as they stand beside every figure: `3,566 items known on the test day`."""
-    return f"{number:,} items known on the test day" if candidates == "known" else f"all {number:,} items"
+    return f"{number:,} items known on the {day}" if candidates == "known" else f"all {number:,} items"
 
 
 def is_within(days: DayRange, column: str = "ds") -> Column:

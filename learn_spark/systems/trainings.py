@@ -9,6 +9,7 @@ from typing import Any
 from learn_spark.config.comparison import SystemSettings
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
+from learn_spark.sequences.windows import validation_day
 from learn_spark.systems.language_systems import item_texts, item_texts_folder
 from learn_spark.systems.matrices import make_matrices, matrix_folder
 from learn_spark.systems.specs import TrainingData, chosen_systems, training_spec
@@ -47,11 +48,11 @@ class SystemTraining:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a comparison reads: snapshots by split, and those of the test day, matrices by system, texts, trainings."""
+    """What a comparison reads: snapshots by split, those of the days of measured splits, matrices, texts, trainings."""
 
     version: int
     snapshots: Mapping[str, Path]
-    test_day: Mapping[str, Any]
+    days: Mapping[str, Mapping[str, Any]]
     matrices: Mapping[str, Path]
     texts: Path | None
     trainings: Sequence[SystemTraining]
@@ -81,19 +82,22 @@ def planned_trainings(
     ]
 
 
-def prepare(context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Prepared:
-    """Makes what the trainings and the rankings read.
+def prepare(
+    context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int], measured: Sequence[str] = ()
+) -> Prepared:
+    """Makes what the trainings read, and the rankings of the splits that are measured, "val" and "test".
 
     Other encoders' vectors come first: with them item_text may get rows, and its version names the texts' folder.
     """
     texts = make_inputs(context, chosen)
     version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
-    own = context.config.comparison.test_rows
     snapshots = training_snapshots(context, trainings)
-    snapshots["test"] = test_rows_snapshot(context, own) if own else _snapshot(context, "test")
-    day = {} if own or is_leave_one_out(context) else day_snapshots(context)
+    if "test" in measured:
+        own = context.config.comparison.test_rows
+        snapshots["test"] = test_rows_snapshot(context, own) if own else _snapshot(context, "test")
+    days = {split: _day(context, split) for split in measured}
     matrices = {name: matrix_folder(context, system) for name, system in chosen.items()}
-    return Prepared(version, snapshots, day, matrices, texts, trainings)
+    return Prepared(version, snapshots, days, matrices, texts, trainings)
 
 
 def make_inputs(context: Context, chosen: Mapping[str, SystemSettings]) -> Path | None:
@@ -113,6 +117,13 @@ def training_snapshots(context: Context, trainings: Sequence[SystemTraining]) ->
 def _snapshot(context: Context, split: str, each_once: bool = False) -> Path:
     version, fingerprint = context.tables.version("sequences"), _sequences_fingerprint(context)
     return sequence_snapshot(context, split, version, fingerprint, MORE, each_once)
+
+
+def _day(context: Context, split: str) -> dict[str, Any]:
+    """Snapshots of the day that a split's rows are asked on; none where the rows say all."""
+    if is_leave_one_out(context) or (split == "test" and context.config.comparison.test_rows):
+        return {}
+    return day_snapshots(context, None if split == "test" else validation_day(context.config))
 
 
 def is_leave_one_out(context: Context) -> bool:

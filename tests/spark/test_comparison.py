@@ -21,6 +21,7 @@ from learn_spark.embedding.store import write_item_text
 from learn_spark.errors import ConfigError, QualityError, TemporaryError
 from learn_spark.lake.lock import lake_lock
 from learn_spark.runs.steps import Context
+from learn_spark.sequences.windows import validation_day
 from learn_spark.systems.test_day import known_items, purchases
 from learn_spark.systems.test_rows import numbered_rows
 from learn_spark.systems.trainings import write_trainings
@@ -50,15 +51,27 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
     return context
 
 
-def compared_on(context: Context, systems: list[str], seeds: list[int]) -> dict:
+def compared_on(context: Context, systems: list[str], seeds: list[int], is_final: bool = True) -> dict:
     """Under the lake's lock, as the command."""
     with lake_lock(context.tables.root) as release_lake:
-        return compare(context, "compare", systems, seeds, release_lake)
+        return compare(context, "compare", systems, seeds, release_lake, is_final)
 
 
 def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, capsys) -> None:
     names = ["learn", "id", "sasrec", "popularity", "mean_content"]
+    output = lake.config.output.dir / "comparison"
+    chosen = compared_on(lake, names, [3], is_final=False)
+    assert not (output / "compare.json").exists() and "test" not in chosen["protocol"]["rows"], "kept back"
+    assert chosen["protocol"]["rows_measured"] == "validation"
+    day = validation_day(lake.config)
+    asked = purchases(lake, day).where("is_target = 1").select("user_id").distinct().count()
+    assert 0 < chosen["data"]["rows"] <= asked and chosen["protocol"]["test_from"] == str(day)
+    assert chosen["data"]["candidates"] == known_items(lake, day).count()
     first = compared_on(lake, names, [3])
+    assert json.loads((output / "compare_validation.json").read_text()) == chosen
+    told = capsys.readouterr().out.split("test rows:")
+    assert len(told) == 2 and told[0].count("validation rows:") == 2, "the validation table stands first"
+    assert "SASRec, full cross-entropy" in told[1]
     assert list(first["systems"]) == names
     test_rows = lake.tables.read("sequences").where("split = 'test'").count()
     bought = purchases(lake).where("is_target = 1").select("user_id").distinct().count()
@@ -71,7 +84,6 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
         assert row["seeds"] == ([3] if name in ("learn", "id", "sasrec") else [])
         assert all(0 <= value <= 1 for value in row["metrics"]["recall_at_5"]["values"])
     assert first["systems"]["id"]["parameters"] > first["systems"]["learn"]["parameters"] > 0
-    assert "SASRec, full cross-entropy" in capsys.readouterr().out
 
     models = lake.tables.artifact("models")
     before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
@@ -89,7 +101,6 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
     assert {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))} == before
     assert second == first
     _check_runs(lake, before)
-    output = lake.config.output.dir / "comparison"
     assert json.loads((output / "compare.json").read_text())["data"] == first["data"]
     assert "Popularity" in (output / "compare.html").read_text()
     assert {Path(file).parent for file in first["ranks"]} == {output / "compare_ranks"}
@@ -104,7 +115,7 @@ def _check_runs(lake: Context, results: dict[Path, int]) -> None:
     experiment = client.get_experiment_by_name(lake.config.mlflow.experiment).experiment_id
     runs = {run.data.tags["model"]: run for run in client.search_runs([experiment])}
     trained = {name: runs.pop(name) for name in ("compare-learn", "compare-id", "compare-sasrec")}
-    assert set(runs) == {"compare"}
+    assert set(runs) == {"compare", "compare_validation"}
     assert not client.search_registered_models()
     for file in results:
         run = trained[file.parent.name.rsplit("-", 2)[0]]

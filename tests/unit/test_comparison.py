@@ -194,6 +194,7 @@ def comparison(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {
         "name": "compare",
         "protocol": {
+            "rows_measured": "test",
             "split": "global time",
             "candidates": "30 items known on the test day",
             "test_from": None,
@@ -221,7 +222,7 @@ def test_seeds_become_mean_and_deviation(comparison: dict[str, object]) -> None:
 
 def test_the_table_ranks_the_best_first_and_ends_with_what_was_published(comparison: dict[str, object]) -> None:
     of, head, first, second, published, diverged = lines(comparison)
-    assert of == "10 users, 20 targets; candidates: 30 items known on the test day"
+    assert of == "test rows: 10 users, 20 targets; candidates: 30 items known on the test day"
     assert "R@50" in head
     assert first.startswith("Variant 1") and "0.3500 ±0.0707" in first
     assert second.startswith("Popularity")
