@@ -164,7 +164,6 @@ def test_a_dry_run_changes_nothing(folder: Path, before: dict[str, list[dict]], 
     assert not (folder / "lake" / "_artifacts" / "forgetting").exists()
 
 
-@pytest.mark.long
 def test_an_interrupted_request_is_told_and_ended_without_its_list(
     folder: Path, before: dict[str, list[dict]], spark: SparkSession
 ) -> None:
