@@ -321,16 +321,28 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
                 change = {section: change}
             values = overlay(values, change)
     section = values.get("ingest")
-    sources = section.get("sources") if isinstance(section, dict) else None
-    if isinstance(sources, list):
-        whole = [_with_absolute_path(each, folder, f"ingest.sources.{n}.path") for n, each in enumerate(sources)]
-        values = overlay(values, {"ingest": {"sources": whole}})
-    return values
+    if not isinstance(section, dict):
+        return values
+    section = _with_lookups(section, folder, "ingest")
+    if "items" in section:
+        section["items"] = _with_lookups(section["items"], folder, "ingest.items")
+    if isinstance(section.get("sources"), list):
+        keyed = [(each, f"ingest.sources.{number}") for number, each in enumerate(section["sources"])]
+        section["sources"] = [_with_lookups(_with_path(each, folder, key), folder, key) for each, key in keyed]
+    return values | {"ingest": section}
 
 
-def _with_absolute_path(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+def _with_lookups(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    """A copy whose lookups' paths are absolute."""
+    if not isinstance(source, dict) or not isinstance(source.get("lookups"), dict):
+        return dict(source) if isinstance(source, dict) else source
+    lookups = source["lookups"].items()
+    return source | {"lookups": {name: _with_path(each, folder, f"{key}.lookups.{name}") for name, each in lookups}}
+
+
+def _with_path(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
     if isinstance(source, dict) and isinstance(source.get("path"), str):
-        return source | {"path": _absolute(source["path"], folder, key)}
+        return source | {"path": _absolute(source["path"], folder, f"{key}.path")}
     return source
 
 

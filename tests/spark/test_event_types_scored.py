@@ -136,6 +136,7 @@ def test_histories_of_other_types_are_refused_before_anything_is_scored(lake):
     assert by_name == score_users(as_adjust, folder, matrix, 100, TYPES).frame.orderBy("user_id", "ds").collect()
 
 
+@pytest.mark.long
 def test_the_servers_model_takes_names(lake, release, towers, tmp_path):
     _, histories, _ = towers
     about = export_online(lake, release, tmp_path / "models", ["pt2"])

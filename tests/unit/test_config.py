@@ -398,6 +398,27 @@ def test_a_place_of_a_source_is_refused_likewise(tmp_path):
         load_config(file)
 
 
+def test_lookups_lie_where_their_lines_do_or_beside_the_config(tmp_path):
+    lookups = "{order: {files: o.csv, by: id}, aisle: {path: ../far, files: a.csv, by: sku}}"
+    mapping = "{user_id: {column: order.user}, item_id: {column: sku}, event_ts: {column: aisle.t, unit: days},"
+    mapping += " event_type: {constant: purchase}, title: {column: sku}}"
+    (tmp_path / "lookups.yaml").write_text(
+        f"ingest: {{path: logs, files: l.csv, lookups: {lookups}, mapping: {mapping},"
+        " sources: [{path: one, files: s.csv}, {lookups: {order: {path: two, files: o.csv, by: id},"
+        " aisle: {path: s3a://b, files: a.csv, by: sku}}}]}"
+    )
+    section = load_config(tmp_path / "lookups.yaml").ingest
+    first, second = section.each()
+    assert {name: str(each.path) for name, each in first.lookups.items()} == {
+        "order": f"{tmp_path}/one",
+        "aisle": f"{tmp_path.parent}/far",
+    }
+    assert {name: str(each.path) for name, each in second.lookups.items()} == {
+        "order": f"{tmp_path}/two",
+        "aisle": "s3a://b",
+    }
+
+
 def test_a_store_without_its_package_is_one_line(monkeypatch):
     monkeypatch.setattr("learn_spark.storage.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"`lake.root`: 's3a://bucket' needs the package s3fs: pip install"):

@@ -66,9 +66,9 @@ def all_end(spec: CVRSpec, seconds: float = 5) -> bool:
     ("launcher", "number"),
     [
         ("process", signal.SIGKILL),
-        ("torchrun", signal.SIGKILL),
         ("process", signal.SIGINT),
-        ("torchrun", signal.SIGINT),
+        pytest.param("torchrun", signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("torchrun", signal.SIGINT, marks=pytest.mark.long),
     ],
 )
 def test_a_trainer_ends_with_its_starter(spec: CVRSpec, launcher: str, number: signal.Signals) -> None:
