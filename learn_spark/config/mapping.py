@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from learn_spark.config.time_formats import ZONE_LETTERS, letters, problem_of
 from models.contract.strict import Settings
 
-Unit = Literal["nanoseconds", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days"]
+Unit = Literal["nanoseconds", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days", "weeks"]
 Name = Annotated[str, Field(min_length=1)]
 
 

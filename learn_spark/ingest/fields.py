@@ -19,6 +19,7 @@ MICROSECONDS = {
     "minutes": 6e7,
     "hours": 3.6e9,
     "days": 8.64e10,
+    "weeks": 6.048e11,
 }
 _BLANKS = " \t\n\x0b\f\r"  # what \s is in Java
 _FAR = 6e16  # microseconds: some 1,900 years

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta, timezone
-from functools import lru_cache
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache, partial
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -13,7 +13,7 @@ FIRST_YEAR, LAST_YEAR = 1971, 2099  # beyond them ingest rejects a time as out o
 GOOD_SHARE = 0.9
 Read = Callable[[str], datetime | None]
 UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}  # what logs count since 1970
-_PER_SECOND = UNITS | {"minutes": 1 / 60, "hours": 1 / 3600, "days": 1 / 86400}
+_PER_SECOND = UNITS | {"minutes": 1 / 60, "hours": 1 / 3600, "days": 1 / 86400, "weeks": 1 / 604800}
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?")
 _FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -117,21 +117,16 @@ def reader(field: TimeMapping) -> Read:
     """A mapped time's reader, as ingest reads it."""
     if field.unit:
         return reader_of_unit(field.unit, field.origin)
-    read = reader_of_format(field.format) if field.format else read_iso
-    return _moved(read, ZoneInfo(field.timezone)) if field.timezone else read
+    zone = ZoneInfo(field.timezone) if field.timezone else UTC
+    if field.format and field.year:
+        whole = reader_of_format(f"yyyy {field.format}", zone)
+        return lambda text: whole(f"{field.year} {text.strip()}")
+    return reader_of_format(field.format, zone) if field.format else partial(read_iso, zone=zone)
 
 
-def _moved(read: Read, zone: ZoneInfo) -> Read:
-    def move(text: str) -> datetime | None:
-        time = read(text)
-        return time.replace(tzinfo=zone).astimezone(UTC) if time else None
-
-    return move
-
-
-def read_iso(text: str) -> datetime | None:
-    """ISO 8601, and what Spark reads as such: minutes or hours alone, `UTC`, `+00`."""
-    return _time_of(_ISO.fullmatch(text.strip()))
+def read_iso(text: str, zone: tzinfo = UTC) -> datetime | None:
+    """ISO 8601, and what Spark reads as such: minutes or hours alone, `UTC`, `+00`; `zone` is that of texts without."""
+    return _time_of(_ISO.fullmatch(text.strip()), zone)
 
 
 def reader_of_unit(unit: str, origin: datetime | None = None) -> Read:
@@ -161,10 +156,10 @@ def clock_of(text: str, unit: str | None = None) -> timedelta | None:
 
 
 @lru_cache(512)
-def reader_of_format(pattern: str) -> Read:
-    """Texts of one of Spark's datetime patterns."""
+def reader_of_format(pattern: str, zone: tzinfo = UTC) -> Read:
+    """Texts of one of Spark's datetime patterns; `zone` is that of texts without one."""
     compiled = re.compile("".join(_tokens(pattern)))
-    return lambda text: _time_of(compiled.fullmatch(text.strip()))
+    return lambda text: _time_of(compiled.fullmatch(text.strip()), zone)
 
 
 def _tokens(pattern: str) -> Iterator[str]:
@@ -199,29 +194,29 @@ def _token(letters: str) -> str:
     return _TOKENS.get(letters, r"\d+")
 
 
-def _time_of(found: re.Match[str] | None) -> datetime | None:
+def _time_of(found: re.Match[str] | None, zone: tzinfo) -> datetime | None:
     """The time of a match's groups, None where it is none that ingest takes."""
     if found is None:
         return None
     part = {key: value for key, value in found.groupdict().items() if value}
     try:
-        year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"])
+        year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"]) if "y" in part else 1970
         month = _MONTHS.index(part["b"][:3].lower()) + 1 if "b" in part else int(part.get("M", 1))
         hour = int(part.get("H", 0))
         if "h" in part:
             hour = int(part["h"]) % 12 + (12 if part.get("a", "am").lower() == "pm" else 0)
         micros = int(part.get("S", "0")[:6].ljust(6, "0"))
         clock = (hour, int(part.get("m", 0)), int(part.get("s", 0)), micros)
-        time = datetime(year, month, int(part.get("d", 1)), *clock, tzinfo=_zone(part.get("Z")))
+        time = datetime(year, month, int(part.get("d", 1)), *clock, tzinfo=_zone(part["Z"]) if "Z" in part else zone)
         time = time if time.tzinfo is UTC else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return time if FIRST_YEAR <= time.year <= LAST_YEAR else None
 
 
-def _zone(text: str | None) -> timezone:
+def _zone(text: str) -> timezone:
     """An offset; names of zones other than UTC's count as UTC here: days are what is looked for."""
-    if text is None or text[0] not in "+-":
+    if text[0] not in "+-":
         return UTC
     digits = text[1:].replace(":", "")
     hours, minutes = (int(digits), 0) if len(digits) <= 2 else (int(digits[:-2]), int(digits[-2:]))

@@ -47,6 +47,13 @@ BOOK = {"book_id": "24", "title": "A Book", "publisher": "P", "description": "Lo
 PLAYED = pa.table(
     {"uid": pa.array([1], pa.uint32()), "timestamp": pa.array([5], pa.uint32()), "item_id": pa.array([2], pa.uint32())}
 )
+ADS = [{"item_id": 20000000029, "action_type": kind, "timestamp": 1746421490 + kind} for kind in (0, 1)]
+SHOWN_ADS = pa.table({"user_id": [5], "seq": [ADS]})
+CLIP = pa.table(
+    {"user_id": pa.array([7], pa.uint32()), "item_id": pa.array([3_000_000_000], pa.uint32())}
+    | {"place": pa.array([0], pa.uint8()), "timespent": pa.array([38], pa.uint8())}
+    | {name: [name == "like"] for name in ("like", "dislike", "share", "bookmark", "click_on_author", "open_comments")}
+)
 LISTEN = 'user_000001\t2009-05-04T23:08:57Z\tf1\tDeep Dish\tt1\t"So\n'
 LAYOUTS = {  # config: its files; its events as user, item, type, time; an item as id, title, category
     "mind": (
@@ -146,6 +153,19 @@ LAYOUTS |= {
         },
         {("7", "33120", "order", datetime(2017, 1, 2)), ("7", "33120", "order", datetime(2017, 1, 3))},
         ("33120", "Organic Egg Whites", "eggs"),
+    ),
+    "tencentgr": (
+        {"seq/part-0.parquet": SHOWN_ADS},
+        {
+            ("5", "20000000029", "exposure", datetime(2025, 5, 5, 5, 4, 50)),
+            ("5", "20000000029", "click", datetime(2025, 5, 5, 5, 4, 51)),
+        },
+        None,
+    ),
+    "vk_lsvd": (
+        {"train/week_02.parquet": CLIP},
+        {("7", "3000000000", kind, datetime(2025, 1, 20)) for kind in ("view", "like")},
+        None,
     ),
     "tmall": (
         {

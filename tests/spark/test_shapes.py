@@ -3,7 +3,7 @@
 import gzip
 import json
 import logging
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from learn_spark.ingest.fields import mapped_time
 from learn_spark.ingest.files import urls_of
 from learn_spark.ingest.job import ingest_events
 from learn_spark.ingest.text_lines import text_lines
+from learn_spark.inspect.spellings import reader
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, events_of_cases, make_config, read_events
 
@@ -367,6 +368,12 @@ TIMES = [  # text, how it is read, the time in UTC
     ("16410", {"unit": "days"}, datetime(2014, 12, 6)),
     ("125", {"unit": "minutes", "origin": "2014-12-06 12:00:09"}, WHEN),
     ("3", {"unit": "days", "origin": "2014-12-03"}, datetime(2014, 12, 6)),
+    ("02", {"unit": "weeks", "origin": "2014-11-22"}, datetime(2014, 12, 6)),
+    ("829", {"format": "Mdd", "year": 2014}, datetime(2014, 8, 29)),
+    ("1206", {"format": "Mdd", "year": 2014}, datetime(2014, 12, 6)),
+    ("Sat 06 Dec 09:05:09", {"format": "EEE dd MMM HH:mm:ss", "year": 2014, "timezone": "America/New_York"}, WHEN),
+    ("02-29", {"format": "MM-dd", "year": 2016}, datetime(2016, 2, 29)),
+    ("02-29", {"format": "MM-dd", "year": 2014}, None),
     ("2014-12-06|14:05:09", {"clock": "clock"}, WHEN),
     ("06/12/2014|2:05 PM", {"format": "dd/MM/yyyy h:mm a", "clock": "clock"}, WHEN.replace(second=0)),
     ("2014-12-06|50709250", {"clock": "clock", "clock_unit": "milliseconds"}, WHEN.replace(microsecond=250_000)),
@@ -385,7 +392,11 @@ def test_usual_spellings_of_times(spark):
         fields.append(TimeMapping(column=f"t{number}", **how | clock))
     rows = spark.createDataFrame([texts])
     (found,) = rows.select(*(mapped_time(field, is_typed=False).alias(field.column) for field in fields)).collect()
-    assert {TIMES[n][0]: found[f"t{n}"] for n in range(len(TIMES))} == {text: when for text, _, when in TIMES}
+    assert [(text, found[f"t{n}"]) for n, (text, _, _) in enumerate(TIMES)] == [(text, when) for text, _, when in TIMES]
+    alone = [(field, *TIMES[n]) for n, field in enumerate(fields) if field.clock is None]
+    for field, text, _, when in alone:  # as previews read them
+        previewed = reader(field)(text)
+        assert previewed == when or abs(previewed - when.replace(tzinfo=UTC)) < timedelta(milliseconds=1), text
 
 
 def test_formats_that_spark_refuses_are_refused_in_the_config(spark, tmp_path):
