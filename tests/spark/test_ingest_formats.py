@@ -315,7 +315,7 @@ def test_a_catalogue(spark, tmp_path, logs):
     days = [date(2024, 2, 1) + timedelta(days=n) for n in range(4)]
     catalogue = read_catalogue(spark, settings, days)
     rows = catalogue.lines.collect()
-    assert [file.problem for file in catalogue.bad] == ["empty file"]
+    assert [file.problem for file in catalogue.source.bad] == ["empty file"]
     assert sorted(row.reason for row in rows if row.reason) == [
         "empty description",
         "malformed line",
