@@ -182,27 +182,23 @@ def _protocol(
 ) -> dict[str, Any]:
     """What the figures are of: who reads them elsewhere must not have to guess."""
     config, settings = context.config, context.config.comparison
-    return (
-        {"rows_measured": _ROWS[split]}
-        | _words(context, split, data)
-        | {
-            "seen_items": "dropped" if settings.filter_seen else "kept",
-            "ties": "events of one time by "
-            + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
-            + "; of equal scores the target counts as the last",
-            "history_cap": config.sequences.history_length,
-            "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
-            "picked_by": f"{config.retrieval.picked_by.replace('_at_', '@')} on the validation rows",
-            "mind": _PICKED if split == "val" else None,
-            "seeds": list(seeds),
-            "sequences_version": prepared.version,
-            "rows": {
-                name: read_manifest(path).rows
-                for name, path in prepared.snapshots.items()
-                if name in (split, *_LEARNED)
-            },
-        }
-    )
+    return {
+        "rows_measured": _ROWS[split],
+        **_words(context, split, data),
+        "seen_items": "dropped" if settings.filter_seen else "kept",
+        "ties": "events of one time by "
+        + ("event_id" if config.sequences.seed is None else f"seed {config.sequences.seed}")
+        + "; of equal scores the target counts as the last",
+        "history_cap": config.sequences.history_length,
+        "metrics": "recall@k: found targets / all targets; NDCG@k with binary gains; means over rows",
+        "picked_by": f"{config.retrieval.picked_by.replace('_at_', '@')} on the validation rows",
+        "mind": _PICKED if split == "val" else None,
+        "seeds": list(seeds),
+        "sequences_version": prepared.version,
+        "rows": {
+            name: read_manifest(path).rows for name, path in prepared.snapshots.items() if name in (split, *_LEARNED)
+        },
+    }
 
 
 def _words(context: Context, split: str, data: Mapping[str, int]) -> dict[str, Any]:

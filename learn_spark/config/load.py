@@ -312,6 +312,8 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for dotted in PATH_KEYS:
         *sections, key = dotted.split(".")
+        if sections[0] == "ingest":  # below
+            continue
         inner: Any = values
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None
@@ -320,30 +322,25 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             for section in reversed(sections):
                 change = {section: change}
             values = overlay(values, change)
-    section = values.get("ingest")
-    if not isinstance(section, dict):
-        return values
-    section = _with_lookups(section, folder, "ingest")
-    if "items" in section:
-        section["items"] = _with_lookups(section["items"], folder, "ingest.items")
-    if isinstance(section.get("sources"), list):
-        keyed = [(each, f"ingest.sources.{number}") for number, each in enumerate(section["sources"])]
-        section["sources"] = [_with_lookups(_with_path(each, folder, key), folder, key) for each, key in keyed]
-    return values | {"ingest": section}
+    return values | {"ingest": _with_paths(values["ingest"], folder, "ingest")} if "ingest" in values else values
 
 
-def _with_lookups(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    """A copy whose lookups' paths are absolute."""
-    if not isinstance(source, dict) or not isinstance(source.get("lookups"), dict):
-        return dict(source) if isinstance(source, dict) else source
-    lookups = source["lookups"].items()
-    return source | {"lookups": {name: _with_path(each, folder, f"{key}.lookups.{name}") for name, each in lookups}}
-
-
-def _with_path(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    if isinstance(source, dict) and isinstance(source.get("path"), str):
-        return source | {"path": _absolute(source["path"], folder, f"{key}.path")}
-    return source
+def _with_paths(source: Any, folder: Path, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    """A copy of a section whose path is absolute, and those of its sources, its catalogue and all their lookups."""
+    if not isinstance(source, dict):
+        return source
+    changed = dict(source)
+    if isinstance(source.get("path"), str):
+        changed["path"] = _absolute(source["path"], folder, f"{key}.path")
+    if "items" in source:
+        changed["items"] = _with_paths(source["items"], folder, f"{key}.items")
+    if isinstance(sources := source.get("sources"), list):
+        changed["sources"] = [_with_paths(each, folder, f"{key}.sources.{n}") for n, each in enumerate(sources)]
+    if isinstance(lookups := source.get("lookups"), dict):
+        changed["lookups"] = {
+            name: _with_paths(each, folder, f"{key}.lookups.{name}") for name, each in lookups.items()
+        }
+    return changed
 
 
 def _absolute(path: str, folder: Path, key: str) -> str:

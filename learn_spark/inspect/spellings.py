@@ -200,7 +200,7 @@ def _time_of(found: re.Match[str] | None, zone: tzinfo) -> datetime | None:
         return None
     part = {key: value for key, value in found.groupdict().items() if value}
     try:
-        year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"]) if "y" in part else 1970
+        year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"]) if "y" in part else 1970  # as Spark
         month = _MONTHS.index(part["b"][:3].lower()) + 1 if "b" in part else int(part.get("M", 1))
         hour = int(part.get("H", 0))
         if "h" in part:

@@ -1,8 +1,12 @@
-"""Small log files in the real format of the shipped logs."""
+"""Small log files: in the real format of the shipped logs, or of any content."""
 
 import csv
 import gzip
+from collections.abc import Mapping
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 # Windows for a week of such files, from 2011-11-01 on.
 WEEK = {
@@ -28,6 +32,17 @@ def line(**changes: str) -> dict[str, str]:
         "Country": "United Kingdom",
     }
     return usable | changes
+
+
+def write_files(folder: Path, held: Mapping[str, str | bytes | pa.Table]) -> None:
+    """Writes files by their paths below a folder: texts, bytes, and tables as Parquet."""
+    for name, content in held.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, pa.Table):
+            pq.write_table(content, path)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def write_day(folder: Path, day: str, lines: list[dict[str, str]], header: list[str] = HEADER) -> Path:

@@ -4,7 +4,6 @@ import json
 from datetime import date, datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from learn_spark.config.load import Config
@@ -13,17 +12,16 @@ from learn_spark.ingest.catalogue import read_catalogue
 from learn_spark.ingest.files import SourceFiles
 from learn_spark.ingest.job import ingest_events
 from tests.builders.contexts import make_context
-from tests.builders.ingest import events_of_cases, make_config
+from tests.builders.ingest import FIELDS, events_of_cases, make_config
+from tests.builders.logs import write_files
 
 pytestmark = pytest.mark.spark
 
 ORDERS = "id,customer,at,state,note\n1,ann,2024-02-01 10:00:00,paid,x\n2,bob,2024-02-02 11:00:00,open,x\n"
-MAPPING = {
+MAPPING = FIELDS | {
     "user_id": {"column": "order.customer"},
     "item_id": {"column": "sku"},
     "event_ts": {"column": "order.at", "format": "yyyy-MM-dd HH:mm:ss"},
-    "event_type": {"constant": "purchase"},
-    "title": {"column": "name"},
 }
 ORDER = {"order": {"files": "orders*", "by": "order", "key": "id"}}
 AT = {1: datetime(2024, 2, 1, 10), 2: datetime(2024, 2, 2, 11)}
@@ -31,13 +29,7 @@ AT = {1: datetime(2024, 2, 1, 10), 2: datetime(2024, 2, 2, 11)}
 
 def shop(folder, name: str, held: dict[str, str | pa.Table], **ingest: object) -> Config:
     """A log of lines whose orders lie in a file of their own."""
-    root = folder / name / "logs"
-    for path, content in held.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, pa.Table):
-            pq.write_table(content, root / path)
-        else:
-            (root / path).write_text(content)
+    write_files(folder / name / "logs", held)
     given = {"files": "lines.csv", "lookups": ORDER} | ingest
     return make_config(folder / name, given.pop("mapping", MAPPING), **given)
 
@@ -73,8 +65,7 @@ def test_a_line_has_the_columns_of_its_row(spark, tmp_path):
         "two": shop(
             tmp_path,
             "two",
-            known
-            | {"people.csv": "customer,name\nann,Ann Lee\nbob,Bob\n", "places.csv": "order,town\n1,Rome\n2,Bonn\n"},
+            known | {"places.csv": "order,town\n1,Rome\n2,Bonn\n"},
             lookups=ORDER | {"place": {"files": "places.csv", "by": "order"}},
             mapping=MAPPING | {"category": {"column": "place.town"}},
         ),

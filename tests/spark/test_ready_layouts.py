@@ -4,12 +4,12 @@ import json
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from learn_spark.config.load import load_config
 from learn_spark.ingest.catalogue import read_catalogue
 from tests.builders.ingest import events_of_cases
+from tests.builders.logs import write_files
 from tests.conftest import CONF
 
 pytestmark = pytest.mark.spark
@@ -182,12 +182,7 @@ LAYOUTS |= {
 
 
 def laid_out(folder, name):
-    for path, content in LAYOUTS[name][0].items():
-        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, pa.Table):
-            pq.write_table(content, folder / name / path)
-        else:
-            (folder / name / path).write_text(content)
+    write_files(folder / name, LAYOUTS[name][0])
     config = load_config(CONF / f"{name}.yaml", [f"ingest.path={folder / name}"])
     if config.ingest.items is None:
         return config

@@ -6,7 +6,6 @@ import logging
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from learn_spark.config.mapping import TimeMapping
@@ -21,19 +20,14 @@ from learn_spark.ingest.text_lines import text_lines
 from learn_spark.inspect.spellings import reader
 from tests.builders.contexts import make_context
 from tests.builders.ingest import NOON, events_of_cases, make_config, read_events
+from tests.builders.logs import write_files
 
 pytestmark = pytest.mark.spark
 
 
 def log(folder, name, held, mapping=None, **ingest):
     """A config of a log with these files, by their paths."""
-    root = folder / name / "logs"
-    for path, content in held.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, pa.Table):
-            pq.write_table(content, root / path)
-        else:
-            (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_files(folder / name / "logs", held)
     return make_config(folder / name, mapping, **ingest)
 
 
