@@ -59,7 +59,8 @@ def _work(config: Config) -> None:
     with Progress(spark) as progress:
         context = Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), progress)
         run_plan(Plan([Planned(STEPS[INGEST_EVENTS], list(DAYS))]), context, RunOptions())
-    columns = ("user_id", "ds", "array(item_idx) AS item_idx", "array(1L) AS event_ts")
+    lists = {"item_idx": "array(item_idx)", "event_ts": "array(1L)", "event_types": "array(1Y)"}
+    columns = ("user_id", "ds", *(f"{values} AS {name}" for name, values in lists.items()))
     rows = ArrowRows(tables.read("interactions").selectExpr(*columns), _same, USER_HISTORY.columns_ddl)
     tables.append("user_history", rows)
     tables.update("interactions", "user_id = '17850'", {"value": "1.0"})

@@ -53,8 +53,8 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
     systems = args.systems or list(usual(config))
     seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
     chosen = chosen_systems(config, systems)  # a wrong name is refused before any work
-    require_mounted(config.lake.root, call.name)
     if args.prepare:
+        require_mounted(config.lake.root, f"{call.name} --prepare")
         require_writable(Path(args.prepare).absolute().parent, "--prepare")
     plan = as_plan(pipeline_days(config), _STEPS, args.restate)
     if args.dry_run and needs_no_lake(config):

@@ -2,18 +2,19 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.cli.releases import existing_lake
+from learn_spark.comparison.job import COMPARISONS
 from learn_spark.errors import NOTHING_TO_DO, ConfigError
 from learn_spark.forgetting.models import due_lines, retrain_due
 from learn_spark.forgetting.sweep import plan_sweep, run_sweep
 from learn_spark.ingest.own_table import read_own_table
 from learn_spark.lake.forget_requests import OPEN, Request, hash_of, request_id, requests_of, salt_of
-from learn_spark.lake.lock import folder_lock
 from learn_spark.lake.tombstones import COLUMNS, ITEM, USER
 from learn_spark.runs.steps import Context
 from learn_spark.storage import require_mounted
@@ -62,9 +63,8 @@ def _forget(call: Call) -> Outcome:
     return Outcome(ForgetSummary(names, found, files, due))
 
 
-def _no_comparison(context: Context):  # noqa: ANN202 - what `folder_lock` gives
-    folder = context.tables.artifact("comparisons")
-    return folder_lock(folder, "the folder of comparisons", f"a comparison trains in {folder}, from what is to go")
+def _no_comparison(context: Context) -> AbstractContextManager[object]:
+    return context.tables.locked_artifacts(COMPARISONS, "a comparison trains on this lake, from what is to go")
 
 
 def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:

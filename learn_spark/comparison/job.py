@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError
 from learn_spark.evaluation.mlflow_report import log_figures
 from learn_spark.evaluation.summary import write_json
-from learn_spark.lake.lock import Unlock, folder_lock
+from learn_spark.lake.lock import Unlock
 from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.windows import validation_day
@@ -32,6 +32,7 @@ from models.contract.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 
+COMPARISONS = "comparisons"  # a kind of artifacts
 _ROWS = {"val": "validation", "test": "test"}
 _PICKED = "these rows picked the best states and the fitted weights: trained systems look a little better on them"
 _LEARNED = ("train", TRAIN_ONCE, "val")
@@ -69,11 +70,11 @@ def compare(
         TemporaryError: another comparison trains on this lake.
     """
     chosen = chosen_systems(context.config, systems)
-    folder = context.tables.artifact("comparisons")
-    with folder_lock(folder, "the folder of comparisons", f"another comparison trains in {folder}"):
+    with context.tables.locked_artifacts(COMPARISONS, "another comparison trains on this lake") as publish:
         prepared = prepare(context, chosen, seeds, ("val", "test") if is_final else ("val",))
+        context.tables.publish_artifacts()
         release_lake()
-        prepared, diverged = _trained(context, prepared)
+        prepared, diverged = _trained(context, prepared, publish)
         lost = {training for training, _ in diverged} - {training for training, _ in prepared.models}
         chosen = {system: settings for system, settings in chosen.items() if system not in lost}
         if not chosen:
@@ -81,7 +82,8 @@ def compare(
         comparison = {}
         for split in prepared.days:
             comparison = _compared(context, split, name, chosen, prepared, seeds, diverged)
-            _publish(context, comparison, prepared.models)
+            publish()
+            _show(context, comparison, prepared.models)
     if not is_final:
         context.progress.say("compare: no test row was looked at; --final ranks them, once the choice is made")
     return comparison
@@ -113,7 +115,9 @@ def _compared(
     }
 
 
-def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple[str, int], str]]:
+def _trained(
+    context: Context, prepared: Prepared, publish: Callable[[], None]
+) -> tuple[Prepared, dict[tuple[str, int], str]]:
     """The finished trainings, and why the others have no model: one that diverges must not cost the rest."""
     diverged = {}
     for training in prepared.trainings:
@@ -123,6 +127,7 @@ def _trained(context: Context, prepared: Prepared) -> tuple[Prepared, dict[tuple
             run_trainer(training.spec, context.config.launch, context.spark)
         except QualityError as error:
             diverged[training.system, training.seed] = str(error)
+        publish()
     finished = [training for training in prepared.trainings if training.is_finished]
     log_runs(context.config, [training.as_run() for training in finished])
     return replace(prepared, trainings=finished), diverged
@@ -168,7 +173,7 @@ def _ranked(
     )
     context.progress.say(f"compare: {len(measured)} rankings of the {_ROWS[split]} rows")
     fingerprint = fingerprint_of(spec.told(), *spec.raised())
-    folder = context.tables.artifact("comparisons", fingerprint)
+    folder = context.tables.artifact(COMPARISONS, fingerprint)
     return run_trainer(spec.into(folder)), folder
 
 
@@ -239,7 +244,7 @@ def _candidates(config: Config, split: str) -> Literal["known", "catalogue"]:
     return "catalogue" if split == "test" and config.comparison.test_rows else config.evaluation.candidates
 
 
-def _publish(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
+def _show(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
     """JSON and page into `output.dir`, figures and both files to MLflow."""
     folder, name = context.config.output.folder / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"

@@ -1,10 +1,10 @@
 """The config's section `comparison`: which systems stand side by side, and how they are measured."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from learn_spark.storage import Place
 from models.contract.strict import Settings
 
 Trained = Literal["towers", "sequential", "als", "notellm"]
@@ -100,7 +100,7 @@ class TestRowsSettings(Settings):
 
     __test__: ClassVar[bool] = False  # pytest takes classes of such names for tests
 
-    path: Path
+    path: Place
     """A file .csv or .tsv (with a header), .json or .jsonl (an object per line), Parquet, a folder of Parquet files, or
     a Delta table."""
     where: str | None = None

@@ -51,7 +51,6 @@ from models.contract.settings import NO_URL
 from models.contract.strict import Settings, explained
 
 PATH_KEYS = ("lake.root", "output.dir", "ingest.path", "ingest.items.path", "comparison.test_rows.path")
-_PATHS_ALONE = ("comparison.test_rows.path",)  # not in stores yet
 DEFAULT_PATHS = {
     "lake": {"root": str(LakeSettings().root)},
     "output": {"dir": str(OutputSettings().dir)},
@@ -107,9 +106,15 @@ class Config(Settings):
 
     @property
     def in_stores(self) -> list[Location]:
-        """The places of the lake and the logs that lie in a store."""
-        logs = [each.path for each in self.ingest.all_files()]
-        return [place for place in (self.lake.root, *logs) if isinstance(place, Location)]
+        """The places of the lake, the logs and other tables that lie in a store."""
+        places = (getattr(holder, name) for holder, name in self._read_by_spark())
+        return [place for place in places if isinstance(place, Location)]
+
+    def _read_by_spark(self) -> list[tuple[Settings, str]]:
+        """The sections that name a place, and the key."""
+        rows = self.comparison.test_rows
+        own = [rows] if rows else []
+        return [(self.lake, "root"), *((each, "path") for each in (*self.ingest.all_files(), *own))]
 
     @model_validator(mode="after")
     def _mlflow_has_a_place(self) -> Self:
@@ -123,12 +128,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _stores_are_reached(self) -> Self:
         """Every place in a store takes along how it is reached."""
-        ingest = self.ingest
-        for holder, name in (
-            (self.lake, "root"),
-            (self.output, "dir"),
-            *((each, "path") for each in ingest.all_files()),
-        ):
+        for holder, name in ((self.output, "dir"), *self._read_by_spark()):
             object.__setattr__(holder, name, reached_by(getattr(holder, name), self.lake.options))
         return self
 
@@ -354,8 +354,6 @@ def _absolute(path: str, folder: Path, key: str) -> str:
 
 
 def _in_store(uri: str, key: str) -> str:
-    if key in _PATHS_ALONE:
-        raise ConfigError(f"`{key}`: {uri!r} is no path, and only a path of a mounted file system serves here yet")
     try:
         place = str(place_of(uri))
     except ValueError as error:

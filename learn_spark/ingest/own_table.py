@@ -7,13 +7,15 @@ from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import literal
+from learn_spark.lake.delta_jars import require_store_clients
 from learn_spark.lake.tables import Tables
+from learn_spark.storage import Place
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
 
 
-def read_own_table(spark: SparkSession, tables: Tables, path: Path) -> DataFrame:
+def read_own_table(spark: SparkSession, tables: Tables, path: Place) -> DataFrame:
     """Csv and tsv with a header, JSON with an object per line, by the name's ending; else Parquet, or a Delta table.
 
     Texts of csv and JSON stay texts.
@@ -23,9 +25,10 @@ def read_own_table(spark: SparkSession, tables: Tables, path: Path) -> DataFrame
     """
     if not path.exists():
         raise ConfigError(f"{path} is not there")
+    require_store_clients(spark, [path])
     (place,) = literal([str(path)])
     try:
-        for ending in path.suffixes:
+        for ending in Path(path.name).suffixes:
             if ending in _SEPARATORS:
                 return spark.read.csv(place, header=True, sep=_SEPARATORS[ending], escape='"')
             if ending in _JSON:

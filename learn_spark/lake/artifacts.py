@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from learn_spark.errors import ConfigError, LearnError
-from learn_spark.lake.lock import held_epoch
+from learn_spark.lake.lock import artifacts_lock, held_epoch
 from learn_spark.storage import Location, Place, cache_folder, name_of_copy
 from models.contract.whole_files import write_whole
 
@@ -60,17 +60,34 @@ class Artifacts:
     """The artifacts of the lake under a root, on this machine."""
 
     def __init__(self, root: Place) -> None:
-        self._mirror = None if isinstance(root, Path) else _mirror_of(root)
+        self._root, self._mirror = root, None if isinstance(root, Path) else _mirror_of(root)
         self._folder = root / ARTIFACTS if isinstance(root, Path) else _mirror_of(root).folder
 
     def path(self, *parts: str) -> Path:
         """Where an artifact, or a kind of them, lies; what the store has of it is here when this returns."""
         return self._mirror.path(*parts) if self._mirror else self._folder.joinpath(*parts)
 
+    def place_of(self, path: Path) -> Place:
+        """Where the lake itself has what `path` has given; any other path is what it is."""
+        if not path.is_relative_to(self._folder):
+            return path
+        return self._root.joinpath(ARTIFACTS, *path.relative_to(self._folder).parts)
+
     def publish(self) -> None:
         """Takes what has been made to the store; nothing to do where the lake is local."""
         if self._mirror:
             self._mirror.publish()
+
+    @contextmanager
+    def locked(self, kind: str, busy: str) -> Iterator[Callable[[], None]]:
+        """See `Tables.locked_artifacts`."""
+        with artifacts_lock(self._root / ARTIFACTS / kind, busy) as require_lock:
+
+            def publish() -> None:
+                require_lock()
+                self.publish()
+
+            yield publish
 
 
 def carried(path: Path) -> Copy:

@@ -28,14 +28,20 @@ _RELEASED = "released"
 
 
 class Lease:
-    """One process's hold on a lake, from `take` to `release`.
+    """One process's hold on a lake, or on a kind of its artifacts, from `take` to `release`.
+
+    Args:
+        root: what is held.
+        ttl: seconds that a holder may be silent; None: `TTL`.
+        busy: the error's text where another process holds it.
 
     Attributes:
         epoch: its number.
     """
 
-    def __init__(self, root: Location, ttl: float | None = None) -> None:
+    def __init__(self, root: Location, ttl: float | None = None, busy: str = "") -> None:
         self._root, self._folder, self._ttl = root, root / FOLDER, ttl or TTL
+        self._busy = busy or f"another run works on the lake {root}"
         self.epoch = -1
         self._beaten_at = 0.0
         self._is_lost = False
@@ -51,14 +57,14 @@ class Lease:
         """
         newest = _newest(self._folder)
         if newest >= 0 and (holder := living_holder(self._root, self._ttl)):
-            raise _busy(self._root, holder)
+            raise self._taken(holder)
         self.epoch = newest + 1
         us = {"host": socket.gethostname(), "pid": os.getpid()}
         started = _now()
         try:
             _epoch_file(self._folder, self.epoch).create(json.dumps(us).encode())
         except FileExistsError:
-            raise _busy(self._root, "who took it at this moment") from None
+            raise self._taken("who took it at this moment") from None
         self._beat("held")
         self._beaten_at = started
         self._thread.start()
@@ -86,6 +92,9 @@ class Lease:
         self._thread.join()
         if not self._is_lost:
             self._beat(_RELEASED)
+
+    def _taken(self, holder: str) -> TemporaryError:
+        return TemporaryError(f"{self._busy} ({holder}); try again when it has ended")
 
     def _keep(self) -> None:
         while not self._stop.wait(self._ttl / 4) and not self._is_lost:
@@ -153,7 +162,3 @@ def _store_time(folder: Location) -> datetime:
 def _now() -> float:
     """Seconds of a clock that goes on while this process, or its machine, sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-def _busy(root: Location, holder: str) -> TemporaryError:
-    return TemporaryError(f"another run works on the lake {root} ({holder}); try again when it has ended")

@@ -14,6 +14,7 @@ from learn_spark.lake.lease import Lease, living_holder, newest_epoch
 from learn_spark.storage import Location, Place
 
 Unlock = Callable[[], None]
+Check = Callable[[], None]
 
 
 LOCK = ".lock"
@@ -55,6 +56,32 @@ def _leased(root: Location) -> Iterator[Unlock]:
         yield unlock
     finally:
         unlock()
+
+
+@contextmanager
+def artifacts_lock(folder: Place, busy: str) -> Iterator[Check]:
+    """Locks a kind of artifacts for work of hours beside which nights go on: they have the lake's lock.
+
+    Args:
+        folder: of the kind, in the lake.
+        busy: the error's text where another process has the lock.
+
+    Yields:
+        What makes sure, before something is taken to a store, that the lock is still ours.
+
+    Raises:
+        ConfigError, TemporaryError: as of `folder_lock`.
+    """
+    if isinstance(folder, Path):
+        with folder_lock(folder, f"the folder of {folder.name}", busy):
+            yield lambda: None
+        return
+    lease = Lease(folder, busy=busy)
+    lease.take()
+    try:
+        yield lease.check
+    finally:
+        lease.release()
 
 
 def held_epoch(root: Location) -> int | None:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -65,10 +66,29 @@ class Tables:
         """Where a matrix, snapshot or model lies, or this machine's copy of it; see `artifacts`."""
         return self._artifacts.path(*parts)
 
+    def place_of(self, artifact: Path) -> Place:
+        """Where the lake has an artifact, of which this machine may have a copy: its name, whatever the machine."""
+        return self._artifacts.place_of(artifact)
+
     def publish_artifacts(self) -> None:
         """Takes artifacts that have been made to the lake's store, if it lies in one: before a row says so."""
         self._require_lock()
         self._artifacts.publish()
+
+    def locked_artifacts(self, kind: str, busy: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keeps other processes from artifacts of a kind, for work of hours beside which nights may go on.
+
+        Args:
+            kind: as "comparisons".
+            busy: the error's text where another process is there.
+
+        Returns:
+            In its block, what does as `publish_artifacts` without the lake's lock.
+
+        Raises:
+            ConfigError, TemporaryError: as of `lock.folder_lock`.
+        """
+        return self._artifacts.locked(kind, busy)
 
     def create_all(self) -> None:
         """Makes the tables of a new lake, with constraints, and those that an older release did not have.

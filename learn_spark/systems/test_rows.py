@@ -24,6 +24,7 @@ from learn_spark.runs.ledger import fingerprint_of
 from learn_spark.runs.steps import Context
 from learn_spark.sequences.events import sided_events
 from learn_spark.sequences.histories import full_histories
+from learn_spark.storage import Place
 from models.contract.settings import identity
 
 _READS = ("interactions", "item_index")
@@ -165,7 +166,10 @@ def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
     return histories.drop("ds")
 
 
-def _content_of(path: Path) -> list[tuple[str, int, int]]:
-    """The files by name, size and time of their last change."""
+def _content_of(path: Place) -> list[tuple[str, int, object]]:
+    """The files by name, size and time of their last change; in a store its tag instead."""
+    if not isinstance(path, Path):
+        found = {path.name: path.entry()} if path.is_file() else path.matching("**")
+        return [(name, entry.size, entry.tag) for name, entry in found.items()]
     stats = [(str(file), file.stat()) for file in sorted([path, *path.rglob("*")]) if file.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -1,11 +1,16 @@
-"""A whole journey whose lake and logs lie in a store, with a kill -9 in the middle, beside one on a disk."""
+"""A journey whose lake and logs lie in a store, with a kill -9 in the middle, and `compare`: beside those on a disk."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
+from pyarrow.csv import write_csv
 
-from tests.builders.commands import ROOT
+from learn_spark.storage import Location
+from tests.builders.commands import ROOT, Done, run_job
+from tests.builders.journey import finished_journey
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.stores import assert_equals_one_on_a_disk, journey_after_a_kill
 from tests.builders.transfer import download, upload
@@ -32,3 +37,36 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     written = b"".join(file.read_bytes() for file in output.rglob("*") if file.is_file())
     assert SECRET.encode() not in written + done.err.encode() + done.out.encode()
     assert not [file for file in ours.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    monkeypatch.setenv("LEARN_SPARK_CACHE", f"{tmp_path}/cache of another machine")
+    _assert_compared_as_on_a_disk(bucket, (f"lake.root={root}", f"ingest.path={logs}", *told), tmp_path)
+
+
+def _assert_compared_as_on_a_disk(bucket: Location, told: tuple[str, ...], folder: Path) -> None:
+    """Systems are compared on test rows that lie in the store, too; a machine after that trains nothing again."""
+    (folder / "local").mkdir()
+    disk = Path(shutil.copytree(finished_journey()[0], folder / "local" / "copy"))
+    seen = DeltaTable(str(disk / "lake" / "interactions")).to_pyarrow_table(columns=["user_id", "item_id"])
+    (folder / "asked").mkdir()
+    write_csv(seen.slice(0, 300), folder / "asked" / "rows.csv")
+    rows = upload(folder / "asked", bucket / "asked") / "rows.csv"
+    command = ("compare", "--systems", "als,popularity,mean_content", "--seeds", "3", "--final")
+    expected = run_job(disk, *command, *_set(f"comparison.test_rows.path={folder}/asked/rows.csv"))
+    first = run_job(folder, *command, *_set(*told, f"comparison.test_rows.path={rows}"))
+    assert (expected.code, first.code) == (0, 0), expected.err[-2000:] + first.err[-2000:]
+    assert "als with seed 3 is trained" in first.err
+    assert _figures(first) == _figures(expected)
+    assert (bucket / "output" / "comparison" / "compare.html").is_file()
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setenv("LEARN_SPARK_CACHE", f"{folder}/cache of a third machine")
+        second = run_job(folder, *command, *_set(*told, f"comparison.test_rows.path={rows}"))
+    assert "is trained" not in second.err
+    assert _figures(second) == _figures(first)
+
+
+def _set(*told: str) -> list[str]:
+    return [part for each in told for part in ("--set", each)]
+
+
+def _figures(done: Done) -> dict[str, object]:
+    found = done.summary["comparison"]
+    return {name: system["metrics"] for name, system in found["systems"].items()} | {"data": found["data"]}

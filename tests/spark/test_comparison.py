@@ -133,7 +133,7 @@ def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch)
         if not seen:
             with lake_lock(lake.tables.root):
                 seen.append(spec.command)
-            with pytest.raises(TemporaryError, match="another comparison trains in"):
+            with pytest.raises(TemporaryError, match="another comparison trains on this lake"):
                 compared_on(lake, ["popularity"], [5])
         return train(spec, *rest)
 

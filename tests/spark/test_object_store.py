@@ -244,7 +244,7 @@ def test_a_spark_without_the_stores_client_says_how_to_get_it(spark, monkeypatch
         require_store_clients(spark, [Location("hdfs://name"), Location("s3a://bucket")])
 
 
-@pytest.mark.parametrize("command", [("repair",), ("compare_towers",)])
+@pytest.mark.parametrize("command", [("repair",), ("compare", "--prepare", "trainings.sh")])
 def test_what_does_not_work_in_a_store_says_so(spark, reached, tmp_path, command):
     done = run_here(tmp_path, *command, "--set", "lake.root=s3a://bucket/lake")
     assert (done.code, "does not work with lake.root in a store yet" in done.err) == (2, True), done.err

@@ -1,6 +1,7 @@
 """When a JVM that starts may map the archive of classes, and how it is told to."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,11 @@ def test_the_environment_is_as_before_once_the_jvm_runs(home: Path, monkeypatch:
     with class_archive.without_conf():
         assert os.environ["JAVA_HOME"] == "/usr/lib/jvm/mine"
     assert os.environ["JAVA_HOME"] == "/usr/lib/jvm/mine"
+
+
+def test_make_setup_has_made_the_archive() -> None:
+    """`make setup` goes on without it, or with a part of it, and nobody would see that every start is slower."""
+    log = Path(sys.prefix, "classes.log")
+    if not log.is_file():
+        pytest.skip("no environment that `make setup` made")
+    assert class_archive.ARCHIVE.is_file() and "Traceback" not in log.read_text(), log.read_text()[-3000:]

@@ -383,7 +383,6 @@ def test_keys_that_came_later_change_no_fingerprint():
         ("ingest.path", "hdfs:/host:8020/logs", "a store that learn-spark knows"),
         ("ingest.items.path", "abfss://box@account.dfs.core.windows.net/x", "a store that learn-spark knows"),
         ("output.dir", "file:///tmp/output", "a store that learn-spark knows"),
-        ("comparison.test_rows.path", "s3a://bucket/rows", "only a path of a mounted file system"),
     ],
 )
 def test_a_place_that_cannot_be_reached_is_refused(key, value, said):
