@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26",
     "pandas>=2.2,<3",
     "mlflow>=3.13",
+    "lightgbm>=4.6",
     "scikit-learn>=1.7",
     "scipy",
     "pydantic>=2",

@@ -159,7 +159,7 @@ STEPS = {
             ("evaluation", "retrieval"),
             _evaluation_needs,
             reads=EVALUATED,
-            version=3,
+            version=4,
             named=named_rivals,
             check=check_rivals,
         ),

@@ -256,7 +256,7 @@ class EvaluationRun(Settings):
 class EvaluationSettings(Settings):
     """The report: a ranker with and without the features."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"rivals"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"rivals", "trial_seeds"})
 
     candidates: Literal["known", "catalogue"] = "known"
     """What retrieval ranks, in report and `compare`. known: the items seen before towers_end. catalogue: every item of
@@ -271,6 +271,9 @@ class EvaluationSettings(Settings):
     """Of trees and resamples."""
     num_seeds: Annotated[int, Field(ge=1)] = 3
     """Of the ranker: trees of the seeds 7, 8, 9; figures are of their mean score."""
+    trial_seeds: Annotated[int, Field(ge=1)] = 1
+    """Of the rows that explain these figures (each embedding alone, item codes, the shuffled control): the first so
+    many."""
     ranker: RankerConfig = RankerConfig()
     rivals: list[str] = []
     """Systems of `compare` (als, sasrec, id, cooccurrence, or of comparison.define) whose vectors or scores the ranker

@@ -207,6 +207,7 @@ def ranker_spec(
         resamples=settings.resamples,
         seed=settings.seed,
         num_seeds=settings.num_seeds,
+        trial_seeds=settings.trial_seeds,
         ranker=settings.ranker,
         threads=settings.run.threads,
         out_dir=context.tables.artifact("evaluation", f"ranker-{fingerprint}"),

@@ -225,6 +225,7 @@ class RankerSpec(Spec):
         tail_events: items with at most so many events are the long tail.
         validation_share: the last days of the training window, for early stopping.
         seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
+        trial_seeds: of `alone`, the first so many of these.
         ranker, resamples, threads: settings.
         out_dir: gets result.json.
     """
@@ -252,6 +253,7 @@ class RankerSpec(Spec):
     resamples: int = Field(default=200, ge=10)
     seed: int = Field(default=7, ge=0)
     num_seeds: int = Field(default=3, gt=0)
+    trial_seeds: int = Field(default=1, gt=0)
     threads: int = Field(default=2, gt=0)
 
     @model_validator(mode="after")

@@ -334,7 +334,8 @@ class CVRTrainConfig(TrainConfig):
 
 
 class RankerConfig(Settings):
-    """The production-like ranker's trees (models/evaluation/ranker.py); the same with and without embeddings."""
+    """The production-like ranker's trees, LightGBM's (models/evaluation/ranker.py); the same with and without
+    embeddings."""
 
     max_iter: int = Field(default=200, gt=0)
     """Trees at most."""
@@ -351,4 +352,4 @@ class RankerConfig(Settings):
     max_bins: int = Field(default=64, gt=2, le=255)
     """Bins per feature."""
     max_features: float = Field(default=0.5, gt=0, le=1)
-    """Share of the features that a split may choose from, drawn by the seed."""
+    """Share of the features that a tree may choose from, drawn by the seed."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-MOST = 255  # categories of a column that trees can hold
+MOST = 255  # categories of a column: trees learn little of rare ones
 
 
 def code_features(codes_NL: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from models.contract.snapshot import Snapshot, open_snapshot
 from models.data.content import ContentMatrix
 from models.data.stream import read_column
 from models.evaluation.evaluate_ranker import KEYS, RankerTask, raw_embeddings
-from models.evaluation.ranker import binned
+from models.evaluation.gains import gain
 
 
 class ContentRanker:
@@ -40,15 +40,13 @@ class ContentRanker:
         rows = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=[*KEYS, *spec.base])
         with threadpool_limits(spec.threads):
             self._task = RankerTask(spec, rows)
-            base_NF = np.stack([rows[name].to_numpy().astype(np.float32) for name in spec.base], axis=1)
-            categorical = [spec.base.index(name) for name in spec.categorical]
-            self._base_NF = binned(base_NF, self._task.train, spec.ranker.max_bins, categorical)
-            self._without_T = self._task.fit("without content", self._base_NF, self._task.seeds).mean(0)
+            self._base_NF = np.stack([rows[name].to_numpy().astype(np.float32) for name in spec.base], axis=1)
+            self._without = self._task.fit("without content", [self._base_NF], self._task.seeds)
         self._item_N = rows["item_idx"].to_numpy()
         self._row_N = self._history_rows(read_column(snapshot, "user_id"))
 
     def gain(self, name: str, matrix: Path) -> dict[str, Any]:
-        """AUC with and without a variant's content, the gain and its 90% interval; as of `RankerTask.gain`.
+        """AUC with and without a variant's content, the gain and its 90% interval; as of `gains.gain`.
 
         The trees get the item's content on its main axes, and its cosine with the mean content of the user's history.
         """
@@ -57,10 +55,8 @@ class ContentRanker:
             width = min(self._width, content.dim)
             spec = self._spec.model_copy(update={"content_matrix": matrix})
             axes_NK = raw_embeddings(self._item_N, spec, width)["item_content"]
-            added_NF = np.concatenate([axes_NK, self._cosines(content)[:, None]], axis=1)
-            with_NF = np.concatenate([self._base_NF, self._task.bins(added_NF)], axis=1)
-            with_T = self._task.fit(name, with_NF, self._task.seeds).mean(0)
-            found = self._task.gain(with_T, self._without_T)
+            parts = [self._base_NF, axes_NK, self._cosines(content)[:, None]]
+            found = gain(self._task.fit(name, parts, self._task.seeds), self._without)
         return {"rows": len(self._task.test)} | {key: found[key] for key in found if key.startswith("auc")}
 
     def _cosines(self, content: ContentMatrix) -> np.ndarray:

@@ -18,9 +18,11 @@ from models.contract.evaluation_specs import HISTORY_DAY, RankerSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
 from models.contract.snapshot import Snapshot, open_snapshot
-from models.evaluation.code_features import MOST, code_features, codes_in
-from models.evaluation.ranker import Ranker, binned
-from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interval, user_aucs, user_mean
+from models.evaluation.code_features import code_features, codes_in
+from models.evaluation.gains import Scoring, TestRows, gain, gains, share_kept
+from models.evaluation.ranker import Ranker
+
+Parts = Sequence[np.ndarray]  # features of all rows, [N, .] each
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
@@ -36,7 +38,7 @@ class RankerTask:
         label_N, self.weight_N = _values(rows, "label"), _values(rows, "weight")
         is_test_N, day_N = _values(rows, "is_test") > 0, _values(rows, "day")
         self.label_N = label_N.astype(np.int64)
-        self.user_N = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        user_N = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
         first_valid_day = _first_validation_day(day_N[~is_test_N], spec.validation_share)
         self.test = np.flatnonzero(is_test_N)
         self.train = np.flatnonzero(~is_test_N & (day_N < first_valid_day))
@@ -44,55 +46,39 @@ class RankerTask:
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
 
-    def fit(self, what: str, X_NF: np.ndarray, seeds: Sequence[int], categories: int = 0) -> np.ndarray:
-        """Trains on these features, once a seed, and says so; returns the test rows' scores: [S, T].
-
-        The last `categories` columns hold categories below MOST.
-        """
-        return self.trained(what, X_NF, seeds, categories)[1]
-
-    def trained(
-        self, what: str, X_NF: np.ndarray, seeds: Sequence[int], categories: int = 0
-    ) -> tuple[Ranker, np.ndarray]:
-        """As `fit`, with the trees."""
-        started = time.monotonic()
-        categorical = [self.spec.base.index(name) for name in self.spec.categorical]
-        categorical += range(X_NF.shape[1] - categories, X_NF.shape[1])
-        settings = self.spec.ranker.model_copy(update={"max_bins": MOST}) if categories else self.spec.ranker
-        train, valid = ((X_NF[i], self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
-        ranker = Ranker(settings, seeds).fit(train, valid, categorical)
-        score_ST = ranker.predict(X_NF[self.test])
-        line = f"ranker {what}: {X_NF.shape[1]} features, AUC {self.scored(score_ST.mean(0)).auc():.4f}"
-        print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-        return ranker, score_ST
-
-    def bins(self, X_NF: np.ndarray, like_NF: np.ndarray | None = None) -> np.ndarray:
-        """Numbers as the trees read them; see `binned`."""
-        return binned(X_NF, self.train, self.spec.ranker.max_bins, like_NF=like_NF)
-
-    def scored(self, score_T: np.ndarray, is_in_T: np.ndarray | None = None) -> Scored:
-        """Test scores, all or a segment of them, ready for AUC."""
-        chosen = slice(None) if is_in_T is None else is_in_T
-        rows = self.test[chosen]
-        return Scored.of(self.label_N[rows], score_T[chosen], self.weight_N[rows], self.user_N[rows])
-
-    def gain(self, with_T: np.ndarray, without_T: np.ndarray, is_in_T: np.ndarray | None = None) -> dict:
-        """AUC, UAUC and WUAUC with and without, their gains, and the gains' 90% bootstrap intervals over users."""
-        with_, without = self.scored(with_T, is_in_T), self.scored(without_T, is_in_T)
-        users = int(self.user_N.max()) + 1
-        interval = gain_interval(with_, without, users, self.spec.resamples, self.spec.seed)
-        figures = _gain("auc", without.auc(), with_.auc(), interval)
-        chosen = slice(None) if is_in_T is None else is_in_T
-        rows = self.test[chosen]
-        (before_U, weight_U), (after_U, _) = (
-            user_aucs(self.label_N[rows], score_T[chosen], self.user_N[rows], self.weight_N[rows])
-            for score_T in (without_T, with_T)
+        items, users = (_values(rows, name)[self.test] for name in (spec.item_events, spec.user_events))
+        self.test_rows = TestRows(
+            self.label_N[self.test],
+            self.weight_N[self.test],
+            user_N[self.test],
+            int(user_N.max()) + 1,
+            segments(spec, users, items),
+            spec.resamples,
+            spec.seed,
         )
-        for name, counted_U in (("uauc", np.ones_like(weight_U)), ("wuauc", weight_U)):
-            without, with_ = (user_mean(value_U, counted_U) for value_U in (before_U, after_U))
-            interval = mean_interval(after_U - before_U, counted_U, self.spec.resamples, self.spec.seed)
-            figures |= _gain(name, without, with_, interval)
-        return figures
+
+    def fit(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> Scoring:
+        """Trains on these features, once per seed, and says so; returns the test rows' scores.
+
+        The last `categories` columns hold categories.
+        """
+        return self.trained(what, parts, seeds, categories)[1]
+
+    def trained(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> tuple[Ranker, Scoring]:
+        """As `fit`, with the trees."""
+        started, width = time.monotonic(), _width(parts)
+        categorical = [self.spec.base.index(name) for name in self.spec.categorical]
+        categorical += range(width - categories, width)
+        train, valid = ((_joined(parts, i), self.label_N[i], self.weight_N[i]) for i in (self.train, self.valid))
+        ranker = Ranker(self.spec.ranker, seeds, self.spec.threads).fit(train, valid, categorical)
+        found = self.scored(ranker, parts)
+        line = f"ranker {what}: {width} features, AUC {found.of().auc:.4f}"
+        print(f"{line}, {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        return ranker, found
+
+    def scored(self, ranker: Ranker, parts: Parts) -> Scoring:
+        """What the trees say of the test rows by these features."""
+        return Scoring(self.test_rows, ranker.predict(_joined(parts, self.test)))
 
 
 def run(spec: RankerSpec) -> dict[str, object]:
@@ -116,35 +102,27 @@ def run(spec: RankerSpec) -> dict[str, object]:
         earlier = _blocks(rows, "earlier_") if spec.earlier else {}
         raw = raw_embeddings(_values(rows, "item_idx"), spec, blocks["item_emb"].shape[1])
         codes = code_features(codes_in(rows), task.train) if spec.codes else {}
-        rivals = _rival_bins(task, rows) if spec.rivals else {}
+        rivals = _rival_features(spec, rows) if spec.rivals else {}
         del rows
-        events = (base_NF[task.test, spec.base.index(name)] for name in (spec.user_events, spec.item_events))
-        is_in = segments(spec, *events)
-        categorical = [spec.base.index(name) for name in spec.categorical]
-        base_NF = binned(base_NF, task.train, spec.ranker.max_bins, categorical)
-        moved = {name: task.bins(blocks[name], like_NF=block) for name, block in earlier.items()}
-        blocks, earlier, raw = (
-            {name: task.bins(block) for name, block in parts.items()} for parts in (blocks, earlier, raw)
-        )
-        without_ST = task.fit("without embeddings", base_NF, task.seeds)
-        with_ST = task.fit("with embeddings", _joined(base_NF, blocks.values()), task.seeds)
-        result = _main_figures(task, base_NF, blocks, is_in, (without_ST, with_ST))
+        without = task.fit("without embeddings", [base_NF], task.seeds)
+        with_ = task.fit("with embeddings", [base_NF, *blocks.values()], task.seeds)
+        result = _main_figures(task, base_NF, blocks, without, with_)
         if spec.earlier:
-            result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, moved, without_ST.mean(0))}
+            result["kept"] = {"release": spec.earlier, **_kept(task, base_NF, earlier, blocks, without)}
         if spec.alone:
-            result["alone"] = _alone(task, base_NF, blocks, raw, codes, without_ST.mean(0))
+            result["trial_seeds"] = min(spec.trial_seeds, spec.num_seeds)
+            result["alone"] = _alone(task, base_NF, blocks, raw, codes, without)
         if rivals:
-            scores = without_ST.mean(0), with_ST.mean(0)
-            result["rivals"] = _rivals(task, base_NF, blocks, rivals, is_in, scores)
+            result["rivals"] = _rivals(task, base_NF, blocks, rivals, without, with_)
     write_result(spec.out_dir, _without_nan(result))
     return result
 
 
-def _rival_bins(task: RankerTask, rows: pa.Table) -> dict[str, np.ndarray]:
-    """The rivals' columns as the trees read them."""
+def _rival_features(spec: RankerSpec, rows: pa.Table) -> dict[str, np.ndarray]:
+    """The rivals' columns."""
     from models.evaluation.rival_features import rival_blocks  # torch: the trees do without
 
-    return {name: task.bins(block) for name, block in rival_blocks(task.spec, rows)}
+    return dict(rival_blocks(spec, rows))
 
 
 def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,59 +139,32 @@ def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndar
 
 
 def _main_figures(
-    task: RankerTask,
-    base_NF: np.ndarray,
-    blocks: Mapping[str, np.ndarray],
-    is_in: Mapping[str, np.ndarray],
-    scores_ST: tuple[np.ndarray, np.ndarray],
-) -> dict[str, object]:
+    task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], without: Scoring, with_: Scoring
+) -> dict[str, Any]:
     """Figures of the scores without and with all embeddings."""
-    without_ST, with_ST = scores_ST
-    without_T, with_T = without_ST.mean(0), with_ST.mean(0)
-    user_T = task.user_N[task.test]
-    result: dict[str, object] = {
+    rows, by_seed = task.test_rows, zip(with_.auc_by_seed(), without.auc_by_seed(), strict=True)
+    found = gains(with_, without)
+    for name, is_in_T in rows.segments.items():
+        found["segments"][name] |= {"rows": int(is_in_T.sum()), "users": len(np.unique(rows.user_T[is_in_T]))}
+    return {
         "rows": {"train": len(task.train), "validation": len(task.valid), "test": len(task.test)},
-        "users": len(np.unique(user_T)),
-        "features": {"without": base_NF.shape[1], "with": base_NF.shape[1] + _width(blocks.values())},
-        **task.gain(with_T, without_T),
-        "auc_gain_by_seed": [
-            task.scored(more_T).auc() - task.scored(less_T).auc()
-            for more_T, less_T in zip(with_ST, without_ST, strict=True)
-        ],
+        "users": len(np.unique(rows.user_T)),
+        "features": {"without": base_NF.shape[1], "with": _width([base_NF, *blocks.values()])},
+        "auc_gain_by_seed": [more - less for more, less in by_seed],
+        **found,
     }
-    result["segments"] = {
-        name: {"rows": int(is_in_T.sum()), "users": len(np.unique(user_T[is_in_T]))}
-        | task.gain(with_T, without_T, is_in_T)
-        for name, is_in_T in is_in.items()
-    }
-    return result
 
 
 def _kept(
     task: RankerTask,
     base_NF: np.ndarray,
     earlier: Mapping[str, np.ndarray],
-    moved: Mapping[str, np.ndarray],
-    without_T: np.ndarray,
+    now: Mapping[str, np.ndarray],
+    without: Scoring,
 ) -> dict[str, object]:
-    """What a ranker that was trained on the earlier release's embeddings keeps of its gain when it is fed these.
-
-    Returns:
-        auc_gain_earlier: of that ranker, fed the embeddings that it was trained on; auc_gain_kept: fed these, without
-        training anew; share, share_ci90: of the first, the second.
-    """
-    ranker, earlier_ST = task.trained("with earlier embeddings", _joined(base_NF, earlier.values()), task.seeds)
-    moved_T = ranker.predict(_joined(base_NF, moved.values())[task.test]).mean(0)
-    kept, with_, without = (task.scored(score_T) for score_T in (moved_T, earlier_ST.mean(0), without_T))
-    gain, left = with_.auc() - without.auc(), kept.auc() - without.auc()
-    users, settings = int(task.user_N.max()) + 1, (task.spec.resamples, task.spec.seed)
-    interval = kept_interval(kept, with_, without, users, *settings)
-    return {
-        "auc_gain_earlier": gain,
-        "auc_gain_kept": left,
-        "share": left / gain if gain > 0 else float("nan"),
-        "share_ci90": list(interval),
-    }
+    """What a ranker that was trained on the earlier release's embeddings keeps of its gain when it is fed these."""
+    ranker, with_ = task.trained("with earlier embeddings", [base_NF, *earlier.values()], task.seeds)
+    return share_kept(task.scored(ranker, [base_NF, *now.values()]), with_, without)
 
 
 def _rivals(
@@ -221,43 +172,35 @@ def _rivals(
     base_NF: np.ndarray,
     blocks: Mapping[str, np.ndarray],
     rivals: Mapping[str, np.ndarray],
-    is_in: Mapping[str, np.ndarray],
-    scores_T: tuple[np.ndarray, np.ndarray],
+    without: Scoring,
+    with_: Scoring,
 ) -> dict[str, object]:
     """What other systems' features bring the same ranker, and what the embeddings bring beside them.
 
     Args:
         task, base_NF, blocks: the rows; what is always there; the embeddings.
         rivals: columns by system [N, .].
-        is_in: the segments.
-        scores_T: without and with the embeddings.
+        without, with_: scored without and with the embeddings.
 
     Returns:
         systems: by name the gain: `features`, figures as of the embeddings', `segments`, and `embeddings_instead`, the
         gain of the embeddings over it. together: the same of all systems' features at once, where there are several.
         on_top: the gain of the embeddings where all these features are there already, and its segments.
     """
-    without_T, with_T = scores_T
 
-    def gains(more_T: np.ndarray, less_T: np.ndarray) -> dict[str, object]:
-        by_segment = {name: task.gain(more_T, less_T, is_in_T) for name, is_in_T in is_in.items()}
-        return {**task.gain(more_T, less_T), "segments": by_segment}
-
-    def of(what: str, parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, object]]:
-        X_NF = _joined(base_NF, parts)
-        found_T = task.fit(f"with {what}", X_NF, task.seeds).mean(0)
-        figures: dict[str, object] = {"features": X_NF.shape[1], **gains(found_T, without_T)}
-        figures["embeddings_instead"] = task.gain(with_T, found_T)
-        return X_NF, found_T, figures
+    def of(what: str, parts: Iterable[np.ndarray]) -> tuple[Scoring, dict[str, object]]:
+        found = task.fit(f"with {what}", known := [base_NF, *parts], task.seeds)
+        figures = {"features": _width(known), **gains(found, without), "embeddings_instead": gain(with_, found)}
+        return found, figures
 
     result: dict[str, Any] = {"systems": {}}
-    known_NF, known_T = base_NF, without_T
+    known = without
     for name, block in rivals.items():
-        known_NF, known_T, result["systems"][name] = of(name, [block])
+        known, result["systems"][name] = of(name, [block])
     if len(rivals) > 1:
-        known_NF, known_T, result["together"] = of(" and ".join(rivals), rivals.values())
-    both_T = task.fit("with these and the embeddings", _joined(known_NF, blocks.values()), task.seeds).mean(0)
-    result["on_top"] = gains(both_T, known_T)
+        known, result["together"] = of(" and ".join(rivals), rivals.values())
+    both = [base_NF, *rivals.values(), *blocks.values()]
+    result["on_top"] = gains(task.fit("with these and the embeddings", both, task.seeds), known)
     return result
 
 
@@ -267,22 +210,27 @@ def _alone(
     blocks: Mapping[str, np.ndarray],
     raw: Mapping[str, np.ndarray],
     codes: Mapping[str, np.ndarray],
-    base_T: np.ndarray,
+    without: Scoring,
 ) -> dict[str, dict]:
-    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew; and the item codes."""
+    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew; and the item codes.
+
+    Of `trial_seeds` seeds each, against the same seeds' trees without embeddings: they explain the main figures.
+    """
+    seeds = task.seeds[: task.spec.trial_seeds]
     trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
-    scores = {name: task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds) for name, parts in trials.items()}
+    found = {name: task.fit(f"{name} alone", [base_NF, *parts], seeds) for name, parts in trials.items()}
     shuffled = []
-    for seed in task.seeds:
+    for seed in seeds:
         order_N = np.random.default_rng(seed).permutation(len(base_NF))
-        shuffled.append(task.fit("shuffled", _joined(base_NF, [b[order_N] for b in blocks.values()]), [seed])[0])
-    scores["shuffled"] = np.stack(shuffled)
+        parts = [base_NF, *(block[order_N] for block in blocks.values())]
+        shuffled.append(task.fit("shuffled", parts, [seed]).score_ST)
+    found["shuffled"] = Scoring(task.test_rows, np.concatenate(shuffled))
     sets = {name: [block] for name, block in codes.items()}
     if codes:
         sets["item_emb_and_codes"] = [blocks["item_emb"], codes["item_codes"]]
     for name, parts in sets.items():
-        scores[name] = task.fit(f"{name} alone", _joined(base_NF, parts), task.seeds, categories=parts[-1].shape[1])
-    return {name: task.gain(score_ST.mean(0), base_T) for name, score_ST in scores.items()}
+        found[name] = task.fit(f"{name} alone", [base_NF, *parts], seeds, categories=parts[-1].shape[1])
+    return {name: gain(scoring, without.first(len(seeds))) for name, scoring in found.items()}
 
 
 def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
@@ -356,13 +304,9 @@ def _vectors(rows: pa.Table, name: str) -> np.ndarray:
     return lists.flatten().to_numpy().reshape(len(length_N), -1)
 
 
-def _gain(name: str, without: float, with_: float, interval: tuple[float, float]) -> dict[str, object]:
-    figures = {f"{name}_without": without, f"{name}_with": with_, f"{name}_gain": with_ - without}
-    return {**figures, f"{name}_gain_ci90": list(interval)}
-
-
-def _joined(base_NF: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([base_NF, *parts], axis=1)
+def _joined(parts: Parts, rows: np.ndarray) -> np.ndarray:
+    """Some rows' features side by side."""
+    return np.concatenate([part[rows] for part in parts], axis=1)
 
 
 def _width(parts: Iterable[np.ndarray]) -> int:

@@ -1,12 +1,16 @@
 """AUC over rows and within users, calibration, and bootstrap intervals over users.
 
-Shapes: N scored rows, U users, R resamples; V distinct probabilities, b a bin of them.
+Shapes: N scored rows, P of them positive, M negative, U users, R resamples, r a block of them; V distinct
+probabilities, b a bin of them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+
+BLOCK = 4  # resamples that share a look at each row: more need more memory, and are not faster
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,33 @@ class Scored:
             np.searchsorted(neg_score, pos_score, side="right"),
         )
 
-    def auc(self, times_U: np.ndarray | None = None) -> float:
+    def auc(self) -> float:
         """The weighted share of (positive, negative) pairs in which the positive scores higher; ties count half.
 
-        Equal to the area under the ROC curve. `times_U` says how often each user was drawn. NaN where a class has no
-        weight.
+        Equal to the area under the ROC curve; NaN where a class has no weight.
         """
-        pos, neg = self.pos_weight, self.neg_weight
-        if times_U is not None:
-            pos, neg = pos * times_U[self.pos_user], neg * times_U[self.neg_user]
-        cumulative = np.concatenate([[0.0], np.cumsum(neg)])
-        pairs = pos.sum() * cumulative[-1]
-        if pairs == 0:
-            return float("nan")
-        return float(pos @ (cumulative[self.below] + cumulative[self.upto]) / (2 * pairs))
+        return float(self._areas(self.pos_weight[:, None], self.neg_weight[:, None])[0])
+
+    def resampled(self, num_users: int, resamples: int, seed: int) -> np.ndarray:
+        """The AUC of each bootstrap resample of the users: float64 [R]; NaN where one lacks a class.
+
+        A user is drawn with all rows, as rows of one user depend on each other. Other scorings of the same users see
+        the same draws by the same seed.
+        """
+        found, draws = [], user_draws(num_users, resamples, seed)
+        while block := list(islice(draws, BLOCK)):
+            times_Ur = np.stack(block, axis=1)
+            pos_Pr = self.pos_weight[:, None] * times_Ur[self.pos_user]
+            found.append(self._areas(pos_Pr, self.neg_weight[:, None] * times_Ur[self.neg_user]))
+        return np.concatenate(found)
+
+    def _areas(self, pos_Pr: np.ndarray, neg_Mr: np.ndarray) -> np.ndarray:
+        """The AUC under each of r weights of the rows."""
+        cumulative = np.zeros((len(neg_Mr) + 1, neg_Mr.shape[1]))
+        np.cumsum(neg_Mr, axis=0, out=cumulative[1:])
+        won_r = (pos_Pr * (cumulative[self.below] + cumulative[self.upto])).sum(0)
+        pairs_r = pos_Pr.sum(0) * cumulative[-1]
+        return np.divide(won_r, 2 * pairs_r, out=np.full_like(won_r, np.nan), where=pairs_r > 0)
 
 
 def user_aucs(
@@ -138,32 +155,25 @@ def user_draws(num_users: int, resamples: int, seed: int) -> Iterator[np.ndarray
         yield np.bincount(drawn, minlength=num_users).astype(np.float64)
 
 
-def gain_interval(
-    with_: Scored, without: Scored, num_users: int, resamples: int, seed: int, level: float = 0.9
-) -> tuple[float, float]:
-    """Bootstrap percentile interval of AUC(with) - AUC(without) over users.
+def gain_interval(with_R: np.ndarray, without_R: np.ndarray, level: float = 0.9) -> tuple[float, float]:
+    """Bootstrap percentile interval of AUC(with) - AUC(without), out of their resamples.
 
-    A user is drawn with all rows, as rows of one user depend on each other; both scorings see the same draws.
     Resamples that lack a class are left out; NaN, NaN if all do.
     """
-    gains = [with_.auc(times_U) - without.auc(times_U) for times_U in user_draws(num_users, resamples, seed)]
-    return _percentiles([gain for gain in gains if np.isfinite(gain)], level)
+    gain_R = with_R - without_R
+    return _percentiles(gain_R[np.isfinite(gain_R)], level)
 
 
 def kept_interval(
-    kept: Scored, with_: Scored, without: Scored, num_users: int, resamples: int, seed: int, level: float = 0.9
+    kept_R: np.ndarray, with_R: np.ndarray, without_R: np.ndarray, level: float = 0.9
 ) -> tuple[float, float]:
     """Bootstrap percentile interval of the share of a gain that is kept: (kept - without) / (with - without).
 
-    Over users, as in `gain_interval`; resamples without a gain are left out.
+    Out of their resamples, as in `gain_interval`; those without a gain are left out.
     """
-    shares = []
-    for times_U in user_draws(num_users, resamples, seed):
-        least = without.auc(times_U)
-        gain = with_.auc(times_U) - least
-        if np.isfinite(gain) and gain > 0:
-            shares.append((kept.auc(times_U) - least) / gain)
-    return _percentiles(shares, level)
+    gain_R = with_R - without_R
+    gains = np.flatnonzero(gain_R > 0)
+    return _percentiles((kept_R - without_R)[gains] / gain_R[gains], level)
 
 
 def mean_interval(
@@ -173,11 +183,11 @@ def mean_interval(
     if not len(value_U):
         return float("nan"), float("nan")
     draws = user_draws(len(value_U), resamples, seed)
-    return _percentiles([np.average(value_U, weights=weight_U * times_U) for times_U in draws], level)
+    return _percentiles(np.array([np.average(value_U, weights=weight_U * times_U) for times_U in draws]), level)
 
 
-def _percentiles(found: list[float], level: float) -> tuple[float, float]:
-    if not found:
+def _percentiles(found: np.ndarray, level: float) -> tuple[float, float]:
+    if not len(found):
         return float("nan"), float("nan")
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -107,15 +107,22 @@ def test_users_with_one_label_are_left_out():
 
 
 def test_a_resample_is_the_auc_of_the_repeated_rows(rows):
-    times_U = np.random.default_rng(1).integers(0, 4, 40).astype(float)
     scored = auc.Scored.of(rows["label"], rows["score"], rows["weight"], rows["user"])
-    repeat = times_U[rows["user"]].astype(int)
-    want = roc_auc_score(
-        np.repeat(rows["label"], repeat),
-        np.repeat(rows["score"], repeat),
-        sample_weight=np.repeat(rows["weight"], repeat),
-    )
-    assert scored.auc(times_U) == pytest.approx(want, abs=1e-12)
+    want = []
+    for times_U in auc.user_draws(40, 10, seed=1):
+        repeat = times_U[rows["user"]].astype(int)
+        columns = (np.repeat(rows[name], repeat) for name in ("label", "score", "weight"))
+        label, score, weight = columns
+        want.append(roc_auc_score(label, score, sample_weight=weight))
+    assert scored.resampled(40, 10, seed=1) == pytest.approx(want, abs=1e-12)
+
+
+def test_a_resample_without_a_class_is_left_out():
+    scored = auc.Scored.of(np.array([1, 0]), np.array([0.9, 0.1]), np.ones(2), np.array([0, 1]))
+    found = scored.resampled(2, 40, seed=1)
+    assert set(found[np.isfinite(found)]) == {1.0} and np.isnan(found).any()
+    assert auc.gain_interval(found, found) == (0.0, 0.0)
+    assert all(map(math.isnan, auc.gain_interval(np.full(3, np.nan), np.zeros(3))))
 
 
 def test_gain_interval_holds_the_gain_and_repeats_with_its_seed():
@@ -123,13 +130,12 @@ def test_gain_interval_holds_the_gain_and_repeats_with_its_seed():
     user, label = generator.integers(0, 200, 4000), generator.integers(0, 2, 4000)
     weak = label + generator.normal(0, 3, 4000)
     strong = label + generator.normal(0, 1, 4000)
-    ones = np.ones(4000)
-    with_, without = (auc.Scored.of(label, score, ones, user) for score in (strong, weak))
-    low, high = auc.gain_interval(with_, without, 200, 200, seed=4)
+    with_, without = (auc.Scored.of(label, score, np.ones(4000), user) for score in (strong, weak))
+    with_R, without_R = (scored.resampled(200, 200, seed=4) for scored in (with_, without))
+    low, high = auc.gain_interval(with_R, without_R)
     assert 0 < low < with_.auc() - without.auc() < high
-    assert (low, high) == auc.gain_interval(with_, without, 200, 200, seed=4)
-    low, high = auc.gain_interval(without, without, 200, 50, seed=4)
-    assert low == high == 0
+    assert (with_R == with_.resampled(200, 200, seed=4)).all()
+    assert auc.gain_interval(without_R, without_R) == (0, 0)
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (3, 7), (256, 2048)])

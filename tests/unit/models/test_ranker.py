@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from models.contract.settings import RankerConfig
 from models.evaluation.code_features import MOST, code_features
 from models.evaluation.evaluate_ranker import RankerSpec, RankerTask, raw_embeddings, run, segments
-from models.evaluation.ranker import Ranker, binned
+from models.evaluation.ranker import Ranker
 from tests.builders.tensors import random_vectors, write_matrix, write_snapshot
 
 SMALL = RankerConfig(max_iter=40, min_samples_leaf=20)
@@ -59,6 +61,7 @@ def spec_for(folder, table, **changes):
         "threads": 1,
         "ranker": SMALL,
         "num_seeds": 2,
+        "trial_seeds": 2,
     }
     return RankerSpec(**(settings | changes))
 
@@ -136,17 +139,24 @@ def test_one_label_is_an_error_that_says_so(tmp_path):
     X_NF, label_N = np.zeros((4, 1), np.float32), np.ones(4)
     part = (X_NF, label_N, label_N)
     with pytest.raises(ValueError, match="training rows hold one label only"):
-        Ranker(SMALL, [0]).fit(part, part, [])
+        Ranker(SMALL, [0], threads=1).fit(part, part, [])
 
 
-def test_bins_are_quantiles_of_the_training_rows():
-    values = np.stack([np.arange(100.0), np.repeat([0.0, 5.0], 50), np.arange(100) % 7], axis=1)
-    bins = binned(values, np.arange(80), 4, categorical=[2])
-    # Of 0 .. 79 the quartiles are 19.75, 39.5, 59.25; an edge belongs to the bin below it.
-    assert bins[[0, 19, 20, 39, 40, 59, 60, 99], 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert len(set(bins[:50, 1])) == len(set(bins[50:, 1])) == 1
-    assert bins[0, 1] < bins[99, 1]
-    assert (bins[:, 2] == np.arange(100) % 7).all()
+def test_the_trees_are_equal_for_any_number_of_threads(tmp_path):
+    table = rows_table(1500)
+    found = [run(spec_for(tmp_path / str(threads), table, threads=threads, alone=False)) for threads in (1, 2)]
+    assert found[0] == found[1]
+
+
+def test_trials_of_fewer_seeds_stand_against_the_same_seeds_alone(tmp_path):
+    """A mean over more seeds scores better by itself, so a trial of one seed must not be held against it."""
+    table = rows_table(1500)
+    of_one = run(spec_for(tmp_path / "one", table, num_seeds=1, trial_seeds=1))
+    of_many = run(spec_for(tmp_path / "many", table, num_seeds=3, trial_seeds=1))
+    assert (of_one["alone"], of_one["trial_seeds"]) == (of_many["alone"], of_many["trial_seeds"])
+    assert of_many["alone"]["mid_emb"]["auc_without"] == of_one["auc_without"] != of_many["auc_without"]
+    asked = run(spec_for(tmp_path / "asked", table, num_seeds=3, trial_seeds=3))
+    assert asked["alone"]["mid_emb"]["auc_without"] == of_many["auc_without"]
 
 
 def test_a_missing_column_is_named(tmp_path):
@@ -159,6 +169,18 @@ def test_the_ranker_needs_no_torch():
     """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
     code = "import sys, models.evaluation.evaluate_ranker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=400)
+
+
+@pytest.mark.process
+def test_the_trees_need_no_openmp_of_the_system():
+    """Slim images have none, and LightGBM brings none: torch's is taken."""
+    library = Path(torch.__file__).with_name("lib") / "libgomp.so.1"
+    if not library.is_file():
+        pytest.skip("this torch brings none")
+    code = "import models.evaluation.ranker; print(open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=400, capture_output=True, text=True)
+    loaded = {line.split()[-1] for line in done.stdout.splitlines() if line.endswith("libgomp.so.1")}
+    assert loaded == {str(library)}
 
 
 def test_codes_are_numbered_by_how_often_training_has_them():
