@@ -270,17 +270,6 @@ def lake_of(root: Path | Location | str) -> Path | Location:
         raise ConfigError(str(error)) from None
 
 
-def require_local(text: str, name: str) -> Path:
-    """The absolute path that an argument names.
-
-    Raises:
-        ConfigError: it names a store, where only a mounted file system serves.
-    """
-    if SCHEME.match(text):
-        raise ConfigError(f"{name} {text}: only a path of a mounted file system serves here yet")
-    return Path(text).absolute()
-
-
 def require_mounted(place: Path | Location, command: str, key: str = "lake.root") -> Path:
     """A place that a command needs on a file system: the lake's root, or what another key of the config names.
 

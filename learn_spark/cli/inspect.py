@@ -9,19 +9,20 @@ from learn_spark.cli.command import Call, Command, Outcome
 from learn_spark.cli.estimate import dry_run
 from learn_spark.config.load import load_config
 from learn_spark.errors import ConfigError
+from learn_spark.inspect.copies import Looked, looked, naming
 from learn_spark.inspect.dialogue import ask, confirm_roles, confirm_targets
 from learn_spark.inspect.findings import findings
 from learn_spark.inspect.first_config import FirstConfig, config_of, folder_name
 from learn_spark.inspect.folder import look_at
 from learn_spark.inspect.roles import roles_of
 from learn_spark.pipeline import as_plan, pipeline_days
-from learn_spark.storage import require_local
+from learn_spark.storage import SCHEME, place_argument
 
 _log = logging.getLogger(__name__)
 
 
 def _inspect_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--path", required=True, metavar="P", help="a log file, or a folder of them")
+    parser.add_argument("--path", required=True, metavar="P", help="a log file, or a folder of them; also in a store")
     parser.add_argument("--out", metavar="FILE", help="where to write the config; without it, to stdout")
 
 
@@ -34,15 +35,18 @@ def _init_arguments(parser: ArgumentParser) -> None:
 def _inspect(call: Call) -> Outcome:
     """Findings to stderr, the config to stdout or `--out`."""
     out = _new_file(call.args.out) if call.args.out else None
-    roles = roles_of(look_at(require_local(call.args.path, "PATH")))
-    found = config_of(roles, out.stem if out else folder_name(roles.log.folder))
-    for line in found.lines():
-        _log.info(line)
-    if out is None:
-        print(found.text(), end="", flush=True)
-    else:
-        _write(out, found)
-    return _ended(found)
+    logs = _looked(call.args.path)
+    with naming([logs]):
+        roles = roles_of(look_at(logs.path))
+        found = config_of(roles, out.stem if out else folder_name(roles.log.folder))
+        for line in found.lines():
+            _log.info(logs.named(line))
+        text = logs.named(found.text())
+        if out is None:
+            print(text, end="", flush=True)
+        else:
+            _write(out, text)
+        return _ended(found)
 
 
 def _init(call: Call) -> Outcome:
@@ -51,18 +55,18 @@ def _init(call: Call) -> Outcome:
     given = call.args.path or (ask("where are the logs (a file, or a folder)? ") if is_asked else None)
     if not given:
         raise ConfigError("--path is missing: name the logs, a file or a folder")
-    path = require_local(given, "PATH").expanduser().absolute()
-    content = look_at(path)
-    roles = roles_of(content)
-    out = _new_file(call.args.out or f"{folder_name(roles.log.folder)}.yaml")
-    for line in findings(roles):
-        _log.info(line)
-    if is_asked:
-        confirm_roles(roles, ask)
-    found = config_of(roles, out.stem)
-    if is_asked and (targets := confirm_targets(found, ask)):
-        found = config_of(roles, out.stem, targets)
-    _write(out, found)
+    logs = _looked(given)
+    with naming([logs]):
+        roles = roles_of(look_at(logs.path))
+        out = _new_file(call.args.out or f"{folder_name(roles.log.folder)}.yaml")
+        for line in findings(roles):
+            _log.info(logs.named(line))
+        if is_asked:
+            confirm_roles(roles, ask)
+        found = config_of(roles, out.stem)
+        if is_asked and (targets := confirm_targets(found, ask)):
+            found = config_of(roles, out.stem, targets)
+        _write(out, logs.named(found.text()))
     if found.proposal.refusal:
         return _ended(found)
     config = load_config(out)
@@ -72,6 +76,14 @@ def _init(call: Call) -> Outcome:
     return outcome
 
 
+def _looked(given: str) -> Looked:
+    """The logs on this machine; how a store is reached comes from the environment."""
+    if not SCHEME.match(given):
+        path = Path(given).expanduser().absolute()
+        return Looked(path, path)
+    return looked(place_argument(given, "PATH", {}))
+
+
 def _new_file(name: str) -> Path:
     out = Path(name).expanduser().absolute()
     if out.exists():
@@ -79,9 +91,9 @@ def _new_file(name: str) -> Path:
     return out
 
 
-def _write(out: Path, found: FirstConfig) -> None:
+def _write(out: Path, text: str) -> None:
     try:
-        out.write_text(found.text(), encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
 

@@ -46,7 +46,7 @@ def source_files(settings: FilesSettings, days: Iterable[date]) -> dict[date, li
     """
     asked = set(days)
     is_any, found = False, defaultdict(list)
-    for named, name, _ in _listed(settings):
+    for named, name, _ in listed(settings):
         is_any = True
         for day in asked if named is None else asked & {named}:
             found[day].append(settings.path / name)
@@ -68,7 +68,7 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
 
 def newest_file(settings: FilesSettings) -> Place | None:
     """The last file of all days, whatever days are asked for; None of a table."""
-    found = [(day or date.min, name) for day, name, _ in _listed(settings)] if settings.files else []
+    found = [(day or date.min, name) for day, name, _ in listed(settings)] if settings.files else []
     return settings.path / max(found)[1] if found else None
 
 
@@ -118,13 +118,13 @@ def _digests(*sources: SourceSettings) -> dict[date | None, str]:
     """
     lookups = (each for source in sources for each in source.lookups.values() if each.by_day == source.by_day)
     digests: dict[date | None, int] = defaultdict(int)
-    for day, name, state in chain.from_iterable(map(_listed, (*sources, *lookups))):
+    for day, name, state in chain.from_iterable(map(listed, (*sources, *lookups))):
         digest = blake2b(repr((name, *state)).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).digest()
         digests[day] = (digests[day] + int.from_bytes(digest, "big")) % 256**_DIGEST_BYTES
     return {day: f"{digest:x}" for day, digest in digests.items()}
 
 
-def _listed(settings: FilesSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
+def listed(settings: FilesSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
     """The day that a file names (None where `files` holds no {day}), its name below `path`, and its state.
 
     A table has no state here: its version is it.

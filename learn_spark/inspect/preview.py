@@ -1,5 +1,6 @@
 """What a config makes of its files, counted without Spark: before the first run, when there is no ledger to ask."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,8 @@ from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config
 from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.files import source_files
+from learn_spark.ingest.files import listed, source_files
+from learn_spark.inspect.copies import Looked, TooLarge, copy_of, naming
 from learn_spark.inspect.events_of_rows import layout_from, path_values
 from learn_spark.inspect.findings import counted
 from learn_spark.inspect.layout import read_rows
@@ -18,6 +20,7 @@ from learn_spark.lake.days import DayRange
 from learn_spark.sequences.counts import refusal, spread
 
 MOST_ROWS = 300_000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class Preview:
 def preview(config: Config) -> Preview | None:
     """Counts the events of the config's files; of large ones, every so many rows.
 
+    Files in a store are copied.
+
     Returns:
-        None where the logs are a Delta table, need lookups, or lie where this machine does not see them.
+        None where the logs are a Delta table, need lookups, lie where this machine does not see them, or in a store and
+        are too large to be copied.
 
     Raises:
         ConfigError: no file matches, or the files lack a mapped column.
@@ -51,12 +57,14 @@ def preview(config: Config) -> Preview | None:
     ingest = config.ingest
     if ingest.format == "delta" or any(each.lookups for each in ingest.each()) or not ingest.path.exists():
         return None
-    files = list(_files(config))
-    for source in ingest.each():
-        first = next((path for settings, path in files if settings == source), None)
-        if first is not None:
-            _require_columns(source, first)
-    tally = tally_of(ingest, files, most_rows=MOST_ROWS)
+    days = DayRange(config.ingest.start, config.windows.end)
+    try:
+        looks = [_looked(source, days) for source in ingest.each()]
+    except TooLarge as error:
+        _log.warning("warning: the files are not counted: %s", error)
+        return None
+    with naming(looks):
+        tally = _counted(config, list(zip(ingest.each(), looks, strict=True)), days)
     if config.sequences.protocol != "time":
         return Preview(tally, [], None)
     counts = tally_ranges(tally, config)
@@ -65,11 +73,24 @@ def preview(config: Config) -> Preview | None:
     return Preview(tally, counts, why if tally.every == 1 else None)
 
 
-def _files(config: Config) -> Iterator[tuple[IngestSettings, Path]]:
-    days = DayRange(config.ingest.start, config.windows.end)
-    for source in config.ingest.each():
+def _looked(source: SourceSettings, days: DayRange) -> Looked:
+    """The folder of a source; of one in a store a copy that has the files of these days."""
+    if isinstance(source.path, Path):
+        return Looked(source.path, source.path)
+    of_days = {name: state for day, name, state in listed(source) if day is None or day in days}
+    return Looked(copy_of(source.path, of_days), source.path)
+
+
+def _counted(config: Config, looks: list[tuple[IngestSettings, Looked]], days: DayRange) -> Tally:
+    files: list[tuple[SourceSettings, Path]] = []
+    for asked, look in looks:
+        source = asked.model_copy(update={"path": look.path})
         found = source_files(source, days if source.by_day else [config.ingest.start])
-        yield from ((source, path) for paths in found.values() for path in paths if isinstance(path, Path))
+        paths = [path for its in found.values() for path in its if isinstance(path, Path)]
+        if paths:
+            _require_columns(source, paths[0])
+        files += [(source, path) for path in paths]
+    return tally_of(config.ingest, files, most_rows=MOST_ROWS)
 
 
 def _require_columns(source: SourceSettings, path: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 
 from learn_spark.cli.main import main
 from learn_spark.config.load import load_config
+from learn_spark.storage import Location, write_whole
 from tests.builders.field_logs import Event, field_events, write_lines, write_table
+from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
+from tests.builders.transfer import upload
 
 
 @pytest.fixture
@@ -23,6 +26,14 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "shop"
+
+
+@pytest.fixture
+def shop_in_a_store(shop: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:  # noqa: F811
+    """The same folder in a bucket, which the environment leads to."""
+    for name, value in {**object_store.environment, "LEARN_SPARK_CACHE": f"{tmp_path}/cache"}.items():
+        monkeypatch.setenv(name, value)
+    return upload(shop, object_store.bucket() / "raw" / "shop")
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -109,3 +120,49 @@ def test_a_dry_run_finds_a_lost_column_and_an_empty_window(shop: Path, capsys: p
     assert main(["ingest_events", "--config", "mine.yaml", "--dry-run", "--set", late]) == 0, (
         "windows are not its affair"
     )
+
+
+def test_logs_in_a_store_are_looked_at_and_named_as_they_lie_there(
+    shop_in_a_store: Location,
+    object_store: ObjectStore,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["init", "--yes", "--path", str(shop_in_a_store), "--out", "mine.yaml"]) == 0
+    said = capsys.readouterr()
+    assert "600 events of 7 users and 60 items on 60 days" in said.out
+    assert str(shop_in_a_store) in said.err and "_looked_at" not in said.err + said.out
+    config = load_config("mine.yaml")
+    assert str(config.ingest.path) == str(shop_in_a_store) == str(config.ingest.items.path)
+    brought = len(_fetched(object_store))
+    assert main(["run_pipeline", "--config", "mine.yaml", "--dry-run"]) == 0
+    assert "600 events of 7 users" in capsys.readouterr().out
+    assert len(_fetched(object_store)) == brought, "the copies are there"
+    lines = (shop_in_a_store / "events.csv").read_text().splitlines(keepends=True)
+    write_whole(shop_in_a_store / "events.csv", "".join(lines[:-1]))
+    assert main(["run_pipeline", "--config", "mine.yaml", "--dry-run"]) == 0
+    assert "599 events of" in capsys.readouterr().out, "a file that has changed is brought again"
+    monkeypatch.setenv("LEARN_SPARK_INSPECT_GB", "1e-6")
+    assert main(["run_pipeline", "--config", "mine.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert "are not counted" in said.err and "events of" not in said.out
+    assert main(["inspect", "--path", str(shop_in_a_store)]) == 2
+    assert "LEARN_SPARK_INSPECT_GB is 1e-06: name a folder" in capsys.readouterr().err
+
+
+def test_one_file_of_a_store_and_what_is_none(shop_in_a_store: Location, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--path", f"{shop_in_a_store}/events.csv"]) == 0
+    said = capsys.readouterr()
+    assert f"path: {shop_in_a_store}\n" in said.out and "files: events.csv" in said.out
+    assert "_looked_at" not in said.err + said.out
+    write_whole(shop_in_a_store / "broken.csv", b"\x00\x01\x02")
+    for name, why in (("nothing", "holds no files"), ("broken.csv", "broken.csv"), ("items.jsonl", "items.jsonl")):
+        assert main(["inspect", "--path", f"{shop_in_a_store}/{name}"]) == 2
+        error = capsys.readouterr().err
+        assert str(shop_in_a_store) in error and why in error and "_looked_at" not in error, error
+    assert main(["inspect", "--path", "gs://bucket/logs"]) == 2
+    assert "PATH: 'gs://bucket/logs' is no path" in capsys.readouterr().err
+
+
+def _fetched(store: ObjectStore) -> list[str]:
+    return [request for request in store.requests if request.startswith("GET") and request.endswith((".csv", ".jsonl"))]
