@@ -148,6 +148,11 @@ class Location:
         with self._telling(writes=True), suppress(FileNotFoundError):
             self._files.rm(self._key, recursive=True)
 
+    def move(self, to: "Location") -> None:
+        """A folder with all that is in it to another place of the store."""
+        with self._telling(writes=True):
+            self._store.move(self._files, self._key, to._key)
+
     def send(self, file: Path) -> None:
         """Makes this the copy of a file of this machine."""
         with self._telling(writes=True):
@@ -287,6 +292,17 @@ def write_whole(place: Path | Location, content: str | bytes) -> None:
         write_local(place, content)
     else:
         place.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def move(folder: Place, to: Place) -> None:
+    """Takes a folder to a place that is not there yet, of the same file system or store."""
+    if isinstance(folder, Path):
+        assert isinstance(to, Path)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(to)
+    else:
+        assert isinstance(to, Location)
+        folder.move(to)
 
 
 def size_of(place: Path | Location) -> int:

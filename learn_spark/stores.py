@@ -71,6 +71,10 @@ class Store(ABC):
         """A file that is not there yet; raises FileExistsError where it is."""
 
     @abstractmethod
+    def move(self, files: Any, key: str, to: str) -> None:  # noqa: ANN401
+        """A folder with all that is in it to a place that is not there yet."""
+
+    @abstractmethod
     def trouble(self, place: str, error: Exception) -> LearnError:
         """An error of `files` in one line."""
 
@@ -118,6 +122,11 @@ class _S3(Store):
             if "PreconditionFailed" in repr(error) or "pre-conditions" in str(error):
                 raise FileExistsError(key) from None
             raise
+
+    def move(self, files: Any, key: str, to: str) -> None:  # noqa: ANN401
+        for file in files.find(key):
+            files.cp_file(file, f"{to}{file.removeprefix(key)}")
+        files.rm(key, recursive=True)
 
     def trouble(self, place: str, error: Exception) -> LearnError:
         text = f"{type(error).__name__}: {short(error)}"
@@ -187,6 +196,10 @@ class _Hdfs(Store):
             self._create(files, key, content)
         except FileExistsError:
             raise FileExistsError(key) from None
+
+    def move(self, files: Any, key: str, to: str) -> None:  # noqa: ANN401
+        files.makedirs(to.rpartition("/")[0], exist_ok=True)
+        files.mv(key, to)
 
     def _create(self, files: Any, key: str, content: bytes) -> None:  # noqa: ANN401
         with files.open(key, "wb", overwrite=False) as file:

@@ -29,7 +29,6 @@ from learn_spark.pipeline import STEPS, Days, as_plan, backfill_days, pipeline_d
 from learn_spark.runs.plan import Plan, Standing
 from learn_spark.runs.runner import RunOptions, run_plan
 from learn_spark.runs.steps import Context, Step, StepDay
-from learn_spark.storage import require_mounted
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _repair(call: Call) -> Outcome:
-    root = require_mounted(call.config.lake.root, call.name)
+    root = call.config.lake.root
     if not is_lake(root):
         raise ConfigError(f"there is no lake at {root}")
     with lake_lock(root), call.context(repairs=True) as context:
@@ -56,7 +55,7 @@ def _repair(call: Call) -> Outcome:
             if call.args.dry_run:
                 print("the ledger is hurt: which days have to be made again is known once it is repaired", flush=True)
                 return Outcome(RepairSummary(hurt.lines(), {}))
-            mend_ledger(context, hurt)
+            mend_ledger(context, hurt, call.args.deep)
         return _made_again(call, context, hurt)
 
 

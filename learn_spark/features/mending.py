@@ -35,6 +35,7 @@ from learn_spark.releases.spaces import models_of
 from learn_spark.runs.plan import Standing
 from learn_spark.runs.steps import INGEST_EVENTS, Context, StepDay, StepName
 from learn_spark.sequences.windows import sample_windows
+from learn_spark.storage import Place
 from models.contract.content_matrix import vectors_file
 from models.contract.damage import matrix_damage, model_damage, snapshot_damage
 from models.contract.failures import BadInput
@@ -67,7 +68,7 @@ class Hurt:
 
     tables: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[DeadFile]] = field(default_factory=dict)
-    artifacts: Mapping[Path, str] = field(default_factory=dict)
+    artifacts: Mapping[Place, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether a table is hurt."""
@@ -100,12 +101,21 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
             elif dead:
                 hurt.files[name] = dead
     if not ledger_is_hurt:  # it names the models
-        hurt.artifacts = dict(_damaged(context))
+        hurt.artifacts = _damaged(context, deep)
     return hurt
 
 
-def _damaged(context: Context) -> Iterator[tuple[Path, str]]:
-    """The file without which an artifact counts as not made, and what is wrong with the artifact."""
+def _damaged(context: Context, deep: bool) -> Mapping[Place, str]:
+    """The file without which an artifact counts as not made, and what is wrong with the artifact.
+
+    Of a lake in a store, all artifacts are looked at, with `deep` every byte; copies were verified when they were made.
+    """
+    if isinstance(context.tables.root, Path):
+        return dict(_damaged_files(context))
+    return context.tables.damaged_artifacts(deep)
+
+
+def _damaged_files(context: Context) -> Iterator[tuple[Path, str]]:
     for manifest in sorted(context.tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}")):
         if why := snapshot_damage(manifest.parent):
             yield manifest, why
@@ -251,10 +261,10 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
         file.unlink(missing_ok=True)
 
 
-def mend_ledger(context: Context, hurt: Hurt) -> None:
+def mend_ledger(context: Context, hurt: Hurt, deep: bool = False) -> None:
     """Lets the rest of the ledger be read again; the days whose rows it has lost count as never done."""
     _clear_table(context, INTERVALS.name, hurt)
-    hurt.artifacts = dict(_damaged(context))
+    hurt.artifacts = _damaged(context, deep)
 
 
 def _clear_table(context: Context, name: str, hurt: Hurt) -> None:

@@ -78,6 +78,10 @@ class Artifacts:
         if self._mirror:
             self._mirror.publish()
 
+    def damage(self, deep: bool) -> dict[Place, str]:
+        """See `Tables.damaged_artifacts`."""
+        return self._mirror.damage(deep) if self._mirror else {}
+
     @contextmanager
     def locked(self, kind: str, busy: str) -> Iterator[Callable[[], None]]:
         """See `Tables.locked_artifacts`."""
@@ -108,6 +112,7 @@ class _Mirror:
         self._states = cache_folder() / name / _STATES
         self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
         self._brought: dict[tuple[str, str], int | None] = {}  # under which hold on the lake it has asked last
+        self._damaged: set[tuple[str, str]] = set()
 
     def path(self, *parts: str) -> Path:
         if len(parts) == 1:
@@ -116,6 +121,16 @@ class _Mirror:
         elif len(parts) > 1:
             self._bring(parts[0], parts[1])
         return self.folder.joinpath(*parts)
+
+    def damage(self, deep: bool) -> dict[Place, str]:
+        found: dict[Place, str] = {}
+        for path in self._store.matching(f"*/*/{_INDEX}"):
+            kind, name, _ = path.split("/")
+            place = self._store / kind / name
+            if why := _wrong_with(place, deep):
+                self._damaged.add((kind, name))
+                found[place / _INDEX] = f"{place} {why}"
+        return found
 
     def publish(self) -> None:
         for kind, name in list(self._used):
@@ -128,7 +143,7 @@ class _Mirror:
     def _publish(self, kind: str, name: str, found: Mapping[str, list[int]], state: Mapping[str, Any]) -> None:
         folder, place = self.folder / kind / name, self._store / kind / name
         files: dict[str, Any] = {}
-        old = _read_index(place)
+        old = None if (kind, name) in self._damaged else _read_index(place)
         there = set(_blocks(old["files"])) if old else set()
         for file, stat in found.items():
             known = state.get(file)
@@ -144,6 +159,7 @@ class _Mirror:
         for block in set(old["former"] if old else ()) - set(former) - set(_blocks(files)):
             (place / block).unlink(missing_ok=True)
         self._note(kind, name, files)
+        self._damaged.discard((kind, name))
 
     def _bring(self, kind: str, name: str) -> None:
         """Makes the copy what the store has. Of a copy that the store has not left behind, only what is missing comes.
@@ -151,11 +167,11 @@ class _Mirror:
         Whatever else differs is work of this machine that is not published yet: of a run that goes on, or was killed.
         """
         epoch = held_epoch(self._root)
-        if epoch is not None and self._brought.get((kind, name)) == epoch:
+        if epoch is not None and self._brought.get((kind, name)) == epoch and (kind, name) not in self._damaged:
             return  # nobody else has published since
         with self._locked(kind, name):
             folder, place, state = self.folder / kind / name, self._store / kind / name, self._state(kind, name)
-            index = _read_index(place)
+            index = None if (kind, name) in self._damaged else _read_index(place)
             if index is None and state:  # it was in the store, and is not any more
                 shutil.rmtree(folder, ignore_errors=True)
                 self._state_file(kind, name).unlink()
@@ -237,6 +253,21 @@ def _read_index(place: Location) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({error}): bring it back from a backup, or remove it") from None
+
+
+def _wrong_with(place: Location, deep: bool) -> str | None:
+    """What an artifact lacks of what its index names."""
+    try:
+        index = _read_index(place)
+    except ConfigError as error:
+        return str(error).partition(": bring")[0].partition(f"{place}/")[2]
+    wanted, there = set(_blocks(index["files"] if index else {})), place.matching("*")
+    if gone := sorted(wanted - there.keys()):
+        return f"lacks {len(gone)} of {len(wanted)} blocks, as {gone[0]}"
+    changed = (block for block in sorted(wanted) if hashlib.sha256((place / block).read_bytes()).hexdigest() != block)
+    if deep and (block := next(changed, None)):
+        return f"has a block that has changed: {block}"
+    return None
 
 
 def _blocks(files: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from urllib.parse import unquote
 
 import pandas as pd
@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from learn_spark.lake.identity import LOG, newest_version
 from learn_spark.lake.jvm import jvm_class
+from learn_spark.storage import SCHEME, Place, for_arrow, size_of
 
 _FOUND = "path string, why string"
 _FILES_A_TASK = 64
@@ -53,7 +54,7 @@ class DeadFile:
         return (date.fromisoformat(low[:10]), date.fromisoformat(high[:10])) if low and high else None
 
 
-def delta_log(spark: SparkSession, table: Path | str) -> Any:  # noqa: ANN401 - Delta's own object
+def delta_log(spark: SparkSession, table: Place | str) -> Any:  # noqa: ANN401 - Delta's own object
     """What the JVM has of a table's log."""
     return jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, str(table))
 
@@ -64,7 +65,7 @@ def newest_snapshot(spark: SparkSession, log: Any) -> Any:  # noqa: ANN401 - Del
     return log.update(False, none, none)
 
 
-def live_files(spark: SparkSession, table: Path) -> DataFrame:
+def live_files(spark: SparkSession, table: Place) -> DataFrame:
     """What a table's log names: path, partitionValues, size, stats; fails where the log cannot be read."""
     files = DataFrame(newest_snapshot(spark, delta_log(spark, table)).allFiles().toDF(), spark)
     return files.select("path", "partitionValues", "size", "stats")
@@ -75,7 +76,7 @@ def forget_logs(spark: SparkSession) -> None:
     jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
 
-def dead_files(spark: SparkSession, table: Path, deep: bool = False) -> list[DeadFile]:
+def dead_files(spark: SparkSession, table: Place, deep: bool = False) -> list[DeadFile]:
     """The live files of a table that are gone, cut or damaged."""
     files = live_files(spark, table)
     tasks = max(1, files.count() // _FILES_A_TASK)
@@ -87,7 +88,7 @@ def dead_files(spark: SparkSession, table: Path, deep: bool = False) -> list[Dea
     return [_dead(row, why[row["path"]]) for row in rows]
 
 
-def drop_files(table: Path, dead: Sequence[DeadFile]) -> None:
+def drop_files(table: Place, dead: Sequence[DeadFile]) -> None:
     """Takes files out of a table in one commit, so that the others can be read again.
 
     The commit says that no data changed: their rows will be written again, and whoever follows the change feed would
@@ -110,13 +111,22 @@ def drop_files(table: Path, dead: Sequence[DeadFile]) -> None:
     _commit(table / LOG, newest_version(table.parent, table.name) + 1, "".join(f"{json.dumps(x)}\n" for x in lines))
 
 
-def file_of(table: Path, path: str) -> Path:
+@overload
+def file_of(table: Path, path: str) -> Path: ...
+@overload
+def file_of(table: Place, path: str) -> Place: ...
+def file_of(table: Place, path: str) -> Place:
     """Where a file lies that the log names: below the table, or anywhere if it names it by a URL."""
-    return table / unquote(path.removeprefix("file://"))
+    if isinstance(table, Path):
+        return table / unquote(path.removeprefix("file://"))
+    return table.at(unquote(path)) if SCHEME.match(path) else table / unquote(path)
 
 
-def _commit(log: Path, version: int, text: str) -> None:
+def _commit(log: Place, version: int, text: str) -> None:
     """A commit is there as a whole, and never in place of another: Delta's rule for its log."""
+    if not isinstance(log, Path):
+        (log / f"{version:020d}.json").create(text.encode())
+        return
     partial = log / f".{version:020d}.{os.getpid()}.partial"
     partial.write_text(text, encoding="utf-8")
     with partial.open("rb+") as file:
@@ -127,7 +137,7 @@ def _commit(log: Path, version: int, text: str) -> None:
         partial.unlink()
 
 
-def _look(table: Path, deep: bool) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
+def _look(table: Place, deep: bool) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
     def look(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch_pdf in batches:
             rows = zip(batch_pdf["path"], batch_pdf["size"], batch_pdf["stats"], strict=True)
@@ -137,12 +147,12 @@ def _look(table: Path, deep: bool) -> Callable[[Iterable[pd.DataFrame]], Iterato
     return look
 
 
-def _wrong_with(path: Path, size: int, stats: str | None, deep: bool) -> str | None:
+def _wrong_with(path: Place, size: int, stats: str | None, deep: bool) -> str | None:
     try:
-        found = path.stat().st_size
+        found = size_of(path)
         if found != size:
             return f"has {found} bytes instead of {size}"
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(for_arrow(path)) as file:
             rows = file.metadata.num_rows
             if deep:
                 rows = sum(batch.num_rows for batch in file.iter_batches())

@@ -41,7 +41,7 @@ from learn_spark.lake.past import cut_log
 from learn_spark.lake.schemas import INTERVALS, TABLES, TableSpec
 from learn_spark.lake.table_reads import planned
 from learn_spark.lake.transactions import Transaction
-from learn_spark.storage import Place, require_mounted
+from learn_spark.storage import Place, move
 
 LOST = "_lost"
 _WRITERS = "learn-spark"
@@ -69,6 +69,13 @@ class Tables:
     def place_of(self, artifact: Path) -> Place:
         """Where the lake has an artifact, of which this machine may have a copy: its name, whatever the machine."""
         return self._artifacts.place_of(artifact)
+
+    def damaged_artifacts(self, deep: bool) -> dict[Place, str]:
+        """Of a lake in a store the artifacts that lack blocks, by their index: without it they count as not made.
+
+        From then on they do so in this process. With `deep` every byte is read.
+        """
+        return self._artifacts.damage(deep)
 
     def publish_artifacts(self) -> None:
         """Takes artifacts that have been made to the lake's store, if it lies in one: before a row says so."""
@@ -112,11 +119,10 @@ class Tables:
 
         The lake knows it once its rows are in it. Who calls it sees to it that all others are made again.
         """
-        root = require_mounted(self.root, "repair")
-        path, aside = root / name, root / LOST / f"{name}-{time.time_ns()}"
+        self._require_lock()
+        path = self.root / name
         if path.exists():
-            aside.parent.mkdir(exist_ok=True)
-            path.rename(aside)
+            move(path, self.root / LOST / f"{name}-{time.time_ns()}")
         forget_logs(self._spark)
         self._spark.sql(_create_statement(_spec(name), str(path)))
         if rows is not None:
@@ -146,15 +152,16 @@ class Tables:
 
     def dead_files(self, name: str, deep: bool = False) -> list[DeadFile]:
         """The data files of a table that cannot be read; see `live_files.dead_files`."""
-        return dead_files(self._spark, Path(self.path(name)), deep)
+        return dead_files(self._spark, self.root / name, deep)
 
     def drop_files(self, name: str, dead: Sequence[DeadFile]) -> None:
         """Takes them out of the table, in one commit."""
-        drop_files(Path(self.path(name)), dead)
+        self._require_lock()
+        drop_files(self.root / name, dead)
 
     def read_healthy(self, name: str, dead: Sequence[DeadFile]) -> DataFrame:
         """The rows of a table without partitions that its other files hold."""
-        table, gone = Path(self.path(name)), {file.path for file in dead}
+        table, gone = self.root / name, {file.path for file in dead}
         live = [row.path for row in live_files(self._spark, table).select("path").collect() if row.path not in gone]
         ddl = _spec(name).columns_ddl
         if not live:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Barrier
 
 from learn_spark.lake.lease import living_holder
-from learn_spark.storage import Location, size_of, write_whole
+from learn_spark.storage import Location, move, size_of, write_whole
 from tests.builders.commands import Done, kill_job, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors, current_parts, finished_journey
 from tests.builders.transfer import download
@@ -29,6 +29,9 @@ def assert_files_come_and_go(folder: Location, name: str) -> None:
     file.unlink()
     file.unlink(missing_ok=True)
     assert not file.exists()
+    move(folder / "folder", folder / "aside" / "moved")
+    assert (folder / "aside/moved/below/x.json").read_bytes() == b"x"
+    assert not (folder / "folder").exists()
     folder.remove()
     assert not folder.exists()
     folder.remove()

@@ -10,7 +10,7 @@ from pyarrow.csv import write_csv
 
 from learn_spark.storage import Location
 from tests.builders.commands import ROOT, Done, run_job
-from tests.builders.journey import finished_journey
+from tests.builders.journey import assert_equal_tables, assert_equal_vectors, finished_journey
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.stores import assert_equals_one_on_a_disk, journey_after_a_kill
 from tests.builders.transfer import download, upload
@@ -37,8 +37,29 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     written = b"".join(file.read_bytes() for file in output.rglob("*") if file.is_file())
     assert SECRET.encode() not in written + done.err.encode() + done.out.encode()
     assert not [file for file in ours.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    _assert_repaired(root, (f"lake.root={root}", f"ingest.path={logs}", *told), tmp_path)
     monkeypatch.setenv("LEARN_SPARK_CACHE", f"{tmp_path}/cache of another machine")
     _assert_compared_as_on_a_disk(bucket, (f"lake.root={root}", f"ingest.path={logs}", *told), tmp_path)
+
+
+def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> None:
+    """Blocks of the towers and of the matrix, and a file of the features, are gone, and made again as they were."""
+    towers, matrix = (
+        next(place for place in (root / "_artifacts" / kind).glob(pattern))
+        for kind, pattern in (("models", "towers-*"), ("matrix", "*"))
+    )
+    for place in (towers, matrix):
+        next(block for block in place.glob("*") if block.name != "index.json").unlink()
+    lost = sorted((root / "user_features").matching("**/*.parquet"))[0]
+    (root / "user_features" / lost).unlink()
+    done = run_job(folder, "repair", *_set(*told))
+    assert done.code == 0, done.err[-3000:]
+    for said in (f"{towers} lacks 1 of", f"{matrix} lacks 1 of", f"{lost} is gone"):
+        assert said in done.out, done.out
+    assert run_job(folder, "repair", "--deep", *_set(*told)).code == 99
+    ours, expected = download(root, folder / "repaired"), finished_journey()[0] / "lake"
+    assert_equal_tables(ours, expected, but=frozenset({"item_life"}))
+    assert_equal_vectors(ours, expected)
 
 
 def _assert_compared_as_on_a_disk(bucket: Location, told: tuple[str, ...], folder: Path) -> None:

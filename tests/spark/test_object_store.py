@@ -21,13 +21,14 @@ from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.job import ingest_events
 from learn_spark.lake import lease
+from learn_spark.lake.days import ONE_DAY
 from learn_spark.lake.delta_jars import require_store_clients
 from learn_spark.lake.identity import FILE, newest_version, read_identity
 from learn_spark.lake.lease import living_holder
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.tables import Tables
 from learn_spark.storage import Location, hadoop_settings
-from tests.builders.commands import run_here
+from tests.builders.commands import Done, run_here
 from tests.builders.contexts import make_context, make_tables
 from tests.builders.encoders import save_tiny_bert
 from tests.builders.items import with_embedding
@@ -84,6 +85,34 @@ def test_what_is_read_from_a_store_and_written_to_one_is_what_a_file_system_has(
     assert read_identity(root).tables.keys() >= {"interactions", "intervals"}
 
 
+def test_what_is_lost_in_a_store_is_made_again(spark, reached, logs, tmp_path):
+    root, raw = reached.bucket() / "lake", upload(logs, reached.bucket() / "logs")
+
+    told = (f"lake.root={root}", f"ingest.path={raw}", f"lake.options={json.dumps(reached.options)}")
+
+    def run(*command: str) -> Done:
+        return run_here(tmp_path, *command, *(part for each in told for part in ("--set", each)))
+
+    assert run("ingest_events", "--start", str(DAYS[0]), "--end", str(DAYS[1] + ONE_DAY)).code == 0
+    names = ("interactions", "rejects", "items", "item_index")
+    whole = {name: rows(download(root, tmp_path / "whole"), name) for name in names}
+    uri = str(root / "interactions").replace("s3a:", "s3:")
+    table = DeltaTable(uri, storage_options=_for_delta_rs(reached))
+    lost = table.file_uris()[0].replace("s3:", "s3a:")
+    root.at(lost).unlink()
+    (root / "rejects" / "_delta_log").remove()
+    refused = run("ingest_events", "--start", str(DAYS[0]), "--end", str(DAYS[1]))
+    assert (refused.code, "learn-spark repair" in refused.err) == (2, True), refused.err
+    for command, code in ((("repair", "--dry-run"), 0), (("repair",), 0), (("repair", "--deep"), 99)):
+        done = run(*command)
+        assert done.code == code, done.err
+        is_hurt = code == 0
+        assert (f"table interactions: {lost.rpartition('interactions/')[2]} is gone" in done.out) == is_hurt, done.out
+        assert ("table rejects is gone" in done.out) == is_hurt
+    assert {name: rows(download(root, tmp_path / "repaired"), name) for name in names} == whole
+    assert (root / "_lost").is_dir(), "what lay in the table's place is kept"
+
+
 def test_an_encoder_in_a_store_and_samples_there_are_read_as_from_a_disk(spark, reached, tmp_path, monkeypatch):
     monkeypatch.setenv("LEARN_SPARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(spark.sparkContext.environment, "LEARN_SPARK_CACHE", str(tmp_path / "of the workers"))
@@ -116,6 +145,7 @@ from learn_spark.cli.troubles import known_trouble
 from learn_spark.config.load import load_config
 from learn_spark.errors import TemporaryError
 from learn_spark.lake import lease
+from learn_spark.lake.days import ONE_DAY
 from learn_spark.lake.lease import living_holder
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.session import build_session
@@ -244,7 +274,7 @@ def test_a_spark_without_the_stores_client_says_how_to_get_it(spark, monkeypatch
         require_store_clients(spark, [Location("hdfs://name"), Location("s3a://bucket")])
 
 
-@pytest.mark.parametrize("command", [("repair",), ("compare", "--prepare", "trainings.sh")])
+@pytest.mark.parametrize("command", [("forget", "--users", "list.txt"), ("compare", "--prepare", "trainings.sh")])
 def test_what_does_not_work_in_a_store_says_so(spark, reached, tmp_path, command):
     done = run_here(tmp_path, *command, "--set", "lake.root=s3a://bucket/lake")
     assert (done.code, "does not work with lake.root in a store yet" in done.err) == (2, True), done.err

@@ -206,3 +206,29 @@ def test_a_damaged_index_is_named(root, machine):
     (root / "_artifacts/models/a/index.json").write_bytes(json.dumps({"files": 1}).encode())
     with pytest.raises(ConfigError, match=r"index\.json is damaged"):
         Artifacts(root).path("models", "a")
+
+
+def test_what_has_lost_blocks_counts_as_not_made_and_can_be_made_again(root, machine):
+    for name in ("whole", "gone", "changed", "cut"):
+        write(Artifacts(root).path("models", name), weights=name.encode() * 700, config=b"{}")
+    Artifacts(root).publish()
+    place = root / "_artifacts" / "models"
+    first = json.loads((place / "gone" / "index.json").read_bytes())["files"]["weights"]["blocks"][0]
+    (place / "gone" / first).unlink()
+    changed = json.loads((place / "changed" / "index.json").read_bytes())["files"]["weights"]["blocks"][0]
+    (place / "changed" / changed).write_bytes(b"other")
+    (place / "cut" / "index.json").write_bytes(b"{")
+    machine("two")
+    ours = Artifacts(root)
+    said = {str(index).split("/")[-2]: why for index, why in ours.damage(deep=False).items()}
+    assert said.keys() == {"gone", "cut"} and f"lacks 1 of 3 blocks, as {first}" in said["gone"]
+    said = {str(index).split("/")[-2]: why for index, why in ours.damage(deep=True).items()}
+    assert said.keys() == {"gone", "cut", "changed"} and changed in said["changed"] and "is damaged" in said["cut"]
+    assert content(ours.path("models", "whole")).keys() == {"weights", "config"}
+    for name in said:
+        assert not ours.path("models", name).exists()
+        write(ours.path("models", name), weights=name.encode() * 700, config=b"{}")
+    ours.publish()
+    machine("three")
+    assert not Artifacts(root).damage(deep=True)
+    assert content(Artifacts(root).path("models", "gone"))["weights"] == b"gone" * 700
