@@ -45,17 +45,10 @@ class RankerTask:
         self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
-
-        items, users = (_values(rows, name)[self.test] for name in (spec.item_events, spec.user_events))
-        self.test_rows = TestRows(
-            self.label_N[self.test],
-            self.weight_N[self.test],
-            user_N[self.test],
-            int(user_N.max()) + 1,
-            segments(spec, users, items),
-            spec.resamples,
-            spec.seed,
-        )
+        events = (_values(rows, name)[self.test] for name in (spec.user_events, spec.item_events))
+        columns = (values[self.test] for values in (self.label_N, self.weight_N, user_N))
+        users, parts = int(user_N.max()) + 1, segments(spec, *events)
+        self.test_rows = TestRows(*columns, users, parts, spec.resamples, spec.seed)
 
     def fit(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> Scoring:
         """Trains on these features, once per seed, and says so; returns the test rows' scores.
@@ -89,8 +82,8 @@ def run(spec: RankerSpec) -> dict[str, object]:
         `auc_gain_by_seed`; `kept`, where there is an earlier release (`_kept`); `segments` by name, and `alone`: each
         embedding by itself; the item's raw content (`item_content`) and a random vector by item (`item_id`), of
         item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing; with `codes` the
-        item codes, their prefixes (`code_features`), and the codes beside item_emb. `rivals`, where there are some
-        (`_rivals`).
+        item codes, their prefixes (`code_features`), and the codes beside item_emb; all these of `trial_seeds` seeds.
+        `rivals`, where there are some (`_rivals`).
 
     Raises:
         BadInput: columns are missing, or a window has one label only.
