@@ -45,9 +45,10 @@ class RankerTask:
         self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
-        events = (_values(rows, name)[self.test] for name in (spec.user_events, spec.item_events))
         columns = (values[self.test] for values in (self.label_N, self.weight_N, user_N))
-        users, parts = int(user_N.max()) + 1, segments(spec, *events)
+        counts, users = (spec.user_events, spec.item_events), int(user_N.max()) + 1
+        is_told = set(counts) <= set(rows.column_names)
+        parts = segments(spec, *(_values(rows, name)[self.test] for name in counts)) if is_told else {}
         self.test_rows = TestRows(*columns, users, parts, spec.resamples, spec.seed)
 
     def fit(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> Scoring:
