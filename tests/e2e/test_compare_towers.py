@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders.commands import run_here
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_tower_variants_are_compared_by_one_command(finished: Path) -> None:

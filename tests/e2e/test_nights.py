@@ -16,7 +16,7 @@ from tests.builders.commands import ROOT, Done, run_here, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors
 from tests.builders.reading import relation
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 NIGHTS = ("--start", "2011-11-27", "--end", "2011-11-29")
 

@@ -30,7 +30,7 @@ from tests.builders.lake import feature_lake
 from tests.builders.logs import line, write_day
 from tests.conftest import CONF
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 DAY = date(2011, 11, 1)
 SALT = "salt of this lake"

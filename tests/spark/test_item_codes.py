@@ -31,7 +31,7 @@ from models.contract.verified import file_digest
 from tests.builders.lake import ITEMS, NEW_ITEM, NO_CONTENT_ITEM, feature_lake, item_id
 from tests.oracles.codes import residual_codes
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 SETTINGS = [
     "features.codes={levels: 2, size: 5}",
     "features.gates.max_code_collisions=1",

@@ -31,7 +31,7 @@ from models.contract.content_matrix import META
 from models.contract.trained_model import CONFIG, read_about, write_about
 from tests.builders.lake import ITEMS, feature_lake, tiny_context
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 SMALL = "{d_model: 16, layers: 1, heads: 2, embedding_dim: 8, max_len: 20}"
 
 
