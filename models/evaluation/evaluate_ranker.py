@@ -45,11 +45,13 @@ class RankerTask:
         self.valid = np.flatnonzero(~is_test_N & (day_N >= first_valid_day))
         if not 0 < self.label_N[self.test].sum() < len(self.test):
             raise BadInput(f"the ranker's test rows hold one label only ({len(self.test)} rows)")
-        columns = (values[self.test] for values in (self.label_N, self.weight_N, user_N))
-        counts, users = (spec.user_events, spec.item_events), int(user_N.max()) + 1
-        is_told = set(counts) <= set(rows.column_names)
-        parts = segments(spec, *(_values(rows, name)[self.test] for name in counts)) if is_told else {}
-        self.test_rows = TestRows(*columns, users, parts, spec.resamples, spec.seed)
+        parts = {}
+        if {spec.user_events, spec.item_events} <= set(rows.column_names):
+            users, items = (_values(rows, name)[self.test] for name in (spec.user_events, spec.item_events))
+            parts = segments(spec, users, items)
+        label_T, weight_T, user_T = self.label_N[self.test], self.weight_N[self.test], user_N[self.test]
+        num_users = int(user_N.max()) + 1
+        self.test_rows = TestRows(label_T, weight_T, user_T, num_users, parts, spec.resamples, spec.seed)
 
     def fit(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> Scoring:
         """Trains on these features, once per seed, and says so; returns the test rows' scores.
