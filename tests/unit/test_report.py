@@ -22,6 +22,14 @@ def page():
     return render(figures.summary(), figures.recorded(), figures.RELEASE, "lake: {root: /lake}\n")
 
 
+def test_figures_that_were_recorded_before_trials_had_seeds_of_their_own_are_shown():
+    """As the page of a refused night on a lake that an earlier version evaluated."""
+    recorded = figures.summary()
+    recorded["ranker"] = {name: value for name, value in recorded["ranker"].items() if name != "trial_seeds"}
+    told = render(recorded, figures.recorded(), figures.RELEASE, "lake: {root: /lake}\n")
+    assert f"of the first {len(recorded['ranker']['auc_gain_by_seed'])} of these" in told
+
+
 def test_the_page_needs_nothing_from_outside(page):
     assert "<script" not in page
     assert not re.findall(r"<(?:link|img|iframe|object)\b|@import|url\((?!#)", page)
