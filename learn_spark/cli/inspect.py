@@ -1,6 +1,7 @@
 """`learn-spark inspect` and `learn-spark init`: a first config of unknown log files."""
 
 import logging
+import os
 import shlex
 from argparse import ArgumentParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from learn_spark.inspect.first_config import FirstConfig, config_of, folder_name
 from learn_spark.inspect.folder import look_at
 from learn_spark.inspect.roles import roles_of
 from learn_spark.pipeline import as_plan, pipeline_days
-from learn_spark.storage import SCHEME, place_argument
+from learn_spark.storage import place_argument
 
 _log = logging.getLogger(__name__)
 
@@ -78,10 +79,7 @@ def _init(call: Call) -> Outcome:
 
 def _looked(given: str) -> Looked:
     """The logs on this machine; how a store is reached comes from the environment."""
-    if not SCHEME.match(given):
-        path = Path(given).expanduser().absolute()
-        return Looked(path, path)
-    return looked(place_argument(given, "PATH", {}))
+    return looked(place_argument(os.path.expanduser(given), "PATH", {}))
 
 
 def _new_file(name: str) -> Path:

@@ -261,7 +261,7 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
         file.unlink(missing_ok=True)
 
 
-def mend_ledger(context: Context, hurt: Hurt, deep: bool = False) -> None:
+def mend_ledger(context: Context, hurt: Hurt, deep: bool) -> None:
     """Lets the rest of the ledger be read again; the days whose rows it has lost count as never done."""
     _clear_table(context, INTERVALS.name, hurt)
     hurt.artifacts = _damaged(context, deep)

@@ -12,6 +12,7 @@ from learn_spark.storage import Location, Place, cache_folder, name_of_copy
 from models.contract.whole_files import write_whole
 
 MOST_GB, USUAL_GB = "LEARN_SPARK_INSPECT_GB", 4.0
+_STATES = "states.json"
 State = tuple[int | str, ...]  # of a file: size and tag
 
 
@@ -91,13 +92,15 @@ def copy_of(folder: Location, wanted: Mapping[str, State]) -> Path:
     copy = root.joinpath(*folder.uri.partition("://")[2].split("/"))
     known: dict[str, list[int | str]] = {}
     with suppress(FileNotFoundError, ValueError):
-        known = json.loads((root / "states.json").read_bytes())
-    for name in set(known) - set(wanted):
-        (copy / name).unlink(missing_ok=True)
-        del known[name]
-    for name, state in wanted.items():
-        if known.get(name) != list(state) or not (copy / name).is_file():
-            write_whole(copy / name, (folder / name).fetch)
-            known[name] = list(state)
-            write_whole(root / "states.json", json.dumps(known))
+        known = json.loads((root / _STATES).read_bytes())
+    here = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_file()}
+    for name in here - wanted.keys():
+        (copy / name).unlink()
+    try:
+        for name, state in wanted.items():
+            if known.get(name) != list(state) or name not in here:
+                write_whole(copy / name, (folder / name).fetch)
+                known[name] = list(state)
+    finally:
+        write_whole(root / _STATES, json.dumps(known))
     return copy

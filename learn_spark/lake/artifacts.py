@@ -129,8 +129,13 @@ class _Mirror:
             place = self._store / kind / name
             if why := _wrong_with(place, deep):
                 self._damaged.add((kind, name))
-                found[place / _INDEX] = f"{place} {why}"
+                self._brought.pop((kind, name), None)
+                found[place / _INDEX] = why
         return found
+
+    def _index(self, kind: str, name: str) -> dict[str, Any] | None:
+        """What the store has of an artifact; nothing of one that is damaged."""
+        return None if (kind, name) in self._damaged else _read_index(self._store / kind / name)
 
     def publish(self) -> None:
         for kind, name in list(self._used):
@@ -143,7 +148,7 @@ class _Mirror:
     def _publish(self, kind: str, name: str, found: Mapping[str, list[int]], state: Mapping[str, Any]) -> None:
         folder, place = self.folder / kind / name, self._store / kind / name
         files: dict[str, Any] = {}
-        old = None if (kind, name) in self._damaged else _read_index(place)
+        old = self._index(kind, name)
         there = set(_blocks(old["files"])) if old else set()
         for file, stat in found.items():
             known = state.get(file)
@@ -167,11 +172,11 @@ class _Mirror:
         Whatever else differs is work of this machine that is not published yet: of a run that goes on, or was killed.
         """
         epoch = held_epoch(self._root)
-        if epoch is not None and self._brought.get((kind, name)) == epoch and (kind, name) not in self._damaged:
+        if epoch is not None and self._brought.get((kind, name)) == epoch:
             return  # nobody else has published since
         with self._locked(kind, name):
             folder, place, state = self.folder / kind / name, self._store / kind / name, self._state(kind, name)
-            index = None if (kind, name) in self._damaged else _read_index(place)
+            index = self._index(kind, name)
             if index is None and state:  # it was in the store, and is not any more
                 shutil.rmtree(folder, ignore_errors=True)
                 self._state_file(kind, name).unlink()
@@ -256,17 +261,16 @@ def _read_index(place: Location) -> dict[str, Any] | None:
 
 
 def _wrong_with(place: Location, deep: bool) -> str | None:
-    """What an artifact lacks of what its index names."""
+    """What an artifact lacks of what its index names, in a sentence."""
     try:
         index = _read_index(place)
+        wanted, there = set(_blocks(index["files"] if index else {})), place.matching("*")
+        if gone := sorted(wanted - there.keys()):
+            return f"{place} lacks {len(gone)} of {len(wanted)} blocks, as {gone[0]}"
+        for block in sorted(wanted) if deep else ():
+            _downloaded(place / block)
     except ConfigError as error:
-        return str(error).partition(": bring")[0].partition(f"{place}/")[2]
-    wanted, there = set(_blocks(index["files"] if index else {})), place.matching("*")
-    if gone := sorted(wanted - there.keys()):
-        return f"lacks {len(gone)} of {len(wanted)} blocks, as {gone[0]}"
-    changed = (block for block in sorted(wanted) if hashlib.sha256((place / block).read_bytes()).hexdigest() != block)
-    if deep and (block := next(changed, None)):
-        return f"has a block that has changed: {block}"
+        return str(error).partition(": bring")[0]
     return None
 
 

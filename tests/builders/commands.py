@@ -98,6 +98,11 @@ def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float
         time.sleep(0.005)
 
 
+def as_settings(*told: str) -> list[str]:
+    """`--set` before each KEY=VALUE."""
+    return [part for each in told for part in ("--set", each)]
+
+
 def _with_summary(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     """The command's arguments, with a summary asked for; an earlier command's is gone."""
     summary = folder / SUMMARY

@@ -7,7 +7,7 @@ from threading import Barrier
 
 from learn_spark.lake.lease import living_holder
 from learn_spark.storage import Location, move, size_of, write_whole
-from tests.builders.commands import Done, kill_job, run_job
+from tests.builders.commands import Done, as_settings, kill_job, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors, current_parts, finished_journey
 from tests.builders.transfer import download
 
@@ -76,7 +76,7 @@ def journey_after_a_kill(folder: Path, root: Location, logs: Location, *settings
         settings: what else is set, as KEY=VALUE.
     """
     told = (f"lake.root={root}", f"ingest.path={logs}", *settings)
-    run = ("run_pipeline", *(part for each in told for part in ("--set", each)))
+    run = ("run_pipeline", *as_settings(*told))
     kill_job(folder, *run, when="cache/*/_artifacts/models/towers-*/spec.json")
     refused = run_job(folder, *run)
     assert (refused.code, "another run works on the lake" in refused.err) == (75, True), refused.err

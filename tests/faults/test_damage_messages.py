@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.builders.commands import Done, run_job
+from tests.builders.commands import Done, as_settings, run_job
 from tests.builders.logs import WEEK, line, write_day
 
 pytestmark = pytest.mark.e2e
@@ -21,7 +21,7 @@ STEPS = "ingest_events,build_sequences"
 def settings(folder: Path) -> list[str]:
     windows = [f"windows.{key}={value}" for key, value in WEEK.items()]
     values = [f"ingest.path={folder}/logs", "ingest.start=2011-11-01", "sequences.target_days=1", *windows]
-    return [part for value in values for part in ("--set", value)]
+    return as_settings(*values)
 
 
 @pytest.fixture(scope="module")

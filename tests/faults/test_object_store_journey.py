@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from pyarrow.csv import write_csv
 
 from learn_spark.storage import Location
-from tests.builders.commands import ROOT, Done, run_job
+from tests.builders.commands import ROOT, Done, as_settings, run_job
 from tests.builders.journey import assert_equal_tables, assert_equal_vectors, finished_journey
 from tests.builders.object_store import SECRET, ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.stores import assert_equals_one_on_a_disk, journey_after_a_kill
@@ -37,9 +37,10 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     written = b"".join(file.read_bytes() for file in output.rglob("*") if file.is_file())
     assert SECRET.encode() not in written + done.err.encode() + done.out.encode()
     assert not [file for file in ours.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
-    _assert_repaired(root, (f"lake.root={root}", f"ingest.path={logs}", *told), tmp_path)
+    told = (f"lake.root={root}", f"ingest.path={logs}", *told)
+    _assert_repaired(root, told, tmp_path)
     monkeypatch.setenv("LEARN_SPARK_CACHE", f"{tmp_path}/cache of another machine")
-    _assert_compared_as_on_a_disk(bucket, (f"lake.root={root}", f"ingest.path={logs}", *told), tmp_path)
+    _assert_compared_as_on_a_disk(bucket, told, tmp_path)
 
 
 def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> None:
@@ -52,11 +53,11 @@ def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> Non
         next(block for block in place.glob("*") if block.name != "index.json").unlink()
     lost = sorted((root / "user_features").matching("**/*.parquet"))[0]
     (root / "user_features" / lost).unlink()
-    done = run_job(folder, "repair", *_set(*told))
+    done = run_job(folder, "repair", *as_settings(*told))
     assert done.code == 0, done.err[-3000:]
     for said in (f"{towers} lacks 1 of", f"{matrix} lacks 1 of", f"{lost} is gone"):
         assert said in done.out, done.out
-    assert run_job(folder, "repair", "--deep", *_set(*told)).code == 99
+    assert run_job(folder, "repair", "--deep", *as_settings(*told)).code == 99
     ours, expected = download(root, folder / "repaired"), finished_journey()[0] / "lake"
     assert_equal_tables(ours, expected, but=frozenset({"item_life"}))
     assert_equal_vectors(ours, expected)
@@ -71,21 +72,17 @@ def _assert_compared_as_on_a_disk(bucket: Location, told: tuple[str, ...], folde
     write_csv(seen.slice(0, 300), folder / "asked" / "rows.csv")
     rows = upload(folder / "asked", bucket / "asked") / "rows.csv"
     command = ("compare", "--systems", "als,popularity,mean_content", "--seeds", "3", "--final")
-    expected = run_job(disk, *command, *_set(f"comparison.test_rows.path={folder}/asked/rows.csv"))
-    first = run_job(folder, *command, *_set(*told, f"comparison.test_rows.path={rows}"))
+    expected = run_job(disk, *command, *as_settings(f"comparison.test_rows.path={folder}/asked/rows.csv"))
+    first = run_job(folder, *command, *as_settings(*told, f"comparison.test_rows.path={rows}"))
     assert (expected.code, first.code) == (0, 0), expected.err[-2000:] + first.err[-2000:]
     assert "als with seed 3 is trained" in first.err
     assert _figures(first) == _figures(expected)
     assert (bucket / "output" / "comparison" / "compare.html").is_file()
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setenv("LEARN_SPARK_CACHE", f"{folder}/cache of a third machine")
-        second = run_job(folder, *command, *_set(*told, f"comparison.test_rows.path={rows}"))
+        second = run_job(folder, *command, *as_settings(*told, f"comparison.test_rows.path={rows}"))
     assert "is trained" not in second.err
     assert _figures(second) == _figures(first)
-
-
-def _set(*told: str) -> list[str]:
-    return [part for each in told for part in ("--set", each)]
 
 
 def _figures(done: Done) -> dict[str, object]:

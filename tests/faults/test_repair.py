@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark.lake.identity import FILE
 from learn_spark.lake.schemas import TABLES
-from tests.builders.commands import Done, run_here
+from tests.builders.commands import Done, as_settings, run_here
 from tests.builders.logs import WEEK, line, write_day
 from tests.builders.reading import rows, versions
 
@@ -30,7 +30,7 @@ class Lake:
         settings = [f"windows.{key}={value}" for key, value in WEEK.items()]
         settings += [f"ingest.path={self.folder}/logs", "ingest.start=2011-11-01", "ingest.late_days=1"]
         settings += ["sequences.target_days=1", "sequences.history_length=4"]
-        return run_here(self.folder, *command, *(part for value in settings for part in ("--set", value)))
+        return run_here(self.folder, *command, *as_settings(*settings))
 
     def fill(self) -> Done:
         return self.run("run_pipeline", "--steps", "ingest_events,build_sequences")

@@ -28,7 +28,7 @@ from learn_spark.lake.lease import living_holder
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.tables import Tables
 from learn_spark.storage import Location, hadoop_settings
-from tests.builders.commands import Done, run_here
+from tests.builders.commands import Done, as_settings, run_here
 from tests.builders.contexts import make_context, make_tables
 from tests.builders.encoders import save_tiny_bert
 from tests.builders.items import with_embedding
@@ -87,11 +87,10 @@ def test_what_is_read_from_a_store_and_written_to_one_is_what_a_file_system_has(
 
 def test_what_is_lost_in_a_store_is_made_again(spark, reached, logs, tmp_path):
     root, raw = reached.bucket() / "lake", upload(logs, reached.bucket() / "logs")
-
     told = (f"lake.root={root}", f"ingest.path={raw}", f"lake.options={json.dumps(reached.options)}")
 
     def run(*command: str) -> Done:
-        return run_here(tmp_path, *command, *(part for each in told for part in ("--set", each)))
+        return run_here(tmp_path, *command, *as_settings(*told))
 
     assert run("ingest_events", "--start", str(DAYS[0]), "--end", str(DAYS[1] + ONE_DAY)).code == 0
     names = ("interactions", "rejects", "items", "item_index")

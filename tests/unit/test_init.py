@@ -8,6 +8,7 @@ import pytest
 from learn_spark.cli.main import main
 from learn_spark.config.load import load_config
 from learn_spark.storage import Location, write_whole
+from tests.builders.commands import as_settings
 from tests.builders.field_logs import Event, field_events, write_lines, write_table
 from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
 from tests.builders.transfer import upload
@@ -104,8 +105,7 @@ def test_a_dry_run_finds_a_lost_column_and_an_empty_window(shop: Path, capsys: p
     capsys.readouterr()
 
     def dry_run(command: str, *settings: str) -> str:
-        asked = [part for setting in settings for part in ("--set", setting)]
-        assert main([command, "--config", "mine.yaml", "--dry-run", *asked]) == 2
+        assert main([command, "--config", "mine.yaml", "--dry-run", *as_settings(*settings)]) == 2
         return capsys.readouterr().err
 
     moved = "ingest.mapping.user_id.column=client"

@@ -111,8 +111,7 @@ def test_a_resample_is_the_auc_of_the_repeated_rows(rows):
     want = []
     for times_U in auc.user_draws(40, 10, seed=1):
         repeat = times_U[rows["user"]].astype(int)
-        columns = (np.repeat(rows[name], repeat) for name in ("label", "score", "weight"))
-        label, score, weight = columns
+        label, score, weight = (np.repeat(rows[name], repeat) for name in ("label", "score", "weight"))
         want.append(roc_auc_score(label, score, sample_weight=weight))
     assert scored.resampled(40, 10, seed=1) == pytest.approx(want, abs=1e-12)
 
