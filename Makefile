@@ -41,7 +41,7 @@ spark: setup ## run the tests of the Spark side
 test: setup ## run the tests, and record in build/tests/durations.txt what each file and test takes
 	@$(PYTEST) -m "not long" --durations 10 --record-durations=build/tests/durations.txt
 
-long: setup ## run the tests of minutes each: clusters, GPUs, both engines, public protocols, older lakes, killed trainings
+long: setup ## run the tests that `make test` leaves out: variants and faults that take long, clusters, both engines, public protocols, older lakes
 	@$(PYTEST) -m long --durations 10 --record-durations=build/tests/long-durations.txt
 
 faults: setup ## break lakes on purpose, for an hour or two: kills between all commits, files that are lost, and what it takes to come back

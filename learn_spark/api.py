@@ -22,6 +22,7 @@ from learn_spark.config.model_sections import EmbeddingRun, EmbeddingSettings
 from learn_spark.config.sections import LakeSettings, SequenceSettings, SparkSettings
 from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
+from learn_spark.lake.catalog import lake_at
 from learn_spark.lake.frames import with_dense_number
 from learn_spark.lake.point_in_time import sample_day
 from learn_spark.lake.session import build_session, require_plain
@@ -43,19 +44,24 @@ if TYPE_CHECKING:
 _EVENT = "event"
 
 
-def open_lake(spark: SparkSession, root: Place | str) -> "Lake":
+def open_lake(spark: SparkSession, root: Place | str | None = None, *, catalog: str | None = None) -> "Lake":
     """Opens a lake for reading.
 
     Args:
         spark: a session with Delta (`learn_spark.session()` makes one).
         root: the lake's folder or its URI, `lake.root` of the config that wrote it. A store is reached as the
             environment says, and the session has Hadoop's settings for it.
+        catalog: instead of `root`, `lake.catalog` of that config, as main.shop.
 
     Raises:
-        ConfigError: there is no lake with releases at `root`, one of its tables is gone, or the session would read
-            other rows than were written.
+        ConfigError: there is no lake with releases, one of its tables is gone, or the session would read other rows
+            than were written.
     """
     require_plain(spark)
+    if catalog is not None and root is None:
+        root = lake_at(spark, catalog)
+    elif catalog is not None or root is None:
+        raise ConfigError("open_lake takes either root or catalog")
     lake = Lake(spark, lake_of(root))
     Tables(spark, lake.root).require_own({})
     lake.releases()

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -275,15 +276,15 @@ def lake_of(root: Path | Location | str) -> Path | Location:
         raise ConfigError(str(error)) from None
 
 
-def require_mounted(place: Path | Location, command: str, key: str = "lake.root") -> Path:
-    """A place that a command needs on a file system: the lake's root, or what another key of the config names.
+def require_mounted(root: Path | Location, command: str) -> Path:
+    """The root of a lake, for a command that needs it on a file system.
 
     Raises:
         ConfigError: it lies in a store.
     """
-    if isinstance(place, Path):
-        return place
-    raise ConfigError(f"{command} does not work with {key} in a store yet, and it is {place}")
+    if isinstance(root, Path):
+        return root
+    raise ConfigError(f"{command} does not work with lake.root in a store yet, and it is {root}")
 
 
 def write_whole(place: Path | Location, content: str | bytes) -> None:
@@ -303,6 +304,16 @@ def move(folder: Place, to: Place) -> None:
     else:
         assert isinstance(to, Location)
         folder.move(to)
+
+
+def remove(place: Place) -> None:
+    """A file, or a folder with all that is in it; nothing to do where there is none."""
+    if isinstance(place, Location):
+        place.remove()
+    elif place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def size_of(place: Path | Location) -> int:

@@ -9,12 +9,12 @@ from learn_spark.cli.estimate import dry_run
 from learn_spark.cli.releases import existing_lake, with_release
 from learn_spark.cli.runs import effects
 from learn_spark.errors import QualityError
+from learn_spark.lake.catalog import OWN_TABLE, table_argument
 from learn_spark.lake.lock import without_writers
 from learn_spark.releases.join_audit import audit_join
 from learn_spark.releases.registry import find_release
 from learn_spark.runs.plan import Plan
 from learn_spark.sequences.audit import AuditFigure, audit_sequences, require_no_leak
-from learn_spark.storage import place_argument
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ def _audit_leakage(call: Call) -> Outcome:
 
 
 def _join_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--joined", required=True, metavar="PATH", help="a Delta or Parquet folder with vectors")
+    parser.add_argument("--joined", required=True, metavar="PATH", help="with vectors: " + OWN_TABLE)
     with_release(parser)
 
 
 def _audit_join(call: Call) -> Outcome:
     with existing_lake(call) as context:
         release = find_release(context.tables, call.args.release)
-        place = place_argument(call.args.joined, "--joined", call.config.lake.options)
+        place = table_argument(call.args.joined, "--joined", call.config.lake.options)
         joined = context.tables.read_samples(place)
         max_age = context.config.releases.max_age_days
         return _audited(audit_join(joined, context.tables, release, max_age), release.release_id)

@@ -17,7 +17,6 @@ from learn_spark.ingest.own_table import read_own_table
 from learn_spark.lake.forget_requests import OPEN, Request, hash_of, request_id, requests_of, salt_of
 from learn_spark.lake.tombstones import COLUMNS, ITEM, USER
 from learn_spark.runs.steps import Context
-from learn_spark.storage import require_mounted
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _forget(call: Call) -> Outcome:
     """Without a list it goes on with what was not finished, and looks once more for all that was ever forgotten."""
-    args, root = call.args, require_mounted(call.config.lake.root, call.name)
-    require_mounted(call.config.output.dir, call.name, "output.dir")
+    args, root = call.args, call.config.lake.root
     with existing_lake(call, writes=True) as context, _no_comparison(context):
         if not args.dry_run:
             context.tables.create_all()
@@ -51,14 +49,14 @@ def _forget(call: Call) -> Outcome:
         print(*plan.lines(), sep="\n", flush=True)
         names, found = [request.request for request in requests], plan.found()
         if args.dry_run:
-            return Outcome(ForgetSummary(names, found, [], retrain_due(root, context.ledger)))
+            return Outcome(ForgetSummary(names, found, [], retrain_due(context)))
         states = {request.request: request.state for request in requests_of(root)}
         if not plan.is_needed() and OPEN not in states.values() and states.keys() >= set(names):
             context.progress.say("nothing of them is there")
-            due = retrain_due(root, context.ledger)
+            due = retrain_due(context)
             return Outcome(ForgetSummary(names, {}, [], due), NOTHING_TO_DO)
         files = [str(file) for file in run_sweep(context, plan)]
-        due = retrain_due(root, context.ledger)
+        due = retrain_due(context)
     print(*(f"certificate {file}" for file in files), *due_lines(due), sep="\n", flush=True)
     return Outcome(ForgetSummary(names, found, files, due))
 

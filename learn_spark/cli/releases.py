@@ -10,6 +10,7 @@ from learn_spark.cli.command import Call, Command, Outcome, Summary, with_config
 from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError
 from learn_spark.features.maintenance import maintain_tables
+from learn_spark.lake.catalog import OWN_TABLE, TableName, table_argument
 from learn_spark.lake.lock import lake_lock
 from learn_spark.lake.tables import is_lake
 from learn_spark.releases.join import join_features
@@ -17,7 +18,6 @@ from learn_spark.releases.lineage import compared, lines_of, listed, shown
 from learn_spark.releases.registry import CURRENT, find_release, releases
 from learn_spark.releases.release import roll_back
 from learn_spark.runs.steps import Context
-from learn_spark.storage import place_argument
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _release(call: Call) -> Outcome:
 
 
 def _join_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--samples", required=True, metavar="PATH", help="a Delta or Parquet folder with ids and days")
+    parser.add_argument("--samples", required=True, metavar="PATH", help="with ids and days: " + OWN_TABLE)
     with_out(parser)
     parser.add_argument("--format", choices=("delta", "parquet"), default="parquet", help="of the output (parquet)")
     parser.add_argument("--max-age-days", type=int, metavar="N", help="older rows are unknown (releases.max_age_days)")
@@ -136,8 +136,9 @@ def _join(call: Call) -> Outcome:
     args = call.args
     with existing_lake(call) as context:
         options = context.config.lake.options
-        out, samples = place_argument(args.out, "--out", options), place_argument(args.samples, "--samples", options)
-        require_absent(out)
+        out, samples = table_argument(args.out, "--out", options), table_argument(args.samples, "--samples", options)
+        if not isinstance(out, TableName):
+            require_absent(out)
         release = find_release(context.tables, args.release)
         age = context.config.releases.max_age_days if args.max_age_days is None else args.max_age_days
         rows = join_features(

@@ -15,6 +15,7 @@ from learn_spark.errors import NOTHING_TO_DO, ConfigError, ReleaseRefused
 from learn_spark.evaluation.report import publish_report
 from learn_spark.evaluation.summary import REPORT, SUMMARY, headline, totals
 from learn_spark.forgetting.models import due_lines, retrain_due
+from learn_spark.lake.catalog import register
 from learn_spark.lake.days import DayRange, contiguous
 from learn_spark.lake.lock import lake_lock
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
@@ -68,6 +69,8 @@ def _run(call: Call, asked: Callable[[Namespace, Config], Plan]) -> Outcome:
         context.tables.create_all()
         if call.args.dry_run:
             return dry_run(plan, call.config, context)
+        if catalog := call.config.lake.catalog:
+            register(context.spark, catalog, call.config.lake.root)
         todo = plan.missing(Standing.of(context))
         report = None
         if todo:
@@ -96,7 +99,7 @@ def _ended(name: str, plan: Plan, report: RunReport | None, context: Context, me
         _show_refusal(context, memory)
     for failure in failures:
         _log.error("%s: error: %s", name, failure)
-    due = retrain_due(context.tables.root, context.ledger)
+    due = retrain_due(context)
     print(*due_lines(due), sep="\n", end="\n" if due else "", flush=True)
     if report is None:
         return Outcome(code=NOTHING_TO_DO)

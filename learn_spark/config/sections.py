@@ -21,6 +21,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class LakeSettings(Settings):
     """Everything that the jobs make."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"catalog"})
+
     root: Place = Path("lake")
     """Delta tables and artifacts: a folder that every executor sees, s3a://bucket/lake or hdfs://name/lake
     (docs/cluster.md)."""
@@ -28,6 +30,8 @@ class LakeSettings(Settings):
     """How stores are reached, that of the logs, too: {endpoint_url: "https://…", key: "${NAME}", secret: "${NAME}"}.
     Keys with a dot are Hadoop's properties, for HDFS. What it leaves out comes from the environment or the machine's
     role. No fingerprint and no page holds it."""
+    catalog: Annotated[str, Field(pattern=r"^\w+(\.\w+)?$")] | None = None
+    """A schema of Spark's catalog, as shop or main.shop, in which the tables have names, too (docs/cluster.md)."""
 
 
 class OutputSettings(Settings):

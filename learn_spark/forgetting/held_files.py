@@ -17,7 +17,7 @@ from learn_spark.features import canaries
 from learn_spark.lake.forget_requests import hash_of
 from learn_spark.lake.tables import LOST, Tables
 from learn_spark.lake.tombstones import COLUMNS, CUTS
-from learn_spark.storage import require_mounted
+from learn_spark.storage import Location, Place, remove
 from models.contract.content_matrix import META, block_digests, open_matrix, vectors_file, write_meta
 from models.contract.failures import BadInput
 from models.contract.snapshot import MANIFEST
@@ -55,7 +55,7 @@ class Sought:
 class Doomed:
     """A file or folder that goes, and why."""
 
-    path: Path
+    path: Place
     why: str
 
 
@@ -66,23 +66,37 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
     """
     snapshots = list(_snapshots(tables, sought))
     ranks = _ranks(tables, config) if is_found or snapshots else ()
-    aside = require_mounted(tables.root, "forget") / LOST
+    aside = tables.root / LOST
     lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
     canaries = [Doomed(folder, "golden rows with their items") for folder in _canaries(tables, sought)]
     tried = [Doomed(folder, "content that was chosen on them") for folder in _choices(config, sought)]
-    logs = [*config.output.folder.glob("logs/*.log"), *tables.artifact().rglob("*.log")]
+    logs = [*_outputs(config, "logs/*.log"), *tables.artifact().rglob("*.log")]
     told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
     return [*snapshots, *ranks, *canaries, *lost, *tried, *told]
 
 
-def remove(doomed: Iterable[Doomed]) -> None:
-    """Deletes them; a folder loses the file that makes it count as whole first."""
-    for each in doomed:
-        if each.path.is_dir() and not each.path.is_symlink():
-            (each.path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(each.path)
+def take_away(tables: Tables, config: Config, doomed: Iterable[Doomed]) -> None:
+    """Deletes them, also what stores have of them; a folder loses the file that makes it count as whole first."""
+    for path in (each.path for each in doomed):
+        if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
+            (path / MANIFEST).unlink(missing_ok=True)
+        if isinstance(path, Path) and path.is_relative_to(config.output.folder):
+            if isinstance(config.output.dir, Location):
+                config.output.dir.joinpath(*path.relative_to(config.output.folder).parts).remove()
+            remove(path)
         else:
-            each.path.unlink(missing_ok=True)
+            tables.discard(path)
+
+
+def _outputs(config: Config, pattern: str) -> list[Path]:
+    """Files of `output.dir`, sorted; of one in a store those, too, that other machines have sent."""
+    output, folder = config.output.dir, config.output.folder
+    if isinstance(output, Location):
+        for name in output.matching(pattern):
+            if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (output / name).fetch(folder / name)
+    return sorted(folder.glob(pattern))
 
 
 def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
@@ -104,7 +118,7 @@ def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
 def _choices(config: Config, sought: Sought) -> Iterator[Path]:
     """The texts and rows of a `choose-content`; one that was killed leaves files that cannot be read."""
     folder = config.output.folder / content_choice.FOLDER_NAME
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in _outputs(config, f"{content_choice.FOLDER_NAME}/**/*.parquet"):
         try:
             is_named = _file_holds(file, sought)
         except pa.ArrowInvalid:
@@ -116,8 +130,8 @@ def _choices(config: Config, sought: Sought) -> Iterator[Path]:
 
 def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:
     ranked = [tables.artifact(kind).glob("*/*.npz") for kind in ("comparisons", "evaluation")]
-    ranked.append(config.output.folder.glob("comparison/*_ranks/*.npz"))
-    for folder in sorted({file.parent for files in ranked for file in files}):
+    files = [*(file for found in ranked for file in found), *_outputs(config, "comparison/*_ranks/*.npz")]
+    for folder in sorted({file.parent for file in files}):
         yield Doomed(folder, "ranks of all users' rows")
 
 

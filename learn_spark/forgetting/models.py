@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learn_spark.forgetting.held_files import Sought, snapshot_holds
-from learn_spark.lake.artifacts import ARTIFACTS
 from learn_spark.runs.details import TrainingDetails
-from learn_spark.runs.ledger import Ledger
-from learn_spark.runs.steps import TRAIN_CVR, TRAIN_TOWERS
-from learn_spark.storage import Place
+from learn_spark.runs.steps import TRAIN_CVR, TRAIN_TOWERS, Context
 from models.contract.failures import BadInput
 from models.contract.result import RESULT, SPEC
 from models.contract.trained_model import WEIGHTS
@@ -39,11 +36,11 @@ class Learned:
     is_kept: bool
 
 
-def learned_models(root: Path, sought: Sought) -> list[Learned]:
+def learned_models(models: Path, snapshots: Path, sought: Sought) -> list[Learned]:
     """All models, finished or not, whose training or validation rows had one of them, or are not there any more."""
     found: list[Learned] = []
-    folders = sorted(path for path in (root / ARTIFACTS / "models").glob("[!.]*") if path.is_dir())
-    whys = {folder: _why(folder, sought) for folder in folders}
+    folders = sorted(path for path in models.glob("[!.]*") if path.is_dir())
+    whys = {folder: _why(folder, snapshots, sought) for folder in folders}
     is_mixed = any(why for folder, why in whys.items() if folder.name.startswith("towers-"))
     for folder, why in whys.items():
         if why is None and is_mixed and folder.name.startswith("cvr-"):
@@ -64,14 +61,12 @@ def mark(learned: Sequence[Learned], requests: Sequence[str]) -> None:
             write_whole(model.folder / LEARNED, json.dumps(told, indent=1) + "\n")
 
 
-def retrain_due(root: Place, ledger: Ledger) -> list[str]:
-    """The models of the ledger that learned from somebody who is forgotten, as they are; none of a lake in a store."""
-    if not isinstance(root, Path):
-        return []
-    rows = [row for (step, _), row in ledger.recorded().items() if step in (TRAIN_TOWERS, TRAIN_CVR)]
+def retrain_due(context: Context) -> list[str]:
+    """The models of the ledger that learned from somebody who is forgotten, as they are."""
+    rows = [row for (step, _), row in context.ledger.recorded().items() if step in (TRAIN_TOWERS, TRAIN_CVR)]
     said = [model for row in rows if (model := TrainingDetails.from_json(row.details).model)]
     names = sorted({Path(model).name for model in said})
-    return [name for name in names if _is_due(root / ARTIFACTS / "models" / name)]
+    return [name for name in names if _is_due(context.tables.artifact("models", name))]
 
 
 def due_lines(due: Sequence[str]) -> list[str]:
@@ -88,13 +83,12 @@ def _is_due(folder: Path) -> bool:
     return (folder / LEARNED).is_file() and _noted(folder)[1] == _weights(folder)
 
 
-def _why(folder: Path, sought: Sought) -> str | None:
+def _why(folder: Path, snapshots: Path, sought: Sought) -> str | None:
     try:
         spec = read_json(folder / SPEC, "spec")
-        snapshots = [Path(spec[f"{role}_snapshot"]) for role in ("train", "val")]
+        here = [snapshots / Path(spec[f"{role}_snapshot"]).name for role in ("train", "val")]
     except (BadInput, KeyError):
         return "what it learned from is not known"
-    here = [folder.parents[1] / "snapshots" / snapshot.name for snapshot in snapshots]
     if any(snapshot.is_dir() and snapshot_holds(snapshot, sought) for snapshot in here):
         return "its snapshots have their rows"
     if not all(snapshot.is_dir() for snapshot in here):

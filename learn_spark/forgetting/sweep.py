@@ -14,17 +14,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from learn_spark.config.secrets import redacted
-from learn_spark.forgetting.held_files import Doomed, Sought, doomed_files, matrices_with, remove, without_rows
+from learn_spark.forgetting.held_files import Doomed, Sought, doomed_files, matrices_with, take_away, without_rows
 from learn_spark.forgetting.models import Learned, learned_models, mark
 from learn_spark.forgetting.rows import SEARCHED, Gone, affected, numbers_of, searched_columns, sweep
 from learn_spark.lake.forget_requests import CERTIFICATE, Request, place_of, write_request
 from learn_spark.lake.schemas import TABLES
+from learn_spark.lake.tables import Tables
 from learn_spark.lake.tombstones import ITEM, USER, add_tombstones, tombstones_of
 from learn_spark.runs.steps import Context
-from learn_spark.storage import require_mounted
+from learn_spark.storage import Location, Place, write_whole
 from learn_spark.training.mlflow_runs import tracking_uri
 from models.contract.verified import file_digest
-from models.contract.whole_files import write_whole
+
+_COPIES = (
+    "copies of its files on other machines (LEARN_SPARK_CACHE), which these throw away when they next look; what"
+    " runs that were killed there have left, and what the store itself keeps of deleted files (versions of a bucket)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Sweep:
         files: that go.
         matrices: content matrices and the rows of them that become zeros.
         models: that learned from what goes.
+        tables: say where the lake has what this machine may have copies of.
     """
 
     requests: Sequence[Request]
@@ -46,6 +52,7 @@ class Sweep:
     files: Sequence[Doomed]
     matrices: Mapping[Path, Sequence[int]]
     models: Sequence[Learned]
+    tables: Tables
 
     def is_needed(self) -> bool:
         """Whether anything is found."""
@@ -58,9 +65,9 @@ class Sweep:
             if parts:
                 found[f"table {name}"] = {"rows": sum(parts.values())}
         for each in self.files:
-            found[f"file {each.path}"] = {"why": each.why, "sha256": _digest(each.path)}
+            found[f"file {self._named(each.path)}"] = {"why": each.why, "sha256": _digest(each.path)}
         for folder, rows in self.matrices.items():
-            found[f"matrix {folder}"] = {"vectors": len(rows)}
+            found[f"matrix {self._named(folder)}"] = {"vectors": len(rows)}
         for model in self.models:
             found[f"model {model.folder.name}"] = {"why": model.why, "dropped": not model.is_kept}
         return found
@@ -73,12 +80,15 @@ class Sweep:
             if parts:
                 days = f" in {len(parts)} partitions" if TABLES[name].partition else ""
                 lines.append(f"  {sum(parts.values()):,} rows of {name}{days}")
-        lines += [f"  {len(rows)} vectors of {folder}" for folder, rows in self.matrices.items()]
-        lines += [f"  {each.path}: {each.why}" for each in self.files]
+        lines += [f"  {len(rows)} vectors of {self._named(folder)}" for folder, rows in self.matrices.items()]
+        lines += [f"  {self._named(each.path)}: {each.why}" for each in self.files]
         for model in self.models:
             lines.append(f"  {model.folder.name}: {'retrain due' if model.is_kept else 'dropped'}, {model.why}")
         lines.append(f"  then every older version and change feed of all {len(TABLES)} tables: who reads one loses it")
         return lines
+
+    def _named(self, path: Place) -> Place:
+        return self.tables.place_of(path) if isinstance(path, Path) else path
 
 
 def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
@@ -90,27 +100,30 @@ def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
     sought = Sought(stones.salt, hashes, frozenset(gone.numbers))
     is_found = any(rows.values()) or any(request.found for request in requests)
     files = doomed_files(tables, context.config, sought, is_found)
-    models = learned_models(require_mounted(tables.root, "forget"), sought)
-    return Sweep(requests, gone, rows, files, matrices_with(tables, gone.numbers), models)
+    models = learned_models(tables.artifact("models"), tables.artifact("snapshots"), sought)
+    return Sweep(requests, gone, rows, files, matrices_with(tables, gone.numbers), models, tables)
 
 
-def run_sweep(context: Context, plan: Sweep) -> list[Path]:
+def run_sweep(context: Context, plan: Sweep) -> list[Place]:
     """Does it, and ends the requests.
 
     Returns:
         The certificates.
     """
-    root, tables = require_mounted(context.tables.root, "forget"), context.tables
+    root, tables = context.tables.root, context.tables
     found = plan.found()
     requests = [replace(one, found={**found, **one.found}) for one in plan.requests]
     for request in requests:
         write_request(root, request)
         add_tombstones(tables, request)
     mark(plan.models, [request.request for request in requests])
-    remove(plan.files)
-    remove(Doomed(model.folder, model.why) for model in plan.models if not model.is_kept)
+    tables.publish_artifacts()
+    dropped = [Doomed(model.folder, model.why) for model in plan.models if not model.is_kept]
+    take_away(tables, context.config, [*plan.files, *dropped])
     for folder, rows in plan.matrices.items():
         without_rows(folder, list(rows))
+    tables.publish_artifacts()
+    tables.cut_artifacts()
     for name, parts in plan.rows.items():
         if parts:
             context.progress.say(f"{name}: {sum(parts.values()):,} rows")
@@ -124,7 +137,7 @@ def run_sweep(context: Context, plan: Sweep) -> list[Path]:
     return certificates
 
 
-def _certify(context: Context, root: Path, request: Request, cut: Mapping[str, Mapping[str, int]]) -> Path:
+def _certify(context: Context, root: Place, request: Request, cut: Mapping[str, Mapping[str, int]]) -> Place:
     """What was looked for, found and done; without any id."""
     told = {
         "request": request.request,
@@ -156,16 +169,19 @@ def _not_searched(context: Context) -> list[str]:
         "names of raw files, and titles, keywords and attributes of items: an id may be among their words",
         "what was exported (export_vectors, export_codes, export_online, join_features) or copied out of the lake, and"
         " its backups",
+        *([_COPIES] if isinstance(config.lake.root, Location) else []),
         "weights of models marked `retrain due`, and vectors of other users that these models made",
     ]
 
 
-def _log_digest(context: Context, table: Path) -> str:
+def _log_digest(context: Context, table: Place) -> str:
     version = context.tables.version(table.name)
     return _digest(table / "_delta_log" / f"{version:020d}.json") or ""
 
 
-def _digest(path: Path) -> str | None:
+def _digest(path: Place) -> str | None:
     """Of a file, or of the manifest of a folder."""
     file = path / "manifest.json" if path.is_dir() else path
-    return file_digest(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    return file_digest(file) if isinstance(file, Path) else hashlib.sha256(file.read_bytes()).hexdigest()

@@ -24,7 +24,7 @@ from typing import Any
 
 from learn_spark.errors import ConfigError, LearnError
 from learn_spark.lake.lock import artifacts_lock, held_epoch
-from learn_spark.storage import Location, Place, cache_folder, name_of_copy
+from learn_spark.storage import Location, Place, cache_folder, name_of_copy, remove
 from models.contract.whole_files import write_whole
 
 ARTIFACTS = "_artifacts"
@@ -78,6 +78,18 @@ class Artifacts:
         if self._mirror:
             self._mirror.publish()
 
+    def discard(self, path: Place) -> None:
+        """See `Tables.discard`."""
+        if self._mirror and isinstance(path, Path) and path.parent.parent == self._folder:
+            self._mirror.discard(path.parent.name, path.name)
+        else:
+            remove(path)
+
+    def cut_history(self) -> None:
+        """See `Tables.cut_artifacts`."""
+        if self._mirror:
+            self._mirror.cut_history()
+
     def damage(self, deep: bool) -> dict[Place, str]:
         """See `Tables.damaged_artifacts`."""
         return self._mirror.damage(deep) if self._mirror else {}
@@ -115,17 +127,38 @@ class _Mirror:
         self._damaged: set[tuple[str, str]] = set()
 
     def path(self, *parts: str) -> Path:
-        if len(parts) == 1:
-            for index in self._store.joinpath(*parts).matching(f"*/{_INDEX}"):
-                self._bring(parts[0], index.partition("/")[0])
-        elif len(parts) > 1:
-            self._bring(parts[0], parts[1])
+        for kind, name in [parts[:2]] if len(parts) > 1 else self._named(*parts):
+            self._bring(kind, name)
         return self.folder.joinpath(*parts)
+
+    def _named(self, kind: str = "*") -> list[tuple[str, str]]:
+        """The artifacts, of a kind or of all, that the store has."""
+        found = (index.split("/")[:2] for index in self._store.matching(f"{kind}/*/{_INDEX}"))
+        return [(its_kind, name) for its_kind, name in found]
+
+    def discard(self, kind: str, name: str) -> None:
+        """The index goes first: without it the rest is nothing."""
+        with self._locked(kind, name):
+            place = self._store / kind / name
+            (place / _INDEX).unlink(missing_ok=True)
+            place.remove()
+            remove(self.folder / kind / name)
+            self._state_file(kind, name).unlink(missing_ok=True)
+
+    def cut_history(self) -> None:
+        """The blocks of indexes before, and what a publish that was killed has left, go."""
+        for kind, name in self._named():
+            place, index = self._store / kind / name, self._index(kind, name)
+            if index is None:
+                continue
+            if index["former"]:
+                _write_index(place, index["files"], [])
+            for stale in place.matching("*").keys() - {_INDEX, *_blocks(index["files"])}:
+                (place / stale).unlink(missing_ok=True)
 
     def damage(self, deep: bool) -> dict[Place, str]:
         found: dict[Place, str] = {}
-        for path in self._store.matching(f"*/*/{_INDEX}"):
-            kind, name, _ = path.split("/")
+        for kind, name in self._named():
             place = self._store / kind / name
             if why := _wrong_with(place, deep):
                 self._damaged.add((kind, name))
@@ -159,8 +192,7 @@ class _Mirror:
                 list(pool.map(lambda one, file=file: _send(folder / file, one[0], place / one[1]), new))
             there.update(blocks)
         former = sorted(set(_blocks(old["files"])) - set(_blocks(files))) if old else []
-        index = {"format_version": 1, "files": files, "former": former}
-        (place / _INDEX).write_bytes(json.dumps(index, indent=1).encode())
+        _write_index(place, files, former)
         for block in set(old["former"] if old else ()) - set(former) - set(_blocks(files)):
             (place / block).unlink(missing_ok=True)
         self._note(kind, name, files)
@@ -181,12 +213,16 @@ class _Mirror:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._state_file(kind, name).unlink()
             files, fetched = index["files"] if index else {}, {}
+            stale = state.keys() - files.keys() if files else set()
+            for file in stale:  # the artifact has lost it, and what this machine has of it is no work of its own
+                if _stat(folder / file) == state[file]["stat"]:
+                    (folder / file).unlink()
             for file in sorted(files, key=lambda file: (Path(file).name in _LAST, file)):
                 known = state.get(file)
                 if not (known and known["blocks"] == files[file]["blocks"] and (folder / file).exists()):
                     _fetch(place, folder / file, files[file])
                     fetched[file] = files[file]
-            if fetched:
+            if fetched or stale:
                 kept = {file: told for file, told in state.items() if file in files and file not in fetched}
                 self._note(kind, name, fetched, kept)
             elif files:
@@ -258,6 +294,11 @@ def _read_index(place: Location) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({error}): bring it back from a backup, or remove it") from None
+
+
+def _write_index(place: Location, files: Mapping[str, Any], former: list[str]) -> None:
+    index = {"format_version": 1, "files": files, "former": former}
+    (place / _INDEX).write_bytes(json.dumps(index, indent=1).encode())
 
 
 def _wrong_with(place: Location, deep: bool) -> str | None:

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from learn_spark.errors import ConfigError
-from learn_spark.storage import Place
-from models.contract.failures import BadInput
-from models.contract.whole_files import read_json, write_whole
+from learn_spark.storage import Place, write_whole
 
 OPEN, DONE = "open", "done"
-FOLDER = Path("_artifacts", "forgetting")
 CERTIFICATE = "certificate.json"
+_FOLDER = ("_artifacts", "forgetting")
+_REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,17 @@ def request_id(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def requests_of(root: Place) -> list[Request]:
-    """All requests of a lake, the oldest first; a lake in a store has none.
+    """All requests of a lake, the oldest first.
 
     Raises:
         ConfigError: the file of one is damaged.
     """
-    if not isinstance(root, Path):
-        return []
-    return sorted((_read(file) for file in (root / FOLDER).glob("[!.]*/request.json")), key=lambda one: one.asked_at)
+    folder, pattern = root.joinpath(*_FOLDER), f"*/{_REQUEST}"
+    if isinstance(folder, Path):
+        found = [file for file in folder.glob(pattern) if not file.parent.name.startswith(".")]
+    else:
+        found = [folder / name for name in folder.matching(pattern)]
+    return sorted(map(_read, found), key=lambda one: one.asked_at)
 
 
 def open_requests(root: Place) -> list[Request]:
@@ -80,14 +82,14 @@ def open_requests(root: Place) -> list[Request]:
     return [request for request in requests_of(root) if request.state == OPEN]
 
 
-def write_request(root: Path, request: Request) -> None:
+def write_request(root: Place, request: Request) -> None:
     """Replaces the request's file as a whole."""
-    write_whole(place_of(root, request) / "request.json", json.dumps(asdict(request), indent=1) + "\n")
+    write_whole(place_of(root, request) / _REQUEST, json.dumps(asdict(request), indent=1) + "\n")
 
 
-def place_of(root: Path, request: Request) -> Path:
+def place_of(root: Place, request: Request) -> Place:
     """The folder of a request."""
-    return root / FOLDER / request.request
+    return root.joinpath(*_FOLDER, request.request)
 
 
 def salt_of(requests: Sequence[Request]) -> str:
@@ -95,10 +97,10 @@ def salt_of(requests: Sequence[Request]) -> str:
     return requests[0].salt if requests else secrets.token_hex(16)
 
 
-def _read(file: Path) -> Request:
+def _read(file: Place) -> Request:
     try:
-        return Request(**read_json(file, "request"))
-    except (BadInput, TypeError) as error:
+        return Request(**json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{file} is damaged ({error}): bring it back from a backup, or remove its folder and"
             f" forget the same list again"

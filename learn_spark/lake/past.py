@@ -5,18 +5,18 @@ in checkpoints and in their checksums for as long as those lie there.
 """
 
 import re
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 
 from learn_spark.lake.identity import LOG, newest_version
 from learn_spark.lake.jvm import jvm_class
 from learn_spark.lake.live_files import delta_log, forget_logs, newest_snapshot
+from learn_spark.storage import Place
 
 _VERSION = re.compile(r"\.?(\d{20})\.")
 
 
-def cut_log(spark: SparkSession, table: Path) -> int:
+def cut_log(spark: SparkSession, table: Place) -> int:
     """Writes a checkpoint of the newest version and removes whatever the log has of older ones; says how many files.
 
     A log that is cut in the midst of it reads the same: the checkpoint comes first, then the oldest files go.
@@ -24,13 +24,13 @@ def cut_log(spark: SparkSession, table: Path) -> int:
     log, newest = table / LOG, newest_version(table.parent, table.name)
     _checkpoint(spark, table)
     assert any(log.glob(f"{newest:020d}.checkpoint*.parquet")), f"{log} got no checkpoint of version {newest}"
-    gone = sorted(file for file in log.iterdir() if (found := _VERSION.match(file.name)) and int(found[1]) < newest)
-    for file in gone:
+    gone = [file for file in log.glob("*") if (found := _VERSION.match(file.name)) and int(found[1]) < newest]
+    for file in sorted(gone, key=str):
         file.unlink()
     forget_logs(spark)
     return len(gone)
 
 
-def _checkpoint(spark: SparkSession, table: Path) -> None:
+def _checkpoint(spark: SparkSession, table: Place) -> None:
     log = delta_log(spark, table)
     log.checkpoint(newest_snapshot(spark, log), jvm_class(spark, "scala.Option").empty())

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from learn_spark.errors import ConfigError
 from learn_spark.lake.arrow_rows import ArrowRows, fits_arrow, write_few, write_rows
 from learn_spark.lake.artifacts import Artifacts
+from learn_spark.lake.catalog import TableName, told
 from learn_spark.lake.clock import time_after
 from learn_spark.lake.days import days_predicate
 from learn_spark.lake.delta_jars import require_store_clients
@@ -81,6 +82,19 @@ class Tables:
         """Takes artifacts that have been made to the lake's store, if it lies in one: before a row says so."""
         self._require_lock()
         self._artifacts.publish()
+
+    def discard(self, path: Place) -> None:
+        """Takes a file or a folder away that lies in the lake, beside its tables, or is this machine's copy of such.
+
+        Of a whole artifact the lake's store loses its own at once, of a file of one when it is published next.
+        """
+        self._require_lock()
+        self._artifacts.discard(path)
+
+    def cut_artifacts(self) -> None:
+        """Leaves of the artifacts of a lake in a store what they are now: no block that they were made of before."""
+        self._require_lock()
+        self._artifacts.cut_history()
 
     def locked_artifacts(self, kind: str, busy: str) -> AbstractContextManager[Callable[[], None]]:
         """Keeps other processes from artifacts of a kind, for work of hours beside which nights may go on.
@@ -294,7 +308,7 @@ class Tables:
             return 0
         with setting(self._spark, _RETENTION_CHECK, "false"):  # what was read until now goes
             self.vacuum(name, 0)
-        return cut_log(self._spark, Path(self.path(name)))
+        return cut_log(self._spark, self.root / name)
 
     def committed_at(self, name: str, version: int) -> datetime | None:
         """When a version was committed; None where the log does not hold it any more."""
@@ -303,12 +317,15 @@ class Tables:
             return None
         return datetime.fromtimestamp(_commit_info(commit)["timestamp"] / 1000, UTC)
 
-    def read_samples(self, path: Place) -> DataFrame:
-        """A consumer's own table: a Delta or a Parquet folder.
+    def read_samples(self, path: Place | TableName) -> DataFrame:
+        """A consumer's own table: a Delta or a Parquet folder, or one that the catalog knows.
 
         Raises:
             ConfigError: if there is none, or Spark has no client of its store.
         """
+        if isinstance(path, TableName):
+            with told(path):
+                return self._spark.read.table(path.name)
         require_store_clients(self._spark, [path])
         kind = "delta" if (path / LOG).is_dir() else "parquet"
         try:
@@ -316,8 +333,11 @@ class Tables:
         except AnalysisException as error:
             raise ConfigError(f"samples cannot be read as {kind} at {path}: {error}") from error
 
-    def export(self, df: DataFrame, path: Place, kind: str) -> None:
+    def export(self, df: DataFrame, path: Place | TableName, kind: str) -> None:
         """Writes a consumer's own table, `delta` or `parquet`, where there is none yet."""
+        if isinstance(path, TableName):
+            with told(path):
+                return df.write.format(kind).mode("errorifexists").saveAsTable(path.name)
         require_store_clients(self._spark, [path])
         df.write.format(kind).mode("errorifexists").save(str(path))
 

@@ -67,7 +67,7 @@ def run_here(folder: Path, *arguments: str) -> Done:
     return Done(code, out.getvalue(), err.getvalue(), _summary(folder))
 
 
-def kill_job(folder: Path, *arguments: str, when: str, seconds: float = 600) -> None:
+def kill_job(folder: Path, *arguments: str, when: str | Callable[[], bool], seconds: float = 600) -> None:
     """Starts a job as `run_job` does and kills it, JVM and all, as soon as a file matches `when` in `folder`."""
     kill_process(folder, ["learn-spark", *arguments, *_settings(folder, arguments)], when, seconds)
 

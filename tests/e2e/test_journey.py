@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from learn_spark.api import open_lake
+from learn_spark.lake.catalog import CURRENT
 from learn_spark.lake.schemas import TABLES
+from learn_spark.releases.join import create_views
 from tests.builders.commands import ROOT, Done, run_here
 from tests.builders.journey import finished_journey
 from tests.builders.reading import relation, versions
@@ -116,6 +119,32 @@ def test_samples_are_joined_by_a_job_and_a_release_shows_its_lineage(journey: Jo
     models = shown.summary["release"]["lineage"]["models"]
     assert "mlflow_run_id" in models["towers"]
     assert models["cvr"]["snapshots"]["train"]["source"].startswith("samples version")
+
+
+def test_tables_have_names_and_views_show_the_current_release(journey: Journey, spark: SparkSession) -> None:
+    folder, _ = journey
+    before = versions(folder / "lake")
+    named = run_here(folder, "run_pipeline", "--set", "lake.catalog=journey")
+    assert named.code == 99, named.err[-3000:]
+    release = create_views(spark, folder / "lake")
+    for table in CURRENT:
+        shown, expected = spark.table(f"journey.current_{table}"), spark.table(table)
+        assert shown.columns == expected.columns
+        assert not shown.exceptAll(expected).count()
+        assert shown.count() == expected.count() > 0
+    assert open_lake(spark, catalog="journey").release() == release
+    done = run_here(folder, "join_features", "--samples", "table:journey.samples", "--out", "table:journey.joined")
+    assert done.code == 0, done.err[-3000:]
+    joined = spark.table("journey.joined")
+    assert joined.count() == spark.table("journey.samples").count()
+    assert set(joined.columns) > {"user_emb", "item_emb"}
+    audit = run_here(folder, "audit_join", "--joined", "table:journey.joined")
+    assert audit.code == 0, audit.err[-3000:]
+    again = run_here(folder, "join_features", "--samples", "table:journey.nothing", "--out", "table:journey.joined")
+    assert again.code == 2
+    assert re.search(r"error: table:journey\.nothing: \[TABLE_OR_VIEW_NOT_FOUND\]", again.err)
+    spark.sql("DROP SCHEMA journey CASCADE")
+    assert versions(folder / "lake") == before
 
 
 def test_the_audit_finds_no_leak(journey: Journey) -> None:

@@ -94,6 +94,7 @@ def test_the_wheel_holds_all_that_it_reads_and_nothing_comes_from_the_checkout(i
     assert [Path(place).is_relative_to(installed.parent) for place in places] == [True, True]
 
 
+@pytest.mark.long
 def test_a_users_config_runs_over_a_users_files(installed: Path, shop: Path) -> None:
     command = str(installed / "learn-spark")
     planned = run([command, "run_pipeline", "--config", "shop.yaml", "--dry-run"], shop, codes=(2,))

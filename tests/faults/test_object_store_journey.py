@@ -27,7 +27,11 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     root, logs = bucket / "lake", upload(ROOT / "data" / "online_retail", bucket / "logs")
     for name, value in {**object_store.environment, "LEARN_SPARK_CACHE": f"{tmp_path}/cache"}.items():
         monkeypatch.setenv(name, value)
-    told = (f"output.dir={bucket}/output", f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db")
+    told = (
+        f"output.dir={bucket}/output",
+        f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        "lake.catalog=shop",  # each process has a catalog of its own, in its memory
+    )
     done = journey_after_a_kill(tmp_path, root, logs, *told)
     ours = assert_equals_one_on_a_disk(root, tmp_path)
     output = download(bucket / "output", tmp_path / "output")

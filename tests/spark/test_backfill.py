@@ -138,6 +138,7 @@ def test_a_backfill_equals_the_scheduled_runs(spark, tmp_path, logs, scheduled):
     assert len(whole.table("user_history")) > 15
 
 
+@pytest.mark.long
 def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, scheduled):
     mixed = Lake(spark, tmp_path / "mixed", logs)
     hole = date(2011, 11, 3)
@@ -152,6 +153,7 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
     assert _times(mixed) == _times(scheduled)
 
 
+@pytest.mark.long
 def test_nights_go_on_when_old_raw_files_are_deleted(spark, tmp_path, logs, scheduled):
     shutil.copytree(logs, tmp_path / "logs")
     shutil.copytree(scheduled.before_last, tmp_path / "lake")

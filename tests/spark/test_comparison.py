@@ -126,6 +126,7 @@ def _check_runs(lake: Context, results: dict[Path, int]) -> None:
         assert kept == {"config.json", "metrics.jsonl", "result.json", "spec.json"}
 
 
+@pytest.mark.long
 def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch) -> None:
     train, seen = job.run_trainer, []
 
@@ -148,6 +149,7 @@ def test_random_content_has_a_row_an_item(lake: Context) -> None:
     assert (meta["rows"], meta["dim"]) == (ITEMS + 1, 16)
 
 
+@pytest.mark.long
 def test_another_encoders_vectors_are_made_once(lake: Context) -> None:
     define = "comparison.define={bert: {title: B, kind: mean_content, embedding: {template: brief, pooling: cls}}}"
     settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]
@@ -161,6 +163,7 @@ def test_another_encoders_vectors_are_made_once(lake: Context) -> None:
     assert other.tables.version("content_embeddings") == version
 
 
+@pytest.mark.long
 def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys) -> None:
     define = "comparison.define={wild: {title: Wild, kind: sequential, train: {learning_rate: 1.0e+30}}}"
     settings = [f"lake.root={lake.config.lake.root}", f"output.dir={lake.config.output.dir}", *SETTINGS, define]

@@ -121,6 +121,7 @@ def test_embed_items_stores_minilms_own_vectors(spark: SparkSession, config: Con
     assert 0 <= golden["value"] < 1e-6 and golden["passed"]
 
 
+@pytest.mark.long
 def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedded: Context, llama: Path) -> None:
     """What it made of the golden texts before is made here by other libraries: those that pool another way."""
     settings, before = embedded.config.embedding, versions(embedded)
@@ -236,6 +237,7 @@ def test_changed_bytes_stop_the_scoring_in_a_line_and_the_next_extension_makes_t
     np.testing.assert_array_equal(vectors(embedded)[:4], whole)
 
 
+@pytest.mark.long
 def test_the_next_extension_gives_an_earlier_releases_matrix_its_digests(embedded: Context) -> None:
     folder = matrix_path(embedded)
     meta = json.loads((folder / "meta.json").read_text())
@@ -354,6 +356,7 @@ def test_another_template_renders_and_encodes_anew_in_a_matrix_of_its_own(embedd
     assert matrix_bytes(first) == old
 
 
+@pytest.mark.long
 def test_batches_and_workers_change_no_vector(empty: Context) -> None:
     titles = {f"{n}": " ".join(["red lamp mug"] * (n % 7) + ["blue"] * (n % 5) + ["0"]) for n in range(60)}
     add_items(empty, [item_row(item, "2011-11-02", title) for item, title in titles.items()])

@@ -259,6 +259,7 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
     assert run.data.metrics["ranker.auc_with"] == result.details["ranker"]["auc_with"]
 
 
+@pytest.mark.long
 def test_other_rows_are_measured_anew_and_equal_ones_are_found(context, result):
     """A killed run finds what it finished; late events, which change tables and no config, lead to new figures."""
     end, folder = [context.config.windows.end], context.tables.artifact("evaluation")

@@ -167,6 +167,7 @@ def test_the_audit_sees_events_without_a_type(built):
     assert leaks["each event has its type"] > 0
 
 
+@pytest.mark.long
 def test_a_forgotten_item_takes_its_type_along(spark, tmp_path, log):
     for keep in ("true", "false"):
         context, days = context_of(spark, tmp_path / keep, log, f"sequences.keep_event_types={keep}")

@@ -454,6 +454,7 @@ def test_a_vacuumed_file_is_named(lake: Context, written: StepResult, tmp_path: 
     assert re.search(said, str(known))
 
 
+@pytest.mark.long
 def test_another_models_release_is_held_against_the_one_before(
     lake: Context, written: StepResult, days: list[date], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from tests.builders.commands import run_here
 from tests.builders.contexts import make_tables
 from tests.builders.shared import shared
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 DAY = date(2011, 11, 1)
 

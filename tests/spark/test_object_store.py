@@ -21,6 +21,7 @@ from learn_spark.embedding.udf import embed_function
 from learn_spark.errors import ConfigError
 from learn_spark.ingest.job import ingest_events
 from learn_spark.lake import lease
+from learn_spark.lake.catalog import lake_at, register
 from learn_spark.lake.days import ONE_DAY
 from learn_spark.lake.delta_jars import require_store_clients
 from learn_spark.lake.identity import FILE, newest_version, read_identity
@@ -112,6 +113,7 @@ def test_what_is_lost_in_a_store_is_made_again(spark, reached, logs, tmp_path):
     assert (root / "_lost").is_dir(), "what lay in the table's place is kept"
 
 
+@pytest.mark.long
 def test_an_encoder_in_a_store_and_samples_there_are_read_as_from_a_disk(spark, reached, tmp_path, monkeypatch):
     monkeypatch.setenv("LEARN_SPARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(spark.sparkContext.environment, "LEARN_SPARK_CACHE", str(tmp_path / "of the workers"))
@@ -194,6 +196,7 @@ def writer(spark: SparkSession, reached: ObjectStore, monkeypatch) -> Iterator[t
         process.stdout.close()
 
 
+@pytest.mark.long
 def test_a_driver_that_was_stopped_adds_nothing_after_another_took_over(spark, reached, writer, monkeypatch):
     root, process = writer
     answers = [_asked(process) for _ in range(2)]
@@ -262,6 +265,21 @@ def test_a_store_that_refuses_ends_a_command_in_one_line_with_nothing_written(
     monkeypatch.undo()
 
 
+@pytest.mark.long
+def test_tables_in_a_store_have_names(spark, reached):
+    root = reached.bucket() / "lake"
+    tables = make_tables(spark, root)
+    spark.sql("CREATE SCHEMA stored")  # this session's catalog is older than its way to the store
+    for _ in range(2):
+        register(spark, "stored", root)
+    assert lake_at(spark, "stored") == root
+    with lake_lock(root):
+        tables.append("item_index", spark.createDataFrame([("mug", 1)], "item_id string, item_idx int"))
+    assert [row.item_id for row in spark.table("stored.item_index").collect()] == ["mug"]
+    spark.sql("DROP SCHEMA stored CASCADE")
+    tables.require_own({})
+
+
 def test_a_bucket_that_is_not_there_is_one_line(spark, reached, tmp_path):
     done = run_here(tmp_path, "ingest_events", "--set", "lake.root=s3a://nobody-made-it/lake")
     assert (done.code, "bucket does not exist" in done.err, done.err.count("\n")) == (2, True, 1), done.err
@@ -273,9 +291,8 @@ def test_a_spark_without_the_stores_client_says_how_to_get_it(spark, monkeypatch
         require_store_clients(spark, [Location("hdfs://name"), Location("s3a://bucket")])
 
 
-@pytest.mark.parametrize("command", [("forget", "--users", "list.txt"), ("compare", "--prepare", "trainings.sh")])
-def test_what_does_not_work_in_a_store_says_so(spark, reached, tmp_path, command):
-    done = run_here(tmp_path, *command, "--set", "lake.root=s3a://bucket/lake")
+def test_what_does_not_work_in_a_store_says_so(spark, reached, tmp_path):
+    done = run_here(tmp_path, "compare", "--prepare", "trainings.sh", "--set", "lake.root=s3a://bucket/lake")
     assert (done.code, "does not work with lake.root in a store yet" in done.err) == (2, True), done.err
 
 

@@ -232,3 +232,33 @@ def test_what_has_lost_blocks_counts_as_not_made_and_can_be_made_again(root, mac
     machine("three")
     assert not Artifacts(root).damage(deep=True)
     assert content(Artifacts(root).path("models", "gone"))["weights"] == b"gone" * 700
+
+
+def test_what_is_discarded_is_gone_everywhere_and_nothing_of_before_is_left(root, machine):
+    ours = Artifacts(root)
+    kept = write(ours.path("matrix", "m"), vectors=b"v" * 2500)
+    write(ours.path("snapshots", "s"), rows=b"rows of user07")
+    write(ours.path("models", "a"), weights=b"w", log=b"a log of user07")
+    ours.publish()
+    machine("two")
+    others = Artifacts(root)
+    assert (others.path("snapshots", "s") / "rows").read_bytes() == b"rows of user07"
+    assert others.path("models", "a").is_dir()
+    machine("one")
+    ours = Artifacts(root)
+    assert sorted(path.name for path in ours.path().glob("*/*/*")) == ["log", "rows", "vectors", "weights"]
+    ours.discard(ours.path("snapshots", "s"))
+    ours.discard(ours.path("models", "a") / "log")
+    (kept / "vectors").write_bytes(b"v" * 2000 + b"0" * 500)
+    (root / "_artifacts" / "models" / "a" / "left by a publish that was killed").write_bytes(b"user07")
+    ours.publish()
+    assert len((root / "_artifacts" / "matrix" / "m").glob("*")) == 1 + 2 + 1, "who reads may need the block of before"
+    ours.cut_history()
+    assert len((root / "_artifacts" / "matrix" / "m").glob("*")) == 1 + 2
+    assert not any(b"user07" in (root / name).read_bytes() for name in root.matching("**"))
+    for name in ("one", "two", "three"):
+        machine(name)
+        read = Artifacts(root)
+        assert not read.path("snapshots", "s").exists()
+        assert content(read.path("models", "a")) == {"weights": b"w"}
+        assert content(read.path("matrix", "m")) == {"vectors": b"v" * 2000 + b"0" * 500}

@@ -81,10 +81,10 @@ def test_a_model_is_due_for_as_long_as_its_weights_are_those_that_learned(tmp_pa
         (models / name / "spec.json").write_text(spec)
         if name != "towers-c":
             (models / name / "result.json").write_text("{}")
-    found = {model.folder.name: model.is_kept for model in learned_models(tmp_path, sought("u2"))}
+    found = {model.folder.name: model.is_kept for model in learned_models(models, snapshots, sought("u2"))}
     assert found == {"cvr-a": True, "compare-x": False, "towers-a": True, "towers-c": False, "towers-d": True}
-    mark(learned_models(tmp_path, sought("u2")), ["r1"])
-    mark(learned_models(tmp_path, sought("u3")), ["r2"])
+    mark(learned_models(models, snapshots, sought("u2")), ["r1"])
+    mark(learned_models(models, snapshots, sought("u3")), ["r2"])
     told = {file.parent.name: file.read_text() for file in models.glob(f"*/{LEARNED}")}
     assert set(told) == {"cvr-a", "towers-a", "towers-b", "towers-d"}
     assert "r1" in told["towers-a"] and "r2" in told["towers-a"] and "r1" not in told["towers-b"]

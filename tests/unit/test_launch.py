@@ -82,7 +82,9 @@ def test_what_a_user_can_mend_is_a_config_error_of_one_line(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("launch", LAUNCHES, ids=["process", "torchrun"])
+@pytest.mark.parametrize(
+    "launch", [LAUNCHES[0], pytest.param(LAUNCHES[1], marks=pytest.mark.long)], ids=["process", "torchrun"]
+)
 def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_path: Path, launch: Launch) -> None:
     """Here: users of another width are validated on than trained on, which only the matrix product notices."""
     train = write_snapshot(tmp_path / "train", pairs_table(200, width=6))

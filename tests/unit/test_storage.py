@@ -141,8 +141,6 @@ def test_wrong_options_are_one_line(object_store):  # noqa: F811
 
 def test_a_place_in_a_store_is_refused_where_only_a_path_serves():
     with pytest.raises(
-        ConfigError, match=r"forget does not work with lake\.root in a store yet, and it is s3a://bucket"
+        ConfigError, match=r"compare does not work with lake\.root in a store yet, and it is s3a://bucket"
     ):
-        require_mounted(Location("s3a://bucket"), "forget")
-    with pytest.raises(ConfigError, match=r"forget does not work with output\.dir in a store yet"):
-        require_mounted(Location("s3a://bucket"), "forget", "output.dir")
+        require_mounted(Location("s3a://bucket"), "compare")

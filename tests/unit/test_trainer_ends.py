@@ -100,7 +100,7 @@ def test_a_trainer_that_is_interrupted_says_so_in_a_line(spec: CVRSpec) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_full_disk_is_try_again_later(spec: CVRSpec, ranks: int) -> None:
     """On a file system of 64 KiB, which holds the spec and not the model."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if ranks > 1 else []

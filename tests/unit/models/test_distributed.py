@@ -26,7 +26,7 @@ NUM_ITEMS, STEPS, BATCH = 60, 20, 10
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
-@pytest.fixture(scope="module", params=["shared_causal", "mlp"])
+@pytest.fixture(scope="module", params=["shared_causal", pytest.param("mlp", marks=pytest.mark.long)])
 def spec(request, tmp_path_factory):
     """20 steps of 2 x 10 rows per epoch, three rows too many; users, items and row groups are shared by both ranks.
 

@@ -77,6 +77,7 @@ def losses(folder):
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_two_ranks_equal_one_process_with_both_ranks_rows(tmp_path, spec):
     file = tmp_path / "spec.json"

@@ -1,0 +1,123 @@
+"""The lake's tables by name: in the cluster's catalog each is an external table at its place in the lake.
+
+The files, and the log that says what is committed, stay the lake's: whoever reads `shop.user_features` reads the same
+table as who reads its folder, and what drops the name leaves the files.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import SparkSession
+
+from learn_spark.errors import ConfigError
+from learn_spark.lake.frames import only_row
+from learn_spark.lake.schemas import RELEASES, TABLES, TableSpec
+from learn_spark.storage import Place, lake_of, place_argument
+
+CURRENT = {"user_features": "user_id", "item_features": "item_id", "pair_features": None}
+"""The tables of which a view `current_<table>` shows the current release, and the key that has a row per change."""
+OWN_TABLE = "a Delta or Parquet folder, or a table that Spark's catalog knows, as table:shop.clicks"
+_FILE = re.compile(r"^file:/+")
+_NAMED = "table:"
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table that a catalog knows, as `shop.clicks`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_NAMED}{self.name}"
+
+
+def table_argument(text: str, argument: str, options: Mapping[str, Any]) -> Place | TableName:
+    """What an argument names: `table:` and a name, or as of `place_argument`, whose errors it has."""
+    if text.startswith(_NAMED):
+        return TableName(text.removeprefix(_NAMED))
+    return place_argument(text, argument, options)
+
+
+def register(spark: SparkSession, catalog: str, root: Place) -> None:
+    """Gives the tables of a lake their names, where they lack them, and makes the views of the current release.
+
+    Args:
+        spark: a session on the catalog.
+        catalog: a schema, as `shop` or `main.shop`; it is made where there is none.
+        root: the lake, with all its tables.
+
+    Raises:
+        ConfigError: a name stands for something else, or the catalog refuses; nothing of the lake is changed.
+    """
+    with told(f"lake.catalog {catalog}"):
+        if not spark.catalog.databaseExists(catalog):
+            # What drops the schema with all that is in it drops its folder, too: it is not the lake's.
+            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {catalog} LOCATION '{_quoted(str(root / '_warehouse'))}'")
+        there = {row.tableName for row in spark.sql(f"SHOW TABLES IN {catalog}").collect() if not row.isTemporary}
+        for name in TABLES:
+            if name in there:
+                _require_own(spark, f"{catalog}.{name}", str(root / name))
+            else:
+                place = _quoted(str(root / name))
+                spark.sql(f"CREATE TABLE IF NOT EXISTS {catalog}.{name} USING delta LOCATION '{place}'")
+        for table, key in CURRENT.items():
+            spark.sql(f"CREATE OR REPLACE VIEW {catalog}.current_{table} AS {_shown(catalog, TABLES[table], key)}")
+
+
+def lake_at(spark: SparkSession, catalog: str) -> Place:
+    """Where the lake lies whose tables have their names in a schema.
+
+    Raises:
+        ConfigError: the schema has no table of releases, or there is no such schema.
+    """
+    with told(f"lake.catalog {catalog}"):
+        found = str(only_row(spark.sql(f"DESCRIBE DETAIL {catalog}.{RELEASES.name}")).location)
+    return lake_of(_plain(found).rpartition("/")[0])
+
+
+def _require_own(spark: SparkSession, table: str, place: str) -> None:
+    described = {row.col_name: row.data_type for row in spark.sql(f"DESCRIBE TABLE EXTENDED {table}").collect()}
+    found = _plain(described.get("Location", "no folder"))
+    if found != place.rstrip("/"):
+        raise ConfigError(
+            f"lake.catalog: {table} is there already and lies in {found}, not in {place}: name another schema, or drop"
+            f" that table (if DESCRIBE EXTENDED says that it is MANAGED, its rows go with it)"
+        )
+
+
+def _shown(catalog: str, spec: TableSpec, key: str | None) -> str:
+    """The rows that the current release shows; `until` as in `with_until`."""
+    until = f"lead(ds) OVER (PARTITION BY {key} ORDER BY ds)" if key else ""
+    columns = [*spec.names, *([f"coalesce({until}, DATE'9999-12-31') AS until"] if key else [])]
+    newest = (
+        f"SELECT parts FROM {catalog}.{RELEASES.name} WHERE status = 'published' ORDER BY published_at DESC LIMIT 1"
+    )
+    parts = f"SELECT part.ds AS ds, part.release_id AS release_id FROM ({newest}) LATERAL VIEW explode(parts) AS part"
+    return f"SELECT {', '.join(columns)} FROM {catalog}.{spec.name} LEFT SEMI JOIN ({parts}) USING (ds, release_id)"
+
+
+def _plain(location: str) -> str:
+    """A table's location as `lake.root` would spell it."""
+    return _FILE.sub("/", location).rstrip("/")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+@contextmanager
+def told(what: object) -> Iterator[None]:
+    """What a catalog refuses in the block is an error of one line that names what was asked of it.
+
+    Raises:
+        ConfigError: it did.
+    """
+    try:
+        yield
+    except AnalysisException as error:
+        first, *_ = str(error).strip().splitlines()
+        raise ConfigError(f"{what}: {first}") from error
