@@ -100,7 +100,7 @@ def _opened(settings: Sequence[str]) -> Iterator[Context]:
 
 
 def _space(context: Context, release: Release, name: str) -> dict[str, object]:
-    return mapped_into(context.tables.artifact("models", f"{name}-{release.models[name]}"))
+    return mapped_into(context.tables.artifacts.path("models", f"{name}-{release.models[name]}"))
 
 
 def _kept(context: Context, release: Release, earlier: Release) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _FILE_SCHEMA = "path string, rows bigint, bytes bigint, sha256 string"
 
 def snapshot_folder(context: Context, name: str) -> Path:
     """Where the snapshot of this name is, or will be."""
-    return context.tables.artifact("snapshots", name)
+    return context.tables.artifacts.path("snapshots", name)
 
 
 def is_exported(folder: Path) -> bool:

@@ -13,12 +13,12 @@ MODEL_FILES = (RESULT, WEIGHTS, CONFIG)
 
 def towers_path(context: Context) -> Path:
     """The folder of the towers that this config trains."""
-    return context.tables.artifact("models", f"towers-{towers_fingerprint(context)}")
+    return context.tables.artifacts.path("models", f"towers-{towers_fingerprint(context)}")
 
 
 def cvr_path(context: Context) -> Path:
     """The folder of the conversion model that this config trains."""
-    return context.tables.artifact("models", f"cvr-{cvr_fingerprint(context)}")
+    return context.tables.artifacts.path("models", f"cvr-{cvr_fingerprint(context)}")
 
 
 def lost_towers(context: Context, days: Collection[date]) -> Collection[date]:

@@ -62,7 +62,7 @@ def _forget(call: Call) -> Outcome:
 
 
 def _no_comparison(context: Context) -> AbstractContextManager[object]:
-    return context.tables.locked_artifacts(COMPARISONS, "a comparison trains on this lake, from what is to go")
+    return context.tables.artifacts.locked(COMPARISONS, "a comparison trains on this lake, from what is to go")
 
 
 def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:

@@ -144,7 +144,7 @@ def config_line(variant: dict[str, Any], layers: int) -> str:
 def _require_same_encoder(context: Context) -> None:
     """Where the lake has vectors of this config's encoder, it has to make of the golden texts what it made first."""
     spec = EncodeSpec.of(context.config)
-    if (context.tables.artifact(FOLDER, spec.encoder_id) / FILE).is_file():
+    if (context.tables.artifacts.path(FOLDER, spec.encoder_id) / FILE).is_file():
         golden_gate(context, spec, encoding_profile(context.spark, context.config))
 
 

@@ -70,9 +70,9 @@ def compare(
         TemporaryError: another comparison trains on this lake.
     """
     chosen = chosen_systems(context.config, systems)
-    with context.tables.locked_artifacts(COMPARISONS, "another comparison trains on this lake") as publish:
+    with context.tables.artifacts.locked(COMPARISONS, "another comparison trains on this lake") as publish:
         prepared = prepare(context, chosen, seeds, ("val", "test") if is_final else ("val",))
-        context.tables.publish_artifacts()
+        context.tables.artifacts.publish()
         release_lake()
         prepared, diverged = _trained(context, prepared, publish)
         lost = {training for training, _ in diverged} - {training for training, _ in prepared.models}
@@ -173,7 +173,7 @@ def _ranked(
     )
     context.progress.say(f"compare: {len(measured)} rankings of the {_ROWS[split]} rows")
     fingerprint = fingerprint_of(spec.told(), *spec.raised())
-    folder = context.tables.artifact(COMPARISONS, fingerprint)
+    folder = context.tables.artifacts.path(COMPARISONS, fingerprint)
     return run_trainer(spec.into(folder)), folder
 
 

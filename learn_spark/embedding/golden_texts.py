@@ -58,7 +58,7 @@ def golden_gate(context: Context, spec: EncodeSpec, profile: ResourceProfile | N
         ConfigError: where a worker cannot load the model.
         QualityError: one is farther than `FARTHEST`; the line names it.
     """
-    file = context.tables.artifact(FOLDER, spec.encoder_id) / FILE
+    file = context.tables.artifacts.path(FOLDER, spec.encoder_id) / FILE
     with bad_models_named():
         found = only_row(context.spark.range(0, 1, 1, 1).mapInPandas(_encoded(spec), _FOUND, profile=profile))
     together_ND, alone_ND = np.array(found.together), np.array(found.alone)

@@ -56,7 +56,7 @@ def matrix_path(context: Context) -> Path:
     version, width = template(config.embedding.template).version, config.embedding.reduce_to
     encoder = encoder_id(config) + (f"-to{width}" if width else "")
     name = f"{encoder}-{version}-{config.windows.towers_end}"
-    return context.tables.artifact("matrix", name)
+    return context.tables.artifacts.path("matrix", name)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _reduction(folder: Path, old: MatrixMeta | None, recorded: ReductionMeta | N
 
 def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
     """What the ledger says of the map of a matrix, the same in all rows that name it; None where no model reads it."""
-    if not any(context.tables.artifact("models").glob(f"*/{RESULT}")):
+    if not any(context.tables.artifacts.path("models").glob(f"*/{RESULT}")):
         return None
     for (step, _), row in context.ledger.recorded().items():
         said = row.details.get("reduction") if step == EMBED_ITEMS else None

@@ -75,7 +75,7 @@ def _retrieval(context: Context, fingerprint: str, earlier: Earlier | None) -> t
         **day,
         candidates=config.evaluation.candidates,
         content_matrix=matrix_path(context),
-        out_dir=context.tables.artifact("evaluation", f"retrieval-{fingerprint}"),
+        out_dir=context.tables.artifacts.path("evaluation", f"retrieval-{fingerprint}"),
         systems=(*_systems(context), *_mixed(context, earlier)),
         ks=KS,
         popularity_days=config.retrieval.popularity_days,
@@ -210,7 +210,7 @@ def ranker_spec(
         trial_seeds=settings.trial_seeds,
         ranker=settings.ranker,
         threads=settings.run.threads,
-        out_dir=context.tables.artifact("evaluation", f"ranker-{fingerprint}"),
+        out_dir=context.tables.artifacts.path("evaluation", f"ranker-{fingerprint}"),
     )
 
 

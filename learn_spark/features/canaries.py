@@ -55,7 +55,7 @@ class Canaries:
     def of(cls, context: Context, release: Release) -> "Canaries":
         """Scores the golden rows; where there are none, they are chosen, and scored first."""
         models = "-".join(release.models[name] for name in ("towers", "cvr"))
-        file = context.tables.artifact(FOLDER, models) / FILE
+        file = context.tables.artifacts.path(FOLDER, models) / FILE
         kept = read_sealed(file, "canaries") if file.is_file() else _made(context, release)
         found = _scored(context, kept, ("user_emb", "item_emb", "pair"), (_batch_rows(context), ALONE))
         farthest = {kind: max(_distance(kept[kind], rows) for rows in found[kind]) for kind in found}

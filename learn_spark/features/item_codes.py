@@ -95,7 +95,7 @@ class ItemCodes:
         file = codebook_file(context.tables, release.models[CODES])
         if not file.is_file():
             write_codebook(file, self.codebook)
-            context.tables.publish_artifacts()  # before the release says that it is there
+            context.tables.artifacts.publish()  # before the release says that it is there
         return replace(release, models={**release.models, DIGEST: file_digest(file)})
 
     def _uses(self, context: Context, release: Release) -> dict[str, float]:

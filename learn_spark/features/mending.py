@@ -112,11 +112,11 @@ def _damaged(context: Context, deep: bool) -> Mapping[Place, str]:
     """
     if isinstance(context.tables.root, Path):
         return dict(_damaged_files(context))
-    return context.tables.damaged_artifacts(deep)
+    return context.tables.artifacts.damage(deep)
 
 
 def _damaged_files(context: Context) -> Iterator[tuple[Path, str]]:
-    for manifest in sorted(context.tables.artifact("snapshots").glob(f"[!.]*/{MANIFEST}")):
+    for manifest in sorted(context.tables.artifacts.path("snapshots").glob(f"[!.]*/{MANIFEST}")):
         if why := snapshot_damage(manifest.parent):
             yield manifest, why
     for model in (towers_path(context), cvr_path(context)):
@@ -126,7 +126,7 @@ def _damaged_files(context: Context) -> Iterator[tuple[Path, str]]:
     if (meta := known_meta(matrix)) and vectors_file(matrix, meta).is_file() and (why := matrix_damage(matrix)):
         yield vectors_file(matrix, meta), why
     for golden in (canaries, golden_texts):
-        for file in sorted(context.tables.artifact(golden.FOLDER).glob(f"*/{golden.FILE}")):
+        for file in sorted(context.tables.artifacts.path(golden.FOLDER).glob(f"*/{golden.FILE}")):
             try:
                 read_sealed(file, "golden rows")
             except BadInput as error:

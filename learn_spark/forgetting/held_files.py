@@ -17,7 +17,7 @@ from learn_spark.features import canaries
 from learn_spark.lake.forget_requests import hash_of
 from learn_spark.lake.tables import LOST, Tables
 from learn_spark.lake.tombstones import COLUMNS, CUTS
-from learn_spark.storage import Location, Place, remove
+from learn_spark.storage import Location, Place, for_arrow, remove
 from models.contract.content_matrix import META, block_digests, open_matrix, vectors_file, write_meta
 from models.contract.failures import BadInput
 from models.contract.snapshot import MANIFEST
@@ -70,8 +70,8 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
     lost = [Doomed(aside, "what a repair has put aside")] if aside.is_dir() else []
     canaries = [Doomed(folder, "golden rows with their items") for folder in _canaries(tables, sought)]
     tried = [Doomed(folder, "content that was chosen on them") for folder in _choices(config, sought)]
-    logs = [*_outputs(config, "logs/*.log"), *tables.artifact().rglob("*.log")]
-    told = [Doomed(file, "a log that names them") for file in sorted(logs) if _text_holds(file, sought)]
+    logs = [*_outputs(config, "logs/*.log"), *sorted(tables.artifacts.path().rglob("*.log"))]
+    told = [Doomed(file, "a log that names them") for file in logs if _text_holds(file, sought)]
     return [*snapshots, *ranks, *canaries, *lost, *tried, *told]
 
 
@@ -85,22 +85,20 @@ def take_away(tables: Tables, config: Config, doomed: Iterable[Doomed]) -> None:
                 config.output.dir.joinpath(*path.relative_to(config.output.folder).parts).remove()
             remove(path)
         else:
-            tables.discard(path)
+            tables.artifacts.discard(path)
 
 
-def _outputs(config: Config, pattern: str) -> list[Path]:
-    """Files of `output.dir`, sorted; of one in a store those, too, that other machines have sent."""
+def _outputs(config: Config, pattern: str) -> list[Place]:
+    """Files of `output.dir`; of one in a store those that this machine does not have are looked at where they are."""
     output, folder = config.output.dir, config.output.folder
-    if isinstance(output, Location):
-        for name in output.matching(pattern):
-            if not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (output / name).fetch(folder / name)
-    return sorted(folder.glob(pattern))
+    sent = [output / name for name in output.matching(pattern)] if isinstance(output, Location) else []
+    here = sorted(folder.glob(pattern))
+    known = {str(file.relative_to(folder)) for file in here}
+    return [*here, *(file for file in sent if str(file).removeprefix(f"{output}/") not in known)]
 
 
 def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
-    for folder in sorted(tables.artifact("snapshots").glob("*")):
+    for folder in sorted(tables.artifacts.path("snapshots").glob("*")):
         if folder.name.startswith("."):
             yield Doomed(folder, "a snapshot that is not whole")
         elif folder.is_dir() and snapshot_holds(folder, sought):
@@ -109,7 +107,7 @@ def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
 
 def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
     """Golden rows are scored with the items' vectors, which are to be zeros; the next release chooses others."""
-    for file in sorted(tables.artifact(canaries.FOLDER).glob(f"*/{canaries.FILE}")):
+    for file in sorted(tables.artifacts.path(canaries.FOLDER).glob(f"*/{canaries.FILE}")):
         golden = read_json(file, "canaries")
         if sought.numbers & {*golden["items"], *(number for history in golden["histories"] for number in history)}:
             yield file.parent
@@ -129,9 +127,9 @@ def _choices(config: Config, sought: Sought) -> Iterator[Path]:
 
 
 def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:
-    ranked = [tables.artifact(kind).glob("*/*.npz") for kind in ("comparisons", "evaluation")]
+    ranked = [tables.artifacts.path(kind).glob("*/*.npz") for kind in ("comparisons", "evaluation")]
     files = [*(file for found in ranked for file in found), *_outputs(config, "comparison/*_ranks/*.npz")]
-    for folder in sorted({file.parent for file in files}):
+    for folder in sorted({file.parent for file in files}, key=str):
         yield Doomed(folder, "ranks of all users' rows")
 
 
@@ -140,10 +138,10 @@ def snapshot_holds(folder: Path, sought: Sought) -> bool:
     return any(_file_holds(file, sought) for file in sorted(folder.glob("*.parquet")))
 
 
-def _file_holds(file: Path, sought: Sought) -> bool:
-    names = pq.read_schema(file).names
-    ids = [name for name, kind in _IDS.items() if name in names and sought.hashes.get(kind)]
-    with pq.ParquetFile(file) as parquet:
+def _file_holds(file: Place, sought: Sought) -> bool:
+    with pq.ParquetFile(for_arrow(file)) as parquet:
+        names = parquet.schema_arrow.names
+        ids = [name for name, kind in _IDS.items() if name in names and sought.hashes.get(kind)]
         numbered = [name for name in names if name in ("item_idx", "hist_items", "tar_items")] if sought.numbers else []
         for batch in parquet.iter_batches(columns=[*ids, *numbered]):
             for name in ids:
@@ -159,15 +157,15 @@ def _numbers(column: pa.Array) -> set[int]:
     return set(flat.unique().to_pylist())
 
 
-def _text_holds(file: Path, sought: Sought) -> bool:
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return any(sought.is_named_in(line.rstrip("\n")) for line in lines)
+def _text_holds(file: Place, sought: Sought) -> bool:
+    with file.open("rb") as lines:
+        return any(sought.is_named_in(line.decode(errors="replace").rstrip("\r\n")) for line in lines)
 
 
 def matrices_with(tables: Tables, numbers: Iterable[int]) -> dict[Path, list[int]]:
     """Content matrices that hold vectors of these items, and their rows; also those whose earlier files do."""
     found = {}
-    for meta in sorted(tables.artifact("matrix").glob(f"[!.]*/{META}")):
+    for meta in sorted(tables.artifacts.path("matrix").glob(f"[!.]*/{META}")):
         if meta.parent.name.startswith("random-"):  # numbers that stand for no content
             continue
         try:

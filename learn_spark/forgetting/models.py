@@ -66,7 +66,7 @@ def retrain_due(context: Context) -> list[str]:
     rows = [row for (step, _), row in context.ledger.recorded().items() if step in (TRAIN_TOWERS, TRAIN_CVR)]
     said = [model for row in rows if (model := TrainingDetails.from_json(row.details).model)]
     names = sorted({Path(model).name for model in said})
-    return [name for name in names if _is_due(context.tables.artifact("models", name))]
+    return [name for name in names if _is_due(context.tables.artifacts.path("models", name))]
 
 
 def due_lines(due: Sequence[str]) -> list[str]:

@@ -88,7 +88,7 @@ class Sweep:
         return lines
 
     def _named(self, path: Place) -> Place:
-        return self.tables.place_of(path) if isinstance(path, Path) else path
+        return self.tables.artifacts.place_of(path) if isinstance(path, Path) else path
 
 
 def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
@@ -100,7 +100,7 @@ def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
     sought = Sought(stones.salt, hashes, frozenset(gone.numbers))
     is_found = any(rows.values()) or any(request.found for request in requests)
     files = doomed_files(tables, context.config, sought, is_found)
-    models = learned_models(tables.artifact("models"), tables.artifact("snapshots"), sought)
+    models = learned_models(tables.artifacts.path("models"), tables.artifacts.path("snapshots"), sought)
     return Sweep(requests, gone, rows, files, matrices_with(tables, gone.numbers), models, tables)
 
 
@@ -117,13 +117,13 @@ def run_sweep(context: Context, plan: Sweep) -> list[Place]:
         write_request(root, request)
         add_tombstones(tables, request)
     mark(plan.models, [request.request for request in requests])
-    tables.publish_artifacts()
+    tables.artifacts.publish()
     dropped = [Doomed(model.folder, model.why) for model in plan.models if not model.is_kept]
     take_away(tables, context.config, [*plan.files, *dropped])
     for folder, rows in plan.matrices.items():
         without_rows(folder, list(rows))
-    tables.publish_artifacts()
-    tables.cut_artifacts()
+    tables.artifacts.publish()
+    tables.artifacts.cut_history()
     for name, parts in plan.rows.items():
         if parts:
             context.progress.say(f"{name}: {sum(parts.values()):,} rows")

@@ -20,7 +20,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
-from learn_spark.ingest.unpacking import PackingError, open_file, packing_of
+from learn_spark.ingest.unpacking import OtherFormatError, PackingError, open_file, packing_of, require_format
 from learn_spark.lake.frames import frame_of
 from learn_spark.storage import Place, beside, for_arrow, place_of, size_of
 
@@ -147,12 +147,15 @@ def check_file(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFi
         size = size_of(beside(settings.path, path))
         if size == 0:
             raise EmptyFileError
+        require_format(beside(settings.path, path), settings.format)
         read = _read_parquet if settings.format == "parquet" else _read_text
         return replace(read(path, settings, max_line_bytes), bytes=size)
     except TooLongError as error:
         problem = f"{error}, more than the {max_line_bytes:,} of ingest.gates.max_line_bytes"
     except UnreadableHeaderError:
         problem = f"header is not {settings.encoding}: say in `encoding` what it is"
+    except OtherFormatError as error:
+        problem = f"wrong format: {error}"
     except EmptyFileError:
         problem = "empty file"
     except PackingError as error:

@@ -12,6 +12,17 @@ import pyarrow as pa
 from learn_spark.storage import Place
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_PARQUET = b"PAR1"
+_OTHERS = {
+    _PARQUET: "Parquet",
+    b"ORC": "ORC",
+    b"Obj\x01": "Avro",
+    b"ARROW1": "Arrow",
+    b"SQLite format 3": "SQLite",
+    b"\x89HDF": "HDF5",
+    b"\xd0\xcf\x11\xe0": "an Office document",
+}
+_NO_TEXT = set(range(32)) - set(b"\t\n\r")
 _BY_SUFFIX = {".gz": "gzip", ".bz2": "bzip2"}
 # Spark unpacks by the suffix alone, or fails: whatever lies in the file.
 _TAKEN_BY_SUFFIX = {*_BY_SUFFIX, ".deflate", ".snappy", ".lz4", ".zst", ".zstd"}
@@ -19,6 +30,28 @@ _TAKEN_BY_SUFFIX = {*_BY_SUFFIX, ".deflate", ".snappy", ".lz4", ".zst", ".zstd"}
 
 class PackingError(Exception):
     """A packed file that does not hold one file."""
+
+
+class OtherFormatError(Exception):
+    """A file that its first bytes call another format than the config does."""
+
+
+def require_format(path: Place, wanted: str) -> None:
+    """Holds a file's first bytes against `format`.
+
+    Raises:
+        OtherFormatError: says what it is, and the way out.
+    """
+    with path.open("rb") as stream:
+        first = stream.read(16)
+    if wanted == "parquet":
+        if not first.startswith(_PARQUET):
+            raise OtherFormatError(f"no Parquet, it begins with {first[:8]!r}: say in `format` what it is")
+        return
+    kind = next((kind for magic, kind in _OTHERS.items() if first.startswith(magic)), None)
+    if kind and any(byte in _NO_TEXT for byte in first):  # a column may be called ORCHID
+        way = "set `format: parquet`" if first.startswith(_PARQUET) else "make csv, JSON lines or Parquet of it"
+        raise OtherFormatError(f"holds {kind}, not {wanted}: {way}")
 
 
 def packing_of(path: Place) -> str:
@@ -54,6 +87,8 @@ def open_file(path: Place) -> BinaryIO:
 def _open_member(stream: BinaryIO) -> BinaryIO:
     archive = zipfile.ZipFile(stream)
     members = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
+    if any(each.filename == "[Content_Types].xml" for each in members):
+        raise PackingError("an Office document, as Excel's xlsx: save its sheet as csv")
     if len(members) != 1:
         names = ", ".join(each.filename for each in members[:3])
         raise PackingError(f"a zip of {len(members)} files ({names}), where one is read: unpack it")

@@ -3,38 +3,16 @@
 Below a local root they are what they are. Of a lake in a store this machine has copies, below `LEARN_SPARK_CACHE` or
 the user's cache folder, since the torch side, memory maps and Petastorm need files. `path` brings a copy up to date
 before it is read; `publish` takes to the store what this process has made, before the ledger says that it is there.
-
-In the store an artifact is an index and blocks of its files, each under its SHA-256. The index is written last, and in
-one request, so an artifact is there as a whole or not at all. Of a file that has grown, as the matrix does each night,
-only the new blocks travel. The blocks of the index before stay, for those who are reading it.
 """
 
-import fcntl
-import hashlib
-import json
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from learn_spark.errors import ConfigError, LearnError
-from learn_spark.lake.lock import artifacts_lock, held_epoch
-from learn_spark.storage import Location, Place, cache_folder, name_of_copy, remove
-from models.contract.whole_files import write_whole
-
-ARTIFACTS = "_artifacts"
-CACHE_GB = "LEARN_SPARK_CACHE_GB"
-BLOCK_BYTES = 32 << 20  # part of the format
-_INDEX = "index.json"
-_STATES = "_copies"
-_LAST = ("manifest.json", "meta.json", "result.json")  # they say that the others are whole
-_THREADS = 4
-_log = logging.getLogger(__name__)
+from learn_spark.lake.artifact_copies import ARTIFACTS, Mirror
+from learn_spark.lake.lock import artifacts_lock
+from learn_spark.storage import Location, Place, remove
 
 
 @dataclass(frozen=True)
@@ -59,51 +37,68 @@ class Copy:
 class Artifacts:
     """The artifacts of the lake under a root, on this machine."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: Place, require_lock: Callable[[], None] = lambda: None) -> None:
+        """`require_lock` is asked before the store's are changed, and raises where this process may not."""
         self._root, self._mirror = root, None if isinstance(root, Path) else _mirror_of(root)
         self._folder = root / ARTIFACTS if isinstance(root, Path) else _mirror_of(root).folder
+        self._require_lock = require_lock
 
     def path(self, *parts: str) -> Path:
-        """Where an artifact, or a kind of them, lies; what the store has of it is here when this returns."""
+        """Where a matrix, snapshot or model, or all of a kind, lie; what the store has of them is here then."""
         return self._mirror.path(*parts) if self._mirror else self._folder.joinpath(*parts)
 
     def place_of(self, path: Path) -> Place:
-        """Where the lake itself has what `path` has given; any other path is what it is."""
+        """Where the lake itself has what `path` has given, whatever the machine; any other path is what it is."""
         if not path.is_relative_to(self._folder):
             return path
         return self._root.joinpath(ARTIFACTS, *path.relative_to(self._folder).parts)
 
     def publish(self) -> None:
-        """Takes what has been made to the store; nothing to do where the lake is local."""
+        """Takes what has been made to the lake's store, if it lies in one: before a row says so."""
+        self._require_lock()
         if self._mirror:
             self._mirror.publish()
 
     def discard(self, path: Place) -> None:
-        """See `Tables.discard`."""
+        """Takes a file or a folder away that lies beside the lake's tables, or is this machine's copy of such.
+
+        Of a whole artifact the lake's store loses its own at once, of a file of one when it is published next.
+        """
+        self._require_lock()
         if self._mirror and isinstance(path, Path) and path.parent.parent == self._folder:
             self._mirror.discard(path.parent.name, path.name)
         else:
             remove(path)
 
     def cut_history(self) -> None:
-        """See `Tables.cut_artifacts`."""
+        """Leaves in the lake's store what the artifacts are now: no block that they were made of before."""
+        self._require_lock()
         if self._mirror:
             self._mirror.cut_history()
 
     def damage(self, deep: bool) -> dict[Place, str]:
-        """See `Tables.damaged_artifacts`."""
+        """Of a lake in a store the artifacts that lack blocks, by their index: without it they count as not made.
+
+        From then on they do so in this process. With `deep` every byte is read.
+        """
         return self._mirror.damage(deep) if self._mirror else {}
 
     @contextmanager
     def locked(self, kind: str, busy: str) -> Iterator[Callable[[], None]]:
-        """See `Tables.locked_artifacts`."""
+        """Keeps other processes from artifacts of a kind, for work of hours beside which nights may go on.
+
+        Args:
+            kind: as "comparisons".
+            busy: the error's text where another process is there.
+
+        Yields:
+            What does as `publish` without the lake's lock.
+
+        Raises:
+            ConfigError, TemporaryError: as of `lock.folder_lock`.
+        """
         with artifacts_lock(self._root / ARTIFACTS / kind, busy) as require_lock:
-
-            def publish() -> None:
-                require_lock()
-                self.publish()
-
-            yield publish
+            yield Artifacts(self._root, require_lock).publish
 
 
 def carried(path: Path) -> Copy:
@@ -114,267 +109,10 @@ def carried(path: Path) -> Copy:
     return Copy(path)
 
 
-class _Mirror:
-    """The copies that this machine has of a store's artifacts."""
-
-    def __init__(self, root: Location) -> None:
-        self._root, self._store = root, root / ARTIFACTS
-        name = name_of_copy(root)
-        self.folder = cache_folder() / name / ARTIFACTS
-        self._states = cache_folder() / name / _STATES
-        self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
-        self._brought: dict[tuple[str, str], int | None] = {}  # under which hold on the lake it has asked last
-        self._damaged: set[tuple[str, str]] = set()
-
-    def path(self, *parts: str) -> Path:
-        for kind, name in [parts[:2]] if len(parts) > 1 else self._named(*parts):
-            self._bring(kind, name)
-        return self.folder.joinpath(*parts)
-
-    def _named(self, kind: str = "*") -> list[tuple[str, str]]:
-        """The artifacts, of a kind or of all, that the store has."""
-        found = (index.split("/")[:2] for index in self._store.matching(f"{kind}/*/{_INDEX}"))
-        return [(its_kind, name) for its_kind, name in found]
-
-    def discard(self, kind: str, name: str) -> None:
-        """The index goes first: without it the rest is nothing."""
-        with self._locked(kind, name):
-            place = self._store / kind / name
-            (place / _INDEX).unlink(missing_ok=True)
-            place.remove()
-            remove(self.folder / kind / name)
-            self._state_file(kind, name).unlink(missing_ok=True)
-
-    def cut_history(self) -> None:
-        """The blocks of indexes before, and what a publish that was killed has left, go."""
-        for kind, name in self._named():
-            place, index = self._store / kind / name, self._index(kind, name)
-            if index is None:
-                continue
-            if index["former"]:
-                _write_index(place, index["files"], [])
-            for stale in place.matching("*").keys() - {_INDEX, *_blocks(index["files"])}:
-                (place / stale).unlink(missing_ok=True)
-
-    def damage(self, deep: bool) -> dict[Place, str]:
-        found: dict[Place, str] = {}
-        for kind, name in self._named():
-            place = self._store / kind / name
-            if why := _wrong_with(place, deep):
-                self._damaged.add((kind, name))
-                self._brought.pop((kind, name), None)
-                found[place / _INDEX] = why
-        return found
-
-    def _index(self, kind: str, name: str) -> dict[str, Any] | None:
-        """What the store has of an artifact; nothing of one that is damaged."""
-        return None if (kind, name) in self._damaged else _read_index(self._store / kind / name)
-
-    def publish(self) -> None:
-        for kind, name in list(self._used):
-            folder, state = self.folder / kind / name, self._state(kind, name)
-            found = {file: _stat(folder / file) for file in _files(folder)}
-            if found and found != {file: known["stat"] for file, known in state.items()}:
-                with self._locked(kind, name):
-                    self._publish(kind, name, found, state)
-
-    def _publish(self, kind: str, name: str, found: Mapping[str, list[int]], state: Mapping[str, Any]) -> None:
-        folder, place = self.folder / kind / name, self._store / kind / name
-        files: dict[str, Any] = {}
-        old = self._index(kind, name)
-        there = set(_blocks(old["files"])) if old else set()
-        for file, stat in found.items():
-            known = state.get(file)
-            blocks = known["blocks"] if known and known["stat"] == stat else _digests(folder / file)
-            files[file] = {"bytes": stat[0], "blocks": blocks}
-            with ThreadPoolExecutor(_THREADS) as pool:
-                new = [(number, block) for number, block in enumerate(blocks) if block not in there]
-                list(pool.map(lambda one, file=file: _send(folder / file, one[0], place / one[1]), new))
-            there.update(blocks)
-        former = sorted(set(_blocks(old["files"])) - set(_blocks(files))) if old else []
-        _write_index(place, files, former)
-        for block in set(old["former"] if old else ()) - set(former) - set(_blocks(files)):
-            (place / block).unlink(missing_ok=True)
-        self._note(kind, name, files)
-        self._damaged.discard((kind, name))
-
-    def _bring(self, kind: str, name: str) -> None:
-        """Makes the copy what the store has. Of a copy that the store has not left behind, only what is missing comes.
-
-        Whatever else differs is work of this machine that is not published yet: of a run that goes on, or was killed.
-        """
-        epoch = held_epoch(self._root)
-        if epoch is not None and self._brought.get((kind, name)) == epoch:
-            return  # nobody else has published since
-        with self._locked(kind, name):
-            folder, place, state = self.folder / kind / name, self._store / kind / name, self._state(kind, name)
-            index = self._index(kind, name)
-            if index is None and state:  # it was in the store, and is not any more
-                shutil.rmtree(folder, ignore_errors=True)
-                self._state_file(kind, name).unlink()
-            files, fetched = index["files"] if index else {}, {}
-            stale = state.keys() - files.keys() if files else set()
-            for file in stale:  # the artifact has lost it, and what this machine has of it is no work of its own
-                if _stat(folder / file) == state[file]["stat"]:
-                    (folder / file).unlink()
-            for file in sorted(files, key=lambda file: (Path(file).name in _LAST, file)):
-                known = state.get(file)
-                if not (known and known["blocks"] == files[file]["blocks"] and (folder / file).exists()):
-                    _fetch(place, folder / file, files[file])
-                    fetched[file] = files[file]
-            if fetched or stale:
-                kept = {file: told for file, told in state.items() if file in files and file not in fetched}
-                self._note(kind, name, fetched, kept)
-            elif files:
-                os.utime(self._state_file(kind, name))
-            self._brought[kind, name] = epoch
-            self._make_room()
-
-    @contextmanager
-    def _locked(self, kind: str, name: str) -> Iterator[None]:
-        """One process at a time changes a copy; as long as a process that has used it lives, it is not thrown away."""
-        file = self._states / kind / f"{name}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if (kind, name) not in self._used:
-            used = file.open("a")
-            fcntl.flock(used, fcntl.LOCK_SH)
-            self._used[kind, name] = used
-        with file.with_suffix(".bringing").open("a") as bringing:
-            fcntl.flock(bringing, fcntl.LOCK_EX)
-            yield
-
-    def _make_room(self) -> None:
-        """Throws copies away that nobody uses, the least recently used first, above the limit."""
-        limit = float(os.environ.get(CACHE_GB, "inf")) * 1e9
-        notes = sorted(self._states.glob("*/*.json"), key=lambda note: note.stat().st_mtime)
-        sizes = {note: sum(f["bytes"] for f in json.loads(note.read_text()).values()) for note in notes}
-        for note in notes:
-            if sum(sizes.values()) <= limit:
-                return
-            with note.with_suffix(".lock").open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                note.unlink()
-                shutil.rmtree(self.folder / note.parent.name / note.stem, ignore_errors=True)
-                sizes.pop(note)
-
-    def _state(self, kind: str, name: str) -> dict[str, Any]:
-        """What the copy was when it equalled the store's: blocks, size and time of each file."""
-        try:
-            return json.loads(self._state_file(kind, name).read_bytes())
-        except FileNotFoundError:
-            return {}
-
-    def _note(self, kind: str, name: str, files: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> None:
-        folder = self.folder / kind / name
-        state = {**(kept or {}), **{file: {**told, "stat": _stat(folder / file)} for file, told in files.items()}}
-        write_whole(self._state_file(kind, name), json.dumps(state))
-
-    def _state_file(self, kind: str, name: str) -> Path:
-        return self._states / kind / f"{name}.json"
+_mirrors: dict[Location, Mirror] = {}
 
 
-_mirrors: dict[Location, _Mirror] = {}
-
-
-def _mirror_of(root: Location) -> _Mirror:
+def _mirror_of(root: Location) -> Mirror:
     if root not in _mirrors:
-        _mirrors[root] = _Mirror(root)
+        _mirrors[root] = Mirror(root)
     return _mirrors[root]
-
-
-def _read_index(place: Location) -> dict[str, Any] | None:
-    file = place / _INDEX
-    try:
-        index = json.loads(file.read_bytes())
-        return {"files": index["files"], "former": index["former"]}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is damaged ({error}): bring it back from a backup, or remove it") from None
-
-
-def _write_index(place: Location, files: Mapping[str, Any], former: list[str]) -> None:
-    index = {"format_version": 1, "files": files, "former": former}
-    (place / _INDEX).write_bytes(json.dumps(index, indent=1).encode())
-
-
-def _wrong_with(place: Location, deep: bool) -> str | None:
-    """What an artifact lacks of what its index names, in a sentence."""
-    try:
-        index = _read_index(place)
-        wanted, there = set(_blocks(index["files"] if index else {})), place.matching("*")
-        if gone := sorted(wanted - there.keys()):
-            return f"{place} lacks {len(gone)} of {len(wanted)} blocks, as {gone[0]}"
-        for block in sorted(wanted) if deep else ():
-            _downloaded(place / block)
-    except ConfigError as error:
-        return str(error).partition(": bring")[0]
-    return None
-
-
-def _blocks(files: Mapping[str, Any]) -> Iterator[str]:
-    for told in files.values():
-        yield from told["blocks"]
-
-
-def _files(folder: Path) -> list[str]:
-    """All files but those that are being written."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(file) for file in found if not any(part.startswith(".") for part in file.parts))
-
-
-def _stat(file: Path) -> list[int]:
-    try:
-        stat = file.stat()
-    except FileNotFoundError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _digests(file: Path) -> list[str]:
-    with file.open("rb") as stream:
-        found = [hashlib.sha256(block).hexdigest() for block in iter(lambda: stream.read(BLOCK_BYTES), b"")]
-    return found
-
-
-def _block(file: Path, number: int) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(number * BLOCK_BYTES)
-        return stream.read(BLOCK_BYTES)
-
-
-def _send(file: Path, number: int, place: Location) -> None:
-    content = _block(file, number)
-    if hashlib.sha256(content).hexdigest() != place.name:
-        raise LearnError(f"{file} changed while it was published")
-    place.write_bytes(content)
-
-
-def _fetch(place: Location, file: Path, wanted: Mapping[str, Any]) -> None:
-    """Makes a file what the index says: a large one where it lies, as its own writer would, another one as a whole."""
-    blocks: list[str] = wanted["blocks"]
-    if len(blocks) <= 1:
-        write_whole(file, b"".join(_downloaded(place / block) for block in blocks))
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    mine = _digests(file) if file.exists() else []
-    lacking = [(number, block) for number, block in enumerate(blocks) if mine[number : number + 1] != [block]]
-    with file.open("r+b" if mine else "w+b") as stream, ThreadPoolExecutor(_THREADS) as pool:
-        fetched = pool.map(lambda one: (one[0], _downloaded(place / one[1])), lacking)
-        for number, content in fetched:
-            os.pwrite(stream.fileno(), content, number * BLOCK_BYTES)
-        os.ftruncate(stream.fileno(), wanted["bytes"])
-        os.fsync(stream.fileno())
-
-
-def _downloaded(block: Location) -> bytes:
-    try:
-        content = block.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{block} is gone, which the {_INDEX} beside it names: bring it back from a backup") from None
-    if hashlib.sha256(content).hexdigest() != block.name:
-        raise ConfigError(f"{block} has changed since it was written (SHA-256 differs): bring it back from a backup")
-    return content

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -56,60 +55,12 @@ class Tables:
     def __init__(self, spark: SparkSession, root: Place) -> None:
         self._spark = spark
         self.root = root
-        self._artifacts = Artifacts(root)
+        self.artifacts = Artifacts(root, self._require_lock)
         self._known: set[str] = set()
 
     def path(self, name: str) -> str:
         """Where a table lies."""
         return str(self.root / _spec(name).name)
-
-    def artifact(self, *parts: str) -> Path:
-        """Where a matrix, snapshot or model lies, or this machine's copy of it; see `artifacts`."""
-        return self._artifacts.path(*parts)
-
-    def place_of(self, artifact: Path) -> Place:
-        """Where the lake has an artifact, of which this machine may have a copy: its name, whatever the machine."""
-        return self._artifacts.place_of(artifact)
-
-    def damaged_artifacts(self, deep: bool) -> dict[Place, str]:
-        """Of a lake in a store the artifacts that lack blocks, by their index: without it they count as not made.
-
-        From then on they do so in this process. With `deep` every byte is read.
-        """
-        return self._artifacts.damage(deep)
-
-    def publish_artifacts(self) -> None:
-        """Takes artifacts that have been made to the lake's store, if it lies in one: before a row says so."""
-        self._require_lock()
-        self._artifacts.publish()
-
-    def discard(self, path: Place) -> None:
-        """Takes a file or a folder away that lies in the lake, beside its tables, or is this machine's copy of such.
-
-        Of a whole artifact the lake's store loses its own at once, of a file of one when it is published next.
-        """
-        self._require_lock()
-        self._artifacts.discard(path)
-
-    def cut_artifacts(self) -> None:
-        """Leaves of the artifacts of a lake in a store what they are now: no block that they were made of before."""
-        self._require_lock()
-        self._artifacts.cut_history()
-
-    def locked_artifacts(self, kind: str, busy: str) -> AbstractContextManager[Callable[[], None]]:
-        """Keeps other processes from artifacts of a kind, for work of hours beside which nights may go on.
-
-        Args:
-            kind: as "comparisons".
-            busy: the error's text where another process is there.
-
-        Returns:
-            In its block, what does as `publish_artifacts` without the lake's lock.
-
-        Raises:
-            ConfigError, TemporaryError: as of `lock.folder_lock`.
-        """
-        return self._artifacts.locked(kind, busy)
 
     def create_all(self) -> None:
         """Makes the tables of a new lake, with constraints, and those that an older release did not have.

@@ -32,7 +32,7 @@ def codes_of(context: Context, space: str) -> dict[str, str]:
 
 def codebook_file(tables: Tables, name: str) -> Path:
     """Where the codebook of these codes lies, or will lie."""
-    return tables.artifact(FOLDER, name) / CODEBOOK
+    return tables.artifacts.path(FOLDER, name) / CODEBOOK
 
 
 def known_codebook(tables: Tables, name: str) -> Codebook | None:

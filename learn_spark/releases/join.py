@@ -82,7 +82,7 @@ def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
     Raises:
         ConfigError: where the model's folder is gone.
     """
-    model = tables.artifact("models", f"cvr-{release.models['cvr']}")
+    model = tables.artifacts.path("models", f"cvr-{release.models['cvr']}")
     if not model.is_dir():
         raise ConfigError(f"the conversion model of release {release.release_id} is not at {model}")
     kept = {"_user": F.col("user_emb"), "_item": F.col("item_emb")}

@@ -44,7 +44,7 @@ def export_online(
     """
     require_absent(out)
     matrix = _matrix_of(context, release)
-    models = context.tables.artifact("models")
+    models = context.tables.artifacts.path("models")
     towers, cvr = (models / f"{name}-{release.models[name]}" for name in ("towers", "cvr"))
     with written_whole(out) as folder:
         weights = _retrieval_weights(context, release)

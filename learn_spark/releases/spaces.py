@@ -39,12 +39,12 @@ class ReleaseModels:
     @classmethod
     def of(cls, tables: Tables, release: Release) -> "ReleaseModels":
         """Where they lie; ConfigError where the towers' spec cannot be read."""
-        towers, cvr = (tables.artifact("models", f"{name}-{release.models[name]}") for name in ("towers", "cvr"))
+        towers, cvr = (tables.artifacts.path("models", f"{name}-{release.models[name]}") for name in ("towers", "cvr"))
         try:
             spec = read_json(towers / SPEC, f"the towers of release {release.release_id}")
         except BadInput as error:
             raise ConfigError(str(error)) from error
-        return cls(towers, cvr, tables.artifact("matrix", Path(str(spec["content_matrix"])).name))  # lakes move
+        return cls(towers, cvr, tables.artifacts.path("matrix", Path(str(spec["content_matrix"])).name))  # lakes move
 
     @property
     def lacking(self) -> list[Path]:

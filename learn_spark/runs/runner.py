@@ -165,7 +165,7 @@ def _run_days(chunk: _Chunk, days: list[date], context: Context) -> None:
     started = time.monotonic()
     input_versions = context.tables.versions(step.reads)
     result = step.run(context, days)
-    context.tables.publish_artifacts()
+    context.tables.artifacts.publish()
     seconds = round(time.monotonic() - started, 2)
     fingerprints = {day: chunk.fingerprints[day] for day in days}
     sources = {day: context.fingerprint.source_state(step, day) for day in days}

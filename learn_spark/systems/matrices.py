@@ -21,7 +21,7 @@ def matrix_folder(context: Context, system: SystemSettings) -> Path:
     if system.content == "config":
         return matrix_path(_with_encoder(context, system))
     meta = _random_meta(context)
-    return context.tables.artifact("matrix", f"random-{meta.rows}-{meta.dim}")
+    return context.tables.artifacts.path("matrix", f"random-{meta.rows}-{meta.dim}")
 
 
 def make_matrices(context: Context, systems: Mapping[str, SystemSettings]) -> None:

@@ -138,11 +138,11 @@ def _sequences_fingerprint(context: Context) -> str:
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
     """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
     spec = training_spec(context.config, system, seed, data)
-    places = {key: str(context.tables.place_of(value)) for key, value in spec if isinstance(value, Path)}
+    places = {key: str(context.tables.artifacts.place_of(value)) for key, value in spec if isinstance(value, Path)}
     ranks = context.config.towers.ranks if spec.launchable else 1
     fingerprint = fingerprint_of(system.kind, places, identity(spec), ranks, *spec.raised())
     return SystemTraining(
-        name, seed, spec.into(context.tables.artifact("models", f"compare-{name}-{seed}-{fingerprint}"))
+        name, seed, spec.into(context.tables.artifacts.path("models", f"compare-{name}-{seed}-{fingerprint}"))
     )
 
 

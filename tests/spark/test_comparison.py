@@ -85,7 +85,7 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
         assert all(0 <= value <= 1 for value in row["metrics"]["recall_at_5"]["values"])
     assert first["systems"]["id"]["parameters"] > first["systems"]["learn"]["parameters"] > 0
 
-    models = lake.tables.artifact("models")
+    models = lake.tables.artifacts.path("models")
     before = {path: path.stat().st_mtime_ns for path in sorted(models.glob("compare-*/result.json"))}
     assert len(before) == 3
     threads = TrainRunConfig(threads=1, checkpoint_seconds=9.0)
@@ -144,7 +144,7 @@ def test_nights_go_on_beside_a_comparisons_trainings(lake: Context, monkeypatch)
 
 
 def test_random_content_has_a_row_an_item(lake: Context) -> None:
-    folder = next(lake.tables.artifact("matrix").glob("random-*"))
+    folder = next(lake.tables.artifacts.path("matrix").glob("random-*"))
     meta = json.loads((folder / "meta.json").read_text())
     assert (meta["rows"], meta["dim"]) == (ITEMS + 1, 16)
 
@@ -200,7 +200,7 @@ def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, ca
         assert ("tokens_per_user" in row) == (name in ("tuned", "zero"))
     assert "7 rows, 4 sampled candidates each" in capsys.readouterr().out
     assert "mechanics and cost" in (other.config.output.dir / "comparison" / "compare.html").read_text()
-    (texts,) = lake.tables.artifact("snapshots").glob("item-texts-*")
+    (texts,) = lake.tables.artifacts.path("snapshots").glob("item-texts-*")
     prompts = {row.prompt for row in lake.tables.read("item_text").collect()}
     assert set(ItemTexts(texts).of(np.arange(1, ITEMS + 1))) == prompts
 

@@ -39,6 +39,14 @@ def rows(names=AWKWARD):
     return [(f"u{n}", f"i{n}", NOON + n, name) for n, name in enumerate(names)]
 
 
+def zipped(*names):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name in names:
+            archive.writestr(name, "a")
+    return held.getvalue()
+
+
 def rfc(names, delimiter=",", **options):
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, lineterminator="\n", **options).writerows([HEAD, *rows(names)])
@@ -202,13 +210,9 @@ def test_lines_that_do_not_fit_their_dialect_are_rejected_whole(spark, tmp_path)
 
 def test_packed_files_that_cannot_be_read_are_one_line(tmp_path):
     settings = make_config(tmp_path).ingest
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        archive.writestr("a.csv", "a")
-        archive.writestr("b.csv", "b")
     whole = packed("zip", rfc(AWKWARD * 500).encode())
     damaged = {
-        "two": (held.getvalue(), "packed file: a zip of 2 files (a.csv, b.csv), where one is read: unpack it"),
+        "two": (zipped("a.csv", "b.csv"), "packed file: a zip of 2 files (a.csv, b.csv), where one is read: unpack it"),
         "none": (b"PK\x05\x06" + bytes(18), "packed file: a zip of 0 files"),
         "cut": (whole[: len(whole) // 2], "corrupt file: BadZipFile"),
         "zstd": (packed("zst", rfc(AWKWARD * 500).encode())[:-20], "corrupt file"),
@@ -217,6 +221,27 @@ def test_packed_files_that_cannot_be_read_are_one_line(tmp_path):
     for name, (data, problem) in damaged.items():
         (tmp_path / name).write_bytes(data)
         assert check_file(str(tmp_path / name), settings, 1 << 20).problem.startswith(problem), name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "data", "problem"),
+    [
+        ("csv", b"PAR1\x15\x04", "wrong format: holds Parquet, not csv: set `format: parquet`"),
+        ("json", b"ORC\x0a\x1c\x08", "wrong format: holds ORC, not json: make csv, JSON lines or Parquet of it"),
+        ("csv", b"Obj\x01\x04", "wrong format: holds Avro, not csv"),
+        ("csv", b"SQLite format 3\x00", "wrong format: holds SQLite, not csv"),
+        ("csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0", "wrong format: holds an Office document, not csv"),
+        ("csv", zipped("[Content_Types].xml", "xl/workbook.xml"), "packed file: an Office document, as Excel's xlsx"),
+        ("parquet", b"user,sku,time\n", "wrong format: no Parquet, it begins with b'user,sku': say in `format`"),
+        ("parquet", b"PAR1 and nothing else", "corrupt file: "),
+        ("csv", b"ORCHID,item_id,event_ts\n", ""),
+    ],
+)
+def test_a_file_of_another_format_says_so(tmp_path, wanted, data, problem):
+    settings = make_config(tmp_path, format=wanted).ingest
+    (tmp_path / "log").write_bytes(data)
+    found = check_file(str(tmp_path / "log"), settings, 1 << 20).problem
+    assert found.startswith(problem) and bool(found) == bool(problem), found
 
 
 def test_random_logs_come_out_equal_whatever_the_dialect(spark, tmp_path):

@@ -125,7 +125,7 @@ def test_embed_items_stores_minilms_own_vectors(spark: SparkSession, config: Con
 def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedded: Context, llama: Path) -> None:
     """What it made of the golden texts before is made here by other libraries: those that pool another way."""
     settings, before = embedded.config.embedding, versions(embedded)
-    file = embedded.tables.artifact("golden_texts", encoder_id(embedded.config)) / "texts.json"
+    file = embedded.tables.artifacts.path("golden_texts", encoder_id(embedded.config)) / "texts.json"
     first = json.loads(file.read_text())["vectors"]
     other = Encoder.load(llama, None, "last", settings.max_tokens, settings.dtype, "cpu")
     file.write_text(json.dumps(sealed({"vectors": other.encode(list(golden_texts.TEXTS), 4096)[0].tolist()})))

@@ -162,7 +162,7 @@ def test_the_ledger_knows_the_map_of_a_lost_meta(reduced: Context) -> None:
     old, said = matrix_bytes(folder), meta(reduced)["reduction"]
     result = StepResult(1, 1, {"reduction": said, "matrix": f"{folder}/vectors-1.f16"})
     reduced.ledger.record("embed_items", {END: "x"}, "run", result, {}, {}, 1.0)
-    write_result(reduced.tables.artifact("models", "towers-x"), {})
+    write_result(reduced.tables.artifacts.path("models", "towers-x"), {})
     (folder / "meta.json").unlink()
     add_items(reduced, [item_row("new", "2011-11-05", NAMES[-1])])
     embed_items(reduced, [END])
@@ -172,7 +172,7 @@ def test_the_ledger_knows_the_map_of_a_lost_meta(reduced: Context) -> None:
     with pytest.raises(QualityError, match=r"reduction\.safetensors is lost .*No such file.* to train anew"):
         embed_items(reduced, [END])
     assert not folder.exists()
-    shutil.rmtree(reduced.tables.artifact("models"))
+    shutil.rmtree(reduced.tables.artifacts.path("models"))
     embed_items(reduced, [END])
     assert meta(reduced)["reduction"]["fitted"] == TEXTS + 1
 

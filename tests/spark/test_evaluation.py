@@ -220,7 +220,7 @@ def test_the_step_measures_what_others_bring_and_the_embeddings_beside_them(cont
     assert rivals["together"]["auc_without"] == ranker["auc_without"]
     assert rivals["on_top"]["auc_without"] == rivals["together"]["auc_with"]
     assert set(rivals["on_top"]["segments"]) == set(ranker["segments"])
-    (folder,) = context.tables.artifact("models").glob("compare-als-*")
+    (folder,) = context.tables.artifacts.path("models").glob("compare-als-*")
     assert (folder / "result.json").is_file()
 
 
@@ -262,7 +262,7 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
 @pytest.mark.long
 def test_other_rows_are_measured_anew_and_equal_ones_are_found(context, result):
     """A killed run finds what it finished; late events, which change tables and no config, lead to new figures."""
-    end, folder = [context.config.windows.end], context.tables.artifact("evaluation")
+    end, folder = [context.config.windows.end], context.tables.artifacts.path("evaluation")
     finished = set(folder.iterdir())
     assert evaluate_features(context, end).details == result.details
     assert set(folder.iterdir()) == finished

@@ -96,10 +96,10 @@ def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
         rows = rows.select("user_id", "as_of", "hist_len")
         export(context, rows, name, ["user_id", "as_of"], "sequences", tables.version("sequences"), 1)
     tables.delete("user_history", "user_id = 'user08'")  # an older version still has them
-    ranks = tables.artifact("comparisons", "f00")
+    ranks = tables.artifacts.path("comparisons", "f00")
     ranks.mkdir(parents=True)
     np.savez(ranks / "towers.npz", user=np.arange(3))
-    begun = tables.artifact("models", "towers-begun")
+    begun = tables.artifacts.path("models", "towers-begun")
     begun.mkdir()
     (begun / "checkpoint.safetensors").write_bytes(b"weights")
     texts = folder / "output" / "choose_content" / "measured" / "texts" / "part-0.parquet"

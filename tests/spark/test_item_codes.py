@@ -70,7 +70,7 @@ def first(lake: Context) -> Release:
     features = lake.config.features.model_copy(update={"gates": gates})
     with pytest.raises(ReleaseRefused, match=r"failed: item_code_collisions is 0\.\d+, must be at most 0$"):
         write_features(replace(lake, config=lake.config.model_copy(update={"features": features})), days(lake)[:2])
-    assert [*lake.tables.artifact("codes").glob("*/*")] == [], "what was refused leaves no codebook"
+    assert [*lake.tables.artifacts.path("codes").glob("*/*")] == [], "what was refused leaves no codebook"
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -80,7 +80,7 @@ def first(lake: Context) -> Release:
         with pytest.raises(KeyboardInterrupt):
             write_features(lake, days(lake)[:2])
     assert [release.status for release in releases(lake.tables)] == [FAILED]
-    (file,) = lake.tables.artifact("codes").glob("*/*")
+    (file,) = lake.tables.artifacts.path("codes").glob("*/*")
     kept = file.read_bytes()
     write_features(lake, days(lake)[:2])
     release = find_release(lake.tables)

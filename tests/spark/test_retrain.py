@@ -120,7 +120,7 @@ def test_the_pairs_of_the_map_are_embedded_by_both_models(second: Context, first
     from models.data.content import ContentMatrix
     from models.saved import load_towers
 
-    (folder,) = second.tables.artifact("snapshots").glob("cvr-space-*")
+    (folder,) = second.tables.artifacts.path("snapshots").glob("cvr-space-*")
     pairs = pq.read_table(list(folder.glob("*.parquet"))).to_pandas()
     assert len(pairs) == second.tables.read("samples").where("stage = 'cvr'").count()
     models = ReleaseModels.of(second.tables, first)
@@ -188,7 +188,7 @@ def test_a_retrain_is_published_in_the_space_of_the_release_before(
 def test_models_that_say_something_else_than_before_are_stopped(second: Context) -> None:
     """A night by a changed library: its towers pool in another way, which no gate over the rows would see."""
     release = find_release(second.tables)
-    kept = second.tables.artifact("canaries", f"{release.models['towers']}-{release.models['cvr']}") / FILE
+    kept = second.tables.artifacts.path("canaries", f"{release.models['towers']}-{release.models['cvr']}") / FILE
     golden = json.loads(kept.read_text())
     assert len(golden["histories"]) == len(golden["user_emb"]) == GOLDEN
     gates = {name: value for name, value, *_ in release.gates if name.startswith("canary_")}

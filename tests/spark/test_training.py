@@ -123,7 +123,7 @@ def test_with_log_q_the_pairs_say_how_often_their_item_was_drawn(lake: Context, 
 
 
 def test_a_second_run_trains_nothing(lake: Context, towers: StepResult, cvr: StepResult) -> None:
-    before = {path: path.stat().st_mtime_ns for path in lake.tables.artifact().rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in lake.tables.artifacts.path().rglob("*") if path.is_file()}
     assert train_towers(lake, [lake.config.windows.towers_end]) == towers
     assert train_cvr(lake, [lake.config.windows.cvr_end]) == cvr
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -49,7 +49,7 @@ def test_a_snapshot_is_searched_by_ids_and_by_numbers_in_lists(tmp_path: Path) -
 
 def test_a_vector_is_zeros_in_a_new_file_and_the_old_one_is_gone(tmp_path: Path) -> None:
     lake = Tables(None, tmp_path)  # pyright: ignore[reportArgumentType] - artifacts need no session
-    folder = lake.artifact("matrix", "minilm")
+    folder = lake.artifacts.path("matrix", "minilm")
     folder.mkdir(parents=True)
     vectors = np.arange(1, 13, dtype="<f2").reshape(4, 3)
     for name in ("vectors-1.f16", "vectors-2.f16", "vectors-3.f16"):  # the last one by a sweep that was killed
