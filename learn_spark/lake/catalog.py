@@ -5,7 +5,7 @@ table as who reads its folder, and what drops the name leaves the files.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from learn_spark.errors import ConfigError
 from learn_spark.lake.frames import only_row
-from learn_spark.lake.schemas import RELEASES, TABLES, TableSpec
+from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.storage import Place, lake_of, place_argument
 
 CURRENT = {"user_features": "user_id", "item_features": "item_id", "pair_features": None}
@@ -65,7 +65,9 @@ def register(spark: SparkSession, catalog: str, root: Place) -> None:
                 place = _quoted(str(root / name))
                 spark.sql(f"CREATE TABLE IF NOT EXISTS {catalog}.{name} USING delta LOCATION '{place}'")
         for table, key in CURRENT.items():
-            spark.sql(f"CREATE OR REPLACE VIEW {catalog}.current_{table} AS {_shown(catalog, TABLES[table], key)}")
+            columns = spark.table(f"{catalog}.{table}").columns  # of an older lake, fewer until its next release
+            shown = _shown(catalog, table, columns, key)
+            spark.sql(f"CREATE OR REPLACE VIEW {catalog}.current_{table} AS {shown}")
 
 
 def lake_at(spark: SparkSession, catalog: str) -> Place:
@@ -89,15 +91,15 @@ def _require_own(spark: SparkSession, table: str, place: str) -> None:
         )
 
 
-def _shown(catalog: str, spec: TableSpec, key: str | None) -> str:
+def _shown(catalog: str, table: str, columns: Sequence[str], key: str | None) -> str:
     """The rows that the current release shows; `until` as in `with_until`."""
     until = f"lead(ds) OVER (PARTITION BY {key} ORDER BY ds)" if key else ""
-    columns = [*spec.names, *([f"coalesce({until}, DATE'9999-12-31') AS until"] if key else [])]
+    listed = ", ".join([*columns, *([f"coalesce({until}, DATE'9999-12-31') AS until"] if key else [])])
     newest = (
         f"SELECT parts FROM {catalog}.{RELEASES.name} WHERE status = 'published' ORDER BY published_at DESC LIMIT 1"
     )
     parts = f"SELECT part.ds AS ds, part.release_id AS release_id FROM ({newest}) LATERAL VIEW explode(parts) AS part"
-    return f"SELECT {', '.join(columns)} FROM {catalog}.{spec.name} LEFT SEMI JOIN ({parts}) USING (ds, release_id)"
+    return f"SELECT {listed} FROM {catalog}.{table} LEFT SEMI JOIN ({parts}) USING (ds, release_id)"
 
 
 def _plain(location: str) -> str:

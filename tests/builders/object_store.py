@@ -72,6 +72,9 @@ def object_store() -> Iterator[ObjectStore]:
 @contextmanager
 def serving() -> Iterator[ObjectStore]:
     """A server for as long as the block runs."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # those of the environment alone know the address of the server before
     app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
     store = ObjectStore("")
 

@@ -11,6 +11,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.catalog import CURRENT, lake_at, register
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.tables import Tables
+from tests.builders.commands import ROOT
 from tests.builders.contexts import make_tables
 
 pytestmark = pytest.mark.spark
@@ -45,6 +46,18 @@ def test_dropping_all_names_leaves_the_lake(spark: SparkSession, lake: Tables) -
     lake.require_own({})
     register(spark, "shop", lake.root)
     assert spark.table("shop.releases").count() == 0
+
+
+def test_views_of_an_older_lake_have_its_columns(spark: SparkSession, lake: Tables, tmp_path: Path) -> None:
+    statements = (ROOT / "tests" / "fixtures" / "lake_0_1_0" / "tables.sql").read_text().splitlines()
+    (older,) = (each for each in statements if "/item_features`" in each)
+    spark.sql(older.replace("{root}", str(tmp_path / "older")))
+    Tables(spark, tmp_path / "older").create_all()
+    register(spark, "shop", tmp_path / "older")
+    assert "item_codes" not in spark.table("shop.current_item_features").columns
+    spark.sql("DROP SCHEMA shop CASCADE")
+    register(spark, "shop", lake.root)
+    assert "item_codes" in spark.table("shop.current_item_features").columns
 
 
 def test_a_name_of_something_else_is_refused(spark: SparkSession, lake: Tables, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_what_is_read_from_a_store_and_written_to_one_is_what_a_file_system_has(
     assert read_identity(root).tables.keys() >= {"interactions", "intervals"}
 
 
+@pytest.mark.long
 def test_what_is_lost_in_a_store_is_made_again(spark, reached, logs, tmp_path):
     root, raw = reached.bucket() / "lake", upload(logs, reached.bucket() / "logs")
     told = (f"lake.root={root}", f"ingest.path={raw}", f"lake.options={json.dumps(reached.options)}")
