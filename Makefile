@@ -10,7 +10,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV):$$PATH" scripts/java.sh run
 # Two workers, a file at a time in the order of tests/costs.py.
 PYTEST := $(IN_VENV) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-BENCH ?= ingest sequences increment embed embed_spark embed_changed loss towers evaluate stream loader write join score
+BENCH ?= ingest sequences increment embed embed_spark embed_changed loss towers evaluate stream loader write join score night
 
 # Another Spark or Python that the shell points at must not mix with the one in .venv.
 unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYTHONPATH PYTHONHOME VIRTUAL_ENV

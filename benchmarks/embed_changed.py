@@ -24,7 +24,7 @@ from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, INTERVALS, ITEM_INDEX, 
 from learn_spark.runs.steps import Context
 
 TEXTS, QUICK_TEXTS, MEDIAN_TOKENS = 10_000, 300, 40
-WARMING_TEXTS = 256
+WARMING_TEXTS = 1024  # enough for two workers
 WORKERS, THREADS = 2, 1
 FIRST, CHANGE = datetime(2011, 3, 1, tzinfo=UTC), timedelta(days=1)
 TODAY = date(2011, 12, 1)

@@ -36,7 +36,7 @@ from learn_spark.runs.progress import Progress
 from learn_spark.runs.steps import Context
 
 TEMPLATE = template("title")
-WARMING_TEXTS = 256
+WARMING_TEXTS = 1024  # enough for two workers
 LEAST_COSINE = 0.9999  # to sentence-transformers' vectors, through fp16
 
 CHECK = "benchmarks.embed_spark:check"

@@ -20,6 +20,7 @@ from learn_spark.quality.gates import Gate
 from learn_spark.runs.steps import Context
 
 BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
+TEXTS_A_LOADING = 500  # what MiniLM encodes on a core while another worker would load it
 SHOWN = 80
 
 
@@ -119,6 +120,8 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     buckets = math.ceil(counts["texts"] / _bucket_texts(settings))
     if buckets:
         context.progress.say(f"{counts['texts']:,} new texts in {buckets:,} commits, encoder {encoder_id}")
+    # Few texts go to the one worker that has loaded the model for the golden texts.
+    tasks = min(settings.run.workers, math.ceil(counts["texts"] / TEXTS_A_LOADING))
     work = counted_work(context.spark)
     spec, profile = EncodeSpec.of(context.config), encoding_profile(context.spark, context.config)
     encode = encode_function(spec, work)
@@ -126,7 +129,7 @@ def encode_new_texts(context: Context, template: Template, encoder_id: str) -> E
     with bad_models_named(), Pace(context.progress, work, counts["texts"]):
         for bucket in range(buckets):
             bucket_df = new_df.where(F.pmod(F.xxhash64("text_hash"), F.lit(buckets)) == bucket)
-            tasks_df = bucket_df.repartition(min(settings.run.workers, counts["texts"]), "text_hash")
+            tasks_df = bucket_df.repartition(tasks, "text_hash")
             vectors_df = tasks_df.mapInPandas(encode, OUTPUT_SCHEMA, profile=profile)
             context.tables.append(CONTENT_EMBEDDINGS.name, vectors_df)
     new_df.unpersist()

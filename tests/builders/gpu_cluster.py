@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from learn_spark.config.load import Config, load_config
+from learn_spark.embedding import store
 from learn_spark.embedding.encoders import encoder_id
 from learn_spark.embedding.prompts import TEMPLATES
 from learn_spark.embedding.store import encode_new_texts, write_item_text
@@ -32,7 +33,7 @@ done
 
 def main(folder: Path, model: str, shares: Sequence[str]) -> None:
     """Six tasks on two GPUs, each with a share of one; a lake for every share."""
-    found = {}
+    found, store.TEXTS_A_LOADING = {}, 1
     for share in shares:
         config = _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake-{share}"]), folder)
         config = with_embedding(config, model=model, device="cpu", workers=6, gpu_per_task=float(share))

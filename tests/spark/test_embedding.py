@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from learn_spark.bridge.scoring import score_items
 from learn_spark.cli.troubles import known_trouble
 from learn_spark.config.load import Config, load_config
-from learn_spark.embedding import golden_texts, udf
+from learn_spark.embedding import golden_texts, store, udf
 from learn_spark.embedding.cost import embedding_estimate
 from learn_spark.embedding.encoders import encoder_id, model_source
 from learn_spark.embedding.job import embed_items
 from learn_spark.embedding.matrix import matrix_path
-from learn_spark.embedding.store import pinned_versions
+from learn_spark.embedding.prompts import TEMPLATES
+from learn_spark.embedding.store import encode_new_texts, pinned_versions, write_item_text
 from learn_spark.embedding.udf import EncodeSpec
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.features.mending import clear, find_hurt
@@ -357,7 +358,8 @@ def test_another_template_renders_and_encodes_anew_in_a_matrix_of_its_own(embedd
 
 
 @pytest.mark.long
-def test_batches_and_workers_change_no_vector(empty: Context) -> None:
+def test_batches_and_workers_change_no_vector(empty: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "TEXTS_A_LOADING", 1)
     titles = {f"{n}": " ".join(["red lamp mug"] * (n % 7) + ["blue"] * (n % 5) + ["0"]) for n in range(60)}
     add_items(empty, [item_row(item, "2011-11-02", title) for item, title in titles.items()])
     results = []
@@ -372,6 +374,17 @@ def test_batches_and_workers_change_no_vector(empty: Context) -> None:
         results.append(vectors(context)[1:])
     left, right = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in results)
     assert (left * right).sum(axis=1).min() >= 0.9999
+
+
+def test_few_texts_go_to_one_worker(empty: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That which has loaded the model for the golden texts; of many texts each worker has its share."""
+    add_items(empty, [item_row(f"{n}", "2011-11-02", f"lamp {n}") for n in range(40)])
+    for least, max_tokens, tasks in ((500, 16, 1), (20, 8, 2)):  # texts of another encoder are new again
+        monkeypatch.setattr(store, "TEXTS_A_LOADING", least)
+        context = step_context(empty.spark, with_embedding(empty.config, workers=2, max_tokens=max_tokens))
+        write_item_text(context, TEMPLATES["title"], before=END)
+        encoded = encode_new_texts(context, TEMPLATES["title"], encoder_id(context.config))
+        assert (encoded.texts, len(encoded.work.spans)) == (40, tasks)
 
 
 def test_bad_vectors_are_quarantined_and_tried_again_until_allowed(empty: Context, tmp_path: Path) -> None:
