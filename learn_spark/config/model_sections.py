@@ -30,7 +30,7 @@ class EmbeddingRun(Settings):
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads per worker."""
     workers: Annotated[int, Field(ge=1)] = 2
-    """Spark tasks that encode at once."""
+    """Spark tasks that encode at once; below 500 new texts for each, fewer."""
     gpu_per_task: Literal["auto"] | Annotated[float, Field(ge=0.0, le=16.0)] = "auto"
     """Of Spark's GPUs; auto: a whole one where the executors have some. 0.5: two processes per GPU, for small encoders.
     0: none is asked for."""
