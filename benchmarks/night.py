@@ -27,6 +27,7 @@ NIGHT = START + timedelta(days=THIN_DAYS + BULK_DAYS)
 AFTER = NIGHT + timedelta(days=1)  # whose features the night makes
 EVENTS_A_USER, EVENTS_AN_ITEM, FEWEST_ITEMS, NEW_ITEMS = 100, 600, 1_000, 20
 LENGTH, WIDTH, SEED = 50, 64, 7
+CHECKED = ("item_index", "user_history", "user_features")
 ROWS = "u.user_id, i.item_id, u.event_ts"
 
 CHECK = "benchmarks.night:check_rows"
@@ -52,9 +53,9 @@ def prepare(task: Task) -> None:
         _write_logs(folder / "logs", size)
         config = _write_config(folder / "night.yaml", folder / "logs", folder / "lake", size)
         steps = "ingest_events,build_sequences,embed_items,train_towers,train_cvr,write_features"
-        _learn_spark("run_pipeline", "--steps", steps, "--config", str(config))
+        _learn_spark("run_pipeline", "--steps", steps, "--config", config)
         bulk = START + timedelta(days=THIN_DAYS)
-        _learn_spark("run_backfill", "--start", str(bulk), "--end", str(NIGHT), "--config", str(config))
+        _learn_spark("run_backfill", "--start", bulk, "--end", NIGHT, "--config", config)
 
 
 def ours(task: Task) -> None:
@@ -64,9 +65,7 @@ def ours(task: Task) -> None:
     config = _write_config(task.output / "night.yaml", folder / "logs", task.output / "lake", int(task.size))
     told = task.output / "told.json"
     with task.clock():
-        _learn_spark(
-            *("run_backfill", "--start", str(NIGHT), "--end", str(AFTER)), *("--config", config, "--json-out", told)
-        )
+        _learn_spark("run_backfill", "--start", NIGHT, "--end", AFTER, "--config", config, "--json-out", told)
     steps = json.loads(told.read_text())["steps"]
     task.figures = {f"{name}_seconds": figures["seconds"] for name, figures in steps.items()}
 
@@ -140,11 +139,10 @@ def check_rows(task: Task) -> None:
     from deltalake import DeltaTable
 
     if (lake := task.output / "lake").exists():
-        tables = {name: DeltaTable(str(lake / name)).file_uris() for name in ("item_index",)}
-        for name in ("user_history", "user_features"):
-            tables[name] = [uri for uri in DeltaTable(str(lake / name)).file_uris() if f"ds={AFTER}" in uri]
+        tables = {name: DeltaTable(str(lake / name)).file_uris() for name in CHECKED}
+        tables |= {name: [uri for uri in tables[name] if f"ds={AFTER}" in uri] for name in CHECKED[1:]}
     else:
-        tables = {name: [f"{task.output}/{name}.parquet"] for name in ("item_index", "user_history", "user_features")}
+        tables = {name: [f"{task.output}/{name}.parquet"] for name in CHECKED}
     database = duckdb.connect(config={"threads": 2})
     read = {name: f"read_parquet({[str(file) for file in files]})" for name, files in tables.items()}
     events = f"SELECT user_id, unnest(item_idx) AS item_idx, unnest(event_ts) AS event_ts FROM {read['user_history']}"
@@ -165,7 +163,7 @@ def _write_logs(folder: Path, events: int) -> None:
         count = THIN_EVENTS if few else events // BULK_DAYS
         who = random.integers(0, 100 if few else users, count)
         _write_day(folder, START + timedelta(days=number), who, _popular(random, items, count), random)
-    active = random.choice(round(users * 1.0001), max(users // 100, 20), replace=False)
+    active = random.choice(round(users * 1.01), max(users // 100, 20), replace=False)
     who = np.repeat(active, random.integers(1, 4, len(active)))
     what = _popular(random, items, len(who))
     what[:NEW_ITEMS] = items + np.arange(NEW_ITEMS)

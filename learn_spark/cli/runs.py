@@ -19,6 +19,7 @@ from learn_spark.lake.catalog import register
 from learn_spark.lake.days import DayRange, contiguous
 from learn_spark.lake.lock import lake_lock
 from learn_spark.pipeline import STEPS, as_plan, backfill_days, pipeline_days
+from learn_spark.releases.views import create_current_views
 from learn_spark.runs.ledger import Recorded, pieces
 from learn_spark.runs.memory import PeakMemory
 from learn_spark.runs.plan import Plan, Standing
@@ -71,6 +72,7 @@ def _run(call: Call, asked: Callable[[Namespace, Config], Plan]) -> Outcome:
             return dry_run(plan, call.config, context)
         if catalog := call.config.lake.catalog:
             register(context.spark, catalog, call.config.lake.root)
+            create_current_views(context.spark, catalog)
         todo = plan.missing(Standing.of(context))
         report = None
         if todo:

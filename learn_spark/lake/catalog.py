@@ -5,7 +5,7 @@ table as who reads its folder, and what drops the name leaves the files.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,6 @@ from learn_spark.lake.frames import only_row
 from learn_spark.lake.schemas import RELEASES, TABLES
 from learn_spark.storage import Place, lake_of, place_argument
 
-CURRENT = {"user_features": "user_id", "item_features": "item_id", "pair_features": None}
-"""The tables of which a view `current_<table>` shows the current release, and the key that has a row per change."""
 OWN_TABLE = "a Delta or Parquet folder, or a table that Spark's catalog knows, as table:shop.clicks"
 _FILE = re.compile(r"^file:/+")
 _NAMED = "table:"
@@ -43,7 +41,7 @@ def table_argument(text: str, argument: str, options: Mapping[str, Any]) -> Plac
 
 
 def register(spark: SparkSession, catalog: str, root: Place) -> None:
-    """Gives the tables of a lake their names, where they lack them, and makes the views of the current release.
+    """Gives the tables of a lake their names, where they lack them.
 
     Args:
         spark: a session on the catalog.
@@ -64,10 +62,6 @@ def register(spark: SparkSession, catalog: str, root: Place) -> None:
             else:
                 place = _quoted(str(root / name))
                 spark.sql(f"CREATE TABLE IF NOT EXISTS {catalog}.{name} USING delta LOCATION '{place}'")
-        for table, key in CURRENT.items():
-            columns = spark.table(f"{catalog}.{table}").columns  # of an older lake, fewer until its next release
-            shown = _shown(catalog, table, columns, key)
-            spark.sql(f"CREATE OR REPLACE VIEW {catalog}.current_{table} AS {shown}")
 
 
 def lake_at(spark: SparkSession, catalog: str) -> Place:
@@ -89,17 +83,6 @@ def _require_own(spark: SparkSession, table: str, place: str) -> None:
             f"lake.catalog: {table} is there already and lies in {found}, not in {place}: name another schema, or drop"
             f" that table (if DESCRIBE EXTENDED says that it is MANAGED, its rows go with it)"
         )
-
-
-def _shown(catalog: str, table: str, columns: Sequence[str], key: str | None) -> str:
-    """The rows that the current release shows; `until` as in `with_until`."""
-    until = f"lead(ds) OVER (PARTITION BY {key} ORDER BY ds)" if key else ""
-    listed = ", ".join([*columns, *([f"coalesce({until}, DATE'9999-12-31') AS until"] if key else [])])
-    newest = (
-        f"SELECT parts FROM {catalog}.{RELEASES.name} WHERE status = 'published' ORDER BY published_at DESC LIMIT 1"
-    )
-    parts = f"SELECT part.ds AS ds, part.release_id AS release_id FROM ({newest}) LATERAL VIEW explode(parts) AS part"
-    return f"SELECT {listed} FROM {catalog}.{table} LEFT SEMI JOIN ({parts}) USING (ds, release_id)"
 
 
 def _plain(location: str) -> str:

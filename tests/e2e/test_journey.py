@@ -11,9 +11,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from learn_spark.api import open_lake
-from learn_spark.lake.catalog import CURRENT
 from learn_spark.lake.schemas import TABLES
 from learn_spark.releases.join import create_views
+from learn_spark.releases.release import FEATURE_TABLES
 from tests.builders.commands import ROOT, Done, run_here
 from tests.builders.journey import finished_journey
 from tests.builders.reading import relation, versions
@@ -127,7 +127,7 @@ def test_tables_have_names_and_views_show_the_current_release(journey: Journey, 
     named = run_here(folder, "run_pipeline", "--set", "lake.catalog=journey")
     assert named.code == 99, named.err[-3000:]
     release = create_views(spark, folder / "lake")
-    for table in CURRENT:
+    for table in FEATURE_TABLES:
         shown, expected = spark.table(f"journey.current_{table}"), spark.table(table)
         assert shown.columns == expected.columns
         assert not shown.exceptAll(expected).count()

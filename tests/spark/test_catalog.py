@@ -8,9 +8,13 @@ from pyspark.sql import SparkSession
 
 from learn_spark.config.sections import LakeSettings
 from learn_spark.errors import ConfigError
-from learn_spark.lake.catalog import CURRENT, lake_at, register
+from learn_spark.lake.catalog import lake_at
+from learn_spark.lake.catalog import register as register_tables
 from learn_spark.lake.schemas import TABLES
 from learn_spark.lake.tables import Tables
+from learn_spark.releases.release import FEATURE_TABLES
+from learn_spark.releases.views import create_current_views
+from learn_spark.storage import Place
 from tests.builders.commands import ROOT
 from tests.builders.contexts import make_tables
 
@@ -24,13 +28,19 @@ def lake(spark: SparkSession, tmp_path: Path) -> Iterator[Tables]:
     spark.sql("DROP SCHEMA IF EXISTS shop CASCADE")
 
 
+def register(spark: SparkSession, catalog: str, root: Place) -> None:
+    """As a run does it."""
+    register_tables(spark, catalog, root)
+    create_current_views(spark, catalog)
+
+
 def test_names_stand_for_the_lakes_own_tables_and_change_none_of_them(spark: SparkSession, lake: Tables) -> None:
     before = lake.versions(TABLES)
     for _ in range(2):
         register(spark, "shop", lake.root)
     assert {row.tableName for row in spark.sql("SHOW TABLES IN shop").collect()} == {
         *TABLES,
-        *(f"current_{table}" for table in CURRENT),
+        *(f"current_{table}" for table in FEATURE_TABLES),
     }
     lake.append("item_index", spark.createDataFrame([("mug", 1)], TABLES["item_index"].columns_ddl))
     assert [row.item_id for row in spark.table("shop.item_index").collect()] == ["mug"]
