@@ -22,8 +22,10 @@ from models.contract.strict import parse_settings
 from models.contract.trained_model import (
     CONFIG,
     EVENT_TYPES,
+    OTHER_LABELS,
     WEIGHTS,
     event_types_of,
+    other_labels_of,
     read_about,
     require_weights,
     write_about,
@@ -88,7 +90,8 @@ def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None 
     sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
     if model.mapped_dim:
         sizes["mapped_dim"] = model.mapped_dim
-    _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict())
+    named = {OTHER_LABELS: list(model.other_labels)} if model.other_labels else {}
+    _save(Path(path), "cvr", sizes, model.config.model_dump(), state or model.state_dict(), named)
 
 
 def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, Tensor] | None = None) -> None:
@@ -125,8 +128,8 @@ def load_towers(path: Path | str) -> Towers:
 def load_cvr(path: Path | str) -> CVRModel:
     """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
     sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"), ("mapped_dim",))
-    config = parse_settings(CVRConfig, settings, f"{path}/config.json")
-    return _filled(Path(path), lambda: CVRModel(config, **sizes), state)
+    config, others = parse_settings(CVRConfig, settings, f"{path}/config.json"), other_labels_of(Path(path))
+    return _filled(Path(path), lambda: CVRModel(config, **sizes, other_labels=others), state)
 
 
 def load_sequential(path: Path | str) -> SequentialModel:

@@ -138,6 +138,7 @@ class Config(Settings):
         asked = {
             "sequences": {*self.sequences.history_events, *self.sequences.target_events},
             "samples": {*self.samples.exposure_events, *self.samples.conversion_events},
+            **{f"samples.other_labels.{name}": {*label.events} for name, label in self.samples.other_labels.items()},
         }
         for section, names in asked.items():
             if names - known:
@@ -157,8 +158,11 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
-        """Observed labels need room for their conversions in every window; log-Q is of sampled ones."""
+        """Observed labels need room for what follows in every window, log-Q sampled ones; weights are of labels."""
         samples, windows = self.samples, self.windows
+        if unknown := sorted(self.cvr.label_weights.keys() - samples.other_labels.keys()):
+            known = f"has {', '.join(samples.names_of_others)}" if samples.other_labels else "names none"
+            raise ValueError(f"cvr.label_weights weighs {', '.join(unknown)}; samples.other_labels {known}")
         if samples.labels == "sampled":
             return self
         if self.cvr.log_q:
@@ -166,12 +170,15 @@ class Config(Settings):
         ends = (windows.towers_end, windows.cvr_end, windows.ranker_train_end, windows.end)
         rooms = {f"the samples' window from {a} to {b}": (b - a).days for a, b in zip(ends, ends[1:], strict=False)}
         rooms["cvr.validation_days"] = self.cvr.validation_days
-        for name, days in rooms.items():
-            if days <= samples.conversion_days:
-                raise ValueError(
-                    f"samples.conversion_days ({samples.conversion_days}) leaves no exposure whose label is known in"
-                    f" {name} ({days} days): it must be less"
-                )
+        reaches = {"conversion_days": samples.conversion_days}
+        reaches |= {f"other_labels.{name}.days": label.days for name, label in samples.other_labels.items()}
+        for key, reach in reaches.items():
+            for name, days in rooms.items():
+                if days <= reach:
+                    raise ValueError(
+                        f"samples.{key} ({reach}) leaves no exposure whose label is known in {name} ({days} days): it"
+                        " must be less"
+                    )
         return self
 
     @model_validator(mode="after")

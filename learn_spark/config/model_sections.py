@@ -145,6 +145,8 @@ class TowersSettings(Settings):
 class CvrSettings(Settings):
     """The conversion model and its training."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"label_weights"})
+
     model: CVRConfig = CVRConfig()
     train: CVRTrainConfig = CVRTrainConfig()
     validation_days: Annotated[int, Field(ge=1)] = 3
@@ -152,6 +154,8 @@ class CvrSettings(Settings):
     log_q: bool = False
     """Sampled labels: corrects for how often negatives were drawn, so that cvr_score is the probability of the item
     among all items, not the lift over its popularity."""
+    label_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = {}
+    """Weights in the loss of samples.other_labels, as {cart: 0.5}; 1 for the conversion and for those not named."""
 
 
 class RetrievalSettings(Settings):

@@ -137,8 +137,21 @@ class SequenceSettings(Settings):
         return self
 
 
+class LabelSettings(Settings):
+    """What makes an exposure's label 1."""
+
+    events: Annotated[list[str], Field(min_length=1)]
+    """The same user's events on the same item, as [cart]."""
+    days: Annotated[int, Field(ge=0)] = 7
+    """Within so many days of the exposure; 0: at its own time."""
+    min_value: float | None = None
+    """The least `value` of such an event."""
+
+
 class SampleSettings(Settings):
     """CVR and ranker samples: purchases beside sampled items, or exposures and what followed them."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"other_labels"})
 
     labels: Literal["sampled", "observed"] = "sampled"
     """sampled: purchases (target_events) beside sampled items. observed: exposures, 1 where a conversion followed."""
@@ -155,12 +168,48 @@ class SampleSettings(Settings):
     than that to their window's end are no samples: what follows them is not known there."""
     min_value: float | None = None
     """observed: a conversion's least `value`, as 4 of a rating."""
+    other_labels: dict[Annotated[str, Field(pattern=r"^[A-Za-z]\w{0,63}$")], LabelSettings] = {}
+    """observed: further labels of each exposure, by name: {cart: {events: [cart], days: 1, min_value: null}}. The
+    conversion model learns them beside the conversion (docs/operations.md, Several labels)."""
+
+    @property
+    def conversion(self) -> LabelSettings:
+        """observed: what makes `label` 1."""
+        return LabelSettings.model_construct(
+            events=self.conversion_events, days=self.conversion_days, min_value=self.min_value
+        )
+
+    @property
+    def outcomes(self) -> dict[str, LabelSettings]:
+        """observed: the labels of an exposure by the names of their columns: `label`, then the other ones by name."""
+        return {"label": self.conversion, **{name: self.other_labels[name] for name in self.names_of_others}}
+
+    @property
+    def names_of_others(self) -> tuple[str, ...]:
+        """The names of `other_labels`, in the one order that all of them are kept in."""
+        return tuple(sorted(self.other_labels))
+
+    @property
+    def longest_days(self) -> int:
+        """observed: after so many days all labels of an exposure are known."""
+        return max(outcome.days for outcome in self.outcomes.values())
 
     @model_validator(mode="after")
     def _observed_events_are_named(self) -> Self:
         for name in ("exposure_events", "conversion_events"):
             if self.labels == "observed" and not getattr(self, name):
                 raise ValueError(f"labels observed needs {name}: name some of ingest.event_types")
+        return self
+
+    @model_validator(mode="after")
+    def _other_labels_are_observed(self) -> Self:
+        if self.other_labels and self.labels == "sampled":
+            raise ValueError(
+                f"other_labels ({', '.join(self.names_of_others)}) are of exposures, and sampled items were not shown:"
+                " set labels: observed, or leave them out"
+            )
+        if "label" in self.other_labels:
+            raise ValueError("other_labels: label is the conversion's own name: choose another")
         return self
 
 

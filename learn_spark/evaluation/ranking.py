@@ -19,7 +19,7 @@ from learn_spark.releases.registry import Release
 from learn_spark.releases.release import visible
 from learn_spark.releases.spaces import ReleaseModels
 from learn_spark.runs.steps import Context
-from learn_spark.sequences.samples import is_conversion, is_exposure
+from learn_spark.sequences.samples import is_exposure, is_outcome
 from learn_spark.training.pair_snapshots import (
     EARLIER,
     EMBEDDINGS,
@@ -157,7 +157,7 @@ def with_base_features(context: Context, samples: DataFrame) -> DataFrame:
     """Samples with BASE_COLUMNS and RATES. Only events strictly before the sample's day count; -1 means never."""
     config, tables = context.config, context.tables
     is_history = F.col("event_type").isin(config.sequences.history_events)
-    exposed, converted = is_exposure(config.samples), is_conversion(config.samples)
+    exposed, converted = is_exposure(config.samples), is_outcome(config.samples.conversion)
     events = (
         tables.read("interactions")
         .where((F.col("ds") < F.lit(config.windows.end)) & (is_history | exposed | converted))

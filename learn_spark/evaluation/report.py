@@ -123,6 +123,7 @@ def render(
         health=details[WRITE_FEATURES],
         charts=_charts(summary, details),
         calibration=_calibrated(details),
+        other_labels=_other_labels(details),
         tables={name: (TABLES[name].doc, values) for name, values in summary["tables"].items()},
         runs=_runs(recorded),
         seconds=sum(stage["seconds"] for stage in summary["stages"].values()),
@@ -161,6 +162,17 @@ def _calibrated(details: Mapping[str, dict]) -> dict[str, Any] | None:
     """The conversion model's best evaluation, where it says how well its probabilities hold."""
     best = TrainingDetails.from_json(details[TRAIN_CVR]).result.get("best", {})
     return best if best.get("calibration") else None
+
+
+def _other_labels(details: Mapping[str, dict]) -> dict[str, dict[str, Any]]:
+    """How well the conversion model's other labels are foreseen, by name, in its best evaluation."""
+    best = TrainingDetails.from_json(details[TRAIN_CVR]).result.get("best", {})
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in best.items():
+        figure, dot, name = key.partition(".")
+        if dot:
+            found.setdefault(name, {})[figure] = value
+    return found
 
 
 def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, list[float]]]:

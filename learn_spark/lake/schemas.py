@@ -209,6 +209,9 @@ SAMPLES = TableSpec(
         Column("weight", "float", "how many lines or draws the row stands for; 1 with samples.labels observed"),
         Column("stage", "string", "cvr, ranker_train or ranker_test"),
         Column("ds", "date", "event day, UTC"),
+        Column(
+            "other_labels", "map<string,int>", "1 or 0 for each of samples.other_labels; null without", nullable=True
+        ),
     ),
     key=("user_id", "item_id", "event_ts"),
     partition=("ds",),
@@ -283,6 +286,12 @@ PAIR_FEATURES = TableSpec(
         Column("mid_emb", "array<float>", "the layer before the output"),
         Column("cvr_score", "float", "conversion probability"),
         Column("ds", "date", "event day, UTC"),
+        Column(
+            "other_scores",
+            "map<string,float>",
+            "probability of each of samples.other_labels; null without",
+            nullable=True,
+        ),
     ),
     key=("user_id", "item_id", "event_ts", "release_id"),
     partition=("ds",),

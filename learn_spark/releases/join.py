@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from learn_spark.bridge.scoring import score_pairs
+from learn_spark.bridge.scoring import OTHERS, score_pairs
 from learn_spark.errors import ConfigError
 from learn_spark.lake.point_in_time import joined_newest, sample_day, with_until
 from learn_spark.lake.tables import Tables
 from learn_spark.releases.codebooks import CODES
 from learn_spark.releases.registry import CURRENT, Release, find_release, rows_of
 from learn_spark.storage import Place, lake_of
+from models.contract.trained_model import other_labels_of
 
 SIDES = ("user", "item")
 BATCH_ROWS = 4096
@@ -43,7 +44,8 @@ def join_features(
     Returns:
         The samples' columns; for each side `<side>_feature_ds` (null if unknown), `<side>_is_cold` and
         `<side>_content_coverage`; `item_codes`, if the release has some (null where unknown, or without content);
-        then the vectors `<side>_emb`; with `pairs` the two of the pair.
+        then the vectors `<side>_emb`; with `pairs` the two of the pair, and `other_scores` (by name) where the
+        conversion model has other labels.
 
     Raises:
         ConfigError: for an unknown release, missing key or day columns, or columns that are there already.
@@ -79,6 +81,8 @@ def create_views(spark: SparkSession, lake: Place | str, release: str = CURRENT)
 def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
     """Adds `cvr_score` and `mid_emb`, which the release's conversion model makes of `user_emb` and `item_emb`.
 
+    Where the model has other labels, `other_scores` as well.
+
     Raises:
         ConfigError: where the model's folder is gone.
     """
@@ -88,7 +92,8 @@ def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
     kept = {"_user": F.col("user_emb"), "_item": F.col("item_emb")}
     scored = score_pairs(rows.withColumns(kept), model, BATCH_ROWS).frame
     named = scored.withColumnsRenamed({"_user": "user_emb", "_item": "item_emb"})
-    return named.select(*rows.columns, "cvr_score", "mid_emb")
+    others = [OTHERS] if other_labels_of(model) else []
+    return named.select(*rows.columns, "cvr_score", "mid_emb", *others)
 
 
 def _with_side(rows: DataFrame, features: DataFrame, side: str, width: int, max_age_days: int | None) -> DataFrame:
@@ -116,7 +121,7 @@ def _require_columns(samples: DataFrame, pairs: bool, codes: Sequence[str]) -> l
         raise ConfigError(
             f"samples need user_id{' and' if pairs else ' or'} item_id, and ds or event_ts; they have {sorted(there)}"
         )
-    added = {name for side in sides for name in _columns(side)} | ({"mid_emb", "cvr_score"} if pairs else set())
+    added = {name for side in sides for name in _columns(side)} | ({"mid_emb", "cvr_score", OTHERS} if pairs else set())
     added |= {*_ON_THE_WAY, *codes}
     if there & added:
         raise ConfigError(f"samples already have {sorted(there & added)}: drop or rename them before the join")

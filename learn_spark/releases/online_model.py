@@ -3,7 +3,8 @@
 MLflow copies this file into the model's folder and runs it there, on a machine that needs mlflow, numpy, pandas and
 torch, but nothing of this project.
 
-Shapes: H items of a history, N candidates, C content width, K embedding width, E width of mid_emb.
+Shapes: H items of a history, N candidates, C content width, K embedding width, E width of mid_emb,
+T other labels.
 """
 
 import hashlib
@@ -32,8 +33,9 @@ class OnlineModel(PythonModel):
     of the model config. An item that it lacks, and one that towers were not trained on, has zeros, as in batch scoring.
     Where the towers read event types, also `history_types`: the name of each event's type, as many as the history has.
 
-    Output, a row a user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists.
-    Of a history the last `history_length` items count, as in batch scoring.
+    Output, a row a user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists; if
+    the conversion model has other labels, also `other_scores`, a list [N] by the label's name. Of a history the last
+    `history_length` items count, as in batch scoring.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -45,6 +47,7 @@ class OnlineModel(PythonModel):
         self._programs = {name: torch.export.load(context.artifacts[name]).module() for name in PROGRAMS}
         self._sizes = about["sizes"]
         self._types: list[str] = about.get("event_types", [])
+        self._other_labels: list[str] = about.get("other_labels", [])
         settings = context.model_config or {}
         self._longest = int(settings.get("history_length") or self._sizes["max_history"])
         folder = settings.get("content_matrix")
@@ -56,7 +59,7 @@ class OnlineModel(PythonModel):
         with torch.inference_mode():
             return pd.DataFrame([self._scored(row) for row in model_input.to_dict("records")])
 
-    def _scored(self, row: dict[str, Any]) -> dict[str, list]:
+    def _scored(self, row: dict[str, Any]) -> dict[str, list | dict[str, list]]:
         import torch
 
         hist_HC, hist_H = self._items(row, "history", self._longest)
@@ -67,11 +70,15 @@ class OnlineModel(PythonModel):
             types_H = [torch.zeros(1, dtype=torch.int64) for _ in types_H]
         user_1K = self._programs["user_tower"](hist_HC[None], hist_H[None], length_1, *(each[None] for each in types_H))
         if not len(cand_N):
-            return {"user_emb": user_1K[0].tolist(), "item_emb": [], "mid_emb": [], "cvr_score": []}
+            none = {"user_emb": user_1K[0].tolist(), "item_emb": [], "mid_emb": [], "cvr_score": []}
+            return none | ({"other_scores": {name: [] for name in self._other_labels}} if self._other_labels else {})
         item_NK = self._programs["item_tower"](cand_NC, cand_N)
-        mid_NE, score_N = self._programs["cvr"](user_1K.expand(len(item_NK), -1), item_NK)
+        mid_NE, score_N, *others = self._programs["cvr"](user_1K.expand(len(item_NK), -1), item_NK)
         found = {"user_emb": user_1K[0], "item_emb": item_NK, "mid_emb": mid_NE, "cvr_score": score_N}
-        return {name: values.tolist() for name, values in found.items()}
+        scored = {name: values.tolist() for name, values in found.items()}
+        for score_NT in others:
+            scored["other_scores"] = dict(zip(self._other_labels, score_NT.T.tolist(), strict=True))
+        return scored
 
     def _history_types(self, row: dict[str, Any], length: int) -> list["torch.Tensor"]:
         """The program's one more input, where it has it: the codes of the history's last types, [H]."""

@@ -1,14 +1,18 @@
 """Samples of a window: pairs of user and item with a label, by one of two readings of the log."""
 
+from functools import reduce
+from operator import or_
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from learn_spark.config.sections import SampleSettings
+from learn_spark.config.sections import LabelSettings, SampleSettings
 from learn_spark.lake.frames import with_dense_number
 from learn_spark.sequences.windows import SampleWindow
 
 _KEY = ("user_id", "item_id", "event_ts")
 _DAY_MICROS = 86_400_000_000
+OTHERS = "other_labels"
 
 
 def window_samples(
@@ -28,6 +32,7 @@ def window_samples(
         labelled = observed_samples(inside, window, settings)
     else:
         labelled = sampled_samples(inside.where(F.col("event_type").isin(events)), settings)
+        labelled = labelled.withColumn(OTHERS, F.lit(None).cast("map<string,int>"))
     return labelled.withColumn("stage", F.lit(window.stage)).withColumn("ds", F.to_date("event_ts"))
 
 
@@ -52,37 +57,45 @@ def sampled_samples(lines: DataFrame, settings: SampleSettings) -> DataFrame:
 
 
 def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSettings) -> DataFrame:
-    """Exposures, each with whether the user converted on the item after it.
+    """Exposures, each with whether the user converted on the item after it, and with the other labels.
 
     The label is 1 where an event of `conversion_events` of the same user on the same item lies in
     `[event_ts, event_ts + conversion_days]`, both ends included: with 0 days at the exposure's own time, which
-    fits logs whose line is exposure and outcome in one (a rating, a shown video). Only the window's events are
-    looked at, so no label knows what a later stage is tested on. An exposure whose conversions could still come
-    at the window's end or later is no sample, converted or not: kept as 0 it would be a false negative, kept only
-    where it converted it would raise the rate. Exposures of one user, item and time are one row; its weight is 1.
+    fits logs whose line is exposure and outcome in one (a rating, a shown video). The other labels are found the same
+    way, each by its own events and days. Only the window's events are looked at, so no label knows what a later stage
+    is tested on. An exposure is no sample, whatever its labels, where an event that would set one could still come at
+    the window's end or later: kept as 0 it would be a false negative, kept only where it is 1 it would raise the rate.
+    Exposures of one user, item and time are one row; its weight is 1.
 
     Args:
         events: the window's events, all types.
         window: its end closes the labels.
-        settings: exposure_events, conversion_events, conversion_days, min_value.
+        settings: exposure_events, and what the labels are.
     """
-    exposed, converted = is_exposure(settings), is_conversion(settings)
+    exposed, outcomes = is_exposure(settings), settings.outcomes
+    flags = {f"is_{number}": is_outcome(outcome) for number, outcome in enumerate(outcomes.values())}
     moments = (
-        events.where(exposed | converted)
+        events.where(reduce(or_, flags.values(), exposed))
         .groupBy(*_KEY)
-        .agg(F.max(exposed).alias("is_exposure"), F.max(converted).alias("is_conversion"))
+        .agg(F.max(exposed).alias("is_exposure"), *(F.max(one).alias(name) for name, one in flags.items()))
         .withColumn("at", F.unix_micros("event_ts"))
     )
     # From the last moment back: a frame that only grows costs one pass, one that looks ahead a pass per row.
     from_now_on = Window.partitionBy("user_id", "item_id").orderBy(F.desc("at"))
     from_now_on = from_now_on.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    next_conversion = F.min(F.when(F.col("is_conversion"), F.col("at"))).over(from_now_on)
-    reach = settings.conversion_days * _DAY_MICROS
-    is_converted = F.coalesce(F.col("next_conversion") <= F.col("at") + reach, F.lit(False))
+    followed = {
+        name: F.coalesce(
+            F.min(F.when(F.col(flag), F.col("at"))).over(from_now_on) <= F.col("at") + outcome.days * _DAY_MICROS,
+            F.lit(False),
+        ).cast("int")
+        for flag, (name, outcome) in zip(flags, outcomes.items(), strict=True)
+    }
+    others = [part for name in settings.names_of_others for part in (F.lit(name), F.col(name))]
+    by_name = F.create_map(*others) if others else F.lit(None).cast("map<string,int>")
     return (
-        moments.withColumn("next_conversion", next_conversion)
+        moments.withColumns(followed)
         .where(F.col("is_exposure") & is_mature(window, settings))
-        .select(*_KEY, F.lit(1).alias("weight"), is_converted.cast("int").alias("label"))
+        .select(*_KEY, F.lit(1).alias("weight"), "label", by_name.alias(OTHERS))
     )
 
 
@@ -91,17 +104,17 @@ def is_exposure(settings: SampleSettings) -> Column:
     return F.col("event_type").isin(settings.exposure_events)
 
 
-def is_conversion(settings: SampleSettings) -> Column:
-    """Whether an event is what exposures are shown for: of the right type, and of the least value if one is asked."""
-    is_of_type = F.col("event_type").isin(settings.conversion_events)
-    if settings.min_value is None:
+def is_outcome(label: LabelSettings) -> Column:
+    """Whether an event sets a label: of the right type, and of the least value if one is asked."""
+    is_of_type = F.col("event_type").isin(label.events)
+    if label.min_value is None:
         return is_of_type
-    return is_of_type & F.coalesce(F.col("value") >= settings.min_value, F.lit(False))
+    return is_of_type & F.coalesce(F.col("value") >= label.min_value, F.lit(False))
 
 
 def is_mature(window: SampleWindow, settings: SampleSettings) -> Column:
-    """Whether all conversions that count for an exposure at `event_ts` lie before the window's end."""
-    return F.unix_micros("event_ts") + settings.conversion_days * _DAY_MICROS < F.unix_micros(
+    """Whether all events that could set a label of an exposure at `event_ts` lie before the window's end."""
+    return F.unix_micros("event_ts") + settings.longest_days * _DAY_MICROS < F.unix_micros(
         F.lit(window.end).cast("timestamp")
     )
 

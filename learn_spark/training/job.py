@@ -57,6 +57,7 @@ def train_cvr(context: Context, days: Sequence[date]) -> StepResult:
         train_snapshot=snapshots["train"],
         val_snapshot=snapshots["val"],
         log_q=config.cvr.log_q,
+        other_labels={name: config.cvr.label_weights.get(name, 1.0) for name in config.samples.names_of_others},
         cvr=config.cvr.model,
         train=config.cvr.train,
         stream=config.stream,

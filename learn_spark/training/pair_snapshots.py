@@ -13,7 +13,7 @@ from learn_spark.lake.days import DayRange, days_predicate
 from learn_spark.lake.point_in_time import latest_before
 from learn_spark.releases.spaces import Earlier, ReleaseModels
 from learn_spark.runs.steps import Context
-from learn_spark.sequences.samples import with_log_q
+from learn_spark.sequences.samples import OTHERS, with_log_q
 
 PAIR_KEY = ("user_id", "item_id", "event_ts")
 EMBEDDINGS = ("user_emb", "item_emb")
@@ -22,14 +22,17 @@ MOST_PAIRS = 50_000  # that a map of mid_emb is fitted on
 
 
 def pair_snapshot(context: Context, role: str, span: DayRange, version: int, fingerprint: str) -> Path:
-    """The conversion model's samples of these days, with labels and weights."""
+    """The conversion model's samples of these days, with labels and weights; the other labels as a list, by name."""
     config = context.config
     samples = context.tables.read("samples", version).where("stage = 'cvr'")
     corrected = ["log_q"] if config.cvr.log_q else []
     if corrected:
         samples = with_log_q(samples, config.samples.negatives)
     samples = samples.where(days_predicate("ds", span))
-    columns = (*EMBEDDINGS, "label", "weight", *corrected)
+    others = [F.element_at(OTHERS, name).cast("float") for name in config.samples.names_of_others]
+    if others:
+        samples = samples.withColumn(OTHERS, F.array(*others))
+    columns = (*EMBEDDINGS, "label", "weight", *corrected, *([OTHERS] if others else []))
     pairs = with_embeddings(context, samples).select(*PAIR_KEY, *columns)
     return export(context, pairs, f"cvr-{role}-{fingerprint}", PAIR_KEY, "samples", version, config.cvr.train.seed)
 

@@ -13,6 +13,7 @@ from models.contract.whole_files import write_whole
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
 EVENT_TYPES = "event_types"
+OTHER_LABELS = "other_labels"
 _DIGEST = "weights_sha256"
 
 
@@ -40,9 +41,22 @@ def event_types_of(folder: Path) -> tuple[str, ...]:
     Raises:
         BadInput: as `read_about`, or config.json holds something else there.
     """
-    names = read_about(folder).get(EVENT_TYPES, [])
+    return _names_of(folder, EVENT_TYPES)
+
+
+def other_labels_of(folder: Path) -> tuple[str, ...]:
+    """The names of the labels that a conversion model scores beside the conversion, in the order of its outputs.
+
+    Raises:
+        BadInput: as of `event_types_of`.
+    """
+    return _names_of(folder, OTHER_LABELS)
+
+
+def _names_of(folder: Path, key: str) -> tuple[str, ...]:
+    names = read_about(folder).get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise BadInput(f"model {folder}: {CONFIG} has {reprlib.repr(names)} for {EVENT_TYPES}, which are no names")
+        raise BadInput(f"model {folder}: {CONFIG} has {reprlib.repr(names)} for {key}, which are no names")
     return tuple(names)
 
 

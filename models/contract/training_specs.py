@@ -1,9 +1,9 @@
 """The specs of the trainings."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from models.contract.language_models import NoteLLMConfig, PromptConfig
 from models.contract.settings import (
@@ -206,16 +206,19 @@ class CVRSpec(TrainingSpec):
             with `log_q` also that: log of the negatives of the item that a positive draws; val_snapshot also user_id.
             Validation samples are later than training samples.
         log_q: correct for how sampled negatives were drawn (models/training/train_cvr.py).
+        other_labels: the weight in the loss of each label beside the conversion, by its name. Where there are some, the
+            snapshots have a column other_labels: a list with a 0 or 1 for each, in this order.
         cvr: settings, all with defaults.
         earlier: whose space mid_emb is mapped into when training is over; None: it keeps its own.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"earlier"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"earlier", "other_labels"})
     command: ClassVar[str] = "train-cvr"
     module: ClassVar[str] = "models.training.train_cvr"
     help: ClassVar[str] = "train the conversion model"
 
     log_q: bool = False
+    other_labels: dict[str, Annotated[float, Field(gt=0)]] = {}
     cvr: CVRConfig = CVRConfig()
     train: CVRTrainConfig = CVRTrainConfig()
     earlier: EarlierConversion | None = None

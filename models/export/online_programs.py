@@ -4,7 +4,7 @@ The programs compute what batch scoring does (`Towers.embed_users`, `Towers.embe
 rectangles instead of packed sequences: selections whose sizes depend on the data cannot be exported.
 
 Shapes: B rows (any number from 1 on), H history length (1 .. max_len), C content width, D model width, K output width,
-E width of mid_emb, N = B * H.
+E width of mid_emb, N = B * H, L labels of the conversion model.
 """
 
 import importlib.util
@@ -118,19 +118,21 @@ class ItemTower(nn.Module):
 
 
 class Conversion(nn.Module):
-    """The conversion model's middle layer and probability."""
+    """The conversion model's middle layer and probabilities."""
 
     inputs = ("user_emb", "item_emb")
-    outputs = ("mid_emb", "cvr_score")
 
     def __init__(self, cvr: CVRModel) -> None:
         super().__init__()
         self.cvr = cvr
+        self.outputs = ("mid_emb", "cvr_score", *(["other_scores"] if cvr.other_labels else []))
 
-    def forward(self, user_BK: Tensor, item_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """mid_emb [B, E] and cvr_score [B], row by row."""
-        mid_BE, logit_B = self.cvr(user_BK, item_BK)
-        return mid_BE, logit_B.sigmoid()
+    def forward(self, user_BK: Tensor, item_BK: Tensor) -> tuple[Tensor, ...]:
+        """mid_emb [B, E], cvr_score [B] and, where the model has other labels, other_scores [B, L - 1], row by row."""
+        mid_BE, logit_BL = self.cvr(user_BK, item_BK)
+        probability_BL = logit_BL.sigmoid()
+        found = mid_BE, probability_BL[:, 0]
+        return (*found, probability_BL[:, 1:]) if self.cvr.other_labels else found
 
 
 _Program = UserTower | ItemTower | Conversion
@@ -140,8 +142,8 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     """Exports as the spec says.
 
     Returns:
-        What result.json holds: sizes, of each program its files, inputs and outputs, and `event_types`, the names of
-        those that the user tower reads, the first one's code 1.
+        What result.json holds: sizes, of each program its files, inputs and outputs, `event_types`, the names of those
+        that the user tower reads, the first one's code 1, and `other_labels`, the names of the columns of other_scores.
 
     Raises:
         BadInput: the models do not fit each other, or a package that the format needs is not installed.
@@ -170,6 +172,8 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     about: dict[str, object] = {"sizes": sizes, "repeat_bias": repeat_bias, "retrieval": retrieval}
     if towers.event_types:
         about["event_types"] = list(towers.event_types)
+    if cvr.other_labels:
+        about["other_labels"] = list(cvr.other_labels)
     about["programs"] = programs
     write_result(spec.out_dir, about)
     return about

@@ -167,7 +167,7 @@ def mapped_into(model: CVRModel, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> 
     explained = {ridge: _explained(fitted[ridge], mid_PD[held_out_P], earlier_PE[held_out_P]) for ridge in RIDGES}
     best = max(explained, key=explained.__getitem__)
     weight_DE, bias_E = _ridge(mid_PD, earlier_PE, best)
-    mapped = CVRModel(model.config, model.user_dim, model.item_dim, mapped_dim=earlier_PE.shape[1])
+    mapped = CVRModel(model.config, model.user_dim, model.item_dim, earlier_PE.shape[1], model.other_labels)
     own = {"mid_map.weight": torch.from_numpy(weight_DE.T).float(), "mid_map.bias": torch.from_numpy(bias_E).float()}
     mapped.load_state_dict({**model.state_dict(), **own})
     return mapped.eval(), {"pairs": len(mid_PD), "mid_explained": explained[best]}

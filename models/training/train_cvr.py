@@ -1,4 +1,4 @@
-"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width.
+"""Training of the conversion model out of snapshots. Shapes: B pairs, K embedding width, L labels: conversion first.
 
 What the probability is of, depends on the samples.
 
@@ -17,12 +17,17 @@ which for what is bought seldom (r near 1, P small) is P(i|u) itself, and above 
 validated, a negative draw is weighed by 1 / (k q_i), so that one expected draw stands for its item: every figure is
 then of lines against the whole catalogue, and so is the base rate, about one by the number of items. (The correction
 is that of sampled softmax: Bengio & Senécal 2008; the towers' is `towers.loss.log_q`.)
+
+Other labels of the same pairs (a click, a cart) are learned beside the conversion, as outputs of the same middle layer.
+The loss is the conversion's cross-entropy plus that of each other label times its weight. The best state is chosen by
+the conversion's AUC alone.
 """
 
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
@@ -42,6 +47,7 @@ from models.training.trainer import Batch, Metrics, TrainResult
 
 COLUMNS = ["user_emb", "item_emb", "label", "weight"]
 LOG_Q = "log_q"
+OTHER_LABELS = "other_labels"
 
 
 class CVRTask(SnapshotBatches[CVRSpec]):
@@ -50,32 +56,50 @@ class CVRTask(SnapshotBatches[CVRSpec]):
     metric = "auc"
 
     def __init__(self, spec: CVRSpec, train: Snapshot, val: Snapshot, ranks: Ranks) -> None:
-        super().__init__(spec, train, [*COLUMNS, LOG_Q] if spec.log_q else COLUMNS, ranks)
+        more = [name for name, is_read in ((LOG_Q, spec.log_q), (OTHER_LABELS, bool(spec.other_labels))) if is_read]
+        super().__init__(spec, train, [*COLUMNS, *more], ranks)
         self.val = {name: read_column(val, name) for name in [*self.columns, "user_id"]}
         if set(np.unique(self.val["label"])) != {0, 1}:
             raise BadInput(f"val_snapshot: {val.path} must hold labels 0 and 1, both")
+        if spec.other_labels and (found := self.val[OTHER_LABELS].shape[1]) != len(spec.other_labels):
+            raise BadInput(f"val_snapshot: {val.path} has {found} other labels, the spec {len(spec.other_labels)}")
+        self.label_weights = torch.tensor([1.0, *spec.other_labels.values()])
         widths = (self.val["user_emb"].shape[1], self.val["item_emb"].shape[1])
-        self.model = CVRModel(spec.cvr, *widths)
+        self.model = CVRModel(spec.cvr, *widths, other_labels=tuple(spec.other_labels))
 
     def loss(self, batch: Batch) -> Tensor:
-        _, logit_B = self.model(batch["user_emb"], batch["item_emb"])
+        _, logit_BL = self.model(batch["user_emb"], batch["item_emb"])
         if self.spec.log_q:
-            logit_B = logit_B - batch[LOG_Q]
-        loss_B = F.binary_cross_entropy_with_logits(logit_B, batch["label"], reduction="none")
+            logit_BL = logit_BL - batch[LOG_Q][:, None]
+        others = [batch[OTHER_LABELS]] if self.spec.other_labels else []
+        label_BL = torch.cat([batch["label"][:, None], *others], dim=1)
+        loss_BL = F.binary_cross_entropy_with_logits(logit_BL, label_BL, reduction="none")
+        loss_B = loss_BL @ self.label_weights.to(loss_BL)
         weight = batch["weight"].sum()
         return global_mean((loss_B * batch["weight"]).sum() / weight, weight)
 
     def evaluate(self) -> Metrics:
-        _, probability_B = self.model.score(self.val["user_emb"], self.val["item_emb"])
+        """The conversion's figures, and those of each other label with its name behind: auc and auc.cart."""
+        _, probability_BL = self.model.score_labels(self.val["user_emb"], self.val["item_emb"])
         label_B, weight_B = self.val["label"], self.val["weight"].astype(np.float64)
         if self.spec.log_q:
             weight_B = np.where(label_B == 1, weight_B, weight_B * np.exp(-self.val[LOG_Q].astype(np.float64)))
+        metrics = self._figures(label_B, probability_BL[:, 0], weight_B)
+        for label, name in enumerate(self.spec.other_labels):
+            figures = self._figures(self.val[OTHER_LABELS][:, label], probability_BL[:, 1 + label], weight_B)
+            metrics |= {f"{figure}.{name}": value for figure, value in figures.items()}
+        return metrics
+
+    def _figures(self, label_B: np.ndarray, probability_B: np.ndarray, weight_B: np.ndarray) -> Metrics:
+        """How well a label is foreseen; None for what needs both a 0 and a 1."""
+        has_both = len(np.unique(label_B)) == 2
         within_users = uauc(label_B, probability_B, self.val["user_id"], weight_B)
         deciles, error = calibration(label_B, probability_B, weight_B)
+        loss = log_loss(label_B, probability_B.astype(np.float64), sample_weight=weight_B, labels=[0, 1])
         return {
-            "auc": float(roc_auc_score(label_B, probability_B, sample_weight=weight_B)),
+            "auc": float(roc_auc_score(label_B, probability_B, sample_weight=weight_B)) if has_both else None,
             "uauc": within_users if np.isfinite(within_users) else None,
-            "log_loss": float(log_loss(label_B, probability_B.astype(np.float64), sample_weight=weight_B)),
+            "log_loss": float(loss),
             "calibration_error": error,
             "calibration": deciles,
         }

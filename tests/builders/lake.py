@@ -186,7 +186,7 @@ def _samples(config: Config, events: list[tuple], rng: np.random.Generator) -> l
     for window in sample_windows(config):
         for _, user, item, _, _, at, *_, day in events:
             if window.start <= day < window.end:
-                rows.append((user, item, at, 1, 1.0, window.stage, day))
+                rows.append((user, item, at, 1, 1.0, window.stage, day, None))
                 for other in {item_id(i) for i in rng.integers(1, ITEMS, 3)} - {item}:
-                    rows.append((user, other, at, 0, 1.0, window.stage, day))
+                    rows.append((user, other, at, 0, 1.0, window.stage, day, None))
     return rows

@@ -3,17 +3,18 @@
 from datetime import datetime, timedelta
 
 
-def naive_observed(events, start, end, exposures, conversions, days, min_value=None):
+def naive_observed(events, start, end, exposures, conversions, days, min_value=None, known_days=None):
     """{(user, item, ts): label} of the exposures in [start, end) whose conversions are all known before `end`.
 
-    `events` are (user, item, type, ts, value); start and end are days, end exclusive.
+    `events` are (user, item, type, ts, value); start and end are days, end exclusive. `known_days`: after so many days
+    an exposure's labels are known, where there are others that take longer.
     """
     first, last = (datetime(day.year, day.month, day.day) for day in (start, end))
     inside = [event for event in events if first <= event[3] < last]
     labels = {}
     for user, item, kind, ts, _ in inside:
         limit = ts + timedelta(days=days)
-        if kind not in exposures or limit >= last:
+        if kind not in exposures or max(limit, ts + timedelta(days=known_days or days)) >= last:
             continue
         labels[user, item, ts] = int(
             any(

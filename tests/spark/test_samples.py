@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from learn_spark.config.load import load_config
+from learn_spark.config.sections import LabelSettings
 from learn_spark.lake.schemas import INTERACTIONS
 from learn_spark.sequences.audit import audit_sequences
 from learn_spark.sequences.samples import window_samples, with_log_q
@@ -71,6 +72,36 @@ def test_observed_labels_equal_the_naive_ones(spark, logs, days, exposures, min_
     events = [(f"{user}{number}", *rest) for number, log in enumerate(logs) for user, *rest in log]
     found = observed(spark, events, conversion_days=days, exposure_events=exposures, min_value=min_value)
     assert found == naive_observed(events, WINDOW.start, WINDOW.end, exposures, ["buy"], days, min_value)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    logs=st.lists(st.lists(event, min_size=1, max_size=25), min_size=3, max_size=3),
+    days=st.tuples(*[st.integers(0, 2)] * 3),
+)
+def test_each_of_several_labels_equals_the_naive_one(spark, logs, days):
+    """A label of its own events, and one of a part of the conversion's; the longest of all says what is known."""
+    events = [(f"{user}{number}", *rest) for number, log in enumerate(logs) for user, *rest in log]
+    others = {
+        "other": LabelSettings(events=["other"], days=days[1]),
+        "liked": LabelSettings(events=["buy", "other"], days=days[2], min_value=4),
+    }
+    log, asked_ = log_of(spark, events), asked(conversion_days=days[0], other_labels=others)
+    rows = window_samples(log, WINDOW, asked_, []).collect()
+    naive = [
+        naive_observed(events, WINDOW.start, WINDOW.end, ["view"], kinds, reach, least, known_days=max(days))
+        for kinds, reach, least in (
+            (["buy"], days[0], None),
+            (["buy", "other"], days[2], 4),
+            (["other"], days[1], None),
+        )
+    ]
+    expected = {key: tuple(labels[key] for labels in naive) for key in naive[0]}
+    found = {
+        (row.user_id, row.item_id, row.event_ts): (row.label, row.other_labels["liked"], row.other_labels["other"])
+        for row in rows
+    }
+    assert found == expected and len(found) == len(rows)
 
 
 def test_a_purchase_counts_for_every_view_before_it_within_reach(spark):

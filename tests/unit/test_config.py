@@ -252,6 +252,7 @@ def test_a_wrong_value_is_named(override, said):
 
 
 OBSERVED = "samples={labels: observed, exposure_events: [purchase], conversion_events: [purchase], conversion_days: %d}"
+OTHER = "samples.other_labels.big={%s}"
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,21 @@ OBSERVED = "samples={labels: observed, exposure_events: [purchase], conversion_e
         ),
         ([OBSERVED % 22, "cvr.validation_days=30"], "the samples' window from 2011-10-10 to 2011-11-01 (22 days)"),
         ([OBSERVED % 0, "cvr.log_q=true"], "cvr.log_q corrects sampled negatives, but samples.labels is observed"),
+        ([OBSERVED % 0, OTHER % "events: [purchase], days: 3"], "samples.other_labels.big.days (3) leaves no exposure"),
+        (
+            [OTHER % "events: [purchase], days: 0"],
+            "other_labels (big) are of exposures, and sampled items were not shown",
+        ),
+        ([OBSERVED % 0, OTHER % "events: [purchase], day: 1"], "unknown key `samples.other_labels.big.day`"),
+        ([OBSERVED % 0, OTHER % "events: []"], "`samples.other_labels.big.events`"),
+        ([OBSERVED % 0, OTHER % "events: [share]"], "samples.other_labels.big names event types ['share']"),
+        ([OBSERVED % 0, "samples.other_labels.label={events: [purchase]}"], "label is the conversion's own name"),
+        ([OBSERVED % 0, "samples.other_labels={a-b: {events: [purchase]}}"], "`samples.other_labels.a-b"),
+        (
+            [OBSERVED % 0, OTHER % "events: [purchase], days: 0", "cvr.label_weights={cart: 1}"],
+            "weighs cart; samples.other_labels has big",
+        ),
+        (["cvr.label_weights={cart: 1}"], "cvr.label_weights weighs cart; samples.other_labels names none"),
     ],
 )
 def test_observed_labels_need_room_in_every_window(overrides, said):

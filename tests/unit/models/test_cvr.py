@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.contract.failures import BadInput
 from models.contract.settings import CVRConfig
+from models.contract.trained_model import read_about, write_about
+from models.saved import load_cvr, save_cvr
 from models.towers.cvr import CVRModel
 
 
@@ -16,9 +19,33 @@ def test_scores_equal_the_forward_pass_and_ignore_the_batching(fusion):
     with torch.inference_mode():
         mid_all, logit = model.eval()(torch.tensor(user), torch.tensor(item))
         np.testing.assert_allclose(mid, mid_all.numpy(), atol=1e-6)
-        np.testing.assert_allclose(probability, logit.sigmoid().numpy(), atol=1e-6)
+        np.testing.assert_allclose(probability, logit[:, 0].sigmoid().numpy(), atol=1e-6)
         # mid_emb is all that the output sees.
-        np.testing.assert_allclose(model.output(torch.tensor(mid))[:, 0].numpy(), logit.numpy(), atol=1e-5)
+        np.testing.assert_allclose(model.output(torch.tensor(mid)).numpy(), logit.numpy(), atol=1e-5)
+
+
+def test_other_labels_have_outputs_of_their_own_and_come_back_with_their_names(tmp_path):
+    torch.manual_seed(0)
+    model = CVRModel(CVRConfig(mid_dim=6), 5, 5, other_labels=("cart", "click"))
+    pairs = np.random.default_rng(0).normal(size=(2, 11, 5)).astype(np.float32)
+    save_cvr(tmp_path, model)
+    found = load_cvr(tmp_path)
+    assert found.other_labels == ("cart", "click")
+    mid, probability = found.score_labels(*pairs, batch_size=4)
+    assert probability.shape == (11, 3) and len(np.unique(probability[0])) == 3
+    np.testing.assert_array_equal(probability, model.score_labels(*pairs, batch_size=4)[1])
+    np.testing.assert_array_equal(found.score(*pairs, batch_size=4)[1], probability[:, 0])
+    expected = torch.sigmoid(torch.tensor(mid) @ model.output.weight.T + model.output.bias)
+    np.testing.assert_allclose(probability, expected.detach().numpy(), atol=1e-6)
+
+
+def test_names_that_do_not_fit_the_outputs_are_refused(tmp_path):
+    save_cvr(tmp_path, CVRModel(CVRConfig(), 5, 5, other_labels=("cart",)))
+    about = read_about(tmp_path)
+    for names in (["cart", "click"], ["cart", "cart"], "cart"):
+        write_about(tmp_path, about | {"other_labels": names})
+        with pytest.raises(BadInput, match="weights do not fit|which are no names"):
+            load_cvr(tmp_path)
 
 
 def test_batch_norm_centres_the_hidden_layers_and_scores_rows_alone():

@@ -34,6 +34,7 @@ TOWERS = {
 TYPES = ("view", "cart", "dislike")  # that the towers named here read
 TYPED = ("beyond", "mlp", "self")
 CVR = {"paper": {}, "beyond": {"fusion": "concat+product", "batch_norm": True, "hidden": (16, 9)}}
+LABELS = {"beyond": ("cart", "click")}  # of the conversion model beside the conversion
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def saved(folder, towers, cvr, types=()):
     torch.manual_seed(0)
     settings = {"d_model": 16, "heads": 2, "embedding_dim": 8, "max_len": MAX_LEN} | towers
     towers = Towers(TowersConfig(**settings), DIM, KNOWN, types)
-    models = towers, CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8)
+    others = LABELS["beyond"] if cvr == CVR["beyond"] else ()
+    models = towers, CVRModel(CVRConfig(mid_dim=6, **cvr), 8, 8, other_labels=others)
     for model in models:
         for name, weight in model.state_dict().items():
             if weight.is_floating_point() and name != "log_scale":
@@ -87,10 +89,10 @@ def check(programs, models, content):
         item_B = np.arange(len(hist_BH)) % (ITEMS + 1)
         (item_BK,) = programs["item_tower"](content.gather(item_B).numpy(), item_B)
         np.testing.assert_allclose(item_BK, towers.embed_items(item_B, content), atol=1e-5, rtol=0)
-        mid_BE, score_B = programs["cvr"](user_BK, item_BK)
-        expected_mid, expected_score = cvr.score(user_BK, item_BK)
+        mid_BE, score_B, *others = programs["cvr"](user_BK, item_BK)
+        expected_mid, expected_scores = cvr.score_labels(user_BK, item_BK)
         np.testing.assert_allclose(mid_BE, expected_mid, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(score_B, expected_score, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(np.hstack([score_B[:, None], *others]), expected_scores, atol=1e-5, rtol=0)
     assert np.abs(user_BK).max() > 0.5 and score_B.std() > 1e-3
 
 
@@ -109,6 +111,7 @@ def test_exported_programs_equal_batch_scoring(tmp_path, content, name, types):
     models = saved(tmp_path, TOWERS[name], CVR.get(name, {}), types)
     about = export(tmp_path, ["pt2"])
     assert about.get("event_types", []) == list(types)
+    assert about.get("other_labels", []) == list(LABELS.get(name, ()))
     assert (
         about["programs"]["user_tower"]["inputs"]
         == ["content", "item_idx", "length", "event_type"][: 4 if types else 3]

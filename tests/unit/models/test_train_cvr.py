@@ -104,3 +104,64 @@ def test_uauc_is_unknown_where_no_user_has_both_labels(data, tmp_path):
     write_snapshot(tmp_path / "val", alone)
     _, best = trained(data, tmp_path, val_snapshot=str(tmp_path / "val"))
     assert best["uauc"] is None and best["auc"] > 0.5
+
+
+# P(label | type, item) of an exposure: carts are frequent and follow the user's type, purchases are a fifth of them.
+CART_TI = 0.05 + 0.6 * P_TI / P_TI.max()
+LABELS_TI = {"label": CART_TI / 5, "cart": CART_TI, "skip": 1 - CART_TI}
+
+
+def exposures(rows: int, seed: int, others: tuple[str, ...]) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    kind, item = rng.integers(TYPES, size=rows), rng.integers(ITEMS, size=rows)
+    drawn = {name: (rng.random(rows) < p_TI[kind, item]).astype(np.float32) for name, p_TI in LABELS_TI.items()}
+    columns = {
+        "user_id": [f"u{row % 97}" for row in range(rows)],
+        "user_emb": pa.array(list(np.eye(ITEMS, dtype=np.float32)[kind]), pa.list_(pa.float32())),
+        "item_emb": pa.array(list(np.eye(ITEMS, dtype=np.float32)[item]), pa.list_(pa.float32())),
+        "label": drawn["label"].astype(np.int32),
+        "weight": pa.array(np.ones(rows), pa.float32()),
+    }
+    if others:
+        columns["other_labels"] = pa.array(list(np.stack([drawn[name] for name in others], 1)), pa.list_(pa.float32()))
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exposures")
+    for others in ((), ("cart", "skip")):
+        name = "-".join(["val", *others]), "-".join(["train", *others])
+        write_snapshot(folder / name[1], exposures(20_000, 0, others), row_group_size=2000)
+        write_snapshot(folder / name[0], exposures(8000, 1, others), row_group_size=2000)
+    return folder
+
+
+def of_exposures(exposed, *others):
+    return {side: str(exposed / "-".join([side.split("_")[0], *others])) for side in ("train_snapshot", "val_snapshot")}
+
+
+def test_each_label_is_learned_as_what_it_is_and_a_rare_one_learns_from_a_frequent_one(exposed, tmp_path):
+    """Carts say five times as often what 24 pairs of type and item have; purchases alone are too few to."""
+    spec = of_exposures(exposed, "cart", "skip") | {"other_labels": {"cart": 1.0, "skip": 0.5}}
+    (tmp_path / "alone").mkdir()
+    alone_TI, alone = trained(exposed, tmp_path / "alone", **of_exposures(exposed))
+    score_TI, best = trained(exposed, tmp_path, **spec)
+    model = load_cvr(tmp_path / "cvr")
+    user, item = np.divmod(np.arange(TYPES * ITEMS), ITEMS)
+    _, score = model.score_labels(np.eye(ITEMS, dtype=np.float32)[user], np.eye(ITEMS, dtype=np.float32)[item])
+    for found, name in zip(score.T, ("label", *model.other_labels), strict=True):
+        np.testing.assert_allclose(found.reshape(TYPES, ITEMS), LABELS_TI[name], atol=0.15, err_msg=name)
+    assert best["auc.cart"] > 0.6 and best["auc.skip"] > 0.6 and best["calibration_error.cart"] < 0.05
+    assert {key.partition(".")[0] for key in best if "." in key} == alone.keys()
+    errors = [np.abs(found - LABELS_TI["label"]).mean() for found in (alone_TI, score_TI)]
+    assert errors[1] < 0.8 * errors[0], errors
+
+
+def test_labels_that_the_snapshot_lacks_are_named(exposed, tmp_path, capsys):
+    with pytest.raises(AssertionError):
+        trained(exposed, tmp_path, **of_exposures(exposed), other_labels={"cart": 1.0})
+    assert "other_labels" in capsys.readouterr().err
+    with pytest.raises(AssertionError):
+        trained(exposed, tmp_path, **of_exposures(exposed, "cart", "skip"), other_labels={"cart": 1.0})
+    assert "has 2 other labels, the spec 1" in capsys.readouterr().err
