@@ -1,8 +1,9 @@
-"""Scoring users: the towers inside Spark against the same towers in one process of torch on two threads.
+"""Scoring users: the towers inside Spark, by torch and by ONNX Runtime, against one process of torch on two threads.
 
-Both read the same histories (up to 100 items) and write (user_id, user_emb); sizes are users.
+All read the same histories (up to 100 items) and write (user_id, user_emb); sizes are users.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from benchmarks.spark import start_session
 from learn_spark.bridge.scoring import padded, score_users, vectors
 from learn_spark.lake.arrow_rows import write_rows
 from learn_spark.lake.schemas import USER_FEATURES, TableSpec
+from models.contract.trained_model import CONFIG
 
 ITEMS, CONTENT_DIM, LONGEST, BATCH = 50_000, 384, 100, 2048
 SEED = 7
 COLUMNS = tuple(column for column in USER_FEATURES.columns if column.name in ("user_id", "user_emb"))
-SCORED = TableSpec("scored", "what both write", COLUMNS, key=("user_id",), checks=USER_FEATURES.checks)
+SCORED = TableSpec("scored", "what all write", COLUMNS, key=("user_id",), checks=USER_FEATURES.checks)
 
 CHECK = "benchmarks.score:check"
 BENCH = Benchmark(
@@ -32,9 +34,10 @@ BENCH = Benchmark(
     prepare="benchmarks.score:prepare",
     contenders=(
         Contender("ours", "benchmarks.score:ours", CHECK),
+        Contender("onnx", "benchmarks.score:ours_in_onnx", CHECK),
         Contender("torch", "benchmarks.score:with_torch", CHECK),
     ),
-    ratios=(Ratio("torch", "ours", Target(">=", 0.85)),),
+    ratios=(Ratio("torch", "ours", Target(">=", 0.85)), Ratio("ours", "onnx")),
 )
 
 
@@ -44,7 +47,9 @@ def prepare(task: Task) -> None:
 
     import torch
 
+    from models.contract.export_specs import ONNX, OnlineSpec
     from models.contract.settings import TowersConfig
+    from models.export.online_programs import run
     from models.saved import save_towers
     from models.towers.towers import Towers
 
@@ -60,6 +65,9 @@ def prepare(task: Task) -> None:
             _towers(task),
             Towers(TowersConfig(d_model=64, layers=2, heads=2, embedding_dim=64, max_len=LONGEST), CONTENT_DIM),
         )
+    if not _programs(task).exists():
+        run(OnlineSpec(towers=_towers(task), formats=(ONNX,), out_dir=_programs(task)))
+        shutil.copy(_towers(task) / CONFIG, _programs(task))
     for size in task.sizes:
         lengths = rng.integers(1, LONGEST + 1, int(size))
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
@@ -74,11 +82,20 @@ def prepare(task: Task) -> None:
 
 def ours(task: Task) -> None:
     """As `write_features` scores."""
+    _score(task, _towers(task))
+
+
+def ours_in_onnx(task: Task) -> None:
+    """The same with `features.run.runtime: onnx`."""
+    _score(task, _programs(task))
+
+
+def _score(task: Task, towers: Path) -> None:
     spark = start_session(task, task.size)
     task.output.mkdir(parents=True)
     with task.clock():
         histories = spark.read.parquet(str(_histories(task, task.size)))
-        scored = score_users(histories, _towers(task), _matrix(task), BATCH)
+        scored = score_users(histories, towers, _matrix(task), BATCH)
         write_rows(scored, task.output, SCORED)
 
 
@@ -115,6 +132,10 @@ def _matrix(task: Task) -> Path:
 
 def _towers(task: Task) -> Path:
     return task.folder / "score_inputs" / "towers"
+
+
+def _programs(task: Task) -> Path:
+    return task.folder / "score_inputs" / "programs"
 
 
 def _histories(task: Task, size: float) -> Path:

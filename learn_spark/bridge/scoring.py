@@ -7,7 +7,7 @@ the conversion model beside the conversion.
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,14 @@ from learn_spark.lake.arrow_rows import ArrowRows, Batches
 from learn_spark.lake.artifacts import Copy, carried
 from models.contract.codebook import Codebook
 from models.contract.content_matrix import META
+from models.contract.content_rows import ContentRows
 from models.contract.event_types import codes_for
 from models.contract.failures import BadInput
 from models.contract.trained_model import event_types_of
 
 if TYPE_CHECKING:
-    from models.data.content import ContentMatrix
+    from models.export.onnx_models import OnnxCVR
     from models.towers.cvr import CVRModel
-    from models.towers.towers import Towers
 
 TYPES = "event_types"  # the column of the histories' codes
 OTHERS = "other_scores"
@@ -43,7 +43,7 @@ def score_users(
 
     Args:
         df: `item_idx` array<int>, oldest first, and any other columns; with `event_types`, a column of that name, too.
-        towers: the model's folder.
+        towers: the model's folder, or that of its programs for ONNX Runtime (`bridge.programs`).
         matrix: the content matrix's folder.
         batch_rows: rows that the model sees at once.
         event_types: what the codes of the events' types stand for, the first one's 1; empty where events have none.
@@ -103,7 +103,7 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> ArrowRows:
 
     Args:
         df: `user_emb`, `item_emb` and any other columns; null (nothing known yet) is scored as zeros.
-        cvr: the model's folder.
+        cvr: the model's folder, or that of its program for ONNX Runtime.
         batch_rows: rows that the model sees at once.
 
     Returns:
@@ -240,7 +240,7 @@ def _lists(values_BL: np.ndarray, is_there_B: np.ndarray) -> pa.ListArray:
 class _Scorer:
     """Towers, content and what is known about which items have a vector; lives as long as the worker."""
 
-    def __init__(self, towers: "Towers", content: "ContentMatrix") -> None:
+    def __init__(self, towers: Any, content: ContentRows) -> None:  # noqa: ANN401 - Towers or OnnxTowers
         self.towers, self.content = towers, content
         self._looked_up = np.zeros(content.rows, bool)
         self._has_content = np.zeros(content.rows, bool)
@@ -250,7 +250,7 @@ class _Scorer:
         new_U = np.unique(item_idx[~self._looked_up[item_idx]])
         for start in range(0, len(new_U), chunk):
             part_U = new_U[start : start + chunk]
-            self._has_content[part_U] = (self.content.gather(part_U).abs().amax(1) > 0).numpy()
+            self._has_content[part_U] = self.content.vectors(part_U).any(1)
         self._looked_up[new_U] = True
         return self._has_content[item_idx]
 
@@ -263,27 +263,42 @@ def _scorer_of(towers: Copy, matrix: Copy) -> _Scorer:
 
 @lru_cache(maxsize=2)
 def _scorer(towers: str, matrix: str, stamp: int) -> _Scorer:
-    import torch
+    if _is_exported(towers):
+        from models.export.onnx_models import OnnxTowers
 
-    from models.data.content import ContentMatrix
-    from models.saved import load_towers
+        scorer = _Scorer(OnnxTowers(Path(towers)), ContentRows(matrix))
+    else:
+        import torch
 
-    torch.set_num_threads(1)  # Spark's tasks are the parallelism
-    scorer = _Scorer(load_towers(towers), ContentMatrix(matrix))
+        from models.data.content import ContentMatrix
+        from models.saved import load_towers
+
+        torch.set_num_threads(1)  # Spark's tasks are the parallelism
+        scorer = _Scorer(load_towers(towers), ContentMatrix(matrix))
     keep_loaded()
     return scorer
 
 
 @lru_cache(maxsize=2)
-def _cvr(path: str) -> "CVRModel":
-    import torch
+def _cvr(path: str) -> "CVRModel | OnnxCVR":
+    if _is_exported(path):
+        from models.export.onnx_models import OnnxCVR
 
-    from models.saved import load_cvr
+        model = OnnxCVR(Path(path))
+    else:
+        import torch
 
-    torch.set_num_threads(1)
-    model = load_cvr(path)
+        from models.saved import load_cvr
+
+        torch.set_num_threads(1)
+        model = load_cvr(path)
     keep_loaded()
     return model
+
+
+def _is_exported(folder: str) -> bool:
+    """Whether a folder holds programs instead of weights."""
+    return any(Path(folder).glob("*.onnx"))
 
 
 def _mapped(

@@ -177,6 +177,8 @@ class FeatureRun(Settings):
 
     batch_rows: Annotated[int, Field(ge=1)] = 2048
     """Rows per scoring batch."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """onnx: tasks score in ONNX Runtime and need no torch; equal to 1e-5 (docs/cluster.md, A slim environment)."""
 
 
 class FeatureGates(Settings):

@@ -16,8 +16,8 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.bridge.programs import cvr_to_score, towers_to_score
 from learn_spark.bridge.scoring import OTHERS, TYPES, score_items, score_pairs, score_users
-from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.lake.frames import frame_of
 from learn_spark.quality.gates import Gate
@@ -100,7 +100,7 @@ def _scored(
 
 def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> DataFrame:
     """n and vector of the rows of a kind; a pair's is mid_emb and the probabilities behind it."""
-    towers, matrix = towers_path(context), matrix_path(context)
+    towers, matrix = towers_to_score(context), matrix_path(context)
     columns, schema = {
         "user_emb": _USERS if "types" in golden else (("histories",), "n int, item_idx array<int>"),
         "item_emb": (("items",), "n int, item_idx int"),
@@ -109,7 +109,7 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
     rows = list(zip(range(GOLDEN), *(golden[column] for column in columns), strict=True))
     df = frame_of(context.spark, rows, schema).coalesce(1)
     if kind == "pair":
-        scored = score_pairs(df, cvr_path(context), batch_rows).frame
+        scored = score_pairs(df, cvr_to_score(context), batch_rows).frame
         others = F.coalesce(F.map_values(OTHERS), F.array().cast("array<float>"))
         return scored.select("n", F.concat("mid_emb", F.array("cvr_score"), others).alias("vector"))
     if kind == "user_emb":

@@ -9,8 +9,8 @@ import numpy as np
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
+from learn_spark.bridge.programs import towers_to_score
 from learn_spark.bridge.scoring import dense, score_items
-from learn_spark.bridge.trained import towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import ConfigError, QualityError
 from learn_spark.features.neighbours import SAMPLE
@@ -145,7 +145,7 @@ def _fitted(context: Context, due: DataFrame) -> Codebook:
     from models.towers.residual_kmeans import fitted
 
     items = due.select("item_id", "item_idx").distinct()
-    scored = score_items(items, towers_path(context), matrix_path(context), context.config.features.run.batch_rows)
+    scored = score_items(items, towers_to_score(context), matrix_path(context), context.config.features.run.batch_rows)
     drawn = scored.frame.where("content_coverage > 0").orderBy(F.xxhash64("item_id"), "item_id").limit(FITTED_ITEMS)
     vectors = drawn.select("item_id", "item_emb").toArrow().sort_by("item_id").column("item_emb").combine_chunks()
     if not len(vectors):

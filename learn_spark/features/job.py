@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.bridge.programs import cvr_to_score, towers_to_score
 from learn_spark.bridge.scoring import (
     TYPES,
     score_items,
@@ -17,7 +18,6 @@ from learn_spark.bridge.scoring import (
     with_codes,
     without_nan_scores,
 )
-from learn_spark.bridge.trained import cvr_path, towers_path
 from learn_spark.embedding.matrix import matrix_path
 from learn_spark.errors import QualityError, ReleaseRefused
 from learn_spark.features.canaries import Canaries
@@ -137,7 +137,7 @@ def _write_side(
     tasks = tasks_for(context.spark, count, _MOST_PER_TASK, _FEWEST_PER_TASK)
     scored = score(
         _of_release(due.repartition(tasks, f"{side}_id", "ds"), release),
-        towers_path(context),
+        towers_to_score(context),
         matrix_path(context),
         context.config.features.run.batch_rows,
     )
@@ -150,7 +150,7 @@ def _write_pairs(context: Context, release: Release, due: DataFrame) -> None:
     items = visible(context, release, "item_features").select("item_id", "ds", "item_emb")
     with_user = latest_before(due, users, "user_id").drop("feature_ds")
     pairs = latest_before(with_user, items, "item_id").drop("feature_ds").hint("rebalance", "ds")  # few files per day
-    scored = score_pairs(_of_release(pairs, release), cvr_path(context), context.config.features.run.batch_rows)
+    scored = score_pairs(_of_release(pairs, release), cvr_to_score(context), context.config.features.run.batch_rows)
     _write(context, release, "pair_features", scored.then(without_nan_scores))
 
 

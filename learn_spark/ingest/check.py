@@ -20,7 +20,14 @@ from learn_spark.errors import ConfigError
 from learn_spark.ingest.files import FEW_FILES
 from learn_spark.ingest.parquet_types import spark_types
 from learn_spark.ingest.records import records
-from learn_spark.ingest.unpacking import OtherFormatError, PackingError, open_file, packing_of, require_format
+from learn_spark.ingest.unpacking import (
+    OtherFormatError,
+    PackingError,
+    first_bytes,
+    open_file,
+    packing_of,
+    require_format,
+)
 from learn_spark.lake.frames import frame_of
 from learn_spark.storage import Place, beside, for_arrow, place_of, size_of
 
@@ -144,12 +151,15 @@ def check_file(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFi
     """Reads one file to its end, or to the first line that is too long."""
     size = 0
     try:
-        size = size_of(beside(settings.path, path))
+        place = beside(settings.path, path)
+        size = size_of(place)
         if size == 0:
             raise EmptyFileError
-        require_format(beside(settings.path, path), settings.format)
-        read = _read_parquet if settings.format == "parquet" else _read_text
-        return replace(read(path, settings, max_line_bytes), bytes=size)
+        first = first_bytes(place)
+        require_format(first, settings.format)
+        if settings.format == "parquet":
+            return replace(_read_parquet(path, settings, max_line_bytes), bytes=size)
+        return replace(_read_text(path, settings, max_line_bytes), bytes=size, packing=packing_of(first))
     except TooLongError as error:
         problem = f"{error}, more than the {max_line_bytes:,} of ingest.gates.max_line_bytes"
     except UnreadableHeaderError:
@@ -206,12 +216,11 @@ def _longest_value(column: pa.Array) -> int:
 
 
 def _read_text(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFile:
-    place = beside(settings.path, path)
-    _require_short_lines(place, max_line_bytes)
+    _require_short_lines(beside(settings.path, path), max_line_bytes)
     first = list(_first(records(path, settings), FIRST_LINES if settings.format == "json" else 1))
     if not first:
         raise EmptyFileError
-    found = LogFile(path, 0, packing=packing_of(place))
+    found = LogFile(path, 0)
     if settings.format == "json":
         return replace(found, columns=tuple(json_keys(text for text, _ in first)))
     if settings.columns is not None:

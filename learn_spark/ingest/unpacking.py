@@ -22,6 +22,7 @@ _OTHERS = {
     b"\x89HDF": "HDF5",
     b"\xd0\xcf\x11\xe0": "an Office document",
 }
+_FIRST = 16
 _NO_TEXT = set(range(32)) - set(b"\t\n\r")
 _BY_SUFFIX = {".gz": "gzip", ".bz2": "bzip2"}
 # Spark unpacks by the suffix alone, or fails: whatever lies in the file.
@@ -36,14 +37,18 @@ class OtherFormatError(Exception):
     """A file that its first bytes call another format than the config does."""
 
 
-def require_format(path: Place, wanted: str) -> None:
+def first_bytes(path: Place) -> bytes:
+    """What tells how a file is packed and what it holds; all of a shorter file."""
+    with path.open("rb") as stream:
+        return stream.read(_FIRST)
+
+
+def require_format(first: bytes, wanted: str) -> None:
     """Holds a file's first bytes against `format`.
 
     Raises:
         OtherFormatError: says what it is, and the way out.
     """
-    with path.open("rb") as stream:
-        first = stream.read(16)
     if wanted == "parquet":
         if not first.startswith(_PARQUET):
             raise OtherFormatError(f"no Parquet, it begins with {first[:8]!r}: say in `format` what it is")
@@ -54,10 +59,8 @@ def require_format(path: Place, wanted: str) -> None:
         raise OtherFormatError(f"holds {kind}, not {wanted}: {way}")
 
 
-def packing_of(path: Place) -> str:
+def packing_of(first: bytes) -> str:
     """gzip, bzip2, zstd or zip; empty of a plain file."""
-    with path.open("rb") as stream:
-        first = stream.read(4)
     return next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), "")
 
 
@@ -73,8 +76,9 @@ def open_file(path: Place) -> BinaryIO:
     Raises:
         PackingError: of a zip that does not hold exactly one file, or holds it encrypted.
     """
-    packing = packing_of(path)
     stream = cast("BinaryIO", path.open("rb"))
+    packing = packing_of(stream.read(_FIRST))
+    stream.seek(0)
     if packing == "zip":
         return _open_member(stream)
     if packing == "zstd":

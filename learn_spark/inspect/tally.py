@@ -14,7 +14,7 @@ from learn_spark.config.ingest import IngestSettings
 from learn_spark.config.load import Config
 from learn_spark.config.sources import SourceSettings
 from learn_spark.errors import ConfigError
-from learn_spark.ingest.unpacking import packing_of
+from learn_spark.ingest.unpacking import first_bytes, packing_of
 from learn_spark.inspect.events_of_rows import EventReader, layout_from
 from learn_spark.inspect.layout import Layout, Row, read_rows
 from learn_spark.sequences.counts import Range, ranges
@@ -137,7 +137,7 @@ def tally_of(
     """
     pairs = list(files)
     counter = _Counter(settings if known else None, most_rows)
-    size = sum(path.stat().st_size * (UNPACKED if packing_of(path) else 1) for _, path in pairs)
+    size = sum(path.stat().st_size * (UNPACKED if packing_of(first_bytes(path)) else 1) for _, path in pairs)
     for source, path in pairs:
         counter.add(source, path, size)
     if not counter.days:

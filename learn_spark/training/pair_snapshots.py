@@ -5,6 +5,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from learn_spark.bridge.programs import towers_to_score
 from learn_spark.bridge.scoring import TYPES, score_items, score_users
 from learn_spark.bridge.snapshots import export
 from learn_spark.bridge.trained import cvr_path, towers_path
@@ -81,10 +82,11 @@ def with_embeddings(context: Context, samples: DataFrame, models: ReleaseModels 
     dated = with_history_ds(context, samples)
     types = context.config.sequences.event_types
     due = named_histories(context, dated).select("user_id", "ds", "item_idx", *([TYPES] if types else []))
-    users = score_users(due.repartition("user_id", "ds"), models.towers, models.matrix, batch_rows, types).frame
+    towers = towers_to_score(context, models.towers)
+    users = score_users(due.repartition("user_id", "ds"), towers, models.matrix, batch_rows, types).frame
     users = users.select("user_id", F.col("ds").alias("history_ds"), "user_emb")
     sold = tables.read("item_index").join(samples.select("item_id").distinct(), on="item_id", how="left_semi")
-    items = score_items(sold.repartition("item_id"), models.towers, models.matrix, batch_rows).frame
+    items = score_items(sold.repartition("item_id"), towers, models.matrix, batch_rows).frame
     before = tables.read("interactions").where(F.col("ds") < F.lit(context.config.windows.end))
     seen = before.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
     items = items.select("item_id", "item_emb").join(seen, on="item_id", how="left")

@@ -36,6 +36,30 @@ def codes_for(known: Sequence[str], given: Sequence[str], model: str) -> np.ndar
     return np.array([0, *(1 + list(known).index(name) for name in given)], np.int64)
 
 
+def checked_types(
+    names: Sequence[str], hist_len_B: np.ndarray, hist_types_BH: np.ndarray | None, width: int
+) -> np.ndarray:
+    """The types of histories that towers read: int64 [B, H] codes of `names`, 0 behind a history's end.
+
+    Args:
+        names: that the towers know, in the order of their codes; some.
+        hist_len_B: events of each history.
+        hist_types_BH: codes; what stands behind a history's end does not matter.
+        width: H, of the items' rows.
+
+    Raises:
+        BadInput: there are none, or an event has a code that is none of these names.
+    """
+    named = ", ".join(names)
+    if hist_types_BH is None or np.shape(hist_types_BH) != (len(hist_len_B), width):
+        raise BadInput(f"these towers read the type of every event ({named}), which the histories lack")
+    is_event_BH = np.arange(width) < hist_len_B[:, None]
+    types_BH = np.where(is_event_BH, hist_types_BH, 0).astype(np.int64)
+    if wrong := np.setdiff1d(types_BH[is_event_BH], np.arange(1, 1 + len(names))).tolist():
+        raise BadInput(f"an event of a history has the type {wrong[0]}; these towers know 1 to {len(names)} ({named})")
+    return types_BH
+
+
 def weights_by_code(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
     """The weight of every code, 1 where `weights` has no other; 0 for padding: float32 [1 + number of names]."""
     return np.array([0.0, *(weights.get(name, 1.0) for name in names)], np.float32)

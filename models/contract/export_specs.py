@@ -1,9 +1,9 @@
 """The specs of the exports: a release's models and vectors for servers."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.contract.spec import Spec
 from models.contract.strict import Settings
@@ -30,7 +30,7 @@ class OnlineSpec(Spec):
     """The spec of `export-online`.
 
     Attributes:
-        towers, cvr: model folders.
+        towers, cvr: model folders; one of them may be None.
         retrieval: handed on in result.json; None where it was not measured.
         out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them, and
             names the event types that user_tower reads, if it reads any.
@@ -41,10 +41,16 @@ class OnlineSpec(Spec):
     module: ClassVar[str] = "models.export.online_programs"
     help: ClassVar[str] = "write towers and conversion model as programs for a server"
 
-    towers: Path
-    cvr: Path
+    towers: Path | None = None
+    cvr: Path | None = None
     retrieval: RetrievalWeights | None = None
     formats: tuple[Literal["pt2", "onnx"], ...] = (PT2, ONNX)
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        if self.towers is None and self.cvr is None:
+            raise ValueError("towers and cvr are both missing: name the folder of one, or of both")
+        return self
 
 
 class VectorsSpec(Spec):

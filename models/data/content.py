@@ -1,87 +1,23 @@
-"""The content embeddings of all items: a memory-mapped fp16 matrix, row = item_idx, row 0 = padding (zeros).
+"""The content embeddings of all items as tensors: row = item_idx, row 0 = padding (zeros).
 
 Shapes: C content width, U unique items asked for.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.contract.content_matrix import open_matrix
-from models.contract.failures import BadInput
-
-# Pages that were read stay in the process until they are given back (the system's cache keeps them all the same).
-MAX_MAPPED_BYTES = 128 << 20
-_READ_AROUND = 64 << 10  # what the kernel maps at most around a page that is asked for
+from models.contract.content_rows import ContentRows
 
 
-class ContentMatrix:
-    """Reader of a matrix folder: `meta.json` and the file of vectors that it names, `vectors.f16` if it names none.
-
-    Resident memory does not grow with the items.
-
-    Args:
-        path: the folder.
-
-    Attributes:
-        rows: number of rows, the padding row included; valid item_idx are 0 .. rows - 1.
-        dim: content width C.
-        encoder_id: name of the encoder that made the vectors.
-
-    Raises:
-        BadInput: the folder, its meta.json or the vectors' size is not what it should be; later, when rows are read,
-            their bytes.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._matrix, meta = open_matrix(self.path)
-        (self.rows, self.dim), self.encoder_id = self._matrix.shape, meta.encoder_id
-        self._mapped_bytes = 0
-
-    def known(self, idx: np.ndarray) -> np.ndarray:
-        """The item_idx, with padding in place of those that have no row here: items that came later."""
-        return np.where((idx > 0) & (idx < self.rows), idx, 0)
+class ContentMatrix(ContentRows):
+    """`ContentRows` that gives tensors."""
 
     def gather(self, idx: Tensor | np.ndarray) -> Tensor:
-        """Vectors of items: every row is read once, in file order.
-
-        Args:
-            idx: item_idx, integers of any shape S.
-
-        Returns:
-            float32 [*S, C].
-        """
+        """Vectors of items, float32 [*S, C]; as `vectors`."""
         rows_UC, inverse = self.unique(idx)
         return rows_UC[inverse]
 
     def unique(self, *idx: Tensor | np.ndarray) -> tuple[Tensor, ...]:
-        """Vectors of the distinct items of several index arrays, and the arrays rewritten to point at them.
-
-        Args:
-            idx: item_idx arrays, each of any shape.
-
-        Returns:
-            float32 [U, C], sorted by item_idx, then one int64 tensor for each argument, of its shape.
-
-        Raises:
-            BadInput: an index is outside the matrix.
-        """
-        arrays = [np.asarray(one) for one in idx]
-        unique_U, inverse = np.unique(np.concatenate([a.ravel() for a in arrays]), return_inverse=True)
-        if unique_U.size and not 0 <= unique_U[0] <= unique_U[-1] < self.rows:
-            bad = unique_U[0] if unique_U[0] < 0 else unique_U[-1]
-            raise BadInput(f"item_idx {bad} is outside the content matrix {self.path} of {self.rows} rows")
-        rows_UC = torch.from_numpy(self._matrix[unique_U].astype(np.float32))
-        self._give_pages_back(unique_U.size)
-        parts = np.split(inverse.ravel(), np.cumsum([a.size for a in arrays])[:-1])
-        shaped = (torch.from_numpy(p.reshape(a.shape)) for p, a in zip(parts, arrays, strict=True))
-        return rows_UC, *shaped
-
-    def _give_pages_back(self, num_rows: int) -> None:
-        self._mapped_bytes += num_rows * (self.dim * 2 + _READ_AROUND)
-        if self._mapped_bytes > MAX_MAPPED_BYTES and self._matrix.nbytes > MAX_MAPPED_BYTES:
-            self._matrix.give_pages_back()
-            self._mapped_bytes = 0
+        """Vectors of the distinct items of several index arrays, and these rewritten; as `unique_vectors`."""
+        return tuple(torch.from_numpy(part) for part in self.unique_vectors(*(np.asarray(one) for one in idx)))

@@ -20,6 +20,7 @@ from torch.export import Dim
 from models.contract.export_specs import ONNX, PT2, OnlineSpec
 from models.contract.failures import BadInput
 from models.contract.result import write_result
+from models.contract.trained_model import EVENT_TYPES, OTHER_LABELS
 from models.contract.verified import file_digest
 from models.contract.whole_files import require_folder
 from models.layers.transformer import causal_mean
@@ -148,40 +149,37 @@ def run(spec: OnlineSpec) -> dict[str, object]:
     Raises:
         BadInput: the models do not fit each other, or a package that the format needs is not installed.
     """
-    for key in ("towers", "cvr"):
-        require_folder(getattr(spec, key), key)
     if ONNX in spec.formats:
         _require_onnx()
-    towers, cvr = load_towers(spec.towers), load_cvr(spec.cvr)
-    width = towers.config.embedding_dim
-    if (cvr.user_dim, cvr.item_dim) != (width, width):
+    towers = load_towers(require_folder(spec.towers, "towers")) if spec.towers else None
+    cvr = load_cvr(require_folder(spec.cvr, "cvr")) if spec.cvr else None
+    if towers and cvr and {cvr.user_dim, cvr.item_dim} != {width := towers.config.embedding_dim}:
         raise BadInput(
             f"{spec.cvr} takes embeddings of widths {cvr.user_dim} and {cvr.item_dim}, but {spec.towers} makes {width}"
         )
+    modules: dict[str, _Program] = {}
+    sizes: dict[str, int] = {}
+    about: dict[str, object] = {"sizes": sizes}
+    if towers:
+        modules |= {"user_tower": UserTower(towers), "item_tower": ItemTower(towers)}
+        sizes |= {"content_dim": towers.content_dim, "max_history": towers.config.max_len}
+        sizes |= {"embedding_dim": towers.config.embedding_dim}
+        about["repeat_bias"] = None if towers.repeat_bias is None else towers.repeat_bias.item()
+        about["retrieval"] = spec.retrieval.model_dump() if spec.retrieval else None
+        about |= {EVENT_TYPES: list(towers.event_types)} if towers.event_types else {}
+    if cvr:
+        modules["cvr"] = Conversion(cvr)
+        sizes |= {"embedding_dim": cvr.user_dim, "mid_dim": cvr.mid_dim}
+        about |= {OTHER_LABELS: list(cvr.other_labels)} if cvr.other_labels else {}
     spec.out_dir.mkdir(parents=True, exist_ok=True)
-    modules = {"user_tower": UserTower(towers), "item_tower": ItemTower(towers), "cvr": Conversion(cvr)}
-    programs = {name: _exported(name, module.eval(), towers, spec) for name, module in modules.items()}
-    sizes = {
-        "content_dim": towers.content_dim,
-        "max_history": towers.config.max_len,
-        "embedding_dim": width,
-        "mid_dim": cvr.mid_dim,
-    }
-    repeat_bias = None if towers.repeat_bias is None else towers.repeat_bias.item()
-    retrieval = spec.retrieval.model_dump() if spec.retrieval else None
-    about: dict[str, object] = {"sizes": sizes, "repeat_bias": repeat_bias, "retrieval": retrieval}
-    if towers.event_types:
-        about["event_types"] = list(towers.event_types)
-    if cvr.other_labels:
-        about["other_labels"] = list(cvr.other_labels)
-    about["programs"] = programs
+    about["programs"] = {name: _exported(name, module.eval(), spec) for name, module in modules.items()}
     write_result(spec.out_dir, about)
     return about
 
 
-def _exported(name: str, module: _Program, towers: Towers, spec: OnlineSpec) -> dict[str, object]:
+def _exported(name: str, module: _Program, spec: OnlineSpec) -> dict[str, object]:
     """Writes one module in the formats that are asked for; says how it is called."""
-    example, dynamic = _example(name, towers)
+    example, dynamic = _example(module)
     with torch.no_grad(), _quiet():
         # Deferred: of some sizes the exporter cannot prove itself what holds for all that are allowed.
         program = torch.export.export(
@@ -210,13 +208,14 @@ def _exported(name: str, module: _Program, towers: Towers, spec: OnlineSpec) -> 
     return {"files": files, "sha256": digests, "inputs": list(module.inputs), "outputs": list(module.outputs)}
 
 
-def _example(name: str, towers: Towers) -> tuple[tuple[Tensor, ...], tuple[dict, ...]]:
+def _example(module: _Program) -> tuple[tuple[Tensor, ...], tuple[dict, ...]]:
     """Inputs for tracing, and which of their dimensions vary."""
-    rows, longest = Dim("rows", min=1), towers.config.max_len
-    if name == "cvr":
-        pair = torch.randn(2, _EXAMPLE, towers.config.embedding_dim)
-        return (pair[0], pair[1]), ({0: rows}, {0: rows})
-    if name == "item_tower":
+    rows = Dim("rows", min=1)
+    if isinstance(module, Conversion):
+        sides = tuple(torch.randn(_EXAMPLE, width) for width in (module.cvr.user_dim, module.cvr.item_dim))
+        return sides, ({0: rows}, {0: rows})
+    towers, longest = module.towers, module.towers.config.max_len
+    if isinstance(module, ItemTower):
         return (torch.randn(_EXAMPLE, towers.content_dim), torch.zeros(_EXAMPLE).long()), ({0: rows}, {0: rows})
     history = {1: Dim("history", min=1, max=longest)} if longest > 1 else {}
     hist = min(_EXAMPLE + 1, longest)

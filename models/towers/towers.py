@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.contract.event_types import checked_types
 from models.contract.failures import BadInput
 from models.contract.settings import TowersConfig
 from models.data.content import ContentMatrix
@@ -214,7 +215,9 @@ class Towers(nn.Module):
         if longest > min(hist_items_BH.shape[1], self.config.max_len):
             width = hist_items_BH.shape[1]
             raise BadInput(f"history of {longest} items: rows hold {width}, max_len {self.config.max_len}")
-        types_BH = self._types(hist_items_BH, hist_len_B, hist_types_BH)
+        types_BH = None
+        if self.event_types:
+            types_BH = checked_types(self.event_types, hist_len_B, hist_types_BH, hist_items_BH.shape[1])
         order = np.argsort(hist_len_B, kind="stable")
         order = order[hist_len_B[order] > 0]
         for start in range(0, len(order), batch_size):
@@ -243,22 +246,6 @@ class Towers(nn.Module):
             alone_nK = self.items_alone(self.inputs(content_nC, item_n))
             out_NK[start:stop] = self.published(alone_nK, self.bias(item_n)).cpu().numpy()
         return out_NK
-
-    def _types(
-        self, hist_items_BH: np.ndarray, hist_len_B: np.ndarray, hist_types_BH: np.ndarray | None
-    ) -> np.ndarray | None:
-        """The checked codes, int64, 0 behind a history's end; None where none are read."""
-        if not self.event_types:
-            return None
-        named = ", ".join(self.event_types)
-        if hist_types_BH is None or np.shape(hist_types_BH) != hist_items_BH.shape:
-            raise BadInput(f"these towers read the type of every event ({named}), which the histories lack")
-        is_event_BH = np.arange(hist_items_BH.shape[1]) < hist_len_B[:, None]
-        types_BH = np.where(is_event_BH, hist_types_BH, 0).astype(np.int64)
-        known = len(self.event_types)
-        if wrong := np.setdiff1d(types_BH[is_event_BH], np.arange(1, 1 + known)).tolist():
-            raise BadInput(f"an event of a history has the type {wrong[0]}; these towers know 1 to {known} ({named})")
-        return types_BH
 
     def _packing(self, rows_BL: Tensor, length_B: Tensor) -> Packing:
         if rows_BL.shape[1] > self.config.max_len:
