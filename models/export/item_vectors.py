@@ -70,7 +70,7 @@ def quantised(vector_IK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact_search(item_IK: np.ndarray, k: int) -> Search:
-    """A search that scores all items, in tiles. It gives the rows of the k largest inner products, unordered: [B, k]."""
+    """A search that scores all items, in tiles. It gives rows of the k largest inner products, unordered: [B, k]."""
 
     def search(user_BK: np.ndarray) -> np.ndarray:
         step = max(1, SEARCHED // len(item_IK))
