@@ -1,6 +1,6 @@
 """Scoring users: the towers inside Spark against the same towers in one process of torch on two threads.
 
-Both read the same histories (up to 100 items) and write (user_id, user_emb); sizes are users.
+Both read the same histories (up to 100 items) and write (user_id, user_emb). Sizes are numbers of users.
 """
 
 import sys
@@ -39,7 +39,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Histories of all sizes, a content matrix, and towers with random weights of the paper's widths."""
+    """Makes histories of all sizes, a content matrix, and towers of width 64 with random weights."""
     import json
 
     import torch
@@ -73,7 +73,7 @@ def prepare(task: Task) -> None:
 
 
 def ours(task: Task) -> None:
-    """As `write_features` scores."""
+    """Scoring as in `write_features`."""
     spark = start_session(task, task.size)
     task.output.mkdir(parents=True)
     with task.clock():
@@ -83,7 +83,7 @@ def ours(task: Task) -> None:
 
 
 def with_torch(task: Task) -> None:
-    """The model and Arrow alone, the histories in batches as Spark makes them."""
+    """Only the model and Arrow, with histories in batches of the size that Spark makes."""
     import torch
 
     from models.data.content import ContentMatrix
@@ -101,7 +101,7 @@ def with_torch(task: Task) -> None:
 
 
 def check(task: Task) -> None:
-    """Users and the mean of all numbers to three digits: batches of other sizes differ in the last bits."""
+    """The number of users and the mean of all numbers to three digits; batch sizes change the last bits."""
     import duckdb
 
     query = f"SELECT count(*), round(avg(list_avg(user_emb::FLOAT[])), 3) FROM read_parquet('{task.output}/*.parquet')"
