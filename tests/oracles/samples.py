@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 
 def naive_observed(events, start, end, exposures, conversions, days, min_value=None):
-    """{(user, item, ts): label} of the exposures in [start, end) whose conversions are all known before `end`.
+    """{(user, item, ts): label} of the exposures in [start, end) whose time to convert ends before `end`.
 
     `events` are (user, item, type, ts, value); start and end are days, end exclusive.
     """
