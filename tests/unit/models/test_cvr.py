@@ -17,7 +17,7 @@ def test_scores_equal_the_forward_pass_and_ignore_the_batching(fusion):
         mid_all, logit = model.eval()(torch.tensor(user), torch.tensor(item))
         np.testing.assert_allclose(mid, mid_all.numpy(), atol=1e-6)
         np.testing.assert_allclose(probability, logit.sigmoid().numpy(), atol=1e-6)
-        # mid_emb is all that the output sees.
+        # The output depends on mid_emb only.
         np.testing.assert_allclose(model.output(torch.tensor(mid))[:, 0].numpy(), logit.numpy(), atol=1e-5)
 
 
