@@ -55,9 +55,9 @@ class Fitted:
 
 
 def fit_weights(user_BK: np.ndarray, item_IK: np.ndarray, validation: Validation, first: Weights) -> Fitted:
-    """Searches one weight at a time, on a grid and then halfway to its neighbours. Of equal values, the closest wins.
+    """Searches one weight at a time, on a grid and then halfway to its neighbours.
 
-    Compares by `validation.metric`.
+    Compares by `validation.metric`. Among values with equal figures, the one closest to the current value wins.
 
     Args:
         user_BK, item_IK: vectors of the validation rows and of all items.
