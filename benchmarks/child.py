@@ -1,4 +1,4 @@
-"""What runs in a process of its own: a contender, the check of its output, or the preparation of the inputs."""
+"""The code of a child process, which runs a contender, the check of its output, or the preparation of the inputs."""
 
 import importlib
 import json
@@ -15,17 +15,17 @@ from learn_spark.runs.periodic import Periodic
 
 @dataclass
 class Task:
-    """What a child process is asked, and what it answers.
+    """The inputs of a child process, and its answer.
 
     Attributes:
-        size: the case's size; its unit is the benchmark's (events, percent of users).
+        size: the case's size, in the benchmark's unit (events, percent of users, …).
         sizes: all sizes of this run, for a preparation.
-        quick: small inputs are wanted.
+        quick: whether small inputs are wanted.
         folder: the cache of inputs that runs share.
         output: where the contender writes; it does not exist yet.
-        memory_mb: above it, the process tree is ended.
-        seconds: the answer: what the `clock` block took.
-        figures: the answer: further figures and the checksum, by name.
+        memory_mb: if the process tree uses more, it is killed.
+        seconds: answer: the time that the `clock` block took.
+        figures: answer: further figures and the checksum, by name.
     """
 
     size: float
@@ -39,13 +39,13 @@ class Task:
 
     @contextmanager
     def clock(self) -> Iterator[None]:
-        """Times the block: sessions are up and warm before it, checks come after it."""
+        """Times the block. Sessions must be warm before it; checks belong after it."""
         start = time.perf_counter()
         yield
         self.seconds = time.perf_counter() - start
 
     def to_json(self) -> str:
-        """Paths as strings; `from_json` reads it."""
+        """JSON with paths as strings, for `from_json`."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
@@ -56,20 +56,20 @@ class Task:
 
 
 class WithParent(Periodic):
-    """Ends this process when its parent is gone: a killed harness must not leave a contender at work."""
+    """Ends this process when its parent is gone, so that a killed harness does not leave a running contender."""
 
     def __init__(self) -> None:
         super().__init__(seconds=1.0)
         self._parent = os.getppid()
 
     def tick(self) -> None:
-        """Looks whether the parent still is the same."""
+        """Exits if the parent has changed."""
         if os.getppid() != self._parent:
             os._exit(1)
 
 
 def main(target: str, file: str) -> None:
-    """Calls `module:function` with the task in the file, and writes the answered task back."""
+    """Calls `module:function` with the task from the file, and writes the task with its answer beside it."""
     module, _, function = target.partition(":")
     path = Path(file)
     task = Task.from_json(path.read_text(encoding="utf-8"))

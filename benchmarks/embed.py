@@ -1,11 +1,11 @@
 """MiniLM on product texts, two threads: ours against sentence-transformers, OpenVINO, and the matrix products alone.
 
-Sizes are the median tokens of a text: 8, short names (3 to 24 tokens), and 40, mixed texts (8 to 256); both log-normal,
-20,000 texts each (quick: 300). Two tracks that are never mixed: the exact one must come within 1e-5 of
-sentence-transformers' fp32 vectors; the faithful one to cosine 0.999, and 99% of the ten nearest neighbours: who does
-not is recorded as failed, without a ratio.
-OpenVINO stands for sentence-transformers' other backends, whose package (optimum) refuses this transformers: its
-compiled model gets our tokens and batches.
+Sizes are the median tokens per text: 8, short names (3 to 24 tokens), and 40, mixed texts (8 to 256); both log-normal,
+20,000 texts each (quick: 300). There are two separate tracks. Exact contenders must come within 1e-5 of
+sentence-transformers' fp32 vectors. Faithful ones must reach a cosine of 0.999 to them and keep 99% of the ten nearest
+neighbours. A contender that does not is recorded as failed, without a ratio.
+OpenVINO stands for sentence-transformers' other backends, whose package (optimum) does not accept this version of
+transformers. Its compiled model gets our tokens and batches.
 """
 
 import sys
@@ -57,7 +57,7 @@ def ours_bf16(task: Task) -> None:
 
 
 def with_sentence_transformers(task: Task) -> None:
-    """Its `encode`, at the batch size that is fastest here on the first texts."""
+    """sentence-transformers' `encode`, at the batch size that is fastest on the first texts on this machine."""
     import time
 
     model, texts = minilm.sentence_transformer(), minilm.texts_of(task)
@@ -84,7 +84,7 @@ def with_openvino_bf16(task: Task) -> None:
 
 
 def matmuls(task: Task) -> None:
-    """The products of ours alone: the same shapes in the same order, through the same oneDNN calls."""
+    """Only the matrix products of ours: the same shapes in the same order, through the same oneDNN calls."""
     torch = minilm.torch_on_two_threads()
     from transformers import AutoConfig
 
@@ -110,13 +110,13 @@ def matmuls(task: Task) -> None:
 
 
 def check_exact(task: Task) -> None:
-    """Within 1e-5 of sentence-transformers' vectors."""
+    """Checks that vectors are within 1e-5 of sentence-transformers'."""
     expected, found = _vectors(task)
     minilm.verdict(task, np.abs(found - expected).max() <= LARGEST_DIFFERENCE, f"{np.abs(found - expected).max():.2g}")
 
 
 def check_faithful(task: Task) -> None:
-    """Cosines, and neighbours of the first texts among all, as sentence-transformers' vectors have them."""
+    """Checks cosines to sentence-transformers' vectors, and the overlap of nearest neighbours of the first texts."""
     expected, found = (minilm.unit(vectors) for vectors in _vectors(task))
     cosine = (expected * found).sum(axis=1).min()
     before, after = (_neighbours(vectors) for vectors in (expected, found))
@@ -127,7 +127,7 @@ def check_faithful(task: Task) -> None:
 
 
 def check_nothing(task: Task) -> None:
-    """Bare products have no vectors."""
+    """Checks nothing, because bare products give no vectors."""
     task.figures["checksum"] = "none"
 
 
@@ -154,7 +154,7 @@ def _run_openvino(task: Task, precision: str) -> None:
 
 
 def _compiled(precision: str) -> Callable[[Sequence[Sequence[int]]], np.ndarray]:
-    """Mean-pooled vectors of padded token lists."""
+    """A function from token lists to their mean-pooled vectors, by OpenVINO's compiled model."""
     torch = minilm.torch_on_two_threads()
     import openvino
     from transformers import AutoModel

@@ -1,8 +1,8 @@
-"""The embedding job where 0, 1, 10 and 100% of the texts changed, against the same job on a lake without a vector.
+"""The embedding job after 0, 1, 10 and 100% of the texts changed, against the same job on a lake without vectors.
 
-Sizes are percents of 10,000 mixed texts (8 to 256 tokens, as in `embed`; quick: 300). Both run the whole job: texts
-rendered and compared, vectors of what is new, the content matrix; `tokens` is what the model read. Their matrices must
-agree with the bare encoder's vectors of the texts as they are after the change.
+Sizes are percentages of 10,000 mixed texts (8 to 256 tokens, as in `embed`; quick: 300). Both run the whole job: they
+render and compare texts, encode new ones, and write the content matrix; `tokens` is the number that the model read.
+Their matrices must agree with the bare encoder's vectors of the texts after the change.
 """
 
 import shutil
@@ -48,7 +48,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """The lake before the change, by the job, and the vectors of all texts, by the encoder alone."""
+    """Makes the lake before the change, by the job, and the vectors of all texts, by the encoder alone."""
     folder = _inputs(task)
     if (folder / "vectors.npy").exists():
         return
@@ -68,12 +68,12 @@ def changed(task: Task) -> None:
 
 
 def everything(task: Task) -> None:
-    """The job on a lake that has items alone."""
+    """The job on a lake that has only items."""
     _embed(task, (ITEMS.name, ITEM_INDEX.name))
 
 
 def check(task: Task) -> None:
-    """Every item's row of the matrix against the encoder's vector of its text after the change."""
+    """Compares every item's row of the matrix with the encoder's vector of its text after the change."""
     from models.data.content import ContentMatrix
 
     (meta,) = (task.output / "lake").rglob("meta.json")
@@ -105,7 +105,7 @@ def _embed(task: Task, kept: tuple[str, ...]) -> None:
 
 
 def _add_versions(context: Context, titles: dict[int, str], valid_from: datetime, are_new: bool) -> None:
-    """A version of each numbered item, and a row of the index where it is new."""
+    """Adds a version of each numbered item, and a row of the index if it is new."""
     rows = [
         (f"i{number}", valid_from, title, None, None, None, None, None, valid_from.date())
         for number, title in titles.items()
@@ -117,7 +117,7 @@ def _add_versions(context: Context, titles: dict[int, str], valid_from: datetime
 
 
 def _is_changed(task: Task) -> np.ndarray:
-    """Which of the items have other texts: so many percent, drawn."""
+    """Which items have changed texts: `task.size` percent of them, drawn at random."""
     drawn = np.random.default_rng(7).permutation(_count(task))
     return drawn < round(_count(task) * task.size / 100)
 

@@ -1,10 +1,10 @@
 """MiniLM on product texts inside Spark against the same encoder in a bare Python loop, two threads in all.
 
-Sizes are the median tokens of a text, as in `embed`, and so are the texts. `one` and `two` are the embedding job's own
-path, from item_text in Delta to rows of content_embeddings committed: one worker process of two threads, and two of one
-thread each, as jobs run by default. `loop` is the encoder alone; its clock ends with the last vector, it writes
-nothing. Start-up is apart: before the clock every worker process has loaded its model, and encoded and committed a
-few other texts.
+Texts and sizes (median tokens per text) are those of `embed`. `one` and `two` are the embedding job's own path, from
+item_text in Delta to committed rows of content_embeddings: one worker process with two threads, and two with one thread
+each, as jobs run by default. `loop` is the encoder alone; its clock stops after the last vector, before anything is
+written. Start-up is not measured: before the clock starts, every worker process has loaded its model and has encoded
+and committed a few other texts.
 """
 
 import hashlib
@@ -76,12 +76,12 @@ def one_worker(task: Task) -> None:
 
 
 def two_workers(task: Task) -> None:
-    """Two tasks at a time, of a thread each."""
+    """Two tasks at a time, on one thread each."""
     _encode(task, workers=2, threads=1)
 
 
 def check(task: Task) -> None:
-    """Every text once, under its own key, with sentence-transformers' vector."""
+    """Checks that every text is there once, under its own key, with sentence-transformers' vector."""
     rows = ds.dataset(task.output / "content_embeddings").to_table(["text_hash", "embedding"]).to_pydict()
     found = dict(zip(rows["text_hash"], rows["embedding"], strict=True))
     keys = _hashes(minilm.texts_of(task))
@@ -93,13 +93,13 @@ def check(task: Task) -> None:
 
 
 def job_context(spark: SparkSession, lake: Path, workers: int, threads: int) -> Context:
-    """What the embedding job works with, on a lake of its own.
+    """The context of the embedding job on a lake of its own.
 
     Args:
         spark: the session.
-        lake: where the tables are, or are made.
-        workers: tasks that encode at once.
-        threads: CPU threads of each.
+        lake: the tables' folder; missing tables are created.
+        workers: number of tasks that encode at once.
+        threads: CPU threads per task.
     """
     settings = {"max_tokens": minilm.MAX_TOKENS, "run.batch_tokens": minilm.BATCH_TOKENS}
     settings |= {"run.workers": workers, "run.threads": threads}

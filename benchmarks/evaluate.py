@@ -1,6 +1,6 @@
 """Ranks of 10,000 users' targets among all items, 64 dimensions: counted in tiles (ours), and by blocks of users.
 
-The size is the number of items. `matmul` is the bare product in the same tiles, whose results are thrown away.
+The size is the number of items. `matmul` computes only the products of the same tiles and throws them away.
 """
 
 import sys
@@ -16,7 +16,7 @@ from models.metrics.ranks import TILE, target_ranks
 
 THREADS, WIDTH = 2, 64
 USERS = {True: 1000, False: 10_000}
-BLOCK_USERS = 16  # their scores of a million items are 64 MB
+BLOCK_USERS = 16  # users whose scores of a million items take 64 MB
 
 RANKS = "benchmarks.evaluate:check_ranks"
 BENCH = Benchmark(
@@ -58,7 +58,7 @@ def blocks(task: Task) -> None:
 
 
 def matmul(task: Task) -> None:
-    """The products alone."""
+    """Only the products."""
     user_BK, item_IK, _ = _inputs(task)
     with peak_growth(task, "rank_mb"), task.clock():
         for user_bK in user_BK.split(TILE[0]):
@@ -69,7 +69,7 @@ def matmul(task: Task) -> None:
 
 
 def check_ranks(task: Task) -> None:
-    """The mean rank to four digits: products of other shapes round otherwise, which moves single ranks by one."""
+    """The mean rank to four digits. Products of other shapes round differently, which moves single ranks by one."""
     task.figures["checksum"] = f"{np.load(task.output / 'ranks.npy').mean():.3e}"
 
 

@@ -18,7 +18,7 @@ KEY = ("InvoiceNo", "StockCode", "Quantity", "InvoiceDate")
 
 
 def write_in_file_order(source: Path, out: Path) -> int:
-    """Writes the copy, a file for each of the source's; the number of lines.
+    """Writes the copy, one file per file of the source. Returns the number of lines.
 
     Raises:
         ValueError: the source holds no *.csv.gz.

@@ -1,14 +1,14 @@
-"""Tokens/s of the encoder on a GPU, and the share of the matmul rate that the same run measures.
+"""Tokens/s of the encoder on a GPU, and their share of the matmul rate that the same run measures.
 
-    python -m benchmarks.gpu_embed                                  # needs torch and transformers alone
+    python -m benchmarks.gpu_embed                                  # needs only torch and transformers
     python -m benchmarks.gpu_embed --models 7b --tokens 2000000 --output gpu.json
 
-Models have the published shapes and random weights: they cost what trained ones cost. Texts are random ids with
-log-normal lengths, median 40 tokens, 8 to 256. Contenders, interleaved, the best of the rounds counts: `ours`
-(batches by length within a budget), `padded` (the texts as they come, 32 a batch, padded to the longest) and, where
-it is installed, `sbert` (sentence-transformers' own sorting, padding and pooling, given the same ids).
-FLOP: 2 for each weight of a linear layer and token, and 4 x length x width a layer and token for attention; causal
-models do half of that, which is not deducted. Only real tokens count, so padding lowers the share.
+Models have the published shapes and random weights, so they cost the same as trained ones. Texts are random ids with
+log-normal lengths, median 40 tokens, 8 to 256. Contenders are interleaved, and the best round counts: `ours` (batches
+by length within a budget of tokens), `padded` (the texts in their given order, 32 per batch, padded to the longest)
+and, if it is installed, `sbert` (sentence-transformers' own sorting, padding and pooling, given the same ids).
+FLOP are counted as 2 per weight of a linear layer and token, and 4 x length x width per layer and token for attention;
+causal models need half of the latter, which is not deducted. Only real tokens count, so padding lowers the share.
 """
 
 import argparse
@@ -50,17 +50,17 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 @dataclass
 class PadOnly:
-    """The encoder's tokenizer where texts are ids from the start."""
+    """A tokenizer for texts that are ids already."""
 
     pad_id: int = 0
 
     def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Ids written as words."""
+        """The ids, which the texts hold as words."""
         return [[int(word) for word in text.split()][:max_tokens] for text in texts]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures the models asked for, prints a line for each, and writes all as JSON."""
+    """Measures the given models, prints lines for each, and writes the figures as JSON."""
     options = _options(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     peak = matmul_rate(device, dtype, options.matmul_width)
@@ -93,7 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(
     name: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace, peak: float
 ) -> dict[str, dict[str, float]]:
-    """Tokens/s, and the share of `peak` FLOP/s on real tokens, of every contender; equal vectors are checked."""
+    """Tokens/s of every contender, and its share of `peak` FLOP/s. Checks that all give the same vectors first."""
     model = random_model(CONFIGS[name], device, dtype)
     tokens = random_tokens(options.tokens, CONFIGS[name].vocab_size)
     flop = real_flop(model, tokens)  # before the encoder packs the linear layers on a CPU
@@ -109,7 +109,7 @@ def measure(
     for _ in range(options.rounds):
         for contender, encode in contenders.items():
             start = time.perf_counter()
-            encode(tokens)  # ends with the vectors on the CPU, and so waits for the device
+            encode(tokens)  # returns vectors on the CPU, so it waits for the device
             seconds[contender] = min(seconds[contender], time.perf_counter() - start)
     real = sum(map(len, tokens))
     figures = {
@@ -123,7 +123,7 @@ def measure(
 
 
 def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The config's architecture, made on the device in its dtype: a 7B model never passes through the host."""
+    """A random model of the config, made directly on the device in its dtype, so that a 7B model skips the host."""
     torch.manual_seed(1)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -135,7 +135,7 @@ def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dt
 
 
 def random_tokens(total: int, vocabulary: int) -> list[list[int]]:
-    """Texts of log-normal length, together at least `total` ids."""
+    """Texts (lists of ids) of log-normal length, together at least `total` ids."""
     random = np.random.default_rng(0)
     texts, made = [], 0
     while made < total:
@@ -146,7 +146,7 @@ def random_tokens(total: int, vocabulary: int) -> list[list[int]]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """FLOP/s of a square product, the best of ten."""
+    """FLOP/s of a square matrix product, the best of ten runs."""
     left, right = torch.randn(2, width, width, device=device).to(dtype)
     best = float("inf")
     for _ in range(10):
@@ -162,7 +162,7 @@ def real_flop(model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> float:
     """FLOP that the real tokens need, without padding."""
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     pooler = getattr(model, "pooler", None)
-    weights -= 0 if pooler is None else pooler.dense.weight.numel()  # it reads one token a text
+    weights -= 0 if pooler is None else pooler.dense.weight.numel()  # it reads only one token per text
     lengths = np.array([len(ids) for ids in tokens], dtype=np.float64)
     config = model.config
     return float(2 * weights * lengths.sum() + 4 * config.num_hidden_layers * config.hidden_size * (lengths**2).sum())
@@ -202,12 +202,12 @@ def _padded(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def _sentence_transformer(model: PreTrainedModel) -> Encode:
-    """Its `encode` around the same model; its texts are ids written as words, so that it sorts and pads as usual."""
+    """sentence-transformers' `encode` with the same model. Texts are ids as words, so it sorts and pads as usual."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     class Given(torch.nn.Module):
-        """The module that sentence-transformers asks to tokenise and to read."""
+        """The module by which sentence-transformers tokenises and runs the model."""
 
         def __init__(self) -> None:
             super().__init__()

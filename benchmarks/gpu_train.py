@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_train                      # 12 x 768, H = 80, T = 40, batches of 240 to 1920
     python -m benchmarks.gpu_train --device cpu --d-model 32 --layers 1 --heads 2 --batches 4 --steps 2
 
-Needs torch and this repository alone. Every batch size runs the packed towers with the tiled loss (ours), the
-padded towers, and the naive loss, on the same weights and data; the matmul rate is measured beside them.
-Prints a JSON object. A step is forward, backward and AdamW, under bf16 autocast on CUDA.
+Needs only torch and this repository. At every batch size it runs the packed towers with the tiled loss (ours), the
+padded towers, and the naive loss, on the same weights and data; it also measures the matmul rate. Prints a JSON
+object. A step is forward, backward and AdamW, under bf16 autocast on CUDA.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CONTENDERS = {"ours": (False, False), "padded_towers": (True, False), "naive_los
 
 
 class Batch:
-    """A drawn batch: half of the positions are padding, every user has SAMPLED anchors and targets."""
+    """A random batch: half of the positions are padding; every user has SAMPLED anchors and targets."""
 
     def __init__(self, users: int, content_dim: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(users)
@@ -39,7 +39,7 @@ class Batch:
         items = min(50_000, users * (HISTORY + TARGETS) // 2)
         self.content_UC = torch.randn(items, content_dim, generator=generator).to(device)
         self.item_U = torch.arange(1, items + 1, device=device)
-        # At least SAMPLED long, and (10 + 70) / 2 = 45 of 80, (10 + 30) / 2 = 20 of 40 on average.
+        # Lengths are at least SAMPLED; on average (10 + 70) / 2 = 40 of 80 and (10 + 30) / 2 = 20 of 40.
         self.hist_len_B, self.tar_len_B = draw(SAMPLED, HISTORY - 9, (users,)), draw(SAMPLED, TARGETS - 9, (users,))
         self.hist_BH, self.tar_BT = (draw(items, (users, n)).to(device) for n in (HISTORY, TARGETS))
         self.at_BN = torch.arange(SAMPLED, device=device).expand(users, -1)
@@ -48,7 +48,7 @@ class Batch:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints; exit code 2 where the device is missing."""
+    """Measures and prints; returns exit code 2 if the device is missing."""
     options = _options(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("gpu_train: no CUDA device; --device cpu with small sizes tries the script", file=sys.stderr)
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """The figures of all contenders at all batch sizes; a contender that runs out of memory has none."""
+    """The figures of all contenders at all batch sizes; a contender that runs out of memory has none there."""
     device = torch.device(options.device)
-    torch.set_float32_matmul_precision("high")  # the loss computes in fp32: TF32 tensor cores
+    torch.set_float32_matmul_precision("high")  # TF32 tensor cores for the loss, which computes in fp32
     matmul = matmul_flops(device)
     cases = []
     for users in options.batches:
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def matmul_flops(device: torch.device) -> float:
-    """FLOP/s of a square bf16 (CPU: fp32) product, the best of five."""
+    """FLOP/s of a square bf16 (CPU: fp32) matrix product, the best of five runs."""
     width, dtype = MATMUL_WIDTH[device.type], torch.bfloat16 if device.type == "cuda" else torch.float32
     left, right = torch.randn(2, width, width, device=device, dtype=dtype)
     seconds = min(_seconds(lambda: left @ right, device) for _ in range(5))
@@ -87,7 +87,7 @@ def matmul_flops(device: torch.device) -> float:
 def step_loss(model: Towers, batch: Batch, is_padded: bool, is_naive: bool) -> tuple[Tensor, float]:
     """The loss, and the MiB that its forward and backward pass add on top of the towers (0 on CPUs).
 
-    The loss is differentiated apart from the towers, so that its memory can be told from theirs.
+    The loss is differentiated separately from the towers, so that its memory can be distinguished from theirs.
     """
     input_UC = model.inputs(batch.content_UC, batch.item_U)
     user_BNK = _tower(model, input_UC, batch.hist_BH, batch.hist_len_B, batch.at_BN, is_padded)
@@ -139,7 +139,7 @@ def _case(
 
     first_loss, loss_mb = step()
     seconds = _seconds(lambda: [step() for _ in range(options.steps)], device) / options.steps
-    # Real tokens count only: 2 FLOP a weight forward and 4 backward; attention's own products are left out.
+    # Counts only real tokens: 2 FLOP per weight forward and 4 backward; attention's own products are left out.
     flops = 6 * batch.tokens * sum(p.numel() for p in model.sequence.blocks.parameters())
     return {
         "loss": first_loss.item(),

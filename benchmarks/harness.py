@@ -1,4 +1,4 @@
-"""The one way in which this project measures: contenders interleaved, each in a process of its own."""
+"""The harness of all benchmarks: it runs contenders interleaved, each in a process of its own."""
 
 import argparse
 import json
@@ -18,19 +18,19 @@ from benchmarks.result import Result, commit, machine, packages, table, write_re
 from benchmarks.rooflines import measure_rooflines
 
 WARM_UP = 0
-MEMORY_SHARE = 0.85  # of what is free at the start: what takes more would push the machine into swap
+MEMORY_SHARE = 0.85  # memory limit as a share of the free memory at the start; beyond it the machine would swap
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to do the work.
+    """One way to do the work that is measured.
 
     Attributes:
-        name: in cases and ratios.
+        name: its name in cases and ratios.
         target: `module:function`, called with a `Task`; it writes to `task.output` inside `task.clock()`.
-        check: `module:function`, called after it, sets `task.figures["checksum"]`; contenders with the same
-            check must come to the same checksum. Further figures lie beside the contender's own; `failure` says why
-            an output that need not be equal is not good enough, and is the contender's result.
+        check: `module:function`, called after `target`. It sets `task.figures["checksum"]`; contenders with the same
+            check must get the same checksum. Further figures are added to the contender's own. The figure `failure`
+            says why an output that need not be equal is not good enough; it makes the run a failure.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured; `prepare` makes the inputs of all `task.sizes` below `task.folder`."""
+    """A benchmark's definition; `prepare` makes the inputs of all `task.sizes` below `task.folder`."""
 
     name: str
     sizes: tuple[float, ...]
@@ -52,11 +52,11 @@ class Benchmark:
 
 
 class BenchmarkError(Exception):
-    """The run says nothing: outputs differ, or inputs cannot be made."""
+    """The run is invalid: outputs differ, or inputs cannot be made."""
 
 
 def main(bench: Benchmark, arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark as asked, prints the table, and returns the process's exit code."""
+    """Runs the benchmark with the given options, prints the table, and returns the exit code."""
     options = _options(bench, arguments)
     try:
         result = Harness(bench, options).run()
@@ -89,7 +89,7 @@ def _options(bench: Benchmark, arguments: Sequence[str] | None) -> argparse.Name
 
 
 class Harness:
-    """A run of a benchmark: its journal has a line per process, from which `--resume` goes on."""
+    """A run of a benchmark. Its journal has one line per process, from which `--resume` continues."""
 
     def __init__(self, bench: Benchmark, options: argparse.Namespace) -> None:
         self._bench = bench
@@ -105,10 +105,10 @@ class Harness:
         self._runs: list[Run] = []
 
     def run(self) -> Result:
-        """All rounds of all sizes; the result's file is written anew after every round.
+        """Runs all rounds of all sizes; rewrites the result's file after every round.
 
         Raises:
-            BenchmarkError: where inputs cannot be made or outputs differ.
+            BenchmarkError: inputs cannot be made, or outputs differ.
         """
         self._open_journal()
         self._say(f"making the inputs of {self._options.sizes}")
@@ -122,7 +122,7 @@ class Harness:
         return self._result()
 
     def _round(self, size: float, number: int) -> None:
-        """Every contender once; each round begins with another one."""
+        """Runs every contender once. Each round begins with another contender."""
         turn = number % len(self._contenders)
         for contender in self._contenders[turn:] + self._contenders[:turn]:
             known = [run for run in self._runs if (run.contender, run.size) == (contender.name, size)]
@@ -203,7 +203,7 @@ class Harness:
             packages=packages(),
             rooflines=self._rooflines,
             cases=runs.cases(),
-            fits=runs.fits() if self._bench.slope_ratios else [],  # elsewhere sizes are no amounts of work
+            fits=runs.fits() if self._bench.slope_ratios else [],  # in other benchmarks sizes are not amounts of work
             ratios=[] if self._options.memory else ratios,
         )
 

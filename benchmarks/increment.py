@@ -1,8 +1,8 @@
 """A day's increment against a rebuild of the same state, with 0, 0.1, 1, 10 and 100% of the users active that day.
 
-Sizes are percents. The log has 20 million events (quick: 1 million) over 300 days; the state before the new day is
-what a rebuild makes of it. The increment writes the rows of active users alone, the rebuild those of all;
-laid over the state before, both must be equal.
+Sizes are percentages of active users. The log has 20 million events (quick: 1 million) over 300 days; a rebuild makes
+the state before the new day from it. The increment writes the rows of active users only, the rebuild those of all
+users. Applied on top of the earlier state, both must give the same state.
 """
 
 import sys
@@ -45,7 +45,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Makes the log, the new days, and the state before them, which the code of today must make anew."""
+    """Makes the log, the new days, and the state before them. The state is made in every run, by the current code."""
     spark = start_session(task, _events(task))
     log = spark.read.parquet(str(logs.ensure_log(spark, task.folder, _events(task))))
     histories_of(log, logs.END).frame.write.mode("overwrite").partitionBy("ds").parquet(str(_state(task)))
@@ -55,7 +55,7 @@ def prepare(task: Task) -> None:
 
 
 def increment(task: Task) -> None:
-    """The state before and the log, of which it reads what it needs; heavy users are looked for in the new day."""
+    """Updates the earlier state from the log, reading only what it needs; heavy users are searched in the new day."""
     spark = start_session(task, _events(task), ui=True)
     task.output.mkdir(parents=True)
     first = next_stage(spark)
@@ -68,7 +68,7 @@ def increment(task: Task) -> None:
 
 
 def rebuild(task: Task) -> None:
-    """All users' histories from the log alone."""
+    """Builds all users' histories from the log alone."""
     spark = start_session(task, _events(task), ui=True)
     task.output.mkdir(parents=True)
     first = next_stage(spark)
@@ -78,7 +78,7 @@ def rebuild(task: Task) -> None:
 
 
 def check_state(task: Task) -> None:
-    """Users and the sum of their rows' hashes, after the output has been laid over the state before."""
+    """The number of users and the sum of their rows' hashes, with the output applied on top of the earlier state."""
     import duckdb
 
     output, state = (f"read_parquet('{path}/**/*.parquet')" for path in (task.output, _state(task)))
@@ -90,13 +90,13 @@ def check_state(task: Task) -> None:
 
 
 def _moved(spark: SparkSession, first: int, added: list[dict]) -> dict[str, int]:
-    """What Spark read and shuffled, and what the tasks wrote past it."""
+    """Bytes that Spark read and shuffled, and that the tasks wrote without Spark's writer."""
     moved, written = bytes_moved(spark, first), sum(file["size"] for file in added)
     return moved | {"written_bytes": written, "bytes": moved["bytes"] - moved["written_bytes"] + written}
 
 
 def _log(spark: SparkSession, task: Task) -> DataFrame:
-    """The log with the new day as a partition more."""
+    """The log with the new day as one more partition."""
     before = spark.read.parquet(str(task.folder / "logs" / f"{_events(task)}"))
     new_day = spark.read.parquet(str(_new_day(task, task.size)))
     return before.unionByName(new_day)

@@ -1,7 +1,7 @@
-"""A day's log files to interactions, items and rejects: the product's own step against a plain polars script.
+"""A day's log files to interactions, items and rejects: this project's own step against a plain polars script.
 
-Sizes are lines of the day: four packed csv files, with 1% of the lines twice and 0.1% without a readable time. The lake
-has a day of 2,400 lines before it. At 2,400 lines the seconds are those that a night takes whatever it holds.
+Sizes are lines of the day: four gzipped csv files, with 1% of the lines twice and 0.1% without a readable time. The
+lake already holds an earlier day of 2,400 lines. At 2,400 lines the seconds are the fixed cost of a night.
 """
 
 import gzip
@@ -34,7 +34,7 @@ BEFORE, DAY = date(2024, 4, 30), date(2024, 5, 1)
 FILES, CHUNK, SEED = 4, 250_000, 7
 LINES_PER_USER, LINES_PER_ITEM, FEWEST_ITEMS = 100, 600, 1000
 ACTIONS = ("view", "cart", "purchase")
-ENDS = ("first_as_of", "towers_end", "cvr_end", "ranker_train_end", "end")  # of windows that nothing reads here
+ENDS = ("first_as_of", "towers_end", "cvr_end", "ranker_train_end", "end")  # required settings, not used here
 WINDOWS = {name: date(2024 + number, 5, 2) for number, name in enumerate(ENDS)}
 HEADER = "user,sku,time,action,name,price\n"
 ROWS = "user_id, item_id, event_type, epoch_us(event_ts), value"
@@ -54,7 +54,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Makes the logs, and the lake before the day, which the code of today must make anew."""
+    """Makes the logs, and the lake before the day. The lake is made in every run, by the current code."""
     for lines in task.sizes:
         logs = _logs(task, lines)
         if not logs.exists():
@@ -65,7 +65,7 @@ def prepare(task: Task) -> None:
 
 
 def ours(task: Task) -> None:
-    """The step of one night, from the plan to its row in the ledger."""
+    """The ingest step of one night, from the plan to the ledger's row."""
     spark = start_session(task, task.size, ui=True)
     lake = task.output / "lake"
     shutil.copytree(_lake(task), lake)
@@ -77,7 +77,7 @@ def ours(task: Task) -> None:
 
 
 def by_polars(task: Task) -> None:
-    """Parse, drop copies, number items, write."""
+    """Parses, drops copies, numbers items, writes."""
     import polars as pl
 
     events = task.output / "events"
@@ -104,7 +104,7 @@ def by_polars(task: Task) -> None:
 
 
 def check_events(task: Task) -> None:
-    """Events, the sum of their rows' hashes, and how many items they have."""
+    """The number of events, the sum of their rows' hashes, and the number of their items."""
     import duckdb
 
     events = task.output / "events"
@@ -116,7 +116,7 @@ def check_events(task: Task) -> None:
 
 
 def _ingest(spark: SparkSession, config: Config, day: date) -> None:
-    """As the command does it, in the session that is there."""
+    """Ingests a day as the command does, in the given session."""
     tables = Tables(spark, config.lake.root)
     tables.create_all()
     ledger = Ledger(spark, tables)
@@ -172,7 +172,7 @@ def _write_file(path: Path, day: date, lines: int, all_lines: int, number: int) 
 
 
 def _chunk(rng: np.random.Generator, day: date, lines: int, all_lines: int) -> str:
-    """So many lines, the last 1% of them copies of the first; a price is the item's."""
+    """`lines` lines of CSV; the last 1% are copies of the first ones. The price depends on the item."""
     new = lines - lines // 100
     users = rng.integers(0, max(1, all_lines // LINES_PER_USER), new)
     items = (max(FEWEST_ITEMS, all_lines // LINES_PER_ITEM) * rng.random(new) ** 3).astype(int)

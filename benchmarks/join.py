@@ -1,7 +1,8 @@
 """Point-in-time join of samples with user and item vectors: ours, a plain wide sort-merge join, polars.
 
-A user has a feature row on one to five of 20 days, an item on one or two; both 64 wide. All read the same Parquet and
-write (sample, user_emb, item_emb); without a row that is old enough the vector is null. Sizes are samples.
+A user has a feature row on one to five of 20 days, an item on one or two; all vectors are 64 wide. All contenders read
+the same Parquet and write (sample, user_emb, item_emb). Without a row that is old enough, the vector is null. Sizes are
+numbers of samples.
 """
 
 import os
@@ -40,7 +41,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Samples and features of all sizes; who, when and what follow from hashes of the row's number."""
+    """Makes samples and features of all sizes. User, item and day are drawn by hashes of the row's number."""
     spark = start_session(task, task.size)
     for size in task.sizes:
         for name, frame in _tables(spark, int(size)).items():
@@ -50,7 +51,7 @@ def prepare(task: Task) -> None:
 
 
 def ours(task: Task) -> None:
-    """This project's join, a side after the other."""
+    """This project's join, one side after the other."""
     spark = start_session(task, task.size)
     with task.clock():
         rows = _read(spark, task, "samples")
@@ -60,7 +61,7 @@ def ours(task: Task) -> None:
 
 
 def wide(task: Task) -> None:
-    """What people write first: join all older rows with their vectors, keep the newest."""
+    """The first approach that comes to mind: join all older rows with their vectors, keep the newest."""
     spark = start_session(task, task.size)
     with task.clock():
         rows = _read(spark, task, "samples")
@@ -85,7 +86,7 @@ def with_polars(task: Task) -> None:
 
 
 def check(task: Task) -> None:
-    """Equal samples with equal vectors."""
+    """The checksum of samples and vectors."""
     columns = ("sample", "user_emb::FLOAT[]", "item_emb::FLOAT[]")
     task.figures["checksum"] = vectors_checksum(task.output, *columns)
 

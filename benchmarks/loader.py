@@ -1,6 +1,6 @@
 """The loader alone: sequences of 50 + 20 items into shuffled batches of tensors, against Petastorm's own loader.
 
-Sizes are rows. Both read the same files, give batches of 128 rows, and shuffle through 65,536 rows.
+Sizes are numbers of rows. Both read the same files, give batches of 128 rows, and shuffle in a buffer of 65,536 rows.
 """
 
 import sys
@@ -36,7 +36,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Snapshots of all sizes."""
+    """Makes snapshots of all sizes."""
     for size in task.sizes:
         write_sequences(_snapshot(task, size), int(size), seed=1)
 
@@ -54,8 +54,9 @@ def ours(task: Task) -> None:
 def batched(task: Task) -> None:
     """Petastorm's fastest loader.
 
-    Asked for one epoch, Petastorm often gives less, and with several workers the first rows of endless epochs are not
-    one epoch (docs/decisions/0002-petastorm.md). So it is asked as ours asks: endless epochs of one worker, cut.
+    Asked for one epoch, Petastorm often gives fewer rows, and with several workers the first rows of endless epochs are
+    not one epoch (docs/decisions/0002-petastorm.md). So it is used as ours uses it: one worker reads endless epochs,
+    which are cut after one.
     """
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
@@ -70,7 +71,7 @@ def batched(task: Task) -> None:
 
 
 class OneEpoch:
-    """A Petastorm reader that ends after so many rows."""
+    """A Petastorm reader that ends after `rows` rows."""
 
     def __init__(self, reader: Iterable[tuple], rows: int) -> None:
         self._reader, self._rows = reader, rows

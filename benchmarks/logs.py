@@ -1,4 +1,4 @@
-"""Zipf logs, made once a size: users and items follow power laws, and one user has 5% of all events."""
+"""Zipf logs, made once per size: users and items follow power laws, and one user has 5% of all events."""
 
 import shutil
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ EPOCH = (START - date(1970, 1, 1)).days
 
 
 def ensure_log(spark: SparkSession, folder: Path, events: int) -> Path:
-    """The log's folder, a Parquet table with a partition a day; made where it is missing."""
+    """The log's folder, a Parquet table with one partition per day; made if it is missing."""
     path = folder / "logs" / f"{events}"
     if not (path / "_SUCCESS").exists():
         write_log(log(spark, events), path)
@@ -26,7 +26,7 @@ def ensure_log(spark: SparkSession, folder: Path, events: int) -> Path:
 
 
 def write_log(frame: DataFrame, path: Path) -> None:
-    """Writes a log in whole or not at all; peers read its times best as microseconds, not as INT96."""
+    """Writes a log whole or not at all. Times are microseconds, which the other engines read better than INT96."""
     half = path.with_name(path.name + ".half")
     shutil.rmtree(half, ignore_errors=True)
     frame.sparkSession.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
@@ -36,13 +36,13 @@ def write_log(frame: DataFrame, path: Path) -> None:
 
 
 def log(spark: SparkSession, events: int) -> DataFrame:
-    """So many events over 300 days, with what `interactions` tells of them; the same on every call.
+    """`events` events over 300 days, with columns of `interactions`; the same on every call.
 
     Every tenth event shares user and second with the one before, so that ties are common.
     """
     basket = F.col("id") - F.when(F.col("id") % 10 == 9, 1).otherwise(0)
     day = F.floor(basket * DAYS / F.lit(events)).cast("int")
-    # a partition a day: the writer's sort by day then has nothing to do
+    # One partition per day, so that the writer's sort by day has nothing to do.
     return spark.range(0, events, 1, DAYS).select(
         user_id(_user(basket, events)).alias("user_id"),
         _item(F.col("id"), events).alias("item_idx"),
@@ -54,7 +54,7 @@ def log(spark: SparkSession, events: int) -> DataFrame:
 
 
 def new_day(spark: SparkSession, events: int, percent: float) -> DataFrame:
-    """The day after the log of so many events: one to three events of each active user, a hundredth of them new."""
+    """The day after the log of `events` events: one to three events per active user; 1% of the users are new."""
     users = round(events / EVENTS_A_USER * 1.01)
     active = spark.range(0, users, 1, 2).where(_uniform(F.col("id"), "active") * 100 < percent)
     lines = active.withColumn("line", F.explode(F.sequence(F.lit(0), (F.col("id") % 3).cast("int"))))
@@ -71,12 +71,12 @@ def new_day(spark: SparkSession, events: int, percent: float) -> DataFrame:
 
 
 def user_id(rank: Column) -> Column:
-    """Ids are strings; 0 is the whale."""
+    """User ids as strings; 0 is the whale, the user with 5% of all events."""
     return F.concat(F.lit("u"), rank.cast("string"))
 
 
 def event_ts(day: Column, key: Column) -> Column:
-    """A whole second of the day, drawn by the key."""
+    """A whole second of the day, drawn by a hash of the key."""
     second = F.floor(_uniform(key, "second") * 86400)
     return F.timestamp_seconds((F.lit(EPOCH) + day).cast("long") * 86400 + second)
 
@@ -95,13 +95,13 @@ def _item(key: Column, events: int) -> Column:
 
 
 def _zipf(uniform: Column, count: int, exponent: float) -> Column:
-    """Ranks 1 .. count with a share that falls with rank ** -exponent: the inverse of the continuous distribution."""
+    """Ranks 1 .. count with shares proportional to rank ** -exponent, by inverting the continuous distribution."""
     power = 1 - exponent
     reach = (count + 1) ** power - 1
     return F.least(F.floor(F.pow(uniform * reach + 1, F.lit(1 / power))), F.lit(count))
 
 
 def _uniform(key: Column, what: str) -> Column:
-    """A number in [0, 1) that the key, the purpose and the seed decide."""
+    """A number in [0, 1) that depends on the key, the purpose `what` and the seed."""
     bits = 1 << 52
     return F.pmod(F.xxhash64(key, F.lit(what), F.lit(SEED)), F.lit(bits)) / F.lit(float(bits))

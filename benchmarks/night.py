@@ -1,8 +1,9 @@
-"""A whole night, `learn-spark run_backfill` of a day as a process of its own, against polars and torch by hand.
+"""A whole night, `learn-spark run_backfill` of one day as a process of its own, against polars and torch by hand.
 
-Sizes are events that the lake holds before the night. Its first week is thin, so that the models are trained at once;
-six days hold the rest. In the night 1% of the users come with one to three events each, a hundredth of them for the
-first time, and 20 items are new. Both sides start from nothing: their seconds hold imports, and ours those of the JVM.
+Sizes are the events that the lake holds before the night. Its first eight days hold few events, so that training the
+models is quick; the next six days hold the rest. In the night 1% of the users have one to three events each, a
+hundredth of these users are new, and 20 items are new. Both sides start cold: their seconds include imports, and ours
+also the start of the JVM.
 """
 
 import json
@@ -24,7 +25,7 @@ from benchmarks.ratios import Ratio, Target
 START = date(2024, 1, 1)
 THIN_DAYS, BULK_DAYS, THIN_EVENTS = 8, 6, 2_000
 NIGHT = START + timedelta(days=THIN_DAYS + BULK_DAYS)
-AFTER = NIGHT + timedelta(days=1)  # whose features the night makes
+AFTER = NIGHT + timedelta(days=1)  # the feature day that the night makes
 EVENTS_A_USER, EVENTS_AN_ITEM, FEWEST_ITEMS, NEW_ITEMS = 100, 600, 1_000, 20
 LENGTH, WIDTH, SEED = 50, 64, 7
 CHECKED = ("item_index", "user_history", "user_features")
@@ -45,7 +46,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Makes the logs, models, and a lake of all days before the night, which the code of today must make anew."""
+    """Makes logs, models, and a lake of all days before the night. It does so in every run, by the current code."""
     for size in map(int, task.sizes):
         folder = _inputs(task, size)
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +72,7 @@ def ours(task: Task) -> None:
 
 
 def by_hand(task: Task) -> None:
-    """The same rows: events, numbers, new vectors, histories, embeddings; no gate, no ledger, no release."""
+    """Makes the same rows (events, item numbers, vectors, histories, embeddings), but no gates, ledger or release."""
     folder, out = _inputs(task, int(task.size)), task.output
     out.mkdir(parents=True)
     with task.clock():
@@ -134,7 +135,7 @@ def by_hand(task: Task) -> None:
 
 
 def check_rows(task: Task) -> None:
-    """Histories by the items' names, event by event, and users with the sum of what their embeddings hold."""
+    """Number and hash of the histories' events by item_id, number of users, and sum of |x| over their embeddings."""
     import duckdb
     from deltalake import DeltaTable
 
@@ -155,7 +156,7 @@ def check_rows(task: Task) -> None:
 
 
 def _write_logs(folder: Path, events: int) -> None:
-    """A Parquet file per day; no user has two events in a second."""
+    """Writes one Parquet file per day. No user has two events in the same second."""
     random = np.random.default_rng(SEED)
     users, items = max(events // EVENTS_A_USER, 100), max(events // EVENTS_AN_ITEM, FEWEST_ITEMS)
     for number in range(THIN_DAYS + BULK_DAYS):
@@ -171,14 +172,14 @@ def _write_logs(folder: Path, events: int) -> None:
 
 
 def _popular(random: np.random.Generator, items: int, count: int) -> np.ndarray:
-    """Items by a power law."""
+    """`count` items, drawn by a power law."""
     return (items ** random.random(count)).astype(np.int64) - 1
 
 
 def _write_day(folder: Path, day: date, who: np.ndarray, what: np.ndarray, random: np.random.Generator) -> None:
     order = np.lexsort((random.random(len(who)), who))
     who, what = who[order], what[order]
-    place = np.arange(len(who)) - np.searchsorted(who, who)  # the how many-th event of its user
+    place = np.arange(len(who)) - np.searchsorted(who, who)  # number of the event among its user's, from 0
     midnight = int(datetime.combine(day, time(), UTC).timestamp())
     seconds = midnight + (who * 37 + place * 61) % 86_400
     texts = minilm.product_texts(2_000, 8)
@@ -194,7 +195,7 @@ def _write_day(folder: Path, day: date, who: np.ndarray, what: np.ndarray, rando
 
 
 def _write_config(file: Path, logs: Path, lake: Path, events: int) -> Path:
-    """The recommended settings, models that are hardly trained, and no gate that looks at their figures."""
+    """Writes a config with the recommended settings, minimal training, and no gates on the models' figures."""
     days = {"first_as_of": 2, "towers_end": 4, "cvr_end": 6, "ranker_train_end": 7, "end": 8}
     windows = "\n".join(f"  {name}: {START + timedelta(days=day)}" for name, day in days.items())
     file.write_text(

@@ -1,6 +1,6 @@
-"""What packed sequences are measured against: every row computed at full length, and the all-action loss as a matrix.
+"""Baselines for packed sequences and the tiled loss: every row at full length, and the all-action loss as a matrix.
 
-Shapes: B users, L padded length, D model width, N anchors and T targets of a user, K embedding width.
+Shapes: B users, L padded length, D model width, N anchors and T targets per user, K embedding width.
 """
 
 import torch
@@ -11,7 +11,7 @@ from models.export.online_programs import Rectangle
 
 
 class Padded(Rectangle):
-    """All of `models.layers.packing.Packing` over the padded layout: views, no selection, nothing saved."""
+    """The interface of `models.layers.packing.Packing` over the padded layout, by views alone: no token is left out."""
 
     def __init__(self, length_B: Tensor, max_len: int, device: torch.device | None = None) -> None:
         super().__init__(len(length_B), max_len, device or length_B.device)
@@ -25,7 +25,7 @@ class Padded(Rectangle):
 
 
 def naive_loss(anchor_BNK: Tensor, target_BTK: Tensor, scale: float | Tensor) -> Tensor:
-    """All targets of all rows are real and every row is a user: the matrix of all logits, masked, autograd's own."""
+    """The loss by the masked matrix of all logits and plain autograd. All targets must be real, one row per user."""
     B, T, _ = target_BTK.shape
     is_own_BM = torch.eye(B, dtype=torch.bool, device=anchor_BNK.device).repeat_interleave(T, 1)
     scaled_BNK = anchor_BNK * scale

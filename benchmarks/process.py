@@ -1,4 +1,4 @@
-"""Runs a task as a process of its own: its peak memory is that of its tree, its failure a result."""
+"""Runs a task in a process of its own. Its peak memory includes its child processes; a failure is a result, too."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "out of memory", "Out of Mem
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a process; `failure` says in a few words what went wrong, with neither path nor host."""
+    """The outcome of a process. `failure` says in a few words what went wrong, without paths or host names."""
 
     peak_mb: int
     seconds: float | None = None
@@ -30,13 +30,13 @@ class Outcome:
 
 
 def run_task(target: str, task: Task, log: Path, timeout: float) -> Outcome:
-    """Runs `module:function` on the task; whatever it leaves behind, processes and spilled files, is removed.
+    """Runs `module:function` on the task, then removes processes and spilled files that it leaves behind.
 
     Args:
-        target: what `benchmarks.child` calls.
-        task: with the memory limit.
-        log: gets the process's output.
-        timeout: seconds.
+        target: the `module:function` that `benchmarks.child` calls.
+        task: the task, with the memory limit.
+        log: file for the process's output.
+        timeout: in seconds.
     """
     scratch = task.output.parent / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -63,7 +63,7 @@ def run_task(target: str, task: Task, log: Path, timeout: float) -> Outcome:
 
 
 def _watch(child: subprocess.Popen, memory_mb: int, timeout: float) -> tuple[int, str | None]:
-    """The peak of the tree in MiB, and why it was ended, if it was."""
+    """The process tree's peak memory in MiB, and why it was ended, if it was."""
     memory = PeakMemory(pid=child.pid)
     deadline = time.monotonic() + timeout
     while child.poll() is None:
@@ -76,8 +76,8 @@ def _watch(child: subprocess.Popen, memory_mb: int, timeout: float) -> tuple[int
 
 
 def end_session(child: subprocess.Popen) -> None:
-    """Ends what is left of the child's session: a JVM outlives its Python for a moment, and must not share the next
-    contender's processors."""
+    """Ends all processes left in the child's session. A JVM outlives its Python process for a moment, and must not take
+    CPU time from the next contender."""
     left = [process for process in psutil.process_iter() if _session(process.pid) == child.pid]
     if child.poll() is None:
         child.send_signal(signal.SIGKILL)

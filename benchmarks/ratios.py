@@ -1,4 +1,4 @@
-"""From the runs of all rounds to cases, fits and ratios."""
+"""Computes cases, fits and ratios from the runs of all rounds."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio should be."""
+    """The bound that a ratio should keep."""
 
     sign: Literal["<=", ">="]
     bound: float
@@ -22,7 +22,7 @@ class Target:
         return f"{self.sign} {self.bound:g}"
 
     def is_met(self, estimate: Estimate) -> bool:
-        """By the worse end of the interval; below zero lies only the noise of a slope."""
+        """Whether the interval's worse end keeps the bound. A ratio of slopes below zero is noise and never does."""
         return estimate.low > 0 and estimate.high <= self.bound if self.sign == "<=" else estimate.low >= self.bound
 
 
@@ -39,7 +39,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class SlopeRatio:
-    """The slope of `over`, in seconds per event, divided by the smallest of the rivals'."""
+    """The slope of `over`, in seconds per event, divided by the smallest slope of the rivals."""
 
     over: str
     rivals: tuple[str, ...]
@@ -60,12 +60,12 @@ class Run:
     failure: str | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """For the journal."""
+        """The values for the journal."""
         return asdict(self)
 
 
 class Runs:
-    """All runs so far, by contender and size; what failed once has no figures."""
+    """All runs so far, by contender and size. A case in which any run failed has no figures."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._cases: dict[tuple[str, float], list[Run]] = {}
@@ -83,7 +83,7 @@ class Runs:
         return {number: values[measure] for number, values in figures.items() if values.get(measure) is not None}
 
     def cases(self) -> list[Case]:
-        """Every contender at every size, in the order of sizes."""
+        """The case of every contender at every size, ordered by size."""
         return [
             self._case(contender, size)
             for size in self.sizes
@@ -92,7 +92,7 @@ class Runs:
         ]
 
     def fits(self) -> list[Fit]:
-        """The line of every contender that has at least two sizes."""
+        """The fitted line of every contender with at least two sizes."""
         fits = []
         for contender in self.contenders:
             points = {size: median(found.values()) for size in self.sizes if (found := self.measured(contender, size))}
@@ -104,7 +104,7 @@ class Runs:
         return fits
 
     def ratio_rows(self, ratio: Ratio) -> list[RatioRow]:
-        """A row for each size at which both have finished a measured round."""
+        """One row for each size at which both contenders have finished a measured round."""
         rows = []
         for size in self.sizes:
             over = self.measured(ratio.over, size, ratio.measure)
@@ -117,7 +117,7 @@ class Runs:
         return rows
 
     def slope_rows(self, ratio: SlopeRatio) -> list[RatioRow]:
-        """One row against the rival with the smallest slope; over the sizes that both have finished."""
+        """One row, against the rival with the smallest slope, over the sizes that both have finished."""
         pairs = {rival: self._slopes(ratio.over, rival) for rival in ratio.rivals}
         known = {rival: pair for rival, pair in pairs.items() if pair[0]}
         if not known:

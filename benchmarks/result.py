@@ -15,13 +15,13 @@ PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "polars", "duckdb", "t
 
 
 class Part(BaseModel):
-    """A part of a result: nothing in it is unnamed."""
+    """A part of a result. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Case(Part):
-    """A contender at a size: one entry a measured round; the peak is that of all its rounds."""
+    """A contender at a size: one entry per measured round; `peak_mb` is the highest of all its rounds."""
 
     contender: str
     size: float
@@ -32,7 +32,7 @@ class Case(Part):
 
 
 class Fit(Part):
-    """T = a + b n of the median seconds: `fixed_seconds` is a, `seconds_per_million` is b."""
+    """The line T = a + b n through the median seconds: `fixed_seconds` is a, `seconds_per_million` is b per million."""
 
     contender: str
     fixed_seconds: float
@@ -50,7 +50,7 @@ class RatioRow(Part):
 
 
 class Result(Part):
-    """Everything that a run says about itself."""
+    """The whole result of a run, as its JSON file holds it."""
 
     bench: str
     machine: Annotated[str, Field(pattern=r"^\d+cpu-\d+gb$")]
@@ -65,12 +65,12 @@ class Result(Part):
 
 
 def machine() -> str:
-    """`2cpu-24gb`: processors and memory, never a name."""
+    """Processors and memory, such as `2cpu-24gb`; never the machine's name."""
     return f"{os.cpu_count()}cpu-{round(psutil.virtual_memory().total / 2**30)}gb"
 
 
 def commit() -> str:
-    """The checked-out commit, `-dirty` where files differ from it."""
+    """The checked-out commit, with `-dirty` if files differ from it."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -83,7 +83,7 @@ def packages() -> dict[str, str]:
 
 
 def write_result(result: Result, path: Path) -> None:
-    """Writes it whole or not at all."""
+    """Writes the result whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
     half.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ from learn_spark.runs.steps import EVALUATE_FEATURES, Context
 
 DEMO = ROOT / "conf" / "demo.yaml"
 CHAIN = ((35, 1), (28, 1), (21, 1), (14, 2), (7, 3), (0, 4))  # days before the demo's windows, and the towers' seed
-OTHERS = {  # settings, and which releases of the chain it is held against
+OTHERS = {  # settings, and the releases of the chain that it is compared with
     "another seed": (["towers.train.seed=5", "cvr.train.seed=11"], [-1]),
     "content of 64 numbers per item": (["embedding.reduce_to=64"], [-1]),
     "a space of its own": (["towers.compatible_with=none"], [-2, 0]),
@@ -44,7 +44,7 @@ _MADE = [name for name in STEPS if name != EVALUATE_FEATURES]
 
 
 def settings_of(root: Path, shift: int, seed: int) -> list[str]:
-    """The demo's config with its windows earlier and seeds of its own, in a lake of its own."""
+    """The demo's config with windows `shift` days earlier and other seeds, in a lake of its own."""
     windows = load_config(DEMO).windows
     moved = {name: getattr(windows, name) - timedelta(days=shift) for name in type(windows).model_fields}
     return [
@@ -57,7 +57,7 @@ def settings_of(root: Path, shift: int, seed: int) -> list[str]:
 
 
 def release_of(settings: Sequence[str]) -> str:
-    """The id of the config's release; it is made, by the command, where there is none."""
+    """The id of the config's release. If there is none, the command makes it."""
     release_id = _published(settings)
     if release_id is None:
         given = [word for setting in settings for word in ("--set", setting)]
@@ -69,7 +69,7 @@ def release_of(settings: Sequence[str]) -> str:
 
 
 def measured(settings: Sequence[str], earlier_ids: Sequence[str]) -> dict[str, Any]:
-    """The release of a config: its ranker's gain, and what rankers of earlier releases keep when they are fed it."""
+    """For a config's release: its ranker's gain, and what rankers of earlier releases keep when fed its features."""
     with _opened(settings) as context:
         release = published_release(context)
         assert release is not None, "it was made"

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the run whose figures stand beside it."""
+"""Upper limits of this machine, measured in the same run as the figures that they are shown with."""
 
 import os
 import time
@@ -14,11 +14,11 @@ REPEATS = 5
 
 
 def measure_rooflines(folder: Path, quick: bool) -> dict[str, float]:
-    """Memory copy and disk write in GB/s (10^9 bytes), fp32 matrix product in GFLOP/s: the best of five.
+    """Memory copy and disk write in GB/s (10^9 bytes), fp32 matrix product in GFLOP/s; each the best of five runs.
 
     Args:
-        folder: on the disk that the benchmark writes to.
-        quick: a small fraction of the work, with rougher figures.
+        folder: a folder on the disk that the benchmark writes to.
+        quick: do a small fraction of the work, for rougher figures.
     """
     return {
         "memory_copy_gb_s": round(_memory_copy(32 if quick else 256), 2),
@@ -28,7 +28,7 @@ def measure_rooflines(folder: Path, quick: bool) -> dict[str, float]:
 
 
 def _memory_copy(megabytes: int) -> float:
-    """Bytes copied, counted once, by two threads."""
+    """GB/s copied by two threads; each byte counts once, not for both reading and writing."""
     source = np.ones((THREADS, megabytes << 17))
     target = np.zeros_like(source)
     with ThreadPoolExecutor(THREADS) as pool:

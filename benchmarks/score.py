@@ -42,7 +42,7 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """Histories of all sizes, a content matrix, and towers with random weights of the paper's widths."""
+    """Makes histories of all sizes, a content matrix, and towers of width 64 with random weights."""
     import json
 
     import torch
@@ -100,7 +100,7 @@ def _score(task: Task, towers: Path) -> None:
 
 
 def with_torch(task: Task) -> None:
-    """The model and Arrow alone, the histories in batches as Spark makes them."""
+    """Only the model and Arrow, with histories in batches of the size that Spark makes."""
     import torch
 
     from models.data.content import ContentMatrix
@@ -118,7 +118,7 @@ def with_torch(task: Task) -> None:
 
 
 def check(task: Task) -> None:
-    """Users and the mean of all numbers to three digits: batches of other sizes differ in the last bits."""
+    """The number of users and the mean of all numbers to three digits; batch sizes change the last bits."""
     import duckdb
 
     query = f"SELECT count(*), round(avg(list_avg(user_emb::FLOAT[])), 3) FROM read_parquet('{task.output}/*.parquet')"

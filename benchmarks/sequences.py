@@ -1,10 +1,10 @@
-"""The last 100 purchases before a day for every user, oldest first, ties by event_id: ours, naive, floor, peers.
+"""The last 100 purchases of every user before a day, oldest first, ties by event_id: ours, naive, floor, and peers.
 
-Ours is measured with and without Comet.
+Ours is measured with and without Comet. The peers are polars and DuckDB.
 
 All read the same Parquet and write Parquet (snappy) with user_id string, item_idx array<int> and event_ts
-array<bigint> of epoch seconds. The floor is what no plan on Spark avoids: the same rows with the columns of the
-output, shuffled by user and written.
+array<bigint> of epoch seconds. The floor is the work that no plan on Spark avoids: the same rows with the output's
+columns, shuffled by user and written.
 """
 
 import os
@@ -32,7 +32,7 @@ DAY = logs.END - timedelta(days=1)  # the log's last day must be left out
 SETTINGS = load_config(ROOT / "conf" / "base.yaml").sequences.model_copy(
     update={"history_length": LENGTH, "target_events": []}
 )
-DUCKDB_SHARE = 0.7  # of the memory limit; its own default is 0.8 of the machine
+DUCKDB_SHARE = 0.7  # DuckDB's share of the memory limit; its own default is 0.8 of the machine's memory
 
 HISTORIES = "benchmarks.sequences:check_histories"
 BENCH = Benchmark(
@@ -74,7 +74,7 @@ def ours(task: Task) -> None:
 
 
 def over_comet(task: Task) -> None:
-    """The same with Comet below."""
+    """This project's histories on Spark with Comet."""
     _ours(task, "comet")
 
 
@@ -87,7 +87,7 @@ def _ours(task: Task, engine: str) -> None:
 
 
 def naive(task: Task) -> None:
-    """What people write first: all events of a user as structs in one list, sorted, cut."""
+    """The first approach that comes to mind: all events of a user as structs in one list, sorted and cut."""
     spark = start_session(task, task.size)
     with task.clock():
         entry = F.struct("event_ts", "event_id", "item_idx")
@@ -102,7 +102,7 @@ def naive(task: Task) -> None:
 
 
 def floor(task: Task) -> None:
-    """Read, shuffle and write alone, without the event_id that the order of ties needs."""
+    """Only reads, shuffles and writes, without the event_id that the order of ties needs."""
     spark = start_session(task, task.size)
     with task.clock():
         purchases = _purchases(spark.read.parquet(str(_log(task))))
@@ -111,7 +111,7 @@ def floor(task: Task) -> None:
 
 
 def with_polars(task: Task) -> None:
-    """Polars' streaming engine; sorting inside each group beat a global sort and top_k_by in time and memory."""
+    """Polars' streaming engine. Sorting within each group beat a global sort and top_k_by in time and memory."""
     os.environ["POLARS_MAX_THREADS"] = "2"
     import polars as pl
 
@@ -128,7 +128,7 @@ def with_polars(task: Task) -> None:
 
 
 def with_duckdb(task: Task) -> None:
-    """DuckDB, spilling; a rank limit beat list(… ORDER BY …), list_sort and max(…, n) in time or memory."""
+    """DuckDB, which may spill. A limit on ranks beat list(… ORDER BY …), list_sort and max(…, n) in time or memory."""
     import duckdb
 
     task.output.mkdir(parents=True)
@@ -158,24 +158,24 @@ def with_duckdb(task: Task) -> None:
 
 
 def histories_of(log: DataFrame, day: date) -> ArrowRows:
-    """All users' histories as the job builds them: heavy users are looked for, and limited before the shuffle."""
+    """All users' histories as the job builds them: it finds heavy users and limits their events before the shuffle."""
     events = sided_events(log, SETTINGS)
     found = survey(events)
     return full_histories(limited(events, found.heavy, SETTINGS), day, SETTINGS, tasks_of(events, found.rows))
 
 
 def check_histories(task: Task) -> None:
-    """The number of users, and the sum of their rows' hashes: the order of rows does not matter."""
+    """The number of users and the sum of their rows' hashes, which does not depend on the order of rows."""
     task.figures["checksum"] = checksum(task.output, "user_id, item_idx::INT[], event_ts::BIGINT[]")
 
 
 def check_rows(task: Task) -> None:
-    """The same of the floor's rows."""
+    """The same checksum for the floor's rows."""
     task.figures["checksum"] = checksum(task.output, "user_id, item_idx, event_ts")
 
 
 def checksum(folder: Path, columns: str) -> str:
-    """Rows of a folder of Parquet files and the sum of the columns' hashes."""
+    """Number of rows in a folder of Parquet files, and the sum of the rows' hashes over the columns."""
     import duckdb
 
     query = f"SELECT count(*), sum(hash({columns})) FROM read_parquet('{folder}/**/*.parquet')"

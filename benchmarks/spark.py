@@ -1,4 +1,4 @@
-"""Spark in a contender's process: the session that jobs get, on two threads with a heap of 3 GiB."""
+"""Spark in a contender's process: the same session as for jobs, on two threads with a heap of 3 GiB."""
 
 import json
 import time
@@ -17,13 +17,13 @@ BYTES = {"read_bytes": "inputBytes", "shuffle_bytes": "shuffleWriteBytes", "writ
 
 
 def start_session(task: Task, events: float, ui: bool = False, engine: str = "spark") -> SparkSession:
-    """A session, warmed by a tiny job; the shuffle has 500,000 events per partition.
+    """A session, warmed up by a tiny job; shuffles have 500,000 events per partition.
 
     Args:
-        task: whose output lies beside what the tiny job writes.
-        events: how many events the contender will shuffle.
-        ui: whether Spark answers at /api/v1, which `bytes_moved` asks.
-        engine: what works below Spark's plans, `spark` or `comet`.
+        task: the task; the tiny job writes beside its output.
+        events: number of events that the contender will shuffle.
+        ui: whether Spark serves /api/v1, which `bytes_moved` and `jobs_done` need.
+        engine: the engine that executes Spark's plans, `spark` or `comet`.
     """
     config = load_config(
         ROOT / "conf" / "base.yaml",
@@ -41,32 +41,32 @@ def start_session(task: Task, events: float, ui: bool = False, engine: str = "sp
 
 
 def _warm_up(spark: SparkSession, path: str) -> None:
-    """Loads what every job needs: Parquet both ways, a shuffle, lists."""
+    """Loads the code that every job needs: reading and writing Parquet, a shuffle, lists."""
     spark.range(1000).select("id", (F.col("id") % 3).alias("key")).write.partitionBy("key").parquet(f"{path}_rows")
     lists = spark.read.parquet(f"{path}_rows").groupBy("key").agg(F.sort_array(F.collect_list("id")).alias("ids"))
     lists.write.parquet(f"{path}_lists")
 
 
 def bytes_moved(spark: SparkSession, since_stage: int) -> dict[str, int]:
-    """Bytes that stages from a number on have read, shuffled and written, and their sum as `bytes`."""
+    """Bytes that the stages from number `since_stage` on have read, shuffled and written, and their sum as `bytes`."""
     stages = [stage for stage in _stages(spark) if stage["stageId"] >= since_stage]
     moved = {name: sum(stage[key] for stage in stages) for name, key in BYTES.items()}
     return moved | {"bytes": sum(moved.values())}
 
 
 def next_stage(spark: SparkSession) -> int:
-    """The number that the next stage gets at least."""
+    """The lowest number that the next stage can get."""
     return 1 + max((stage["stageId"] for stage in _stages(spark)), default=-1)
 
 
 def _stages(spark: SparkSession) -> list[dict]:
-    """Spark's own account, once it has heard of the end of every job."""
+    """Spark's own figures by stage, after every job has ended."""
     jobs_done(spark)
     return _ask(spark, "stages")
 
 
 def jobs_done(spark: SparkSession) -> list[dict]:
-    """Spark's account of all its jobs, once each has ended."""
+    """Spark's own figures of all jobs, after every job has ended."""
     jobs = _ask(spark, "jobs")
     while any(job["status"] == "RUNNING" for job in jobs):
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Statistics of paired measurements: a ratio with its interval, and the line T = a + b n."""
+"""Statistics of paired measurements: ratios with intervals, and the line T = a + b n."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Estimate:
 
 
 def paired_ratio(over: Sequence[float], under: Sequence[float]) -> Estimate:
-    """The median of the rounds' ratios; its interval by bootstrap over the rounds (percentiles 5 and 95).
+    """The median of the rounds' ratios, with a bootstrap interval over the rounds (percentiles 5 and 95).
 
     Args:
-        over: one figure a round.
+        over: one figure per round.
         under: the figures of the same rounds, in the same order.
     """
     ratios = np.divide(over, under)
@@ -35,7 +35,7 @@ def fitted_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float
     """(a, b) of T = a + b n by least squares.
 
     Raises:
-        ValueError: for fewer than two different sizes, through which no line is known.
+        ValueError: there are fewer than two different sizes.
     """
     if len(set(sizes)) < 2:
         raise ValueError(f"a line needs two sizes, not {list(sizes)}")
@@ -44,6 +44,6 @@ def fitted_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float
 
 
 def slopes(rounds_by_size: dict[float, Sequence[float]]) -> list[float]:
-    """The slope b of every round, from the seconds of its sizes."""
+    """The slope b of every round, fitted to the round's seconds at all sizes."""
     sizes = sorted(rounds_by_size)
     return [fitted_line(sizes, seconds)[1] for seconds in zip(*(rounds_by_size[n] for n in sizes), strict=False)]

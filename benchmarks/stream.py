@@ -1,7 +1,7 @@
-"""Training through Petastorm against the same loop over tensors in memory: the seconds of equal steps.
+"""Training through Petastorm against the same loop over tensors in memory: seconds for the same number of steps.
 
-Sizes are layers: 2 with the demo's towers, and 6. Both train on all rows three times by the trainer's own loop, which
-prepares batches (sampling, content vectors) ahead in a thread; only where the rows come from differs. The clock
+Sizes are layers: 2 as in the demo's towers, and 6. Both train on all rows three times by the trainer's own loop, which
+prepares batches (sampling, content vectors) ahead in a thread; they differ only in where the rows come from. The clock
 includes the opening of readers; evaluation is left out.
 """
 
@@ -47,7 +47,7 @@ BENCH = Benchmark(
 
 
 class Counted(TowersTask):
-    """Sums up what it trains on; evaluates nothing."""
+    """Sums up the rows that it trains on; evaluates nothing."""
 
     total = 0
 
@@ -61,7 +61,7 @@ class Counted(TowersTask):
 
 
 class FromMemory(Counted):
-    """The same batches out of tensors, in an order of their own."""
+    """Batches of the same rows from tensors in memory, in another order."""
 
     def __init__(self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix) -> None:
         super().__init__(spec, train, val, content)
@@ -72,7 +72,7 @@ class FromMemory(Counted):
 
 
 class MemoryReader:
-    """An epoch over tensors."""
+    """Reads an epoch from tensors in memory."""
 
     def __init__(self, rows: dict[str, Tensor], epoch: int) -> None:
         self.rows, self.epoch = rows, epoch
@@ -87,7 +87,7 @@ class MemoryReader:
 
 
 def prepare(task: Task) -> None:
-    """A snapshot, which validates as well, and content vectors."""
+    """Makes a training and a validation snapshot, and content vectors."""
     write_sequences(_inputs(task) / "train", QUICK_ROWS if task.quick else ROWS, seed=1)
     write_sequences(_inputs(task) / "val", BATCH, seed=2)
     matrix = _inputs(task) / "matrix"
@@ -100,28 +100,28 @@ def prepare(task: Task) -> None:
 
 
 def from_memory(task: Task) -> None:
-    """Rows from tensors."""
+    """Training on rows from tensors in memory."""
     _train(task, FromMemory)
 
 
 def through_petastorm(task: Task) -> None:
-    """Rows as a training gets them."""
+    """Training on rows through Petastorm, as real trainings get them."""
     _train(task, Counted)
 
 
 def check_rows(task: Task) -> None:
-    """The sum over all rows, as the contender counted it."""
+    """The sum over all rows that the contender has left."""
     task.figures["checksum"] = (task.output / CHECKSUM).read_text(encoding="utf-8")
 
 
 def leave_checksum(task: Task, checksum: str) -> None:
-    """Leaves what a contender counted beside its output, for `check_rows`."""
+    """Writes a contender's checksum into its output folder, for `check_rows`."""
     task.output.mkdir(parents=True, exist_ok=True)
     (task.output / CHECKSUM).write_text(checksum, encoding="utf-8")
 
 
 def write_sequences(folder: Path, rows: int, seed: int) -> None:
-    """A snapshot as the export writes it; one that is there is kept."""
+    """Writes a snapshot as the export does; keeps an existing one."""
     if (folder / "manifest.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Forward and backward of the user tower's transformer on sequences of which half is padding: packed, and padded.
+"""Forward and backward of the user tower's transformer on sequences that are half padding: packed, and padded.
 
-The size is the model's width: 128 with 2 layers (the demo's), 384 with 6. Lengths are uniform in 1 .. 80.
+The size is the model's width: 128 with 2 layers (as in the demo), 384 with 6. Lengths are uniform in 1 .. 80.
 """
 
 import sys
@@ -41,7 +41,7 @@ def prepare(task: Task) -> None:
 
 
 def packed(task: Task) -> None:
-    """This project's: real tokens only, attention by groups of similar length."""
+    """This project's packing: real tokens only, attention by groups of similar length."""
     _measure(task, Packing)
 
 
@@ -51,7 +51,7 @@ def padded(task: Task) -> None:
 
 
 def check(task: Task) -> None:
-    """Outputs at every sequence's end and the inputs' gradients: their norms to four digits."""
+    """Norms, to four digits, of the outputs at the sequences' ends and of gradients of inputs and weights."""
     task.figures["checksum"] = " ".join(f"{value:.3e}" for value in np.load(task.output / "figures.npy"))
 
 

@@ -1,4 +1,4 @@
-"""Vectors in one flat file of float32, made once a size; every contender maps the same bytes."""
+"""Vectors in one flat file of float32, made once per size; every contender maps the same bytes."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ CHUNK = 100_000
 
 
 def ensure_vectors(folder: Path, rows: int, width: int) -> Path:
-    """`folder/vectors/<rows>x<width>.npy`, standard normal; made where it is missing."""
+    """The path `folder/vectors/<rows>x<width>.npy` of standard normal vectors; made if it is missing."""
     path = folder / "vectors" / f"{rows}x{width}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,5 +26,5 @@ def ensure_vectors(folder: Path, rows: int, width: int) -> Path:
 
 
 def vectors_checksum(folder: Path, *columns: str) -> str:
-    """Rows and the sum of their hashes, of ids and `float[]` columns."""
+    """The number of rows and the sum of their hashes over ids and `float[]` columns."""
     return checksum(folder, ", ".join(columns))

@@ -1,9 +1,9 @@
 """Writing vectors back: by the tasks that made them, by Spark, from a scalar pandas UDF, and by a bare pyarrow writer.
 
 All map the same float32 file [rows, 64] and write Parquet (snappy): id bigint, user_emb list of float. `ours` adds its
-files to a Delta table, in one commit; `spark` gives the same Arrow lists to Spark's writer. `half` writes
-what content vectors are stored as: fp16 in one binary value a row, whose bytes are compared with the bare ids and
-numbers (`bytes_over_payload`). Sizes are rows.
+files to a Delta table, in one commit; `spark` gives the same Arrow lists to Spark's writer. `half` writes vectors as
+content vectors are stored: fp16 in one binary value per row. Its file size is compared with the size of the bare ids
+and numbers (`bytes_over_payload`). Sizes are numbers of rows.
 """
 
 import sys
@@ -61,13 +61,13 @@ BENCH = Benchmark(
 
 
 def prepare(task: Task) -> None:
-    """The vectors of all sizes."""
+    """Makes the vectors of all sizes."""
     for size in task.sizes:
         ensure_vectors(task.folder, int(size), WIDTH)
 
 
 def ours(task: Task) -> None:
-    """As features are written: lists without an object per row, by pyarrow, and a commit."""
+    """Writes as features are written: Arrow lists without a Python object per row, by pyarrow, and one commit."""
     spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
     spark.sql(f"CREATE TABLE delta.`{task.output}` ({SPEC.ddl}) USING delta")
     with task.clock():
@@ -78,12 +78,12 @@ def ours(task: Task) -> None:
 
 
 def by_spark(task: Task) -> None:
-    """The same lists through Spark's writer."""
+    """Writes the same lists through Spark's writer."""
     _write(task, "array<float>", vectors)
 
 
 def with_pandas_udf(task: Task) -> None:
-    """What people write first: a column of lists."""
+    """The first approach that comes to mind: a pandas UDF that returns a column of lists."""
     spark, path = _session(task), str(ensure_vectors(task.folder, int(task.size), WIDTH))
 
     @F.pandas_udf("array<float>")
@@ -96,7 +96,7 @@ def with_pandas_udf(task: Task) -> None:
 
 
 def with_pyarrow(task: Task) -> None:
-    """No Spark at all: one thread and one file, from the mapped file to the disk."""
+    """Writes without Spark: one thread and one file, from the mapped file to the disk."""
     path = ensure_vectors(task.folder, int(task.size), WIDTH)
     task.output.mkdir(parents=True)
     schema = pa.schema([("id", pa.int64()), (EMB, pa.list_(pa.float32()))])
@@ -109,8 +109,8 @@ def with_pyarrow(task: Task) -> None:
 
 
 def with_half(task: Task) -> None:
-    """A binary value per row instead of a list."""
-    width = WIDTH  # workers do not have this module
+    """Writes a binary value per row instead of a list."""
+    width = WIDTH  # a local copy, because Spark's workers cannot import this module
 
     def half_values(values_BK: np.ndarray) -> pa.Array:
         half = pa.py_buffer(values_BK.astype("<f2"))
@@ -121,7 +121,7 @@ def with_half(task: Task) -> None:
 
 
 def check_half(task: Task) -> None:
-    """Every row there, and its bytes those of the file's vector in fp16."""
+    """Checks that every row's bytes are those of the file's vector in fp16."""
     values = np.load(ensure_vectors(task.folder, int(task.size), WIDTH), mmap_mode="r")
     rows = 0
     for batch in ds.dataset(task.output, format="parquet").to_batches():
@@ -134,7 +134,7 @@ def check_half(task: Task) -> None:
 
 
 def check(task: Task) -> None:
-    """Equal ids with equal vectors."""
+    """The checksum of ids and vectors."""
     task.figures["checksum"] = vectors_checksum(task.output, "id", f"{EMB}::FLOAT[]")
 
 
@@ -146,7 +146,7 @@ def _write(task: Task, kind: str, as_column: AsColumn, options: Mapping[str, boo
 
 
 def _maker(path: str, as_column: AsColumn) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """What makes the rows of ids."""
+    """A function that makes rows (id, vector) from batches of ids."""
 
     def rows(batches: Batches) -> Iterator[pa.RecordBatch]:
         values = np.load(path, mmap_mode="r")

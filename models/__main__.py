@@ -1,10 +1,10 @@
 """The torch side's own process: `python -m models <command> --spec spec.json`.
 
-Commands read one JSON spec and write the spec's out_dir; progress and errors go to stderr, nothing to stdout.
+A command reads one JSON spec and writes into the spec's out_dir. Progress and errors go to stderr, nothing to stdout.
 Exit codes: 0 done, 2 bad spec or data, 3 the loss is not finite (the last good model is saved), 75 the disk is full or
-another process trains in the folder, 130 interrupted, 1 anything else, whose traceback is in the out_dir's error.log.
-A training that was killed goes on when the same command is given again. Under torchrun, whose own exit code tells
-nothing, the code and the reason are also written beside the spec, as failure.json.
+another process trains in the folder, 130 interrupted, 1 any other error (its traceback is in the out_dir's error.log).
+A killed training resumes when the same command is run again. torchrun's own exit code says nothing about the cause, so
+under torchrun the code and the reason are also written to failure.json, beside the spec.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _writes_alone(spec: Spec) -> bool:
-    """Of several ranks the first one writes; what is no training writes into a folder that nobody else knows."""
+    """Whether this process must lock the folder: a training's first rank. Other commands have a folder of their own."""
     return isinstance(spec, TrainingSpec) and not (is_launched() and os.environ.get("RANK") != "0")
 
 
@@ -64,10 +64,10 @@ def _unexpected(command: str, error: Exception, folder: Path) -> tuple[int, str]
 
 
 def leave(code: int) -> None:
-    """Ends the process; one of several ranks without the interpreter's own end.
+    """Ends the process. A rank under torchrun ends by `os._exit`, which skips the interpreter's shutdown.
 
-    DistributedDataParallel keeps its process group, and gloo's threads, for as long as the process lives, destroyed
-    or not; where one of them still frees a tensor while the interpreter ends, the rank aborts after its work is done.
+    DistributedDataParallel keeps its process group and gloo's threads until the process ends, even after the group was
+    destroyed. If such a thread frees a tensor during the interpreter's shutdown, the rank aborts with its work done.
     """
     if not is_launched():
         sys.exit(code)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     LanguageSystem = NoteLLM | PromptRanker
 
 LARGEST_SIZE = 1 << 31
-RENAMED = {"out_dim": "embedding_dim"}  # in configs that were saved before
+RENAMED = {"out_dim": "embedding_dim"}  # former names of fields in saved configs
 NOTELLM, PROMPTS, ALS_KIND = "notellm", "prompts", "als"
 SEQUENTIAL: dict[str, type[SequentialModel]] = {"sasrec": SASRec, "hstu": HSTU}
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -52,7 +52,7 @@ class Retriever(Protocol):
     """A trained model whose score of an item for a user is the inner product of their embeddings.
 
     Attributes:
-        repeat_bias: added to the scores of the items that the user's history holds; None where none is learned.
+        repeat_bias: added to the scores of items that the user's history holds; None if none is learned.
     """
 
     repeat_bias: Tensor | None
@@ -66,11 +66,14 @@ class Retriever(Protocol):
         hist_ts_BH: np.ndarray | None = None,
         hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
-        """float32 [B, K]; item_idx oldest first, padded on the right, with their times in seconds and types."""
+        """User embeddings, float32 [B, K].
+
+        Histories are item_idx, oldest first, padded on the right, with the events' times in seconds and type codes.
+        """
         ...
 
     def embed_items(self, item_idx_N: np.ndarray, content: ContentMatrix, batch_size: int = 4096) -> np.ndarray:
-        """float32 [N, K]."""
+        """Item embeddings, float32 [N, K]."""
         ...
 
     def parameters(self) -> Any:  # noqa: ANN401 - nn.Module's own
@@ -79,14 +82,14 @@ class Retriever(Protocol):
 
 
 def save_towers(path: Path | str, model: Towers, state: dict[str, Tensor] | None = None) -> None:
-    """Write the towers into folder `path`; `state` stands in for the model's own weights if given."""
+    """Write the towers into folder `path`; `state`, if given, replaces the model's own weights."""
     sizes = {"content_dim": model.content_dim, "num_items": model.num_items}
     named = {EVENT_TYPES: list(model.event_types)} if model.event_types else {}
     _save(Path(path), "towers", sizes, model.config.model_dump(), state or model.state_dict(), named)
 
 
 def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None = None) -> None:
-    """Write the CVR model into folder `path`; `state` stands in for the model's own weights if given."""
+    """Write the CVR model into folder `path`; `state`, if given, replaces the model's own weights."""
     sizes = {"user_dim": model.user_dim, "item_dim": model.item_dim}
     if model.mapped_dim:
         sizes["mapped_dim"] = model.mapped_dim
@@ -95,7 +98,7 @@ def save_cvr(path: Path | str, model: CVRModel, state: dict[str, Tensor] | None 
 
 
 def save_sequential(path: Path | str, model: SequentialModel, state: dict[str, Tensor] | None = None) -> None:
-    """Write a sequential model into folder `path`; `state` stands in for the model's own weights if given."""
+    """Write a sequential model into folder `path`; `state`, if given, replaces the model's own weights."""
     sizes = {"num_items": model.num_items}
     _save(Path(path), model.config.kind, sizes, model.config.model_dump(), state or model.state_dict())
 
@@ -106,9 +109,9 @@ def save_als(path: Path | str, model: ALS) -> None:
 
 
 def save_language(path: Path | str, kind: str, model: "LanguageSystem", state: dict[str, Tensor] | None = None) -> None:
-    """Write what was trained of a system on a language model into folder `path`; `state` as above.
+    """Write the trained weights of a language-model system into folder `path`; `state` as in `save_towers`.
 
-    The frozen weights are named by their folder and digest, the items' texts by theirs.
+    config.json refers to the frozen weights by their folder and digest, and to the items' texts by their folder.
     """
     config = {"model": model.config.model_dump(), "item_texts": str(model.texts.folder)}
     _save(Path(path), kind, {"num_items": model.num_items}, config, state or model.state_dict())
@@ -126,14 +129,14 @@ def load_towers(path: Path | str) -> Towers:
 
 
 def load_cvr(path: Path | str) -> CVRModel:
-    """The CVR model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    """The CVR model in folder `path`, ready for scoring; raises as `load_towers`."""
     sizes, settings, state = _load(Path(path), "cvr", ("user_dim", "item_dim"), ("mapped_dim",))
     config, others = parse_settings(CVRConfig, settings, f"{path}/config.json"), other_labels_of(Path(path))
     return _filled(Path(path), lambda: CVRModel(config, **sizes, other_labels=others), state)
 
 
 def load_sequential(path: Path | str) -> SequentialModel:
-    """The sequential model in folder `path`, ready for scoring; errors as for `load_towers`."""
+    """The sequential model in folder `path`, ready for scoring; raises as `load_towers`."""
     kind = kind_of(path)
     if kind not in SEQUENTIAL:
         raise BadInput(f"model {path} is of kind {kind!r}, wanted one of: {', '.join(SEQUENTIAL)}")
@@ -143,15 +146,15 @@ def load_sequential(path: Path | str) -> SequentialModel:
 
 
 def load_als(path: Path | str) -> ALS:
-    """The items' factors in folder `path`, ready for scoring; errors as for `load_towers`."""
+    """The items' factors in folder `path`, ready for scoring; raises as `load_towers`."""
     sizes, settings, state = _load(Path(path), ALS_KIND, ("num_items",))
     config = parse_settings(ALSConfig, settings, f"{path}/config.json")
     return _filled(Path(path), lambda: ALS(config, **sizes), state)
 
 
 def load_language(path: Path | str) -> "LanguageSystem":
-    """The system on a language model in folder `path`, ready for scoring; errors as for `load_towers`."""
-    from models.baselines.notellm import NoteLLM  # transformers: for these systems alone
+    """The language-model system in folder `path`, ready for scoring; raises as `load_towers`."""
+    from models.baselines.notellm import NoteLLM  # imports transformers, which only these systems need
     from models.baselines.prompt_ranker import PromptRanker
     from models.data.item_texts import ItemTexts
 
@@ -168,7 +171,7 @@ def load_language(path: Path | str) -> "LanguageSystem":
 
 
 def load_retriever(path: Path | str) -> Retriever:
-    """The retriever in folder `path`, of whatever kind, ready for scoring; errors as for `load_towers`."""
+    """The retriever in folder `path`, of whatever kind, ready for scoring; raises as `load_towers`."""
     loaders: dict[str, Callable[[Path | str], Any]] = {
         "towers": load_towers,
         ALS_KIND: load_als,
@@ -178,7 +181,7 @@ def load_retriever(path: Path | str) -> Retriever:
 
 
 def kind_of(path: Path | str) -> str | None:
-    """The kind that config.json in folder `path` names; BadInput where it cannot be read."""
+    """The kind that config.json in folder `path` names; raises BadInput if the file cannot be read."""
     kind = read_about(Path(path)).get("kind")
     return kind if isinstance(kind, str) else None
 
@@ -199,7 +202,7 @@ def _save(
 def _load(
     path: Path, kind: str, size_names: tuple[str, ...], more: tuple[str, ...] = ()
 ) -> tuple[dict[str, int], Any, dict[str, Tensor]]:
-    """Sizes, config and weights; the sizes are those of `size_names`, and perhaps of `more`."""
+    """Sizes, config and weights. The sizes must be those of `size_names`; those of `more` are optional."""
     about = read_about(path)
     if about.get("kind") != kind:
         raise BadInput(f"model {path} is of kind {about.get('kind')!r}, wanted {kind!r}")
@@ -219,7 +222,7 @@ def _load(
 
 
 def _renamed(config: object) -> object:
-    """A saved config by the present names of its fields."""
+    """A saved config with former names of fields replaced by the current ones."""
     if not isinstance(config, dict):
         return config
     return {RENAMED.get(name, name): _renamed(value) for name, value in config.items()}

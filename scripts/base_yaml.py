@@ -21,7 +21,7 @@ HEAD = """\
 # classes in learn_spark/config, where the defaults are: it need not lie beside a config.
 """
 COMMENT_AT, WIDTH = 34, 120
-SHARED = TrainConfig  # by an anchor: of the settings that extend it, the file names what differs
+SHARED = TrainConfig  # written once with a YAML anchor; settings that extend it list only what differs
 
 
 def base_yaml() -> str:
@@ -31,7 +31,7 @@ def base_yaml() -> str:
 
 
 def explanations(cls: type[BaseModel]) -> dict[str, str]:
-    """The strings below the fields of a settings class and its bases."""
+    """The explanations by field: the strings below the fields of a settings class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
@@ -43,7 +43,7 @@ def explanations(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def _settings(name: str, above: BaseModel, indent: str) -> Iterator[str]:
-    """The lines of a key of `above`: what it holds, with all that is inside."""
+    """The lines of the key `name` of the settings `above`, with all keys inside it."""
     value, told = getattr(above, name), explanations(type(above)).get(name, "")
     if not isinstance(value, BaseModel):
         yield _commented(f"{indent}{name}: {_plain(value)}", told)
@@ -62,7 +62,7 @@ def _settings(name: str, above: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _mapping(mapping: FieldMappings, indent: str) -> Iterator[str]:
-    """What the kinds of fields take, then the default ones."""
+    """A comment per kind of field that explains its keys, then the default fields."""
     kinds: dict[type[BaseModel], list[str]] = {}
     for name, field in type(mapping).model_fields.items():
         for cls in (field.annotation, *get_args(field.annotation)):
@@ -78,7 +78,7 @@ def _mapping(mapping: FieldMappings, indent: str) -> Iterator[str]:
 
 
 def _commented(line: str, text: str) -> str:
-    """A line with its comment beside it, wrapped."""
+    """A line with its comment beside it; a long comment is wrapped."""
     if not text:
         return line
     at = max(COMMENT_AT, len(line) + 2)
@@ -88,7 +88,7 @@ def _commented(line: str, text: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value in one line of YAML."""
+    """A value as one line of YAML."""
     text = yaml.safe_dump(
         str(value) if isinstance(value, Path) else value,
         default_flow_style=True,

@@ -60,7 +60,7 @@ ALONE = {
 
 
 def newest(name: str) -> Path:
-    """The JSON of a comparison: of `comparison/NAME_DATE.json` the one with the latest date."""
+    """The newest JSON file of a comparison, `comparison/NAME_DATE.json` with the latest date."""
     dated = re.compile(rf"{name}_(\d{{4}}-\d\d-\d\d)\.json")
     found = [path for path in (RESULTS / "comparison").glob(f"{name}_*.json") if dated.fullmatch(path.name)]
     if not found:
@@ -69,22 +69,22 @@ def newest(name: str) -> Path:
 
 
 def file(name: str) -> Path:
-    """The JSON of a comparison, or of one of JOURNEY."""
+    """The JSON file of a comparison, or of one of JOURNEY."""
     return RESULTS / "journey" / f"{name}.json" if name in JOURNEY else newest(name)
 
 
 def load(name: str) -> dict:
-    """What the JSON holds."""
+    """The content of the JSON file."""
     return json.loads(file(name).read_text(encoding="utf-8"))
 
 
 def link(name: str) -> str:
-    """A Markdown link from a page of docs/results to the JSON."""
+    """A Markdown link from a page of docs/results to the JSON file."""
     return f"[{file(name).name}](../../{file(name).relative_to(ROOT).as_posix()})"
 
 
 def day(name: str) -> str:
-    """The day of a result."""
+    """The date of a result."""
     return load(name)["date"] if name in JOURNEY else newest(name).stem.rpartition("_")[2]
 
 
@@ -99,12 +99,12 @@ def signed(value: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown lines."""
+    """The lines of a Markdown table."""
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def measured(system: str, names: Sequence[str]) -> dict:
-    """A system's entry; where its seeds stand in several comparisons, their values together."""
+    """A system's entry. If its seeds are spread over several comparisons, their values are merged."""
     entries = [load(name)["systems"][system] for name in names]
     if len(entries) == 1:
         return entries[0]
@@ -114,7 +114,7 @@ def measured(system: str, names: Sequence[str]) -> dict:
 
 
 def cell(entry: dict, figure: str) -> str:
-    """A figure with its deviation over seeds; recall@50 of one seed with its interval over users."""
+    """A figure with its standard deviation over seeds. With one seed, recall@50 has its interval over users instead."""
     value = entry["metrics"][figure]
     text = number(value["mean"])
     if len(value["values"]) > 1:
@@ -124,7 +124,7 @@ def cell(entry: dict, figure: str) -> str:
 
 
 def systems(*words: str) -> list[str]:
-    """Rows of comparisons; the words are explained at the top."""
+    """The table of systems of comparisons; the module docstring explains the words."""
     options = dict(word.split("=") for word in words if "=" in word)
     more = [name for name in options.get("segments", "").split(",") if name]
     rows, sources = [], {}
@@ -143,14 +143,14 @@ def systems(*words: str) -> list[str]:
 
 
 def extra(entry: dict, name: str) -> str:
-    """A segment's recall@50, or the steps after which the best state was seen."""
+    """A segment's recall@50, or the steps at which the best states were found."""
     if name == "steps":
         return ", ".join(f"{step:,}" for step in entry["steps"])
     return number(entry["segments"][name]["recall_at_50"])
 
 
 def protocol(name: str) -> list[str]:
-    """What a comparison's figures rest on, out of its JSON."""
+    """The protocol behind a comparison's figures, as a list."""
     rules, data = load(name)["protocol"], load(name)["data"]
     sizes = ", ".join(f"{count:,} {kind}" for kind, count in rules["rows"].items())
     start = f", from {rules['test_from']} on" if rules["test_from"] else ""
@@ -170,7 +170,7 @@ def protocol(name: str) -> list[str]:
 
 
 def sampled(name: str) -> list[str]:
-    """The table of few candidates of a few rows, the best first."""
+    """The table of the systems that rank sampled candidates of sampled rows, best first."""
     found = load(name)["sampled"]
     figures = {"recall_at_1": "R@1", "recall_at_5": "R@5", "ndcg_at_10": "N@10", "mrr": "MRR"}
     best = sorted(found["systems"].items(), key=lambda item: -item[1]["metrics"]["mrr"]["mean"])
@@ -183,12 +183,12 @@ def sampled(name: str) -> list[str]:
 
 
 def seconds(value: float | None) -> str:
-    """Three digits, or nothing."""
+    """Seconds with three digits; empty for None."""
     return "" if value is None else f"{value:,.3g}"
 
 
 def costs(name: str) -> list[str]:
-    """What a comparison's systems cost to train and to ask."""
+    """What a comparison's systems cost in training and per ranked user."""
     rows = [
         [
             entry["title"],
@@ -202,7 +202,7 @@ def costs(name: str) -> list[str]:
 
 
 def demo_retrieval() -> list[str]:
-    """The report's retrieval figures of the demo."""
+    """The demo's retrieval figures from its report."""
     found = load("demo")["retrieval"]
     figures = ("recall_at_10", "recall_at_50", "ndcg_at_50", "new_recall_at_50")
     rows = [[entry["title"], *(number(entry[f], 3) for f in figures)] for entry in found["systems"]]
@@ -237,14 +237,14 @@ def demo_ranker() -> list[str]:
 
 
 def demo_alone() -> list[str]:
-    """Each embedding alone beside the same base features."""
+    """The gain of each embedding alone over the same base features."""
     found = load("demo")["ranker"]["alone"]
     rows = [[title, gain(found[name]), gain(found[name], "uauc")] for name, title in ALONE.items()]
     return table(["alone beside the same base features", "gain in AUC, 90% interval", "in UAUC"], rows)
 
 
 def demo_rivals() -> list[str]:
-    """Other systems' features beside the same base, and the embeddings in their place."""
+    """The gains of other systems' features over the same base features, and those of the embeddings in their place."""
     ranker = load("rivals")["ranker"]
     rivals, base = ranker["rivals"], ranker["features"]["without"]
     rows = [["user, item and mid embedding", str(ranker["features"]["with"] - base), gain(ranker), "–"]]
@@ -256,7 +256,7 @@ def demo_rivals() -> list[str]:
 
 
 def demo_on_top() -> list[str]:
-    """What the embeddings bring where all those features are there."""
+    """The gain of the embeddings on top of all other systems' features."""
     ranker = load("rivals")["ranker"]
     found, alone = ranker["rivals"]["on_top"], ranker["segments"]
     rows = [[title, gain(found, metric), gain(ranker, metric)] for metric, title in GAINS.items()]
@@ -265,7 +265,7 @@ def demo_on_top() -> list[str]:
 
 
 def noted(name: str) -> list[str]:
-    """A table of figures that were noted when their runs ended."""
+    """A table of figures that were noted by hand when their runs ended."""
     found = load("noted")[name]
     said = f"Noted on {found['date']}, {link('noted')}. Command: `{found['command']}`."
     return [*table(found["columns"], found["rows"]), "", said]
@@ -279,7 +279,7 @@ def demo_repeat_bias() -> list[str]:
 
 
 def retrain() -> list[str]:
-    """What rankers of earlier releases keep, by how many retrains lie between."""
+    """The gain that rankers of earlier releases keep, by the number of retrains in between."""
     found = load("retrain")
     rows = [
         _kept(f"{apart} retrain{'s' if apart > 1 else ''} with moved windows", one)
@@ -321,12 +321,12 @@ def at_50(system: str, *names: str) -> float:
 
 
 def named(system: str, *names: str) -> str:
-    """The same with the system's title, for the index."""
+    """A system's title and recall@50, for the index."""
     return f"{measured(system, names)['title']}: R@50 {number(at_50(system, *names))}"
 
 
 def published(config: str | None) -> dict[str, dict[str, float]]:
-    """Rows from papers, by title, out of a file in conf/."""
+    """Published figures by title, from a file in conf/."""
     if config is None:
         return {}
     rows = yaml.safe_load((ROOT / "conf" / f"{config}.yaml").read_text(encoding="utf-8"))["comparison"]["published"]
@@ -381,7 +381,7 @@ def index() -> list[str]:
 
 
 def headlines() -> list[str]:
-    """README's rows: a claim each, with what it is to be held against."""
+    """README's table: one claim per row, with the figure to compare it with."""
     retrieval, ranker = load("demo")["retrieval"], load("demo")["ranker"]
     recalls = {entry["title"]: number(entry["recall_at_50"], 3) for entry in retrieval["systems"]}
     cold, beside = ranker["segments"]["cold_items"], load("rivals")["ranker"]
@@ -430,7 +430,7 @@ KINDS: dict[str, Callable[..., list[str]]] = {
 
 
 def demo_figures(summary: dict, day: str) -> dict:
-    """What the pages need of a demo's summary.json."""
+    """The parts of a demo's summary.json that the pages need."""
     found = summary["retrieval"]
     figures = [f"{kind}{figure}" for kind in ("", "new_") for figure in FIGURES]
     systems = [
@@ -451,12 +451,12 @@ def demo_figures(summary: dict, day: str) -> dict:
 
 
 def filled(page: str) -> str:
-    """The page with its tables written anew."""
+    """The page with its tables regenerated."""
     return BLOCK.sub(lambda it: it[1] + "\n".join(KINDS[it[2]](*it[3].split())) + "\n" + it[4], page)
 
 
 def main() -> None:
-    """Writes every page; with --demo the demo's figures first."""
+    """Writes every page; with --demo or --rivals, first the JSON file of that run's figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, metavar="SUMMARY", help="summary.json of a run of `make demo`")
     parser.add_argument("--date", default=date.today().isoformat(), help="of that run (default: today)")

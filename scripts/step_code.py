@@ -25,9 +25,9 @@ FILE = ROOT / "scripts" / "step_code.json"
 PACKAGES = ("learn_spark", "models")
 ALWAYS = "<always>"
 
-# Every step writes through it, and none names it.
+# Every step writes tables through this class, but no step names it.
 TABLES_DOOR = "learn_spark.lake.tables.Tables"
-# The commands of `python -m models` that a step runs: no import leads to them.
+# The commands of `python -m models` that a step runs. Steps start them as processes, so no import leads to their code.
 COMMANDS_RUN = {
     "train_towers": ("train-towers",),
     "train_cvr": ("train-cvr",),
@@ -35,7 +35,7 @@ COMMANDS_RUN = {
 }
 _SNAPSHOT = "learn_spark.training.sequence_snapshots.sequence_snapshot"
 _TEXTS = "learn_spark.systems.language_systems.item_texts"
-# What feeds a training of the comparison, on the Spark side.
+# Functions of the Spark side that make the inputs of the comparison's commands.
 COMPARISON_INPUTS = {
     "train-towers": (_SNAPSHOT,),
     "train-sequential": (_SNAPSHOT,),
@@ -44,7 +44,7 @@ COMPARISON_INPUTS = {
     "train-prompts": (_SNAPSHOT, _TEXTS),
     "evaluate-systems": (_SNAPSHOT, _TEXTS),
 }
-# Modules and rooms whose code cannot change a row, and why; what they import counts only where others import it.
+# Modules and packages whose code cannot change a row, and why. What they import counts only if other code imports it.
 LEFT_OUT = {
     "learn_spark.errors": "words and exit codes",
     "learn_spark.storage": "where bytes lie and how they get there, not what they are",
@@ -65,18 +65,18 @@ LEFT_OUT = {
     "learn_spark.training.mlflow_runs": "what MLflow is told",
     "models.training.progress_bar": "words",
 }
-# Calls that only say something, and the place of the explanation in the calls that make contracts.
+# Functions that only print or log, and by constructor of a contract the position of its explanation argument.
 SAYING = {"print", "say", "debug", "info", "warning", "error"}
 EXPLAINED = {"Column": 2, "TableSpec": 1}
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a step, or a training of the comparison, runs.
+    """The code that a step, or a command of the comparison, runs.
 
     Attributes:
-        version: as declared.
-        digests: by module, of what it reaches in there.
+        version: the declared version.
+        digests: by module, a digest of the definitions that the step reaches in it.
     """
 
     version: int
@@ -85,11 +85,11 @@ class Code:
 
 @dataclass
 class Changes:
-    """What differs from the record.
+    """Differences between the current code and the record.
 
     Attributes:
-        modules: that changed, came or went, by step.
-        raised: steps whose version was raised, with it.
+        modules: by step, the modules that changed, were added or are no longer reached.
+        raised: steps whose version was raised, with the new version.
         lowered: steps whose version is below the recorded one.
     """
 
@@ -99,11 +99,11 @@ class Changes:
 
     @property
     def untold(self) -> dict[str, list[str]]:
-        """Changes that no raised version explains."""
+        """The changed modules of steps whose version was not raised."""
         return {step: modules for step, modules in self.modules.items() if step not in self.raised}
 
     def lines(self) -> list[str]:
-        """What to do, per step."""
+        """What the developer has to do, one line per step."""
         told = [
             f"{step}: {', '.join(modules)} changed. Would rows differ? Then raise its version ({_where(step)})."
             ' If not: make rows-unchanged NOTE="why"'
@@ -121,7 +121,7 @@ def _where(step: str) -> str:
 
 
 def current_code() -> dict[str, Code]:
-    """Every step and every training of the comparison, with the modules that it reaches now."""
+    """The current code of every step and of every command of the comparison, by name."""
     from learn_spark.pipeline import STEPS
     from models.contract.commands import COMMANDS
 
@@ -135,7 +135,7 @@ def current_code() -> dict[str, Code]:
 
 
 def _entries(*commands: str) -> list[str]:
-    """Where commands of `python -m models` begin, and their specs."""
+    """The dotted names of the `run` functions and the specs of commands of `python -m models`."""
     from models.contract.commands import COMMANDS
 
     specs = [COMMANDS[command] for command in commands]
@@ -143,7 +143,7 @@ def _entries(*commands: str) -> list[str]:
 
 
 def changes(recorded: Mapping[str, object], code: Mapping[str, Code]) -> Changes:
-    """Holds code against the record; a step that is new counts as raised from version 0."""
+    """Compares code with the record. A new step counts as raised from version 0."""
     found = Changes()
     for step, now in code.items():
         was = recorded["steps"].get(step, {"version": 0, "modules": {}})
@@ -158,10 +158,10 @@ def changes(recorded: Mapping[str, object], code: Mapping[str, Code]) -> Changes
 
 
 def record(recorded: Mapping[str, object], code: Mapping[str, Code], note: str | None) -> dict[str, object]:
-    """The file's next content.
+    """The new content of the file.
 
     Raises:
-        ValueError: where code changed without a raised version or a note, or a version went down.
+        ValueError: code changed without a raised version or a note, or a version is lower than before.
     """
     found = changes(recorded, code)
     if found.lowered or (found.untold and not note):
@@ -184,7 +184,7 @@ def read_record() -> dict[str, object]:
 
 
 def _digests(roots: Iterable[str]) -> dict[str, str]:
-    """By module a digest of those of its definitions that the roots reach, through whatever these name."""
+    """By module, a digest of its definitions that the roots reach, through the names in each definition."""
     reached: dict[str, dict[str, str]] = {}
     waiting = list(roots)
     while waiting:
@@ -203,7 +203,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def _definitions(name: str) -> list[tuple[str, str]]:
-    """The definitions of this repository that a dotted name stands for; a module's name stands for all of its."""
+    """(module, name) of the definitions that a dotted name refers to; a module's name refers to all in the module."""
     module, rest = name, ""
     while _file_of(module) is None:
         module, _, rest = module.rpartition(".")
@@ -216,11 +216,11 @@ def _definitions(name: str) -> list[tuple[str, str]]:
 
 
 class Source:
-    """A module's definitions, without what cannot change a row.
+    """A module's definitions, without the parts that cannot change a row.
 
     Attributes:
-        nodes: top-level statements by the names that they define; under `ALWAYS` those that define none.
-        imports: dotted names, by the names that they have here.
+        nodes: top-level statements by the names that they define; statements that define no name are under `ALWAYS`.
+        imports: dotted names of imported objects, by their names in this module.
     """
 
     def __init__(self, module: str, text: str) -> None:
@@ -234,11 +234,11 @@ class Source:
         self._here = {name: f"{module}.{name}" for name in self.nodes}
 
     def text(self, name: str) -> str:
-        """What a definition says."""
+        """A definition's code as text."""
         return "".join(map(_dumped, self.nodes[name]))
 
     def references(self, name: str) -> list[str]:
-        """The dotted names of what a definition names."""
+        """The dotted names that a definition refers to."""
         known, found, bases = self._here | self.imports, set(), set()
         for node in (each for top in self.nodes[name] for each in ast.walk(top)):  # an attribute before its base
             base = getattr(node, "value", None)
@@ -251,7 +251,7 @@ class Source:
 
 
 def _dumped(node: object) -> str:
-    """As `ast.dump`, but equal in all versions of Python: what is empty is left out."""
+    """As `ast.dump`, but the same in all versions of Python, because empty fields are left out."""
     if isinstance(node, ast.AST):
         parts = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
         return f"{type(node).__name__}({', '.join(f'{name}={_dumped(value)}' for name, value in parts)})"
@@ -288,7 +288,7 @@ def _file_of(module: str) -> Path | None:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes away what cannot change a row."""
+    """Removes the parts of the code that cannot change a row."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         node.returns = None
@@ -311,13 +311,13 @@ class _Bare(ast.NodeTransformer):
         return self._without_words(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """An error's kind counts, its message does not."""
+        """Keeps an error's class and drops its message."""
         if isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """A contract's name and type count, its explanation does not."""
+        """Drops the explanation of a contract; its name and type stay."""
         place = EXPLAINED.get(getattr(node.func, "id", ""))
         if place is not None:
             del node.args[place : place + 1]
@@ -332,7 +332,7 @@ class _Bare(ast.NodeTransformer):
         return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
 
     def _without_words(self, node: ast.AST) -> ast.AST:
-        """A text that stands for itself is a docstring."""
+        """Drops docstrings, which are statements of a string alone."""
         node.body = [part for part in node.body if not _is_text(part)]
         return self.generic_visit(node)
 
@@ -342,7 +342,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`record [--note WHY]` rewrites the file; `check` says what is not recorded. Returns the exit code."""
+    """`record [--note WHY]` rewrites the file; `check` prints what is not recorded. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/step_code.py", description=__doc__)
     parser.add_argument("action", choices=("check", "record"))
     parser.add_argument("--note", help="why rows do not change")

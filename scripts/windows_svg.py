@@ -1,4 +1,4 @@
-"""Prints docs/images/windows.svg: what the five dates of `windows` cut out of a log, and who learns from which part."""
+"""Prints docs/images/windows.svg: how the five dates of `windows` split a log, and which part each stage uses."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta

@@ -1,4 +1,4 @@
-"""What all tests share; nothing here needs Spark or torch, so that each side's tests run without the other."""
+"""What all tests share. Nothing here needs Spark or torch, so that the tests of each side run without the other."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.costs",)
 CONF = Path(__file__).parent.parent / "conf"
 
-# A server that is not there is asked three times, as by users, but without pauses of seconds in between.
+# A missing MLflow server is tried three times, as for users, but without pauses of seconds in between.
 os.environ |= {f"MLFLOW_HTTP_REQUEST_BACKOFF_{name}": "0" for name in ("FACTOR", "JITTER")}
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell's `make test &`, which the commands under test would inherit
+):  # set by a shell's `make test &`; the commands under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.load_profile("ci")  # the same examples each time; `make faults` draws new ones by another profile
@@ -30,7 +30,7 @@ settings.load_profile("ci")  # the same examples each time; `make faults` draws 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main() -> Iterator[object]:
-    """In the process that was called, not in xdist's workers, which find the place in their environment."""
+    """Makes the shared folders in the main process; xdist's workers find them through their environment."""
     place = open_place()
     try:
         return (yield)

@@ -1,4 +1,4 @@
-"""What tests cost: a guard that keeps the markers honest, the order of the files, and a record of durations."""
+"""The cost of tests: a guard that costly tests have markers, the order of the files, and a record of durations."""
 
 import multiprocessing.util
 import sys
@@ -10,12 +10,12 @@ import pytest
 
 COSTLY = ("process", "spark", "e2e")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
-PROBES = {"git", "lscpu", "uname", "/sbin/ldconfig"}  # libraries ask them about the commit and the machine
-NEEDS_A_LAKE = "finished"  # a fixture of tests/e2e: the lake that test_journey.py leaves
+PROBES = {"git", "lscpu", "uname", "/sbin/ldconfig"}  # libraries run them to learn the commit and the machine
+NEEDS_A_LAKE = "finished"  # the fixture of tests/builders/journey.py with a copy of the finished journey's lake
 
 
 class _Watch:
-    """Hears of every process that Python starts; keeps those that a test without a marker of its cost starts."""
+    """Is told of every process that Python starts; records those started by tests without a marker of their cost."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -29,7 +29,7 @@ class _Watch:
 
 
 def _spawned_loudly(path, args, passfds, spawn=multiprocessing.util.spawnv_passfds):
-    """The one start that Python itself does not report."""
+    """Reports the one way of starting a process for which Python raises no audit event."""
     sys.audit("os.posix_spawn", path, args, None)
     return spawn(path, args, passfds)
 
@@ -68,7 +68,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no worker is left with one at the end; what needs the finished lake once it is made."""
+    """Runs costly files first, so that no worker ends with a long one, and after them tests of the finished lake."""
     ranks: dict[Path, int] = {}
     for item in items:
         ranks[item.path] = min(_rank(item), ranks.get(item.path, len(COSTLY) + 1))

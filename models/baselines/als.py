@@ -1,7 +1,7 @@
-"""Alternating least squares: matrix factorisation of who has what, without order and without content.
+"""Alternating least squares: factorises the matrix of which user has which item. Uses neither order nor content.
 
-Shapes: U users, I items (padding, item 0, included), R rows that are solved, J others, K factors, B histories,
-H history length, b rows of a block, w the longest of them, N pairs.
+Shapes: U users, I items (including padding, item 0), R rows to solve, J rows of the other side, K factors,
+B histories, H history length, b rows of a block, w the longest of them, N item numbers.
 """
 
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from models.baselines.history import incidence
 from models.contract.settings import ALSConfig
 from models.data.content import ContentMatrix
 
-BLOCK_NUMBERS = 1 << 21  # gathered factors, padding included, and numbers of equations, held at once
+BLOCK_NUMBERS = 1 << 21  # most numbers per block: gathered factors with their padding, or matrices of the equations
 
 
 class ALS(nn.Module):
     """Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008.
 
     It minimises the sum over u, i of c_ui (p_ui - x_u . y_i)^2 + reg (sum of n_u |x_u|^2 + sum of n_i |y_i|^2), with
-    p_ui = 1 and c_ui = 1 + alpha where u has i, else 0 and 1. Given the one side, each row of the other is a small
-    system of equations, so the sides take turns. n_u, how many items u has, weighs the penalty as in Zhou et al. 2008
-    and Spark's ALS; the paper has no such weight.
+    p_ui = 1 and c_ui = 1 + alpha where u has i, else 0 and 1. With one side fixed, each row of the other is the
+    solution of a small linear system, so the sides alternate. The penalty is weighted by n_u, the number of items that
+    u has (n_i likewise), as in Zhou et al. 2008 and Spark's ALS; the paper has no such weight.
 
-    A user's factors are solved from his or her history when they are asked for: they are as fresh as that, and users
-    that no training row has get some, too. Only items have weights.
+    Only items have stored weights. A user's factors are solved from the history when they are needed, so they are as
+    fresh as the history, and users without a training row get factors, too.
 
     Args:
         config: sizes.
-        num_items: rows of the content matrix, padding included. Items that no training row holds have zeros.
+        num_items: rows of the content matrix, padding included. Items that are in no training row have zeros.
     """
 
     repeat_bias = None
@@ -43,7 +43,7 @@ class ALS(nn.Module):
 
     @torch.inference_mode()
     def begin(self, has_IU: sparse.csr_matrix, seed: int) -> None:
-        """Random factors for the items that somebody has."""
+        """Sets random factors for the items that at least one user has."""
         generator = torch.Generator().manual_seed(seed)
         factors_IK = torch.randn(self.item_table.shape, generator=generator) / self.config.d_model**0.5
         is_known_I = torch.from_numpy(np.diff(has_IU.indptr) > 0)
@@ -51,7 +51,7 @@ class ALS(nn.Module):
 
     @torch.inference_mode()
     def iterate(self, has_UI: sparse.csr_matrix, has_IU: sparse.csr_matrix) -> None:
-        """Solves all users by the items, then all items by the users."""
+        """Solves all users' factors from the items', then all items' factors from the users'."""
         user_UK = solved(self.item_table, has_UI, self.config)
         self.item_table.copy_(solved(user_UK, has_IU, self.config))
 
@@ -65,7 +65,7 @@ class ALS(nn.Module):
         hist_ts_BH: np.ndarray | None = None,
         hist_types_BH: np.ndarray | None = None,
     ) -> np.ndarray:
-        """float32 [B, K], zeros for histories without a known item; order and repeats say nothing. See `Retriever`."""
+        """float32 [B, K], zeros for histories without a known item. Order and repeats do not count. See `Retriever`."""
         is_there_BH = np.arange(hist_items_BH.shape[1]) < np.asarray(hist_len_B)[:, None]
         item_BH = self._known(hist_items_BH) * is_there_BH
         is_known_I = (self.item_table != 0).any(1).cpu().numpy()
@@ -75,28 +75,31 @@ class ALS(nn.Module):
     def embed_items(
         self, item_idx_N: np.ndarray, content: ContentMatrix | None = None, batch_size: int = 4096
     ) -> np.ndarray:
-        """float32 [N, K]; zeros for items that came after the training, or that it did not hold. See `Retriever`."""
+        """float32 [N, K]; zeros for items that are newer than the training or not in it. See `Retriever`."""
         return self.item_table.detach().float().cpu().numpy()[self._known(item_idx_N)]
 
     def _known(self, item_idx: np.ndarray) -> np.ndarray:
-        """int64; padding in place of items that came after the training."""
+        """The items as int64; items that are newer than the training become padding (0)."""
         item = np.asarray(item_idx).astype(np.int64)
         return np.where(item < self.num_items, item, 0)
 
 
 def solved(other_JK: Tensor, has_RJ: sparse.csr_matrix, config: ALSConfig) -> Tensor:
-    """Half an iteration: each row's factors by those of what it has: of `other_JK`'s type, [R, K]; zeros for nothing.
+    """Half an iteration: solves the factors of one side, given those of the other side.
 
-    x_r = (Y'Y + alpha Y_r' Y_r + reg n_r 1)^-1 (1 + alpha) Y_r' 1, with Y the others' factors and Y_r those that row r
-    has; in float64.
+    x_r = (Y'Y + alpha Y_r' Y_r + reg n_r 1)^-1 (1 + alpha) Y_r' 1, where Y are the factors of the other side and Y_r
+    its rows that row r has. Computes in float64.
 
     Args:
         other_JK: factors of the other side.
-        has_RJ: which row has which, in sparse rows without duplicates.
+        has_RJ: which row has which row of the other side; sparse, without duplicates.
         config: alpha and regularization.
+
+    Returns:
+        [R, K] of `other_JK`'s dtype; zeros for a row that has nothing.
     """
     other_JK64 = other_JK.double()
-    padded_JK = torch.cat([other_JK64, other_JK64.new_zeros(1, config.d_model)])  # the last one stands for nothing
+    padded_JK = torch.cat([other_JK64, other_JK64.new_zeros(1, config.d_model)])  # the last row is padding
     all_KK = other_JK64.T @ other_JK64
     solved_RK = other_JK.new_zeros(len(has_RJ.indptr) - 1, config.d_model)
     for row_b, place_bw in _blocks(has_RJ, len(other_JK), config.d_model):
@@ -111,13 +114,16 @@ def solved(other_JK: Tensor, has_RJ: sparse.csr_matrix, config: ALSConfig) -> Te
 
 
 def _blocks(has_RJ: sparse.csr_matrix, nothing: int, width: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Rows that have something, those of about one length together: their numbers [b], and what they have [b, w]."""
+    """Blocks of nonempty rows of similar length: the rows' numbers [b], and what they have [b, w].
+
+    `nothing` is the number that pads shorter rows.
+    """
     count_R = np.diff(has_RJ.indptr)
     order = np.argsort(count_R, kind="stable")
     order = order[count_R[order] > 0]
     start = 0
     while start < len(order):
-        # A block ends where it would hold too many numbers; lengths grow, so its last row is its longest.
+        # A block ends before it would hold too many numbers. Lengths ascend, so its last row is its longest.
         size_n = np.maximum(count_R[order[start:]], width) * np.arange(1, len(order) - start + 1) * width
         row_b = order[start : start + max(1, int(np.searchsorted(size_n, BLOCK_NUMBERS, side="right")))]
         count_b = count_R[row_b]

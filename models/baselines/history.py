@@ -1,7 +1,7 @@
 """Baselines without weights that score every item from the history itself: the last items, and co-occurrence.
 
-Shapes: R training rows, b rows that are scored, H history length, T target length, I items (padding, item 0, included),
-U training users, Q pairs of what histories hold, P pairs that are scored, p some of them.
+Shapes: R training rows, b scored rows, H history length, T target length, I items (including padding, item 0),
+U training users, Q (row, item) pairs that histories hold, P scored pairs, p a chunk of them.
 """
 
 from typing import Any
@@ -15,30 +15,31 @@ DECIMALS = 10
 
 
 def last_item_shares(popularity_I: np.ndarray) -> np.ndarray:
-    """What "last item" gives every item: its popularity, brought below 1, float32 [I]."""
+    """The base score of every item in "last item": its popularity scaled to below 1, float32 [I]."""
     return (popularity_I / (popularity_I.max() + 1)).astype(np.float32)
 
 
 def last_item_bias(place_Q: np.ndarray) -> np.ndarray:
-    """What "last item" gives on top where a history holds the item: the history comes first, its end at the top.
+    """What "last item" adds to the score of a history's items: they rank above all others, the latest one first.
 
     Args:
-        place_Q: the items' last places in the histories, the first being 0 (`held_pairs`).
+        place_Q: last place of each item in its history, counted from 0 (`held_pairs`).
     """
     return 1.0 + place_Q
 
 
 class Cooccurrence:
-    """Items that other users had together with the history's, by cosine.
+    """Scores items by how often other users had them together with the history's items (cosine similarity).
 
     With n_i the training users who have item i and n_ij those who have both, sim(i, j) = n_ij / sqrt(n_i n_j),
     0 for i = j (item-based collaborative filtering; Sarwar et al., WWW 2001; Linden et al., 2003). The score of j is
-    the sum over the history's events of decay^age * sim(i, j), age 0 being the last event: repeats count again.
-    Scores are rounded to 10 decimals, so that what is equal ties. The sum goes through the users,
-    (weights / sqrt(n)) X^T X / sqrt(n) with the users x items incidence X sparse: no items x items matrix is made.
+    the sum over the history's events of decay^age * sim(i, j), where the last event has age 0; repeats count again.
+    Scores are rounded to 10 decimals, so that equal scores are ties. The sum is computed as
+    (weights / sqrt(n)) X^T X / sqrt(n), from left to right, with the sparse users x items incidence X, so that no
+    items x items matrix is made.
 
     Args:
-        user_R, hist_items_RH, tar_items_RT: all training rows; a user has what any of his or her rows holds.
+        user_R, hist_items_RH, tar_items_RT: all training rows; a user has the items of all of his or her rows.
         num_items: I.
         decay: weight of an event relative to the one after it.
     """
@@ -53,7 +54,7 @@ class Cooccurrence:
         self.num_items, self.decay = num_items, decay
 
     def __call__(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> np.ndarray:
-        """Scores of all items."""
+        """Scores of all items: float64 [b, I]."""
         weight_bI, by_user_bU = self._by_user(hist_items_bH, hist_len_b)
         score_bI = (by_user_bU @ self.has_UI).toarray() * self.factor_I
         own = weight_bI.tocoo()
@@ -63,7 +64,7 @@ class Cooccurrence:
     def of_pairs(
         self, hist_items_BH: np.ndarray, hist_len_B: np.ndarray, row_P: np.ndarray, item_P: np.ndarray
     ) -> np.ndarray:
-        """The scores of single (row, item) pairs, as of all items: float64 [P]. No row of all items is made."""
+        """The same scores for single (row, item) pairs, without scoring all items: float64 [P]."""
         score_P, order = np.zeros(len(row_P)), np.argsort(row_P, kind="stable")
         for start in range(0, len(order), CHUNK_PAIRS):
             pairs = order[start : start + CHUNK_PAIRS]
@@ -75,7 +76,7 @@ class Cooccurrence:
         return score_P.round(DECIMALS)
 
     def _by_user(self, hist_items_bH: np.ndarray, hist_len_b: np.ndarray) -> tuple[sparse.csr_matrix, Any]:
-        """What each history's events of an item that training knows weigh together, [b, I], and so by user, [b, U]."""
+        """Each history's summed event weights per item that training knows, [b, I], and per training user, [b, U]."""
         row_n, place_n = np.nonzero(np.arange(hist_items_bH.shape[1]) < hist_len_b[:, None])
         item_n = hist_items_bH[row_n, place_n]
         weight_n = self.decay ** (hist_len_b[row_n] - 1.0 - place_n) * (self.factor_I[item_n] > 0)
@@ -86,7 +87,7 @@ class Cooccurrence:
 def incidence(
     user_R: np.ndarray, hist_items_RH: np.ndarray, tar_items_RT: np.ndarray, num_items: int
 ) -> sparse.csr_matrix:
-    """Which user has which item in any of the rows: ones in a sparse float64 [U, I]."""
+    """Which user has which item in any row: a sparse float64 matrix of ones, [U, I]."""
     user_R = np.unique(user_R, return_inverse=True)[1].astype(np.int64)
     keys = [np.empty(0, np.int64)]
     for start in range(0, len(user_R), CHUNK_ROWS):

@@ -15,7 +15,7 @@ from models.contract.settings import SequentialConfig
 from models.layers.packing import Packing
 
 EPSILON = 1e-6
-BUCKET_WIDTH = 0.301  # of ln(seconds), as in the public experiments: a bucket for each factor of 1.35
+BUCKET_WIDTH = 0.301  # of ln(seconds), as in the public experiments: one bucket per factor of 1.35
 
 
 class HSTU(SequentialModel):
@@ -24,14 +24,14 @@ class HSTU(SequentialModel):
     X_i = sqrt(D) M[s_i] + P[i]; each layer, with parameter-free norms, is
     U, V, Q, K = split(SiLU(f1(Norm(X)))), A = SiLU(Q K^T + rab) / n, Y = X + f2(Dropout(Norm(A V) * U)), where rab is a
     learned number for each relative position i - j plus one for each bucket floor(ln(max(1, |dt|)) / 0.301) of the time
-    between the items, both by layer and shared by the heads, A is causal, and n = `max_len` as in the public
+    between the items (each layer has its own, shared by the heads), A is causal, and n = `max_len` as in the public
     experiments (so that padding changes nothing). User states and item vectors have unit length; a score is their
     inner product / temperature (0.05), trained by sampled softmax.
 
     Differences from the paper and its public experiments (github.com/meta-recsys/generative-recommenders, `research`):
-    items only, no actions, ratings or other features among the tokens; rab's time is from key to query, as the public
-    code's, from the key to the item after the query, is not known when users are scored in a batch; negatives are drawn
-    among the training snapshot's items; no stochastic length, no fused kernel; Q, K, V, U have D / heads each;
+    the tokens are items only, without actions, ratings or other features; rab's time is that from key to query (the
+    public code takes the time from the key to the item after the query, which is unknown in batch scoring); negatives
+    are drawn from the training snapshot's items; no stochastic length, no fused kernel; Q, K, V, U have D / heads each;
     normal initialisations are not truncated.
     """
 

@@ -1,4 +1,4 @@
-"""Mean content: items whose text is near what the user bought, by cosine. No training at all.
+"""Mean content: ranks items by the cosine of their text vector with the mean of the user's history. No training.
 
 Shapes: B users, H history length, I candidate items, C content width.
 """

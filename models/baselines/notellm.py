@@ -1,9 +1,9 @@
-"""NoteLLM-like: a language model compresses an item's text into one vector, trained on items that go together.
+"""NoteLLM-like: a language model compresses an item's text into one vector, trained on pairs of co-occurring items.
 
 Zhang et al., WWW 2024, arXiv 2403.01939. Differences: no second task (the paper generates hashtags and categories,
-which these logs lack); pairs have no direction, as events of one time have no order; a user counts once for a pair,
-however often; the compression token is a learned input vector, not a row of the vocabulary; adapters instead of all
-weights; another pair's item that equals one of a pair's own is no negative.
+which these logs lack); pairs have no direction, because simultaneous events have no order; a user counts once per pair,
+however often he or she had both; the compression token is a learned input vector, not a row of the vocabulary; adapters
+are trained instead of all weights; another pair's item is no negative if it equals one of the pair's own items.
 
 Shapes: N items, L tokens, D the language model's width, K the vectors' width, I items (padding, item 0, included),
 T related items, B users, H history length.
@@ -30,11 +30,11 @@ BATCH_ITEMS = 128
 
 
 class NoteLLM(nn.Module):
-    """An item's vector is the state at a compression token behind its text; a user's the mean of the history's.
+    """An item's vector is the state at a compression token after its text; a user's is the mean over the history.
 
     Args:
         config: sizes and the language model.
-        texts: of the items.
+        texts: the items' texts.
         num_items: I.
     """
 
@@ -53,7 +53,7 @@ class NoteLLM(nn.Module):
                 f"max_tokens {config.max_tokens} and the instruction need {needed} positions,"
                 f" but {config.llm.model} has {self.language.longest}"
             )
-        # All at once: a tokenizer must not be asked by two threads.
+        # All texts are tokenised here: two threads must not use a tokenizer at the same time.
         text_ids = first_tokens(tokenizer, texts.of(np.arange(num_items)), config.max_tokens)
         self.prompts = [[*ids, *instruction] for ids in text_ids]
         self.compression = nn.Parameter(torch.randn(self.language.width) * self._embeddings.weight.float().std())
@@ -63,15 +63,15 @@ class NoteLLM(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What similarities are multiplied by in the loss, a scalar."""
+        """The factor of the similarities in the loss (1 / temperature), a scalar."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
     def tokens(self, item_N: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The items' prompts, right-padded with room for one token more: int64 [N, L], and their lengths [N]."""
+        """The items' prompts, right-padded, with room for one more token: int64 [N, L], and their lengths [N]."""
         return padded([self.prompts[item] for item in item_N], self.language.tokenizer.pad_id, room=1)
 
     def forward(self, ids_NL: Tensor, length_N: Tensor) -> Tensor:
-        """Unit vectors of prompts: [N, K]. Padding stands behind the compression token, which sees none of it."""
+        """Unit vectors of prompts: [N, K]. Padding comes after the compression token, which does not see it."""
         is_last_NL1 = (torch.arange(ids_NL.shape[1], device=ids_NL.device) == length_N[:, None])[..., None]
         input_NLD = self._embeddings(ids_NL)
         input_NLD = torch.where(is_last_NL1, self.compression.to(input_NLD.dtype), input_NLD)
@@ -81,7 +81,7 @@ class NoteLLM(nn.Module):
 
     @torch.inference_mode()
     def vectors(self) -> np.ndarray:
-        """Unit vectors of all items, float32 [I, K]; zeros for padding. Made once until training goes on."""
+        """Unit vectors of all items, float32 [I, K]; zeros for padding. Kept until the model trains again."""
         if self._vectors_IK is None:
             self.eval()
             vectors_IK = np.zeros((self.num_items, self.config.embedding_dim), np.float32)
@@ -94,7 +94,7 @@ class NoteLLM(nn.Module):
         return self._vectors_IK
 
     def train(self, mode: bool = True) -> "NoteLLM":
-        """As every module's; vectors that were made before are forgotten where training goes on."""
+        """As `nn.Module.train`; training mode also drops the vectors that `vectors` has kept."""
         if mode:
             self._vectors_IK = None
         return super().train(mode)
@@ -122,16 +122,16 @@ class NoteLLM(nn.Module):
 
     @property
     def _embeddings(self) -> nn.Embedding:
-        return cast(nn.Embedding, self.language.model.get_input_embeddings())  # of every model here
+        return cast(nn.Embedding, self.language.model.get_input_embeddings())  # every supported model has an Embedding
 
 
 def pair_loss(vector_2BK: Tensor, item_2B: Tensor, scale: Tensor) -> Tensor:
-    """InfoNCE of B pairs, row i with row i + B, both ways: each of the 2B items among all others of the batch.
+    """Symmetric InfoNCE of B pairs, row i with row i + B: each of the 2B items predicts its partner.
 
     Args:
         vector_2BK: unit vectors.
-        item_2B: their item_idx; who equals the anchor or its partner is no negative.
-        scale: of the similarities.
+        item_2B: their item_idx; an item that equals the anchor or its partner is no negative.
+        scale: factor of the similarities.
     """
     size = len(item_2B) // 2
     partner_2B = torch.arange(2 * size, device=item_2B.device).roll(size)
@@ -149,16 +149,16 @@ def related_items(
     most: int,
     scores: tuple[float, float],
 ) -> np.ndarray:
-    """The items that go best with each: int64 [I, T], zeros where there are fewer.
+    """The items that co-occur most with each item: int64 [I, T], best first, zeros where there are fewer.
 
-    s(i, j) is the sum of 1 / N_u over the users who have both, N_u the items that user u has: who has everything says
-    little about a pair. Equal scores: the lower item_idx.
+    The score s(i, j) is the sum of 1 / N_u over the users who have both items, where N_u is the number of items that
+    user u has: a user who has everything says little about a pair. Among equal scores the lower item_idx comes first.
 
     Args:
-        user_R, hist_items_RH, tar_items_RT: all training rows; a user has what any of his or her rows holds.
+        user_R, hist_items_RH, tar_items_RT: all training rows; a user has the items of all of his or her rows.
         num_items: I.
         most: T.
-        scores: pairs with a lower or a higher score count as unrelated.
+        scores: (lowest, highest) score of related pairs.
     """
     has_UI = incidence(user_R, hist_items_RH, tar_items_RT, num_items)
     count_U = np.asarray(has_UI.sum(1)).ravel()

@@ -1,11 +1,12 @@
-"""Recommendation as a prompt: the history in words, and how likely a language model finds each candidate's text.
+"""Recommendation as a prompt: the history in words, and the likelihood of each candidate's text after it.
 
-As in LLMRank (Hou et al., ECIR 2024, arXiv 2305.08845) the history is a list in order and a few candidates are ranked;
+As in LLMRank (Hou et al., ECIR 2024, arXiv 2305.08845) the history is an ordered list and a few candidates are ranked;
 as in TALLRec (Bao et al., RecSys 2023, arXiv 2305.00447) adapters are trained on such prompts. Differences: a
-candidate's score is its text's log-likelihood behind the prompt (LLMRank lets the model write a ranking, TALLRec
-compares "Yes" with "No"; P5, arXiv 2203.13366, generates ids); training is on the next item's text alone; one template.
+candidate's score is the log-likelihood of its text after the prompt (LLMRank lets the model write a ranking, TALLRec
+compares "Yes" with "No"; P5, arXiv 2203.13366, generates ids); the training loss covers only the next item's text;
+there is one template.
 
-Shapes: B rows, S sampled rows, C candidates of a row, H history length, L tokens, V vocabulary, D width,
+Shapes: B rows, S sampled rows, C candidates per row, H history length, L tokens, V vocabulary, D width,
 P tokens of the answers.
 """
 
@@ -27,12 +28,12 @@ from models.metrics.sampled_candidates import SampledCandidates
 
 
 class PromptRanker(nn.Module):
-    """Scores candidates by their texts' likelihood behind a prompt.
+    """Scores candidates by the likelihood of their texts after a prompt.
 
     Args:
         config: the language model and the template.
-        texts: of the items.
-        num_items: items 0 .. num_items - 1 have a text or none.
+        texts: the items' texts.
+        num_items: the items are 0 .. num_items - 1; one without a text counts as "".
 
     Raises:
         BadInput: the longest prompt does not fit into the model's positions.
@@ -47,7 +48,7 @@ class PromptRanker(nn.Module):
         self.heading = first_tokens(tokenizer, [config.heading], self.language.longest)[0]
         self.bullet, self.question = (continuation(tokenizer, text) for text in ("\n- ", f"\n{config.question}\n- "))
         self.end = continuation(tokenizer, "\n")
-        # All at once: a tokenizer must not be asked by two threads.
+        # All texts are tokenised here: two threads must not use a tokenizer at the same time.
         self.items = [continuation(tokenizer, text, config.max_tokens) for text in texts.of(np.arange(num_items))]
         longest = max(map(len, self.items), default=0)
         needed = len(self.heading) + config.history * (len(self.bullet) + longest) + len(self.question) + longest
@@ -63,12 +64,12 @@ class PromptRanker(nn.Module):
         return [*self.heading, *(i for item in recent for i in (*self.bullet, *self.items[item])), *self.question]
 
     def answer(self, item: int) -> list[int]:
-        """Token ids of an item's text, its end among them."""
+        """Token ids of an item's text and of the line end after it."""
         return [*self.items[item], *self.end]
 
     @torch.inference_mode()
     def scores(self, prompt: Sequence[int], item_C: np.ndarray) -> tuple[np.ndarray, int]:
-        """The candidates' scores, float64 [C], and the tokens that the model read; the prompt is read once for all."""
+        """The candidates' scores, float64 [C], and the number of tokens read. The prompt is read once for them all."""
         self.eval()
         device = self.language.model.device
         read = self.language.model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
@@ -84,10 +85,10 @@ class PromptRanker(nn.Module):
         return likelihood_C.double().cpu().numpy(), len(prompt) + int(length_C.sum())
 
     def sampled_scores(self, rows: Mapping[str, np.ndarray], sampled: SampledCandidates) -> tuple[np.ndarray, int]:
-        """The sampled candidates' scores, float64 [S, C], and the tokens that the model read for them.
+        """The sampled candidates' scores, float64 [S, C], and the number of tokens that the model read for them.
 
         Args:
-            rows: hist_items and hist_len of the split that they are sampled from.
+            rows: hist_items and hist_len of the split from which `sampled` was drawn.
             sampled: rows and candidates.
         """
         scores_SC, num_tokens = np.zeros(sampled.item_SC.shape), 0
@@ -101,9 +102,9 @@ class PromptRanker(nn.Module):
         """The mean negative log-likelihood of the answers' tokens, a scalar.
 
         Args:
-            ids_BL: prompts, their answers behind them, right-padded.
+            ids_BL: each prompt followed by its answer, right-padded.
             first_B: where the answers begin.
-            length_B: ids of prompt and answer.
+            length_B: number of ids of prompt and answer together.
         """
         state_BLD = self.language.model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         place_L = torch.arange(ids_BL.shape[1] - 1, device=ids_BL.device)
@@ -117,9 +118,9 @@ def answer_likelihoods(logits_CLV: Tensor, ids_CL: Tensor, length_C: Tensor) -> 
     """The log-likelihood of each answer's first `length_C` ids, float32 [C].
 
     Args:
-        logits_CLV: of position l, from what stands before it.
-        ids_CL: right-padded.
-        length_C: ids of the answers.
+        logits_CLV: the logits for the token at position l, given all tokens before it.
+        ids_CL: the answers' ids, right-padded.
+        length_C: number of ids of each answer.
     """
     log_CL = -F.cross_entropy(logits_CLV.float().transpose(1, 2), ids_CL, reduction="none")
     is_real_CL = torch.arange(ids_CL.shape[1], device=ids_CL.device) < length_C[:, None]

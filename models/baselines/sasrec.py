@@ -20,14 +20,13 @@ class SASRec(SequentialModel):
     E_i = M[s_i] + P[i]; each block is S = E + Dropout(SA(LayerNorm(E))) and F = S + Dropout(FFN(LayerNorm(S))), where
     SA(X) = softmax(X W^Q (X W^K)^T / sqrt(K)) X W^V, causal, without biases and without an output projection, and
     FFN(x) = W2 ReLU(W1 x + b1) + b2, of the model's width; the score of item i after position t is F_t . M_i, with the
-    same table M as at the input. As in the paper, the last item stands at the last position, however short the
-    sequence.
+    same table M as at the input. As in the paper, the last item is at the last position, however short the sequence.
 
-    Differences from the paper: a LayerNorm behind the last block (the authors' code has it, equations do not name it);
+    Differences from the paper: a LayerNorm after the last block (the authors' code has it, their equations do not);
     dropout after the ReLU and on the attention weights (the authors' code has both); with `heads` above 1 the widths
-    are split and the results concatenated; weights start at N(0, 0.02) instead of Xavier's; with `bce`, negatives are
-    drawn outside the row's own items, as the user's others are not in it; and `cross_entropy` and `sampled` are
-    losses that the paper does not have.
+    are split and the results concatenated; weights start at N(0, 0.02) instead of Xavier's; with `bce`, negatives
+    exclude only the row's own items, because the row does not hold the user's other items; and `cross_entropy` and
+    `sampled` are losses that the paper does not have.
     """
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:

@@ -1,7 +1,7 @@
-"""How a system without a softmax of its own ranks: by scores of all items, from vectors or from the histories.
+"""Scorers rank all items for a retrieval system, by scores from its vectors or from the histories.
 
-Shapes: B rows, H history length, I items (padding, item 0, included), K width, P (row, item) pairs of targets,
-Q (row, item) pairs of histories or of what is no candidate.
+Shapes: B rows, H history length, I items (including padding, item 0), K width, P (row, item) pairs of targets,
+Q (row, item) pairs: items in histories, or items that are no candidates.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ BLOCK_SCORES = 1 << 22  # scores held at once
 
 @dataclass(frozen=True)
 class Scorer:
-    """user . item + bias, and what the history's own items get on top.
+    """A score is user . item + bias, plus a bonus for the items of the user's own history.
 
     Attributes:
         hist_items_BH: the histories, 0 is padding.
-        user_BK, item_IK: vectors; None where the bias says all.
-        bias_I: added to every user's score; -inf for what is nobody's candidate.
-        raised: from the last places of the history's items [Q] to what they get on top; None: nothing.
-        parameters: how many numbers the system has learned.
+        user_BK, item_IK: vectors; None if the score is the bias alone.
+        bias_I: added to every user's score; -inf for items that are nobody's candidates.
+        raised: maps the last places of the history's items [Q] to the bonus of their scores; None: no bonus.
+        parameters: the number of learned parameters of the system.
     """
 
     hist_items_BH: np.ndarray
@@ -40,13 +40,13 @@ class Scorer:
 
         Args:
             target_P2: (row, item) pairs, sorted by row.
-            hidden_Q2: distinct pairs that are no candidates, nor targets.
+            hidden_Q2: distinct pairs that are neither candidates nor targets.
         """
         held_Q2, more_Q = hidden_Q2, np.full(len(hidden_Q2), -np.inf)
         if self.raised:
             own_Q2, place_Q = held_pairs(self.hist_items_BH)
             both_Q2 = np.concatenate([hidden_Q2, own_Q2])
-            first_Q = np.unique(both_Q2 @ [len(self.bias_I), 1], return_index=True)[1]  # what is hidden comes first
+            first_Q = np.unique(both_Q2 @ [len(self.bias_I), 1], return_index=True)[1]  # a hidden pair wins over a held
             held_Q2, more_Q = both_Q2[first_Q], np.concatenate([more_Q, self.raised(place_Q)])[first_Q]
         user_BK, item_IK = self._vectors
         vectors = map(torch.from_numpy, (user_BK, item_IK, self._bias_I))
@@ -74,12 +74,13 @@ class Scorer:
 
 @dataclass(frozen=True)
 class HistoryScorer:
-    """Scores out of the histories, a block of rows at a time, + bias; in float64.
+    """A score is a function of the history, plus bias. Computes in float64, a block of rows at a time.
 
     Attributes:
         of_histories: (histories [b, H], their lengths [b]) -> scores, float64 [b, I]; a new array each time.
         hist_items_BH, hist_len_B: the histories.
-        bias_I: -inf for what is nobody's candidate.
+        bias_I: added to every row's score; -inf for items that are nobody's candidates.
+        parameters: the number of learned parameters of the system.
     """
 
     of_histories: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -89,7 +90,7 @@ class HistoryScorer:
     parameters: int = 0
 
     def ranks(self, target_P2: np.ndarray, hidden_Q2: np.ndarray) -> np.ndarray:
-        """As `Scorer.ranks`, hidden pairs sorted by row. Ties as in `target_ranks`: an equal score stands before."""
+        """As `Scorer.ranks`; hidden pairs must be sorted by row. As in `target_ranks`, ties rank before the target."""
         rank_P = np.zeros(len(target_P2), np.int64)
         rows_U = np.unique(target_P2[:, 0])
         step = max(1, BLOCK_SCORES // len(self.bias_I))

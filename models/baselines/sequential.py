@@ -1,4 +1,4 @@
-"""What the sequential baselines share: a vector by item id on both sides, and batch scoring.
+"""What the sequential baselines share: a learned vector per item id for user and item side, and batch scoring.
 
 Shapes: B users, H history length, L input length, N packed items of all inputs, D model width; any batch M of items.
 """
@@ -15,10 +15,10 @@ from models.towers.repeats import REPEAT_SPEED
 
 
 class SequentialModel(nn.Module):
-    """Base: an item table; a subclass says what stands at each position of a sequence of items.
+    """Base class with an item table. A subclass computes a state at each position of a sequence of items.
 
-    The score of an item after a position is the plain inner product of `states` and `items`. An item that no
-    training row held keeps its random first vector.
+    The score of an item after a position is the plain inner product of `states` and `items`. An item that was in no
+    training row keeps its random initial vector.
 
     Args:
         config: sizes.
@@ -26,7 +26,7 @@ class SequentialModel(nn.Module):
 
     Attributes:
         needs_time: whether `states` looks at the events' times.
-        logit_unit: about the largest score, in which `repeat_bias` is learned: see REPEAT_SPEED.
+        logit_unit: about the largest score; the unit in which `repeat_bias` is learned (see REPEAT_SPEED).
     """
 
     needs_time = False
@@ -40,21 +40,21 @@ class SequentialModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.item_table.weight.device
 
     @property
     def repeat_bias(self) -> Tensor | None:
-        """Summand of the scores of items that the history holds, a scalar; None where none is learned."""
+        """The scalar added to the scores of items that the history holds; None if none is learned."""
         return None if self.repeat_weight is None else REPEAT_SPEED * self.logit_unit * self.repeat_weight
 
     def states(self, item_BL: Tensor, ts_BL: Tensor | None, packing: Packing) -> Tensor:
-        """The state after every item, which sees no later one: [N, D] in the packing's order.
+        """The state after every item, computed from it and earlier items only: [N, D] in the packing's order.
 
         Args:
             item_BL: item_idx, oldest first, padded on the right, at most `max_len`.
-            ts_BL: their times in seconds, int64, where `needs_time`.
-            packing: of the sequences' lengths.
+            ts_BL: their times in seconds, int64, if `needs_time`.
+            packing: made from the sequences' lengths.
         """
         raise NotImplementedError
 
@@ -77,13 +77,14 @@ class SequentialModel(nn.Module):
         Args:
             hist_items_BH: item_idx, oldest first, padded on the right; the last `max_len` count.
             hist_len_B: number of valid items of each row.
-            content: not used: the interface of all retrievers.
+            content: not used; all retrievers share this interface.
             batch_size: rows at a time.
-            hist_ts_BH: the events' times in seconds, where `needs_time`.
-            hist_types_BH: not used: these models read items alone.
+            hist_ts_BH: the events' times in seconds, if `needs_time`.
+            hist_types_BH: not used; these models do not read event types.
 
         Raises:
-            BadInput: the times are missing, or a history is longer than its row.
+            ValueError: the times are missing.
+            BadInput: a history is longer than its row.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, np.int64)
@@ -113,7 +114,7 @@ class SequentialModel(nn.Module):
     def embed_items(
         self, item_idx_N: np.ndarray, content: ContentMatrix | None = None, batch_size: int = 4096
     ) -> np.ndarray:
-        """Item embeddings for batch scoring: float32 [N, D]; zeros for items that came after the training."""
+        """Item embeddings for batch scoring: float32 [N, D]; zeros for items that are newer than the training."""
         self.eval()
         item_idx_N = np.asarray(item_idx_N).astype(np.int64)
         out_ND = np.zeros((len(item_idx_N), self.config.d_model), np.float32)

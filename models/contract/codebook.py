@@ -1,7 +1,7 @@
 """Item codes ("semantic ids"): the codebook that turns an item's vector into a few small numbers, coarse to fine.
 
-Residual quantisation: the first level's nearest centroid, then the second level's nearest to what is left, and so on.
-Shapes: N vectors, K width, L levels, S centroids of a level.
+Residual quantisation: the nearest centroid of the first level, then of the second level the one nearest to the
+remainder, and so on. Shapes: N vectors, K width, L levels, S centroids per level.
 """
 
 import json
@@ -20,12 +20,12 @@ _CHUNK = 4096  # vectors whose distances are held at once
 
 @dataclass(frozen=True)
 class Codebook:
-    """What codes mean.
+    """The centroids that item codes refer to.
 
     Attributes:
-        levels: the centroids of each level, [S, K]; a code is a centroid's place in its level.
-        spread: the mean squared distance of the vectors that it was fitted on from their mean: what errors are held
-            against, whichever items they are of.
+        levels: the centroids of each level, [S, K]; a code is a centroid's index in its level.
+        spread: the mean squared distance of the fitted vectors from their mean. Reconstruction errors are given
+            relative to it, whichever items they are measured on.
     """
 
     levels: tuple[np.ndarray, ...]
@@ -33,11 +33,11 @@ class Codebook:
 
     @property
     def sizes(self) -> list[int]:
-        """How many centroids each level has: codes are below it."""
+        """Number of centroids per level; the codes of a level are below it."""
         return [len(level_SK) for level_SK in self.levels]
 
     def encode(self, vector_NK: np.ndarray) -> np.ndarray:
-        """Codes, int32 [N, L]. Equal vectors have equal codes; of centroids as near, the first counts."""
+        """Codes, int32 [N, L]. Equal vectors have equal codes; of several nearest centroids the first is taken."""
         codes_NL = np.empty((len(vector_NK), len(self.levels)), np.int32)
         for start in range(0, len(vector_NK), _CHUNK):
             left_nK = vector_NK[start : start + _CHUNK].astype(np.float64)
@@ -49,7 +49,7 @@ class Codebook:
         return codes_NL
 
     def decode(self, codes_NL: np.ndarray) -> np.ndarray:
-        """What codes say of vectors: the sum of their centroids, float64 [N, K]."""
+        """The vectors that codes stand for: sums of their centroids, float64 [N, K]."""
         said_NK = np.zeros((len(codes_NL), self.levels[0].shape[1]))
         for level, centroid_SK in enumerate(self.levels):
             said_NK += centroid_SK[codes_NL[:, level]]
@@ -57,7 +57,7 @@ class Codebook:
 
 
 def write_codebook(file: Path, codebook: Codebook) -> None:
-    """Writes the file, whole and sealed."""
+    """Writes the file atomically, with a digest."""
     values = {"levels": [level_SK.tolist() for level_SK in codebook.levels], "spread": codebook.spread}
     write_whole(file, json.dumps(sealed(values)) + "\n")
 

@@ -20,24 +20,25 @@ from models.contract.whole_files import write_whole
 META = "meta.json"
 VECTORS = "vectors.f16"
 DTYPE = "<f2"
-FP16_MAX = 65504.0  # beyond it a number is infinite in a matrix
-BLOCK_ROWS = 1 << 16  # rows under one digest; part of the format
+FP16_MAX = 65504.0  # larger numbers become infinite in a matrix
+BLOCK_ROWS = 1 << 16  # rows per digest; part of the format
 _VECTORS_NAME = r"vectors(-[0-9]+)?\.f16"
 _REDUCTION_NAME = r"reduction\.safetensors"
 _CHUNK_BYTES = 1 << 20
 
 
 class ReductionMeta(BaseModel):
-    """Which map made a matrix of fewer numbers per item, and what it cost.
+    """Which map reduced the width of a matrix, and what the reduction loses.
 
     Attributes:
-        file: the map, beside the matrix.
-        sha256: of that file.
+        file: the map's file, beside the matrix.
+        sha256: digest of that file.
         full_dim: width of the encoder's vectors; the matrix's is `dim`.
         explained_variance: share of the measured vectors' variance that the map keeps.
-        neighbour_overlap: share of a measured text's 10 nearest among the measured ones that it keeps, by cosine.
-        fitted: texts that the map was fitted to.
-        measured: texts that were measured; others than the fitted ones where there are enough.
+        neighbour_overlap: mean share of a measured text's 10 nearest neighbours (by cosine, among the measured texts)
+            that are still among its 10 nearest after the map.
+        fitted: number of texts that the map was fitted on.
+        measured: number of texts that were measured; not the fitted ones if there are enough others.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,15 +56,15 @@ class MatrixMeta(BaseModel):
     """`meta.json`.
 
     Attributes:
-        format_version: of these keys; the first version did not say it.
-        rows: valid rows, the padding row included.
-        dim, dtype: of a row.
-        encoder_id: what made the vectors.
-        template_version: of the texts that they were made of; None where they were made of none.
+        format_version: version of these keys; files of the first version do not name it.
+        rows: number of valid rows, the padding row included.
+        dim, dtype: width and type of a row.
+        encoder_id: the encoder that made the vectors.
+        template_version: of the texts that the vectors were made from; None if they were not made from texts.
         texts: digest over (item_idx, text_hash, flag) of these rows; other texts need another file.
-        vectors: name of the file.
-        reduction: the map from the encoder's vectors to these; None where they are the encoder's own.
-        blocks: SHA-256 of the valid rows, `BLOCK_ROWS` at a time; None where an earlier release wrote them.
+        vectors: name of the file of vectors.
+        reduction: the map from the encoder's vectors to these; None if they are the encoder's own.
+        blocks: SHA-256 of each `BLOCK_ROWS` valid rows; None if an earlier version, which had no digests, wrote them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,19 +82,19 @@ class MatrixMeta(BaseModel):
 
     @property
     def bytes(self) -> int:
-        """What the valid rows take."""
+        """Size of the valid rows in bytes."""
         return self.rows * self.dim * 2
 
     @property
     def num_blocks(self) -> int:
-        """How many digests the valid rows have."""
+        """Number of blocks, and so of digests, of the valid rows."""
         return -(-self.rows // BLOCK_ROWS)
 
 
 class Vectors:
-    """The valid rows of a matrix, mapped; a block of them is read whole, and verified, when its first row is wanted.
+    """The valid rows of a matrix, memory-mapped. The first access to a row reads and verifies the row's whole block.
 
-    A block is verified once per process, as long as the file stays as it is.
+    A block is verified once per process, unless the file changes.
 
     Attributes:
         shape: rows and width.
@@ -112,7 +113,7 @@ class Vectors:
         """Rows by their numbers, float16 [N, dim].
 
         Raises:
-            BadInput: bytes of their blocks have changed.
+            BadInput: the bytes of a block have changed.
         """
         if self._is_verified is not None:
             blocks_N = rows_N // BLOCK_ROWS
@@ -123,32 +124,32 @@ class Vectors:
 
     @property
     def nbytes(self) -> int:
-        """What the rows take on disk."""
+        """Size of the rows on disk in bytes."""
         return self._meta.bytes
 
     def give_pages_back(self) -> None:
-        """Takes the pages that were read out of this process; the system's cache keeps them."""
+        """Releases the pages that were read from this process's memory; the system's page cache keeps them."""
         mapped = self._mapped._mmap  # pyright: ignore[reportAttributeAccessIssue] - numpy's own, not in its stubs
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @lru_cache(maxsize=64)
 def _is_verified(file: Path, _: FileState, blocks: tuple[str, ...]) -> np.ndarray:
-    """Which blocks this process has verified; shared by all who open the same file."""
+    """Which blocks this process has verified; shared by all `Vectors` of the same file."""
     return np.zeros(len(blocks), bool)
 
 
 def vectors_file(folder: Path, meta: MatrixMeta) -> Path:
-    """The file of vectors, which lies in the folder whatever the meta says.
+    """The file of vectors that the meta names; it must be in the folder itself.
 
     Raises:
-        BadInput: the meta names something else.
+        BadInput: the meta names a file elsewhere, or one that is not named as vectors are.
     """
     return inside(folder, meta.vectors, _VECTORS_NAME, f"content matrix {folder}")
 
 
 def reduction_file(folder: Path, meta: ReductionMeta) -> Path:
-    """The file of the map, likewise."""
+    """The file of the map, with the same check as `vectors_file`."""
     return inside(folder, meta.file, _REDUCTION_NAME, f"content matrix {folder}")
 
 
@@ -156,7 +157,7 @@ def read_meta(folder: Path) -> MatrixMeta:
     """The meta of the matrix in a folder.
 
     Raises:
-        BadInput: there is none, or not one of a matrix; it has changed, or names files elsewhere.
+        BadInput: meta.json is missing, is not that of a matrix, has changed, or names files outside the folder.
     """
     file = folder / META
     meta = parse_settings(MatrixMeta, read_sealed(file, "content matrix"), f"content matrix {file}")
@@ -169,22 +170,22 @@ def read_meta(folder: Path) -> MatrixMeta:
 
 
 def write_meta(folder: Path, meta: MatrixMeta) -> None:
-    """Makes the rows that it names valid, at once."""
+    """Writes meta.json atomically, which makes the rows that it names valid."""
     write_whole(folder / META, json.dumps(sealed(meta.model_dump()), indent=1))
 
 
 def open_matrix(folder: Path) -> tuple[Vectors, MatrixMeta]:
-    """The vectors, float16 [rows, dim], mapped and not read, and what `meta.json` says of them.
+    """The vectors, float16 [rows, dim], memory-mapped and not yet read, and their `meta.json`.
 
     Raises:
-        BadInput: the folder, its meta.json or the vectors' size is not what it should be.
+        BadInput: meta.json is missing or wrong, or the file of vectors is missing or too short.
     """
     meta = read_meta(folder)
     vectors = vectors_file(folder, meta)
     if not vectors.is_file():
         raise BadInput(f"content matrix {folder}: {vectors.name} is missing; {WAY_BACK}")
     have = vectors.stat().st_size
-    if have < meta.bytes:  # longer: a run is extending it, or was killed while it did
+    if have < meta.bytes:  # a longer file is fine: a run is extending it, or was killed while extending it
         raise BadInput(f"{vectors}: {have} bytes, but {meta.rows} x {meta.dim} fp16 need {meta.bytes}; {WAY_BACK}")
     if meta.blocks is None:
         warn_unverified(folder, "it is next extended")
@@ -192,16 +193,16 @@ def open_matrix(folder: Path) -> tuple[Vectors, MatrixMeta]:
 
 
 def block_digests(file: Path, rows: int, dim: int, blocks: Iterable[int]) -> list[str]:
-    """SHA-256 of some blocks of a file that has so many valid rows."""
+    """SHA-256 of the given blocks of a file with `rows` valid rows of width `dim`."""
     with file.open("rb") as vectors:
         return [_digest_at(vectors.fileno(), *_span(block, rows, dim)) for block in blocks]
 
 
 def require_blocks(file: Path, meta: MatrixMeta, blocks: Iterable[int] | None = None) -> None:
-    """Refuses a matrix with changed bytes in some of its blocks, or in any.
+    """Refuses a matrix whose bytes have changed in any of the given blocks (by default all).
 
     Raises:
-        BadInput: in one line, with the file, the first rows that have changed and the way back.
+        BadInput: one line with the file, the first changed block of rows and how to repair it.
     """
     if meta.blocks is None:
         return
@@ -215,12 +216,12 @@ def require_blocks(file: Path, meta: MatrixMeta, blocks: Iterable[int] | None = 
 
 
 def _span(block: int, rows: int, dim: int) -> tuple[int, int]:
-    """First byte of a block, and the one behind its last."""
+    """The offset of a block's first byte, and that after its last."""
     return block * BLOCK_ROWS * dim * 2, min((block + 1) * BLOCK_ROWS, rows) * dim * 2
 
 
 def _digest_at(descriptor: int, start: int, stop: int) -> str:
-    """Of a range of bytes; read, not mapped, so that they do not stay in the process."""
+    """SHA-256 of a range of bytes. They are read, not mapped, so that they do not stay in the process's memory."""
     digest = hashlib.sha256()
     for offset in range(start, stop, _CHUNK_BYTES):
         digest.update(os.pread(descriptor, min(_CHUNK_BYTES, stop - offset), offset))

@@ -10,15 +10,15 @@ import numpy as np
 from models.contract.content_matrix import open_matrix
 from models.contract.failures import BadInput
 
-# Pages that were read stay in the process until they are given back (the system's cache keeps them all the same).
+# Pages that were read count as this process's memory until they are released (the system's page cache keeps them).
 MAX_MAPPED_BYTES = 128 << 20
-_READ_AROUND = 64 << 10  # what the kernel maps at most around a page that is asked for
+_READ_AROUND = 64 << 10  # the most that the kernel maps around a page that is read
 
 
 class ContentRows:
-    """Reader of a matrix folder: `meta.json` and the file of vectors that it names, `vectors.f16` if it names none.
+    """Reader of a matrix folder: `meta.json` and the file of vectors that it names, by default `vectors.f16`.
 
-    Resident memory does not grow with the items.
+    Resident memory does not grow with the number of items.
 
     Args:
         path: the folder.
@@ -29,8 +29,8 @@ class ContentRows:
         encoder_id: name of the encoder that made the vectors.
 
     Raises:
-        BadInput: the folder, its meta.json or the vectors' size is not what it should be; later, when rows are read,
-            their bytes.
+        BadInput: meta.json is missing or wrong, or the file of vectors is missing or too short. Reading rows later
+            raises it if their bytes have changed.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -40,11 +40,11 @@ class ContentRows:
         self._mapped_bytes = 0
 
     def known(self, idx: np.ndarray) -> np.ndarray:
-        """The item_idx, with padding in place of those that have no row here: items that came later."""
+        """The item_idx, with padding (0) in place of items that have no row here because they are newer."""
         return np.where((idx > 0) & (idx < self.rows), idx, 0)
 
     def vectors(self, idx: np.ndarray) -> np.ndarray:
-        """Vectors of items: every row is read once, in file order.
+        """Vectors of items. Every distinct row is read once, in file order.
 
         Args:
             idx: item_idx, integers of any shape S.
@@ -59,13 +59,13 @@ class ContentRows:
         return rows_UC[inverse]
 
     def unique_vectors(self, *idx: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Vectors of the distinct items of several index arrays, and the arrays rewritten to point at them.
+        """Vectors of the distinct items of several arrays of item_idx, and the arrays as row numbers of these vectors.
 
         Args:
             idx: item_idx arrays, each of any shape.
 
         Returns:
-            float32 [U, C], sorted by item_idx, then one int64 array for each argument, of its shape.
+            float32 [U, C], sorted by item_idx, then for each argument an int64 array of its shape.
 
         Raises:
             BadInput: an index is outside the matrix.

@@ -1,4 +1,4 @@
-"""The spec of the measurement of content: by which template, layer and pooling an item's text becomes its vector."""
+"""The spec of `measure-content`, which compares templates, layers and poolings that turn item texts into vectors."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,16 +9,16 @@ from models.contract.evaluation_specs import RankerSpec
 from models.contract.spec import Spec
 from models.contract.strict import Settings
 
-VECTORS = "vectors"  # the folder of the variants' content matrices, in that of the result
+VECTORS = "vectors"  # subfolder of out_dir for the variants' content matrices
 
 
 class ContentVariant(Settings):
     """One way to make a content vector.
 
     Attributes:
-        template: of the text.
-        layer: whose states are pooled, counted from 1.
-        pooling: of its tokens' states.
+        template: name of the text's template.
+        layer: the layer whose states are pooled, counted from 1.
+        pooling: how the tokens' states become one vector.
     """
 
     template: str
@@ -27,29 +27,29 @@ class ContentVariant(Settings):
 
     @property
     def name(self) -> str:
-        """Of its figures and its matrix."""
+        """The name of the variant's figures and of its matrix."""
         return f"{self.template}-{self.layer}-{self.pooling}"
 
 
 class ContentSpec(Spec):
-    """The spec of `measure-content`. Items are numbered 1, 2, … within the sample, in all snapshots alike.
+    """The spec of `measure-content`. Items are numbered 1, 2, … within the sample; all snapshots use these numbers.
 
     Attributes:
-        texts: snapshot of item_idx and, by the name of each template, the item's text.
+        texts: snapshot with the columns item_idx and, per template, one of its name with the item's text.
         templates, layers, poolings: each combination of them is a variant.
-        base: the variant that gains are against; it is measured as well.
-        model, max_tokens, dtype, device, batch_tokens: of the encoder; `model` is a folder. auto: cuda where there is
-            a GPU.
-        rows: snapshot of the rows that are retrieved for (user_id, hist_items, hist_ts, hist_len, tar_items): those of
+        base: the variant that gains are relative to; it is measured as well.
+        model, max_tokens, dtype, device, batch_tokens: settings of the encoder; `model` is a folder. Device auto: cuda
+            if there is a GPU.
+        rows: snapshot of the rows to retrieve for (user_id, hist_items, hist_ts, hist_len, tar_items): those of
             validation, never of test.
-        known_items, purchases, candidates, popularity_days: as of `SystemsSpec`.
+        known_items, purchases, candidates, popularity_days: as in `SystemsSpec`.
         metric: the figure that orders the variants, recall_at_K or ndcg_at_K.
-        ks: lengths of the lists.
-        ranker: the ranker's rows (without embeddings) and trees, for the variants that nothing beats in both metric and
-            seconds; None: they are not measured.
-        content_width: main axes of the content that the ranker gets.
+        ks: lengths of the ranked lists.
+        ranker: the ranker's rows (without embeddings) and trees, to measure the base and the variants on the front of
+            metric and seconds with; None: no ranker is trained.
+        content_width: number of main axes of the content that the ranker gets.
         resamples, seed: of the bootstrap over users.
-        threads: of torch.
+        threads: torch threads.
         out_dir: gets result.json, and in `vectors` a content matrix per variant.
     """
 
@@ -88,7 +88,7 @@ class ContentSpec(Spec):
 
     @property
     def variants(self) -> tuple[ContentVariant, ...]:
-        """All of them, the base first."""
+        """All variants, the base first."""
         others = (
             ContentVariant(template=template, layer=layer, pooling=pooling)
             for template in self.templates
@@ -98,5 +98,5 @@ class ContentSpec(Spec):
         return tuple(dict.fromkeys([self.base, *others]))
 
     def matrix(self, variant: ContentVariant) -> Path:
-        """Where a variant's vectors are."""
+        """The folder of a variant's content matrix."""
         return self.out_dir / VECTORS / variant.name

@@ -1,4 +1,4 @@
-"""What is wrong with an artifact as it lies, by reading every byte of it: for whoever makes again what is damaged."""
+"""Checks whether artifacts on disk are damaged, by reading every byte, so that a repair knows what to make again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.contract.trained_model import read_about, require_weights
 
 
 def matrix_damage(folder: Path) -> str | None:
-    """Of a content matrix, in a line; None where it is whole."""
+    """What is wrong with a content matrix, in one line; None if it is intact."""
 
     def read() -> None:
         _, meta = open_matrix(folder)
@@ -20,12 +20,12 @@ def matrix_damage(folder: Path) -> str | None:
 
 
 def model_damage(folder: Path) -> str | None:
-    """Of a trained model, likewise; whether its weights fit its config is not asked."""
+    """As `matrix_damage`, of a trained model. Does not check whether the weights fit the config."""
     return _refusal(lambda: _require_file(require_weights(folder, read_about(folder))))
 
 
 def snapshot_damage(folder: Path) -> str | None:
-    """Of a snapshot, likewise."""
+    """As `matrix_damage`, of a snapshot."""
     return _refusal(lambda: open_snapshot(folder))
 
 

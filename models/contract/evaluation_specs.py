@@ -1,4 +1,4 @@
-"""The specs of the evaluations: which systems and features are measured, on what."""
+"""The specs of the evaluations: which systems and features are measured, and on which data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from models.contract.spec import Spec
 from models.contract.strict import Settings
 
 RECENCY_DECAY = 0.9  # co-occurrence's weight of an event relative to the one after it
-HISTORY_DAY = "history_day"  # of a ranker's row: the day number of the newest history that it may know; -1: of none
+HISTORY_DAY = "history_day"  # column of the ranker's rows: day number of the newest history a row may know; -1: none
 FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)]
 
 
 class SampledConfig(Settings):
-    """Which candidates.
+    """How rows and candidates are sampled.
 
     Attributes:
-        rows: sampled rows, of those with a history and a target.
-        candidates: of each row, its target among them.
-        seed: of rows and candidates.
+        rows: number of sampled rows, all with a history and a target.
+        candidates: number of candidates per row, its target included.
+        seed: for the draws of rows and candidates.
     """
 
     rows: int = Field(gt=0)
@@ -31,24 +31,24 @@ class SampledConfig(Settings):
 
 
 class SystemConfig(Settings):
-    """A system.
+    """A system to measure.
 
     Attributes:
         name: names its figures and its file of ranks.
-        kind: `model` (towers, SASRec, HSTU in `folder`), `popularity`, `last_item` (the history from its end, then
-            popularity), `cooccurrence` (models/baselines/history.py), `mean_content`
-            (models/baselines/mean_content.py), `prompt` (models/baselines/prompt_ranker.py): it ranks the sampled
-            candidates alone.
-        folder: of the trained model; of `mean_content`, towers whose scale the cosines get, so that the prior weighs as
-            much as beside theirs.
-        prompt: of a language model that is asked as it is, instead of a folder.
-        popularity_prior: weight of log popularity beside the score; not for popularity and last_item.
+        kind: `model` (a trained retriever in `folder`: towers, SASRec, HSTU, ALS, NoteLLM), `popularity`, `last_item`
+            (the history's items, latest first, then popularity), `cooccurrence` (models/baselines/history.py),
+            `mean_content` (models/baselines/mean_content.py), `prompt` (models/baselines/prompt_ranker.py; it ranks the
+            sampled candidates only).
+        folder: of the trained model. For `mean_content`: of towers whose scale multiplies the cosines, so that the
+            prior has the same relative weight as with these towers.
+        prompt: for kind `prompt`, settings of a language model to use untrained, instead of a folder.
+        popularity_prior: weight of log popularity in the score; not for popularity, last_item and prompt.
         content_matrix: another encoder's matrix of the same items, for `model` and `mean_content`.
-        items_of, items_matrix: other towers, and the matrix that they read, whose item vectors stand in for the
-            model's own. Either matrix may then be an older one, with fewer items; what it lacks has zeros.
-        recency_decay: cooccurrence's weight of an event relative to the one after it.
-        fitted: of a `model`, whether popularity_prior, and what the history's own items get, are chosen on
-            `val_snapshot`, beginning with those given and learned (models/evaluation/fitted.py).
+        items_of, items_matrix: other towers, and the content matrix that they read. Their item vectors replace the
+            model's own. Either matrix may then be an older one with fewer items; items that it lacks have zeros.
+        recency_decay: for cooccurrence, the weight of an event relative to the one after it.
+        fitted: for a `model`, whether popularity_prior and the repeat bias are chosen on `val_snapshot`. The search
+            starts at the given prior and the learned repeat bias (models/evaluation/fitted.py).
     """
 
     name: FileName
@@ -86,36 +86,39 @@ class SystemConfig(Settings):
 class SystemsSpec(Spec):
     """The spec of `evaluate-systems`.
 
-    With `known_items` and `purchases` there is a test day: popularity is that of the days before it, every purchase of
-    the window after it is a target, and an item that is no candidate is missed by every system. Without them the rows
-    say all (leave-one-out): their own targets, what their histories hold, popularity over the training rows.
+    With `known_items` and `purchases` there is a test day: popularity counts the days before it, every purchase in the
+    window after it is a target, and a target that is no candidate counts as missed for every system. Without them
+    (leave-one-out) everything comes from the rows: the targets are their own, items in the history are seen items, and
+    popularity counts the training rows.
 
     Attributes:
         train_snapshot: `sequences` rows that the systems were trained on (user_id, hist_items, tar_items).
-        test_snapshot: rows whose targets are asked for (user_id, hist_items, hist_ts, hist_len, tar_items); those
-            without a history or a target are left out and counted. With `purchases`, one row per user.
-        val_snapshot: rows that the weights of systems with `fitted` are chosen on: those that chose the models' best
-            states. Their targets and popularity are the rows' own.
-        validation: the figure that chooses those weights, as it chose the states; its prior is what is searched.
+        test_snapshot: rows whose targets are to be ranked (user_id, hist_items, hist_ts, hist_len, tar_items). Rows
+            without a history or a target are left out. With `purchases`, one row per user.
+        val_snapshot: rows on which the weights of systems with `fitted` are chosen: the same that chose the models'
+            best states. Targets and popularity come from these rows.
+        validation: the metric that chooses those weights, as it chose the states; its prior is replaced by the searched
+            ones.
         known_items: snapshot of item_idx, purchases: the items seen before the test day, and how often each was bought
-            in the days before it that popularity is counted over.
-        purchases: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): distinct purchases of the test users, in
-            the window after the test day and ever before it. An item without a number has item_idx 0.
+            in the days before it that popularity counts.
+        purchases: snapshot of user_id, item_idx, is_target, is_seen (0 or 1): the distinct items that the test users
+            bought in the window after the test day (is_target) or at any time before it (is_seen). An item without a
+            number has item_idx 0.
         candidates: `known`, the items of `known_items`; or `catalogue`, every item of the content matrix.
         content_matrix: folder of the content matrix.
         out_dir: gets result.json, and <name>.npz per system: row, user (a hash), item and rank of every target,
             in the same order in all files.
-        systems: what is measured.
-        ks: lengths of the lists.
-        filter_seen: whether items that the user had before are no candidates; targets among them are then left out and
-            counted. Else the segment `new_to_user` has the figures without them, as targets and candidates.
-        popularity_days: without `known_items`, the prior counts events in the last so many days of the test rows'
-            histories.
-        cold_item_max: an item with at most so many training occurrences is cold.
-        long_tail_max: one with at most so many, and not cold, is of the long tail.
-        cold_user_max: a row with at most so many history items is a cold user's.
+        systems: the systems to measure.
+        ks: lengths of the ranked lists.
+        filter_seen: whether items that the user had before are excluded as candidates; targets among them are then left
+            out and counted. Otherwise, the segment `new_to_user` has the figures without such targets and candidates.
+        popularity_days: without `known_items`, the prior counts events in the last `popularity_days` days of the test
+            rows' histories.
+        cold_item_max: an item with at most this many training occurrences is cold.
+        long_tail_max: an item with at most this many that is not cold belongs to the long tail.
+        cold_user_max: a row with at most this many history items belongs to a cold user.
         resamples, seed: of the bootstrap over users.
-        sampled: a few of the rows and of the candidates, which every system ranks as well; kind prompt needs it.
+        sampled: a sample of rows and candidates that every system ranks as well; kind prompt needs it.
         item_texts: folder of the items' texts, for prompts.
         threads: torch threads.
     """
@@ -180,15 +183,16 @@ def _check_distinct(systems: Sequence["SystemConfig | RivalConfig"], what: str) 
 
 
 class RivalConfig(Settings):
-    """Another system whose view of users and items is given to the ranker as features.
+    """Another system whose vectors or scores are given to the ranker as features.
 
     Attributes:
         name: names its figures.
-        kind: `model` (a trained model in `folder`): both vectors and their product. `cooccurrence`: its score.
+        kind: `model` (a trained model in `folder`) gives the vectors of user and item and their inner product;
+            `cooccurrence` gives its score.
         folder: of the model.
-        content_matrix: what the model reads.
-        trained_items_only: whether items that no training row holds have zeros; for models that learn a vector per item
-            and know nothing else of it.
+        content_matrix: the matrix that the model reads.
+        trained_items_only: whether items that are in no training row get zeros; for models that learn a vector per item
+            and nothing else about it.
     """
 
     name: FileName
@@ -211,22 +215,22 @@ class RankerSpec(Spec):
         rows: snapshot with user_id, item_idx, label, weight, is_test (0 or 1), day (any day number), the columns of
             `base`, the lists user_emb, item_emb, mid_emb, and cvr_score. Unknown numbers are -1.
         content_matrix: folder of the content matrix.
-        base: the base features; `categorical` names those among them that hold categories.
-        user_events, item_events: the base features by which users and items are called cold.
-        earlier: the release whose space the embeddings are in; the rows then have what its models make of them, by the
-            same names with `earlier_` before them. Empty: there is none.
+        base: names of the base features; `categorical` names those among them that hold categories.
+        user_events, item_events: the base features that decide which users and items are cold.
+        earlier: the release whose space the embeddings are in. The rows then also hold the embeddings and cvr_score of
+            that release's models, with the prefix `earlier_`. Empty: no such release.
         alone: whether each embedding is also measured by itself, and all of them shuffled.
-        codes: whether the rows have the list item_codes (-1: the item has none), which is then measured there, too.
-        rivals: systems whose vectors or scores are features, too: alone, and with the embeddings on top of all of them.
+        codes: whether the rows have the list item_codes (-1: the item has none); `alone` then measures it, too.
+        rivals: systems whose vectors or scores are features: each by itself, and all of them with the embeddings added.
             The rows then have history_day (-1: none), which with user_id names a row of `histories`.
         histories: snapshot of user_id, day, hist_items, hist_ts, hist_len.
         train_snapshot: the rows that the rivals learned from (user_id, hist_items, tar_items).
-        cold_events: fewer events are cold.
-        tail_events: items with at most so many events are the long tail.
-        validation_share: the last days of the training window, for early stopping.
-        seed, num_seeds: every row of figures is of the mean score over trees of so many seeds, from `seed` on.
-        trial_seeds: of `alone`, the first so many of these.
-        ranker, resamples, threads: settings.
+        cold_events: users and items with fewer events are cold.
+        tail_events: items with at most this many events are the long tail.
+        validation_share: share of the training window's days, its last ones, that early stopping uses.
+        seed, num_seeds: figures are of the mean score over the trees of `num_seeds` seeds, from `seed` on.
+        trial_seeds: `alone` uses only the first `trial_seeds` of these seeds.
+        ranker, resamples, threads: settings of the trees, of the bootstrap and of LightGBM's threads.
         out_dir: gets result.json.
     """
 

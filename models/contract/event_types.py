@@ -1,6 +1,6 @@
 """Event types of histories and targets: codes in rows, names in manifests and model folders.
 
-A code is the place of its type in a list of names, from 1 on; 0 is padding.
+A code is the position of its type in a list of names, counted from 1; 0 is padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ import numpy as np
 
 from models.contract.failures import BadInput
 
-MOST_TYPES = 127  # codes are tinyints
+MOST_TYPES = 127  # codes are stored as tinyint
 
 
 def codes_for(known: Sequence[str], given: Sequence[str], model: str) -> np.ndarray:
-    """A table from the codes of rows to those of the model that reads them: int64 [1 + number of given names].
+    """A table that maps the codes of rows to those of the model that reads them: int64 [1 + number of given names].
 
     Args:
         known: the names that the model was trained with.
         given: the names that the codes of the rows stand for.
-        model: names the model in the error.
+        model: what error messages call the model.
 
     Raises:
-        BadInput: the rows have no types, or one that the model does not know.
+        BadInput: the rows have no types, or a type that the model does not know.
     """
     if not given:
         raise BadInput(
@@ -39,7 +39,7 @@ def codes_for(known: Sequence[str], given: Sequence[str], model: str) -> np.ndar
 def checked_types(
     names: Sequence[str], hist_len_B: np.ndarray, hist_types_BH: np.ndarray | None, width: int
 ) -> np.ndarray:
-    """The types of histories that towers read: int64 [B, H] codes of `names`, 0 behind a history's end.
+    """The checked type codes of histories: int64 [B, H], 0 after a history's end.
 
     Args:
         names: that the towers know, in the order of their codes; some.
@@ -61,20 +61,20 @@ def checked_types(
 
 
 def weights_by_code(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
-    """The weight of every code, 1 where `weights` has no other; 0 for padding: float32 [1 + number of names]."""
+    """The weight of every code, by default 1, and 0 for padding: float32 [1 + number of names]."""
     return np.array([0.0, *(weights.get(name, 1.0) for name in names)], np.float32)
 
 
 def check_weights(weights: Mapping[str, float], kept: Sequence[str], targets: Sequence[str]) -> None:
-    """Whether weights of event types say something of the targets of a loss.
+    """Checks that weights of event types can apply to the targets of a loss.
 
     Args:
-        weights: by name.
-        kept: the event types that go with the events; empty where none do.
+        weights: weights by the types' names.
+        kept: the event types that are kept with the events; empty if none are.
         targets: the event types that the loss's targets have.
 
     Raises:
-        BadInput: names the type that is no target's, or the switch that is off.
+        BadInput: types are not kept with events, a weighted type is no target's, or all targets weigh 0.
     """
     if weights and not kept:
         raise BadInput("loss.event_type_weights weighs event types, but sequences.keep_event_types is off: set it true")

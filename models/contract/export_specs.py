@@ -14,11 +14,11 @@ Index = Literal["flat", "hnsw", "ivf", "none"]
 
 
 class RetrievalWeights(Settings):
-    """What a server adds to the inner product of user_emb and item_emb, as it ranked the validation rows best.
+    """What a server adds to the inner product of user_emb and item_emb: the weights that ranked validation rows best.
 
     Attributes:
-        repeat_bias: for an item that the user's history holds.
-        popularity_prior: times log(1 + purchases in the last `popularity_days` days).
+        repeat_bias: added for an item that the user's history holds.
+        popularity_prior: factor of log(1 + purchases in the last `popularity_days` days).
     """
 
     repeat_bias: float
@@ -31,10 +31,10 @@ class OnlineSpec(Spec):
 
     Attributes:
         towers, cvr: model folders; one of them may be None.
-        retrieval: handed on in result.json; None where it was not measured.
-        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them, and
-            names the event types that user_tower reads, if it reads any.
-        formats: which of the two.
+        retrieval: copied into result.json; None if it was not measured.
+        out_dir: gets user_tower, item_tower and cvr, each as .pt2 and .onnx, and result.json, which describes them and
+            names the event types that user_tower reads, if any.
+        formats: which of the two formats to write.
     """
 
     command: ClassVar[str] = "export-online"
@@ -57,13 +57,13 @@ class VectorsSpec(Spec):
     """The spec of `export-vectors`.
 
     Attributes:
-        items: a snapshot with item_id, item_idx, item_emb, a row an item.
-        users: a snapshot with user_emb: the queries that losses are measured with.
-        out_dir: gets items.parquet (row, item_id, item_idx), vectors.f32, vectors.f16, vectors.i8 and its scales.f32
-            (little-endian, row by row), index.faiss, and result.json.
+        items: a snapshot with item_id, item_idx, item_emb, one row per item.
+        users: a snapshot with user_emb: the queries with which losses of recall are measured.
+        out_dir: gets items.parquet (item_id, item_idx, in the order of the vectors), vectors.f32, vectors.f16,
+            vectors.i8 with its scales.f32 (little-endian, row by row), index.faiss, and result.json.
         index: `flat` (exact), `hnsw` (a graph), `ivf` (cells), or `none`. All rank by the inner product.
-        k: results of a query, for recall.
-        threads: of index and search.
+        k: results per query, for recall.
+        threads: for the index and its search.
     """
 
     command: ClassVar[str] = "export-vectors"
@@ -81,10 +81,10 @@ class CodesSpec(Spec):
     """The spec of `export-codes`.
 
     Attributes:
-        items: a snapshot with item_id, item_idx, item_codes, a row an item.
-        codebook: the file that they are of.
-        out_dir: gets items.parquet (item_id, item_idx, item_codes, tokens, in the order of the tokens), trie.parquet
-            (a row per node), codebook.json, and result.json.
+        items: a snapshot with item_id, item_idx, item_codes, one row per item.
+        codebook: the file of the codebook that the codes belong to.
+        out_dir: gets items.parquet (item_id, item_idx, item_codes, tokens, sorted by tokens), trie.parquet (one row per
+            node), codebook.json, and result.json.
     """
 
     command: ClassVar[str] = "export-codes"

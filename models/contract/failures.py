@@ -1,10 +1,10 @@
-"""What ends a command of the torch side, each with its exit code; any other exception is a fault of the program."""
+"""The errors that end a command of the torch side, with their exit codes. Any other exception is a bug."""
 
 import errno
 
 
 class BadInput(ValueError):
-    """What who started the command can mend: a spec, a folder, a file, a package that is not installed."""
+    """An error that the caller can fix: in a spec, a folder, a file, or a package that is not installed."""
 
     exit_code = 2
 
@@ -16,7 +16,7 @@ class LossNotFiniteError(ArithmeticError):
 
 
 class Busy(RuntimeError):
-    """Something outside is busy or full; the same command may work later."""
+    """A folder is in use, or a disk is full; the same command may work later."""
 
     exit_code = 75
 
@@ -26,5 +26,5 @@ _FULL = ("No space left on device", "Disk quota exceeded")
 
 
 def is_disk_full(error: BaseException | str) -> bool:
-    """Whether an error, or what it says, is that of a full disk; libraries wrap the system's own in theirs."""
+    """Whether an error, or its message, is that of a full disk. Libraries wrap the system's error in their own."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in _FULL)

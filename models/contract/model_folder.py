@@ -1,4 +1,4 @@
-"""A Hugging Face model on disk: found, checked before it is loaded, named by its content. Needs no torch."""
+"""Finds a Hugging Face model on disk, checks it before it is loaded, and names it by its content. Needs no torch."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ TOKENIZER_SIDE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# Decoders with nothing but full causal attention, where the first tokens' states do not depend on the later ones.
+# Decoders with full causal attention only, so that the first tokens' states do not depend on later tokens.
 CAUSAL = ("baichuan", "llama", "qwen2", "qwen3")
 LAYERS = "num_hidden_layers"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -36,14 +36,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def locate(model: str, revision: str | None) -> Path:
-    """The checked folder of a model: a local one, or a hub's, fetched into the hub's local cache.
+    """The checked folder of a model: a local folder, or a model of the hub, fetched into the hub's local cache.
 
     Args:
         model: a folder, or a hub name `owner/name`.
-        revision: for a hub name the commit, 40 hex digits; branches and tags move and are refused.
+        revision: for a hub name the commit, 40 hex digits; branches and tags can move and are refused.
 
     Raises:
-        BadInput: where nothing is found, the revision is no commit, or the folder lacks a part.
+        BadInput: the model is not found, the revision is no commit, or the folder lacks a part.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> None:
     """Refuses a folder that lacks config, tokenizer or safetensors weights, naming all that it lacks.
 
     Raises:
-        BadInput: with the folder and what is missing; pickled weights are never an answer.
+        BadInput: names the folder and what is missing; pickled weights do not count as weights.
     """
     lacks = []
     if not (folder / "config.json").is_file():
@@ -78,10 +78,10 @@ def check_folder(folder: Path) -> None:
 def encoder_id(
     folder: Path, revision: str | None, pooling: str, max_tokens: int, dtype: str, layer: int | None = None
 ) -> str:
-    """A readable name and 12 hex digits over all that a vector depends on, wherever the folder lies.
+    """A readable name and 12 hex digits of a hash over all that a vector depends on; the folder's path does not count.
 
     Raises:
-        BadInput: where config.json cannot be read, or there is no such layer.
+        BadInput: config.json cannot be read, or there is no such layer.
     """
     config = _read_config(folder)
     stop = early_stop(folder, layer)
@@ -93,20 +93,20 @@ def encoder_id(
 
 
 def num_layers(folder: Path) -> int | None:
-    """How many layers the model has; None where its config does not say.
+    """The number of the model's layers; None if its config does not say.
 
     Raises:
-        BadInput: where config.json cannot be read.
+        BadInput: config.json cannot be read.
     """
     layers = _read_config(folder).get(LAYERS)
     return layers if isinstance(layers, int) else None
 
 
 def early_stop(folder: Path, layer: int | None) -> int | None:
-    """The layer behind which reading stops, from 1 on; None for the last, however it is asked for.
+    """The layer after which the model is cut off, counted from 1; None if that is the last layer.
 
     Raises:
-        BadInput: the model has no such layer, with the number of those that it has.
+        BadInput: the model has no such layer; the error says how many it has.
     """
     if layer is None:
         return None
@@ -119,7 +119,7 @@ def early_stop(folder: Path, layer: int | None) -> int | None:
 
 
 def content_digest(folder: Path) -> str:
-    """sha256 over names and bytes of weights, config and tokenizer; an unchanged file is read only once."""
+    """SHA-256 over names and bytes of weights, config and tokenizer; reads an unchanged file once per process."""
     whole = hashlib.sha256()
     for path in _identity_files(folder):
         whole.update(f"{path.name} {file_digest(path)}\n".encode())

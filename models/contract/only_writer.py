@@ -1,4 +1,4 @@
-"""A trainer's process: the only one that writes its folder, and none that outlives who started it."""
+"""Makes a training process the only one that writes to its folder, and ends it with the process that started it."""
 
 import fcntl
 import os
@@ -12,11 +12,11 @@ from models.contract.failures import Busy
 
 ENDS_WITH_STDIN = "LEARN_ENDS_WITH_STDIN"
 LOCK = ".lock"
-_PATIENCE = 10.0  # seconds that one whose starter was killed has to end
+_PATIENCE = 10.0  # seconds: a process whose starter was killed needs a moment to end
 
 
 def end_with_starter() -> None:
-    """Ends this process once its stdin is closed, where that is the pipe of who started it; torchrun hands it on."""
+    """Ends this process once its stdin is closed, if stdin is a pipe of its starter; torchrun passes the pipe on."""
     if os.environ.get(ENDS_WITH_STDIN) == "1":
         threading.Thread(target=_end_with_stdin, daemon=True, name="ends with its starter").start()
 
@@ -29,14 +29,14 @@ def _end_with_stdin() -> None:
 
 @contextmanager
 def only_writer(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Keeps other processes from writing a folder at the same time; removes what a killed one left half written.
+    """Keeps other processes from writing to a folder at the same time; removes half-written files of killed ones.
 
     Args:
-        folder: made where it is missing.
-        patience: seconds to wait for another one.
+        folder: made if it is missing.
+        patience: seconds to wait for another process to end.
 
     Raises:
-        Busy: another process writes it.
+        Busy: another process still writes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

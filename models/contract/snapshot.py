@@ -15,7 +15,7 @@ from models.contract.verified import inside, read_sealed, require_digest, sealed
 from models.contract.whole_files import write_whole
 
 MANIFEST = "manifest.json"
-# Petastorm unpickles what it finds in these.
+# Petastorm unpickles the content of these files.
 FORBIDDEN = ("_common_metadata", "_metadata")
 _FILE_NAME = r"part-[0-9]+\.parquet"
 
@@ -35,12 +35,12 @@ class Manifest(BaseModel):
     """`manifest.json`.
 
     Attributes:
-        format_version: of these keys; the first version did not say it.
-        source_table, source_version: the pinned table that the rows were made from.
-        columns: name to type; `schema` in the file.
-        rows: of all files together.
-        files: all that is ever read.
-        event_types: what the codes of columns of event types stand for, the first one's 1; None without such columns.
+        format_version: version of these keys; files of the first version do not name it.
+        source_table, source_version: the table, and its pinned version, that the rows were made from.
+        columns: name to type; called `schema` in the file.
+        rows: number of rows of all files together.
+        files: the Parquet files; readers read no other.
+        event_types: names of the event types that codes stand for, beginning with code 1; None without such columns.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -60,11 +60,11 @@ class Snapshot:
 
     Attributes:
         path: its folder.
-        files: the Parquet files that hold rows, in the manifest's order; nothing else is ever read.
-        file_rows: rows of each of them.
-        rows: rows of all files together.
+        files: the Parquet files that hold rows, in the manifest's order; readers read no other.
+        file_rows: number of rows of each file.
+        rows: number of rows of all files together.
         schema: column name to type, as the exporter wrote it.
-        event_types: what codes of event types stand for, the first one's 1; empty where there are none.
+        event_types: names of the event types that codes stand for, beginning with code 1; empty if there are none.
     """
 
     path: Path
@@ -79,14 +79,14 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a snapshot.
 
     Raises:
-        BadInput: there is none, or not one of a snapshot, or it has changed.
+        BadInput: manifest.json is missing, is not that of a snapshot, or has changed.
     """
     file = folder / MANIFEST
     return parse_settings(Manifest, read_sealed(file, "snapshot"), f"snapshot {file}")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Makes the folder a snapshot."""
+    """Writes manifest.json, which makes the folder a snapshot."""
     write_whole(
         folder / MANIFEST, json.dumps(sealed(manifest.model_dump(by_alias=True, exclude_none=True)), indent=1) + "\n"
     )

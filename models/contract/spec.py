@@ -1,4 +1,4 @@
-"""The base of the specs: what a command of `python -m models` is told, and what is known of the command itself."""
+"""The base class of the specs: the settings of a command of `python -m models`, and facts about the command."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -8,15 +8,16 @@ from models.contract.whole_files import read_json
 
 
 class Spec(Settings):
-    """The spec of a command of `python -m models`; the Spark side makes it, the command's process reads it.
+    """The spec of a command of `python -m models`. The Spark side makes it, the command's process reads it.
 
     Attributes:
         command: the command's name.
-        version: of the command's code, for folders that a comparison names: raise it when figures would differ.
-        module: has the function `run(spec)`; it is imported when the command is asked for.
+        version: version of the command's code, part of the folder names of a comparison. Raise it when a change of the
+            code changes figures.
+        module: the module with the function `run(spec)`; it is imported when the command runs.
         help: what the command does.
-        launchable: whether several processes may do it together.
-        out_dir: the folder that gets what the command makes.
+        launchable: whether torchrun may run it in several processes.
+        out_dir: the folder that the command writes to.
     """
 
     command: ClassVar[str]
@@ -37,13 +38,13 @@ class Spec(Settings):
         return parse_settings(cls, read_json(file, "spec"), f"spec {file}")
 
     def told(self) -> dict[str, Any]:
-        """All but `out_dir`, as JSON values: what the result depends on."""
+        """All settings but `out_dir`, as JSON values: those that the result depends on."""
         return self.model_dump(mode="json", exclude={"out_dir"})
 
     def raised(self) -> list[int]:
-        """The version where it was raised: names of before there were versions hold none."""
+        """[version] if it was ever raised, else []. Folder names that are older than versions stay valid that way."""
         return [self.version] if self.version > 1 else []
 
     def into(self, out_dir: Path) -> Self:
-        """The same with another folder, such as one that is named by what the spec tells."""
+        """The same spec with another out_dir, such as one that is named by a hash of `told`."""
         return self.model_copy(update={"out_dir": out_dir})

@@ -1,4 +1,4 @@
-"""Strict settings: every unknown key, wrong type or missing value is one line that names it."""
+"""Strict settings: an unknown key, a wrong type or a missing value is an error of one line that names the key."""
 
 import re
 import reprlib
@@ -16,20 +16,21 @@ _MOST_DAYS = 36_525  # a hundred years
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors (ValueError), values never change.
+    """Base of all settings: unknown keys are errors (ValueError), and instances are immutable.
 
-    The string below a field is its one explanation; `scripts/base_yaml.py` reads it.
+    The string below a field explains it; `scripts/base_yaml.py` copies that string into `conf/base.yaml`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     LATER: ClassVar[frozenset[str]] = frozenset()
-    """Keys that came when there were lakes already: at their defaults, which change no row, they are in no identity."""
+    """Keys added when lakes already existed. Their defaults change no row, so a key at its default is left out of
+    identities (hashes), which keeps those of older lakes valid."""
 
     @field_validator("*")
     @classmethod
     def _in_range(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any field's
-        """Numbers that machines hold, texts that files hold, and days whose sums and differences are days."""
+        """Refuses numbers beyond 64 bits, texts that files cannot hold, and days too extreme for date arithmetic."""
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, date) and each.year not in _YEARS:
                 raise ValueError(f"{each} lies outside of the years {_YEARS.start} to {_YEARS.stop - 1}")
@@ -51,10 +52,10 @@ def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
     Args:
         cls: the settings class.
         data: what a JSON or YAML file held.
-        where: named at the start of the error, such as the file's path.
+        where: begins the error message, such as the file's path.
 
     Raises:
-        BadInput: in one line, with the key's dotted path, what is wrong and the keys that exist.
+        BadInput: one line, as `explained` makes it.
     """
     try:
         return cls.model_validate(data)
@@ -65,12 +66,14 @@ def parse_settings(cls: type[ModelT], data: object, where: str) -> ModelT:
 def explained(
     error: ValidationError, cls: type[BaseModel] | None = None, hidden: Sequence[Sequence[int | str]] = ()
 ) -> str:
-    """All that is wrong, in one line: the dotted key, what, the value; of an unknown key the nearest, or all there are.
+    """The first five errors in one line, each with the dotted key, what is wrong, and the value.
+
+    For an unknown key it names the closest known key, or else all known ones.
 
     Args:
-        error: pydantic's.
-        cls: the settings that were read, where the known keys shall be named.
-        hidden: places whose values are not shown, and nothing that holds or lies in one.
+        error: pydantic's error.
+        cls: the settings class; without it no known keys are named.
+        hidden: key paths whose values are not shown, nor values inside or around them; `[()]` hides all.
     """
     return "; ".join(_explain(cls, item, hidden) for item in error.errors()[:5])
 
@@ -93,7 +96,7 @@ def _explain(cls: type[BaseModel] | None, item: Mapping[str, Any], hidden: Seque
 
 
 def _known_keys(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """The keys of the settings at a place; none where there may be several kinds of settings."""
+    """The keys of the settings at a path of keys; empty if settings of several classes are possible there."""
     for part in loc:
         if part in cls.model_fields:
             inner = list(_settings_in(cls.model_fields[str(part)].annotation))

@@ -18,13 +18,13 @@ _DIGEST = "weights_sha256"
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes config.json, beside weights that are there already and whose digest it holds."""
+    """Writes config.json with the digest of the weights, which must have been written before."""
     whole = {"format_version": FORMAT_VERSION, **about, _DIGEST: file_digest(folder / WEIGHTS)}
     write_whole(folder / CONFIG, json.dumps(sealed(whole), indent=2) + "\n")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What config.json says of a model.
+    """The values in a model's config.json.
 
     Raises:
         BadInput: it cannot be read, has changed, or is of another format.
@@ -36,10 +36,10 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def event_types_of(folder: Path) -> tuple[str, ...]:
-    """The names of the event types that a model reads, in the order of their codes; empty where it reads none.
+    """The names of the event types that a model reads, in the order of their codes; empty if it reads none.
 
     Raises:
-        BadInput: as `read_about`, or config.json holds something else there.
+        BadInput: as `read_about`, or config.json holds anything but distinct names there.
     """
     return _names_of(folder, EVENT_TYPES)
 
@@ -61,14 +61,14 @@ def _names_of(folder: Path, key: str) -> tuple[str, ...]:
 
 
 def require_weights(folder: Path, about: Mapping[str, Any]) -> Path:
-    """The file of a model's weights, if its bytes are those that were written; read once per process.
+    """The file of a model's weights, after a check of its digest; an unchanged file is read once per process.
 
     Args:
-        folder: the model's.
-        about: what `read_about` gave. An earlier release wrote no digest: then a warning says so, once.
+        folder: the model's folder.
+        about: the result of `read_about`. Without a digest, as earlier versions wrote it, it only logs a warning, once.
 
     Raises:
-        BadInput: the weights are not there or have changed.
+        BadInput: the weights are missing or have changed.
     """
     digest = about.get(_DIGEST)
     if digest is None:

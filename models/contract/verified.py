@@ -1,4 +1,4 @@
-"""Whether files are still what was written, and lie where they should: digests, seals, names from metadata."""
+"""Checks that files are unchanged and where they should be: digests, sealed JSON, file names from metadata."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ FileState = tuple[int, int, int, int]
 
 
 def inside(folder: Path, name: str, pattern: str, what: str) -> Path:
-    """The file of a name that metadata gives: it has the exact form, and lies in the folder itself.
+    """The path of a file that metadata names, after a check that the file is in the metadata's own folder.
 
     Args:
-        folder: where the metadata lies.
-        name: as it stands there.
-        pattern: a regular expression that the whole name fits; it allows no separator.
-        what: starts the error.
+        folder: the folder of the metadata.
+        name: the name in the metadata.
+        pattern: a regular expression that the whole name must match; it must not allow a path separator.
+        what: begins the error message.
 
     Raises:
-        BadInput: the name has another form, or is a link that leads out of the folder.
+        BadInput: the name does not match, or is a link that leads out of the folder.
     """
     if not re.fullmatch(pattern, name):
         raise BadInput(f"{what}: {name!r} leads out of the folder, or is no name of its files")
@@ -40,7 +40,7 @@ def inside(folder: Path, name: str, pattern: str, what: str) -> Path:
 
 
 def file_state(file: Path) -> FileState:
-    """What changes when a file is written or replaced: device, inode, size, time of the last write."""
+    """Device, inode, size and time of the last write: these change when a file is written or replaced."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -60,7 +60,7 @@ def require_digest(file: Path, digest: str, what: str) -> None:
     """Refuses a file whose bytes have changed.
 
     Raises:
-        BadInput: in one line, with `what`, the file and the way back; also where it cannot be read.
+        BadInput: the file has changed or cannot be read; one line with `what`, the file and how to repair it.
     """
     try:
         found = file_digest(file)
@@ -71,15 +71,15 @@ def require_digest(file: Path, digest: str, what: str) -> None:
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, and a digest over them that `read_sealed` compares."""
+    """The values and a digest over them, which `read_sealed` checks."""
     return {**values, SEAL: _seal(values)}
 
 
 def read_sealed(file: Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds, without its seal. Files of earlier releases have none.
+    """The JSON object in a file, without its seal (the digest). Files of earlier versions have no seal.
 
     Raises:
-        BadInput: as of `read_json`, and where the values are not those that were sealed.
+        BadInput: as `read_json`, or the values do not match the seal.
     """
     values = read_json(file, what)
     seal = values.pop(SEAL, None)
@@ -89,11 +89,11 @@ def read_sealed(file: Path, what: str) -> dict[str, Any]:
 
 
 def _seal(values: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(values))  # as a reader will find them: lists for tuples
+    plain = json.loads(json.dumps(values))  # as a reader gets them: tuples become lists
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1024)
 def warn_unverified(path: Path, until: str) -> None:
-    """Says once per process that an artifact of an earlier release has no digests."""
+    """Warns once per process that an artifact of an earlier version has no digests."""
     _log.warning("warning: %s was written without digests: damage in it is not noticed until %s", path, until)

@@ -1,4 +1,4 @@
-"""Small files that both sides read and write: JSON with errors of one line, and what is written whole or not at all."""
+"""Small files that both sides read and write: JSON with one-line errors, and files written whole or not at all."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from models.contract.failures import BadInput
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object in a file.
 
     Raises:
-        BadInput: in one line that starts with `what`; the file cannot be read, is no JSON, or holds no object.
+        BadInput: the file cannot be read, is no JSON, or holds no object; one line that begins with `what`.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -28,13 +28,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
-    """Writes a file whole or not at all: beside its place, through to the disk, then renamed.
+    """Writes a file whole or not at all: to a temporary file beside it, synced to disk, then renamed.
 
-    The name beside its place cannot be guessed. If it could, somebody else might have put a link there.
+    The temporary name cannot be guessed; otherwise somebody else could place a link there.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        content: text, bytes, or a function that writes the file whose path it gets.
+        path: the file; its folder is made if it is missing.
+        content: text, bytes, or a function that writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
@@ -57,7 +57,7 @@ def require_folder(path: Path, key: str) -> Path:
     """The path, if it is a folder.
 
     Raises:
-        BadInput: it is none; names the spec's key and the path.
+        BadInput: it is no folder; names the spec's key and the path.
     """
     if not path.is_dir():
         raise BadInput(f"{key}: no such folder: {path}")

@@ -1,4 +1,4 @@
-"""Rows on their way from files to batches: columns by name, arrays with a row each."""
+"""Chunks of rows between files and batches. A chunk is a dict of columns by name, arrays of one length."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ Chunk = dict[str, np.ndarray]
 
 
 def shuffled(chunks: Iterator[Chunk], capacity: int, rng: np.random.Generator) -> Iterator[Chunk]:
-    """Pass rows through a buffer of `capacity`: whenever it overflows, a random part of it leaves."""
+    """Shuffles rows in a buffer: when it holds more than 2 x `capacity`, all but a random `capacity` of them leave."""
     held: list[Chunk] = []
     num_held = 0
     for chunk in chunks:
@@ -23,7 +23,7 @@ def shuffled(chunks: Iterator[Chunk], capacity: int, rng: np.random.Generator) -
 
 
 def exact_batches(chunks: Iterator[Chunk], batch_size: int, drop_last: bool) -> Iterator[Chunk]:
-    """The same rows in chunks of `batch_size`; `drop_last` leaves out a smaller last one."""
+    """The same rows in chunks of `batch_size`; `drop_last` leaves out a smaller last chunk."""
     held: list[Chunk] = []
     num_held = 0
     for chunk in chunks:
@@ -40,7 +40,7 @@ def exact_batches(chunks: Iterator[Chunk], batch_size: int, drop_last: bool) -> 
 
 
 def num_rows(chunk: Chunk) -> int:
-    """Rows of a chunk."""
+    """Number of rows of a chunk."""
     return len(next(iter(chunk.values())))
 
 

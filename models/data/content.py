@@ -1,6 +1,6 @@
 """The content embeddings of all items as tensors: row = item_idx, row 0 = padding (zeros).
 
-Shapes: C content width, U unique items asked for.
+Shapes: C content width, U distinct items.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The items' texts by item_idx, as a language model reads them."""
+"""The items' texts by item_idx, for language models."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ class ItemTexts:
     """Texts of a snapshot with the columns item_idx and text, held in memory: some 100 bytes per item.
 
     Args:
-        folder: of the snapshot.
+        folder: the snapshot's folder.
 
     Raises:
-        BadInput: what is wrong with it, in one line.
+        BadInput: the snapshot cannot be read; one line.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -31,7 +31,7 @@ class ItemTexts:
         self._place_I[item_N] = np.arange(len(item_N))
 
     def of(self, item_N: np.ndarray) -> list[str]:
-        """Texts of items, "" for those that have none (padding, 0, is one of them)."""
+        """Texts of items; "" for padding (0) and for items without a text."""
         item_N = np.asarray(item_N)
         is_known_N = (item_N > 0) & (item_N < len(self._place_I))
         place_N = np.where(is_known_N, self._place_I[np.where(is_known_N, item_N, 0)], -1)

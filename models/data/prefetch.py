@@ -1,4 +1,4 @@
-"""Work ahead of the consumer, in a thread of its own."""
+"""Runs a generator ahead of its consumer, in a thread of its own."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ _POLL_SECONDS = 0.1
 def prefetched(source: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """The items of `source`, made by a thread that is up to `depth` items ahead.
 
-    `source` runs and is closed in that thread; its errors appear here. When this generator ends or is closed,
+    `source` runs and is closed in that thread; its errors are raised here. This generator ends or closes only after
     the thread has ended.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)

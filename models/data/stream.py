@@ -1,6 +1,6 @@
-"""Batches of tensors out of a Parquet snapshot, by Petastorm or by a small reader over pyarrow.
+"""Batches of tensors from a Parquet snapshot, read by Petastorm or by a small reader over pyarrow.
 
-Nothing else imports Petastorm. Shapes: B rows of a batch, L length of a list column.
+Only this module imports Petastorm. Shapes: B rows of a batch, L length of a list column.
 """
 
 import re
@@ -27,7 +27,7 @@ from models.data.chunks import Chunk, exact_batches, num_rows, shuffled
 
 @dataclass(frozen=True)
 class FilePart:
-    """Rows start .. stop of a file."""
+    """Rows start .. stop - 1 of a file."""
 
     file: Path
     start: int
@@ -37,25 +37,25 @@ class FilePart:
 class ArrowReader:
     """Reads a snapshot once per iteration, row group by row group, as batches of tensors.
 
-    With several ranks, the files stand in one order that all ranks know (shuffled by the seed), and each rank
-    reads its even share of their rows: whatever the files and row groups, no row is read by two ranks, and all
-    ranks take `len(reader)` steps. The rows that fill no step of all ranks, fewer than ranks x batch_size, are
-    left out; with another seed they are others.
+    With several ranks, all ranks use the same order of files (shuffled by the seed), and each reads an equal share of
+    the rows: whatever the files and row groups, no row is read by two ranks, and all ranks take `len(reader)` steps.
+    Rows that do not fill a step of all ranks, fewer than ranks x batch_size, are left out; which ones depends on
+    the seed.
 
     Args:
-        snapshot: what `open_snapshot` returned.
-        columns: column names. Numbers give [B], lists of equal length [B, L]; strings give a 64-bit hash
-            of each, equal for equal strings in every run.
-        batch_size: rows of a batch, B.
+        snapshot: result of `open_snapshot`.
+        columns: column names. Numbers give [B], lists of equal length [B, L]. Strings become 64-bit hashes, the same
+            in every run.
+        batch_size: rows per batch, B.
         seed: None reads in file order; a number shuffles row groups and, through a buffer, rows.
             The same seed repeats the order.
         drop_last: leave out the last batch if it is smaller than `batch_size`.
         config: the shuffle buffer's size.
-        rank, ranks: this process among those that read the same snapshot.
+        rank, ranks: number of this process, and how many read the same snapshot together.
 
     Raises:
-        BadInput: a column that the snapshot lacks (while iterating: nulls, lists of unequal length).
-        ValueError: ranks without `drop_last`.
+        BadInput: the snapshot lacks a column; while iterating, a column holds nulls or lists of unequal length.
+        ValueError: several ranks without `drop_last`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ArrowReader:
         return self.batches()
 
     def batches(self, start: int = 0) -> Generator[dict[str, Tensor], None, None]:
-        """The batches from number `start` on; those before it are read and thrown away."""
+        """The batches from number `start` on; earlier ones are read and thrown away."""
         with closing(self._chunks() if self.snapshot.rows else _nothing()) as read:
             chunks: Iterator[Chunk] = read
             if self.seed is not None:
@@ -101,7 +101,7 @@ class ArrowReader:
         return np.random.default_rng([seed, self.rank])
 
     def _share(self) -> list[FilePart]:
-        """This rank's even share of the rows, as parts of the files."""
+        """This rank's equal share of the rows, as parts of files."""
         sizes: list[Any] = list(zip(self.snapshot.files, self.snapshot.file_rows, strict=True))
         if self.seed is not None and self.ranks > 1:
             np.random.default_rng(self.seed).shuffle(sizes)
@@ -128,13 +128,13 @@ class ArrowReader:
 
 
 class PetastormReader(ArrowReader):
-    """The same batches through Petastorm, whose thread reads ahead while the model trains.
+    """Reads through Petastorm, whose thread reads ahead while the model trains. Otherwise as `ArrowReader`.
 
     Petastorm 0.13.1 ends an epoch too early when its last row groups are handed out between two of its checks
     (a third of the runs over small row groups lost some), and with several workers the order depends on
-    timing. So it is asked for endless epochs by one worker, and the manifest's number of rows ends the epoch.
-    Its own sharding gives ranks unequal numbers of rows: it gets a rank's whole files, and the two at the
-    share's ends, which it could not cut, are read without it.
+    timing. Therefore one worker reads endless epochs, and an epoch ends after the manifest's number of rows.
+    Petastorm's own sharding gives ranks unequal numbers of rows. So it reads only the whole files of a rank's share;
+    the files at the ends of the share, which it could not cut, are read without it.
     """
 
     def _chunks(self) -> Generator[Chunk, None, None]:
@@ -147,7 +147,7 @@ class PetastormReader(ArrowReader):
 
     def _whole_files(self, files: list[Path], num_left: int) -> Generator[Chunk, None, None]:
         # Petastorm uses names that pyarrow and numpy have deprecated; the versions are pinned. Its threads
-        # warn as well, so a filter for a while (`catch_warnings`) would not reach them all.
+        # warn as well, so a temporary filter (`catch_warnings`) would not reach them all.
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=r"petastorm\b")
         from petastorm import make_batch_reader  # pyright: ignore[reportMissingImports] - beside the main environment
@@ -158,7 +158,7 @@ class PetastormReader(ArrowReader):
             reader_pool_type="thread",
             workers_count=1,
             shuffle_row_groups=self.seed is not None,
-            # Petastorm takes 0 for "no seed".
+            # To Petastorm, 0 means "no seed".
             seed=None if self.seed is None else self.seed + 1,
             num_epochs=None,  # pyright: ignore[reportArgumentType] - endless; the stubs guess int from its default
             convert_early_to_numpy=True,
@@ -192,7 +192,7 @@ def open_reader(
     rank: int = 0,
     ranks: int = 1,
 ) -> ArrowReader:
-    """The reader that `config.reader` names; arguments as for `ArrowReader`."""
+    """The reader that `config.reader` names; the arguments are those of `ArrowReader`."""
     cls = PetastormReader if config.reader == "petastorm" else ArrowReader
     return cls(snapshot, columns, batch_size, seed=seed, drop_last=drop_last, config=config, rank=rank, ranks=ranks)
 
@@ -204,7 +204,7 @@ def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
 
 
 def hashed(texts: np.ndarray) -> np.ndarray:
-    """What stands for texts: int64, the same everywhere."""
+    """64-bit hashes of texts, int64, the same on every machine and in every run."""
     hash_array = pd.util.hash_array  # pyright: ignore[reportAttributeAccessIssue] - pandas imports it late
     return hash_array(texts.astype(object), categorize=False).view(np.int64)
 
@@ -214,7 +214,7 @@ def _nothing() -> Generator[Chunk, None, None]:
 
 
 def _groups_of(part: FilePart) -> Iterator[tuple[Path, int, int, int]]:
-    """(file, row group, first row, row behind the last) of every row group that the part touches."""
+    """(file, row group, first row, row after the last) of every row group that the part touches."""
     metadata = pq.read_metadata(part.file)
     before = 0
     for group in range(metadata.num_row_groups):

@@ -1,4 +1,4 @@
-"""Several layers and poolings out of one pass of the whole model, and the seconds that each layer was reached after.
+"""Vectors of several layers and poolings from one pass of the whole model, and the seconds up to each layer.
 
 Shapes: N texts, B texts of a batch, L padded tokens, D hidden width.
 """
@@ -22,10 +22,10 @@ Kept = Callable[[int, str, np.ndarray, np.ndarray], None]
 
 @dataclass
 class Clock:
-    """Seconds of the model up to each layer; what is done with the states in between does not count.
+    """Seconds of the model up to each layer, without the time spent on the layers' states in between.
 
-    Of a GPU these are its own; of CPUs those that the process had, of all cores together: what else the machine does
-    makes no layer dearer than another.
+    On a GPU this is wall time after a synchronisation. On CPUs it is the process's CPU time, all cores together, so
+    that other load on the machine does not distort the comparison of layers.
     """
 
     device: torch.device
@@ -34,12 +34,12 @@ class Clock:
     _since: float = 0.0
 
     def begin(self) -> None:
-        """Before a batch."""
+        """Starts the clock for a batch."""
         self._spent, self._since = 0.0, self._now()
 
     @contextmanager
     def stopped_at(self, layer: int) -> Iterator[None]:
-        """Around the work on a layer's states."""
+        """Records the time up to a layer, and stops the clock while the block works on the layer's states."""
         self._spent += self._now() - self._since
         self.seconds[layer] = self.seconds.get(layer, 0.0) + self._spent
         yield
@@ -53,10 +53,10 @@ class Clock:
 
 
 class LayersEncoder(Encoder):
-    """As `Encoder`, whose own pooling it does not use.
+    """An `Encoder` that returns several layers and poolings; its own pooling is not used.
 
     Attributes:
-        num_layers: how many the model has.
+        num_layers: the number of the model's layers.
     """
 
     @property
@@ -66,17 +66,17 @@ class LayersEncoder(Encoder):
     def read(
         self, tokens: Sequence[Sequence[int]], batch_tokens: int, wanted: Mapping[int, Sequence[str]], keep: Kept
     ) -> dict[int, float]:
-        """Reads each text once and hands out what every wanted layer gives.
+        """Reads each text once and passes the vectors of every wanted layer and pooling to `keep`.
 
         Args:
             tokens: N lists of token ids, none of them empty.
             batch_tokens: as in `encode_tokens`.
-            wanted: poolings by layer, counted from 1; the last one is that of `Encoder` without a layer.
-            keep: called with layer, pooling, numbers of rows [B] and their vectors, float32 [B, D]; where memory runs
-                out, again with the same rows. Rows that do not fit even alone are never kept.
+            wanted: poolings by layer, counted from 1. The model's last layer is what `Encoder` uses by default.
+            keep: called with layer, pooling, row numbers [B] and their vectors, float32 [B, D]. If memory runs out, it
+                may be called again for the same rows. It is never called for rows that do not even fit alone.
 
         Returns:
-            Seconds of the model up to each wanted layer, over all texts.
+            By wanted layer, the model's seconds up to it, summed over all texts.
 
         Raises:
             BadInput: the layers are not where the known families have them.
@@ -112,7 +112,7 @@ class LayersEncoder(Encoder):
 
 
 def _handing(give: Callable[[int, Tensor], None], layer: int) -> Callable[[object, object, Any], None]:
-    """A hook that gives a layer's states, which some families put first in a tuple."""
+    """A forward hook that passes a layer's states to `give`. In some families they are the first element of a tuple."""
 
     def hook(module: object, inputs: object, output: Any) -> None:  # noqa: ANN401 - as the family has it
         give(layer, output if isinstance(output, Tensor) else output[0])

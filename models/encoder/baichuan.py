@@ -39,10 +39,10 @@ def register() -> None:
 
 
 def check_config(config: dict[str, object]) -> None:
-    """Refuses the models of the family whose equations are not Llama's.
+    """Refuses the Baichuan models that differ from Llama.
 
     Raises:
-        BadInput: for ALiBi: the configs of the 13B models have no `max_position_embeddings`.
+        BadInput: the config has no `max_position_embeddings`, as those of the 13B models, whose positions are ALiBi's.
     """
     if "max_position_embeddings" not in config:
         raise BadInput(

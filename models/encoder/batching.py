@@ -1,4 +1,4 @@
-"""How texts become batches: by length, within a budget of tokens that shrinks where memory runs out."""
+"""Batches of texts of similar length, within a budget of tokens that shrinks when memory runs out."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,7 +7,7 @@ import torch
 
 
 def pack_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers by batch: longest first, at most `batch_tokens` after padding, empty rows left out."""
+    """Row numbers of each batch: longest rows first, at most `batch_tokens` after padding. Empty rows are left out."""
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     order = order[: np.count_nonzero(lengths)]
     start = 0
@@ -18,15 +18,15 @@ def pack_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> It
 
 
 def run_batches(work: Callable[[np.ndarray], None], lengths: Sequence[int], batch_tokens: int) -> list[int]:
-    """Calls `work` on the rows of each batch; where memory runs out, on smaller batches from there on.
+    """Calls `work` on the rows of each batch. When memory runs out, the remaining batches become smaller.
 
     Args:
-        work: computes and keeps the results of the rows it gets; it may be asked for them again.
-        lengths: tokens of every row.
-        batch_tokens: the most padded tokens of a batch; halved each time that memory runs out.
+        work: computes and keeps the results of the given rows; it may be called again for the same rows.
+        lengths: number of tokens of every row.
+        batch_tokens: the most padded tokens of a batch; each time memory runs out, half the failed batch's.
 
     Returns:
-        the rows that do not even fit alone.
+        The rows that do not even fit alone.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     pending = np.arange(len(lengths_N))
@@ -41,7 +41,7 @@ def run_batches(work: Callable[[np.ndarray], None], lengths: Sequence[int], batc
             done = place + 1
         else:
             return sorted(too_large)
-        # Outside the handler, so that the traceback no longer holds the failed batch's tensors.
+        # Outside the except block, where the traceback no longer holds the failed batch's tensors.
         _free_memory()
         failed = pending[batches[done]]
         if len(failed) == 1:
@@ -53,16 +53,16 @@ def run_batches(work: Callable[[np.ndarray], None], lengths: Sequence[int], batc
 
 
 def shared_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """The number of first ids that all rows share, at least one id of each row left over."""
+    """The length of the prefix that all rows share, short enough to leave each row at least one id of its own."""
     if not rows:
         return 0
-    first, last = min(rows), max(rows)  # what the extremes share, all between them share
+    first, last = min(rows), max(rows)  # rows between the extremes share whatever prefix these two share
     length = min(map(len, rows)) - 1
     return next((place for place in range(length) if first[place] != last[place]), max(length, 0))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """A device's out-of-memory error, or that of torch's CPU allocator, which has no class of its own."""
+    """Whether it is a device's out-of-memory error, or that of torch's CPU allocator, which has no class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

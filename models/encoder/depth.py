@@ -1,7 +1,7 @@
-"""How deep an encoder reads: one that stops behind a layer has neither the later ones nor the norm at the model's end.
+"""Cuts an encoder off after a layer: the later layers and the final norm are removed.
 
-Layers are counted as transformers' `hidden_states` has them: state 0 are the token embeddings, state k is what layer k
-gives. Of decoders, the last state, and that alone, has been through the norm at the end.
+Layers are counted as in transformers' `hidden_states`: state 0 holds the token embeddings, state k the output of layer
+k. In decoders only the last state has passed through the final norm.
 """
 
 import torch
@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from models.contract.failures import BadInput
 
-_PLACES = ("layers", "encoder.layer")  # Llama, Qwen, Baichuan; BERT and its kin
+_PLACES = ("layers", "encoder.layer")  # Llama, Qwen, Baichuan; BERT and its relatives
 _LAST_NORM = "norm"
 _PROBE = (1, 2, 3)
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers, first to last.
+    """The model's layers, first to last.
 
     Raises:
         BadInput: they are not where the known families have them.
@@ -32,10 +32,11 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def stop_after(model: PreTrainedModel, layer: int) -> None:
-    """Takes away all behind a layer that is not the last, in place: what stays gives that layer's states as its last.
+    """Removes everything after a layer (not the last one) in place, so that the layer's states become the output.
 
     Raises:
-        BadInput: it does not give what the whole model's layer gives, so the family cannot be left early.
+        BadInput: the shortened model's output differs from the whole model's states at that layer, so models of this
+            family cannot be cut off.
     """
     layers = layers_of(model)
     expected = _states(model)[layer]
@@ -51,7 +52,7 @@ def stop_after(model: PreTrainedModel, layer: int) -> None:
 
 @torch.inference_mode()
 def _states(model: PreTrainedModel) -> list[Tensor]:
-    """Of a few tokens, the hidden states as transformers gives them."""
+    """transformers' hidden states for a few tokens."""
     ids = torch.tensor([_PROBE], device=model.device)
     read = model.eval()(input_ids=ids, output_hidden_states=True, use_cache=False)
     return [state.float() for state in read.hidden_states]

@@ -1,7 +1,7 @@
 """Content Embedding Generation (LEARN, section 3.2): a frozen Hugging Face encoder turns texts into vectors.
 
-Decoder LLMs (Baichuan2, Llama, Qwen) and encoders (BERT, MiniLM) go through the same code. Legend of shapes:
-N texts, B texts of a batch, P tokens of the prefix that all share, L padded tokens after it, D hidden width.
+Decoder LLMs (Baichuan2, Llama, Qwen) and encoders (BERT, MiniLM) go through the same code. Shapes: N texts, B texts of
+a batch, P tokens of the prefix that all texts share, L padded tokens after it, D hidden width.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from models.encoder.pretrained import DTYPES, is_causal, load_pretrained, longes
 from models.encoder.tokens import Tokenizer, first_tokens
 
 POOLINGS = ("mean", "last", "cls")
-SHORTEST_PREFIX = 8  # a shorter one saves less than its cache costs
-WINDOW_TEXTS = 8192  # sorted by length together: wide enough for even batches
+SHORTEST_PREFIX = 8  # a shorter prefix saves less than its cache costs
+WINDOW_TEXTS = 8192  # texts that are sorted by length together; enough for batches with little padding
 
 
 @dataclass
 class Prefix:
-    """What all texts of a call begin with, read once.
+    """The tokens that all texts of a call begin with; the model reads them once.
 
     Attributes:
         length: P.
-        cache: its keys and values, for one text.
-        sum_D: the sum of its last hidden states.
+        cache: the prefix's keys and values, for one text.
+        sum_D: the sum of the prefix's last hidden states.
     """
 
     length: int
@@ -54,7 +54,7 @@ class Encoder:
         if pooling not in POOLINGS:
             raise BadInput(f"unknown pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self._model = model.eval().requires_grad_(False)
-        self._model.config.use_cache = False  # else keys and values are copied, for tokens that nobody will generate
+        self._model.config.use_cache = False  # else keys and values are copied, although no token is generated
         pack_linears(self._model)
         self._tokenizer = tokenizer
         self._pooling = pooling
@@ -77,16 +77,15 @@ class Encoder:
 
         Args:
             path: a local folder or a hub name.
-            revision: a hub name's commit.
-            pooling: `mean` over the real tokens of the last hidden states (the paper), `last` or `cls` token.
-            max_tokens: longer texts are cut at a token.
+            revision: commit of a hub name.
+            pooling: `mean` over the real tokens' last hidden states (the paper), or that of the `last` or `cls` token.
+            max_tokens: longer texts are cut to this many tokens.
             dtype: float32, bfloat16 or float16.
             device: cpu, cuda or cuda:<n>.
-            layer: the states of this one are pooled, counted from 1, and the later ones are not even kept; None: the
-                last.
+            layer: the layer whose states are pooled, counted from 1; later layers are removed. None: the last one.
 
         Raises:
-            BadInput: what is wrong with the folder, the settings or the device, in one line.
+            BadInput: the folder, a setting or the device is wrong; one line.
         """
         if dtype not in DTYPES:
             raise BadInput(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -105,9 +104,9 @@ class Encoder:
         return first_tokens(self._tokenizer, texts, self._max_tokens)
 
     def encode(self, texts: Sequence[str], batch_tokens: int) -> tuple[np.ndarray, int]:
-        """Vectors of texts, in their order, and the number of real tokens in them; see `encode_tokens`.
+        """Vectors of texts, in their order, and the texts' number of real tokens; see `encode_tokens`.
 
-        The next texts are tokenised while the model reads.
+        The next texts are tokenised while the model runs.
         """
         vectors_ND = np.zeros((len(texts), self.dim), dtype=np.float32)
         starts = range(0, len(texts), WINDOW_TEXTS)
@@ -121,13 +120,13 @@ class Encoder:
     def encode_tokens(
         self, tokens: Sequence[Sequence[int]], batch_tokens: int, too_large: list[int] | None = None
     ) -> np.ndarray:
-        """Vectors of tokenised texts; equal ones are read once, and so is a long prefix that all share.
+        """Vectors of tokenised texts. Equal texts are read once, and so is a long prefix that all texts share.
 
         Args:
             tokens: N lists of token ids.
-            batch_tokens: the most padded tokens B * L of a batch; a longer text goes alone. Where memory runs out
-                it is halved, for this call.
-            too_large: gets the numbers of the rows that do not fit in memory even alone.
+            batch_tokens: the most padded tokens B * L of a batch; a longer text is a batch of its own. The limit is
+                lowered, for this call, when memory runs out.
+            too_large: a list to which the numbers of rows are added that do not fit in memory even alone.
 
         Returns:
             float32 [N, D] in the order of `tokens`; zeros for a text without tokens, NaN for one that is too large.
@@ -169,7 +168,7 @@ class Encoder:
         return pooled(self._pooling, hidden_BLD, mask_BL, lengths_B, prefix).cpu().numpy()
 
     def _on_device(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids, padded; which of them are real; the rows' lengths."""
+        """Token ids, right-padded; which of them are real; the rows' lengths."""
         lengths_B = torch.tensor([len(ids) for ids in rows])
         width = int(lengths_B.max())
         pad_id = self._tokenizer.pad_id
@@ -182,7 +181,7 @@ class Encoder:
 def pooled(
     pooling: str, hidden_BLD: Tensor, mask_BL: Tensor, lengths_B: Tensor, prefix: Prefix | None = None
 ) -> Tensor:
-    """Vectors of texts out of their tokens' states: float32 [B, D]."""
+    """Vectors of texts, pooled from their tokens' states: float32 [B, D]."""
     if pooling == "cls":
         return hidden_BLD[:, 0].float()
     if pooling == "last":
@@ -194,9 +193,9 @@ def pooled(
 
 
 def expanded(cache: DynamicCache, batch: int) -> DynamicCache:
-    """The cache of one text seen by `batch` texts; its memory is not copied here."""
+    """The cache of one text, expanded to a batch of `batch` texts without a copy of its memory."""
     expanded = DynamicCache()
-    layers: list[Any] = cache.layers  # of a decoder's full attention: with keys and values
+    layers: list[Any] = cache.layers  # layers of full attention, which have keys and values
     for place, layer in enumerate(layers):
         expanded.update(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1), place)
     return expanded

@@ -1,6 +1,6 @@
 """A frozen causal language model with trained low-rank adapters, by peft.
 
-Shapes: N tokens of all sequences, D the model's width; b, l a group of sequences.
+Shapes: N tokens of all sequences, D the model's width; b sequences of a group, padded to length l.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,24 @@ from models.layers.packing import Packing
 
 
 class LanguageModel(nn.Module):
-    """The model, with adapters if the config asks for them; nothing else of it is trained.
+    """A language model, with adapters if the config asks for them. Only the adapters are trained.
 
-    Its state is the adapters': the frozen weights are neither saved with a model nor checkpointed.
+    The state dict holds only the adapters: frozen weights are neither saved with a model nor checkpointed.
 
     Args:
         config: which model.
-        has_head: with the output layer, for likelihoods; without it, for states.
+        has_head: whether to load the output layer, which likelihoods need and hidden states do not.
 
     Attributes:
-        model: transformers' own.
+        model: the transformers model.
         tokenizer: see `models.encoder.tokens.Tokenizer`.
-        config: with the digest of the files that were loaded.
+        config: the given config with the digest of the loaded files.
         width: D.
-        longest: positions that it has.
+        longest: the number of positions that the model has.
 
     Raises:
-        BadInput: the folder, the model's kind or its digest is not what it should be; peft is missing.
+        BadInput: the folder cannot be loaded, its files differ from the config's digest, the model is not a causal
+            decoder, or peft is missing.
     """
 
     def __init__(self, config: LanguageModelConfig, has_head: bool = False) -> None:
@@ -58,12 +59,12 @@ class LanguageModel(nn.Module):
 
 
 class LanguageTower(LanguageModel):
-    """The language model in the place of the user tower's transformer; its own token embeddings are not used."""
+    """A language model in place of the user tower's transformer. Its own token embeddings are not used."""
 
     def forward(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """The last hidden states of packed sequences, float32 [N, D].
 
-        Padding stands behind a sequence's end, where no real position sees it.
+        Padding comes after a sequence's end, where no real position attends to it.
         """
         groups = packing.groups(x_ND.to(self.model.dtype))
         states = [self.model(inputs_embeds=group_blD, use_cache=False).last_hidden_state for group_blD in groups]
@@ -71,10 +72,10 @@ class LanguageTower(LanguageModel):
 
 
 def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
-    """The model with adapters in place, the only weights of it that are trained.
+    """Adds adapters to the model, in place, as its only trainable weights; returns it.
 
     Raises:
-        BadInput: peft is not installed, or none of the named layers is there.
+        BadInput: peft is not installed, or the model has none of the named layers.
     """
     try:
         import peft

@@ -1,7 +1,7 @@
-"""Linear layers on a CPU through oneDNN with weights packed for it.
+"""Linear layers that run through oneDNN on a CPU, with weights in oneDNN's packed layout.
 
-torch's own fp32 product goes to MKL, which an AMD processor ran at less than half of oneDNN's rate
-(docs/decisions/0006-encoder.md). The sums are the same but for their order.
+torch's own fp32 product uses MKL, which reached less than half of oneDNN's rate on an AMD processor
+(docs/decisions/0006-encoder.md). Only the order of summation differs.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """A frozen `nn.Linear`, its weight in oneDNN's own layout."""
+    """A frozen `nn.Linear` with its weight in oneDNN's packed layout."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replaces the model's linear layers where oneDNN has the operation for their dtype; in place, for inference."""
+    """Replaces the model's linear layers, in place and for inference, if oneDNN supports their dtype."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear and _is_packable(child.weight):

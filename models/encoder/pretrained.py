@@ -1,4 +1,4 @@
-"""A checked model folder, loaded: weights from safetensors alone, tokenizer, no code that comes with them."""
+"""Loads a checked model folder: tokenizer, and weights from safetensors only. Code that comes with it never runs."""
 
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_pretrained(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
-    """Model, on the CPU, and tokenizer of a folder.
+    """The model, on the CPU, and the tokenizer of a folder.
 
     Args:
-        folder: that `model_folder.locate` has checked.
-        dtype: of the weights.
+        folder: a folder that `model_folder.locate` has checked.
+        dtype: dtype of the weights.
 
     Raises:
-        BadInput: what is wrong with the folder, in one line.
+        BadInput: the folder cannot be loaded; one line.
     """
     model, tokenizer = _load(AutoModel, folder, dtype)
     if getattr(model, "pooler", None) is not None:
-        # BERT's head on the first token: computed at every call, used by no pooling here
+        # BERT's head on the first token would be computed at every call, and no pooling here uses it.
         model.pooler = None  # pyright: ignore[reportArgumentType] - a module's None is not in torch's types
     return model, tokenizer
 
@@ -37,7 +37,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, T
     """As `load_pretrained`, with the output layer.
 
     Raises:
-        BadInput: as there, and for Baichuan2, whose output layer is of another kind (NormHead).
+        BadInput: as there, and for Baichuan2, whose output layer is a NormHead.
     """
     if read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE:
         raise BadInput(f"model folder {folder}: Baichuan2's output layer is not mapped; take a Llama or Qwen model")
@@ -51,7 +51,7 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def longest_input(model: PreTrainedModel) -> int:
-    """Positions that the model has; RoBERTa's first two are its padding's."""
+    """The number of tokens that the model can read. RoBERTa reserves two of its positions for padding."""
     positions: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     return positions - 2 if "roberta" in model.config.model_type else positions
 
@@ -73,32 +73,32 @@ def _load(cls: type, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel,
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation=None,  # torch's own, whatever the config says: that may be a kernel of the hub
+            attn_implementation=None,  # torch's own; the config may name a kernel from the hub
             experts_implementation=None,
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # the libraries that read a folder share no base class for what they cannot read
+    except Exception as error:  # the libraries that read a folder have no common base class for their errors
         raise BadInput(f"model folder {folder} cannot be loaded: {_one_line(error)}") from error
     _check_complete(folder, report)
     return model, tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer alone, which needs no weights.
+    """The tokenizer alone, without the weights.
 
     Raises:
-        BadInput: what is wrong with its files, in one line.
+        BadInput: its files cannot be loaded; one line.
     """
     is_baichuan = read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE
     try:
         return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
-    except Exception as error:  # as below
+    except Exception as error:  # as in `_load`
         raise BadInput(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 
 
 def _check_complete(folder: Path, report: dict[str, Any]) -> None:
-    """transformers fills missing weights with noise and only warns; just the unused pooler may be missing."""
+    """Refuses a model with missing weights, which transformers fills with noise and a warning. The pooler is unused."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     wrong = [*missing, *(str(key) for key in report["mismatched_keys"])]
     if wrong:

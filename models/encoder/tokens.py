@@ -1,6 +1,6 @@
-"""From any text to its first token ids, safely.
+"""Turns any text into its first token ids, safely.
 
-Long texts are cut before they are tokenised, at a place that does not change their first ids. Lone surrogates become
+Long texts are cut before they are tokenised, where this does not change their first ids. Lone surrogates become
 U+FFFD. Nothing in a text counts as a control token: `</s>` in a product's title is four characters.
 """
 
@@ -20,12 +20,12 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """What the encoder asks of a tokenizer. `pad_id` may be any valid id, because padding is masked."""
+    """What the encoder needs from a tokenizer. `pad_id` may be any valid id, because padding is masked."""
 
     pad_id: int
 
     def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """The first `max_tokens` ids of each text, special tokens among them."""
+        """The first `max_tokens` ids of each text, special tokens included."""
         ...
 
 
@@ -95,7 +95,7 @@ def first_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) ->
 
 
 def continuation(tokenizer: Tokenizer, text: str, max_tokens: int = 1 << 20) -> list[int]:
-    """The first ids of a text that follows another one: without the special tokens around every text."""
+    """The first `max_tokens` ids of a text that continues another: without the special tokens around a text."""
     around = tokenizer.ids([""], max_tokens)[0]
     ids = first_tokens(tokenizer, [text], max_tokens + len(around))[0]
     first = next((n for n, (one, other) in enumerate(zip(around, ids, strict=False)) if one != other), len(around))
@@ -105,9 +105,9 @@ def continuation(tokenizer: Tokenizer, text: str, max_tokens: int = 1 << 20) -> 
 
 
 def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
-    """A prefix of the text with the same first ids: one whose ids stay equal when the prefix is twice as long.
+    """A prefix of the text with the same first ids, taken as found when a prefix twice as long gives the same ids.
 
-    A fixed number of characters would be wrong: white space, and a word that BERT does not know, may have any length.
+    A fixed number of characters would be wrong: white space, or a word that BERT does not know, can have any length.
     """
     size = CHARACTERS_A_TOKEN * max_tokens
     while 2 * size < len(text):
@@ -119,7 +119,7 @@ def _head(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, room: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as one right-padded rectangle, `room` columns wider than the longest row, and their lengths."""
+    """Rows of token ids as a right-padded matrix, `room` columns wider than the longest row, and the rows' lengths."""
     length_N = torch.tensor([len(ids) for ids in rows])
     ids_NL = torch.full((len(rows), int(length_N.max()) + room), pad_id)
     for row, ids in zip(ids_NL, rows, strict=True):

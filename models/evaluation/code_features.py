@@ -1,21 +1,21 @@
-"""Item codes as a ranker's categories: each level by itself, and each prefix. Shapes: N rows, L levels."""
+"""Item codes as categorical features of a ranker: each level, and each prefix. Shapes: N rows, L levels."""
 
 import numpy as np
 import pyarrow as pa
 
-MOST = 255  # categories of a column: trees learn little of rare ones
+MOST = 255  # categories per column, as trees learn little from rare ones
 
 
 def code_features(codes_NL: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
-    """`item_codes`, a category per level, and `item_code_prefixes`, one per first code, first two, and so on.
+    """`item_codes`: each level's code as a category. `item_code_prefixes`: each prefix of codes likewise.
 
     Args:
-        codes_NL: the items' codes; -1 where an item has none, which is a category, too.
-        train: the training rows' numbers.
+        codes_NL: the items' codes; -1 if an item has none, which is a category of its own.
+        train: numbers of the training rows.
 
     Returns:
-        Categories by name, uint8 [N, L]: from 1 on, the most frequent of the training rows first. Those that come after
-        the MOST - 1st share 0, as do those that no training row has.
+        Categories by name, uint8 [N, L], numbered from 1 by frequency in the training rows. Category 0 collects those
+        beyond the first MOST - 1 and those that are in no training row.
     """
     prefix_N, prefixes = np.zeros(len(codes_NL), np.int64), []
     for code_N in codes_NL.T.astype(np.int64):
@@ -27,7 +27,7 @@ def code_features(codes_NL: np.ndarray, train: np.ndarray) -> dict[str, np.ndarr
 
 
 def codes_in(rows: pa.Table) -> np.ndarray:
-    """Column `item_codes` of lists of one length: [N, L]."""
+    """The column `item_codes`, whose lists all have one length, as an array [N, L]."""
     return rows["item_codes"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
 
 

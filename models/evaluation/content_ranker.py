@@ -1,4 +1,4 @@
-"""What content vectors that nothing has aligned bring a ranker: the same trees with and without them.
+"""How much raw content vectors, without any alignment, help a ranker: the same trees with and without them.
 
 Shapes: N rows, B rows of histories, I items, F features.
 """
@@ -21,12 +21,12 @@ from models.evaluation.gains import gain
 
 
 class ContentRanker:
-    """The ranker's rows, and the trees that know nothing of content.
+    """The ranker's rows, and trees trained on them without content.
 
     Args:
         spec: rows without embeddings, base features, trees.
-        histories: snapshot of rows with user_id and hist_items, one per user.
-        width: main axes of the content among the features.
+        histories: snapshot with user_id and hist_items, one row per user.
+        width: number of main axes of the content that become features.
 
     Raises:
         BadInput: a window has one label only, or columns hold nulls.
@@ -46,9 +46,9 @@ class ContentRanker:
         self._row_N = self._history_rows(read_column(snapshot, "user_id"))
 
     def gain(self, name: str, matrix: Path) -> dict[str, Any]:
-        """AUC with and without a variant's content, the gain and its 90% interval; as of `gains.gain`.
+        """AUC with and without a variant's content, the gain and its 90% interval, with the keys of `gains.gain`.
 
-        The trees get the item's content on its main axes, and its cosine with the mean content of the user's history.
+        The trees get the item's content vector on its main axes, and its cosine with the mean of the user's history.
         """
         with threadpool_limits(self._spec.threads):
             content = ContentMatrix(matrix)
@@ -60,7 +60,7 @@ class ContentRanker:
         return {"rows": len(self._task.test)} | {key: found[key] for key in found if key.startswith("auc")}
 
     def _cosines(self, content: ContentMatrix) -> np.ndarray:
-        """Of each row's item with its user's history; 0 where the user has none."""
+        """Cosine of each row's item with the mean of the user's history; 0 if the user has no history."""
         user_BD = user_means(torch.from_numpy(self._histories["hist_items"]).long(), content).numpy()
         item_ID = item_vectors(torch.arange(content.rows), content).numpy()
         cosine_N = np.zeros(len(self._item_N), np.float32)
@@ -70,7 +70,7 @@ class ContentRanker:
         return cosine_N
 
     def _history_rows(self, user_N: np.ndarray) -> np.ndarray:
-        """The row of each sample's user among the histories; -1 where there is none."""
+        """The row number of each sample's user in the histories; -1 if the user is not there."""
         users_B = self._histories["user_id"]
         order_B = np.argsort(users_B)
         place_N = np.searchsorted(users_B, user_N, sorter=order_B).clip(max=len(users_B) - 1)

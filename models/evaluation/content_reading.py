@@ -1,4 +1,4 @@
-"""One pass over a template's texts: a content matrix per layer and pooling, and what reading cost.
+"""One pass over a template's texts, which makes a content matrix per layer and pooling and measures the cost.
 
 Shapes: N items of the sample, U distinct texts, B texts of a batch, D width.
 """
@@ -22,14 +22,14 @@ TEXTS_AT_ONCE = 1024
 
 @dataclass
 class Reading:
-    """What one pass cost, and what came of it.
+    """Cost and outcome of one pass.
 
     Attributes:
-        texts: distinct ones that say something.
-        items_without: items whose text is empty.
-        tokens: of the texts.
-        seconds: of the model, by layer, up to its states.
-        bad: texts without a usable vector, by layer and pooling.
+        texts: number of distinct texts that are not empty.
+        items_without: number of items whose text is empty.
+        tokens: number of tokens of the texts.
+        seconds: by layer, the model's seconds up to it.
+        bad: by layer and pooling, the number of texts without a usable vector.
     """
 
     texts: int
@@ -39,15 +39,15 @@ class Reading:
     bad: dict[tuple[int, str], int]
 
     def as_json(self) -> dict[str, object]:
-        """Without what stands beside each variant."""
+        """All but `bad`, which the result holds per variant."""
         return {name: value for name, value in asdict(self).items() if name != "bad"}
 
 
 class MatrixWriter:
-    """A variant's vectors on disk, row = item.
+    """Writes a variant's vectors to a content matrix, row = item_idx.
 
     Attributes:
-        bad: texts whose vector is not finite, or beyond fp16: they have zeros.
+        bad: number of texts whose vector is not finite or too large for fp16. Their items get zeros.
     """
 
     def __init__(self, spec: ContentSpec, variant: ContentVariant, rows: int, dim: int) -> None:
@@ -58,14 +58,14 @@ class MatrixWriter:
         self.bad = 0
 
     def put(self, items: Sequence[np.ndarray], vectors_BD: np.ndarray) -> None:
-        """The vectors of texts, each for all of its items."""
+        """Stores the vectors of texts, each in the rows of all items with that text."""
         is_good_B = np.linalg.norm(vectors_BD, axis=1) < FP16_MAX
         self.bad += int((~is_good_B).sum())
         good_BD = np.where(is_good_B[:, None], vectors_BD, 0).astype(DTYPE)
         self._vectors[np.concatenate(items)] = np.repeat(good_BD, [len(each) for each in items], axis=0)
 
     def finish(self) -> None:
-        """Writes what makes it a content matrix."""
+        """Writes the digests and meta.json, which complete the content matrix."""
         self._vectors.flush()
         file, meta = vectors_file(self._folder, self._meta), self._meta
         blocks = block_digests(file, meta.rows, meta.dim, range(meta.num_blocks))
@@ -113,7 +113,7 @@ def read_template(spec: ContentSpec, encoder: LayersEncoder, template: str, text
 
 
 def _distinct(texts: pa.ChunkedArray, item_N: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
-    """The distinct texts that say something, and the items of each."""
+    """The distinct nonempty texts, and the items of each."""
     coded = texts.combine_chunks().dictionary_encode()
     words, code_N = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     order_N = np.argsort(code_N, kind="stable")
@@ -123,5 +123,5 @@ def _distinct(texts: pa.ChunkedArray, item_N: np.ndarray) -> tuple[list[str], li
 
 
 def said(text: str) -> None:
-    """Tells whoever waits."""
+    """Prints a progress line to stderr."""
     print(text, file=sys.stderr, flush=True)

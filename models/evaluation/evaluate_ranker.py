@@ -1,4 +1,4 @@
-"""What the embeddings bring a ranker: the same trees with and without, on samples that no model has seen.
+"""How much the embeddings help a ranker: the same trees with and without them, on samples that no model has seen.
 
 Shapes: N rows, T test rows, F features, S seeds, I items, K, C embedding widths.
 """
@@ -26,11 +26,11 @@ Parts = Sequence[np.ndarray]  # features of all rows, [N, .] each
 
 KEYS = ("user_id", "item_idx", "label", "weight", "is_test", "day")
 EMBEDDINGS = ("user_emb", "item_emb", "mid_emb")
-FITTED_ITEMS = 20_000  # whose content the raw embedding's axes are made of
+FITTED_ITEMS = 20_000  # items whose content determines the raw embedding's axes
 
 
 class RankerTask:
-    """The rows, split into training, validation (its last days) and test; and the trees over any features."""
+    """The rows, split into training, validation (training's last days) and test. Trains trees on features of them."""
 
     def __init__(self, spec: RankerSpec, rows: pa.Table) -> None:
         self.spec = spec
@@ -54,14 +54,14 @@ class RankerTask:
         self.test_rows = TestRows(label_T, weight_T, user_T, num_users, parts, spec.resamples, spec.seed)
 
     def fit(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> Scoring:
-        """Trains on these features, once per seed, and says so; returns the test rows' scores.
+        """Trains trees on these features, once per seed, prints their AUC, and returns the test rows' scores.
 
         The last `categories` columns hold categories.
         """
         return self.trained(what, parts, seeds, categories)[1]
 
     def trained(self, what: str, parts: Parts, seeds: Sequence[int], categories: int = 0) -> tuple[Ranker, Scoring]:
-        """As `fit`, with the trees."""
+        """As `fit`, but returns the trees as well."""
         started, width = time.monotonic(), _width(parts)
         categorical = [self.spec.base.index(name) for name in self.spec.categorical]
         categorical += range(width - categories, width)
@@ -73,20 +73,20 @@ class RankerTask:
         return ranker, found
 
     def scored(self, ranker: Ranker, parts: Parts) -> Scoring:
-        """What the trees say of the test rows by these features."""
+        """The trees' scores of the test rows, given these features."""
         return Scoring(self.test_rows, ranker.predict(_joined(parts, self.test)))
 
 
 def run(spec: RankerSpec) -> dict[str, object]:
-    """The ranker's figures; written to result.json.
+    """Measures the ranker; writes the figures to result.json.
 
     Returns:
-        rows, users; of auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the seeds' mean scores;
-        `auc_gain_by_seed`; `kept`, where there is an earlier release (`_kept`); `segments` by name, and `alone`: each
-        embedding by itself; the item's raw content (`item_content`) and a random vector by item (`item_id`), of
-        item_emb's width; `shuffled`, all three embeddings of other rows, which must bring nothing; with `codes` the
-        item codes, their prefixes (`code_features`), and the codes beside item_emb; all these of `trial_seeds` seeds.
-        `rivals`, where there are some (`_rivals`).
+        `rows`, `users`, `features`: counts. For auc, uauc and wuauc: …_without, …_with, …_gain, …_gain_ci90, of the
+        mean score over the seeds; the same by segment in `segments`; `auc_gain_by_seed`. `kept`, if there is an earlier
+        release (`_kept`). `alone`, of `trial_seeds` seeds: each embedding by itself; the item's raw content
+        (`item_content`) and a random vector per item (`item_id`), both of item_emb's width; `shuffled`, the embeddings
+        of other rows, which must gain nothing; with `codes`, the item codes, their prefixes (`code_features`), and the
+        codes with item_emb. `rivals`, if there are any (`_rivals`).
 
     Raises:
         BadInput: columns are missing, or a window has one label only.
@@ -115,14 +115,14 @@ def run(spec: RankerSpec) -> dict[str, object]:
 
 
 def _rival_features(spec: RankerSpec, rows: pa.Table) -> dict[str, np.ndarray]:
-    """The rivals' columns."""
-    from models.evaluation.rival_features import rival_blocks  # torch: the trees do without
+    """The feature columns of each rival, by its name."""
+    from models.evaluation.rival_features import rival_blocks  # imports torch, which the trees do not need
 
     return dict(rival_blocks(spec, rows))
 
 
 def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndarray) -> dict[str, np.ndarray]:
-    """Test rows by what was known of their user and item before the sample's day: name -> bool [T]."""
+    """Segments of the test rows by how many events user and item had before the sample's day: name -> bool [T]."""
     is_cold_user, is_cold_item = user_events_T < spec.cold_events, item_events_T < spec.cold_events
     is_tail = item_events_T <= spec.tail_events
     return {
@@ -137,7 +137,7 @@ def segments(spec: RankerSpec, user_events_T: np.ndarray, item_events_T: np.ndar
 def _main_figures(
     task: RankerTask, base_NF: np.ndarray, blocks: Mapping[str, np.ndarray], without: Scoring, with_: Scoring
 ) -> dict[str, Any]:
-    """Figures of the scores without and with all embeddings."""
+    """The figures without and with all embeddings."""
     rows, by_seed = task.test_rows, zip(with_.auc_by_seed(), without.auc_by_seed(), strict=True)
     found = gains(with_, without)
     for name, is_in_T in rows.segments.items():
@@ -158,7 +158,7 @@ def _kept(
     now: Mapping[str, np.ndarray],
     without: Scoring,
 ) -> dict[str, object]:
-    """What a ranker that was trained on the earlier release's embeddings keeps of its gain when it is fed these."""
+    """How much of its gain a ranker trained on the earlier release's embeddings keeps when it reads the new ones."""
     ranker, with_ = task.trained("with earlier embeddings", [base_NF, *earlier.values()], task.seeds)
     return share_kept(task.scored(ranker, [base_NF, *now.values()]), with_, without)
 
@@ -171,17 +171,18 @@ def _rivals(
     without: Scoring,
     with_: Scoring,
 ) -> dict[str, object]:
-    """What other systems' features bring the same ranker, and what the embeddings bring beside them.
+    """The gain of other systems' features in the same ranker, and that of the embeddings on top of them.
 
     Args:
-        task, base_NF, blocks: the rows; what is always there; the embeddings.
-        rivals: columns by system [N, .].
-        without, with_: scored without and with the embeddings.
+        task, base_NF, blocks: the rows, the base features and the embeddings.
+        rivals: columns by system, [N, .] each.
+        without, with_: scores without and with the embeddings.
 
     Returns:
-        systems: by name the gain: `features`, figures as of the embeddings', `segments`, and `embeddings_instead`, the
-        gain of the embeddings over it. together: the same of all systems' features at once, where there are several.
-        on_top: the gain of the embeddings where all these features are there already, and its segments.
+        systems: for each system the number of `features`, the gain's figures with `segments`, and
+        `embeddings_instead`, the gain of the embeddings over this system's features. together: the same for all
+        systems' features at once, if there are several. on_top: the gain of the embeddings over all these features,
+        with segments.
     """
 
     def of(what: str, parts: Iterable[np.ndarray]) -> tuple[Scoring, dict[str, object]]:
@@ -208,9 +209,9 @@ def _alone(
     codes: Mapping[str, np.ndarray],
     without: Scoring,
 ) -> dict[str, dict]:
-    """Each embedding by itself, and all of them shuffled over the rows, for every seed anew; and the item codes.
+    """The gains that explain the main figures: of each embedding by itself, of all of them shuffled, of the item codes.
 
-    Of `trial_seeds` seeds each, against the same seeds' trees without embeddings: they explain the main figures.
+    Each is of `trial_seeds` seeds, relative to the same seeds' trees without embeddings. Every seed shuffles anew.
     """
     seeds = task.seeds[: task.spec.trial_seeds]
     trials = {name: [blocks[name]] for name in EMBEDDINGS} | {name: [block] for name, block in raw.items()}
@@ -230,7 +231,7 @@ def _alone(
 
 
 def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
-    """The columns that the spec names, of all rows.
+    """The columns that the spec needs, of all rows.
 
     Raises:
         BadInput: names the columns that the snapshot lacks.
@@ -248,13 +249,13 @@ def read_rows(spec: RankerSpec, snapshot: Snapshot) -> pa.Table:
 
 
 def _features(rows: pa.Table, spec: RankerSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The base features [N, F], and the blocks of columns on top: the embeddings and their scores."""
+    """The base features [N, F], and the blocks of columns added to them: the embeddings and their scores."""
     base_NF = np.stack([_values(rows, name).astype(np.float32) for name in spec.base], axis=1)
     return base_NF, _blocks(rows)
 
 
 def _blocks(rows: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
-    """The embeddings by name, and their scores: columns [N, .]."""
+    """The embeddings by name, [N, .] each, and `scores` [N, 2]: the inner product and cvr_score."""
     blocks = {name: _vectors(rows, f"{prefix}{name}") for name in EMBEDDINGS}
     inner_N = np.einsum("nk,nk->n", blocks["user_emb"], blocks["item_emb"])
     scores_N2 = np.stack([inner_N, _values(rows, f"{prefix}cvr_score")], axis=1)
@@ -262,10 +263,10 @@ def _blocks(rows: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def raw_embeddings(item_N: np.ndarray, spec: RankerSpec, width: int) -> dict[str, np.ndarray]:
-    """What no model has aligned, [N, width] each: the items' content on its main axes, and a random vector by item.
+    """Unaligned item vectors, [N, width] each: the items' content on its main axes, and a random vector per item.
 
     Raises:
-        BadInput: an item is outside the content matrix, or that cannot be read.
+        BadInput: an item is outside the content matrix, or the matrix cannot be read.
     """
     matrix_IC, _ = open_matrix(spec.content_matrix)
     item_U, place_N = np.unique(item_N, return_inverse=True)
@@ -317,7 +318,7 @@ def _first_validation_day(day_N: np.ndarray, share: float) -> int:
 
 
 def _without_nan(values: object) -> Any:  # noqa: ANN401 - what it is given
-    """NaN is no JSON: null stands for a figure that a segment cannot have."""
+    """The values with None for NaN, which JSON lacks: a segment may have too few rows for a figure."""
     if isinstance(values, dict):
         return {name: _without_nan(value) for name, value in values.items()}
     if isinstance(values, list):

@@ -1,6 +1,6 @@
-"""Retrieval systems side by side: the same rows, candidates, ties and figures for all.
+"""Measures retrieval systems side by side: with the same rows, candidates, ties and figures for all.
 
-Shapes: I items (padding, item 0, included), P (row, item) pairs of targets.
+Shapes: I items (including padding, item 0), P (row, item) pairs of targets.
 """
 
 import sys
@@ -32,11 +32,11 @@ from models.towers.typed_events import model_types
 if TYPE_CHECKING:
     from models.baselines.prompt_ranker import PromptRanker
 
-NEVER = np.iinfo(np.int32).max  # the rank of a target that is no candidate
+NEVER = np.iinfo(np.int32).max  # rank of a target that is no candidate
 
 
 class SystemsTask:
-    """Any system's ranks and figures over the same rows."""
+    """Ranks and figures of any system on the same rows."""
 
     def __init__(self, spec: SystemsSpec) -> None:
         self.spec, self.rows = spec, RetrievalRows(spec)
@@ -66,7 +66,7 @@ class SystemsTask:
         return Scorer(hist_BH, bias_I, user_BK.numpy(), item_vectors(torch.from_numpy(item_I), content).numpy())
 
     def _mixed_scorer(self, system: SystemConfig) -> Scorer:
-        """Users by one model, items by another."""
+        """User vectors of one model, item vectors of another."""
         assert system.folder and system.items_of and system.content_matrix and system.items_matrix, "SystemConfig"
         test, rows = self.rows.test, self.rows.content.rows
         users, items = load_retriever(system.folder), load_retriever(system.items_of)
@@ -103,7 +103,7 @@ class SystemsTask:
 
     @cached_property
     def validation(self) -> Validation:
-        """The rows that weights are chosen on."""
+        """The rows on which the weights of `fitted` systems are chosen."""
         val = self._validation_snapshot
         columns = ("hist_ts", *(["hist_types"] if val.event_types else []))
         return Validation(val, self.rows.content.rows, self.spec.validation, columns)
@@ -118,7 +118,7 @@ class SystemsTask:
         return np.where(self.rows.is_candidate_I, prior_I, -np.inf)
 
     def ranks(self, scorer: Scorer | HistoryScorer, of_new: bool = False) -> np.ndarray:
-        """Rank of every target; or of those that are new to the user, where what he or she had is no candidate."""
+        """Rank of every target; with `of_new`, of those new to the user, with items he or she had hidden."""
         target_P2, hidden_Q2 = self.rows.target_P2, self.rows.seen_Q2
         if of_new:
             target_P2 = target_P2[self.rows.is_new_P]
@@ -130,7 +130,7 @@ class SystemsTask:
         return rank_P
 
     def figures(self, scorer: Scorer | HistoryScorer, rank_P: np.ndarray) -> Figures:
-        """As `Segments.figures`; where seen items are candidates, `new_to_user` has those without them."""
+        """As `Segments.figures`. If seen items are candidates, segment `new_to_user` has the figures without them."""
         found = self.segments.figures(rank_P)
         if not self.spec.filter_seen:
             new: Figures = {"targets": 0}
@@ -141,7 +141,7 @@ class SystemsTask:
         return found
 
     def prompted(self, system: SystemConfig) -> Figures:
-        """A language model's figures on the sampled candidates, and what it costs."""
+        """A language model's figures on the sampled candidates, and its cost."""
         assert self.sampled is not None, "SystemsSpec asks for it"
         model = self._prompt_ranker(system)
         started = time.perf_counter()
@@ -157,7 +157,7 @@ class SystemsTask:
         }
 
     def _prompt_ranker(self, system: SystemConfig) -> "PromptRanker":
-        from models.baselines.prompt_ranker import PromptRanker  # transformers: for this system alone
+        from models.baselines.prompt_ranker import PromptRanker  # imports transformers, which only this system needs
         from models.data.item_texts import ItemTexts
 
         if system.folder:
@@ -181,10 +181,14 @@ class SystemsTask:
 
 
 def run(spec: SystemsSpec) -> dict[str, object]:
-    """Figures of every system, as `Segments.figures`, with seconds (of loading, scoring and ranking) and parameters.
+    """Measures every system; writes the figures to result.json.
 
     A target's rank is 1 + the number of other candidates that score as high or higher: ties count against it.
-    Where seen items are candidates, segment `new_to_user` is a ranking of its own without them.
+    If seen items are candidates, segment `new_to_user` is a ranking of its own without them.
+
+    Returns:
+        `data`, counts, and `systems`: by name the figures of `Segments.figures`, seconds (of loading, scoring and
+        ranking) and parameters; those of kind prompt have figures on the sampled candidates only.
 
     Raises:
         BadInput: snapshots, matrices or models do not fit together.
@@ -230,7 +234,7 @@ def _users(
 
 
 def num_trained(model: Retriever | torch.nn.Module) -> int:
-    """How many numbers the model has learned."""
+    """The model's number of trainable parameters."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 

@@ -1,10 +1,10 @@
-"""Two numbers beside finished vectors, chosen on the validation rows: the weights of held items and of popularity.
+"""Two weights chosen on the validation rows for finished vectors: the repeat bias and the popularity prior.
 
-An inner product cannot say how much more likely a user is to take what the history holds already, nor how much
-popularity counts. Both can be learned in training, at a cost: the vectors move to make room for them. Fitted afterwards
-they cost nothing, as the vectors stay what they are. Where it was measured: docs/decisions/0012-weights-afterwards.md.
+An inner product cannot say how much more likely a user is to take an item that the history already holds, nor how much
+popularity counts. Both can be learned in training, at a cost: the vectors change to make room for them. Fitted
+afterwards they cost nothing, because the vectors stay the same. Measured in docs/decisions/0012-weights-afterwards.md.
 
-Shapes: B rows, I items (padding, item 0, included), K embedding width.
+Shapes: B rows, I items (including padding, item 0), K embedding width.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ ROUNDS = 2
 
 @dataclass(frozen=True)
 class Weights:
-    """What stands beside an inner product of user and item.
+    """The terms added to the inner product of user and item.
 
     Attributes:
-        repeat_bias: added where the user's history holds the item.
-        popularity_prior: weight of log(1 + recent popularity).
+        repeat_bias: added if the user's history holds the item.
+        popularity_prior: factor of log(1 + recent popularity).
     """
 
     repeat_bias: float = 0.0
@@ -40,8 +40,8 @@ class Fitted:
 
     Attributes:
         weights: the weights.
-        before, after: the validation figures with the weights that the search began with, and with these.
-        tried: how many pairs of weights were measured.
+        before, after: the validation figures with the initial weights, and with the chosen ones.
+        tried: number of pairs of weights that were measured.
     """
 
     weights: Weights
@@ -50,19 +50,19 @@ class Fitted:
     tried: int
 
     def as_json(self) -> dict[str, object]:
-        """For result.json."""
+        """The values for result.json."""
         return asdict(self.weights) | {"before": self.before, "after": self.after, "tried": self.tried}
 
 
 def fit_weights(user_BK: np.ndarray, item_IK: np.ndarray, validation: Validation, first: Weights) -> Fitted:
-    """Searches one weight at a time, on a grid and then halfway to its neighbours; a tie keeps the smaller change.
+    """Searches one weight at a time, on a grid and then halfway to its neighbours.
 
-    The validation's own figure is compared.
+    Compares by `validation.metric`. Among values with equal figures, the one closest to the current value wins.
 
     Args:
-        user_BK, item_IK: vectors of the validation's rows and of all items.
+        user_BK, item_IK: vectors of the validation rows and of all items.
         validation: rows and figures.
-        first: the weights to begin with.
+        first: the initial weights.
     """
     measured: dict[Weights, dict[str, float]] = {}
 
@@ -86,6 +86,6 @@ def fit_weights(user_BK: np.ndarray, item_IK: np.ndarray, validation: Validation
 
 
 def _halfway(grid: tuple[float, ...], value: float) -> list[float]:
-    """The values between one and its neighbours on the grid."""
+    """The midpoints between a value and its neighbours on the grid."""
     below, above = [each for each in grid if each < value][-1:], [each for each in grid if each > value][:1]
     return [(value + each) / 2 for each in (*below, *above)]

@@ -1,4 +1,4 @@
-"""What one scoring of the test rows has over another: gains in AUC, UAUC and WUAUC, with intervals.
+"""Gains in AUC, UAUC and WUAUC of one scoring of the test rows over another, with intervals.
 
 Shapes: T test rows, S seeds, U users, R resamples.
 """
@@ -15,16 +15,16 @@ from models.metrics.auc import Scored, gain_interval, kept_interval, mean_interv
 
 @dataclass(frozen=True)
 class TestRows:
-    """The rows that are scored, and how their figures are made.
+    """The scored rows, and the settings of their figures.
 
     Attributes:
-        label_T, weight_T, user_T: 0 or 1, the row's weight, its user's number below num_users.
-        num_users: that resamples draw from.
-        segments: by name which rows are in it, bool [T].
-        resamples, seed: of the intervals.
+        label_T, weight_T, user_T: each row's label 0 or 1, weight, and user number below num_users.
+        num_users: number of users that resamples draw from.
+        segments: by segment name, which rows belong to it, bool [T].
+        resamples, seed: of the bootstrap intervals.
     """
 
-    __test__ = False  # pytest takes classes of such names for tests
+    __test__ = False  # else pytest would take the class for tests because of its name
 
     label_T: np.ndarray
     weight_T: np.ndarray
@@ -37,7 +37,7 @@ class TestRows:
 
 @dataclass(frozen=True)
 class Segment:
-    """A scoring of some rows. What several gains ask of it is computed once."""
+    """Scores of the rows of a segment. What several gains need is computed once."""
 
     rows: TestRows
     score_T: np.ndarray
@@ -45,17 +45,17 @@ class Segment:
 
     @cached_property
     def auc(self) -> float:
-        """NaN where a label is missing."""
+        """AUC of the segment; NaN if a label is missing."""
         return self._scored.auc()
 
     @cached_property
     def auc_R(self) -> np.ndarray:
-        """The AUC of each resample of the users."""
+        """AUC of each bootstrap resample of the users."""
         return self._scored.resampled(self.rows.num_users, self.rows.resamples, self.rows.seed)
 
     @cached_property
     def user_aucs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The AUCs within users, and the users' weights."""
+        """AUC within each user, and the users' weights."""
         rows, chosen = self.rows, self.chosen
         return user_aucs(rows.label_T[chosen], self.score_T[chosen], rows.user_T[chosen], rows.weight_T[chosen])
 
@@ -67,11 +67,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Scoring:
-    """The scores that trees of several seeds give the test rows; figures are of their mean.
+    """The test rows' scores by trees of several seeds. Figures are of the mean score over the seeds.
 
     Attributes:
-        rows: the rows.
-        score_ST: their scores.
+        rows: the test rows.
+        score_ST: their scores by seed.
     """
 
     rows: TestRows
@@ -79,25 +79,26 @@ class Scoring:
     _parts: dict[str, Segment] = field(default_factory=dict)
 
     def of(self, segment: str = "") -> Segment:
-        """The rows of a segment; without a name all."""
+        """The mean scores of a segment's rows; without a name, of all rows."""
         if segment not in self._parts:
             chosen = self.rows.segments[segment] if segment else slice(None)
             self._parts[segment] = Segment(self.rows, self.score_ST.mean(0), chosen)
         return self._parts[segment]
 
     def first(self, seeds: int) -> "Scoring":
-        """The same of the first seeds alone."""
+        """The scoring by the first `seeds` seeds only."""
         return self if seeds >= len(self.score_ST) else Scoring(self.rows, self.score_ST[:seeds])
 
     def auc_by_seed(self) -> list[float]:
-        """The AUC of each seed's trees."""
+        """AUC of each seed's trees, over all rows."""
         return [Segment(self.rows, score_T, slice(None)).auc for score_T in self.score_ST]
 
 
 def gain(with_: Scoring, without: Scoring, segment: str = "") -> dict[str, object]:
-    """AUC, UAUC and WUAUC with and without, their gains, and the gains' 90% bootstrap intervals over users.
+    """AUC, UAUC and WUAUC of both scorings, the gains, and the gains' 90% bootstrap intervals over users.
 
-    Of a segment, or of all rows. The keys are auc_without, auc_with, auc_gain, auc_gain_ci90, and so on.
+    They are of a segment, or by default of all rows. The keys are auc_without, auc_with, auc_gain, auc_gain_ci90, and
+    the same for uauc and wuauc.
     """
     more, less = with_.of(segment), without.of(segment)
     figures = _figures("auc", less.auc, more.auc, gain_interval(more.auc_R, less.auc_R))
@@ -110,16 +111,17 @@ def gain(with_: Scoring, without: Scoring, segment: str = "") -> dict[str, objec
 
 
 def gains(with_: Scoring, without: Scoring) -> dict[str, Any]:
-    """As `gain`, and the same of each segment under `segments`."""
+    """As `gain`, with the same for each segment under `segments`."""
     by_segment = {name: gain(with_, without, name) for name in with_.rows.segments}
     return {**gain(with_, without), "segments": by_segment}
 
 
 def share_kept(kept: Scoring, with_: Scoring, without: Scoring) -> dict[str, object]:
-    """Of the AUC's gain `with_` over `without` what `kept` keeps.
+    """How much of the AUC gain of `with_` over `without` the scoring `kept` keeps.
 
     Returns:
-        auc_gain_earlier and auc_gain_kept, the gains; share, share_ci90: of the first, the second.
+        auc_gain_earlier, the gain of `with_`; auc_gain_kept, that of `kept`; share and share_ci90 of the second in the
+        first.
     """
     now, before, base = kept.of(), with_.of(), without.of()
     whole, left = before.auc - base.auc, now.auc - base.auc

@@ -1,8 +1,8 @@
-"""Templates, layers and poolings of the text encoder side by side: what they retrieve by, and what they cost.
+"""Compares templates, layers and poolings of the text encoder: how well their vectors retrieve, and what they cost.
 
-One pass of the whole model per template gives all layers and poolings. Each variant's vectors then retrieve alone, as
-the system `mean_content` of the project's one evaluator. A variant is on the front if none is as good in fewer
-seconds, or better in no more.
+One pass of the whole model per template gives all layers and poolings. Each variant's vectors are then evaluated by
+themselves, as a system of kind `mean_content` in `evaluate_systems`. A variant is on the (Pareto) front if no other is
+as good in fewer seconds, or better in no more seconds.
 
 Shapes: P targets.
 """
@@ -31,16 +31,16 @@ Figures = dict[str, Any]
 
 
 def run(spec: ContentSpec) -> dict[str, object]:
-    """The variants' figures; written to result.json.
+    """Measures the variants; writes the figures to result.json.
 
     Returns:
-        `data`: counts; `layers`: of the model; `templates`: of each its distinct texts, tokens, and seconds by layer;
-        `variants`, the base first: template, layer, pooling, the figures with `ci90`, `gain` over the base with
-        `ci90`, `seconds` of the model and `tokens` per 1,000 texts, `bad` texts whose vector fp16 cannot hold,
-        `is_front`, and `ranker`, where it was measured.
+        `data`: counts; `layers`: the model's number of layers; `templates`: for each its distinct texts, tokens, and
+        seconds by layer; `variants`, the base first: template, layer, pooling, the figures with `ci90`, `gain` over the
+        base with `ci90`, `seconds` of the model and `tokens` per 1,000 texts, `bad`, the number of texts without a
+        usable vector, `is_front`, and `ranker`, if it was measured.
 
     Raises:
-        BadInput: the model lacks a layer, a template says nothing, or the snapshots do not fit together.
+        BadInput: the model lacks a layer, a template gives only empty texts, or the snapshots do not fit together.
     """
     torch.set_num_threads(spec.threads)
     for variant in spec.variants:
@@ -70,7 +70,7 @@ def run(spec: ContentSpec) -> dict[str, object]:
 
 
 def _systems(spec: ContentSpec) -> SystemsSpec:
-    """The evaluator's spec; no variant is trained, so the rows stand in for training rows that only segments need."""
+    """The spec for `evaluate_systems`. Nothing is trained, so the rows also serve as the training rows of segments."""
     systems = [
         SystemConfig(name=variant.name, kind="mean_content", content_matrix=spec.matrix(variant))
         for variant in spec.variants
@@ -95,7 +95,7 @@ def _systems(spec: ContentSpec) -> SystemsSpec:
 def _measured(spec: ContentSpec, task: SystemsTask, made: Mapping[str, Reading]) -> list[Figures]:
     rows: list[Figures] = []
     spoke = time.monotonic()
-    segments = replace(task.segments, is_in={"all": task.segments.is_in["all"]})  # no other is shown
+    segments = replace(task.segments, is_in={"all": task.segments.is_in["all"]})  # no other segment is reported
     base_P: np.ndarray | None = None
     for variant, system in zip(spec.variants, task.spec.systems, strict=True):
         rank_P = task.ranks(task.scorer(system))
@@ -122,7 +122,7 @@ def _measured(spec: ContentSpec, task: SystemsTask, made: Mapping[str, Reading])
 
 
 def _mark_front(rows: Sequence[Figures], metric: str) -> None:
-    """`is_front`: no other row without bad texts is as good in fewer seconds, or better in no more."""
+    """Sets `is_front`: among rows without bad texts, no other is as good in fewer seconds, or better in no more."""
     usable = [row for row in rows if not row["bad"]]
     for row in rows:
         row["is_front"] = not row["bad"] and not any(

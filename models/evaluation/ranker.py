@@ -1,4 +1,4 @@
-"""A plain production-like ranker: gradient-boosted trees. Shapes: N rows, F features, S seeds."""
+"""A plain ranker as in production: gradient-boosted trees. Shapes: N rows, F features, S seeds."""
 
 import ctypes
 import os
@@ -12,15 +12,15 @@ import numpy as np
 from models.contract.failures import BadInput
 from models.contract.settings import RankerConfig
 
-# Trees are thousands of short parallel loops; threads that spin while they wait starve each other as soon as the cores
-# are shared. OpenMP reads this once, when it is loaded, and only if torch was not first.
+# Training trees runs thousands of short parallel loops. Threads that spin while they wait starve each other once cores
+# are shared. OpenMP reads this variable once, when it is loaded; it has no effect if torch was imported before.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _load_openmp() -> None:
-    """Loads the OpenMP library of torch's wheel, where that has one, without torch.
+    """Loads the OpenMP library from torch's wheel, if it has one, without importing torch.
 
-    LightGBM's wheel has none and asks for the system's, which slim images lack.
+    LightGBM's wheel contains none and needs the system's, which slim images lack.
     """
     torch = find_spec("torch")
     if torch and torch.origin and (library := Path(torch.origin).with_name("lib") / "libgomp.so.1").is_file():
@@ -35,12 +35,12 @@ Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Ranker:
-    """Trees over one feature matrix, one ensemble per seed.
+    """Trees on one feature matrix: one ensemble of trees (a member) per seed.
 
     Args:
         config: the trees' settings.
         seeds: one per member.
-        threads: for training and scoring.
+        threads: number of threads for training and scoring.
     """
 
     def __init__(self, config: RankerConfig, seeds: Sequence[int], threads: int) -> None:
@@ -77,7 +77,7 @@ class Ranker:
         return np.stack([np.asarray(trees.predict(X_NF, num_threads=self.threads)) for trees in self.members])
 
     def _settings(self) -> dict[str, Any]:
-        """By LightGBM's names; equal figures for any number of threads."""
+        """LightGBM's parameters, chosen so that the figures are the same for any number of threads."""
         return {
             "objective": "binary",
             "learning_rate": self.config.learning_rate,

@@ -1,9 +1,9 @@
 """The rows, candidates and targets that every retrieval system is measured on.
 
-What a figure is of stands in docs/decisions/0008-one-retrieval-evaluator.md.
+docs/decisions/0008-one-retrieval-evaluator.md defines what the figures measure.
 
-Shapes: B test rows, H history length, T target length, I items (padding, item 0, included), N known items,
-P (row, item) pairs of targets, Q (row, item) pairs of what users had before.
+Shapes: B test rows, H history length, T target length, I items (including padding, item 0), N known items,
+P (row, item) pairs of targets, Q (row, item) pairs of items that users had before.
 """
 
 from pathlib import Path
@@ -27,25 +27,25 @@ from models.metrics.segments import Segments
 from models.towers.repeats import held_pairs
 
 TRAIN_COLUMNS = ("user_id", "hist_items", "tar_items")
-UNKNOWN = "tar_unknown"  # of test rows from elsewhere: how many targets have no number
+UNKNOWN = "tar_unknown"  # optional column of test rows: how many targets have no item_idx
 TEST_COLUMNS = ("user_id", "hist_items", "hist_ts", "hist_len", "tar_items")
 
 
 class RetrievalRows:
-    """What a `SystemsSpec` asks for, as arrays.
+    """The data of a `SystemsSpec` as arrays.
 
     Attributes:
         content: the content matrix.
         train, test: columns of the snapshots by name.
-        event_types: what the codes of the test rows' hist_types stand for; empty where they have none.
-        count_I: training occurrences.
-        popularity_I: log(1 + purchases) in the days before the test day; over the training rows where there is none.
-        prior_I: what `popularity_prior` weighs.
-        is_candidate_I: whether an item can be found at all.
+        event_types: names of the codes in the test rows' hist_types; empty if there are none.
+        count_I: number of occurrences in training.
+        popularity_I: log(1 + purchases) in the days before the test day; without a test day, over the training rows.
+        prior_I: the log popularity that `popularity_prior` multiplies.
+        is_candidate_I: whether an item is a candidate at all.
         target_P2: (row, item) of the targets, sorted by row.
-        is_new_P: whether the user had the target's item never before.
-        seen_Q2: (row, item) of what the users had before, sorted by row.
-        num_dropped: targets that are left out as the user had them before.
+        is_new_P: whether the target is new to the user, who never had the item before.
+        seen_Q2: (row, item) of the items that users had before, sorted by row.
+        num_dropped: number of targets left out because the user had them before.
     """
 
     def __init__(self, spec: SystemsSpec) -> None:
@@ -91,7 +91,7 @@ class RetrievalRows:
             self.is_candidate_I = np.isin(np.arange(self.content.rows), item_N[item_N > 0])
 
     def _targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(row, item) of the targets, sorted by row; whether the user had them never before; what he or she had."""
+        """(row, item) of the targets, sorted by row; whether they are new to the user; (row, item) of seen items."""
         if self.spec.purchases:
             pair_2, is_target, is_seen = self._purchases(opened(self.spec.purchases, "purchases"))
             seen_Q2 = pair_2[is_seen & (pair_2[:, 1] > 0)]
@@ -102,14 +102,14 @@ class RetrievalRows:
         return target_P2, ~np.isin(key_P, key_Q), seen_Q2
 
     def _with_unknown(self, target_P2: np.ndarray) -> np.ndarray:
-        """And each row's targets that have no number, as item 0, which is no candidate: every system misses them."""
+        """Adds each row's targets without an item_idx as item 0. This is no candidate, so every system misses them."""
         unknown_B = np.where(self.test["hist_len"] > 0, self.test.get(UNKNOWN, 0), 0)
         missed_U2 = np.stack([np.repeat(np.arange(len(unknown_B)), unknown_B), np.zeros(unknown_B.sum(), int)], axis=1)
         pair_2 = np.concatenate([target_P2, missed_U2])
         return pair_2[np.lexsort((pair_2[:, 1], pair_2[:, 0]))]
 
     def _targets_trained(self) -> int:
-        """How many targets stand among the same user's targets of training."""
+        """How many targets are also among the same user's targets in training."""
         row_P, item_P = self.target_P2.T
         row_T, column_T = np.nonzero(self.train["tar_items"])
         user_T, user_P = self.train["user_id"][row_T], self.test["user_id"][row_P]
@@ -119,7 +119,7 @@ class RetrievalRows:
         return int(np.isin(key[len(user_T) :], key[: len(user_T)]).sum())
 
     def _purchases(self, purchases: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(row, item) of what the rows' users bought, sorted, and whether in the window, and before it."""
+        """Sorted (row, item) of the purchases of the rows' users, and whether each was in the window, or before it."""
         users_B, row_U = np.unique(self.test["user_id"], return_index=True)
         if len(users_B) < len(self.test["user_id"]):
             raise BadInput("purchases are those of users, but test_snapshot has several rows of a user")
@@ -135,7 +135,7 @@ class RetrievalRows:
         return pair_2[order], is_target, is_seen
 
     def segments(self) -> Segments:
-        """All targets, and the segments by how often training held the item and how long the row's history is."""
+        """All targets, with segments by the item's occurrences in training and by the length of the row's history."""
         spec, (row_P, item_P) = self.spec, self.target_P2.T
         count_P, length_P = self.count_I[item_P], self.test["hist_len"][row_P]
         is_cold_P, is_tail_P = count_P <= spec.cold_item_max, count_P <= spec.long_tail_max
@@ -150,7 +150,7 @@ class RetrievalRows:
         return self._segments(row_P, is_in)
 
     def new_to_user(self) -> Segments:
-        """The targets that are new to the user, for a ranking in which what the user had before is no candidate."""
+        """The targets that are new to the user, for a ranking without the items that the user had before."""
         row_P = self.target_P2[self.is_new_P, 0]
         return self._segments(row_P, {"all": np.ones(len(row_P), bool)})
 
@@ -180,7 +180,7 @@ class RetrievalRows:
 
 
 def opened(path: Path, key: str) -> Snapshot:
-    """A snapshot that must hold rows; `key` is what the spec calls it."""
+    """Opens a snapshot, which must hold rows; `key` is its key in the spec, for errors."""
     snapshot = open_snapshot(require_folder(path, key))
     if not snapshot.rows:
         raise BadInput(f"snapshot {snapshot.path} holds no rows")

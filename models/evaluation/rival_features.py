@@ -1,6 +1,6 @@
-"""What other systems know of the ranker's rows, as columns beside its base features.
+"""Other systems' vectors and scores for the ranker's rows, as columns to add to its base features.
 
-Shapes: N rows, B histories, H history length, I items (padding, item 0, included), K width, P pairs.
+Shapes: N rows, B histories, H history length, I items (including padding, item 0), K width, U distinct items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ from models.towers.typed_events import model_types
 
 
 def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
-    """By rival its columns: float32 [N, 2 K + 1], the user's vector, the item's and their product; or its score [N, 1].
+    """Each rival's name and columns: its score, [N, 1], or user vector, item vector and inner product, [N, 2 K + 1].
 
-    Users have the vectors of their newest history, as the embeddings do. All is zero where the row has no history, and
-    the item's part where a system that learns a vector per item has not met it in training.
+    Columns are float32. User vectors are made from the newest history, as the embeddings are. Without one, user vector,
+    product and score are zero. Items that are in no training row have zeros if the rival has `trained_items_only`.
 
     Raises:
         BadInput: a row's history is missing, or a model or snapshot cannot be read.
@@ -46,10 +46,10 @@ def rival_blocks(spec: RankerSpec, rows: pa.Table) -> Iterator[tuple[str, np.nda
 
 
 def history_places(rows: pa.Table, histories: Snapshot) -> np.ndarray:
-    """Which of the histories each row may know: int64 [N], -1 for none.
+    """The row number of each row's history, that of its user and HISTORY_DAY: int64 [N], -1 for none.
 
     Raises:
-        BadInput: there is none of the row's user and HISTORY_DAY.
+        BadInput: the histories lack one that a row names.
     """
     user_N, day_N = hashed(rows["user_id"].to_numpy()), rows[HISTORY_DAY].to_numpy().astype(np.int64)
     user_B, day_B = read_column(histories, "user_id"), read_column(histories, "day").astype(np.int64)

@@ -1,4 +1,4 @@
-"""Retrieval over all items of a validation snapshot, the same for every model that training chooses by it.
+"""Retrieval over all items on a validation snapshot. It chooses the best state in the training of several models.
 
 Shapes: B rows, I items, K embedding width, T target length, P (row, target) pairs, Q (row, item) pairs of history.
 """
@@ -18,13 +18,13 @@ from models.towers.repeats import held_pairs
 
 
 class Validation:
-    """Rows of a validation snapshot, and the figures of any embeddings over them.
+    """Rows of a validation snapshot, and the figures of any embeddings on them.
 
     Args:
         val: the snapshot.
-        num_rows: rows of the content matrix; items 1 .. num_rows - 1 are the candidates.
-        config: k and the prior.
-        columns: what the model's histories need, beside hist_items and hist_len.
+        num_rows: number of rows of the content matrix; items 1 .. num_rows - 1 are the candidates.
+        config: metric, k and prior.
+        columns: columns that the model reads besides hist_items and hist_len.
 
     Attributes:
         rows: the columns by name.
@@ -50,11 +50,11 @@ class Validation:
         repeat_bias: float | None = None,
         popularity_prior: float | None = None,
     ) -> dict[str, float]:
-        """recall_at_k and ndcg_at_k by inner product plus prior, and the number of users that they are means of.
+        """recall_at_k and ndcg_at_k of a ranking by inner product plus prior, and `users`, the number of rows averaged.
 
         Args:
             user_BK, item_IK: embeddings.
-            repeat_bias: the summand for items that the history holds, if there is one.
+            repeat_bias: added to the scores of items that the history holds; None: nothing is added.
             popularity_prior: weight of log popularity; None: the config's.
         """
         held = {} if repeat_bias is None else {"held_Q2": self._held_Q2, "held_bias": repeat_bias}
@@ -68,7 +68,7 @@ class Validation:
 
     @cached_property
     def _held_Q2(self) -> np.ndarray:
-        """What the histories hold, the same at every evaluation."""
+        """(row, item) of the items that the histories hold; the same at every evaluation."""
         return held_pairs(self.rows["hist_items"])[0]
 
 

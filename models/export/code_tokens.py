@@ -1,7 +1,7 @@
-"""Item codes for generative rankers: each item's tokens, and the trie of all that there are.
+"""Item codes for generative rankers: each item's tokens, and the trie of all existing token sequences.
 
-A token is a code behind those of the levels before: no two levels share one. Items with equal codes share a leaf.
-Shapes: I items, L levels, N nodes.
+A token is a code plus the number of codes of all earlier levels, so that no two levels share a token. Items with equal
+codes share a leaf. Shapes: I items, L levels, N nodes.
 """
 
 import shutil
@@ -22,11 +22,11 @@ ITEMS, TRIE = "items.parquet", "trie.parquet"
 
 
 def run(spec: CodesSpec) -> dict[str, object]:
-    """Writes what the spec says.
+    """Writes the spec's files.
 
     Returns:
-        What result.json holds: items, levels, sizes (codes of each level), offsets (a level's first token), vocabulary
-        (tokens in all), nodes, paths (leaves), and collisions: the share of items that have no leaf of their own.
+        The content of result.json: items, levels, sizes (codes per level), offsets (first token per level), vocabulary
+        (tokens in all), nodes, paths (leaves), and collisions: the share of items that share their leaf with others.
 
     Raises:
         BadInput: the snapshot or the codebook cannot be read, or they do not fit together.
@@ -59,17 +59,17 @@ def run(spec: CodesSpec) -> dict[str, object]:
 
 
 def trie(token_IL: np.ndarray) -> dict[str, np.ndarray]:
-    """The trie of sorted rows of tokens, a number per node, in order of depth and then of tokens; node 0 is the root.
+    """The trie of sorted rows of tokens. Nodes are ordered by depth, then by their tokens; node 0 is the root.
 
     Returns:
-        depth, token (the root's is -1), first_child and num_children: the children of a node follow one another;
-        first_item and num_items: so do the rows of `token_IL` below it.
+        Arrays [N] by name: depth; token (the root's is -1); first_child and num_children, as the children of a node are
+        consecutive; first_item and num_items, as the rows of `token_IL` below a node are consecutive, too.
     """
     count, levels = token_IL.shape
-    is_new_IL = np.ones(token_IL.shape, bool)  # whether a row has another prefix of this length than the row before
+    is_new_IL = np.ones(token_IL.shape, bool)  # whether the row's prefix of this length differs from the row before
     is_new_IL[1:] = np.logical_or.accumulate(token_IL[1:] != token_IL[:-1], axis=1)
     starts = [np.zeros(1, np.int64), *(np.flatnonzero(is_new_IL[:, level]) for level in range(levels))]
-    begins = np.cumsum([0, *map(len, starts)])  # a depth's first node
+    begins = np.cumsum([0, *map(len, starts)])  # the first node of each depth
     found: dict[str, list[np.ndarray]] = {}
     for depth, start_N in enumerate(starts):
         if depth < levels:
@@ -91,7 +91,7 @@ def trie(token_IL: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _codes(table: pa.Table, sizes: list[int], codebook: Path) -> np.ndarray:
-    """The items' codes, [I, L], each below its level's size."""
+    """The items' codes, [I, L], after a check against the levels' sizes."""
     lists = table["item_codes"].combine_chunks()
     length_I = np.diff(lists.offsets.to_numpy())
     if lists.null_count or (length_I != len(sizes)).any():

@@ -1,6 +1,6 @@
-"""Item embeddings for retrieval outside the lake: an index, and copies of fewer bytes, each with what it loses.
+"""Item embeddings for retrieval outside the lake: an index and smaller copies, with the measured loss of each.
 
-Shapes: I items, B users, K embedding width, k results of a query.
+Shapes: I items, B users, K embedding width, k results per query.
 """
 
 import importlib.util
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 ITEMS, INDEX = "items.parquet", "index.faiss"
 NEEDED = "faiss"
-LINKS, BUILD_REACH, SEARCH_REACH = 32, 200, 256  # of the graph: edges per node, candidates at building and at searching
-CELLS_PER_ROOT, VISITED_SHARE, LEAST_VISITED = 4, 0.1, 8  # of the cells: 4 sqrt(I), of which a query visits a tenth
+LINKS, BUILD_REACH, SEARCH_REACH = 32, 200, 256  # hnsw: edges per node, candidates when building and when searching
+CELLS_PER_ROOT, VISITED_SHARE, LEAST_VISITED = 4, 0.1, 8  # ivf: 4 sqrt(I) cells; a query visits a tenth, at least 8
 SEARCHED = 16 << 20  # scores that exact search holds at once
 
 Search = Callable[[np.ndarray], np.ndarray]
 
 
 def run(spec: VectorsSpec) -> dict[str, object]:
-    """Writes what the spec says.
+    """Writes the spec's files.
 
     Returns:
-        What result.json holds: rows, width, and of every copy and of the index its bytes and `recall`: the share of a
-        user's exact k best items that are among the k best by it, averaged over users; of copies also
-        `max_error`, the largest difference of a number; of the index also milliseconds per query.
+        The content of result.json: items, width, queries, k, and for every copy and for the index its bytes and
+        `recall`: the share of a user's exact k best items that are among its k best, averaged over users. Copies also
+        have `max_error`, the largest difference of an element; the index has milliseconds per query.
 
     Raises:
         BadInput: a snapshot is empty or of another width, or faiss is not installed.
@@ -63,14 +63,14 @@ def run(spec: VectorsSpec) -> dict[str, object]:
 
 
 def quantised(vector_IK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [I, K] and float32 scales [I]: scale x int8 is the vector, no number of it wrong by more than scale / 2."""
+    """int8 [I, K] and float32 scales [I]. scale x int8 approximates the vector to within scale / 2 per element."""
     scale_I = np.abs(vector_IK).max(1).astype(np.float32) / 127
     scale_I[scale_I == 0] = 1
     return np.rint(vector_IK / scale_I[:, None]).astype(np.int8), scale_I
 
 
 def exact_search(item_IK: np.ndarray, k: int) -> Search:
-    """Every item of every query is looked at, in tiles: rows of the k largest inner products [B, k]."""
+    """A search that scores all items, in tiles. It gives rows of the k largest inner products, unordered: [B, k]."""
 
     def search(user_BK: np.ndarray) -> np.ndarray:
         step = max(1, SEARCHED // len(item_IK))
@@ -84,13 +84,13 @@ def exact_search(item_IK: np.ndarray, k: int) -> Search:
 
 
 def recall(found_Bk: np.ndarray, exact_Bk: np.ndarray) -> float:
-    """The mean share of each row's exact results that were found."""
+    """The share of each row's exact results that were found, averaged over the rows."""
     hits = [len(np.intersect1d(found, exact)) for found, exact in zip(found_Bk, exact_Bk, strict=True)]
     return float(np.mean(hits) / exact_Bk.shape[1])
 
 
 def build_index(item_IK: np.ndarray, kind: str) -> "faiss.Index":
-    """An index by the inner product, row numbers as ids.
+    """A faiss index for the inner product, with row numbers as ids.
 
     Args:
         item_IK: float32, contiguous.
@@ -105,7 +105,7 @@ def build_index(item_IK: np.ndarray, kind: str) -> "faiss.Index":
         index = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = BUILD_REACH, SEARCH_REACH
     else:
-        cells = max(1, min(int(CELLS_PER_ROOT * count**0.5), count // 39))  # faiss asks for 39 rows a cell
+        cells = max(1, min(int(CELLS_PER_ROOT * count**0.5), count // 39))  # faiss asks for 39 rows per cell
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = min(cells, max(LEAST_VISITED, int(VISITED_SHARE * cells)))
         index.train(item_IK)
@@ -116,7 +116,7 @@ def build_index(item_IK: np.ndarray, kind: str) -> "faiss.Index":
 def _write_index(
     item_IK: np.ndarray, user_BK: np.ndarray, exact_Bk: np.ndarray, spec: VectorsSpec
 ) -> dict[str, str | int | float]:
-    """Builds, writes, and measures what was read back."""
+    """Builds and writes the index, and measures it after reading it back."""
     import faiss
 
     faiss.omp_set_num_threads(spec.threads)
@@ -159,12 +159,12 @@ def _write_copies(
 
 
 def _ordered(items: Snapshot, column: str) -> np.ndarray:
-    """A column of the items by rising item_idx."""
+    """A column of the items, sorted by item_idx."""
     values = read_column(items, column).astype(np.float32)
     return np.ascontiguousarray(values[np.argsort(read_column(items, "item_idx"), kind="stable")])
 
 
 def _write_items(items: Snapshot, folder: Path) -> None:
-    """Which item a row is."""
+    """Writes items.parquet, which says which item each row of vectors is."""
     table = pq.read_table(list(items.files), columns=["item_id", "item_idx"])
     pq.write_table(table.sort_by("item_idx"), folder / ITEMS)

@@ -1,7 +1,7 @@
-"""Towers and conversion model as programs for a server: `torch.export` (.pt2) and ONNX, without this package.
+"""Exports towers and conversion model as programs that run without this package: `torch.export` (.pt2) and ONNX.
 
-The programs compute what batch scoring does (`Towers.embed_users`, `Towers.embed_items`, `CVRModel.score`), over padded
-rectangles instead of packed sequences: selections whose sizes depend on the data cannot be exported.
+The programs compute the same as batch scoring (`Towers.embed_users`, `Towers.embed_items`, `CVRModel.score`), but on
+padded rectangles instead of packed sequences, because selections of data-dependent size cannot be exported.
 
 Shapes: B rows (any number from 1 on), H history length (1 .. max_len), C content width, D model width, K output width,
 E width of mid_emb, N = B * H, L labels of the conversion model.
@@ -29,14 +29,14 @@ from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 
 NEEDED = ("onnx", "onnxscript")
-LARGEST_INLINE = 1 << 30  # bytes of weights inside an .onnx file, which protobuf bounds; more go beside it
-_EXAMPLE = 3  # rows of the example inputs: 0 and 1 would be taken for constants
+LARGEST_INLINE = 1 << 30  # bytes of weights in an .onnx file, limited by protobuf; larger weights get a file beside it
+_EXAMPLE = 3  # rows of the example inputs; the exporter takes the sizes 0 and 1 for constants
 
 
 class Rectangle:
-    """The interface of `models.layers.packing.Packing` over rows of one length: every slot is computed.
+    """The interface of `models.layers.packing.Packing` for rows of one length, without packing: all slots are computed.
 
-    A real position sees no later one, so that what stands in the slots behind a sequence's end changes nothing.
+    A position does not see later ones, so the slots after a sequence's end do not affect the real positions.
     """
 
     def __init__(self, rows: int, length: int, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Rectangle:
         self.position_N = torch.arange(length, device=device).repeat(rows)
 
     def groups(self, x_ND: Tensor) -> list[Tensor]:
-        """[N, D] as one group, [B, H, D]."""
+        """[N, D] reshaped to a single group, [B, H, D]."""
         return [x_ND.unflatten(0, self.shape)]
 
     def ungrouped(self, groups: list[Tensor]) -> Tensor:
@@ -53,7 +53,7 @@ class Rectangle:
 
 
 class UserTower(nn.Module):
-    """A user's published embedding out of the content of his or her history."""
+    """Computes a user's published embedding from the content of his or her history."""
 
     outputs = ("user_emb",)
 
@@ -66,10 +66,11 @@ class UserTower(nn.Module):
         """user_emb [B, K], zeros for an empty history.
 
         Args:
-            content_BHC: content vectors, oldest first, float32; behind a history's end anything finite.
-            item_BH: their item_idx, int64, which only towers with `id_residual` look at.
-            length_B: items of each history, int64, 0 .. H.
-            type_BH: of towers with event types their codes, int64, 1 .. number of types; 0 behind a history's end.
+            content_BHC: content vectors, oldest first, float32; after a history's end any finite numbers.
+            item_BH: their item_idx, int64; only towers with `id_residual` use them.
+            length_B: number of items of each history, int64, 0 .. H.
+            type_BH: codes of the event types, int64, 1 .. number of types, and 0 after a history's end; only for towers
+                with event types.
         """
         towers = self.towers
         input_BHC = towers.inputs(content_BHC, item_BH)
@@ -89,7 +90,7 @@ class UserTower(nn.Module):
 
 
 class ItemTower(nn.Module):
-    """Items' published embeddings out of their content, each item alone."""
+    """Computes items' published embeddings from their content, each item without a sequence."""
 
     inputs = ("content", "item_idx")
     outputs = ("item_emb",)
@@ -102,8 +103,8 @@ class ItemTower(nn.Module):
         """item_emb [B, K].
 
         Args:
-            content_BC: content vectors, float32; zeros for an item that has none.
-            item_B: item_idx, int64, which only towers with `id_residual` or `item_bias` look at.
+            content_BC: content vectors, float32; zeros for an item without content.
+            item_B: item_idx, int64; only towers with `id_residual` or `item_bias` use them.
         """
         towers = self.towers
         input_BC = towers.inputs(content_BC, item_B)
@@ -119,7 +120,7 @@ class ItemTower(nn.Module):
 
 
 class Conversion(nn.Module):
-    """The conversion model's middle layer and probabilities."""
+    """Computes the conversion model's middle layer and probabilities."""
 
     inputs = ("user_emb", "item_emb")
 
@@ -140,11 +141,12 @@ _Program = UserTower | ItemTower | Conversion
 
 
 def run(spec: OnlineSpec) -> dict[str, object]:
-    """Exports as the spec says.
+    """Exports the spec's models.
 
     Returns:
-        What result.json holds: sizes, of each program its files, inputs and outputs, `event_types`, the names of those
-        that the user tower reads, the first one's code 1, and `other_labels`, the names of the columns of other_scores.
+        The content of result.json: sizes; the learned `repeat_bias` and the spec's `retrieval` weights; `event_types`,
+        the names of those that the user tower reads, beginning with code 1; `other_labels`, the names of the columns of
+        other_scores; for each program its files, their digests, inputs and outputs.
 
     Raises:
         BadInput: the models do not fit each other, or a package that the format needs is not installed.
@@ -178,10 +180,10 @@ def run(spec: OnlineSpec) -> dict[str, object]:
 
 
 def _exported(name: str, module: _Program, spec: OnlineSpec) -> dict[str, object]:
-    """Writes one module in the formats that are asked for; says how it is called."""
+    """Writes one module in the spec's formats; returns its files with digests, and the names of inputs and outputs."""
     example, dynamic = _example(module)
     with torch.no_grad(), _quiet():
-        # Deferred: of some sizes the exporter cannot prove itself what holds for all that are allowed.
+        # Deferred, because for some sizes the exporter cannot prove constraints that hold for all allowed sizes.
         program = torch.export.export(
             module, example, dynamic_shapes=dynamic, strict=False, prefer_deferred_runtime_asserts_over_guards=True
         )
@@ -203,13 +205,13 @@ def _exported(name: str, module: _Program, spec: OnlineSpec) -> dict[str, object
             )
             assert converted is not None, "a program comes with dynamo=True"
             converted.save(spec.out_dir / files[ONNX], external_data=is_large)
-    written = sorted(spec.out_dir.glob(f"{name}.*"))  # the largest weights of ONNX lie in a file of their own
+    written = sorted(spec.out_dir.glob(f"{name}.*"))  # large ONNX weights are in a separate file
     digests = {file.name: file_digest(file) for file in written}
     return {"files": files, "sha256": digests, "inputs": list(module.inputs), "outputs": list(module.outputs)}
 
 
 def _example(module: _Program) -> tuple[tuple[Tensor, ...], tuple[dict, ...]]:
-    """Inputs for tracing, and which of their dimensions vary."""
+    """Example inputs for tracing, and their dynamic dimensions."""
     rows = Dim("rows", min=1)
     if isinstance(module, Conversion):
         sides = tuple(torch.randn(_EXAMPLE, width) for width in (module.cvr.user_dim, module.cvr.item_dim))
@@ -240,7 +242,7 @@ def _at(x_BHD: Tensor, position_B11: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters tell of their own deprecations, and of packages whose operators nobody uses here."""
+    """Silences torch's exporters, which warn of their own deprecations and of missing packages that are not needed."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Sequences without their padding.
 
 Shapes: B sequences, L their padded length, N real tokens of all sequences, P slots of all groups (P >= N),
-D width of a token; b, l a group.
+D width of a token; b sequences of a group, padded to length l.
 """
 
 from typing import Any, TypeAlias
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-GROUPS = 8  # of equal numbers of sequences: their padding is a few percent, and each costs an attention call a layer
+GROUPS = 8  # groups of equally many sequences: padding is a few percent; each group costs one attention call per layer
 
 
 class Packing:
-    """The real tokens of right-padded sequences one after another, shorter sequences first.
+    """Packs the real tokens of right-padded sequences one after another, shorter sequences first.
 
-    Layers that treat each token alone run on the packed tokens. Attention needs rectangles: sequences of similar
-    length form a group, padded to its longest only.
+    Layers that treat each token independently run on the packed tokens. Attention needs rectangles: sequences of
+    similar length form a group, which is padded only to its longest sequence.
 
     Args:
         length_B: lengths; an empty sequence keeps one (padding) token, so that every row has an output.
-        device: where the tokens are; by default the lengths' own.
+        device: device of the tokens; by default that of the lengths.
 
     Attributes:
-        row_N, position_N: where each token stands in the padded layout.
+        row_N, position_N: each token's row and position in the padded layout.
         shapes: (b, l) of every group, in the order of the slots.
     """
 
@@ -47,22 +47,22 @@ class Packing:
         self.row_N, self.position_N = row_N.to(device), position_N.to(device)
         self._first_B, self._is_real_P = first_B.to(device), is_real_P.to(device)
         self._slot_N = is_real_P.nonzero()[:, 0].to(device)
-        # Padded slots hold any token: no real position attends to them, and their gradients are kept at 0.
+        # Padded slots hold an arbitrary token: no real position attends to them, and their gradients are set to 0.
         self._token_P = torch.where(is_real_P, torch.cat(tokens), 0).to(device)
 
     def packed(self, x_BL: Tensor) -> Tensor:
-        """The real ones of [B, L, ...]: [N, ...]."""
+        """The real tokens' entries of [B, L, ...]: [N, ...]."""
         return x_BL[self.row_N, self.position_N]
 
     def at(self, position_BS: Tensor) -> Tensor:
-        """Where positions of the sequences stand among the packed tokens: int64 of the same shape.
+        """Indices of the sequences' positions among the packed tokens: int64 of the same shape.
 
-        Positions behind a sequence's end give any token.
+        Positions after a sequence's end give arbitrary tokens.
         """
         return (self._first_B[:, None] + position_BS).clamp(max=len(self.row_N) - 1)
 
     def groups(self, x_ND: Tensor) -> list[Tensor]:
-        """Tokens as a rectangle a group: [b, l, D] each."""
+        """The tokens as one rectangle per group: [b, l, D] each."""
         padded_PD = _Select.apply(x_ND, self._token_P, self._slot_N, None)
         parts = padded_PD.split([rows * length for rows, length in self.shapes])
         return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
@@ -77,7 +77,7 @@ _Ctx: TypeAlias = Any  # torch's own type does not know what is saved in it
 
 
 class _Select(torch.autograd.Function):
-    """Rows by index, none wanted twice: the gradient is a selection too, which on CPUs is far cheaper than sums."""
+    """Selects rows by index, each at most once. So the gradient is a selection, too: on CPUs far cheaper than sums."""
 
     @staticmethod
     def forward(ctx: _Ctx, x: Tensor, index: Tensor, back: Tensor, is_wanted: Tensor | None) -> Tensor:
@@ -95,9 +95,9 @@ class _Select(torch.autograd.Function):
 
 
 def last_places(length_B: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of right-padded rows, the last `most` valid places: their numbers [B], and the places [B, L].
+    """The last `most` valid places of right-padded rows: how many per row [B], and the places [B, L].
 
-    L is the largest of the numbers, at least 1; places behind a row's end are that row's last one, or 0.
+    L is the largest of these counts, at least 1. Shorter rows repeat their last place; empty rows have 0.
     """
     kept_B = np.minimum(length_B, most)
     place_BL = (length_B - kept_B)[:, None] + np.arange(max(int(kept_B.max(initial=0)), 1))

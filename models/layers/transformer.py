@@ -1,6 +1,7 @@
 """A causal pre-norm transformer over packed sequences, and its plain alternative.
 
-Shapes: N tokens of all sequences, D model width; b, l a group of sequences, h heads, K head width (D = h * K).
+Shapes: N tokens of all sequences, D model width; b sequences of a group, padded to length l; h heads, K head width
+(D = h * K).
 """
 
 import torch
@@ -31,7 +32,7 @@ class CausalAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a four times wider feed-forward layer, both residual, the norm before each."""
+    """Attention and a four times wider feed-forward layer, both residual and with a norm before."""
 
     def __init__(self, d_model: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class CausalPooling(nn.Module):
 
 
 def causal_mean(x_BLD: Tensor) -> Tensor:
-    """The mean over each position and those before it."""
+    """The mean over each position and all before it: [B, L, D]."""
     count_L1 = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device, dtype=x_BLD.dtype)[:, None]
     return x_BLD.cumsum(1) / count_L1
 

@@ -10,17 +10,17 @@ from itertools import islice
 
 import numpy as np
 
-BLOCK = 4  # resamples that share a look at each row: more need more memory, and are not faster
+BLOCK = 4  # resamples computed together: more of them need more memory and are not faster
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scored rows, sorted once, so that the AUC under any weights of the users takes linear time.
+    """Scored rows, sorted once, so that the AUC for any weights of the users takes linear time.
 
     Attributes:
-        pos_user, neg_user: user number of every positive and of every negative, the latter by rising score.
+        pos_user, neg_user: user number of every positive and every negative; negatives are sorted by score, ascending.
         pos_weight, neg_weight: the rows' own weights.
-        below, upto: for every positive, the negatives that score lower, and those that score lower or equal.
+        below, upto: for every positive, how many negatives score lower, and how many lower or equal.
     """
 
     pos_user: np.ndarray
@@ -54,10 +54,10 @@ class Scored:
         return float(self._areas(self.pos_weight[:, None], self.neg_weight[:, None])[0])
 
     def resampled(self, num_users: int, resamples: int, seed: int) -> np.ndarray:
-        """The AUC of each bootstrap resample of the users: float64 [R]; NaN where one lacks a class.
+        """The AUC of each bootstrap resample of the users: float64 [R]; NaN if a resample lacks a class.
 
-        A user is drawn with all rows, as rows of one user depend on each other. Other scorings of the same users see
-        the same draws by the same seed.
+        A user is drawn with all of his or her rows, because they depend on each other. With the same seed, other
+        scorings of the same users see the same draws.
         """
         found, draws = [], user_draws(num_users, resamples, seed)
         while block := list(islice(draws, BLOCK)):
@@ -67,7 +67,7 @@ class Scored:
         return np.concatenate(found)
 
     def _areas(self, pos_Pr: np.ndarray, neg_Mr: np.ndarray) -> np.ndarray:
-        """The AUC under each of r weights of the rows."""
+        """The AUC for each of r weightings of the rows."""
         cumulative = np.zeros((len(neg_Mr) + 1, neg_Mr.shape[1]))
         np.cumsum(neg_Mr, axis=0, out=cumulative[1:])
         won_r = (pos_Pr * (cumulative[self.below] + cumulative[self.upto])).sum(0)
@@ -78,12 +78,12 @@ class Scored:
 def user_aucs(
     label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AUC within each user that has both labels, ties counting half.
+    """AUC within each user who has both labels; ties count half.
 
     Args:
-        label_N, score_N: 1 or 0, and what ranks the rows.
-        weight_N: the rows' own weights, by default 1.
+        label_N, score_N: labels 1 or 0, and the scores that rank the rows.
         user_N: user number of every row, any integers.
+        weight_N: the rows' own weights, by default 1.
 
     Returns:
         The users' AUCs and the summed weights of their rows; users with one label only are left out.
@@ -108,7 +108,7 @@ def user_aucs(
 
 
 def uauc(label_N: np.ndarray, score_N: np.ndarray, user_N: np.ndarray, weight_N: np.ndarray | None = None) -> float:
-    """The plain mean of the AUCs within users that have both labels; NaN if there is none."""
+    """The plain mean of the AUCs within users who have both labels; NaN if there are none."""
     value_U, _ = user_aucs(label_N, score_N, user_N, weight_N)
     return user_mean(value_U, np.ones_like(value_U))
 
@@ -121,16 +121,16 @@ def user_mean(value_U: np.ndarray, weight_U: np.ndarray) -> float:
 def calibration(
     label_N: np.ndarray, probability_N: np.ndarray, weight_N: np.ndarray | None = None, bins: int = 10
 ) -> tuple[list[dict[str, float]], float]:
-    """How often what was given a probability came true, by bins of equal weight (deciles), the lowest first.
+    """Compares predicted probabilities with observed rates in bins of equal weight (deciles), lowest first.
 
     Args:
         label_N: 0 or 1.
-        probability_N: equal ones stay in one bin, that of the middle of their weight.
+        probability_N: rows of equal probability stay in one bin, the one that the middle of their weight falls into.
         weight_N: the rows' own weights, by default 1.
-        bins: at most so many; one that no row falls into is left out.
+        bins: the largest number of bins; bins without rows are left out.
 
     Returns:
-        Of each bin `predicted` and `observed`, the weighted means of probability and label, and its `weight`; and
+        For each bin `predicted` and `observed`, the weighted means of probability and label, and its `weight`; and
         the expected calibration error, the weighted mean over the bins of |predicted - observed|.
     """
     weight_N = np.ones(len(label_N)) if weight_N is None else weight_N.astype(np.float64)
@@ -148,7 +148,7 @@ def calibration(
 
 
 def user_draws(num_users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Bootstrap resamples of users: how often every user was drawn, float64 [U]; same seed, same draws."""
+    """Bootstrap resamples of users: how often each user is drawn, float64 [U]. The same seed gives the same draws."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         drawn = generator.integers(num_users, size=num_users)
@@ -156,9 +156,9 @@ def user_draws(num_users: int, resamples: int, seed: int) -> Iterator[np.ndarray
 
 
 def gain_interval(with_R: np.ndarray, without_R: np.ndarray, level: float = 0.9) -> tuple[float, float]:
-    """Bootstrap percentile interval of AUC(with) - AUC(without), out of their resamples.
+    """Bootstrap percentile interval of AUC(with) - AUC(without), from the resamples of both.
 
-    Resamples that lack a class are left out; NaN, NaN if all do.
+    Resamples that lack a class are left out; NaN, NaN if all of them do.
     """
     gain_R = with_R - without_R
     return _percentiles(gain_R[np.isfinite(gain_R)], level)
@@ -169,7 +169,7 @@ def kept_interval(
 ) -> tuple[float, float]:
     """Bootstrap percentile interval of the share of a gain that is kept: (kept - without) / (with - without).
 
-    Out of their resamples, as in `gain_interval`; those without a gain are left out.
+    It is computed from resamples as in `gain_interval`; those without a gain are left out.
     """
     gain_R = with_R - without_R
     gains = np.flatnonzero(gain_R > 0)

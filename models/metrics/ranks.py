@@ -1,4 +1,4 @@
-"""Ranks of targets among all candidates, and recall and NDCG of them.
+"""Ranks of targets among all candidates, and their recall and NDCG.
 
 Shapes: B users of a retrieval task, I candidate items, K embedding width, P (user, target) pairs, Q held pairs.
 """
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # numpy alone suffices for the figures of ranks that are there
+if TYPE_CHECKING:  # figures of given ranks need numpy only
     from torch import Tensor
 
-TILE = (256, 2048)  # scores of so many users and items stay in the caches
+TILE = (256, 2048)  # users x items whose scores fit into the caches
 
 
 def target_ranks(
@@ -22,18 +22,19 @@ def target_ranks(
     held_bias: float | np.ndarray = -np.inf,
     tile: tuple[int, int] = TILE,
 ) -> np.ndarray:
-    """Rank of every target among all candidates by user . item + bias, counted tile by tile of their product.
+    """Rank of every target among all candidates by user . item + bias, counted over tiles of the score matrix.
 
-    Ties count against the target: an item of equal score stands before it, and so does one without a score (NaN).
+    Ties count against the target: an item of equal score ranks before it, and so does one whose score is NaN.
 
     Args:
         user_BK, item_IK: embeddings; a score is their inner product.
         bias_I: added to the score of every item.
         target_P2: (user row, item row) pairs, sorted by user row.
-        held_Q2: distinct pairs in the same form whose score gets `held_bias` as well, as the user had the item before;
-            -inf, the default, says that they are no candidates (and never a target).
-        held_bias: one for all, or one a pair.
-        tile: users and items of which scores are held at once.
+        held_Q2: distinct pairs of the same form, whose scores get `held_bias` in addition, because the user had the
+            item before.
+        held_bias: one number for all held pairs, or one per pair. -inf, the default, excludes them as candidates; they
+            must then not be targets.
+        tile: numbers of users and items whose scores are held at once.
 
     Returns:
         int64 [P], the best rank is 1.
@@ -45,7 +46,7 @@ def target_ranks(
     more_Q = np.broadcast_to(held_bias, len(held_Q2))
     more_P = _found(held_Q2 @ [len(item_IK), 1], more_Q, target_P2 @ [len(item_IK), 1])
     users_U, number_P, count_U = np.unique(target_P2[:, 0], return_inverse=True, return_counts=True)
-    order_U = np.argsort(-count_U, kind="stable")  # users of a tile have about as many targets
+    order_U = np.argsort(-count_U, kind="stable")  # so that the users of a tile have similar numbers of targets
     first_U = np.cumsum(count_U) - count_U
     column_P = np.arange(len(target_P2)) - first_U[number_P]
     place_B = np.full(len(user_BK), -1)
@@ -72,7 +73,7 @@ def target_ranks(
 
 
 def recall_ndcg(rank_P: np.ndarray, user_P: np.ndarray, num_targets_B: np.ndarray, k: int) -> tuple[float, float]:
-    """Mean recall@k and NDCG@k over users: of `recall_ndcg_by_user`, whose arguments these are."""
+    """Mean recall@k and NDCG@k over users. The arguments are those of `recall_ndcg_by_user`."""
     recall_B, ndcg_B = recall_ndcg_by_user(rank_P, user_P, num_targets_B, k)
     return float(recall_B.mean()), float(ndcg_B.mean())
 
@@ -85,8 +86,8 @@ def recall_ndcg_by_user(
     Args:
         rank_P: ranks from 1 on.
         user_P: user row of every pair.
-        num_targets_B: targets of every user, those included that have no rank; at least 1.
-        k: length of the list. Recall divides by all targets, also where they are more than k.
+        num_targets_B: number of targets of every user, including those without a rank; at least 1.
+        k: length of the list. Recall divides by the number of all targets, even if there are more than k.
     """
     is_hit_P = rank_P <= k
     users = len(num_targets_B)
@@ -107,10 +108,10 @@ def _count_below(
     """How many candidates score below each target.
 
     Args:
-        user_bK, item_IK, bias_I: as `target_ranks`.
-        targets: items (-1: none there) and what is added to their scores: [b, T] each.
-        held: pairs [q, 2], sorted by item, and what is added to their scores [q].
-        width: items of which scores are held at once.
+        user_bK, item_IK, bias_I: as in `target_ranks`.
+        targets: the targets' items (-1: no target) and the held bias in their scores: [b, T] each.
+        held: held pairs [q, 2], sorted by item, and the bias of each [q].
+        width: number of items whose scores are held at once.
     """
     import torch
 
@@ -121,21 +122,21 @@ def _count_below(
     below_bT = torch.zeros(target_bT.shape, dtype=torch.int64)
     score_bw, is_below_bw = (torch.empty(len(user_bK), width, dtype=user_bK.dtype) for _ in range(2))
     for first in range(0, num_items, width):
-        start = min(first, num_items - width)  # all products have one shape, the last tile overlaps
+        start = min(first, num_items - width)  # all products have the same shape, so the last tile overlaps
         torch.addmm(bias_I[start : start + width], user_bK, item_IK[start : start + width].T, out=score_bw)
         near = slice(*np.searchsorted(held_q2[:, 1], [start, start + width]))
         score_bw[held_q2[near, 0], held_q2[near, 1] - start] += more_q[near]
         new = slice(first - start, None)
         for column, score_b in enumerate(score_bT.unbind(1)):
             is_last = column == score_bT.shape[1] - 1
-            flag_bw = (score_bw if is_last else is_below_bw)[:, new]  # in place, once the scores are not needed
+            flag_bw = (score_bw if is_last else is_below_bw)[:, new]  # the last column may overwrite the scores
             torch.lt(score_bw[:, new], score_b[:, None], out=flag_bw)  # 0 and 1 in fp32: five times faster than bool
             below_bT[:, column] += flag_bw.sum(1).long()
     return below_bT
 
 
 def _found(key_Q: np.ndarray, value_Q: np.ndarray, key_P: np.ndarray) -> np.ndarray:
-    """The values of the keys asked for, 0 where there is none: float64 [P]."""
+    """Looks up the values of the keys `key_P`, 0 for a missing key: float64 [P]."""
     order_Q = np.argsort(key_Q)
     first_P, stop_P = (np.searchsorted(key_Q, key_P, side, sorter=order_Q) for side in ("left", "right"))
     value_P, is_there_P = np.zeros(len(key_P)), stop_P > first_P
@@ -144,7 +145,7 @@ def _found(key_Q: np.ndarray, value_Q: np.ndarray, key_P: np.ndarray) -> np.ndar
 
 
 def _own_scores(user_bK: "Tensor", item_IK: "Tensor", bias_I: "Tensor", target_bT: "Tensor", width: int) -> "Tensor":
-    """Scores of the targets out of products of the tiles' shape: equal items get bit-equal scores, so ties are ties."""
+    """The targets' scores, from products of the tiles' shape, so that equal items get bit-equal scores and tie."""
     import torch
 
     score_bT = torch.full(target_bT.shape, -torch.inf, dtype=user_bK.dtype)

@@ -1,9 +1,9 @@
 """Ranking among a few sampled candidates: for systems that are too slow to score every item for every row.
 
-Figures over samples are not comparable with those over all items, nor with those over other samples (Krichene and
-Rendle, KDD 2020): every system of a comparison ranks the same ones.
+Figures on samples are not comparable with figures on all items, nor with those on other samples (Krichene and
+Rendle, KDD 2020). Therefore every system of a comparison ranks the same samples.
 
-Shapes: B rows of a split, S sampled rows, C candidates of a row, the target first; H history length, I items,
+Shapes: B rows of a split, S sampled rows, C candidates per row, the target first; H history length, I items,
 D items that may be drawn.
 """
 
@@ -18,19 +18,19 @@ KS = (1, 5, 10)
 
 
 class SampledCandidates:
-    """Rows, and for each its first target among items that the row does not hold, drawn uniformly.
+    """Sampled rows, each with candidates: its first target, and uniformly drawn items that the row does not hold.
 
     Args:
         rows: the split's hist_items, hist_len, tar_items by name.
-        item_D: the items that may be drawn, ascending; a row whose first target is none of them is not sampled.
-        config: how many.
+        item_D: the items that may be drawn, ascending. A row whose first target is not among them is not sampled.
+        config: numbers of rows and candidates, and the seed.
 
     Attributes:
         row_S: numbers of the sampled rows, ascending.
-        item_SC: the candidates.
+        item_SC: their candidates, the target first.
 
     Raises:
-        BadInput: fewer items may be drawn than candidates are asked for.
+        BadInput: there are too few items to draw for a row.
     """
 
     def __init__(self, rows: Mapping[str, np.ndarray], item_D: np.ndarray, config: SampledConfig) -> None:
@@ -50,7 +50,7 @@ class SampledCandidates:
             self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, item_D, config.candidates - 1, own)]
 
     def figures(self, score_SC: np.ndarray) -> dict[str, float]:
-        """recall_at_k, ndcg_at_10 and mrr, and the rows they are means of; equal scores stand before the target's."""
+        """recall_at_k, ndcg_at_10 and mrr, and the number of rows averaged. Equal scores rank before the target."""
         rank_S = (score_SC >= score_SC[:, :1]).sum(1)
         found = {f"recall_at_{k}": float((rank_S <= k).mean()) for k in KS}
         gain_S = np.where(rank_S <= KS[-1], 1 / np.log2(rank_S + 1.0), 0.0)
@@ -58,10 +58,10 @@ class SampledCandidates:
         return found | {"rows": len(rank_S)}
 
     def of_all(self, scores: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The candidates' scores, float64 [S, C].
+        """The candidates' scores, float64 [S, C], picked from scores of all items.
 
         Args:
-            scores: from row numbers [s] to scores of all items [s, I].
+            scores: maps row numbers [s] to scores of all items [s, I].
         """
         step = max(1, (1 << 24) // max(int(self.item_SC.max(initial=1)), 1))
         parts = [

@@ -1,6 +1,6 @@
 """Figures of one ranking over all targets and over segments of them, with bootstrap intervals.
 
-Shapes: P (row, item) pairs of targets, S segments, F figures a segment, U users, R rows of a segment, M = S * F.
+Shapes: P (row, item) pairs of targets, S segments, F figures per segment, U users, R rows of a segment, M = S * F + S.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Segments:
-    """Targets and the sets of them that figures are about.
+    """Targets and the segments (sets of targets) for which figures are computed.
 
-    A row's figures in a segment are those of its targets there, among all candidates; a figure is the mean over the
-    segment's rows. The interval is that of percentiles over resampled users, each drawn with all rows.
+    A row's figures in a segment are those of its targets in it, ranked among all candidates. A segment's figure is the
+    mean over its rows. The interval is a percentile interval over resampled users, each drawn with all rows.
 
     Attributes:
         row_P: row of every target, sorted.
         user_P: user number of every target, from 0 on.
-        is_in: by the segment's name, which targets it holds; `all` is the whole.
-        ks: lengths of the lists.
+        is_in: by the segment's name, which targets it holds; `all` holds all of them.
+        ks: lengths of the ranked lists.
         resamples, seed: of the bootstrap; the same for all rankings, so that they see the same draws.
     """
 
@@ -38,9 +38,9 @@ class Segments:
     seed: int
 
     def figures(self, rank_P: np.ndarray) -> Figures:
-        """`recall_at_k`, `ndcg_at_k`, `ci90` and `targets` of all targets, and in `segments` of each segment.
+        """`recall_at_k`, `ndcg_at_k`, `ci90` and `targets` of all targets, and the same by segment in `segments`.
 
-        A segment without targets has no other figure than `targets`.
+        A segment without targets has only the figure `targets`.
         """
         names = [f"{figure}_at_{k}" for k in self.ks for figure in ("recall", "ndcg")]
         num_users = int(self.user_P.max()) + 1
@@ -61,7 +61,7 @@ class Segments:
         return found.pop("all") | {"segments": found}
 
     def gains(self, rank_P: np.ndarray, base_P: np.ndarray) -> Figures:
-        """How much higher the figures of all targets are than another ranking's, and `ci90` over the same users."""
+        """The figures of all targets minus those of the ranking `base_P`, with `ci90` of the paired differences."""
         names = [f"{figure}_at_{k}" for k in self.ks for figure in ("recall", "ndcg")]
         user_R, value_RF = self._by_row(rank_P, self.is_in["all"])
         _, base_RF = self._by_row(base_P, self.is_in["all"])
@@ -76,7 +76,7 @@ class Segments:
         }
 
     def _by_row(self, rank_P: np.ndarray, is_in_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """User and figures of every row that has targets in the segment: [R], [R, F]."""
+        """User number and figures of every row with targets in the segment: [R], [R, F]."""
         _, first, row_p, count_R = np.unique(
             self.row_P[is_in_P], return_index=True, return_inverse=True, return_counts=True
         )
@@ -84,7 +84,7 @@ class Segments:
         return self.user_P[is_in_P][first], np.stack([value for both in values for value in both], axis=1)
 
     def _interval(self, sums_USF: np.ndarray, rows_US: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """5th and 95th percentile of the means over resamples; those that draw none of a segment's rows left out."""
+        """5th and 95th percentiles of the means over resamples, without resamples that draw no row of a segment."""
         num_users, segments, figures = sums_USF.shape
         both_UM = np.concatenate([sums_USF.reshape(num_users, -1), rows_US], axis=1)
         draws = np.stack([times_U @ both_UM for times_U in user_draws(num_users, self.resamples, self.seed)])

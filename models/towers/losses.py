@@ -1,7 +1,8 @@
 """Dense all-action InfoNCE.
 
 Shapes: B users, L sequence length, S sampled positions of a sequence, N sampled anchors (history positions),
-T sampled targets, K embedding width, M candidates, R occurrences of candidates as somebody's target; b, m a tile.
+T sampled targets, K embedding width, M candidates, R occurrences of candidates as a user's target; b rows and m
+candidates of a tile.
 """
 
 from collections.abc import Iterator
@@ -16,19 +17,19 @@ from torch.autograd.function import once_differentiable
 from models.contract.settings import LossConfig
 from models.towers.repeats import Held, HeldCandidates
 
-# Anchors and candidates of a tile of logits: on CPUs 1 MiB in fp32, which stays in the caches; on GPUs 128 MiB, whose
-# products take longer than their launches.
+# Anchors x candidates of a tile of logits. On CPUs a tile is 1 MiB in fp32, which stays in the caches; on GPUs it is
+# 128 MiB, so that a product takes longer than its kernel launch.
 TILES = {"cpu": (256, 1024), "cuda": (8192, 4096)}
-MOST_WEIGHTS = 2**25  # numbers of a tile's rows x all candidates at most, 128 MiB
-LINEAR_FROM = 40.0  # from here on softplus(x) is x to the last bit; torch's default of 20 is not exact in fp64
-LOWEST = -1e30  # stands for log 0 where -inf would make the gradient NaN
+MOST_WEIGHTS = 2**25  # the largest size of a tile's weights, its rows x all candidates: 128 MiB
+LINEAR_FROM = 40.0  # above this, softplus(x) equals x to the last bit; torch's default of 20 is not exact in fp64
+LOWEST = -1e30  # used for log 0 where -inf would make the gradient NaN
 
 
 def recency_weights(length_B: Tensor, max_len: int, alpha: float, beta: float) -> Tensor:
-    """Weight log(alpha + i (beta - alpha) / (n - 1)) of position i of a sequence of n, newest heaviest.
+    """Weight log(alpha + i (beta - alpha) / (n - 1)) of position i in a sequence of length n; the newest weighs most.
 
     Returns:
-        float [B, max_len]; 0 behind the sequence's end; log(alpha) where n = 1.
+        float [B, max_len]; 0 after the sequence's end; log(alpha) if n = 1.
     """
     i_L = torch.arange(max_len, device=length_B.device)
     slope_B1 = (beta - alpha) / (length_B - 1).clamp(min=1)[:, None]
@@ -42,11 +43,11 @@ def sample_positions(
     """Draw positions without replacement, with probabilities in proportion to the recency weights.
 
     Returns:
-        positions, int64 [B, S] in sequence order, S = min(num, max_len), and their validity, bool [B, S]:
-        a sequence of fewer than S items gives all of them once.
+        positions, int64 [B, S] in sequence order, S = min(num, max_len), and which of them are valid, bool [B, S]:
+        a sequence of fewer than S items gives each item once.
     """
     weight_BL = recency_weights(length_B, max_len, config.alpha, config.beta)
-    # Exponential races: the S smallest of Exp(1) / weight are a weighted draw without replacement.
+    # Exponential race: the S smallest values of Exp(1) / weight are a weighted draw without replacement.
     noise_BL = torch.empty(weight_BL.shape, device=weight_BL.device).exponential_(generator=generator)
     race_BL = torch.where(weight_BL > 0, noise_BL / weight_BL, torch.inf)
     time_BS, position_BS = race_BL.topk(min(num, max_len), largest=False)
@@ -57,15 +58,15 @@ def sample_positions(
 
 @dataclass(frozen=True)
 class Candidates:
-    """What stands in the denominators: of this batch, of all ranks' batches, or of the catalogue.
+    """The items in the softmax denominators, from this batch, from all ranks' batches, or from the catalogue.
 
     Attributes:
         vector_MK: item vectors, gradients allowed.
         bias_M: added to the logits (a learned item bias, minus log q), gradients allowed.
         item_M: their item ids.
-        user_R, place_R: a candidate counts once for every occurrence r with place_R[r] = m, as a target of
-            user user_R[r]; users never meet their own occurrences. Without them each candidate counts once,
-            as nobody's target.
+        user_R, place_R: occurrence r is candidate place_R[r] as a target of user user_R[r]. A candidate counts once per
+            occurrence, but a user's own occurrences are no negatives for that user. If None, each candidate counts once
+            and is nobody's target.
     """
 
     vector_MK: Tensor
@@ -86,8 +87,8 @@ class Candidates:
     ) -> "Candidates":
         """The sampled targets of the batch as candidates.
 
-        Without `merge` each target is a candidate of its own. With it each item is one candidate that counts its
-        occurrences; that needs `item_BT`, and is exact if equal items have equal vectors and biases.
+        Without `merge` each target is a candidate of its own. With it each distinct item is one candidate, counted as
+        often as it occurs; this needs `item_BT`, and is exact if equal items have equal vectors and biases.
         """
         target_RK, user_R = target_BTK[is_target_BT], user_B[is_target_BT.nonzero()[:, 0]]
         bias_R = target_RK.new_zeros(len(target_RK)) if bias_BT is None else bias_BT[is_target_BT]
@@ -97,7 +98,7 @@ class Candidates:
             return cls(target_RK, bias_R, item_R, user_R, place_R)
         assert item_R is not None, "to merge needs item_BT"
         item_M, merged_R = item_R.unique(return_inverse=True)
-        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # one occurrence per item, whichever
+        one_M = torch.empty_like(item_M).index_put_((merged_R,), place_R)  # any one occurrence per item
         return cls(target_RK[one_M], bias_R[one_M], item_M, user_R, merged_R)
 
 
@@ -119,8 +120,8 @@ def all_action_info_nce(
 
     With s the scaled inner product plus bias, l(h, t) = softplus(LSE(h) - s(h, t)), where LSE(h) is the
     log-sum-exp of anchor h over its negatives: one per anchor, not one per pair. Negatives are all candidates except
-    the user's own targets. Memory grows with B, M and K, never with B x M: logits live in tiles only, and
-    the backward pass recomputes them (as in Inf-CL, arXiv 2410.17243). Computes in fp32 under autocast.
+    the user's own targets. Memory grows with B, M and K, never with B x M: logits exist only in tiles, and the backward
+    pass recomputes them (as in Inf-CL, arXiv 2410.17243). Computes in fp32 under autocast.
 
     Args:
         anchor_BNK, target_BTK: unit vectors of the sampled history positions and targets.
@@ -128,13 +129,13 @@ def all_action_info_nce(
         scale: 1 / temperature.
         candidates: those of the whole global batch, these rows' own targets included.
         user_B: ids of the rows' users.
-        target_bias_BT: the targets' counterpart of `candidates.bias_M`; it includes `held.bias` for targets that the
-            row's history holds.
+        target_bias_BT: bias of each target, as `candidates.bias_M`; it includes `held.bias` for targets that the row's
+            history holds.
         own_item_BL: item ids that are not negatives of that row, even as other users' targets (false
-            negatives); -1 is none. Needs `candidates.item_M`.
+            negatives); -1: none. Needs `candidates.item_M`.
         more_BN: log-sum-exp of every anchor over further negatives, which are not among the candidates.
-        held: the items of each row's history, and the bias that their logits get. Needs `candidates.item_M`.
-        weight_BT: how much a pair counts in the mean, by its target; None: all alike.
+        held: the items of each row's history, and the bias that is added to their logits. Needs `candidates.item_M`.
+        weight_BT: weight of a pair in the mean, given by its target; None: all pairs weigh the same.
 
     Returns:
         A scalar; 0 when no pair is valid or when there is no negative.
@@ -170,16 +171,16 @@ def next_item_info_nce(
     held: Held | None = None,
     weight_P: Tensor | None = None,
 ) -> Tensor:
-    """`all_action_info_nce` of P rows with one anchor and one target each: a softmax cross-entropy.
+    """`all_action_info_nce` for P rows with one anchor and one target each: a softmax cross-entropy.
 
     Args:
         anchor_PK, target_PK: vectors of the positions, and of the items that follow them.
-        item_P: those items, which are not negatives of their own row.
-        scale, candidates: as in `all_action_info_nce`; the candidates are drawn, and nobody's targets.
-        bias_P: the items' counterpart of `candidates.bias_M`.
-        held: the items of each anchor's history, if they have logits of their own. They replace the candidates that
-            are the same items.
-        weight_P: how much each row counts in the mean; None: all alike.
+        item_P: ids of these following items, which are not negatives of their own row.
+        scale, candidates: as in `all_action_info_nce`; the candidates are drawn and are nobody's targets.
+        bias_P: bias of the following items, as `candidates.bias_M`.
+        held: the items of each anchor's history with logits of their own; they replace candidates that are the same
+            items. None: no repeat bias.
+        weight_P: weight of each row in the mean; None: all rows weigh the same.
     """
     ones_P1 = torch.ones(len(item_P), 1, dtype=torch.bool, device=item_P.device)
     bias_P1 = None if bias_P is None else bias_P[:, None]
@@ -207,7 +208,7 @@ def next_item_info_nce(
 
 
 class _Weights:
-    """How often each candidate counts as a negative of each row: its occurrences, without the row's own."""
+    """How often each candidate counts as a negative of each row: its occurrences, except those of the row's user."""
 
     def __init__(
         self,
@@ -230,7 +231,7 @@ class _Weights:
             self.items = _Sorted(candidates.item_M, torch.arange(num, device=device))
 
     def log(self, rows: slice) -> Tensor:
-        """Log weights, -inf for a candidate that is not a negative: [b, M]."""
+        """Log of the weights, -inf for a candidate that is not a negative: [b, M]."""
         user_b = self.user_B[rows]
         weight_bM = self.count_M.expand(len(user_b), -1).clone()
         if self.users is not None:
@@ -252,14 +253,14 @@ class _Weights:
 
 
 class _Sorted:
-    """An equality join against keys that are sorted once; each key has a value."""
+    """An equality join with (key, value) pairs, which are sorted once."""
 
     def __init__(self, key_R: Tensor, value_R: Tensor) -> None:
         self.key_R, order_R = key_R.sort()
         self.value_R = value_R[order_R]
 
     def equal_to(self, key_Q: Tensor) -> tuple[Tensor, Tensor]:
-        """All pairs of (number of the asked key, value of an equal key)."""
+        """All pairs (index into `key_Q`, value of an equal key)."""
         first_Q = torch.searchsorted(self.key_R, key_Q)
         num_Q = torch.searchsorted(self.key_R, key_Q, right=True) - first_Q
         asked_P = torch.repeat_interleave(num_Q)
@@ -267,11 +268,11 @@ class _Sorted:
         return asked_P, self.value_R[place_P]
 
 
-_Ctx: TypeAlias = Any  # torch's own type does not know what is saved in it
+_Ctx: TypeAlias = Any  # torch's own type does not know the attributes that are saved in it
 
 
 class _NegativeLSE(torch.autograd.Function):
-    """Log-sum-exp of each anchor's weighted logits over the candidates, tile by tile; no logit is kept."""
+    """Log-sum-exp of each anchor's weighted logits over the candidates, tile by tile. No logits are kept."""
 
     @staticmethod
     def forward(
@@ -319,9 +320,9 @@ class _NegativeLSE(torch.autograd.Function):
 def _row_tiles(
     anchor_BNK: Tensor, bias_M: Tensor, held_bias: Tensor | None, weights: _Weights
 ) -> Iterator[tuple[slice, Tensor, tuple[Tensor, Tensor] | None]]:
-    """Per tile: its rows, the term added to each logit (bias + log weight + repeat bias), and the held pairs.
+    """For each tile: its rows, the term added to each logit (bias + log weight + repeat bias), and the held pairs.
 
-    The held pairs are the (row, candidate) to which the repeat bias was added; None without a repeat bias.
+    The held pairs are the (row, candidate) pairs to which the repeat bias was added; None without a repeat bias.
     """
     most = TILES[anchor_BNK.device.type][0] // max(1, anchor_BNK.shape[1])
     step = max(1, min(most, MOST_WEIGHTS // max(1, len(bias_M))))
@@ -343,7 +344,7 @@ def _logit_tiles(anchor_bNK: Tensor, candidate_MK: Tensor, bias_bM: Tensor) -> I
 
 
 def _within(pairs: tuple[Tensor, Tensor], columns: slice) -> tuple[Tensor, Tensor]:
-    """The (row, candidate) pairs whose candidate is among these columns, counted from their first."""
+    """The (row, candidate) pairs whose candidate is in `columns`, with candidates counted from `columns.start`."""
     row_p, place_p = pairs
     is_here_p = (place_p >= columns.start) & (place_p < columns.stop)
     return row_p[is_here_p], place_p[is_here_p] - columns.start

@@ -1,9 +1,10 @@
-"""Held items: those that stand in a user's history already, as candidates of what follows it.
+"""Held items: candidates for the next event that are already in the user's history.
 
-In some logs users repeat themselves (groceries), in others they hardly do (the lines of an invoice). An inner product
-cannot say which: a history's own items lie near the user's vector either way. One learned number, the repeat bias, can.
+In some logs users often repeat items (groceries), in others they hardly do (the lines of an invoice). An inner product
+cannot express this: a history's own items are close to the user's vector either way. One learned number, the repeat
+bias, can.
 
-Shapes: B rows, H history length, K embedding width, P anchors, S items asked for, Q distinct (row, item) pairs.
+Shapes: B rows, H history length, K embedding width, P anchors, S items per anchor, Q distinct (row, item) pairs.
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Learning-rate multiplier of the repeat bias. AdamW moves a weight by about the learning rate per step: too slow for
-# one scalar that has to go as far as thousands of weights take the logits together, within a hundred steps.
+# Learning-rate multiplier of the repeat bias. AdamW changes a weight by about the learning rate per step. That is too
+# slow for a single scalar, which within a hundred steps must change logits as much as thousands of weights do together.
 REPEAT_SPEED = 5.0
 
 
 @dataclass(frozen=True)
 class Held:
-    """The items of each anchor's history, as negatives beside the candidates.
+    """The items of each anchor's history, as further negatives besides the candidates.
 
     Attributes:
-        item_PH: each item once, 0 at its other places.
+        item_PH: the history's items; a repeated item only once, with 0 at its other places.
         logit_PH: their logits, without `bias`.
         bias: added to the logits of all items that the anchor's history holds.
     """
@@ -34,10 +35,10 @@ class Held:
 
 @dataclass(frozen=True)
 class HeldCandidates:
-    """The items of each row's history, to find the candidates of the loss that are among them.
+    """The items of each row's history, by which the loss finds the candidates that the history holds.
 
     Attributes:
-        item_BH: each item once, 0 at its other places.
+        item_BH: the history's items; a repeated item only once, with 0 at its other places.
         bias: added to the logits of the candidates that the row's history holds.
     """
 
@@ -46,7 +47,7 @@ class HeldCandidates:
 
 
 def once(item_BH: Tensor) -> Tensor:
-    """The items of each row, each at its first place; its other places become 0."""
+    """The items of each row without repeats: an item stays at its first place, its other places become 0."""
     length = item_BH.shape[1]
     is_before_HH = torch.ones(length, length, dtype=torch.bool, device=item_BH.device).tril(-1)
     is_again_BH = ((item_BH[:, :, None] == item_BH[:, None, :]) & is_before_HH).any(2)
@@ -54,7 +55,7 @@ def once(item_BH: Tensor) -> Tensor:
 
 
 def held_items(item_BH: Tensor) -> Tensor:
-    """The items up to each position, that position included: int64 [B, H, H], each at its first place, else 0.
+    """The items up to and including each position: int64 [B, H, H], each item at its first place, 0 elsewhere.
 
     Args:
         item_BH: item_idx, oldest first, 0 after a history's end.
@@ -65,7 +66,7 @@ def held_items(item_BH: Tensor) -> Tensor:
 
 
 def is_held(held_PH: Tensor, item_PS: Tensor) -> Tensor:
-    """Whether each anchor's history (a row of `held_items`) holds the items asked for: bool [P, S]."""
+    """Whether each anchor's history (a row of `held_items`) holds the items `item_PS`: bool [P, S]."""
     sorted_PH = held_PH.sort(1).values
     place_PS = torch.searchsorted(sorted_PH, item_PS).clamp(max=sorted_PH.shape[1] - 1)
     return sorted_PH.gather(1, place_PS) == item_PS
@@ -79,7 +80,7 @@ def history_logits(state_BHK: Tensor, item_BHK: Tensor) -> Tensor:
 
 
 def held_pairs(hist_items_BH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, item_idx) of each distinct item per history, sorted: int64 [Q, 2], and its last place there: [Q]."""
+    """(row, item_idx) of each history's distinct items, sorted: int64 [Q, 2], and their last places in it: [Q]."""
     row_N, place_N = np.nonzero(hist_items_BH > 0)
     pair_N2 = np.stack([row_N, hist_items_BH[row_N, place_N]], axis=1).astype(np.int64)
     pair_Q2, number_N = np.unique(pair_N2, axis=0, return_inverse=True)

@@ -1,13 +1,12 @@
-"""Vectors of a retrained model in the space of the one before, so that who reads them has nothing to learn anew.
+"""Maps a retrained model's vectors into the space of the earlier model, so that models that read them stay valid.
 
-A training that begins anew ends in other axes: its inner products mean the same, its numbers do not. Towers are turned
-by one orthogonal matrix for users and items (orthogonal Procrustes: Schönemann 1966), which leaves every inner product
-and norm as it was; it goes into the weights of their last layers. The middle layer of the conversion model has no inner
-products to keep: a ridge regression maps it.
+A training that starts anew ends up with other axes: its inner products mean the same, its single numbers do not. Towers
+are rotated by one orthogonal matrix for users and items (orthogonal Procrustes: Schönemann 1966), which keeps every
+inner product and norm; it is multiplied into the weights of their last layers. The middle layer of the conversion model
+has no inner products to keep, so a ridge regression maps it.
 
-Shapes: N vectors, K width of an embedding, I items, B users, H history length, L that of what is
-read of it, P pairs, D width of a middle layer, E
-that of the earlier one.
+Shapes: N vectors, K width of an embedding, I items, B users, H history length, L length of its part that is read,
+P pairs, D width of a middle layer, E width of the earlier middle layer.
 """
 
 from collections.abc import Sequence
@@ -25,29 +24,29 @@ from models.towers.cvr import CVRModel
 from models.towers.towers import Towers
 from models.towers.typed_events import model_types
 
-MOST_ITEMS, MOST_USERS = 100_000, 20_000  # whose vectors the rotation is fitted on
-LEAST_SHARED = 10  # items, users, held-out pairs: fewer say nothing about axes
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # per row, of standardised numbers
-HELD_OUT = 5  # every so many-th pair chooses the ridge
+MOST_ITEMS, MOST_USERS = 100_000, 20_000  # the most items and users that the rotation is fitted on
+LEAST_SHARED = 10  # the fewest items, users and held-out pairs; fewer do not determine the axes
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # ridge per row, for standardised columns
+HELD_OUT = 5  # every 5th pair is held out to choose the ridge
 
 
 @dataclass(frozen=True)
 class ScoringTowers:
-    """A tower's model, and what it reads."""
+    """Trained towers and the content matrix that they read."""
 
     towers: Towers
     content: ContentMatrix
 
     def items(self, item_I: np.ndarray) -> np.ndarray:
-        """Their unit vectors, [I, K]; zeros for those without content."""
+        """The items' unit vectors, [I, K]; zeros for items without content."""
         item_I = self.content.known(item_I)
         has_content_I = (self.content.gather(torch.from_numpy(item_I)).abs().amax(1) > 0).numpy()
         return _unit(self._vectors(self.towers.embed_items(item_I, self.content))) * has_content_I[:, None]
 
     def users(self, hist_BH: np.ndarray, length_B: np.ndarray, types_BH: np.ndarray | None = None) -> np.ndarray:
-        """Their unit vectors, [B, K], from their last `max_len` items; zeros for empty histories.
+        """The users' unit vectors, [B, K], from the last `max_len` items of their histories; zeros for empty ones.
 
-        `types_BH` are the event types' codes, as the towers know them.
+        `types_BH` are the codes of the event types that the towers use.
         """
         kept_B, place_BL = last_places(length_B, self.towers.config.max_len)
         hist_BL = self.content.known(np.take_along_axis(hist_BH, place_BL, axis=1))
@@ -68,17 +67,17 @@ def turn_into(
     types_BH: np.ndarray | None = None,
     types: Sequence[str] = (),
 ) -> dict[str, object]:
-    """Turns the new towers, in place, into the space of the earlier ones.
+    """Rotates the new towers, in place, into the space of the earlier ones.
 
     Args:
-        new, earlier: what is turned, and whose space it is.
-        item_I: numbers of items that both may know.
+        new, earlier: the towers to rotate, and the towers whose space is the target.
+        item_I: item_idx of items that both may know.
         hist_BH, length_B: histories, item_idx oldest first, padded on the right.
-        types_BH, types: the event types of histories, and what their codes stand for.
+        types_BH, types: codes of the histories' event types, and the names that the codes stand for.
 
     Returns:
-        items, users: how many the rotation was fitted on; item_cosine, user_cosine: [before, after], mean cosine of
-        the two models' vectors.
+        items, users: how many the rotation was fitted on; item_cosine, user_cosine: [before, after] the rotation, the
+        mean cosine between the two models' vectors.
 
     Raises:
         BadInput: the widths differ, the earlier towers know other event types, or the two share too little.
@@ -111,7 +110,7 @@ def turn_into(
 
 
 def require_known_types(earlier: Towers, types: Sequence[str]) -> None:
-    """BadInput where the earlier towers read other event types than histories have."""
+    """Raises BadInput if the earlier towers read event types, but histories have none or unknown ones."""
     if earlier.event_types:
         try:
             codes_for(earlier.event_types, types, "the towers of the earlier release")
@@ -120,7 +119,7 @@ def require_known_types(earlier: Towers, types: Sequence[str]) -> None:
 
 
 def require_same_width(new: Towers, earlier: Towers) -> None:
-    """BadInput where one's vectors have other columns than the other's."""
+    """Raises BadInput if the towers' embeddings differ in width or only one of them has an item_bias column."""
     columns, wanted = (
         f"{one.config.embedding_dim} columns{' with' if one.config.item_bias else ' without'} item_bias"
         for one in (new, earlier)
@@ -134,7 +133,7 @@ def require_same_width(new: Towers, earlier: Towers) -> None:
 
 @torch.no_grad()
 def rotate(towers: Towers, rotation_KK: Tensor) -> None:
-    """Turns every vector v of the towers into v @ rotation, in their weights."""
+    """Changes the towers' weights so that every output vector v becomes v @ rotation."""
     for layer in towers.output_layers:
         turned_KK = rotation_KK.T.to(layer.weight)
         layer.weight.copy_(turned_KK @ layer.weight)
@@ -143,16 +142,16 @@ def rotate(towers: Towers, rotation_KK: Tensor) -> None:
 
 
 def mapped_into(model: CVRModel, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> tuple[CVRModel, dict[str, object]]:
-    """The model with a map of its middle layer into the earlier one's space.
+    """The model with a linear map of its middle layer into the earlier model's space.
 
     Args:
-        model: is not mapped yet.
-        mid_PD: its middle layer of some pairs.
-        earlier_PE: `mid_emb` of the same pairs by the earlier model.
+        model: a model without such a map.
+        mid_PD: its middle layer for some pairs.
+        earlier_PE: the earlier model's `mid_emb` for the same pairs.
 
     Returns:
-        The mapped model; pairs, and mid_explained: the share of the earlier numbers' variance that the map explains, on
-        the pairs that were held out to choose the ridge.
+        The mapped model; and pairs, their number, and mid_explained, the share of the variance of `earlier_PE` that the
+        map explains on the pairs that were held out to choose the ridge.
 
     Raises:
         BadInput: there are too few pairs.
@@ -173,13 +172,13 @@ def mapped_into(model: CVRModel, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> 
     return mapped.eval(), {"pairs": len(mid_PD), "mid_explained": explained[best]}
 
 
-Map = tuple[np.ndarray, np.ndarray]  # weights [D, E] and what is added, [E]
+Map = tuple[np.ndarray, np.ndarray]  # weights [D, E] and bias [E]
 
 
 def _ridge(mid_PD: np.ndarray, earlier_PE: np.ndarray, ridge: float) -> Map:
-    """Least squares on standardised columns, `ridge` times the rows added to the diagonal."""
+    """Least squares on standardised columns, with `ridge` x number of rows added to the diagonal."""
     mean_D, scale_D = mid_PD.mean(0, dtype=np.float64), mid_PD.std(0, dtype=np.float64)
-    scale_D = np.where(scale_D > 1e-6, scale_D, 1.0)  # a number that never changes explains nothing
+    scale_D = np.where(scale_D > 1e-6, scale_D, 1.0)  # a constant column explains nothing
     mean_E = earlier_PE.mean(0, dtype=np.float64)
     X_PD, Y_PE = (mid_PD - mean_D) / scale_D, earlier_PE - mean_E
     moment_DD = X_PD.T @ X_PD + ridge * len(X_PD) * np.eye(X_PD.shape[1])
@@ -194,7 +193,7 @@ def _explained(fitted: Map, mid_PD: np.ndarray, earlier_PE: np.ndarray) -> float
 
 
 def _both(new_NK: np.ndarray, old_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that both have a vector of."""
+    """The rows for which both models have a nonzero vector."""
     is_known_N = (np.abs(new_NK).max(1, initial=0) > 0) & (np.abs(old_NK).max(1, initial=0) > 0)
     return new_NK[is_known_N], old_NK[is_known_N]
 

@@ -29,7 +29,7 @@ MAX_SCALE = 100.0
 
 
 class Towers(nn.Module):
-    """Preference comprehension (adaptor, causal transformer, projection) as user and item tower.
+    """The paper's preference comprehension module (adaptor, causal transformer, projection) as user and item tower.
 
     Every output is a unit vector. A logit is `scale` times the inner product, plus the item's bias if there is
     one. Histories and targets are given as row numbers of the batch's table of distinct items
@@ -38,10 +38,10 @@ class Towers(nn.Module):
     Args:
         config: sizes and switches.
         content_dim: width of the content embeddings.
-        num_items: rows of the content matrix in training, for `id_residual` and `item_bias`. Later items have
+        num_items: number of rows of the content matrix in training, for `id_residual` and `item_bias`. Newer items have
             neither.
-        event_types: names of the types that histories' events have, in the order of their codes; empty where the user
-            tower is to read none.
+        event_types: names of the event types in histories, in the order of their codes; empty if the user tower does
+            not read event types.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class Towers(nn.Module):
         self.item_bias = _zero_rows(num_items, 1) if config.item_bias else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)), requires_grad=config.learned_scale)
         self.repeat_weight = nn.Parameter(torch.zeros(())) if config.repeat_bias else None
-        # Last, so that all other weights begin as they do without types.
+        # Created last, so that all other weights start with the same values as without types.
         self.events = EventTypes(len(self.event_types), width) if self.event_types else None
 
     @property
     def output_layers(self) -> list[nn.Linear]:
-        """The layers whose sum, at unit length, is a vector of either tower."""
+        """The last layers of both towers. Each vector is a sum of outputs of such layers, scaled to unit length."""
         own = [cast(nn.Linear, self.item_mlp[-1])] if self.config.item_tower == "mlp" else []
         is_projected = self.config.content_residual or self.config.item_tower == "content"
         return [self.head, *own, *([self.residual] if is_projected else [])]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.log_scale.device
 
     @property
@@ -96,12 +96,12 @@ class Towers(nn.Module):
 
     @property
     def repeat_bias(self) -> Tensor | None:
-        """The number added to the logits of items that the history holds, a scalar; None if none is learned."""
+        """The scalar added to the logits of items that the history holds; None if none is learned."""
         return None if self.repeat_weight is None else REPEAT_SPEED * self.scale * self.repeat_weight
 
     @property
     def items_go_in_alone(self) -> bool:
-        """Whether an item's training vector depends on nothing but the item."""
+        """Whether an item's vector in training depends on the item only, not on the targets before it."""
         return self.config.item_tower != "shared_causal" or self.config.train_input == "single"
 
     def inputs(self, content_UC: Tensor, item_U: Tensor) -> Tensor:
@@ -111,15 +111,15 @@ class Towers(nn.Module):
             content_UC: content embeddings.
             item_U: their item_idx.
         """
-        # Encoders differ by orders of magnitude in norm; unit root mean square suits the adaptor's initial scale,
-        # and lets the content residual lead the first steps (of unit vectors, it learned more slowly).
+        # Encoders' norms differ by orders of magnitude. Unit root mean square suits the adaptor's initial scale, and
+        # the content residual dominates the first steps (with unit vectors it learned more slowly).
         input_UC = F.normalize(content_UC, dim=-1) * math.sqrt(self.content_dim)
         if self.id_residual is not None:
             input_UC = input_UC + self.id_residual(self._known(item_U))
         return input_UC
 
     def bias(self, item: Tensor) -> Tensor:
-        """The items' learned biases, which are added to logits; zeros without `item_bias`. Shaped like `item`."""
+        """The items' learned biases, to be added to logits; zeros without `item_bias`. Same shape as `item`."""
         if self.item_bias is None:
             return torch.zeros(item.shape, device=item.device)
         return self.item_bias(self._known(item))[..., 0]
@@ -127,10 +127,10 @@ class Towers(nn.Module):
     def users(
         self, input_UC: Tensor, hist_BH: Tensor, length_B: Tensor, at_BN: Tensor, type_BH: Tensor | None = None
     ) -> Tensor:
-        """The user's vector after each history position `at_BN`, which sees no later event: [B, N, K], unit length.
+        """The user's vector after each history position `at_BN`, from events up to it only: [B, N, K], unit length.
 
-        Vectors of positions after the history's end (`length_B`) have no meaning. `type_BH` are codes of event types,
-        which towers with `event_types` read.
+        Vectors of positions after the history's end (`length_B`) have no meaning. `type_BH` are the codes of event
+        types; only towers with `event_types` read them.
         """
         packing = self._packing(hist_BH, length_B)
         token_ND = self._transform(input_UC, hist_BH, packing, type_BH)
@@ -148,7 +148,7 @@ class Towers(nn.Module):
         return F.normalize(out_BNK, dim=-1)
 
     def items(self, input_UC: Tensor, tar_BT: Tensor, length_B: Tensor, at_BS: Tensor) -> Tensor:
-        """Vectors of the target items at `at_BS`, as in the item tower's training: [B, S, K], unit length."""
+        """Vectors of the target items at positions `at_BS`, as used in training: [B, S, K], unit length."""
         item_BS = tar_BT.gather(1, at_BS)
         if self.items_go_in_alone:
             row_M, place_BS = item_BS.unique(return_inverse=True)
@@ -174,7 +174,10 @@ class Towers(nn.Module):
         return F.normalize(out_UK, dim=-1)
 
     def published(self, vector_BK: Tensor, last_B: Tensor) -> Tensor:
-        """Unit vectors times sqrt(scale), float32; with `item_bias` the last column is `last_B`."""
+        """Embeddings as they are published: unit vectors times sqrt(scale), float32.
+
+        With `item_bias`, `last_B` is appended as the last column.
+        """
         vector_BK = vector_BK * self.scale.sqrt()
         if self.config.item_bias:
             vector_BK = torch.cat([vector_BK, last_B[:, None]], dim=1)
@@ -198,15 +201,15 @@ class Towers(nn.Module):
             content: the content matrix.
             batch_size: rows at a time.
             hist_ts_BH: not used; all retrievers share this interface.
-            hist_types_BH: the events' types, codes in the order of `event_types`; looked at where there are such.
+            hist_types_BH: codes of the events' types, in the order of `event_types`; read only if the towers have any.
 
         Returns:
             float32 [B, embedding_dim]: unit vectors times sqrt(scale), so that the plain inner product of user and
-            item embeddings is the logit; with `item_bias` the users' last column is 1, the items' the bias.
+            item embeddings is the logit. With `item_bias` the last column is 1 for users, and the bias for items.
             Zeros for an empty history.
 
         Raises:
-            BadInput: a history is longer than its row or than `max_len`, or an event lacks a type that is read.
+            BadInput: a history is longer than its row or than `max_len`, or event types are missing or unknown.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, dtype=np.int64)
@@ -259,12 +262,12 @@ class Towers(nn.Module):
         return self.sequence(token_ND, packing)
 
     def _known(self, item: Tensor) -> Tensor:
-        """The items' rows; row 0 (zeros) for items that came after the training."""
+        """The items' rows in tables by item; row 0 (zeros) for items that are newer than the training."""
         return torch.where(item < self.num_items, item, 0)
 
 
 def _language_tower(config: TowersConfig) -> "LanguageTower":
-    from models.encoder.language_model import LanguageTower  # transformers: for this tower alone
+    from models.encoder.language_model import LanguageTower  # imports transformers, which only this tower needs
 
     assert config.llm is not None, "TowersConfig asks for it"
     tower = LanguageTower(config.llm)
@@ -278,7 +281,7 @@ def distinct(num: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:
 
     Args:
         num: U.
-        pairs: its answers and questions, each pair as (rows of the distinct items, item_idx).
+        pairs: for each array given to `unique`, the row numbers that it returned, and the array itself (item_idx).
     """
     item_U = torch.zeros(num, dtype=torch.long)
     for rows, item in pairs:

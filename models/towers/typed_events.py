@@ -1,9 +1,9 @@
-"""What the type of an event (view, cart, purchase, dislike) does to it on its way into the user tower.
+"""How the type of an event (view, cart, purchase, dislike) enters the user tower.
 
-The content of an item says what an event was about, its type what kind of event it was. Two things are learned of each
-type: a vector that is added to the event's token, and a weight that its content counts with, in the token and in the
-content residual. The weight may become negative: a film that was rated low then pushes the user's vector away from
-films like it. Both begin as if there were no types, at zeros and at 1.
+The content of an item says what an event was about, its type what kind of event it was. Two things are learned per
+type: a vector that is added to the event's token, and a weight that multiplies its content, in the token and in the
+content residual. The weight may become negative: a film with a low rating then pushes the user's vector away from
+similar films. The initial values, zeros and 1, are neutral.
 
 Shapes: N tokens of all histories, D model width, B rows, H history length.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.contract.event_types import codes_for
 
-# Learning-rate multiplier of the weights: as REPEAT_SPEED, AdamW moves a lone scalar too slowly.
+# Learning-rate multiplier of the weights, for the reason of REPEAT_SPEED: AdamW changes a single scalar too slowly.
 WEIGHT_SPEED = 10.0
 
 
@@ -23,8 +23,8 @@ class EventTypes(nn.Module):
     """A vector and a weight per event type; code 0, padding, is neutral.
 
     Args:
-        num: of types.
-        width: of a token.
+        num: number of types.
+        width: width of a token.
     """
 
     def __init__(self, num: int, width: int) -> None:
@@ -34,25 +34,25 @@ class EventTypes(nn.Module):
             nn.init.zeros_(table.weight)
 
     def forward(self, token_ND: Tensor, type_N: Tensor) -> Tensor:
-        """The tokens as events of these types: [N, D]."""
+        """The tokens, weighted and shifted according to their events' types: [N, D]."""
         return token_ND * self.weight(type_N)[:, None] + self.vector(type_N)
 
     def weight(self, types: Tensor) -> Tensor:
-        """How much an event's content counts; shaped like `types`."""
+        """Weight of an event's content; same shape as `types`."""
         return 1.0 + WEIGHT_SPEED * self.offset(types)[..., 0]
 
 
 def model_types(model: object, names: Sequence[str], types_BH: np.ndarray | None, what: str) -> np.ndarray | None:
-    """Codes of event types as a retriever reads them: [B, H]; None for one that reads none.
+    """Translates codes of event types to those of a retriever: [B, H]; None if it does not read types.
 
     Args:
-        model: a retriever; one that reads types has their names in `event_types`.
-        names: what the given codes stand for.
-        types_BH: codes; None where the histories have none.
-        what: names the model in the error.
+        model: a retriever; if it reads types, their names are in its attribute `event_types`.
+        names: the names that the given codes stand for.
+        types_BH: codes; None if the histories have none.
+        what: what error messages call the model.
 
     Raises:
-        BadInput: the model reads types, and the histories have none, or one that it does not know.
+        BadInput: the model reads types, and the histories have none, or a type that it does not know.
     """
     known: tuple[str, ...] = getattr(model, "event_types", ())
     if not known:

@@ -1,6 +1,6 @@
-"""What a killed training goes on from: one safetensors file, whose header holds the rest as JSON.
+"""The checkpoint from which a killed training resumes: one safetensors file with JSON in its header.
 
-Randomness needs no place in it: every draw is a function of seed, rank and step (`step_seed`).
+It holds no random state, because every draw is a function of seed, rank and step (`step_seed`).
 """
 
 import hashlib
@@ -30,15 +30,15 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass
 class Position:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
-        fingerprint: of spec and data; another one's checkpoint is not gone on from.
-        step, epoch, batches: steps done; the epoch under way, and how many of its batches are done.
-        samples: rows seen.
-        seconds: what all this took, time between processes left out.
-        best, best_step, misses, evaluated: early stopping: the best metrics and their step, evaluations
-            without a better one since, the step of the last evaluation.
+        fingerprint: hash of spec and data; a checkpoint with another fingerprint is ignored.
+        step, epoch, batches: number of steps done; the current epoch, and the number of its batches done.
+        samples: number of rows seen.
+        seconds: time spent so far, without the time between a kill and the next start.
+        best, best_step, misses, evaluated: for early stopping: the best metrics and their step, the number of
+            evaluations since then without a better one, the step of the last evaluation.
         log_bytes: length of metrics.jsonl.
     """
 
@@ -58,7 +58,7 @@ class Position:
 def fingerprint_of(spec: TrainingSpec, snapshots: list[Path], ranks: Ranks) -> str:
     """A hash of what a training depends on: spec, number of ranks, manifests of snapshots and texts, the matrix's meta.
 
-    Settings that change nothing of what is learned may differ between a kill and the next start, and so may folders.
+    It ignores folders and settings that do not affect what is learned; these may change before a training resumes.
     """
     told = {"spec": identity(spec), "ranks": ranks.size}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
@@ -73,7 +73,7 @@ def fingerprint_of(spec: TrainingSpec, snapshots: list[Path], ranks: Ranks) -> s
 
 
 def step_seed(*position: int) -> int:
-    """A seed that depends on all the given numbers (seed, rank, step, …) and on nothing else."""
+    """A seed derived from the given numbers (seed, rank, step, …) only."""
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]) >> 1
 
 
@@ -84,20 +84,20 @@ def save_checkpoint(
     best: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the checkpoint of `folder` anew, whole or not at all.
+    """Replace the checkpoint in `folder`, whole or not at all.
 
     Args:
-        folder: the model's.
-        position: how far it has come.
+        folder: the model's folder.
+        position: the training's progress.
         state, best: the model's weights, and those of its best evaluation.
-        optimizer: with its moments; learning rates follow from the step.
+        optimizer: its moments are saved. Learning rates follow from the step.
     """
     moments = optimizer.state_dict()["state"]
     tensors = {f"model.{name}": value for name, value in state.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors |= {f"optimizer.{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
     about = {"format_version": FORMAT_VERSION, "position": asdict(position)}
-    # Cloned: weights that share memory are refused otherwise.
+    # Cloned, because safetensors refuses weights that share memory.
     saved = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     told = json.dumps(about)
     metadata = {"training": told, "sha256": _digest(told, saved)}
@@ -105,13 +105,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
-    """The checkpoint of `folder`; None if there is none, or only that of another training.
+    """The checkpoint in `folder`; None if there is none, or only that of another training.
 
     Returns:
         The position, and tensors by name in the groups `model`, `best` and `optimizer`.
 
     Raises:
-        BadInput: the file is damaged or something else.
+        BadInput: the file is damaged or no checkpoint.
     """
     file = folder / CHECKPOINT
     try:
@@ -138,7 +138,7 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[Position, dict[str,
 
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of what a checkpoint holds; safetensors has none of its own."""
+    """SHA-256 of a checkpoint's content; safetensors itself has no checksum."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -147,7 +147,7 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Put saved moments back; the parameters must be those that they were saved for."""
+    """Restore saved moments; the optimizer's parameters must be the same as when they were saved."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         number, _, name = key.partition(".")

@@ -1,6 +1,6 @@
-"""Several processes that train one model: who is who, and what they exchange.
+"""Training one model in several processes: their ranks, and the values that they exchange.
 
-Shapes: B rows of a rank, G = ranks * B rows of all.
+Shapes: B rows of a rank, G = ranks * B rows of all ranks.
 """
 
 import os
@@ -20,27 +20,29 @@ from models.training.device import uses_gpu
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together."""
+    """The rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that evaluates and writes."""
+        """Whether this is the rank that evaluates and writes."""
         return self.rank == 0
 
 
 @contextmanager
 def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started: nccl where each has a GPU, gloo elsewhere.
+    """Joins the process group of the ranks that torchrun started: nccl if each has a GPU, gloo otherwise.
+
+    Without torchrun there is only this process.
 
     Args:
         device: `train.device`.
-        timeout_seconds: an exchange that takes longer is an error: a rank is gone.
+        timeout_seconds: an exchange that takes longer raises an error, because a rank must have died.
 
     Raises:
-        BadInput: more ranks than GPUs.
+        BadInput: there are more ranks than GPUs on this machine.
     """
     if not is_launched():
         yield Ranks()
@@ -56,9 +58,9 @@ def joined(device: str, timeout_seconds: float) -> Iterator[Ranks]:
 
 
 def gathered(local_B: Tensor) -> Tensor:
-    """The rows of all ranks, in the ranks' order, [G, ...]; gradients flow back to the rank of each row.
+    """The rows of all ranks, in the order of the ranks, [G, ...]; gradients flow back to the rank of each row.
 
-    All ranks must give the same shape. Without other ranks, the tensor itself.
+    All ranks must pass the same shape. Without other ranks it returns the tensor itself.
     """
     return _Gather.apply(local_B) if dist.is_initialized() else local_B
 
@@ -67,8 +69,8 @@ def global_mean(mean: Tensor, weight: Tensor) -> Tensor:
     """A loss whose average over the ranks is the mean over the rows of all ranks.
 
     Args:
-        mean: weighted mean of this rank's rows, a scalar.
-        weight: the sum of their weights.
+        mean: weighted mean over this rank's rows, a scalar.
+        weight: the sum of these rows' weights.
     """
     if not dist.is_initialized():
         return mean
@@ -79,7 +81,7 @@ def global_mean(mean: Tensor, weight: Tensor) -> Tensor:
 
 
 def averaged(values: list[float], device: torch.device) -> list[float]:
-    """The mean over the ranks of each value."""
+    """Each value averaged over the ranks."""
     if not dist.is_initialized():
         return values
     mean = torch.tensor(values, dtype=torch.float64, device=device)
@@ -88,7 +90,7 @@ def averaged(values: list[float], device: torch.device) -> list[float]:
 
 
 def agreed(is_so: bool, device: torch.device) -> bool:
-    """What the first rank says."""
+    """The first rank's value of `is_so`, on all ranks."""
     if not dist.is_initialized():
         return is_so
     said = torch.tensor([int(is_so)], device=device)

@@ -1,4 +1,4 @@
-"""Progress of training on stderr."""
+"""Shows the progress of a training on stderr."""
 
 import sys
 import time
@@ -13,10 +13,10 @@ class ProgressBar:
     """A tqdm bar on a terminal, otherwise a plain line every ten seconds with the time left; both on stderr.
 
     Args:
-        total: steps that are planned.
-        first: steps that are done already.
+        total: number of planned steps.
+        first: number of steps already done.
         max_seconds: the time budget, if there is one.
-        is_shown: of several processes, only one shows.
+        is_shown: whether this process may show a bar; of several processes only one does.
     """
 
     def __init__(self, total: int, first: int, max_seconds: float | None, is_shown: bool) -> None:

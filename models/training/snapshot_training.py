@@ -1,4 +1,4 @@
-"""From a spec to a trained model: what all trainings out of snapshots do before and around the loop."""
+"""What all trainings from snapshots share around the loop: they open snapshots, make batches, join ranks."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,16 +20,16 @@ SpecT = TypeVar("SpecT", bound=TrainingSpec)
 
 
 class SnapshotBatches(Generic[SpecT]):
-    """The half of a `Task` that reads: an epoch's batches out of the training snapshot.
+    """The reading half of a `Task`: makes an epoch's batches from the training snapshot.
 
     Args:
         spec: the training's settings.
         train: the training snapshot.
-        columns: what is read of it.
+        columns: the columns to read.
         ranks: the processes that train together.
 
     Attributes:
-        generator: for what is random in a batch; seeded anew for each by its epoch and number.
+        generator: for random draws in a batch; seeded for each batch by seed, rank, epoch and batch number.
     """
 
     keeps_untrained = False
@@ -49,15 +49,15 @@ class SnapshotBatches(Generic[SpecT]):
             yield self._prepare(batch), len(next(iter(batch.values())))
 
     def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
-        """See `Task.save_last`: the best state, which is there already."""
+        """See `Task.save_last`. Does nothing, because the best state is already saved."""
         return {}
 
     def _prepare(self, batch: Batch) -> Batch:
-        """What the model takes, out of the snapshot's columns."""
+        """The model's inputs, made from the snapshot's columns."""
         raise NotImplementedError
 
     def _reader(self, epoch: int) -> ArrowReader:
-        """This rank's batches of an epoch, in an order of its own: whole batches only."""
+        """A reader of this rank's batches of an epoch. Each epoch has its own order; only full batches are read."""
         train, ranks = self.spec.train, self.ranks
         return open_reader(
             self.train_snapshot,
@@ -72,10 +72,10 @@ class SnapshotBatches(Generic[SpecT]):
 
 
 def opened_snapshots(spec: TrainingSpec) -> tuple[Snapshot, Snapshot]:
-    """What a training reads, and what it is validated on.
+    """The training snapshot and the validation snapshot.
 
     Raises:
-        BadInput: a snapshot is missing, damaged or, the latter, empty.
+        BadInput: a snapshot is missing or damaged, or the validation snapshot is empty.
     """
     for key in ("train_snapshot", "val_snapshot"):
         require_folder(getattr(spec, key), key)
@@ -91,10 +91,10 @@ def train_from_snapshots(spec: TrainingSpec, make_task: Callable[..., Task]) -> 
 
     Args:
         spec: the training's settings.
-        make_task: gets `train` and `val`, the snapshots, and `ranks`, this process among all; torch is seeded before.
+        make_task: called with the snapshots `train` and `val`, and with `ranks`, after torch was seeded.
 
     Raises:
-        BadInput: a snapshot is missing, damaged or empty; and what `Trainer.run` raises.
+        BadInput: a snapshot is missing, damaged or empty; also as `Trainer.run`.
     """
     if spec.train.run.threads:
         torch.set_num_threads(spec.train.run.threads)

@@ -1,4 +1,4 @@
-"""Training of alternating least squares: iterations over all pairs, the best one on validation rows stays."""
+"""Trains alternating least squares by iterations over all pairs, and keeps the iteration that validates best."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from models.training.trainer import TrainResult
 
 
 def run(spec: ALSSpec) -> TrainResult:
-    """Train as the spec says, in one process; a killed training begins anew.
+    """Train as the spec says, in one process. A killed training starts from the beginning.
 
     Raises:
         BadInput: a snapshot is missing, damaged or empty.

@@ -1,6 +1,6 @@
-"""Training of a text encoder on pairs of items that go together.
+"""Trains a text encoder on pairs of co-occurring items.
 
-Shapes: B pairs, L tokens, I items, T related items, N items with a related one.
+Shapes: B pairs, L tokens, I items, T related items per item, N items that have a related one.
 """
 
 import math
@@ -31,9 +31,9 @@ COLUMNS = ("user_id", "hist_items", "tar_items")
 
 
 class NoteLLMTask:
-    """Pairs of items that go together, validated as the towers are, by the mean of a history's vectors."""
+    """Trains on pairs of co-occurring items; validated as the towers are, with means over histories as user vectors."""
 
-    keeps_untrained = True  # the text encoder as it is
+    keeps_untrained = True  # the untrained text encoder may be the best
 
     def __init__(
         self, spec: NoteLLMSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks | None = None
@@ -55,7 +55,7 @@ class NoteLLMTask:
         self.model = NoteLLM(spec.model, ItemTexts(spec.item_texts), num_items)
 
     def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch; what is left over is less than one."""
+        """Number of full batches of an epoch; leftover items are skipped."""
         return len(self.anchor_N) // self.batch_size
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
@@ -85,11 +85,11 @@ class NoteLLMTask:
         save_language(path, NOTELLM, self.model, state)
 
     def save_last(self, path: Path, state: dict[str, Tensor]) -> dict[str, object]:
-        """See `Task.save_last`: the best state, which is there already."""
+        """See `Task.save_last`. Does nothing, because the best state is already saved."""
         return {}
 
 
 def run(spec: NoteLLMSpec) -> TrainResult:
-    """Train as the spec says, in one process; errors as of `Trainer.run`, and BadInput."""
+    """Train as the spec says, in one process; raises as `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
     return train_from_snapshots(spec, partial(NoteLLMTask, spec, num_items=num_items))

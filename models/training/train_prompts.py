@@ -1,4 +1,4 @@
-"""Training of adapters on prompts that end with the next item's text.
+"""Trains a language model's adapters on prompts that end with the next item's text.
 
 Shapes: B rows, L tokens.
 """
@@ -32,10 +32,10 @@ COLUMNS = ["hist_items", "hist_len", "tar_items", "tar_len"]
 
 
 class PromptTask(SnapshotBatches[PromptSpec]):
-    """Each row's history as a prompt, one of its targets as the answer; validated on sampled candidates."""
+    """Trains on each row's history as a prompt and one of its targets as answer; validated on sampled candidates."""
 
     metric = "mrr"
-    keeps_untrained = True  # the language model as it is
+    keeps_untrained = True  # the untrained language model may be the best
 
     def __init__(self, spec: PromptSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks) -> None:
         super().__init__(spec, train, COLUMNS, ranks)
@@ -47,7 +47,7 @@ class PromptTask(SnapshotBatches[PromptSpec]):
             raise BadInput(f"val_snapshot: no row of {val.path} has both a history and a target")
 
     def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch."""
+        """Number of batches of an epoch, at most as many as `train_rows` fill."""
         most = max(1, self.spec.model.train_rows // (self.spec.train.batch_size * self.ranks.size))
         return min(super().steps_per_epoch(), most)
 
@@ -70,7 +70,7 @@ class PromptTask(SnapshotBatches[PromptSpec]):
         save_language(path, PROMPTS, self.model, state)
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Prompts with one target each, drawn uniformly."""
+        """Prompts, each followed by one of the row's targets, drawn uniformly."""
         tar_len_B = batch["tar_len"].clamp(min=1)
         place_B = (torch.rand(len(tar_len_B), generator=self.generator) * tar_len_B).long()
         item_B = batch["tar_items"].gather(1, place_B[:, None])[:, 0].tolist()
@@ -83,6 +83,6 @@ class PromptTask(SnapshotBatches[PromptSpec]):
 
 
 def run(spec: PromptSpec) -> TrainResult:
-    """Train as the spec says; errors as of `Trainer.run`, and BadInput."""
+    """Train as the spec says; raises as `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
     return train_from_snapshots(spec, partial(PromptTask, spec, num_items=num_items))

@@ -1,7 +1,7 @@
-"""Training of the sequential baselines out of snapshots.
+"""Trains the sequential baselines from snapshots.
 
-Shapes: B rows, H history length, T target length, J joined length, L input length, N packed positions,
-P trained positions, D model width, M candidates, I items, S of them drawn for a position, C = 1 + S.
+Shapes: B rows, H history length, T target length, J = H + T joined length, L input length, N packed positions,
+P trained positions, D model width, M candidates, I items, S items drawn per position, C = 1 + S.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ MAX_REDRAWS = 50
 
 
 class SequentialTask(SnapshotBatches[SequentialSpec]):
-    """Prediction of the next item at every trained position, validated as the towers are."""
+    """Predicts the next item at every trained position; validated as the towers are."""
 
     def __init__(self, spec: SequentialSpec, train: Snapshot, val: Snapshot, num_items: int, ranks: Ranks) -> None:
         self.num_items, self.model = num_items, SEQUENTIAL[spec.model.kind](spec.model, num_items)
@@ -64,26 +64,26 @@ class SequentialTask(SnapshotBatches[SequentialSpec]):
         return global_mean(loss, is_trained_N.sum())
 
     def _binary_loss(self, state_PD: Tensor, label_P: Tensor, negative_P: Tensor) -> Tensor:
-        """-log sigma(score of the label) - log(1 - sigma(score of the negative)), its mean over the positions."""
+        """-log sigma(score of the label) - log(1 - sigma(score of the negative)), averaged over the positions."""
         positive_P, below_P = ((state_PD * self.model.items(item_P)).sum(1) for item_P in (label_P, negative_P))
         return (F.softplus(-positive_P) + F.softplus(below_P)).sum() / max(len(label_P), 1)
 
     def _history_logits(self, item_BL: Tensor, state_ND: Tensor, packing: Packing) -> Tensor:
-        """Scores of the row's inputs at every position, an item's by its place among them: [N, L]."""
+        """Scores at every position of all input items of its row, in input order: [N, L]."""
         position_BL = torch.arange(item_BL.shape[1], device=item_BL.device).expand_as(item_BL)
         return packing.packed(history_logits(state_ND[packing.at(position_BL)], self.model.items(item_BL)))
 
     def _softmax_loss(self, state_PD: Tensor, label_P: Tensor, item_M: Tensor, held: Held | None) -> Tensor:
-        """-log of the label's share among itself and the candidates that are not it: each position a row."""
+        """Softmax cross-entropy of the label against the candidates other than it. Each position counts as a row."""
         vector_MD = self.model.items(item_M)
         candidates = Candidates(vector_MD, vector_MD.new_zeros(len(item_M)), item_M)
         return next_item_info_nce(state_PD, self.model.items(label_P), label_P, 1.0, candidates, held=held)
 
     def _sampled_loss(self, state_PD: Tensor, label_P: Tensor, drawn_PS: Tensor, held_PH: Tensor | None) -> Tensor:
-        """-log of the label's share among itself and the items drawn for its position, those equal to it left out.
+        """Softmax cross-entropy of the label against the items drawn for its position, except those equal to it.
 
-        Where all items' scores are fewer numbers than the drawn items' vectors, all are computed: one product of
-        matrices instead of gathered rows.
+        If scores of all items are fewer numbers than the drawn items' vectors, all scores are computed: one matrix
+        product instead of gathered rows.
         """
         positive_P1 = (state_PD * self.model.items(label_P)).sum(1, keepdim=True)
         if self.num_items <= drawn_PS.shape[1] * state_PD.shape[1]:
@@ -109,10 +109,10 @@ class SequentialTask(SnapshotBatches[SequentialSpec]):
         save_sequential(path, self.model, state)
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Inputs, their times, and at each trained position the next item; candidates or negatives."""
+        """Inputs, their times if needed, the next item as label at each trained position, candidates or negatives."""
         config, rows = self.spec.model, {name: value.numpy() for name, value in batch.items()}
         item_BJ, length_B = _joined(rows, "items")
-        if config.positions == "last":  # the first target alone, and only after a history
+        if config.positions == "last":  # trains the first target only, in rows with a history
             length_B = np.where(rows["hist_len"] > 0, rows["hist_len"] + np.minimum(rows["tar_len"], 1), 0)
         kept_B, place_BL = last_places(np.maximum(length_B - 1, 0), config.max_len)
         is_input_BL = np.arange(place_BL.shape[1]) < kept_B[:, None]
@@ -138,9 +138,9 @@ class SequentialTask(SnapshotBatches[SequentialSpec]):
         return prepared
 
     def _negatives(self, label_BL: Tensor, own_BJ: Tensor) -> Tensor:
-        """For every label an item of the catalogue that is not among the row's own, drawn uniformly: int64 [B, L].
+        """For every label a uniformly drawn item of the catalogue that is not one of the row's items: int64 [B, L].
 
-        A row that holds nearly all of the catalogue may after MAX_REDRAWS draws get an item of its own.
+        A row that holds nearly the whole catalogue may still get one of its own items after MAX_REDRAWS draws.
         """
         drawn_BL, is_wrong_BL = torch.zeros_like(label_BL), label_BL > 0
         for _ in range(MAX_REDRAWS):
@@ -154,13 +154,13 @@ class SequentialTask(SnapshotBatches[SequentialSpec]):
 
 
 def run(spec: SequentialSpec) -> TrainResult:
-    """Train a sequential baseline as the spec says; errors as of `Trainer.run`, and BadInput."""
+    """Train a sequential baseline as the spec says; raises as `Trainer.run`, and BadInput."""
     num_items = ContentMatrix(require_folder(spec.content_matrix, "content_matrix")).rows
     return train_from_snapshots(spec, partial(SequentialTask, spec, num_items=num_items))
 
 
 def _joined(rows: dict[str, np.ndarray], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Histories and targets as one right-padded row each, and its length: [B, H + T], [B]."""
+    """History and targets of each row joined and right-padded, and their joint length: [B, H + T], [B]."""
     hist_BH, tar_BT, hist_len_B = rows[f"hist_{what}"], rows[f"tar_{what}"], rows["hist_len"]
     joined_BJ = np.concatenate([hist_BH, np.zeros_like(tar_BT)], axis=1)
     np.put_along_axis(joined_BJ, hist_len_B[:, None] + np.arange(tar_BT.shape[1]), tar_BT, 1)

@@ -1,7 +1,7 @@
-"""Training of the towers out of snapshots.
+"""Trains the towers from snapshots.
 
-Shapes: B users, H history length, T target length, K embedding width, I items, N, S sampled positions, U distinct
-items of a batch, P history positions that an item follows.
+Shapes: B users, H history length, T target length, K embedding width, I items, N sampled anchors, S sampled targets,
+U distinct items of a batch, P history positions that are followed by an item.
 """
 
 import math
@@ -35,7 +35,7 @@ COLUMNS = ["user_id", "hist_items", "hist_len", "tar_items", "tar_len"]
 
 
 class TowersTask(SnapshotBatches[TowersSpec]):
-    """All-action InfoNCE on histories and targets, validated by recall of the next window's items."""
+    """Trains with InfoNCE on histories and targets; validated by retrieval of the next window's items."""
 
     def __init__(
         self, spec: TowersSpec, train: Snapshot, val: Snapshot, content: ContentMatrix, ranks: Ranks | None = None
@@ -51,7 +51,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         self.content = content
         self.validation = Validation(val, content.rows, spec.validation, ("hist_types",) if train.event_types else ())
         self.metric = self.validation.metric
-        self.keeps_untrained = spec.towers.content_residual  # it ranks by content
+        self.keeps_untrained = spec.towers.content_residual  # untrained towers with it rank by content
         self.model = Towers(spec.towers, content.dim, content.rows, types)
         self.weight_by_code = torch.from_numpy(weights_by_code(weights, train.event_types)) if weights else None
         if spec.earlier:
@@ -59,7 +59,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
             require_same_width(self.model, earlier)
             require_known_types(earlier, train.event_types)
         self.log_q_I = log_target_popularity(train, content.rows) if spec.loss.log_q else None
-        if spec.loss.negatives != "in_batch":  # what the towers are trained on
+        if spec.loss.negatives != "in_batch":  # negatives are drawn from the items of the training rows
             self.catalogue = torch.from_numpy(trained_items(train, content.rows))
 
     def loss(self, batch: Batch) -> Tensor:
@@ -101,7 +101,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         return global_mean(loss, (batch["is_anchor"].sum(1) * target_B).sum())
 
     def _next_item(self, batch: Batch, input_UC: Tensor) -> Tensor:
-        """Each position a row of its own, with one anchor and one target."""
+        """The loss of next-item pairs: each position is a row of its own, with one anchor and one target."""
         position_BH = torch.arange(batch["hist"].shape[1], device=batch["hist"].device).expand_as(batch["hist"])
         is_trained_BH = batch["is_followed"]
         user_BHK = self.model.users(input_UC, batch["hist"], batch["hist_len"], position_BH, batch.get("hist_types"))
@@ -118,7 +118,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         return global_mean(loss, is_trained_BH.sum() if weight_P is None else weight_P.sum())
 
     def _held(self, batch: Batch, user_BHK: Tensor, item_BHK: Tensor) -> tuple[Tensor, Tensor]:
-        """What the history holds at each position, and their logits: an item's logit by its place in the history."""
+        """The items held at each position, and their logits there: [B, H, H] each, by place in the history."""
         hist_items_BH = batch["items"][batch["hist"]]
         logit_BHH = history_logits(self.model.scale * user_BHK, item_BHK) + self.model.bias(hist_items_BH)[:, None, :]
         return held_items(hist_items_BH), logit_BHH
@@ -134,7 +134,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
     def _drawn_candidates(self, batch: Batch) -> Candidates:
         item_M = batch["candidates"]
         vector_MK = self.model.items_alone(self.model.inputs(batch["candidate_content"], item_M))
-        weight = len(self.catalogue) / len(item_M)  # a sample stands for the catalogue
+        weight = len(self.catalogue) / len(item_M)  # the sample stands for the whole catalogue
         return Candidates(vector_MK, self.model.bias(item_M) + math.log(weight), item_M)
 
     def _own_items(self, batch: Batch, item_BS: Tensor) -> Tensor | None:
@@ -172,7 +172,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         return {"release": earlier.release, "id": earlier.space, **found}
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Cut the padding that all rows share, pair histories with targets, and fetch the content."""
+        """Cuts the padding that all rows share, pairs histories with targets, and reads the content vectors."""
         hist_len_B, tar_len_B = batch["hist_len"].long(), batch["tar_len"].long()
         hist_items_BH = batch["hist_items"][:, : int(hist_len_B.max().clamp(min=1))]
         tar_items_BT = batch["tar_items"][:, : int(tar_len_B.max().clamp(min=1))].long()
@@ -204,7 +204,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
         return {"anchors": anchor_BN, "is_anchor": is_anchor_BN, "targets": target_BS, "is_target": is_target_BS}
 
     def _target_types(self, batch: Batch, prepared: Batch) -> Tensor:
-        """Codes of what the loss predicts: of the sampled targets [B, S], or of what follows each position [B, H]."""
+        """Type codes of the predicted events: the sampled targets [B, S], or the next event of each position [B, H]."""
         tar_BT = batch["tar_types"].long()
         if self.spec.loss.pairs == "all_action":
             return tar_BT.gather(1, prepared["targets"])
@@ -218,7 +218,7 @@ class TowersTask(SnapshotBatches[TowersSpec]):
 
 
 def run(spec: TowersSpec) -> TrainResult:
-    """Train towers as the spec says; errors as of `Trainer.run`, and BadInput."""
+    """Train towers as the spec says; raises as `Trainer.run`, and BadInput."""
     content = ContentMatrix(require_folder(spec.content_matrix, "content_matrix"))
     return train_from_snapshots(spec, partial(TowersTask, spec, content=content))
 
@@ -230,7 +230,7 @@ def log_target_popularity(snapshot: Snapshot, num_rows: int) -> Tensor:
 
 
 def _followers(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor, tar_len_B: Tensor) -> Batch:
-    """What follows each history position, as row of the batch's distinct items, and whether something does."""
+    """The next item of each history position, as a row of the batch's distinct items, and whether there is one."""
     position_H = torch.arange(hist_BH.shape[1])
     is_last_BH = position_H == hist_len_B[:, None] - 1
     return {
@@ -240,11 +240,11 @@ def _followers(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor, tar_len_B: T
 
 
 def _following(hist_BH: Tensor, hist_len_B: Tensor, tar_BT: Tensor) -> Tensor:
-    """Of each history position the value at the next one; at the history's last, that of the first target: [B, H]."""
+    """For each history position the value at the next one; for the history's last, that of the first target: [B, H]."""
     is_last_BH = torch.arange(hist_BH.shape[1]) == hist_len_B[:, None] - 1
     return torch.where(is_last_BH, tar_BT[:, :1], F.pad(hist_BH[:, 1:], [0, 1]))
 
 
 def _widened(x_BS: Tensor, width: int) -> Tensor:
-    """Zeros behind the second dimension, up to `width`: ranks exchange tensors of one shape."""
+    """Pads the second dimension with zeros up to `width`, because ranks exchange tensors of one shape."""
     return F.pad(x_BS, [0, 0] * (x_BS.ndim - 2) + [0, width - x_BS.shape[1]])

@@ -1,4 +1,4 @@
-"""One training loop for all models of the torch side."""
+"""The training loop that all models of the torch side share."""
 
 import json
 import math
@@ -35,13 +35,13 @@ PREFETCHED_BATCHES = 4
 
 
 class Task(Protocol):
-    """What the trainer trains.
+    """What a `Trainer` trains.
 
     Attributes:
         model: the module.
         metric: name of the evaluation metric that chooses the best state; higher is better.
-        keeps_untrained: whether the state before training can be the best, as where training starts from content or
-            from a pretrained model. That of random weights cannot, however well it happens to score.
+        keeps_untrained: whether the state before training may count as the best, as when training starts from content
+            or from a pretrained model. Random weights never count, however well they happen to score.
     """
 
     metric: str
@@ -57,18 +57,18 @@ class Task(Protocol):
         ...
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
-        """Prepared batches of an epoch from number `start` on, in that epoch's order, each with its rows.
+        """Prepared batches of an epoch from number `start` on, in that epoch's order, each with its number of rows.
 
-        Runs in a thread beside the training. What is random in a batch depends on its epoch and number alone.
+        Runs in a thread beside the training. Random draws in a batch depend only on seed, rank, epoch and its number.
         """
         ...
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar loss of a prepared batch, the model in training mode."""
+        """Scalar loss of a prepared batch, with the model in training mode."""
         ...
 
     def evaluate(self) -> Metrics:
-        """Validation metrics; beside numbers, tables of them: a row a dict."""
+        """Validation metrics: numbers, or tables of numbers as lists of dicts, one dict per row."""
         ...
 
     def save(self, path: Path, state: dict[str, Tensor]) -> None:
@@ -76,13 +76,13 @@ class Task(Protocol):
         ...
 
     def save_last(self, path: Path, state: dict[str, Tensor]) -> Metrics:
-        """Write the model as it is to be used, when training is over; returns figures of that."""
+        """Write the final model when training is over, from the best state; returns figures about it."""
         ...
 
 
 @dataclass
 class TrainResult:
-    """What result.json holds: the best evaluation, what it took, and figures of `Task.save_last`."""
+    """The content of result.json: the best evaluation, what the training took, and the figures of `Task.save_last`."""
 
     best: Metrics
     best_step: int
@@ -106,18 +106,18 @@ class _Loss(nn.Module):
 
 
 class Trainer:
-    """AdamW, warm-up and cosine, clipping, early stopping; the best state is what stays.
+    """Trains with AdamW, warm-up and cosine schedule, gradient clipping and early stopping; keeps the best state.
 
-    Writes into `out_dir`: the model (whenever a better state is found), metrics.jsonl (a line with `loss`,
-    `lr`, `samples_per_s`, `data_wait` every `run.log_every` steps, one with the metrics every evaluation),
-    while it runs a checkpoint, and at the end result.json. A killed training of the same fingerprint goes on
+    Writes to `out_dir`: the model (whenever a better state is found), metrics.jsonl (a line with `loss`,
+    `lr`, `samples_per_s`, `data_wait` every `run.log_every` steps, and a line with the metrics per evaluation),
+    a checkpoint while it runs, and at the end result.json. A killed training with the same fingerprint resumes
     from the checkpoint, with the losses that it would have had. Of several ranks, the first evaluates and writes.
 
     Args:
         task: what to train.
         config: the loop's settings.
-        out_dir: a folder, made if missing.
-        fingerprint: of all that the training depends on (`fingerprint_of`).
+        out_dir: a folder, made if it is missing.
+        fingerprint: hash of all that the training depends on (`fingerprint_of`).
         ranks: the processes that train together.
     """
 
@@ -138,15 +138,15 @@ class Trainer:
             raise BadInput("the training snapshot is smaller than one batch")
         self.at = Position(fingerprint)
         self.best_state: dict[str, Tensor] = {}
-        self.window = [0.0, 0.0, 0]  # seconds, of them waiting for data, samples since the last line
+        self.window = [0.0, 0.0, 0]  # since the last log line: seconds, seconds spent waiting for data, samples
         self.log: TextIO | None = None
 
     def run(self) -> TrainResult:
-        """Train, or go on.
+        """Train from the start, or resume from the checkpoint.
 
         Raises:
-            LossNotFiniteError: the model folder then holds the best state so far.
-            BadInput: there is a checkpoint, but a damaged one, or one that not all ranks see.
+            LossNotFiniteError: the loss became NaN or infinite; the model folder holds the best state so far.
+            BadInput: the checkpoint is damaged, or not all ranks see the same one.
         """
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self._restore()
@@ -177,7 +177,7 @@ class Trainer:
         for name in (RESULT,) if found else (RESULT, CHECKPOINT):
             (self.out_dir / name).unlink(missing_ok=True)
         self.log = (self.out_dir / METRICS).open("a", encoding="utf-8")
-        self.log.truncate(self.at.log_bytes)  # what came after the checkpoint is done again
+        self.log.truncate(self.at.log_bytes)  # steps after the checkpoint are repeated
         if found:
             self.task.save(self.out_dir, self.best_state)
 
@@ -193,7 +193,7 @@ class Trainer:
         return stopped
 
     def _stream(self) -> Generator[tuple[Batch, int], None, None]:
-        """All batches that are left, so that an epoch's first ones are read while the last one's end is trained on."""
+        """All remaining batches of all epochs, so that the next epoch's first ones are read before this epoch ends."""
         epoch, start = self.at.epoch, self.at.batches
         while epoch < self.config.epochs:
             yield from self.task.batches(epoch, start)
@@ -220,7 +220,7 @@ class Trainer:
         return "epochs"
 
     def _train_step(self, batch: Batch) -> tuple[float, float]:
-        """One step; the loss and the seconds since the start, averaged over the ranks: all act on the same ones."""
+        """One step. Returns loss and seconds since the start, averaged over the ranks so that all decide alike."""
         torch.manual_seed(step_seed(self.config.seed, self.ranks.rank, self.at.step))
         self.task.model.train()
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
@@ -246,7 +246,7 @@ class Trainer:
             )
 
     def _evaluate(self) -> bool:
-        """Evaluate, keep the state if it is the best; whether patience has run out."""
+        """Evaluates and keeps the state if it is the best. Returns whether patience has run out."""
         if self.ranks.is_first:
             self.task.model.eval()
             with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Where ids stand in files, byte by byte and in what is compressed; knows nothing of tables."""
+"""Finds ids in files by their bytes, also in compressed content. It knows nothing about tables."""
 
 import gzip
 import re
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 
 def places_of(ids: Collection[str], *roots: Path) -> dict[str, set[str]]:
-    """The files below these folders that hold an id as a value of its own, by id; in files, and in their names.
+    """By id, the files below these folders that hold the id as a whole word, in their content or their name.
 
-    Looked at are raw bytes, every text in every column of Parquet, and what gzip and zstd hold.
+    It searches raw bytes, every text in every column of Parquet files, and the content of gzip and zstd files.
     """
     one = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
     alone = re.compile(rf"(?<![0-9A-Za-z_])(?:{one})(?![0-9A-Za-z_])".encode())
@@ -39,7 +39,7 @@ def _contents(file: Path) -> Iterator[bytes]:
 
 
 def _texts(column: pa.Array) -> Iterator[str]:
-    """All texts of a column, whatever it is nested in."""
+    """All texts of a column, however deeply they are nested."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         yield from _texts(column.dictionary_decode())

@@ -1,4 +1,4 @@
-"""A standalone cluster whose machines share nothing: a master and workers, each behind mounts of its own."""
+"""A standalone Spark cluster whose machines share no files: a master and workers, each with mounts of its own."""
 
 import os
 import signal
@@ -17,12 +17,13 @@ _SECONDS = 120
 
 @contextmanager
 def sharing_nothing(folder: Path, hidden: Sequence[Path], also: Mapping[str, str], workers: int = 2) -> Iterator[str]:
-    """Two workers of one core that see neither the hidden folders nor each other's.
+    """Workers of one core that see neither the hidden folders nor each other's folders.
 
     Args:
-        folder: gets a folder per worker: its scratch space, its copies, its log.
-        hidden: are empty for the workers and for all that they start.
-        also: further variables of their environment.
+        folder: gets a folder per worker for its scratch space and copies, and the logs.
+        hidden: folders that are empty for the workers and all processes that they start.
+        also: further environment variables of the workers.
+        workers: how many.
 
     Yields:
         The master's address.
@@ -39,7 +40,7 @@ def sharing_nothing(folder: Path, hidden: Sequence[Path], also: Mapping[str, str
         for number, mine in enumerate(folders):
             others = [*hidden, *(each for each in folders if each != mine)]
             before = behind(*(f"mount -t tmpfs none '{each}'" for each in others))
-            # Executors of one host read each other's files from the disk.
+            # Each worker has a host address of its own, because executors of one host read each other's files on disk.
             place = ["--host", f"127.0.0.{number + 2}", "--port", "0", "--webui-port", "0"]
             size = ["--cores", "1", "--memory", "1g", "--work-dir", str(mine / "work")]
             here = {

@@ -1,4 +1,4 @@
-"""Jobs as a user runs them: a process, a config, an exit code."""
+"""Runs jobs as a user does: as a process with a config and an exit code."""
 
 import io
 import json
@@ -39,10 +39,10 @@ def run_job(
 
     Args:
         folder: gets `lake/` and `output/`.
-        arguments: the job and what follows it.
-        launcher: what stands before the arguments.
+        arguments: the job's name and its arguments.
+        launcher: the command before the arguments.
         cwd: the working directory.
-        also: further variables of the environment.
+        also: further environment variables.
     """
     done = subprocess.run(
         [*launcher, *_with_summary(folder, arguments)],
@@ -56,8 +56,8 @@ def run_job(
 
 
 def run_here(folder: Path, *arguments: str) -> Done:
-    """As `run_job`, without a process of its own: what `learn-spark` calls, on the session that is there and stays."""
-    from pyspark.sql import SparkSession  # here: the tests of `models` use this module, and need no Spark
+    """As `run_job`, but in this process: calls `main` of `learn-spark` on the existing session, which stays open."""
+    from pyspark.sql import SparkSession  # imported here, because tests of `models` use this module without Spark
 
     from learn_spark.cli.main import main
 
@@ -68,12 +68,12 @@ def run_here(folder: Path, *arguments: str) -> Done:
 
 
 def kill_job(folder: Path, *arguments: str, when: str | Callable[[], bool], seconds: float = 600) -> None:
-    """Starts a job as `run_job` does and kills it, JVM and all, as soon as a file matches `when` in `folder`."""
+    """Starts a job as `run_job` does and kills it with its JVM as soon as `when` holds; see `kill_process`."""
     kill_process(folder, ["learn-spark", *arguments, *_settings(folder, arguments)], when, seconds)
 
 
 def kill_process(folder: Path, command: list[str], when: str | Callable[[], bool], seconds: float = 600) -> None:
-    """Starts a command and kills it with all its children once a file matches `when` in `folder`, or `when` is true."""
+    """Starts a command and kills it with its children once a file in `folder` matches `when`, or `when()` is true."""
     is_time = when if callable(when) else lambda: any(folder.glob(when))
     with (folder / "killed.log").open("wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
@@ -91,7 +91,7 @@ def kill_process(folder: Path, command: list[str], when: str | Callable[[], bool
 
 
 def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float = 400) -> None:
-    """Until the running job's file has so many lines; fails where the job ends before, or the time."""
+    """Waits until the running job's file has `lines` lines; fails if the job ends before or time runs out."""
     deadline = time.monotonic() + seconds
     while not file.is_file() or file.read_text().count("\n") < lines:
         assert job.poll() is None and time.monotonic() < deadline, f"{file} has no {lines} lines"
@@ -99,12 +99,12 @@ def wait_for_lines(job: subprocess.Popen, file: Path, lines: int, seconds: float
 
 
 def as_settings(*told: str) -> list[str]:
-    """`--set` before each KEY=VALUE."""
+    """The arguments with `--set` before each KEY=VALUE."""
     return [part for each in told for part in ("--set", each)]
 
 
 def _with_summary(folder: Path, arguments: tuple[str, ...]) -> list[str]:
-    """The command's arguments, with a summary asked for; an earlier command's is gone."""
+    """The command's arguments, with `--json-out` for a summary; removes that of an earlier command."""
     summary = folder / SUMMARY
     summary.unlink(missing_ok=True)
     return [*arguments, *_settings(folder, arguments), "--json-out", str(summary)]
@@ -124,6 +124,6 @@ def _settings(folder: Path, arguments: tuple[str, ...]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This one, with the commands of this Python's environment first on the path, and Spark on the loopback."""
+    """This process's environment, with this Python's commands first on the path and Spark on the loopback address."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -1,4 +1,4 @@
-"""Contenders that need no Spark: what a benchmark's child processes run in tests."""
+"""Contenders without Spark, which the child processes of benchmarks run in tests."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The session of the tests, and a context as a job gets it, for tests that run steps themselves."""
+"""The tests' Spark session, and a context like that of a job, for tests that run steps directly."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """One session per worker, small and quiet; its Python workers begin with their libraries loaded."""
+    """One small, quiet session per xdist worker. Its Python workers start with their libraries already loaded."""
     with pytest.MonkeyPatch.context() as patch:
         paths = [str(Path(__file__).parent / "preloaded"), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -35,18 +35,18 @@ def spark() -> Iterator[SparkSession]:
 
 
 def make_context(spark: SparkSession, config: Config) -> Context:
-    """On the lake that is there, else an empty one."""
+    """A context on the existing lake, or else on a new empty one."""
     tables = make_tables(spark, config.lake.root)
     ledger = Ledger(spark, tables)
     return Context(config, spark, tables, ledger, Fingerprints(config, STEPS, ledger.recorded), Progress(spark))
 
 
 def make_tables(spark: SparkSession, root: Place) -> Tables:
-    """The lake's tables; where there is no lake, a copy of an empty one, which is many times faster than to make it."""
+    """The lake's tables. If there is no lake, it copies an empty one, which is many times faster than making one."""
     if not (any(root.glob("*/_delta_log")) if isinstance(root, Path) else is_lake(root)):
         empty = shared("empty-lake", lambda folder: Tables(spark, folder).create_all())
         if isinstance(root, Path):
-            shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may have made its warehouse there
+            shutil.copytree(empty, root, dirs_exist_ok=True)  # Spark may already have made its warehouse there
         else:
             upload(empty, root)
     return Tables(spark, root)

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, in the layouts that real ones have on disk, tokenizer included."""
+"""Tiny checkpoints with random weights and tokenizers, in the same files as real ones."""
 
 import json
 from collections.abc import Callable
@@ -41,11 +41,11 @@ SIZES = {
 
 
 def save_tiny_llama(folder: Path, scale: float = 1.0) -> Path:
-    """A causal Llama of two layers and width 16, its tokenizer without a padding token.
+    """A causal Llama of two layers and width 16, with a tokenizer that has no padding token.
 
     Args:
-        folder: where to save.
-        scale: factor on the last norm, and so on every vector.
+        folder: where to save it.
+        scale: factor on the last norm's weight, and so on every vector.
     """
     vocabulary = {word: place for place, word in enumerate(["<unk>", "</s>", *WORDS])}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -56,18 +56,18 @@ def save_tiny_llama(folder: Path, scale: float = 1.0) -> Path:
 
 
 def save_tiny_qwen2(folder: Path) -> Path:
-    """Byte-level BPE with vocab.json, merges.txt and tokenizer.json; biases on query, key and value."""
+    """A Qwen2: byte-level BPE with vocab.json, merges.txt and tokenizer.json; biases on query, key and value."""
     return _save(folder, Qwen2ForCausalLM, Qwen2Config(**_byte_level_bpe(folder), num_key_value_heads=2, **SIZES))
 
 
 def save_tiny_qwen3(folder: Path) -> Path:
-    """As Qwen2's, with norms on queries and keys instead of biases."""
+    """A Qwen3: as Qwen2, with norms on queries and keys instead of biases."""
     config = Qwen3Config(**_byte_level_bpe(folder), num_key_value_heads=2, head_dim=8, **SIZES)
     return _save(folder, Qwen3ForCausalLM, config)
 
 
 def save_tiny_bert(folder: Path) -> Path:
-    """WordPiece with vocab.txt."""
+    """A BERT: WordPiece with vocab.txt."""
     letters = [*"abcdefghijklmnopqrstuvwxyz.,:;&-0123456789"]
     pieces = [
         "[PAD]",
@@ -87,9 +87,9 @@ def save_tiny_bert(folder: Path) -> Path:
 
 
 def save_tiny_baichuan2(folder: Path) -> Path:
-    """Baichuan2-7B's files: `W_pack`, NormHead's weights, remote code in both configs, SentencePiece with bytes.
+    """Files as of Baichuan2-7B: `W_pack`, NormHead's weights, remote code in both configs, SentencePiece with bytes.
 
-    Weights in two shards with an index, as the published ones after conversion to safetensors.
+    The weights are in two shards with an index, as the published ones after conversion to safetensors.
     """
     import sentencepiece
 
@@ -160,7 +160,7 @@ def _save(folder: Path, kind: type[PreTrainedModel], config: object, scale: floa
     torch.manual_seed(1)
     model = kind(config)
     for name, values in model.named_parameters():
-        if name.endswith(("bias", "norm.weight")):  # at their start they would hide a mistake
+        if name.endswith(("bias", "norm.weight")):  # their initial values (0 and 1) would hide mistakes
             values.data.add_(torch.randn_like(values) * 0.1)
         if name == "model.norm.weight":
             values.data.mul_(scale)
@@ -169,7 +169,7 @@ def _save(folder: Path, kind: type[PreTrainedModel], config: object, scale: floa
 
 
 def _byte_level_bpe(folder: Path) -> dict[str, int]:
-    """Trains and saves Qwen's kind of tokenizer; returns its size as the config has it."""
+    """Trains and saves a tokenizer of Qwen's kind; returns its vocab_size for the config."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Small logs as people really have them: one stream of events, written in many ways."""
+"""Small logs as users really have them: one stream of events, written in many formats."""
 
 import json
 import random
@@ -25,12 +25,12 @@ class Event:
 
     @property
     def title(self) -> str:
-        """The item's name: it follows from its number."""
+        """The item's name, derived from its number."""
         return f"{FIRST[self.item % 8]} {SECOND[self.item // 8 % 8]}"
 
 
 def field_events(count: int = 600, users: int = 30, items: int = 60, seed: int = 1) -> list[Event]:
-    """Events in the order of their times, a fifth of them purchases, on each of sixty days."""
+    """Events over sixty days, ordered by time; a fifth of them are purchases."""
     chance = random.Random(seed)
     times = sorted(START + timedelta(seconds=chance.randrange(DAYS * 86_400)) for _ in range(count))
     kinds = ["view", "view", "view", "cart", "purchase"]
@@ -38,7 +38,7 @@ def field_events(count: int = 600, users: int = 30, items: int = 60, seed: int =
 
 
 def write_table(path: Path, header: Iterable[str] | None, rows: Iterable[Iterable[object]], sep: str = ",") -> Path:
-    """A csv, as most programs write one."""
+    """Writes a csv file as most programs do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ([sep.join(header)] if header else []) + [sep.join(map(str, row)) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -46,14 +46,14 @@ def write_table(path: Path, header: Iterable[str] | None, rows: Iterable[Iterabl
 
 
 def write_lines(path: Path, rows: Iterable[object]) -> Path:
-    """JSON lines."""
+    """Writes JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return path
 
 
 def plain_log(path: Path, spell: Callable[[datetime], object] = lambda time: f"{time:%Y-%m-%d %H:%M:%S}") -> Path:
-    """A csv with a header whose times are spelled in some way."""
+    """Writes a csv file with a header; `spell` formats its times."""
     rows = ((f"u{e.user}", f"i{e.item}", spell(e.time), e.kind, e.title) for e in field_events())
     return write_table(path, ("user_id", "item_id", "when", "action", "title"), rows, sep="|")
 

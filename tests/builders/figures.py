@@ -1,4 +1,4 @@
-"""Made-up figures of a whole run, in the shapes in which the stages leave them in the ledger."""
+"""Made-up figures of a whole run, in the form in which the stages record them in the ledger."""
 
 from datetime import UTC, date, datetime
 
@@ -98,7 +98,7 @@ TITLES = ["WHITE HANGING HEART T-LIGHT HOLDER", "JUMBO BAG RED RETROSPOT", "REGE
 
 
 def details() -> dict[str, dict[str, object]]:
-    """Figures by stage, as `StepResult.details`."""
+    """Figures by stage, as in `StepResult.details`."""
     steps = np.arange(10, 900, 10)
     curve = [{"step": int(s), "loss": float(1.2 + 4 * np.exp(-s / 150))} for s in steps]
     towers = [
@@ -145,7 +145,7 @@ def recorded() -> list[Recorded]:
 
 
 def summary() -> dict[str, object]:
-    """As `build_summary` and `publish_report` make it."""
+    """A summary as `build_summary` and `publish_report` make it."""
     stages = {
         row.step: {
             "seconds": row.seconds,

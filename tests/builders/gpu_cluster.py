@@ -1,7 +1,7 @@
-"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' spans by their share, as JSON.
+"""Encodes on a local cluster whose GPUs are made-up addresses; prints the tasks' time spans by GPU share, as JSON.
 
-`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE ...`: two executors of two cores and one GPU each; all
-computing is on the CPU.
+`python -m tests.builders.gpu_cluster FOLDER MODEL SHARE ...`: two executors with two cores and one GPU each. All
+computation is on the CPU.
 """
 
 import json
@@ -20,7 +20,7 @@ from learn_spark.lake.session import build_session
 from tests.builders.commands import CONFIG
 from tests.builders.items import add_items, item_row, step_context, with_embedding
 
-# A worker that asks gets an address that no other has: making a folder succeeds once.
+# Each worker that runs this script gets an address of its own, because mkdir succeeds only once per folder.
 DISCOVERY = """#!/bin/sh
 for number in 3 4 5 6; do
     if mkdir "{folder}/gpu$number" 2>/dev/null; then
@@ -32,7 +32,7 @@ done
 
 
 def main(folder: Path, model: str, shares: Sequence[str]) -> None:
-    """Six tasks on two GPUs, each with a share of one; a lake for every share."""
+    """Runs six tasks on two GPUs, each with the given share of one; every share has a lake of its own."""
     found, store.TEXTS_A_LOADING = {}, 1
     for share in shares:
         config = _with_gpus(load_config(CONFIG, [f"lake.root={folder}/lake-{share}"]), folder)

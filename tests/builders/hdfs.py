@@ -1,4 +1,4 @@
-"""A NameNode and a DataNode on loopback, in a JVM of their own: Hadoop's own, in the version that Spark has."""
+"""Hadoop's own NameNode and DataNode on loopback, in a separate JVM, in the version that Spark uses."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ _HADOOP = next(JARS.glob("hadoop-client-api-*.jar")).stem.removeprefix("hadoop-c
 _PACKAGE = f"org.apache.hadoop:hadoop-client-minicluster:{_HADOOP}"
 _OF_SPARK = "org.apache.hadoop:hadoop-client-api,org.apache.hadoop:hadoop-client-runtime"
 _QUICK = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-# Without what Spark has itself: two of a class do not fit together.
+# Excludes the jars that Spark already has, because two versions of a class conflict.
 _FETCH = f"""
 from pyspark.sql import SparkSession
 builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
@@ -29,7 +29,7 @@ print("jars", builder.getOrCreate().conf.get("spark.jars"))
 
 @pytest.fixture(scope="module")
 def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
-    """The root of a file system that is empty; this user's."""
+    """The root of an empty file system that belongs to this user."""
     jars = {"classpath": f"{_minicluster()}:{JARS}/*", "jarpath": str(next(JARS.glob("py4j-*.jar")))}
     port = launch_gateway(javaopts=_QUICK, die_on_exit=True, **jars)
     gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
@@ -47,12 +47,12 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
 
 @pytest.fixture
 def hdfs_folder(hdfs: Location) -> Location:
-    """A new folder."""
+    """The location of a new folder."""
     return hdfs / f"folder-{uuid.uuid4().hex[:12]}"
 
 
 def _minicluster() -> Path:
-    """Hadoop's jar for tests, 40 MB, in Ivy's cache; Ivy fetches it once."""
+    """Hadoop's jar for tests (40 MB) in Ivy's cache, where Ivy fetches it once."""
     name = f"org.apache.hadoop_hadoop-client-minicluster-{_HADOOP}.jar"
     known = next(Path.home().glob(f".ivy2*/jars/{name}"), None)
     if known is not None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-SECRETS = {  # variables of the environment that a config refers to
+SECRETS = {  # environment variables that a config refers to
     "SHOP_S3_KEY": "wJalrXUtnFEMI/K7MDENG+bPxRfiCY",
     "SHOP_S3_ID": "AKIAIOSFODNN7EXAMPLE",
     "SHOP_PASSWORD": "corr3ct-h0rse-battery",
 }
-PLAIN = "staple-0f-the-c0nfig"  # one that stands in the config itself
+PLAIN = "staple-0f-the-c0nfig"  # a secret written in the config itself
 CONF = (
     "spark.conf={spark.hadoop.fs.s3a.secret.key: '${SHOP_S3_KEY}', spark.hadoop.shop.id: '${SHOP_S3_ID}',"
     f" spark.hadoop.shop.token: {PLAIN}}}"
@@ -20,7 +20,7 @@ _NAMES = ("models", "learn_spark", "pyarrow", "pandas", "numpy", "torch", "pyspa
 
 
 def hostile_folder(folder: Path) -> Path:
-    """A folder with a module of each name that a worker imports; each leaves a file `ran-NAME` and fails."""
+    """Makes a folder with modules named like those that a worker imports. Each writes a file `ran-NAME` and fails."""
     folder.mkdir()
     for name in _NAMES:
         code = f"open({str(folder / f'ran-{name}')!r}, 'w').close()\nraise RuntimeError('imported from here')\n"
@@ -33,12 +33,12 @@ def hostile_folder(folder: Path) -> Path:
 
 
 def ran(folder: Path) -> list[str]:
-    """What was imported from a hostile folder."""
+    """The `ran-NAME` files of the modules that were imported from a hostile folder."""
     return [file.name for file in folder.glob("ran-*")]
 
 
 def places_of(texts: Iterable[str], *folders: Path) -> dict[str, list[str]]:
-    """Files that hold one of the texts, in any column of Parquet, in any packed file."""
+    """By text, the files that hold it, also in columns of Parquet files and in gzipped files."""
     found: dict[str, list[str]] = {text: [] for text in texts}
     for file in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         content = _content(file)

@@ -1,4 +1,4 @@
-"""Reading a log as the ingest job does, up to events with their reasons."""
+"""Reads a log as the ingest job does, up to events and the reasons of rejected ones."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -30,12 +30,12 @@ NOON = 1_706_788_800  # 2024-02-01 12:00 UTC
 
 
 def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest: object) -> Config:
-    """A config of the log in `folder`/logs.
+    """A config for the log in `folder`/logs.
 
     Args:
-        folder: holds it, and gets the lake.
-        mapping: either whole, or changes of `FIELDS`, in which null takes a field out.
-        ingest: other keys of the section.
+        folder: holds the log, and gets the config and the lake.
+        mapping: either the whole mapping, or changes to `FIELDS`, in which None removes a field.
+        ingest: other keys of the section `ingest`.
     """
     changed = mapping or {}
     whole = changed if {"user_id", "item_id", "event_ts"} <= set(changed) else FIELDS | changed
@@ -51,7 +51,7 @@ def make_config(folder: Path, mapping: dict[str, object] | None = None, **ingest
 
 
 def read_events(spark: SparkSession, config: Config, *days: date) -> DataFrame:
-    """The good files' lines of the days."""
+    """The days' lines, from readable files, as events with reasons."""
     sources = config.ingest.each()
     frames = (_events_of(spark, source, days or [source.start], len(sources) > 1) for source in sources)
     return reduce(DataFrame.unionByName, frames)
@@ -65,7 +65,7 @@ def _events_of(spark: SparkSession, settings: IngestSettings, days: Sequence[dat
 def events_of_cases(
     spark: SparkSession, cases: Mapping[str, Config], days: Mapping[str, Sequence[date]] | None = None
 ) -> dict[str, list[Row]]:
-    """The events of many small logs at once, in their order."""
+    """The events of many small logs, read in one Spark job, by case and ordered by time."""
     frames = []
     for name, config in cases.items():
         sources = config.ingest.each()
@@ -82,7 +82,7 @@ def events_of_cases(
 
 
 def by_item(frame: DataFrame) -> dict[str, Row]:
-    """Rows by item; rows without one by their reason."""
+    """Rows by item_id; rows without an item by their reason."""
     rows = frame.collect()
     found = {row.item_id or row.reason: row for row in rows}
     assert len(found) == len(rows), [(row.item_id, row.reason) for row in rows]

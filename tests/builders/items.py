@@ -1,4 +1,4 @@
-"""Items straight into the tables, and a context to run a step in."""
+"""Writes items directly into the tables, and makes contexts for single steps."""
 
 import csv
 import gzip
@@ -21,13 +21,13 @@ DATA = Path(__file__).parents[2] / "data" / "online_retail"
 
 
 def step_context(spark: SparkSession, config: Config) -> Context:
-    """A context whose fingerprints know no steps, on the lake that is there, else an empty one."""
+    """A context without steps in its fingerprints, on the existing lake or else on a new empty one."""
     tables = make_tables(spark, config.lake.root)
     return Context(config, spark, tables, Ledger(spark, tables), Fingerprints(config, {}), Progress(spark))
 
 
 def with_embedding(config: Config, **changes: object) -> Config:
-    """The config with other embedding settings; those of `run` and `gates` by their own names."""
+    """The config with changed embedding settings. Keys of `run` and `gates` are given without a prefix."""
     own = config.embedding
     for part in ("run", "gates"):
         inner = getattr(own, part)
@@ -37,7 +37,7 @@ def with_embedding(config: Config, **changes: object) -> Config:
 
 
 def item_row(item_id: str, day: str, title: str, **fields: object) -> tuple:
-    """A row of `items`; what is not given is null."""
+    """A row of `items`; fields that are not given are null."""
     names = ("category", "brand", "price", "keywords", "attributes")
     at = datetime.fromisoformat(f"{day}T09:00:00+00:00")
     return (item_id, at, title, *(fields.get(n) for n in names), at.date())
@@ -56,7 +56,7 @@ def add_items(context: Context, rows: Sequence[tuple]) -> None:
 
 
 def product_titles(count: int) -> list[str]:
-    """The first so many distinct names of the shipped log."""
+    """The first `count` distinct item names of the shipped log."""
     titles: dict[str, None] = {}
     for path in sorted(DATA.glob("*.csv.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -68,10 +68,10 @@ def product_titles(count: int) -> list[str]:
 
 
 def matrix_file(folder: Path) -> Path:
-    """The file of vectors that the matrix names now."""
+    """The file of vectors that the matrix's meta.json currently names."""
     return folder / json.loads((folder / "meta.json").read_text())["vectors"]
 
 
 def matrix_bytes(folder: Path) -> bytes:
-    """Its bytes as they lie."""
+    """The raw bytes of that file."""
     return matrix_file(folder).read_bytes()

@@ -1,6 +1,6 @@
-"""A command that is a process of its own and is killed, JVM and all, right after one of its commits.
+"""Runs a command in a process of its own and kills it, with its JVM, right after one of its commits.
 
-Files that tasks have written and no commit names yet count as a commit called `files:<table>`.
+Files that tasks have written, but that no commit names yet, count as a commit called `files:<table>`.
 """
 
 import os
@@ -70,21 +70,21 @@ sys.exit(main(sys.argv[5:]))
 
 
 def commits_of(folder: Path, *arguments: str) -> list[str]:
-    """Runs a command to its end on the lake in `folder`; returns the tables that it committed to, in order."""
+    """Runs a command to its end on the lake in `folder`; returns the tables of its commits, in order."""
     code, commits = _run(folder, _NEVER, arguments)
     assert code in (0, 99), (folder / "killed.log").read_text()[-3000:]
     return commits
 
 
 def kill_after(folder: Path, commits: Sequence[str], *arguments: str) -> None:
-    """Kills a command on a lake as it was after these of its commits, from the first on."""
+    """Kills a command right after the last of `commits`, which must be its first commits."""
     table = commits[-1]
     code, made = _run(folder, (table, commits.count(table)), arguments)
     assert (code, made) == (-signal.SIGKILL, [*commits]), (folder / "killed.log").read_text()[-3000:]
 
 
 def kill_after_each(folder: Path, tables: Sequence[str], *arguments: str) -> None:
-    """Kills a command after its first commit to each of these tables: each goes on where the one before was killed."""
+    """Kills a command after its first commit to each of these tables; each run continues where the last was killed."""
     for number, table in enumerate(tables):
         code, made = _run(folder, (table, 1), arguments)
         said = (folder / "killed.log").read_text()[-3000:]
@@ -92,7 +92,7 @@ def kill_after_each(folder: Path, tables: Sequence[str], *arguments: str) -> Non
 
 
 def _run(folder: Path, last: tuple[str, int], arguments: tuple[str, ...]) -> tuple[int, list[str]]:
-    """Ends after the n-th commit to a table, if there is one; its code, and the tables that it committed to."""
+    """Runs a command, killed after the n-th commit to a table if it makes one; its exit code and commits' tables."""
     told = folder / COMMITS
     settings = ["--config", str(CONFIG), "--set", f"lake.root={folder}/lake", "--set", f"output.dir={folder}/output"]
     killed = [sys.executable, "-c", _KILLED, last[0], str(last[1]), str(told), ",".join(_COMMITTING)]

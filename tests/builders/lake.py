@@ -1,4 +1,4 @@
-"""A tiny lake with everything that training and feature writing read; small models with random weights."""
+"""A tiny lake with everything that training and feature writing read, and small models with random weights."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ NO_CONTENT_ITEM = 7
 
 
 def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context:
-    """A context whose fingerprints depend on step, day and `salt` alone; its tables exist and are empty."""
+    """A context whose fingerprints depend only on step, day and `salt`; new tables are empty."""
     tables = make_tables(spark, config.lake.root)
 
     def fingerprint(step: str, day: date) -> str:
@@ -39,7 +39,7 @@ def tiny_context(spark: SparkSession, config: Config, salt: str = "") -> Context
 
 
 def feature_lake(spark: SparkSession, folder: Path, settings: Iterable[str]) -> Context:
-    """A filled lake below `folder` with models that score it; `settings` on top of conf/test.yaml."""
+    """A filled lake in `folder`, with models to score it; `settings` are added to conf/test.yaml."""
     places = (f"lake.root={folder}/lake", f"output.dir={folder}/output")
     context = tiny_context(spark, load_config(CONF / "test.yaml", [*places, *settings]))
     fill_lake(context)
@@ -52,9 +52,9 @@ def item_id(number: int) -> str:
 
 
 def fill_lake(context: Context) -> None:
-    """Events, items, histories and samples of the config's windows, consistent with one another.
+    """Fills the lake with events, items, histories and samples in the config's windows, which fit together.
 
-    Made once per test run for equal settings, and copied: Spark takes long over seven small tables.
+    The tables are made once per test run and setting, and then copied, because Spark is slow even with small tables.
     """
     config, root = context.config, context.tables.root
     parts = (config.windows, config.sequences, matrix_path(context).name)
@@ -67,7 +67,7 @@ def fill_lake(context: Context) -> None:
 
 
 def fill_tables(context: Context, seed: int = 5) -> None:
-    """Writes what `fill_lake` copies into the tables that are there."""
+    """Writes into the existing tables the rows that `fill_lake` copies."""
     rng = np.random.default_rng(seed)
     events = _events(context.config, rng)
     _append(context, "interactions", events)
@@ -96,7 +96,7 @@ def save_matrix(folder: Path, rng: np.random.Generator) -> None:
 
 
 def save_models(context: Context, seed: int = 3) -> None:
-    """Untrained towers and conversion model, where the context looks for them."""
+    """Saves untrained towers and an untrained conversion model where the context looks for them."""
     import torch
 
     from models.contract.settings import CVRConfig, TowersConfig
@@ -114,14 +114,14 @@ def save_models(context: Context, seed: int = 3) -> None:
 
 
 def _append(context: Context, table: str, rows: Iterable[tuple]) -> None:
-    schema = context.tables.read(table).schema  # an older lake's lacks the newest columns, which stand last
+    schema = context.tables.read(table).schema  # tables of an older lake lack the newest columns, which come last
     whole = context.spark.createDataFrame([row[: len(schema)] for row in rows], schema)
     columns = (column for column in TABLES[table].columns if column.name not in schema.names)
     context.tables.append(table, whole.withColumns({c.name: F.lit(None).cast(c.type) for c in columns}))
 
 
 def _events(config: Config, rng: np.random.Generator) -> list[tuple]:
-    """Five purchases per day, of 1 to 3 pieces; the new item is first sold on the second feature day."""
+    """Five purchases per day, of 1 to 3 pieces each; the new item is first sold on the second feature day."""
     events = []
     for day in DayRange(config.windows.first_as_of, config.windows.end):
         for number in range(5):
@@ -152,7 +152,7 @@ def _histories(config: Config, events: list[tuple]) -> list[tuple]:
 
 
 def types_of(config: Config, items: Iterable[int]) -> list[int] | None:
-    """A type for every event, by its item, where types are kept; 0 for padding."""
+    """The type of every event, determined by its item, and 0 for padding; None if the config keeps no types."""
     known = len(config.sequences.event_types)
     return [1 + item % known if item else 0 for item in items] if known else None
 

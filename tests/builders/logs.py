@@ -1,4 +1,4 @@
-"""Small log files: in the real format of the shipped logs, or of any content."""
+"""Small log files, in the format of the shipped logs or with any content."""
 
 import csv
 import gzip
@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Windows for a week of such files, from 2011-11-01 on.
+# Windows for a week of files from 2011-11-01 on.
 WEEK = {
     "first_as_of": "2011-11-02",
     "towers_end": "2011-11-04",
@@ -20,7 +20,7 @@ HEADER = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "U
 
 
 def line(**changes: str) -> dict[str, str]:
-    """A usable invoice line, with changes."""
+    """A valid invoice line, with changes."""
     usable = {
         "InvoiceNo": "536365",
         "StockCode": "85123A",
@@ -35,7 +35,7 @@ def line(**changes: str) -> dict[str, str]:
 
 
 def write_files(folder: Path, held: Mapping[str, str | bytes | pa.Table]) -> None:
-    """Writes files by their paths below a folder: texts, bytes, and tables as Parquet."""
+    """Writes files by their paths below a folder, from texts, bytes, or tables (as Parquet)."""
     for name, content in held.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

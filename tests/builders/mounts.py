@@ -1,4 +1,4 @@
-"""Commands that see other file systems than this process does: full ones, or such as cannot be written."""
+"""Commands that see other file systems than this process: full ones, or read-only ones."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 
 def behind(*mounts: str) -> list[str]:
-    """What stands before a command so that the shell's lines `mounts` are run for it alone; skips where none can be."""
+    """A prefix for a command that runs the shell commands `mounts` for it alone; skips the test if mounting fails."""
     can = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
     if can.returncode:
         pytest.skip("nothing can be mounted here")
@@ -15,10 +15,10 @@ def behind(*mounts: str) -> list[str]:
 
 
 def small(folder: Path, size: str) -> str:
-    """A file system of its own for a folder, which is empty then."""
+    """Mounts a new, empty file system of a given size on a folder."""
     return f"mount -t tmpfs -o size={size} none {folder}"
 
 
 def read_only(folder: Path) -> str:
-    """A folder that nobody can write, root neither."""
+    """Makes a folder read-only, even for root."""
     return f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"

@@ -1,4 +1,4 @@
-"""A server that speaks S3 on loopback, in this process: moto, with requests that write one after another."""
+"""An S3 server on loopback, in this process: moto, with write requests handled one at a time."""
 
 import threading
 import uuid
@@ -24,8 +24,8 @@ class ObjectStore:
 
     Attributes:
         endpoint: its address.
-        refuse: gets each request; a status, code and message stand in for the answer.
-        requests: method and path of each so far.
+        refuse: called with each request; if it returns status, code and message, they are the answer.
+        requests: method and path of each request so far.
     """
 
     endpoint: str
@@ -38,7 +38,7 @@ class ObjectStore:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process that reaches the store without being told anything else."""
+        """The environment variables with which a process can reach the store without further settings."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -47,10 +47,10 @@ class ObjectStore:
         }
 
     def bucket(self) -> Location:
-        """A new one."""
+        """A new bucket."""
         import s3fs
 
-        name = f"bucket-{uuid.uuid4().hex[:12]}"  # moto's are those of the process, not of the server
+        name = f"bucket-{uuid.uuid4().hex[:12]}"  # unique, because moto keeps buckets per process, not per server
         s3fs.S3FileSystem(use_listings_cache=False, **self.options).mkdir(name)
         return Location(f"s3a://{name}", self.options)
 
@@ -64,17 +64,17 @@ class _Quiet(WSGIRequestHandler):
 
 @pytest.fixture(scope="module")
 def object_store() -> Iterator[ObjectStore]:
-    """One server for the tests of a file; each asks for a bucket of its own."""
+    """One server for the tests of a file; each test makes a bucket of its own."""
     with serving() as store:
         yield store
 
 
 @contextmanager
 def serving() -> Iterator[ObjectStore]:
-    """A server for as long as the block runs."""
+    """A server that runs as long as the block."""
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()  # those of the environment alone know the address of the server before
+    s3fs.S3FileSystem.clear_instance_cache()  # cached instances may hold the address of an earlier server
     app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
     store = ObjectStore("")
 
@@ -87,10 +87,10 @@ def serving() -> Iterator[ObjectStore]:
             request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
             return (
                 [] if request["REQUEST_METHOD"] == "HEAD" else [body]
-            )  # with a body, the next answer is not understood
+            )  # an answer to HEAD must have no body, or the client misreads the next answer
         if request["REQUEST_METHOD"] not in _WRITES:
             return app(request, start)
-        with lock:  # moto looks whether a key is there, and stores it, without one
+        with lock:  # moto checks for a key and stores it without a lock
             return app(request, start)
 
     server: BaseWSGIServer = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=_Quiet)

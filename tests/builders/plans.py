@@ -1,4 +1,4 @@
-"""What Spark's own event log says of the plans that a command ran, step by step."""
+"""Reads from Spark's event log which plans a command ran, step by step."""
 
 import json
 from collections.abc import Iterator
@@ -7,19 +7,19 @@ from pathlib import Path
 from tests.builders.reading import relation
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListenerSQL"
-# Adaptive execution's, around what works.
+# Nodes that adaptive execution wraps around the working nodes.
 WRAPPERS = {"AdaptiveSparkPlan", "ResultQueryStage", "ShuffleQueryStage", "BroadcastQueryStage", "TableCacheQueryStage"}
 WRAPPERS |= {"AQEShuffleRead", "ReusedExchange", "Execute"}
 
 
 def nodes_of_steps(log: Path, lake: Path) -> dict[str, set[str]]:
-    """The kinds of nodes in the final plans of each step, of those plans that read files of tables or raw files.
+    """By step, the kinds of nodes in the final plans that read files of tables or raw files.
 
-    What reads nothing else than Delta's log is Delta's bookkeeping.
+    Plans that read only Delta's log are Delta's bookkeeping and are left out.
 
     Args:
-        log: the folder that `spark.eventLog.dir` named, with the log of one application.
-        lake: whose ledger says when each step ended.
+        log: the folder of `spark.eventLog.dir`, with the log of one application.
+        lake: the lake whose ledger says when each step ended.
     """
     ends = relation(lake, "intervals").aggregate("step, epoch_ms(max(finished_at)) AS finished").order("finished")
     ended = ends.fetchall()
@@ -32,7 +32,7 @@ def nodes_of_steps(log: Path, lake: Path) -> dict[str, set[str]]:
 
 
 def _final_plans(log: Path) -> Iterator[tuple[int, dict]]:
-    """When each execution began, and its plan as adaptive execution left it."""
+    """The start time of each execution, and its final plan after adaptive execution."""
     begun: dict[int, int] = {}
     plans: dict[int, dict] = {}
     for file in sorted(log.rglob("events_*")):

@@ -1,11 +1,11 @@
-"""Delta tables without Spark: delta-rs names the files, DuckDB reads them."""
+"""Reads Delta tables without Spark: delta-rs lists the files, DuckDB reads them."""
 
 from pathlib import Path
 
 import duckdb
 from deltalake import DeltaTable
 
-# Differ between runs that did the same: clocks, places, versions of other tables, how long things took.
+# Columns that differ between equal runs: clock times, paths, versions of other tables, durations.
 NOT_CONTENT = {
     "interactions": {"ingested_at"},
     "releases": {"published_at", "table_versions", "model_versions", "gates"},
@@ -20,7 +20,7 @@ def relation(lake: Path, name: str) -> duckdb.DuckDBPyRelation:
 
 
 def rows(lake: Path, name: str, without: frozenset[str] = frozenset()) -> list[str]:
-    """All rows as sorted text, but for what differs between equal runs and for `without`; none of an empty table."""
+    """All rows as sorted texts, without the columns `without` and those that differ between equal runs."""
     if not DeltaTable(str(lake / name)).file_uris():
         return []
     table = relation(lake, name)
@@ -29,5 +29,5 @@ def rows(lake: Path, name: str, without: frozenset[str] = frozenset()) -> list[s
 
 
 def versions(lake: Path) -> dict[str, int]:
-    """Newest Delta version of every table."""
+    """The newest Delta version of every table."""
     return {log.parent.name: DeltaTable(str(log.parent)).version() for log in lake.glob("*/_delta_log")}

@@ -1,4 +1,4 @@
-"""Folders that whoever needs them first makes, once per test run; all workers read or copy them."""
+"""Folders that are made once per test run, by the first test that needs them; all workers read or copy them."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ PLACE = "LEARN_TESTS_SHARED"
 
 
 def open_place() -> str | None:
-    """Makes the place of this run's shared folders; None where an outer run has made it already."""
+    """Makes the parent folder of this run's shared folders; returns None if an outer run has already made it."""
     if PLACE in os.environ:
         return None
     os.environ[PLACE] = mkdtemp(prefix="learn-tests-")
@@ -25,13 +25,13 @@ def close_place(place: str | None) -> None:
 
 
 def shared(name: str, make: Callable[[Path], object]) -> Path:
-    """The shared folder of this name; where there is none yet, `make(folder)` fills it while the others wait."""
+    """The shared folder of this name. If there is none yet, `make(folder)` fills it while other workers wait."""
     folder = Path(os.environ[PLACE]) / name
     made = folder.with_name(f"{name}.made")
     with folder.with_name(f"{name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a failed try left
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
             make(folder)
             made.touch()
     return folder

@@ -1,4 +1,4 @@
-"""What holds in every kind of store: of its files, and of a whole journey whose lake and logs lie there."""
+"""Assertions for every kind of store: about its files, and about a whole journey with lake and logs in the store."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from tests.builders.transfer import download
 
 
 def assert_files_come_and_go(folder: Location, name: str) -> None:
-    """A file of any name is written, written again, listed and removed; the folder is new."""
+    """Asserts that a file of any name can be written, rewritten, listed and removed; `folder` must be new."""
     file = folder / "folder" / name
     assert not file.exists() and not folder.glob("*") and not folder.matching("**")
     write_whole(file, "one")
@@ -38,7 +38,7 @@ def assert_files_come_and_go(folder: Location, name: str) -> None:
 
 
 def assert_one_of_many_creates(folder: Location) -> None:
-    """Of many who create a file at once one succeeds, and its content is there."""
+    """Asserts that of many threads that create a file at once, one succeeds and its content is stored."""
     at_once = Barrier(8)
 
     def create(number: int) -> bool:
@@ -56,7 +56,7 @@ def assert_one_of_many_creates(folder: Location) -> None:
 
 
 def assert_a_large_file_comes_back(folder: Location, local: Path) -> None:
-    """It goes up and down unchanged, and is read from any place on."""
+    """Asserts that a large file is uploaded and downloaded unchanged, and can be read from any position."""
     content = bytes(range(256)) * 4096 * 12
     (local / "up").write_bytes(content)
     (folder / "large").send(local / "up")
@@ -68,12 +68,12 @@ def assert_a_large_file_comes_back(folder: Location, local: Path) -> None:
 
 
 def journey_after_a_kill(folder: Path, root: Location, logs: Location, *settings: str) -> Done:
-    """Kills a journey while its towers train, and goes on with it; how that ended.
+    """Kills a journey while its towers train, resumes it, and returns how the resumed run ended.
 
     Args:
-        folder: `cache` in it is LEARN_SPARK_CACHE.
-        root, logs: the lake's, and where its logs are.
-        settings: what else is set, as KEY=VALUE.
+        folder: working folder; its subfolder `cache` must be LEARN_SPARK_CACHE.
+        root, logs: locations of the lake and of its logs.
+        settings: further settings, as KEY=VALUE.
     """
     told = (f"lake.root={root}", f"ingest.path={logs}", *settings)
     run = ("run_pipeline", *as_settings(*told))
@@ -90,7 +90,7 @@ def journey_after_a_kill(folder: Path, root: Location, logs: Location, *settings
 
 
 def assert_equals_one_on_a_disk(root: Location, folder: Path) -> Path:
-    """The journey's lake has the tables and vectors of one on a disk; a copy of it."""
+    """Asserts that the lake has the same tables and vectors as one on a disk; returns a local copy of it."""
     expected = finished_journey()[0] / "lake"
     ours = download(root, folder / "copy")
     assert_equal_tables(ours, expected)

@@ -1,4 +1,4 @@
-"""Small snapshots, content matrices and specs for tests of the torch side; written by pyarrow, no Spark."""
+"""Small snapshots and content matrices for tests of the torch side, written by pyarrow without Spark."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 def write_snapshot(
     folder: Path, table: pa.Table, *, files: int = 2, row_group_size: int = 7, event_types: Sequence[str] = ()
 ) -> Path:
-    """A snapshot folder with its manifest, the rows spread evenly over `files` Parquet files."""
+    """Writes a snapshot folder with its manifest and the rows spread evenly over `files` Parquet files."""
     folder.mkdir(parents=True)
     entries = []
     bounds = np.linspace(0, table.num_rows, files + 1).astype(int)
@@ -41,7 +41,7 @@ def write_snapshot(
 
 
 def flip(file: Path, place: int) -> None:
-    """One bit of a byte; size and inode stay."""
+    """Flips one bit of the byte at `place`; the file's size and inode stay the same."""
     with file.open("r+b") as handle:
         handle.seek(place)
         byte = handle.read(1)[0]
@@ -50,7 +50,7 @@ def flip(file: Path, place: int) -> None:
 
 
 def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 4, seed: int = 0) -> pa.Table:
-    """Rows as of the table `sequences`: users buy items near those they bought before."""
+    """Rows of the table `sequences` in which users buy items with numbers near those they bought before."""
     rng = np.random.default_rng(seed)
     hist_len = rng.integers(1, hist + 1, num_rows)
     tar_len = rng.integers(1, tar + 1, num_rows)
@@ -73,7 +73,7 @@ def sequences_table(num_rows: int, num_items: int, *, hist: int = 6, tar: int = 
 
 
 def with_types(table: pa.Table, num_types: int, seed: int = 0) -> pa.Table:
-    """Adds hist_types and tar_types: a random type for every event."""
+    """Adds hist_types and tar_types, a random type for every event."""
     rng = np.random.default_rng(seed)
     for items, types in (("hist_items", "hist_types"), ("tar_items", "tar_types")):
         item_BL = np.stack(table[items].to_numpy())
@@ -83,7 +83,7 @@ def with_types(table: pa.Table, num_types: int, seed: int = 0) -> pa.Table:
 
 
 def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:
-    """Rows as of the CVR snapshot: the label leans on the inner product of the two embeddings."""
+    """Rows of the CVR snapshot in which the label depends on the inner product of the two embeddings, with noise."""
     rng = np.random.default_rng(seed)
     user, item = rng.normal(size=(2, num_rows, width)).astype(np.float32)
     label = ((user * item).sum(1) + rng.normal(size=num_rows) > 0).astype(np.int32)
@@ -100,7 +100,7 @@ def pairs_table(num_rows: int, *, width: int = 8, seed: int = 0) -> pa.Table:
 
 
 def write_matrix(folder: Path, vectors: np.ndarray) -> Path:
-    """A content matrix folder out of float [rows, dim]; row 0 should be zeros."""
+    """Writes a content matrix folder from float [rows, dim]; row 0 should be zeros."""
     folder.mkdir(parents=True)
     vectors.astype("<f2").tofile(folder / "vectors.f16")
     meta = {"rows": len(vectors), "dim": vectors.shape[1], "dtype": "float16", "encoder_id": "test-encoder"}
@@ -109,7 +109,7 @@ def write_matrix(folder: Path, vectors: np.ndarray) -> Path:
 
 
 def random_vectors(num_items: int, dim: int = 16, seed: int = 0) -> np.ndarray:
-    """Content vectors that say nothing about which items go together: [num_items + 1, dim], row 0 zeros."""
+    """Random content vectors, unrelated to which items co-occur: [num_items + 1, dim], row 0 zeros."""
     vectors = np.random.default_rng(seed).normal(size=(num_items + 1, dim))
     vectors[0] = 0
     return vectors

@@ -1,4 +1,4 @@
-"""Texts of items, as a lake's export leaves them."""
+"""Texts of items, as a lake exports them."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ COLOURS, THINGS = ("red", "blue", "green", "white"), ("lamp", "mug", "holder", "
 
 
 def text_of(item: int) -> str:
-    """Two words that the tiny checkpoints' tokenizers know, other ones for each of 20 items, and a number behind."""
+    """Two words that the tiny checkpoints' tokenizers know, different for 20 items; after that a number is added."""
     number, place = divmod(item - 1, len(COLOURS) * len(THINGS))
     words = f"{COLOURS[place % len(COLOURS)]} {THINGS[place // len(COLOURS)]}"
     return words + "".join(f" {digit}" for digit in str(number)) if number else words
 
 
 def write_texts(folder: Path, num_items: int) -> Path:
-    """A snapshot of the texts of items 1 .. num_items, in no order."""
+    """Writes a snapshot of the texts of items 1 .. num_items, in random order."""
     items = np.random.default_rng(0).permutation(num_items) + 1
     table = pa.table({"item_idx": pa.array(items, pa.int32()), "text": [text_of(item) for item in items.tolist()]})
     return write_snapshot(folder, table)

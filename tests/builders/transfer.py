@@ -1,4 +1,4 @@
-"""Folders that go to a store and come from one."""
+"""Copies folders to a store and from a store."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from learn_spark.storage import Location
 
 
 def upload(folder: Path, place: Location) -> Location:
-    """Makes a place the copy of a folder."""
+    """Copies a folder to a location."""
     for file in folder.rglob("*"):
         if file.is_file():
             (place / str(file.relative_to(folder))).send(file)
@@ -14,7 +14,7 @@ def upload(folder: Path, place: Location) -> Location:
 
 
 def download(place: Location, folder: Path) -> Path:
-    """Makes a folder the copy of a place."""
+    """Copies a location to a folder."""
     for name in place.matching("**"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).fetch(folder / name)

@@ -1,4 +1,4 @@
-"""The wheel that `make package` builds, once per test run; from a copy of the sources without what builds leave."""
+"""The wheel that `make package` builds, made once per test run from a copy of the sources without build products."""
 
 import shutil
 import subprocess
@@ -12,14 +12,14 @@ from tests.builders.shared import shared
 
 
 def built_wheel() -> Path:
-    """It lies in everybody's folder: copy it to rename it."""
+    """The built wheel, in a folder that all tests share: copy it before you rename it."""
     (wheel,) = shared("wheel", _build).glob("learn_spark-*.whl")
     return wheel
 
 
 @pytest.fixture(scope="module")
 def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make package` builds, without a checkout around it."""
+    """A copy of what `make package` builds, in a folder without a checkout around it."""
     return Path(shutil.copy(built_wheel(), tmp_path_factory.mktemp("package") / "learn_spark.zip"))
 
 

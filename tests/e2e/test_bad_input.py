@@ -1,4 +1,4 @@
-"""What a wrong command gets: an exit code that says whether to retry, and one line that names the cause."""
+"""A wrong command ends with an exit code that says whether to retry, and one line that names the cause."""
 
 import fcntl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`choose-content` on a finished lake: what it measured is what the line that it names gives, and the lake stays."""
+"""`choose-content` on a finished lake: the setting that it prints gives the measured figures; the lake is unchanged."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Executors of another process, and a package without a checkout around it, make what the local journey makes."""
+"""Executors in other processes, with a package instead of a checkout, make the same lake as the local journey."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The whole journey on real logs, run once as a user would: its tables, readers, a rerun that does nothing."""
+"""The whole journey on real logs, run once as a user would: its tables, its readers, and a rerun that does nothing."""
 
 import json
 import re
@@ -30,7 +30,7 @@ GOLD = ("user_features", "item_features", "pair_features", "releases")
 
 @pytest.fixture(scope="module")
 def journey(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Journey:
-    """A copy of the folder and the end of a command that was a process of its own; later ones run here, on `spark`."""
+    """A copy of the finished journey's folder, and how its command ended. Later commands run in this process."""
     folder, done = finished_journey()
     return Path(shutil.copytree(folder, tmp_path_factory.mktemp("journey") / "copy")), done
 
@@ -185,7 +185,7 @@ def test_all_snippets_find_the_same_rows(journey: Journey, spark: SparkSession) 
 
 
 def test_the_api_page_runs_from_top_to_bottom(journey: Journey, spark: SparkSession) -> None:
-    """What docs/api.md shows, on the finished lake; vectors equal those that the release has."""
+    """Runs the code of docs/api.md on the finished lake; its vectors equal those of the release."""
     text = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL))
     names = {"open_session": lambda: spark}
     exec(text.replace("ls.session()", "open_session()").replace("build/demo/lake", str(journey[0] / "lake")), names)

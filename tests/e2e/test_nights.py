@@ -1,4 +1,4 @@
-"""Nights after the journey: a plan, a refused release, two days at once and night by night, releases and exports."""
+"""Nights after the journey: a plan, a refused release, two days at once or night by night, releases and exports."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_nightly_runs_follow(nights: Nights) -> None:
 
 @pytest.fixture(scope="module")
 def scheduled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the journey's lake on which each of the two nights was run when its day was over."""
+    """A copy of the journey's lake on which the two nights were run one by one."""
     folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("scheduled") / "copy"))
     assert run_here(folder, "run_backfill", "--start", "2011-11-27", "--end", "2011-11-28").code == 0
     how = ("--step-days", "1", "--max-parallel", "2", "--keep-going")
@@ -87,7 +87,7 @@ def scheduled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_backfill_equals_the_scheduled_nights(nights: Nights, scheduled: Path) -> None:
     one, other = nights.folder / "lake", scheduled / "lake"
     assert_equal_tables(one, other, but=frozenset({"item_life"}))
-    # The state that the next release begins with: one a run, not one a day.
+    # The state that the next release begins with: one per run, not one per day.
     ours, theirs = (relation(lake, "item_life") for lake in (one, other))
     newest = [table.filter(f"ds = DATE '{table.max('ds').fetchall()[0][0]}'") for table in (ours, theirs)]
     assert sorted(newest[0].fetchall(), key=str) == sorted(newest[1].fetchall(), key=str)
@@ -119,7 +119,7 @@ def test_releases_upkeep_and_exports_are_commands(finished: Path, scheduled: Pat
 def test_days_of_a_withdrawn_release_are_missing_whatever_the_ledger_says(
     nights: Nights, tmp_path: Path, spark: SparkSession
 ) -> None:
-    """As a rollback of 0.1.0 left a lake that was killed between its two commits."""
+    """The lake is as version 0.1.0 left it when a rollback was killed between its two commits."""
     folder = Path(shutil.copytree(nights.folder, tmp_path / "copy"))
     newest = relation(folder / "lake", "releases").filter("status = 'published'").order("published_at DESC").limit(1)
     ((name,),) = newest.project("release_id").fetchall()

@@ -1,4 +1,4 @@
-"""Secrets of a config are in no file of a run; modules in its working directory are not imported."""
+"""No file of a run holds secrets of its config; modules in its working directory are not imported."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_no_file_of_the_journey_has_a_secret_and_nothing_was_imported_from_where
 
 
 def test_what_fails_says_no_secret(finished: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow away, a training, then a damaged table: warnings, the ledger, `release show`, the log with the stacks."""
+    """No secret is in warnings, the ledger, `release show` or logs, with MLflow unreachable and a damaged table."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     uri = f"mlflow.tracking_uri=http://joe:${{SHOP_PASSWORD}}@127.0.0.1:9/?token={PLAIN}"

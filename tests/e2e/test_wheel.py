@@ -1,9 +1,9 @@
-"""The wheel in an environment of its own: a user's fourteen lines over a user's files, far from the repository.
+"""The wheel in an environment of its own: a user's config of fourteen lines and a user's files, outside the repository.
 
-The environment holds learn-spark alone. Its dependencies are those of the environment that runs the tests, in the
-versions of constraints.txt, by a path file: to download 3 GB of them anew would prove nothing of ours. Python reads
-no path files in a folder that a path file names, so the checkout, which is installed there as editable, stays out of
-sight. A test sees to that.
+Only learn-spark is installed in the environment. A path file adds the dependencies of the environment that runs the
+tests, in the versions of constraints.txt, because downloading 3 GB again would prove nothing about this project. Python
+ignores path files in folders that a path file names, so the checkout, which is installed there as editable, cannot be
+imported. A test checks that.
 """
 
 import csv
@@ -53,7 +53,7 @@ print(learn_spark.__file__, models.__file__, sep="\\n")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of the wheel's environment."""
+    """The bin folder of the environment in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], folder)
     python = folder / "venv" / "bin" / "python"
@@ -80,10 +80,10 @@ def shop(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], folder: Path, codes: tuple[int, ...] = (0, 99)) -> subprocess.CompletedProcess:
-    """Runs in a folder that is no checkout, without what names one; the output, or a failure with it."""
+    """Runs a command outside the checkout, without variables that point to it; asserts its exit code."""
     clean = {name: value for name, value in environment().items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     clean["PATH"] = os.pathsep.join((str(Path(command[0]).parent), os.environ["PATH"]))
-    clean["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # as conf/test.yaml: compiled fast, run once
+    clean["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # quick compilation, as in conf/test.yaml
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=600)
     assert done.returncode in codes, f"{command}: {done.stdout}{done.stderr}"[-5000:]
     return done

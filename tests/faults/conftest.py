@@ -1,4 +1,4 @@
-"""Faults on purpose, for minutes: `make faults` runs them, `make test` does not."""
+"""Fixtures for deliberate faults. These tests take minutes: `make faults` runs them, `make test` does not."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,10 @@ NEXT = ("run_backfill", "--start", "2011-11-29", "--end", "2011-11-30")
 
 @pytest.fixture(scope="session")
 def night() -> Path:
-    """The journey's lake with two nights more, in a release of their own, and their commits; copy it to write."""
+    """The journey's lake after two more nights, which have a release of their own, with a list of their commits.
+
+    The folder is shared: copy it to write.
+    """
 
     def make(folder: Path) -> None:
         shutil.copytree(finished_journey()[0], folder)
@@ -29,7 +32,7 @@ def night() -> Path:
 
 @pytest.fixture(scope="session")
 def next_night(night: Path, spark: SparkSession) -> Path:  # noqa: F811
-    """The same, another night later."""
+    """The lake of `night` after one more night."""
 
     def make(folder: Path) -> None:
         shutil.copytree(night, folder)

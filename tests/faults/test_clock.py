@@ -1,4 +1,4 @@
-"""A machine whose clock is set back between two nights: what is published later is newer all the same."""
+"""A machine whose clock is set back between two nights: the later release still counts as the newer one."""
 
 import shutil
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Files of a lake with models and releases, really lost or changed: repaired, it equals one that was left alone."""
+"""A lake with models and releases whose files are really lost or changed: after a repair it equals an intact one."""
 
 import shutil
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def lose(name: str, day: str = "") -> Callable[[Path], None]:
 
 
 def change(pattern: str) -> Callable[[Path], None]:
-    """Other bytes in the middle of an artifact, which stays as long as it was."""
+    """Changes bytes in the middle of an artifact's file; its length stays the same."""
 
     def changed(lake: Path) -> None:
         (file,) = (lake / "_artifacts").glob(pattern)
@@ -40,7 +40,7 @@ def change(pattern: str) -> Callable[[Path], None]:
 
 
 def remove(pattern: str) -> Callable[[Path], None]:
-    """An artifact's file, or a table's folder."""
+    """Removes artifacts' files or tables' folders."""
 
     def removed(lake: Path) -> None:
         found = sorted(lake.glob(pattern))

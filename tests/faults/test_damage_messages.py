@@ -1,4 +1,4 @@
-"""Damage that nobody expected: one line on the terminal, the whole error in a file, no stack of Spark between."""
+"""Unexpected damage: one line and no stack trace of Spark on the terminal, the whole error in a file."""
 
 import gzip
 import re
@@ -26,7 +26,7 @@ def settings(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """A small lake, and how its audit ends."""
+    """A small intact lake, and how its audit ends."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "logs").mkdir()
     for number, day in enumerate(DAYS):
@@ -42,7 +42,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 
 def test_bombs_and_long_lines_leave_the_night_standing(tmp_path: Path) -> None:
-    """A gigabyte of zeros in a megabyte, a line of 50 MB, and lines of just under the limit, with a heap of 1 GB."""
+    """A gzip file of 1 GB of zeros, a line of 50 MB, and lines just under the limit, all with a heap of 1 GB."""
     logs = tmp_path / "logs"
     good = [line(StockCode=str(item), InvoiceDate="2011-11-01 10:00:00") for item in range(40)]
     write_day(logs, "2011-11-01", [*good, line(StockCode="long", Description="x " * 500_000)])
@@ -72,7 +72,7 @@ def cut(file: Path) -> None:
 
 
 def overwrite(file: Path) -> None:
-    """The first lines of a file; it ends as before."""
+    """Overwrites the first bytes of a file; the rest stays."""
     content = file.read_bytes()
     file.write_bytes(b"?" * 100 + content[100:])
 
@@ -99,7 +99,7 @@ def test_a_damaged_table_is_a_line_and_a_file(
     for file in (tmp_path / "lake").glob(damaged):
         how(file)
         (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
-        for checksum in file.parent.glob("0*.crc"):  # with the newest one, Delta's log need not be read
+        for checksum in file.parent.glob("0*.crc"):  # with the newest checksum, Delta would not have to read its log
             checksum.unlink()
     done = run_job(tmp_path, "audit_leakage", *settings(whole))
     assert done.code == 1

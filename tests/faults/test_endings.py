@@ -1,4 +1,4 @@
-"""Commands that real signals or dead processes end: one line, the right code, and nothing lives on."""
+"""Commands ended by real signals or by the death of a process: one line, the right exit code, no process left."""
 
 import fcntl
 import os
@@ -24,20 +24,20 @@ pytestmark = pytest.mark.e2e
 
 INTERRUPTED = "error: interrupted; the same command goes on where it stopped"
 GONE = "error: Spark's JVM is gone: it was killed, or ended for lack of memory;"
-RANK_LOST = "train_towers: error: train-towers"  # which the other rank, if it lives long enough, says as well
+RANK_LOST = "train_towers: error: train-towers"  # the other rank prints this, too, if it lives long enough
 TRAINING = ("train_towers", "--restate", "--set", "towers.train={epochs: 10000, patience: 10000, learning_rate: 0.002}")
 
 
 @dataclass
 class Run:
-    """A started command, and every process that was ever below it."""
+    """A started command, and all child processes that it ever had."""
 
     job: subprocess.Popen
     log: Path
     below: dict[int, psutil.Process] = field(default_factory=dict)
 
     def look(self) -> list[psutil.Process]:
-        """Those that live."""
+        """The child processes that are still alive."""
         with suppress(psutil.Error):
             self.below |= {each.pid: each for each in psutil.Process(self.job.pid).children(recursive=True)}
         return [each for each in self.below.values() if _lives(each)]
@@ -50,7 +50,7 @@ class Run:
             time.sleep(0.02)
 
     def wait_for_file(self, folder: Path, pattern: str, seconds: float = 180) -> None:
-        """Until a line stands in it that was not there when the command began."""
+        """Waits until a file that matches `pattern` is new or has changed since this call."""
         before = {file: file.stat().st_mtime_ns for file in folder.glob(pattern)}
         deadline = time.monotonic() + seconds
         while not any(file.stat().st_mtime_ns != before.get(file, 0) for file in folder.glob(pattern)):
@@ -62,9 +62,10 @@ class Run:
         return next(each for each in self.look() if part in " ".join(_command(each)))
 
     def ends(self, code: int, said: str, lines: int, lake: Path, by_ranks: int | None = 0) -> None:
-        """Within seconds, but for SIGKILL in a line after those that were there; children end, the lock is free.
+        """Asserts that the command ends within seconds, with its children, and leaves the lock free.
 
-        `by_ranks`: lines that ranks say before; None for any, as TorchDistributor prints what it hears.
+        Unless it was killed, its last line holds `said`. Only `by_ranks` lines of ranks may come between the first
+        `lines` lines and the last one; None: any number, as TorchDistributor passes on what ranks print.
         """
         assert self.job.wait(10) == code, self.log.read_text()
         self.is_alone()
@@ -74,7 +75,7 @@ class Run:
         assert_free(lake)
 
     def is_alone(self) -> None:
-        """Once the command has ended, its children do, too, within seconds."""
+        """Asserts that the children of the ended command end within seconds."""
         deadline = time.monotonic() + 5
         while left := self.look():
             assert time.monotonic() < deadline, left
@@ -82,7 +83,7 @@ class Run:
 
 
 def _in_terminal(terminal: int | None) -> None:
-    """In the process that starts: as a shell in a terminal does it, whatever the tests' own or `nohup` ignores."""
+    """Runs in the new process: resets signals as a terminal's shell does, even if the tests or `nohup` ignore them."""
     for each in (signal.SIGINT, signal.SIGHUP):
         signal.signal(each, signal.SIG_DFL)
     if terminal is not None:
@@ -104,7 +105,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def _is_jvm(command: str) -> bool:
-    """Spark's own, not the short one that only says how to start it."""
+    """Whether a command is Spark's JVM, not the short-lived JVM that only prints its start command."""
     return "SparkSubmit" in command and "launcher.Main" not in command and "bin/java" in command
 
 
@@ -123,7 +124,7 @@ def assert_free(lake: Path) -> None:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator:
-    """Starts a command on the lake of a folder, its output in a file; ends what is left of it."""
+    """Starts commands on the lake of a folder, with output to a file; kills what is left of them after the test."""
     runs = []
 
     def start(folder: Path, *arguments: str, terminal: int | None = None) -> Run:
@@ -219,7 +220,7 @@ def test_while_two_ranks_train(
 
 
 def test_when_its_terminal_is_closed(tmp_path: Path, started) -> None:
-    """The kernel then sends SIGHUP to all that run in it, and nothing can be written there any more."""
+    """The kernel then sends SIGHUP to all processes in the terminal, and writing to it fails."""
     logs = thinned_logs(tmp_path / "logs")
     screen, terminal = pty.openpty()
     run = started(

@@ -1,4 +1,4 @@
-"""Lakes that cannot be written, and disks that are full when Spark starts."""
+"""Read-only lakes, and disks that are full when Spark starts."""
 
 import json
 import re

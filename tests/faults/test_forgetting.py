@@ -1,4 +1,4 @@
-"""Forgetting on a whole journey's lake: every byte before and after, real kills, and what might bring somebody back."""
+"""Forgetting on a whole journey's lake: all bytes before and after, real kills, and what could bring ids back."""
 
 import csv
 import gzip
@@ -42,9 +42,9 @@ def test_kills_a_night_a_rollback_a_restatement(tmp_path: Path, spark: SparkSess
         assert any(part in place for name in USERS for place in held[name]), f"the scan does not look into {part}"
 
     kill_after_each(killed, ["forgotten"], "forget", *lists)
-    shutil.copytree(killed, whole)  # of one salt
+    shutil.copytree(killed, whole)  # so that both have the same salt
     assert run_here(whole, "forget").code == 0
-    done = [name for name in AFTER if name != "intervals"]  # no user is heavy enough to be named there
+    done = [name for name in AFTER if name != "intervals"]  # it names only heavy users, and there are none
     kill_after_each(killed, [*done, *CUT], "forget", *lists)
     ended = run_here(killed, "forget", *lists)
     assert ended.code == 0, ended.err
@@ -75,7 +75,7 @@ def test_a_lake_in_a_store_is_killed_and_another_machine_ends_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Tables, blocks of artifacts, what was sent of `output.dir` and copies: as of a lake on a disk."""
+    """Tables, artifacts, `output.dir` and local copies are as clean as for a lake on a disk."""
     bucket, disk = object_store.bucket(), tmp_path / "disk"
     shutil.copytree(finished_journey()[0], disk)
     lists = _lists(tmp_path)
@@ -119,7 +119,7 @@ def test_a_lake_in_a_store_is_killed_and_another_machine_ends_it(
 
 
 def _put_into(root: Location, lake: Path) -> Location:
-    """A lake in a store that equals one on a disk: what this machine then has of it are copies."""
+    """Copies a lake on a disk into a store; this machine then has only copies of its artifacts."""
     artifacts = Artifacts(root)
     for folder in (path for path in lake.glob("_artifacts/*/*") if path.is_dir()):
         shutil.copytree(folder, artifacts.path(folder.parent.name, folder.name))
@@ -133,7 +133,7 @@ def _put_into(root: Location, lake: Path) -> Location:
 
 
 def _raw_lines() -> int:
-    """Of the days that the journey ingests."""
+    """The number of raw lines with forgotten ids in the days that the journey ingests."""
     found = 0
     for file in sorted((ROOT / "data" / "online_retail").glob("2011-11-*.csv.gz")):
         if file.name < "2011-11-27":

@@ -1,4 +1,4 @@
-"""A real NameNode: places in it, and a whole journey whose lake and logs lie there, with a kill -9 in the middle."""
+"""A real NameNode: locations on HDFS, and a whole journey with lake and logs there and a kill -9 in the middle."""
 
 import getpass
 import subprocess

@@ -1,8 +1,8 @@
-"""A real kill between every pair of commits of docs/reliability.md: the same command ends in equal tables.
+"""A real kill between every pair of commits of docs/reliability.md: the same command then ends in equal tables.
 
-A command is killed after its first commit, goes on, is killed after its second, and so on: so one chain of runs meets
-every gap, and each run begins with what a killed one left. `FAULTS_ALL=1` tries also what is left out by default:
-further compactions, which are all of one kind, and the other commits of a restatement.
+A command is killed after its first commit, run again, killed after its second, and so on. So one chain of runs covers
+every gap, and each run begins with the state that a killed one left. `FAULTS_ALL=1` also tries what is left out by
+default: further compactions, which are all alike, and the other commits of a restatement.
 """
 
 import os
@@ -30,7 +30,7 @@ def ends(folder: Path, *command: str) -> None:
 
 
 def assert_goes_on(folder: Path, night: Path, next_night: Path) -> None:
-    """The lake is that of nights which were left alone, and stays so with the next one."""
+    """Asserts that the lake equals that of undisturbed nights, also after the next night."""
     assert_equal_lakes(folder / "lake", night / "lake", "killed")
     ends(folder, *NEXT)
     assert_equal_lakes(folder / "lake", next_night / "lake", "a night later")
@@ -46,14 +46,14 @@ def test_nights(night: Path, next_night: Path, tmp_path: Path, spark: SparkSessi
 
 
 def test_a_rollback_and_upkeep(night: Path, next_night: Path, tmp_path: Path, spark: SparkSession) -> None:
-    """After its first commit the release may still be there, or go by the same command; nights make it again."""
+    """Kills a rollback, and then upkeep, after each commit; the nights' command makes the release again."""
     lake = Path(shutil.copytree(night, tmp_path / "lake"))
     kill_after(lake, ["intervals"], "release", "rollback")
     ends(lake, *NIGHTS)
     assert_equal_lakes(lake / "lake", night / "lake", "killed before the release was withdrawn")
     kill_after(lake, ["intervals", "releases"], "release", "rollback")
     upkeep = ("maintain_tables", "--set", "releases.keep_releases=1")
-    gone = ("releases", "user_features", "item_features")  # the withdrawn release expires, its rows go
+    gone = ("releases", "user_features", "item_features")  # the withdrawn release expires and its rows are deleted
     first, *others = commits_of(Path(shutil.copytree(lake, tmp_path / "whole")), *upkeep)[len(gone) :]
     compacted = others if ALL else [others[len(others) // 2], others[-1]]
     kill_after_each(lake, [*gone, first, *compacted], *upkeep)
@@ -63,7 +63,7 @@ def test_a_rollback_and_upkeep(night: Path, next_night: Path, tmp_path: Path, sp
 
 
 def test_a_restatement_that_is_given_up(tmp_path: Path, spark: SparkSession) -> None:
-    """Killed between its rows and its ledger row, and never finished: the config of before makes its own rows again."""
+    """It is killed between its commits and never finished: a run with the old config makes the old rows again."""
     command = ("run_pipeline", "--steps", "build_sequences", "--restate")
     other = (*command, "--set", "sequences.history_length=10")
     whole = finished_journey()[0]
@@ -78,7 +78,7 @@ def test_a_restatement_that_is_given_up(tmp_path: Path, spark: SparkSession) -> 
 
 
 def test_a_repair(night: Path, next_night: Path, tmp_path: Path, spark: SparkSession) -> None:
-    """Of lost numbers, histories, feature rows and towers at once."""
+    """Repairs lost item numbers, histories, feature rows and towers at once."""
     lake = Path(shutil.copytree(night, tmp_path / "lake"))
     for pattern in ("item_index/*.parquet", "user_history/ds=2011-11-28/*.parquet", "user_features/ds=2011-11-28/*"):
         for file in (lake / "lake").glob(pattern):

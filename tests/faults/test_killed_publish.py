@@ -1,4 +1,4 @@
-"""A publishing process that is really killed between its staged rows and the release's row."""
+"""A publishing process that is really killed after staging its rows and before writing the release's row."""
 
 import sys
 from datetime import timedelta
@@ -63,7 +63,7 @@ def test_the_old_release_stays_until_the_same_days_are_published(lake: Context, 
     kill_process(tmp_path, command, when=f"lake/pair_features/_delta_log/{staged:020d}.json", seconds=900)
 
     ids = {row.release_id for row in lake.tables.read("user_features").select("release_id").distinct().collect()}
-    (orphan,) = ids - {old}  # staged under the new release's id, which nothing names
+    (orphan,) = ids - {old}  # staged under the new release's id, which no row of `releases` has
     assert lake.tables.read("pair_features").where(f"release_id = '{orphan}'").count() > 0
     assert [release.release_id for release in releases(lake.tables)] == [old]
     assert shown(lake) == before

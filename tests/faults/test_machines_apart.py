@@ -1,4 +1,4 @@
-"""A cluster whose machines share nothing makes what the local journey makes, from a package without a checkout."""
+"""A cluster whose machines share nothing, with a package instead of a checkout, makes the local journey's lake."""
 
 from pathlib import Path
 

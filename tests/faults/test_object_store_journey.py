@@ -1,4 +1,4 @@
-"""A journey whose lake and logs lie in a store, with a kill -9 in the middle, and `compare`: beside those on a disk."""
+"""A journey with lake and logs in a store, with a kill -9 in the middle, and `compare`: equal to those on a disk."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     told = (
         f"output.dir={bucket}/output",
         f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
-        "lake.catalog=shop",  # each process has a catalog of its own, in its memory
+        "lake.catalog=shop",  # each process has its own catalog in memory
     )
     done = journey_after_a_kill(tmp_path, root, logs, *told)
     ours = assert_equals_one_on_a_disk(root, tmp_path)
@@ -48,7 +48,7 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
 
 
 def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> None:
-    """Blocks of the towers and of the matrix, and a file of the features, are gone, and made again as they were."""
+    """Deletes blocks of towers and matrix and a file of features; asserts that a repair makes equal ones again."""
     towers, matrix = (
         next(place for place in (root / "_artifacts" / kind).glob(pattern))
         for kind, pattern in (("models", "towers-*"), ("matrix", "*"))
@@ -68,7 +68,7 @@ def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> Non
 
 
 def _assert_compared_as_on_a_disk(bucket: Location, told: tuple[str, ...], folder: Path) -> None:
-    """Systems are compared on test rows that lie in the store, too; a machine after that trains nothing again."""
+    """Asserts equal figures for test rows in the store, and that another machine then trains nothing again."""
     (folder / "local").mkdir()
     disk = Path(shutil.copytree(finished_journey()[0], folder / "local" / "copy"))
     seen = DeltaTable(str(disk / "lake" / "interactions")).to_pyarrow_table(columns=["user_id", "item_id"])

@@ -1,4 +1,4 @@
-"""Files that are really lost, cut or changed, and the command that makes again what was in them: on a small lake."""
+"""Really lost, cut or changed files on a small lake, and the command that makes their content again."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FILLED = ("interactions", "rejects", "items", "item_index", "user_history", "seq
 
 
 class Lake:
-    """A lake on a folder's own copy of the logs; commands run here, on the tests' session."""
+    """A lake with its own copy of the logs. Commands run in this process, on the tests' session."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "lake"
@@ -43,7 +43,7 @@ class Lake:
         return Lake(folder)
 
     def live(self, pattern: str) -> list[Path]:
-        """The data files of a table that its newest version names."""
+        """The data files that match `pattern` and are in the table's newest version."""
         name = pattern.split("/")[0]
         files = {Path(file.removeprefix("file://")) for file in DeltaTable(str(self.root / name)).file_uris()}
         found = sorted(file for file in self.root.glob(pattern) if file in files)
@@ -53,7 +53,7 @@ class Lake:
 
 @pytest.fixture(scope="module")
 def whole(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """Seven days of nine users, one line of each day late by a day."""
+    """A lake of seven days and nine users; every delivery but the first has one line that is late by a day."""
     lake = Lake(tmp_path_factory.mktemp("whole"))
     for number, day in enumerate(DAYS):
         events = [(day, user) for user in range(9)] + [(DAYS[max(number - 1, 0)], 9)]
@@ -80,7 +80,7 @@ def cut(file: Path) -> None:
 
 
 def overwrite(file: Path) -> None:
-    """As long as before, and no Parquet any more."""
+    """Fills a file with zeros of the same length, so that it is no Parquet file any more."""
     file.write_bytes(b"\0" * file.stat().st_size)
     (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
 
@@ -179,6 +179,6 @@ def test_a_lost_ledger_is_refused(tmp_path: Path, whole: Lake) -> None:
     lake = whole.copy(tmp_path)
     shutil.rmtree(lake.root / "intervals")
     assert lake.fill().code == 2
-    (lake.root / FILE).unlink()  # a lake of before is not fooled either
+    (lake.root / FILE).unlink()  # as in lakes of earlier versions, which must notice it, too
     assert lake.fill().code == 2
     assert set(TABLES) > set(versions(lake.root))

@@ -1,7 +1,7 @@
-"""Random days, orders, late events, redeliveries, kills, rollbacks and restates end in the tables that a model says.
+"""Random days, orders, late events, redeliveries, kills, rollbacks and restates end in the tables of a model.
 
-The model is naive: it keeps the delivered lines and the loaded days, and says by loops which events, histories and
-feature rows a lake of these must have. Its vectors come from the towers themselves, on its own histories.
+The model is naive: it keeps the delivered lines and the loaded days, and computes by loops which events, histories and
+feature rows the lake must have. Its vectors come from the towers themselves, applied to its own histories.
 """
 
 import os
@@ -60,11 +60,11 @@ Event = tuple[datetime, str, str, str]  # time, invoice, user, item
 
 
 class Killed(BaseException):
-    """Ends a run as a kill does: nothing catches it."""
+    """Ends a run like a kill, because nothing catches it."""
 
 
 def purchases(rng: random.Random, day: date, count: int, prefix: str) -> list[Event]:
-    """Purchases of a day, no two of them at one moment."""
+    """Purchases of a day, all at different times."""
     midnight = datetime(day.year, day.month, day.day)
     moments = [midnight + timedelta(seconds=second) for second in rng.sample(range(86_400), count)]
     return [
@@ -93,7 +93,7 @@ def lake_config(folder: Path) -> Config:
         "cvr.validation_days=1",
     ]
     text = [f"embedding.model={folder.parent}/encoder", "embedding.gates.min_effective_rank=1"]
-    text += ["ingest.gates.min_day_share=0"]  # days of one event come at random here
+    text += ["ingest.gates.min_day_share=0"]  # random days may have a single event
     return load_config(CONF / "test.yaml", [*places, *windows, *sizes, *models, *text])
 
 
@@ -104,7 +104,7 @@ def write_logs(folder: Path, delivered: dict[date, list[Event]]) -> None:
 
 @pytest.fixture(scope="module")
 def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[date, list[Event]]]:
-    """A lake with models and a release, as the journey leaves it before the first night; and what was delivered."""
+    """A lake with models and a release, as before the first night, and the delivered events by day."""
     place = tmp_path_factory.mktemp("semantics")
     save_tiny_llama(place / "encoder")
     rng = random.Random(3)
@@ -118,7 +118,7 @@ def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 class Lake(RuleBasedStateMachine):
-    """What owners and faults do to a lake; after each command that ended, its tables are those of the model."""
+    """Actions of owners and faults on a lake. After each command that ended, its tables must equal the model's."""
 
     spark: SparkSession
     trained: Path
@@ -126,7 +126,7 @@ class Lake(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Every example starts from the trained lake, under the same path: the config's places are in no doubt."""
+        """Every example starts from a copy of the trained lake under the same path, so that the config's paths fit."""
         self.folder = self.trained.parent / "now"
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.trained, self.folder)
@@ -138,7 +138,7 @@ class Lake(RuleBasedStateMachine):
 
     @rule(day=st.sampled_from(NIGHTS), seed=st.integers(0, 999), late=st.sampled_from([0, 1, 2, 3]))
     def deliver(self, day: date, seed: int, late: int) -> None:
-        """A file comes, or comes again with more lines: of its day, and of a day `late` days before."""
+        """Delivers a file, or delivers it again with more lines, of its own day and of a day `late` days before."""
         self.number += 1
         rng, name = random.Random(seed), f"n{self.number}-"
         news = purchases(rng, day, rng.randint(0, 5), name)
@@ -154,7 +154,7 @@ class Lake(RuleBasedStateMachine):
     @precondition(lambda self: any(day in self.delivered for day in NIGHTS))
     @rule(day=st.sampled_from(NIGHTS))
     def take_back(self, day: date) -> None:
-        """A file comes again without half of its lines."""
+        """Delivers a file again without half of its lines."""
         if self.delivered.get(day):
             self.delivered[day] = self.delivered[day][::2]
             write_logs(self.folder, {day: self.delivered[day]})
@@ -167,7 +167,7 @@ class Lake(RuleBasedStateMachine):
         dies_at=st.sampled_from([None, None, 0, 2, 4, 6, 9]),
     )
     def nights(self, count: int, step_days: int | None, dies_at: int | None) -> None:
-        """The next nights, with whatever changed before them; killed at a commit, or not."""
+        """Runs the next nights, and earlier ones whose files changed; may be killed at a commit."""
         known = [day for day in NIGHTS if day in self.loaded]
         start = max(known) + timedelta(days=1) if known else NIGHTS[0]
         end = min(start + timedelta(days=count), END)
@@ -175,14 +175,14 @@ class Lake(RuleBasedStateMachine):
 
     @rule(dies_at=st.sampled_from([None, 1, 3, 5]))
     def again(self, dies_at: int | None) -> None:
-        """All nights so far once more: what changed is restated, what was withdrawn or killed is made."""
+        """Runs all nights so far again: changed days are restated, withdrawn or killed ones are made."""
         known = [day for day in NIGHTS if day in self.loaded]
         if known:
             self._backfill(NIGHTS[0], max(known) + timedelta(days=1), None, dies_at)
 
     @rule(dies_at=st.sampled_from([None, 0, 1]))
     def withdraw(self, dies_at: int | None) -> None:
-        """A rollback, which may be killed before or between its commits."""
+        """Rolls the current release back; may be killed before or between the commits."""
         context = self._context()
         shown = [release for release in releases(context.tables) if release.status == PUBLISHED]
         if len(shown) < 2:
@@ -196,7 +196,7 @@ class Lake(RuleBasedStateMachine):
 
     @invariant()
     def readers_get_one_whole_release(self) -> None:
-        """Whatever was killed: the current release has the rows that it says, each key once."""
+        """After any kill, the current release has as many rows as it says, and each key once."""
         if not hasattr(self, "folder"):
             return
         context = self._context()
@@ -210,7 +210,7 @@ class Lake(RuleBasedStateMachine):
             )
 
     def teardown(self) -> None:
-        """Whatever happened: one more run without a fault ends in the tables of the model."""
+        """After anything, one more run without a fault ends in the model's tables."""
         if hasattr(self, "folder"):
             known = [day for day in NIGHTS if day in self.loaded]
             if known:
@@ -219,11 +219,11 @@ class Lake(RuleBasedStateMachine):
     # --- how ---
 
     def _context(self) -> Context:
-        """As another process would find the lake: nothing remembered."""
+        """A new context, which remembers nothing, as in another process."""
         return make_context(self.spark, lake_config(self.folder))
 
     def _backfill(self, start: date, end: date, step_days: int | None, dies_at: int | None) -> None:
-        """Nights of [start, end), and before them all whose files changed since they were loaded."""
+        """Runs the nights of [start, end), from the earliest night on whose file has changed since it was loaded."""
         changed = [day for day in NIGHTS if day in self.loaded and self.loaded[day] != self.delivered.get(day, [])]
         start = min([start, *changed])
         for day in DayRange(start, end):
@@ -235,12 +235,12 @@ class Lake(RuleBasedStateMachine):
         plan = as_plan(backfill_days(context.config, DayRange(start, end)), restate=True, follow_late=True)
         options = RunOptions(step_days=step_days) if step_days else RunOptions()
         for day in DayRange(start, end):
-            self.loaded[day] = list(self.delivered[day])  # asked for; where it was killed, the next run sees to it
+            self.loaded[day] = list(self.delivered[day])  # requested; if this run is killed, the next one completes it
         if self._ends(dies_at, lambda: run_plan(plan, context, options)):
             self._compare(context)
 
     def _ends(self, dies_at: int | None, act) -> bool:  # noqa: ANN001 - any call
-        """Runs something; before or after its n-th commit it may be killed. Whether it came to its end."""
+        """Runs `act`, which may be killed before or after its n-th commit; returns whether it ended normally."""
         commits = iter(range(1_000))
 
         def wrapped(commit):  # noqa: ANN001, ANN202 - one of Tables' methods
@@ -270,7 +270,7 @@ class Lake(RuleBasedStateMachine):
         return True
 
     def _compare(self, context: Context) -> None:
-        """The tables against the model's."""
+        """Compares the tables with the model's."""
         lake = self.folder / "lake"
         events = expected_events(self.loaded)
         found = relation(lake, "interactions").project("ds, user_id, item_id, event_ts").fetchall()
@@ -293,7 +293,7 @@ class Lake(RuleBasedStateMachine):
         self._compare_release(context, histories, numbers)
 
     def _compare_release(self, context: Context, histories: dict, numbers: dict[str, int]) -> None:
-        """The current release has a row per history, and each item once it is known; vectors are the towers'."""
+        """Asserts that the current release has a user row per history, with the towers' vectors."""
         release = find_release(context.tables)
         users = rows_of(context.tables, release, "user_features").select("user_id", "ds", "user_emb").collect()
         assert {(row.user_id, row.ds) for row in users} == set(histories)
@@ -307,7 +307,7 @@ class Lake(RuleBasedStateMachine):
 
 
 def expected_events(loaded: dict[date, list[Event]]) -> list[tuple[datetime, str, str]]:
-    """Each event once, where some delivery brought it at most LATE_DAYS late, and none before its day."""
+    """Each event once, if a delivery brought it at most LATE_DAYS late and not before its day."""
     found = {}
     for delivery, events in loaded.items():
         for at, invoice, user, item in events:
@@ -317,7 +317,7 @@ def expected_events(loaded: dict[date, list[Event]]) -> list[tuple[datetime, str
 
 
 def expected_histories(events: list[tuple[datetime, str, str]], last: date) -> dict:
-    """(user, day) -> the last LENGTH (time, item) before it: all users on the first feature day, then active ones."""
+    """(user, day) -> last LENGTH (time, item) before the day: all users on the first feature day, then active ones."""
     by_user = defaultdict(list)
     for at, user, item in events:
         by_user[user].append((at, "", item))

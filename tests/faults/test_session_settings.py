@@ -1,4 +1,4 @@
-"""Settings that spark-submit brings have no effect where they would change rows; nor has the working directory."""
+"""Settings from spark-submit that would change rows have no effect, and neither has the working directory."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Baichuan2-7B's equations for one text, written out with its own weight names (arXiv 2309.10305, section 2)."""
+"""Baichuan2-7B's equations for one text, written out with the model's weight names (arXiv 2309.10305, section 2)."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def last_hidden_states(folder: Path, ids: list[int]) -> Tensor:
-    """[L, D] after the last norm, in double precision."""
+    """Hidden states [L, D] after the last norm, in double precision."""
     config = json.loads((folder / "config.json").read_text())
     weights = {}
     for shard in folder.glob("*.safetensors"):
@@ -47,7 +47,7 @@ def attention(packed: Tensor, heads: int) -> Tensor:
 
 
 def rotated(vectors: Tensor) -> Tensor:
-    """Feature i and i + d/2 of position p turned by the angle p / 10000^(2i/d)."""
+    """Rotary embedding: features i and i + d/2 of position p are rotated by the angle p / 10000^(2i/d)."""
     length, size = vectors.shape
     half = size // 2
     angles = torch.arange(length).double()[:, None] / 10000 ** (2 * torch.arange(half).double() / size)

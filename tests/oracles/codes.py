@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def residual_codes(vector: Sequence[float], levels: Sequence[Sequence[Sequence[float]]]) -> list[int]:
-    """The place of the nearest centroid, level by level, of what the levels before have left."""
+    """Level by level, the index of the centroid nearest to the remainder of the levels before."""
     left, codes = [*map(float, vector)], []
     for centroids in levels:
         distances = [sum((a - b) ** 2 for a, b in zip(left, centroid, strict=True)) for centroid in centroids]

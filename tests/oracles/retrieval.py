@@ -1,14 +1,14 @@
-"""Retrieval baselines and figures by loops over plain lists; imports nothing of ours.
+"""Retrieval baselines and figures by loops over plain lists; imports nothing of the project.
 
-A row is a dict: user_id, hist (item numbers, oldest first), ts (their times), tar (item numbers); on a test day also
-bought and seen (item numbers). Item 0 is none.
+A row is a dict: user_id, hist (item numbers, oldest first), ts (their times), tar (item numbers); with a test day also
+bought and seen (item numbers). Item 0 means no item.
 """
 
 import math
 
 
 def naive_counts(rows, num_items):
-    """Occurrences by item: all targets, the history of each user's shortest row, and 1 for other history items."""
+    """Counts by item: all targets, the history of each user's shortest row, and 1 for items of other histories only."""
     counts, first = [0] * num_items, {}
     for row in rows:
         for item in row["tar"]:
@@ -23,7 +23,7 @@ def naive_counts(rows, num_items):
 
 
 def naive_last_item(row, counts):
-    """Scores: the history from its end, then popularity."""
+    """Scores that rank the history's items first, latest first, and then all others by popularity."""
     order = []
     for item in reversed(row["hist"]):
         if item not in order:
@@ -53,7 +53,7 @@ def naive_cooccurrence(row, users, decay):
 
 
 def naive_prior(rows, num_items, days):
-    """log(1 + history events of all rows within so many days of the latest one)."""
+    """log(1 + number of history events within `days` days of the latest one), over all rows."""
     latest = max(ts for row in rows for ts in row["ts"])
     counts = [0] * num_items
     for row in rows:
@@ -63,10 +63,10 @@ def naive_prior(rows, num_items, days):
 
 
 def naive_ranks(rows, scores, keep_seen, candidates=None):
-    """{(row number, target): rank} of distinct targets; equal scores stand before the target.
+    """{(row number, target): rank} of distinct targets; equal scores rank before the target.
 
-    A row's targets are what it has `bought`, else its `tar`; the user had before what it has `seen`, else its `hist`.
-    A target that is none of the candidates (else all items but 0) is never found.
+    A row's targets are its `bought`, or else its `tar`; the items that the user had before are its `seen`, or else its
+    `hist`. A target that is not among `candidates` (by default all items but 0) has rank infinity.
     """
     ranks = {}
     for number, row in enumerate(rows):
@@ -80,7 +80,7 @@ def naive_ranks(rows, scores, keep_seen, candidates=None):
 
 
 def naive_figures(ranks, k):
-    """Mean over rows of recall and NDCG of the given targets, and the rows' own values by row."""
+    """Recall and NDCG of the given targets, averaged over rows, and the values of each row."""
     by_row = {}
     for (number, _), rank in ranks.items():
         by_row.setdefault(number, []).append(rank)

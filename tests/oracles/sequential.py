@@ -1,6 +1,6 @@
-"""SASRec and HSTU for one sequence, by loops in fp64 straight from the papers' equations; imports nothing of ours.
+"""SASRec and HSTU for one sequence, by loops in fp64 from the papers' equations; imports nothing of the project.
 
-Weights come as arrays by name; matrices multiply from the left as torch keeps them (out x in).
+Weights are arrays by name; matrices have torch's layout (out x in) and multiply from the left.
 """
 
 import math
@@ -56,7 +56,7 @@ def naive_hstu(weights, items, times, heads, max_len, temperature):
 
 
 def naive_binary_loss(states, labels, negatives, vectors):
-    """Kang & McAuley's equation 7, as a mean."""
+    """The loss of Kang & McAuley's equation 7, averaged over the labels."""
     total = 0.0
     for state, label, negative in zip(states, labels, negatives, strict=True):
         positive, other = (1 / (1 + math.exp(-state @ vectors[item])) for item in (label, negative))
@@ -65,9 +65,9 @@ def naive_binary_loss(states, labels, negatives, vectors):
 
 
 def naive_softmax_loss(states, labels, candidates, vectors, held=None, bias=0.0):
-    """Mean of -log softmax of each label among itself and its own list of candidates, repeats counting again.
+    """Mean of -log softmax of each label against its own list of candidates, in which repeats count again.
 
-    `bias` is added to the logits of the items that stand in the position's set `held`.
+    `bias` is added to the logits of the items in the position's set `held`.
     """
     total = 0.0
     held = [set()] * len(labels) if held is None else held

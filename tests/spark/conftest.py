@@ -1,3 +1,3 @@
-"""The tests of the Spark side have a session."""
+"""Gives the tests of the Spark side a session."""
 
 from tests.builders.contexts import spark  # noqa: F401 - a fixture

@@ -1,7 +1,7 @@
-"""An upgrade: a lake with the tables and names of 0.1.0 is taken over by one command, and goes on.
+"""An upgrade: one command takes over a lake with the tables and names of 0.1.0, which can then be used further.
 
-Its tables are made by the statements of 0.1.0 (tests/fixtures), its days are recorded under the formula of 0.1.0; rows
-and models are made by today's code.
+Its tables are made by the SQL statements of 0.1.0 (tests/fixtures), and its days are recorded with the fingerprints of
+0.1.0; rows and models are made by the current code.
 """
 
 import json
@@ -38,7 +38,7 @@ from tests.builders.lake import fill_tables, save_models
 pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 STATEMENTS = ROOT / "tests" / "fixtures" / "lake_0_1_0" / "tables.sql"
-ACCEPTED = ("--accept", "ingest_events")  # its version was raised for kinds of logs that this one is not of
+ACCEPTED = ("--accept", "ingest_events")  # its version was raised for kinds of logs that do not occur here
 KEPT = [name for name, step in STEPS.items() if step.version == 1 or name in ACCEPTED]
 SETTINGS = [
     *("windows.towers_end=2011-11-21", "windows.cvr_end=2011-11-22"),
@@ -48,7 +48,7 @@ SETTINGS = [
 
 
 def told(settings: list[str]) -> list[str]:
-    """As arguments of a command."""
+    """The settings as arguments of a command."""
     return [argument for setting in settings for argument in ("--set", setting)]
 
 
@@ -58,7 +58,7 @@ def config_of(folder: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a lake as 0.1.0 left it: two releases, the second of the last day."""
+    """The folder of a lake as 0.1.0 left it: two releases, the second one with the last day."""
     folder = tmp_path_factory.mktemp("old")
     config = config_of(folder)
     for statement in STATEMENTS.read_text().splitlines():
@@ -67,7 +67,7 @@ def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill_tables(context)
     save_models(context)
     for model in (towers_path(context), cvr_path(context)):
-        write_result(model, {})  # as a training that has ended
+        write_result(model, {})  # as a finished training does
     days = pipeline_days(config)["write_features"]
     write_features(context, days[:-1])
     write_features(context, days[-1:])
@@ -76,7 +76,7 @@ def old(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def under_0_1_0(spark: SparkSession, config: Config) -> Context:
-    """The lake with the names that 0.1.0 gives."""
+    """A context on the lake with the fingerprints of 0.1.0."""
     tables = Tables(spark, config.lake.root)
     ledger = Ledger(spark, tables)
     fingerprints = Fingerprints(config, STEPS, ledger.recorded, PACKAGE_VERSION)
@@ -84,7 +84,7 @@ def under_0_1_0(spark: SparkSession, config: Config) -> Context:
 
 
 def record(context: Context) -> None:
-    """The whole journey's days, as 0.1.0 wrote them into its `intervals`."""
+    """Records the whole journey's days as 0.1.0 wrote them into its `intervals`."""
     old = [column for column in INTERVALS.columns if column.name != "made_as"]
     folders = {"train_towers": towers_path(context), "train_cvr": cvr_path(context)}
     rows = []
@@ -102,13 +102,13 @@ def record(context: Context) -> None:
 
 @pytest.fixture
 def lake(spark: SparkSession, old: Path, tmp_path: Path) -> Context:
-    """A copy of it, opened by today's code."""
+    """A copy of the old lake, opened by the current code."""
     shutil.copytree(old, tmp_path, dirs_exist_ok=True)
     return make_context(spark, config_of(tmp_path))
 
 
 def todo(context: Context) -> list[str]:
-    """The steps that today's code would run, of those whose days are taken over."""
+    """Of the steps whose days are taken over, those that the current code would still run."""
     fresh = make_context(context.spark, context.config)
     plan = as_plan(pipeline_days(fresh.config), only=KEPT)
     return [step.name for step, _ in plan.missing(Standing.of(fresh))]
@@ -181,7 +181,7 @@ def test_an_adopted_lake_finds_its_models_and_goes_on(lake: Context, tmp_path: P
 
 
 def test_a_restated_model_gets_a_name_of_its_own(lake: Context, tmp_path: Path) -> None:
-    """The name that a day was adopted with goes with the row."""
+    """The adopted name is stored in the ledger's row, and no longer applies once the row is stale."""
     adopt(tmp_path)
     fresh, day = make_context(lake.spark, lake.config), lake.config.windows.towers_end
     adopted = fresh.made_as("train_towers", day)

@@ -1,4 +1,4 @@
-"""The public API on frames that nobody prepared; a whole lake's side of it is run from docs/api.md."""
+"""The public API on plain frames. Its functions for whole lakes are tested by the code of docs/api.md."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_sequences_of_any_events(events) -> None:
     assert (row.user_id, str(row.as_of)) == ("ann", "2024-05-03")
     assert row.hist_items == [number["x"], number["y"], 0]
     assert row.hist_ts == [int(at(1).timestamp()), int(at(2).timestamp()), 0]
-    assert row.tar_items == [number["z"], 0]  # the event of May 5 lies behind target_days
+    assert row.tar_items == [number["z"], 0]  # the event of May 5 is later than target_days
 
 
 def test_ids_that_are_numbers_and_several_days(spark: SparkSession) -> None:

@@ -1,4 +1,4 @@
-"""Rows that tasks write themselves: equal to what Spark's writer makes of them, and refused where it refuses them."""
+"""Rows that tasks write themselves are equal to those of Spark's writer, and refused where Spark refuses them."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -29,7 +29,7 @@ WIDTH = 8
 
 
 def values_of(kind: str, name: str, numbers: np.ndarray) -> list[Any]:
-    """A value per number, such that the contracts' checks hold."""
+    """One value per number, such that the contracts' checks hold."""
     rng = np.random.default_rng(len(numbers))
     made: dict[str, Callable[[int], Any]] = {
         "string": lambda n: {"split": "val", "release_id": "20111106-ab"}.get(name, f"{name}-{n:05}-{'ä' * 40}"),
@@ -48,7 +48,7 @@ def values_of(kind: str, name: str, numbers: np.ndarray) -> list[Any]:
 
 
 def arrow_rows(spark: SparkSession, spec: TableSpec, first: int, stop: int, **other: Callable[[int], Any]) -> ArrowRows:
-    """Rows first .. stop in two tasks; `other` columns have other values."""
+    """Rows first .. stop - 1 in two tasks; the columns in `other` get their values from its functions."""
     numbers = np.arange(first, stop)
     columns = (
         [other[c.name](n) for n in numbers] if c.name in other else values_of(c.type, c.name, numbers)
@@ -76,7 +76,7 @@ def stored(tables: Tables, name: str) -> list[str]:
 def test_rows_are_those_that_sparks_writer_leaves(
     spark: SparkSession, by_tasks: Tables, by_spark: Tables, name: str
 ) -> None:
-    """Appended, then a day replaced; read by Spark, by another engine, as changes, and skipped by statistics."""
+    """Rows are appended and a day is replaced; rows, statistics, history and the change feed equal those of Spark."""
     spec = TABLES[name]
     (day_column,) = spec.partition
     rows, later = (
@@ -100,7 +100,7 @@ def test_rows_are_those_that_sparks_writer_leaves(
     found, wanted = bounds
     assert found.keys() == wanted.keys()
     for key, (least, most) in found.items():
-        if isinstance(most, str):  # Delta cuts long ones, and puts its greatest letter behind
+        if isinstance(most, str):  # Delta cuts long texts and appends the largest character
             assert (least, most[:32]) == (wanted[key][0], wanted[key][1][:32]), key
         else:
             assert (least, most) == wanted[key], key
@@ -117,7 +117,7 @@ def test_rows_are_those_that_sparks_writer_leaves(
 
 
 def _bounds(table: DeltaTable) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Per day and column the least and the greatest value that the log names."""
+    """Per day and column, the least and the greatest value in the log's statistics."""
     found: dict[tuple[str, str], tuple[Any, Any]] = {}
     for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         day = next(str(value) for key, value in row.items() if key.startswith("partition."))
@@ -150,11 +150,11 @@ def test_rows_that_break_the_contract_are_refused_as_spark_refuses_them(
         by_spark.append(name, rows.frame)
     assert by_tasks.version(name) == before
     for file in Path(by_tasks.path(name)).rglob("part-*.parquet"):
-        pq.read_metadata(file)  # what the failed task had begun is gone, and the other task's file is whole
+        pq.read_metadata(file)  # the failed task's file is gone, and the other task's file is complete
 
 
 def test_files_that_no_commit_names_are_no_rows_and_go_with_a_vacuum(spark: SparkSession, tmp_path: Path) -> None:
-    """As a task leaves them whose result is lost: another one writes its rows again."""
+    """Such files are left when a task's result is lost and another task writes its rows again."""
     tables, spec = make_tables(spark, tmp_path / "lake"), TABLES["user_history"]
     rows, folder = arrow_rows(spark, spec, 0, 400), Path(tables.path(spec.name))
     lost = write_rows(rows, folder, spec)
@@ -180,7 +180,7 @@ def test_no_rows_for_a_day_empty_it(spark: SparkSession, tmp_path: Path) -> None
     nothing = arrow_rows(spark, spec, 0, 0)
     assert tables.append("user_history", nothing) == 0
     assert tables.overwrite_days("user_history", nothing, DAYS) == 0
-    assert tables.version("user_history") == version  # nothing to write or replace makes no commit
+    assert tables.version("user_history") == version  # there is no commit without anything to write or replace
     tables.append("user_history", arrow_rows(spark, spec, 0, 30))
     assert tables.overwrite_days("user_history", nothing, DAYS[:2]) == 0
     assert {row.ds for row in tables.read("user_history").collect()} == {DAYS[2]}
@@ -189,7 +189,7 @@ def test_no_rows_for_a_day_empty_it(spark: SparkSession, tmp_path: Path) -> None
 def test_a_table_that_asks_for_more_goes_through_sparks_writer(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A check of the user's own, deletion vectors, a column that a newer release adds: equal rows by the other way."""
+    """A user's own check, or deletion vectors: rows go through Spark's writer, and no task writes files itself."""
     tables, name = make_tables(spark, tmp_path / "lake"), "user_history"
 
     def never(*_: object) -> None:
@@ -209,7 +209,7 @@ def test_a_table_that_asks_for_more_goes_through_sparks_writer(
 def test_few_rows_of_the_driver_take_the_place_of_equal_keys(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a file that Spark wrote, with its own times; and the same rows where all goes through Spark's writer."""
+    """The table's first file is written by Spark; the rows are the same if Spark's writer writes all of them."""
     kinds = {"map<string,bigint>": lambda n: {"items": int(n), "users": 1}, "double": float}
 
     def rows(first: int, stop: int, step: str) -> list[tuple[Any, ...]]:

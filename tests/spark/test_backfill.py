@@ -1,4 +1,4 @@
-"""Days loaded one by one, at once, in pieces or in another order leave equal tables, late events included."""
+"""Days loaded one by one, at once, in pieces or in another order give equal tables, late events included."""
 
 import random
 import shutil
@@ -28,7 +28,7 @@ STEPS = ("ingest_events", "build_sequences")
 
 
 def deliveries(seed):
-    """Lines a delivery day: mostly of the day, some late or too late, some delivered again with a later day."""
+    """Lines by delivery day: most are of that day, some are late or too late, some are delivered again a day later."""
     rng = random.Random(seed)
     days = list(DayRange(START, END))
     found = {day: [] for day in days}
@@ -50,7 +50,7 @@ def deliveries(seed):
 
 
 class Lake:
-    """A lake of its own over the shared logs."""
+    """A separate lake on the shared logs."""
 
     def __init__(self, spark, folder, logs):
         settings = [f"lake.root={folder}/lake", f"output.dir={folder}/out", f"ingest.path={logs}"]
@@ -69,7 +69,7 @@ class Lake:
         return run_plan(plan, context, RunOptions())
 
     def again(self):
-        """As another process would find it: nothing remembered."""
+        """A new context, which remembers nothing, as in another process."""
         return make_context(self.context.spark, self.context.config)
 
     def table(self, name, without=()):
@@ -86,7 +86,7 @@ def logs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scheduled(spark, tmp_path_factory, logs):
-    """The first days at once, then night by night; `before_last` is a copy without the last night."""
+    """A lake made of the first days at once, then night by night; `before_last` is a copy without the last night."""
     lake = Lake(spark, tmp_path_factory.mktemp("scheduled"), logs)
     first = FEATURES + timedelta(days=1)
     lake.run(START, first)
@@ -97,7 +97,7 @@ def scheduled(spark, tmp_path_factory, logs):
 
 
 def expected_events(found):
-    """Each event once, where it was at most `LATE_DAYS` late: (invoice, event day, earliest delivery)."""
+    """(event day, earliest delivery) of each event that was at most `LATE_DAYS` late, counted."""
     earliest = {}
     for delivery, lines in found.items():
         for entry in lines:
@@ -122,7 +122,7 @@ def test_each_event_is_there_once_in_its_own_day(scheduled):
 
 
 def test_late_events_are_followed_by_what_they_touch(scheduled):
-    """Nights in which late events came did more than their own day, and left nothing stale."""
+    """Nights with late events made more days than their own, and left nothing stale."""
     days = [
         len(dict((step.name, days) for step, days in report.done)["build_sequences"]) for report in scheduled.reports
     ]
@@ -146,7 +146,7 @@ def test_pieces_overlap_and_an_old_day_can_come_last(spark, tmp_path, logs, sche
         plan = as_plan({"ingest_events": list(DayRange(start, end))})
         run_plan(plan, mixed.again(), RunOptions(step_days=3, max_parallel=2))
     mixed.run(START, END)
-    numbers = ("item_idx",)  # given in the order of loading
+    numbers = ("item_idx",)  # numbers follow the order of loading
     assert mixed.table("interactions", numbers) == scheduled.table("interactions", numbers)
     for name in ("samples", "rejects"):
         assert mixed.table(name) == scheduled.table(name), name
@@ -170,12 +170,12 @@ def test_nights_go_on_when_old_raw_files_are_deleted(spark, tmp_path, logs, sche
 
 
 class Killed(BaseException):
-    """Ends a run as a kill does: nothing catches it."""
+    """Ends a run like a kill, because nothing catches it."""
 
 
 @pytest.mark.long
 def test_a_kill_after_the_commit_loses_no_stale_mark(spark, tmp_path, logs, scheduled, monkeypatch):
-    """A delivery comes again without its late events: what was made from them is made anew."""
+    """A delivery comes again without its late events: the days that were made from them are made again."""
     day = FEATURES + timedelta(days=2)
     shutil.copytree(logs, tmp_path / "logs")
     shutil.copytree(scheduled.folder, tmp_path / "killed")

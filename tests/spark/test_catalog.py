@@ -23,13 +23,13 @@ pytestmark = pytest.mark.spark
 
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> Iterator[Tables]:
-    """An empty one, in a folder whose name SQL and URIs would read otherwise; what is named is gone afterwards."""
+    """An empty lake in a folder whose name needs escaping in SQL and URIs; its schema is dropped afterwards."""
     yield make_tables(spark, tmp_path / "my 'lake' %20")
     spark.sql("DROP SCHEMA IF EXISTS shop CASCADE")
 
 
 def register(spark: SparkSession, catalog: str, root: Place) -> None:
-    """As a run does it."""
+    """Registers tables and views as a run does."""
     register_tables(spark, catalog, root)
     create_current_views(spark, catalog)
 

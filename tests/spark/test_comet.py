@@ -1,4 +1,4 @@
-"""The Spark steps with Comet below: the rows of plain Spark, and plans that are native where they can be."""
+"""The Spark steps with Comet: they give the rows of plain Spark, and their plans are native where possible."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ pytestmark = [
     pytest.mark.skipif(misfit() is not None, reason=str(misfit())),
 ]
 
-# What Spark itself runs: Python's rows and texts that Comet cannot read, Delta's own look at the files that a write
-# replaces (Scan, Filter, and objects of its index), broadcasts to a join that compares more than equality.
+# Nodes that Spark itself runs: rows from Python and texts that Comet cannot read, Delta's search for the files that a
+# write replaces (Scan, Filter, and objects of its index), and broadcasts to joins that are not equality joins.
 _DELTA = {"Scan", "Filter", "Project", "SerializeFromObject", "MapPartitions", "DeserializeToObject", "Exchange"}
 _DELTA |= {"ColumnarToRow", "BroadcastExchange", "BroadcastHashJoin", "Union"}
 NOT_NATIVE = {
@@ -34,7 +34,7 @@ NATIVE = {"CometNativeScan", "CometFilter", "CometProject", "CometExchange", "Co
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, set[str]]]:
-    """The lake of plain Spark; a copy in which Comet has done the steps again; the nodes of its plans by step."""
+    """The lake of plain Spark, a copy in which Comet has run the steps again, and its plans' nodes by step."""
     whole, _ = finished_journey()
     folder = tmp_path_factory.mktemp("comet")
     lake, log = folder / "lake", folder / "events"

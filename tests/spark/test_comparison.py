@@ -52,7 +52,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
 
 
 def compared_on(context: Context, systems: list[str], seeds: list[int], is_final: bool = True) -> dict:
-    """Under the lake's lock, as the command."""
+    """Runs `compare` under the lake's lock, as the command does."""
     with lake_lock(context.tables.root) as release_lake:
         return compare(context, "compare", systems, seeds, release_lake, is_final)
 
@@ -110,7 +110,7 @@ def test_systems_stand_side_by_side_and_a_rerun_trains_nothing(lake: Context, ca
 
 
 def _check_runs(lake: Context, results: dict[Path, int]) -> None:
-    """A run for each training, of both comparisons once, with its curve and without weights; no registered model."""
+    """Asserts one MLflow run per training, with its curve and no weights, one per comparison, no registered model."""
     client = MlflowClient(tracking_uri(lake.config))
     experiment = client.get_experiment_by_name(lake.config.mlflow.experiment).experiment_id
     runs = {run.data.tags["model"]: run for run in client.search_runs([experiment])}
@@ -178,7 +178,7 @@ def test_a_training_that_diverges_does_not_cost_the_others(lake: Context, capsys
 
 @pytest.mark.long
 def test_language_models_are_trained_and_asked(lake: Context, tmp_path: Path, capsys) -> None:
-    """With a tiny random checkpoint: mechanics, not figures."""
+    """Uses a tiny random checkpoint, so it tests the mechanics, not the figures."""
     llm = f"llm: {{model: {save_tiny_llama(tmp_path / 'llama')}, lora: {{rank: 2}}}}"
     short = "history: 1, max_tokens: 8, heading: red, question: blue, train_rows: 40, validation_rows: 9, candidates: 4"
     define = [
@@ -233,7 +233,7 @@ def test_rows_of_an_own_table_are_ranked_as_they_stand(lake: Context, tmp_path: 
 
 
 def own_table(folder: Path, form: str) -> Path:
-    """An empty cell of a csv is null."""
+    """Writes a user's own test rows in a format; a missing history becomes an empty cell in csv."""
     rows = [{"user_id": user, "past": past, "item_id": tar, "split": "test"} for user, past, tar in OWN]
     rows.append({"user_id": "user09", "past": ["item01"], "item_id": ["item02"], "split": "train"})
     file = folder / f"rows.{form}"

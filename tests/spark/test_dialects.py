@@ -1,4 +1,4 @@
-"""How people write csv and JSON: quotes, escapes, line breaks, encodings, packing; each log's right events."""
+"""Dialects of csv and JSON: quotes, escapes, line breaks, encodings, compression; each log gives the right events."""
 
 import bz2
 import csv
@@ -87,7 +87,7 @@ def no_tabs(names):
 
 
 LATIN = ["café", "a, b", 'a "b" c']
-DIALECTS = {  # file's name: what lies in it, how it is told to read it, which names it holds
+DIALECTS = {  # file name: its content, the settings to read it, the item names in it
     "rfc.csv": (rfc(AWKWARD), {}, AWKWARD),
     "all quoted.csv": (rfc(AWKWARD, quoting=csv.QUOTE_ALL), {}, AWKWARD),
     "semicolon.csv": (rfc(AWKWARD, ";"), {"delimiter": ";"}, AWKWARD),
@@ -117,7 +117,7 @@ DIALECTS = {  # file's name: what lies in it, how it is told to read it, which n
     "glued.csv": (rfc(AWKWARD[:3]) + rfc(AWKWARD[:3]).replace("\nu", "\nv"), {}, None),
     "crs.csv": (rfc(AWKWARD).replace("\n", "\r"), {}, AWKWARD),
 }
-PACKINGS = {  # under names that say nothing, or the wrong thing
+PACKINGS = {  # under names with no extension or a wrong one
     "gz.csv": "gz",
     "gz": "gz",
     "LOG.CSV.GZ": "gz",
@@ -245,7 +245,7 @@ def test_a_file_of_another_format_says_so(tmp_path, wanted, data, problem):
 
 
 def test_random_logs_come_out_equal_whatever_the_dialect(spark, tmp_path):
-    """The same events in twelve ways to write them; nothing of a value is lost, and nothing of its line's neighbour."""
+    """The same events in twelve dialects: no value loses anything or takes anything from the next line."""
     random.seed(20240201)
     letters = "ab ,;|\t\"\\'#\n:é静🙂0N"
     names = ["".join(random.choices(letters, k=random.randint(1, 12))).strip() or "x" for _ in range(60)]

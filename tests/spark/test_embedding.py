@@ -66,7 +66,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedded_lake(spark: SparkSession, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ITEMS, embedded with the tiny Llama."""
+    """A lake with ITEMS, embedded with the tiny Llama."""
     root = tmp_path_factory.mktemp("embedded")
     config = load_config(CONF, [f"lake.root={root}", f"embedding.model={llama}"])
     context = step_context(spark, config)
@@ -124,7 +124,7 @@ def test_embed_items_stores_minilms_own_vectors(spark: SparkSession, config: Con
 
 @pytest.mark.long
 def test_an_encoder_that_gives_other_vectors_than_before_encodes_nothing(embedded: Context, llama: Path) -> None:
-    """What it made of the golden texts before is made here by other libraries: those that pool another way."""
+    """The stored vectors of the golden texts are replaced by those of another pooling, as if libraries had changed."""
     settings, before = embedded.config.embedding, versions(embedded)
     file = embedded.tables.artifacts.path("golden_texts", encoder_id(embedded.config)) / "texts.json"
     first = json.loads(file.read_text())["vectors"]
@@ -271,7 +271,7 @@ def test_item_that_got_no_text_at_first_gets_its_row_later(embedded: Context) ->
 
 
 def test_item_that_only_events_name_has_a_row_of_zeros(embedded: Context) -> None:
-    """Behind all items with a text: a catalogue in one piece has its numbers first. Later items are nobody's yet."""
+    """Its row comes after those of items with a text. Items that occur only in later events have no row yet."""
     spark, old = embedded.spark, matrix_bytes(matrix_path(embedded))
     numbered = [("silent", 8), ("later", 9)]
     embedded.tables.append("item_index", spark.createDataFrame(numbered, "item_id string, item_idx int"))
@@ -377,7 +377,7 @@ def test_batches_and_workers_change_no_vector(empty: Context, monkeypatch: pytes
 
 
 def test_few_texts_go_to_one_worker(empty: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That which has loaded the model for the golden texts; of many texts each worker has its share."""
+    """They go to the worker that has loaded the model for the golden texts; many texts are shared by all workers."""
     add_items(empty, [item_row(f"{n}", "2011-11-02", f"lamp {n}") for n in range(40)])
     for least, max_tokens, tasks in ((500, 16, 1), (20, 8, 2)):  # texts of another encoder are new again
         monkeypatch.setattr(store, "TEXTS_A_LOADING", least)
@@ -502,7 +502,7 @@ def test_a_window_spans_arrow_batches(empty: Context, monkeypatch: pytest.Monkey
 
 
 def test_learn_embed_gives_sql_the_stored_vectors(embedded: Context) -> None:
-    """The snippet of docs/embedding.md on the embedded lake."""
+    """Runs the snippet of docs/embedding.md on the embedded lake."""
     embedded.tables.read("item_text").createOrReplaceTempView("item_text")
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text("utf-8"), re.DOTALL)
     names = {"spark": embedded.spark, "config": embedded.config}

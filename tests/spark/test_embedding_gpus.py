@@ -21,7 +21,7 @@ pytestmark = pytest.mark.spark
 @pytest.mark.long
 def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_path: Path) -> None:
     model = save_tiny_llama(tmp_path / "llama")
-    shares = ("0.5", "1.0")  # this way round: while workers load the model, tasks overlap
+    shares = ("0.5", "1.0")  # in this order, because tasks overlap while workers load the model
     done = subprocess.run(
         [sys.executable, "-m", "tests.builders.gpu_cluster", str(tmp_path), str(model), *shares],
         cwd=ROOT,
@@ -42,7 +42,7 @@ def test_tasks_run_where_the_addresses_say_and_share_one_only_where_asked(tmp_pa
 
 
 def at_once(spans: list[dict]) -> int:
-    """The most spans that any moment lies in."""
+    """The largest number of spans that overlap at any moment."""
     return max(sum(span["started"] <= other["started"] < span["ended"] for span in spans) for other in spans)
 
 

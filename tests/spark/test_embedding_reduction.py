@@ -34,7 +34,7 @@ NAMES = product_titles(TEXTS + 2)
 
 @pytest.fixture(scope="module")
 def reduced_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 product names and an item that says nothing, embedded with MiniLM and reduced to 32 numbers."""
+    """150 product names and an item without a name, embedded with MiniLM and reduced to 32 numbers."""
     root = tmp_path_factory.mktemp("reduced")
     config = load_config(CONFIG, [f"lake.root={root}", f"embedding.reduce_to={WIDTH}"])
     context = step_context(spark, config)
@@ -61,7 +61,7 @@ def matrix(context: Context) -> np.ndarray:
 
 
 def full_vectors(context: Context) -> np.ndarray:
-    """The encoder's own vectors by item_idx, from the tables alone; row 0 is padding."""
+    """The encoder's own vectors by item_idx, read from the tables; row 0 is padding."""
     text_df, index_df = (context.tables.read(name) for name in ("item_text", "item_index"))
     vectors_df = context.tables.read("content_embeddings").select("text_hash", "embedding")
     rows = text_df.join(index_df, "item_id").join(vectors_df, "text_hash").select("item_idx", "embedding").collect()
@@ -76,7 +76,7 @@ def components(context: Context) -> np.ndarray:
 
 
 def brute_overlap(left_ND: np.ndarray, right_NK: np.ndarray) -> float:
-    """The share of the ten nearest by cosine that are the same, from whole sorted lists."""
+    """The share of each row's ten nearest neighbours by cosine that both have, from fully sorted lists."""
     lists = []
     for vectors in (left_ND, right_NK):
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -157,7 +157,7 @@ def test_lost_map_stops_the_run_before_rows_of_another_space(reduced: Context) -
 
 
 def test_the_ledger_knows_the_map_of_a_lost_meta(reduced: Context) -> None:
-    """New items join the space that models were trained on; without the map itself none do."""
+    """New items are mapped by the map that models were trained with; if the map is lost, none are added."""
     folder = matrix_path(reduced)
     old, said = matrix_bytes(folder), meta(reduced)["reduction"]
     result = StepResult(1, 1, {"reduction": said, "matrix": f"{folder}/vectors-1.f16"})

@@ -1,4 +1,4 @@
-"""What the evaluation exports, against naive references; and the whole step on a tiny lake."""
+"""The evaluation's exports against naive references, and the whole step on a tiny lake."""
 
 import json
 from collections import Counter
@@ -37,7 +37,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture(scope="module")
 def context(spark, tmp_path_factory):
-    """A lake that the tests read together."""
+    """A lake that all tests read."""
     folder = tmp_path_factory.mktemp("evaluation")
     settings = [f"lake.root={folder}/lake", f"output.dir={folder}/output", "evaluation.rivals=[als, cooccurrence]"]
     context = tiny_context(spark, load_config(CONF / "test.yaml", settings))
@@ -46,7 +46,7 @@ def context(spark, tmp_path_factory):
 
 
 def naive_history(events, day, key):
-    """events: (user, item, day, price); key: which of them must match."""
+    """Counts before `day` over the events (user, item, day, price) that match `key` (user, item); None matches all."""
     past = [(d, p) for *who, d, p in events if d < day and all(k in (None, w) for k, w in zip(key, who, strict=True))]
     days = [(day - d).days for d, _ in past]
     return {
@@ -261,7 +261,7 @@ def test_the_report_is_an_artifact_of_the_experiment(context, result):
 
 @pytest.mark.long
 def test_other_rows_are_measured_anew_and_equal_ones_are_found(context, result):
-    """A killed run finds what it finished; late events, which change tables and no config, lead to new figures."""
+    """A rerun finds finished results; late events, which change tables but not the config, lead to new figures."""
     end, folder = [context.config.windows.end], context.tables.artifacts.path("evaluation")
     finished = set(folder.iterdir())
     assert evaluate_features(context, end).details == result.details

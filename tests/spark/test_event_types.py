@@ -1,4 +1,4 @@
-"""Event types go with their events: through sequences, histories of nights, audits and what forgetting leaves."""
+"""Event types stay with their events in sequences, histories of nights, audits, and after forgetting."""
 
 import random
 from collections import defaultdict
@@ -38,7 +38,7 @@ def seconds(ts):
 
 @pytest.fixture(scope="module")
 def log():
-    """(event_id, user, item number, type, time): ties between types, a user with many events."""
+    """Rows (event_id, user, item number, type, time) with ties between types and one user with many events."""
     rng = random.Random(5)
     days = list(DayRange(date(2011, 10, 1), date(2011, 12, 10)))
     rows = []
@@ -71,7 +71,7 @@ def built(spark, tmp_path_factory, log):
 
 @pytest.fixture(scope="module")
 def events_of(log):
-    """Per user (time, id, (item, code))."""
+    """By user, the events (time, id, (item, code))."""
     events = defaultdict(list)
     for event_id, user, item, kind, ts in log:
         events[user].append((ts, event_id, (item, CODES[kind])))

@@ -1,4 +1,4 @@
-"""Event types in what scores: features, canaries, the pairs' users, the notebook's towers, the server's model."""
+"""Event types in everything that scores: features, canaries, users of pairs, released towers, the online model."""
 
 import json
 from dataclasses import replace
@@ -43,13 +43,13 @@ def lake(spark, tmp_path_factory):
 def release(lake):
     first = lake.config.windows.towers_end
     write_features(lake, [first])
-    write_features(lake, [first + timedelta(days=1)])  # whose canaries are those of before
+    write_features(lake, [first + timedelta(days=1)])  # compares canaries with the stored ones
     return replace(find_release(lake.tables), encoder_id="test")
 
 
 @pytest.fixture(scope="module")
 def towers(lake):
-    """(the released towers on frames, histories by (user, day), embeddings of a history as torch gives them)"""
+    """(the released towers on frames, histories by (user, day), a function that embeds a history by torch)"""
     from models.data.content import ContentMatrix
     from models.saved import load_towers
 

@@ -71,7 +71,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
         ranks[1].kill()
         said = driver.communicate(timeout=400)[0]
     except BaseException:
-        end_session(driver)  # its training is an endless one
+        end_session(driver)  # its training would not end
         raise
     assert driver.returncode == 0, (tmp_path / "log").read_text()[-3000:]
     result, refused, lost = said.splitlines()[-3:]
@@ -84,7 +84,7 @@ def test_two_ranks_train_on_two_executors_and_one_that_is_lost_ends_the_job(tmp_
 
 
 def ranks_below(pid):
-    """The training processes of a driver, by rank: torchrun tells each its own."""
+    """The training processes of a driver by rank, from the environment that torchrun gives them."""
     found = {}
     for child in psutil.Process(pid).children(recursive=True):
         try:

@@ -186,7 +186,7 @@ def test_a_rerun_leaves_equal_rows_and_one_release(lake: Context, written: StepR
 
 
 def test_one_days_release_adds_to_the_published_ones(lake: Context, written: StepResult, days: list[date]) -> None:
-    """A nightly run: the last day alone finds its users' older vectors in the release before."""
+    """A nightly run of one day: the new release takes over the other days of the release before."""
     day = days[-2]
     nightly = write_features(lake, [day])
     assert lake.tables.read("releases").count() == 2
@@ -213,7 +213,7 @@ def test_a_day_without_samples_or_new_items_is_a_release_of_few_rows(lake: Conte
 
 
 def with_gates(config: Config, **limits: float) -> Config:
-    """The config with other gates of features."""
+    """The config with changed gates of features."""
     gates = config.features.gates.model_copy(update=limits)
     return config.model_copy(update={"features": config.features.model_copy(update={"gates": gates})})
 
@@ -276,7 +276,7 @@ def test_padded_reads_slices_and_nulls() -> None:
 
 
 def test_days_that_late_events_change_get_a_release_of_their_own(lake: Context, written: StepResult, days) -> None:
-    """Whoever reads the old one keeps equal rows."""
+    """Readers of the old release still get equal rows."""
     old = find_release(lake.tables)
     tables = ("user_features", "item_features", "pair_features")
     before = {name: sorted(map(str, visible(lake, old, name).collect())) for name in tables}
@@ -392,7 +392,7 @@ def test_samples_that_cannot_be_joined_are_refused_by_name(lake: Context, writte
 
 
 def test_a_nights_items_follow_from_the_stored_state_and_the_events_since(lake: Context, written, days) -> None:
-    """The state holds only while the ledger says so; with it, older events are not looked at."""
+    """With a valid stored state older events are not read; it is valid only while the ledger has it, and not stale."""
     full = write_item_life(lake, days[-1:], lake.tables.read("interactions"))
     expected = sorted(map(str, full.collect()))
     write_item_life(lake, days[2:3], lake.tables.read("interactions"))
@@ -425,7 +425,7 @@ def test_a_rollback_makes_the_release_before_current(lake: Context, written: Ste
 
 
 def test_upkeep_keeps_what_the_kept_releases_show(lake: Context, written: StepResult) -> None:
-    """Only the first release is left; a row of nobody's, as a killed run leaves it, goes."""
+    """Upkeep keeps the current release's rows and deletes rows of no release, as a killed run leaves them."""
     current = find_release(lake.tables)
     orphan = lake.tables.read("user_features").limit(1).withColumn("release_id", F.lit("20111126-killed"))
     lake.tables.append("user_features", orphan)

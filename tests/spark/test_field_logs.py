@@ -1,4 +1,4 @@
-"""Logs as people really have them: types that drift, catalogues that do not fit, lines that nobody wants, odd names."""
+"""Logs as users really have them: drifting types, catalogues that do not fit, unwanted lines, odd names."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def logs(tmp_path):
 
 
 def write_parquet(folder, name, options=None, **columns):
-    """A file of one line, unless told otherwise; its item is its name."""
+    """Writes a Parquet file, by default of one line, whose item is named like the file."""
     values = {"user": ["u"], "item": [name], "time": [NOON], "name": ["A"]} | columns
     pq.write_table(pa.table(values), folder / f"{name}.parquet", **(options or {}))
 
@@ -300,7 +300,7 @@ def test_what_nobody_wants_is_no_reject_and_does_not_hide_what_is(spark, tmp_pat
 
 
 def test_equal_lines_are_events_where_repeats_are_kept(spark, tmp_path, logs):
-    """Within one delivery; another delivery of the same lines, or the same run again, adds nothing."""
+    """Equal lines of one delivery are kept as events; the same lines in another delivery or run add nothing."""
     line = f"u,a,{NOON},A\n"
     header = "user,item,time,name\n"
     (logs / "2024-02-01.csv").write_text(header + line * 3 + f"u,b,{NOON},B\n")

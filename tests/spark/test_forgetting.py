@@ -1,4 +1,4 @@
-"""Forgetting users and items: later deliveries, tables, files beside them, and what is told of it."""
+"""Forgetting users and items: later deliveries, tables, files beside the tables, and the reports about it."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ NUMBER = 3
 
 
 def test_lines_of_the_forgotten_are_counted_and_leave_nothing(spark: SparkSession, tmp_path: Path) -> None:
-    """Ids that hold a forgotten one, or are held by one, stay; so do equal numbers in other columns."""
+    """Ids that contain a forgotten id, or are contained in one, stay; so do equal values in other columns."""
     places = [f"lake.root={tmp_path}/lake", f"output.dir={tmp_path}/out", f"ingest.path={tmp_path}/logs"]
     context = make_context(spark, load_config(CONF / "test.yaml", places))
     kept = [
@@ -85,7 +85,7 @@ def test_lines_of_the_forgotten_are_counted_and_leave_nothing(spark: SparkSessio
 
 @pytest.fixture(scope="module")
 def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with a release, two snapshots, ranks, a log and what else may name a user; and the lists."""
+    """A lake with a release, two snapshots, ranks, a log and other files that may name users; and the lists."""
     folder = tmp_path_factory.mktemp("forgetting")
     windows = {"towers_end": 21, "cvr_end": 22, "ranker_train_end": 24, "end": 26}
     context = feature_lake(spark, folder, [f"windows.{name}=2011-11-{day}" for name, day in windows.items()])
@@ -132,7 +132,7 @@ def lists(folder: Path) -> tuple[str, ...]:
 
 
 def expected(name: str, rows: list[dict]) -> list[dict]:
-    """What an oracle keeps of a table."""
+    """The rows that an oracle keeps of a table."""
     kept = [row for row in rows if row.get("user_id") not in USERS]
     if name == "item_index":
         return kept
@@ -199,7 +199,7 @@ def test_every_row_and_byte_of_them_is_gone_and_all_others_stay(
     held = places_of([*USERS, *ITEMS], lake, folder / "output")
     assert not any(held.values()), held
     assert places_of(["user08"], lake / "user_history")["user08"] == set()  # of an older version
-    assert places_of(["user12"], lake / "user_history")["user12"]  # the scan does find what is there
+    assert places_of(["user12"], lake / "user_history")["user12"]  # the scan finds ids that are still there
     snapshots = {path.name for path in (lake / "_artifacts" / "snapshots").iterdir()}
     assert "without" in snapshots and "with" not in snapshots
     assert not list((lake / "_artifacts" / "comparisons").glob("f00"))

@@ -42,7 +42,7 @@ def days_of(*texts):
 
 
 def changed(context, **settings):
-    """The same lake with other settings of ingest; as another process would find it."""
+    """A new context on the same lake with other ingest settings, as in another process."""
     ingest = IngestSettings.model_validate(context.config.ingest.model_dump() | settings)
     return make_context(context.spark, context.config.model_copy(update={"ingest": ingest}))
 
@@ -110,7 +110,7 @@ def test_no_file_names_the_pattern(context, logs):
 
 
 def test_a_day_without_a_line_is_done_and_never_replaces_events(context, logs, caplog):
-    """Alone as in a range, without a file as with an empty one."""
+    """Holds for a single day and in a range, for a missing file and an empty one."""
     path = write_day(logs, DAY, [line()])
     alone = ingest_events(context, days_of("2011-11-05"))
     assert (alone.rows_in, alone.rows_out, alone.details["empty_days"]) == (0, 0, ["2011-11-05"])
@@ -170,7 +170,7 @@ def test_too_many_rejects_publish_nothing(context, logs):
     assert context.tables.read("interactions").count() == 0
     assert context.tables.read("rejects").count() == 10
     good = [line(StockCode=str(n), InvoiceDate="2011-11-02 09:00:00") for n in range(190)]
-    write_day(logs, "2011-11-02", good)  # 5% of both days together, all of the first
+    write_day(logs, "2011-11-02", good)  # rejects are 5% of both days together, but all lines of the first day
     with pytest.raises(QualityError, match=r"10 of 10 lines of 2011-11-01 .*\(1 days above it\)"):
         ingest_events(context, days_of(DAY, "2011-11-02"))
     assert context.tables.read("interactions").count() == 0
@@ -211,7 +211,7 @@ def test_one_task_numbers_items_as_many_do(spark):
 
 
 def test_a_night_takes_few_jobs_and_commits(context, logs):
-    """Each costs a quarter of a second, however few lines there are."""
+    """Each job or commit costs a quarter of a second, however few lines there are."""
     write_day(logs, DAY, [line()])
     write_day(logs, "2011-11-02", [line(StockCode="new", InvoiceDate="2011-11-02 09:00:00"), line(StockCode="")])
     ingest_events(context, days_of(DAY))
@@ -230,7 +230,7 @@ def num_jobs(context):
 
 
 def test_what_is_a_version_of_an_item(context):
-    """A repeated version is none. A return to an older name is seen when its day is loaded after the day between."""
+    """A repeat is no new version. A return to an older name counts once its day is loaded after the day in between."""
 
     def load(day, title, since=None):
         at = datetime(2011, 11, since or day, 9, tzinfo=UTC)
@@ -247,7 +247,7 @@ def test_what_is_a_version_of_an_item(context):
 
 
 def test_an_event_is_a_copy_on_its_own_day_only(context, logs):
-    """Within a run as across runs: `a` comes again, late; `b` has the id of `a` and another day."""
+    """Holds within a run and across runs: `a` is delivered again late; `b` has the id of `a`, but another day."""
     known = changed(context, mapping=context.config.ingest.model_dump()["mapping"] | {"event_id": ID})
     a = line(InvoiceNo="1", StockCode="a", InvoiceDate="2011-11-01 09:00:00")
     write_day(logs, DAY, [a, a])
@@ -279,7 +279,7 @@ def test_fewer_late_days_leave_nothing_behind(context, logs):
     ],
 )
 def test_deliveries_of_another_zone(context, logs, zone, loads, hours):
-    """A delivery ends at its zone's midnight; its events keep their UTC day. Loaded again, it is the same."""
+    """A delivery ends at its zone's midnight; its events keep their UTC day. Loading it again changes nothing."""
     write_day(logs, DAY, [line(StockCode=hour, InvoiceDate=hour) for hour in hours])
     abroad = changed(context, timezone=zone, late_days=0, start=date(2011, 10, 1))
     for _ in range(loads):

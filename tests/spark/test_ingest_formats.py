@@ -1,4 +1,4 @@
-"""Faults of every format: what a line, a column or a file can have wrong, and the reason that it gets."""
+"""Faults of every format in lines, columns and files, and the reasons of the rejects."""
 
 import gzip
 import json
@@ -117,7 +117,7 @@ def test_parquet_files_of_other_types_and_orders(spark, tmp_path, logs):
 
 
 def test_numbers_that_are_not_finite_are_none(spark, tmp_path, logs):
-    """Of a typed column too, and in a catalogue; where the mapping is lenient the rest of the line is used."""
+    """Holds for typed columns, too. With a lenient mapping the rest of the line is used."""
     prices = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "large": 1e308, "none": None}
     columns = {"user": ["u"] * 5, "item": [*prices], "time": [NOON] * 5, "name": ["A"] * 5, "price": [*prices.values()]}
     pq.write_table(pa.table(columns), logs / "a.parquet")
@@ -131,7 +131,7 @@ def test_numbers_that_are_not_finite_are_none(spark, tmp_path, logs):
         }
 
 
-WORST = {  # what is slow, or deep, where a pattern reads it again and again
+WORST = {  # texts on which a backtracking pattern is slow, or that are deeply nested
     "blanks": "a" + " " * 10**6 + "b",
     "tabs": "a" + "\t" * 10**6 + "b",
     "clocks": "1:11" * 250_000 + "x",
@@ -146,7 +146,7 @@ WORST = {  # what is slow, or deep, where a pattern reads it again and again
 
 
 def test_no_text_of_a_log_is_slow(spark):
-    """A million characters a value; a pattern that took time by their square would take hours."""
+    """Values have a million characters; a pattern of quadratic time would take hours."""
     df = spark.createDataFrame([*WORST.items()], "name string, value string").repartition(1)
     columns = [
         *(mapped_text(TextMapping(column="value", list=each)) for each in ("|", " ", " | ", "\t\t", "json")),
@@ -220,14 +220,14 @@ def test_a_delta_table(spark, tmp_path, logs):
     context = make_context(spark, config)
 
     def night(*days):
-        """Loads them, and what the ledger then has as made from days that changed."""
+        """Loads days; returns the events (item, day) and the days of late events that the run reports."""
         result = ingest_events(context, days)
         context.ledger.record("ingest_events", dict.fromkeys(days, "fingerprint"), "run", result, {}, {}, 0.0)
         found = context.tables.read("interactions").collect()
         return sorted((row.item_id, row.ds.day) for row in found), [int(day[-2:]) for day in result.details["late"]]
 
     def rejected():
-        """Reasons by the day that they stand on."""
+        """(day, reason) of all rejects."""
         return sorted((row.ds.day, row.reason) for row in context.tables.read("rejects").collect())
 
     added = [(4, "late", NOON, "D"), (5, "too late", NOON - 4 * DAY, "E"), (6, "c", NOON + 2 * DAY, "F")]
@@ -289,7 +289,7 @@ def test_days_of_deliveries(spark, tmp_path, logs):
 
 @pytest.mark.parametrize(("encoding", "title"), [("iso-8859-1", "caf\u00e9"), ("us-ascii", None), ("utf-8", None)])
 def test_the_encoding_is_the_configs(spark, tmp_path, logs, encoding, title):
-    """The last line has no end; a byte that the encoding does not have rejects its own line alone."""
+    """The last line has no line end; a byte that is invalid in the encoding rejects only its own line."""
     (logs / "a.csv").write_bytes(f"user,item,time,name\nu,good,{NOON},A\nu,odd,{NOON},caf\u00e9".encode("latin-1"))
     found = by_item(read_events(spark, make_config(tmp_path, files="a.csv", encoding=encoding)))
     assert found["good"].reason is None

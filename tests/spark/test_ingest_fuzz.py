@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 EXAMPLES = 2 if settings.get_current_profile_name() == "ci" else 30
 NAMES = ("user", "item", "time", "name")
-BLANK = bytes(range(0x21))  # what Java's `trim` takes away
+BLANK = bytes(range(0x21))  # bytes that Java's `trim` removes
 BOM = b"\xef\xbb\xbf"
 ODD = [
     '"',
@@ -64,7 +64,7 @@ def files(lines):
 
 
 def lines_in(content):
-    """How many lines a reader that ends them at CR, LF or both has to give."""
+    """The number of nonblank lines for a reader that ends lines at CR, LF or both."""
     return sum(bool(line.strip(BLANK)) for line in re.split(rb"\r\n|\n|\r", content.removeprefix(BOM)))
 
 

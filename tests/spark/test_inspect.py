@@ -1,4 +1,4 @@
-"""`learn-spark inspect`: its first config of unknown files is valid and ingests them."""
+"""`learn-spark inspect`: the config that it proposes for unknown files is valid and ingests them."""
 
 import gzip
 import json
@@ -106,7 +106,7 @@ def inspect(tmp_path, capsys, write):
 
 @pytest.mark.spark
 def test_ingest_reads_every_spelling_as_inspect_does(spark):
-    """All in one frame: a column per spelling, by the options that inspect proposes."""
+    """Reads all spellings in one frame, one column per spelling, with the options that inspect proposes."""
     times = [event.time for event in field_events(40)]
     columns = {name: [str(spell(time)) for time in times] for name, spell in SPELLINGS.items()}
     found = {name: spelling(values) for name, values in columns.items()}
@@ -152,7 +152,7 @@ def test_the_first_config_ingests_the_files(spark, tmp_path, capsys, write):
 
 @pytest.mark.spark
 def test_init_leads_to_the_lake(spark, tmp_path, capsys):
-    """The real commands: a folder of a log and a catalogue, `init`, a plan, ingest; then a plan on the lake."""
+    """Runs the real commands on a folder with a log and a catalogue: `init`, ingest, then a plan on the lake."""
     events, shop, out = field_events(300), tmp_path / "shop", tmp_path / "mine.yaml"
     rows = ((f"c{e.user}", f"{e.item:05}", f"{e.time:%b %d, %Y}", e.kind) for e in events)
     write_table(shop / "events.tsv", ("customer", "sku", "time", "action"), rows, sep="\t")

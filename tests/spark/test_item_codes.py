@@ -1,6 +1,6 @@
 """Item codes of releases: nights, gates, and codebooks that are lost, foreign or half done.
 
-A retrain is in test_retrain.py.
+test_retrain.py tests retrains.
 """
 
 import shutil
@@ -56,7 +56,7 @@ def with_codes(context: Context, settings: CodeSettings | None) -> Context:
 
 
 def codes_of_items(lake: Context, release: Release) -> dict[str, set[tuple[int, ...] | None]]:
-    """All codes that an item has in the rows of a release."""
+    """By item, all its codes in the rows of a release."""
     found: dict[str, set] = {}
     for row in visible(lake, release, "item_features").collect():
         found.setdefault(row.item_id, set()).add(row.item_codes and tuple(row.item_codes))
@@ -65,7 +65,7 @@ def codes_of_items(lake: Context, release: Release) -> dict[str, set[tuple[int, 
 
 @pytest.fixture(scope="module")
 def first(lake: Context) -> Release:
-    """The first two days, after a run that its gates have stopped, and one that was killed after the codebook."""
+    """The release of the first two days, after a run that gates stopped and one that was killed after the codebook."""
     gates = lake.config.features.gates.model_copy(update={"max_code_collisions": 0.0})
     features = lake.config.features.model_copy(update={"gates": gates})
     with pytest.raises(ReleaseRefused, match=r"failed: item_code_collisions is 0\.\d+, must be at most 0$"):
@@ -91,7 +91,7 @@ def first(lake: Context) -> Release:
 
 @pytest.fixture(scope="module")
 def second(lake: Context, first: Release) -> Release:
-    """With the night that has a new item."""
+    """The release with the night that has a new item."""
     write_features(lake, days(lake)[2:])
     return find_release(lake.tables)
 
@@ -195,7 +195,7 @@ def test_one_night_cannot_begin_codes(lake: Context, second: Release) -> None:
 
 
 def test_without_the_switch_rows_have_no_codes(lake: Context, second: Release) -> None:
-    """Of a release that takes over days with codes, too; it names none, so no one takes its rows for coded."""
+    """Even if the release takes over days with codes: it names no codebook, so no one reads codes of its rows."""
 
     def remade(step: str, day: date) -> str:
         return lake.fingerprint(step, day) + "d" * (step == WRITE_FEATURES)
@@ -213,7 +213,7 @@ def test_without_the_switch_rows_have_no_codes(lake: Context, second: Release) -
 
 
 def test_two_codebooks_live_side_by_side_and_outlive_a_rollback(lake: Context, second: Release) -> None:
-    """Back to before the second one's start, whose days are then made again."""
+    """Rolls back to a release before the second codebook, and then makes the days of the second one again."""
     other = with_codes(lake, CodeSettings(levels=2, size=5, seed=8))
     write_features(other, days(lake))
     third = find_release(lake.tables)

@@ -1,4 +1,4 @@
-"""Leave-one-out on the whole of the shipped logs: UniSRec's counts, and every prefix with its next item."""
+"""Leave-one-out on all shipped logs: UniSRec's counts, and a row for every prefix with its next item."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ USERS, ITEMS, INTERACTIONS = 16_520, 3_469, 519_906
 
 @pytest.fixture
 def compiled(spark):
-    """The tests' session interprets its plans, which is faster for small data; here are a million lines."""
+    """Compiles plans: the tests' session interprets them, which is faster only for small data, not for these lines."""
     settings = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
     before = {key: spark.conf.get(key) for key in settings}
     for key, value in settings.items():
@@ -59,7 +59,7 @@ def test_counts_are_unisrecs(spark, tmp_path):
 
 
 def _check_every_event_follows_once(spark, context, rows):
-    """Models that train on every position read few rows, whose events are those of all training rows."""
+    """Models that train on every position read fewer rows, which contain each event of the training rows once."""
     folder = sequence_snapshot(context, "train", context.tables.version("sequences"), "check", each_once=True)
     once = spark.read.parquet(*(str(path) for path in folder.glob("*.parquet")))
     train = rows.where("split = 'train'")
@@ -82,7 +82,7 @@ def _check_snapshots_by_system(context):
 
 
 def _check_audit(context, rows):
-    """What was built has no leak; a target without its user's target before it breaks both rules."""
+    """The built rows have no leak; a row without the user's row before it breaks both rules."""
     built = context.ledger.recorded()["build_sequences", context.config.windows.end]
     assert [figure["leaks"] for figure in built.details["audit"]] == [0, 0]
     alone = rows.where("position = 2 AND split = 'train'").limit(1).withColumn("user_id", F.lit("leaky"))

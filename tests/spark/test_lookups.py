@@ -1,4 +1,4 @@
-"""Lines that get columns from other files: orders beside their lines, aisles beside products."""
+"""Lines that get columns from other files: orders for their lines, aisles for products."""
 
 import json
 from datetime import date, datetime
@@ -28,7 +28,7 @@ AT = {1: datetime(2024, 2, 1, 10), 2: datetime(2024, 2, 2, 11)}
 
 
 def shop(folder, name: str, held: dict[str, str | pa.Table], **ingest: object) -> Config:
-    """A log of lines whose orders lie in a file of their own."""
+    """A config of a log whose lines refer to orders in another file."""
     write_files(folder / name / "logs", held)
     given = {"files": "lines.csv", "lookups": ORDER} | ingest
     return make_config(folder / name, given.pop("mapping", MAPPING), **given)
@@ -145,7 +145,7 @@ def test_by_day_the_row_is_of_the_lines_own_delivery(spark, tmp_path):
 
     before = SourceFiles(config, {}).identity(days[0]), SourceFiles(config, {}).identity(days[1])
     logs = config.ingest.path
-    (logs / "names.csv").write_text("sku,name\na,Other\n")  # what all days share is not any one's
+    (logs / "names.csv").write_text("sku,name\na,Other\n")  # a file that all days share belongs to no single day
     assert (SourceFiles(config, {}).identity(days[0]), SourceFiles(config, {}).identity(days[1])) == before
     (logs / "orders-2024-02-02.csv").write_text(head)
     assert SourceFiles(config, {}).identity(days[0]) == before[0]

@@ -1,4 +1,4 @@
-"""A table that is gone, came from another lake or from an old copy: refused by writers and readers, made by nobody."""
+"""A table that is gone, from another lake or from an old copy: readers and writers refuse it, nobody recreates it."""
 
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ DAY = date(2011, 11, 1)
 
 @pytest.fixture
 def root(spark: SparkSession, tmp_path: Path) -> Path:
-    """A lake in which a day was ingested and its ledger says so."""
+    """A lake with one ingested day, which is in its ledger."""
 
     def make(folder: Path) -> None:
         tables = make_tables(spark, folder)
@@ -49,7 +49,7 @@ def without_log(root: Path) -> None:
 
 
 def foreign(root: Path) -> None:
-    """The table of another lake, whose version is high enough."""
+    """Replaces the table by that of another lake, whose version is high enough."""
     lost(root)
     spark = SparkSession.getActiveSession()
     other = make_tables(spark, root.parent / "other")
@@ -60,18 +60,18 @@ def foreign(root: Path) -> None:
 
 
 def older(root: Path) -> None:
-    """As a backup of before the last commit brings it back."""
+    """Removes the last commit, as a restored older backup does."""
     (root / "item_index" / "_delta_log" / f"{1:020d}.json").unlink()
 
 
 def cut(root: Path) -> None:
-    """As a full disk leaves a commit; its checksum has all that Delta reads."""
+    """Cuts a commit off, as a full disk does; Delta reads everything from its checksum file."""
     commit = root / "item_index" / "_delta_log" / f"{1:020d}.json"
     commit.write_bytes(commit.read_bytes()[:-20])
 
 
 def zeros(root: Path) -> None:
-    """As a file system leaves what it had not written when the machine lost its power."""
+    """Fills a commit with zeros, as a file system may do when the machine loses power."""
     commit = root / "item_index" / "_delta_log" / f"{1:020d}.json"
     commit.write_bytes(bytes(commit.stat().st_size))
 
@@ -137,7 +137,7 @@ def test_commands_that_read_make_no_lake(tmp_path: Path, spark: SparkSession) ->
 
 
 def test_a_killed_creation_goes_on(root: Path, spark: SparkSession, tmp_path: Path) -> None:
-    """Tables without rows, and no file that names them: a lake that was being made."""
+    """A lake whose creation was killed has tables without rows, and no file that names them."""
     begun = tmp_path / "begun"
     Tables(spark, begun).create_all()
     (begun / FILE).unlink()

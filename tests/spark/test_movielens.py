@@ -1,4 +1,4 @@
-"""MovieLens 100k by its ready configs, where somebody has put the data: it may not be shipped."""
+"""MovieLens 100k by its ready configs. Skipped without the data, whose license does not allow shipping it."""
 
 import gzip
 import shutil
@@ -26,7 +26,7 @@ PLACES = (ROOT / "data", *sorted(ROOT.parent.glob("*/data")))
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """A folder with u.data and u.item as GroupLens ships them, from copies that may be packed or have a header."""
+    """A folder with u.data and u.item as GroupLens ships them, from copies that may be gzipped or have a header."""
     found = next((place / "ml-100k" for place in PLACES if (place / "ml-100k").is_dir()), None)
     if found is None:
         pytest.skip("no ml-100k in data/ or in a data/ beside this folder: fetch it from grouplens.org")
@@ -47,7 +47,7 @@ def ratings(films):
 
 @pytest.fixture(scope="module")
 def lake(spark, tmp_path_factory, films):
-    """The front half of the journey, all days at once."""
+    """A lake with ingest and sequences, all days run at once."""
     return built(spark, tmp_path_factory.mktemp("time"), films, "movielens_100k", "ingest_events", "build_sequences")
 
 
@@ -78,7 +78,7 @@ def test_every_rating_is_an_event_and_an_observed_label(lake, ratings):
 def test_the_last_rating_is_held_out(spark, tmp_path, films, lake, ratings):
     shutil.copytree(lake.tables.root, tmp_path / "lake")
     context = built(spark, tmp_path, films, "movielens_100k_leave_one_out", "build_sequences")
-    rows = context.tables.read("sequences").where("position > 0")  # the others are of the other protocol
+    rows = context.tables.read("sequences").where("position > 0")  # other rows belong to the other protocol
     core = core_of(ratings, context.config.sequences.k_core)
     assert (len(core), len({film for _, film, _, _ in core})) == CORE
     assert rows.count() == len(core) - USERS  # but for a user's first, each is once a target
@@ -91,7 +91,7 @@ def test_the_last_rating_is_held_out(spark, tmp_path, films, lake, ratings):
 
 
 def core_of(ratings: list[tuple], least: int) -> list[tuple]:
-    """Without users and films that have fewer ratings, until there are none."""
+    """Removes users and films with fewer than `least` ratings until none are left (the k-core)."""
     while True:
         users, films = (Counter(row[place] for row in ratings) for place in (0, 1))
         kept = [row for row in ratings if users[row[0]] >= least and films[row[1]] >= least]
@@ -101,6 +101,6 @@ def core_of(ratings: list[tuple], least: int) -> list[tuple]:
 
 
 def stage(windows, day: date) -> str | None:
-    """The window that a day's samples are of."""
+    """The window that a day's samples belong to."""
     ends = {"cvr": windows.cvr_end, "ranker_train": windows.ranker_train_end, "ranker_test": windows.end}
     return next((name for name, end in ends.items() if windows.towers_end <= day < end), None)

@@ -1,4 +1,4 @@
-"""A lake and its logs in a store, beside the same on a file system."""
+"""A lake and its logs in a store, compared with the same on a file system."""
 
 import json
 import os
@@ -47,7 +47,7 @@ DAYS = [date(2011, 11, 1), date(2011, 11, 2)]
 
 @pytest.fixture
 def reached(spark: SparkSession, object_store: ObjectStore, monkeypatch) -> Iterator[ObjectStore]:  # noqa: F811
-    """The session knows the way to the store, as one that is built for such a config does."""
+    """Configures the session for the store, as a session built for such a config is."""
     conf = spark.sparkContext._jsc.hadoopConfiguration()
     for key, value in hadoop_settings(object_store.options).items():
         conf.set(key.removeprefix("spark.hadoop."), value)
@@ -173,7 +173,7 @@ with lake_lock(config.lake.root):
 
 @pytest.fixture
 def writer(spark: SparkSession, reached: ObjectStore, monkeypatch) -> Iterator[tuple[Location, subprocess.Popen]]:
-    """A lake, and a driver that holds it."""
+    """A lake, and another driver process that writes to it."""
     monkeypatch.setattr(lease, "TTL", TTL)
     root = reached.bucket() / "lake"
     with lake_lock(root):

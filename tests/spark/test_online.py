@@ -1,4 +1,4 @@
-"""`export_online` of a release: its MLflow model, away from this project, gives what the tables hold."""
+"""`export_online` of a release: its MLflow model, run without this project, gives the vectors of the tables."""
 
 import json
 import shutil
@@ -118,7 +118,7 @@ def test_content_vectors_stand_for_ids_and_strangers_for_nothing(lake: Context, 
 
 
 def test_changed_bytes_of_programs_and_matrix_are_refused(lake: Context, exported: Path, tmp_path: Path) -> None:
-    """As every other reader of artifacts refuses them."""
+    """They are refused as by all other readers of artifacts."""
     from learn_spark.releases.online_model import ServedMatrix
 
     with pytest.raises(AssertionError, match=r"cvr\.pt2 has changed since it was exported"):

@@ -1,4 +1,4 @@
-"""Prompts by hand: what each template makes of an item, and what normalising does to text."""
+"""Prompts worked out by hand: the text that each template makes of an item, and the normalisation of texts."""
 
 import hashlib
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.spark
 
 @pytest.fixture
 def load(tmp_path):
-    """A shipped config whose log and catalogue lie in the test's own folder."""
+    """A function that loads a shipped config with log and catalogue in the test's own folder."""
 
     def loaded(name):
         config = load_config(CONF / f"{name}.yaml", [f"ingest.path={tmp_path}", f"lake.root={tmp_path}/lake"])

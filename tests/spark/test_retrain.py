@@ -1,4 +1,4 @@
-"""A retrain on a tiny lake: new models in the space of the release before, and what its consumers keep."""
+"""A retrain on a tiny lake: new models in the space of the release before, so that its consumers stay valid."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ SMALL = "{d_model: 16, layers: 1, heads: 2, embedding_dim: 8, max_len: 20}"
 
 
 def retrained(context: Context, salt: str, **towers: object) -> Context:
-    """The same lake under a config whose models are others."""
+    """A context on the same lake, with a config that gives other models."""
     settings = context.config.towers.model_copy(update=towers)
     config = context.config.model_copy(update={"towers": settings})
     other = tiny_context(context.spark, config, salt)
@@ -44,21 +44,21 @@ def retrained(context: Context, salt: str, **towers: object) -> Context:
 
 
 def remade(context: Context) -> Context:
-    """The same models, whose features are made once more under another id."""
+    """A context with the same models that makes the features again, under another id."""
     return replace(
         context, fingerprint=lambda step, day: context.fingerprint(step, day) + "d" * (step == WRITE_FEATURES)
     )
 
 
 def with_gate(context: Context, least: float) -> Context:
-    """The same with another `min_cosine_after_retrain`: the tiny towers learn next to nothing."""
+    """A context with another `min_cosine_after_retrain`, because the tiny towers learn almost nothing."""
     gates = context.config.features.gates.model_copy(update={"min_cosine_after_retrain": least})
     features = context.config.features.model_copy(update={"gates": gates})
     return replace(context, config=context.config.model_copy(update={"features": features}))
 
 
 def assert_equal_codes(context: Context, *shown: Release) -> None:
-    """Every item has the same codes in these releases, though its vectors are others, by one codebook."""
+    """Asserts that items have the same codes by one codebook in both releases, although their vectors differ."""
     first, second = (visible(context, release, "item_features").toPandas() for release in shown)
     vectors = first.merge(second, on=["item_id", "ds"])
     assert len(vectors) == len(first) == len(second) >= ITEMS - 1
@@ -70,7 +70,7 @@ def assert_equal_codes(context: Context, *shown: Release) -> None:
 
 
 def let_workers_load_anew(context: Context) -> None:
-    """A worker keeps a model by its folder, whose files never change; and by the time of the matrix."""
+    """Makes Spark's workers reload models, which they cache by folder and by the matrix's modification time."""
     (matrix_path(context) / META).touch()
 
 
@@ -94,7 +94,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Conte
 
 @pytest.fixture(scope="module")
 def first(lake: Context) -> Release:
-    """The release of models that keep a space of their own: there is none before it."""
+    """The first release, whose models have a space of their own because there is no earlier release."""
     own = retrained(lake, "first")
     assert before_towers(own) is None
     assert train_towers(own, [own.config.windows.towers_end]).details["result"]["space"] == {}
@@ -105,7 +105,7 @@ def first(lake: Context) -> Release:
 
 @pytest.fixture(scope="module")
 def second(lake: Context, first: Release) -> Context:
-    """By new models, trained with another seed."""
+    """The context of new models, which are trained with another seed and mapped into the first release's space."""
     other = retrained(lake, "second", train=lake.config.towers.train.model_copy(update={"seed": 99}))
     towers = train_towers(other, [other.config.windows.towers_end]).details["result"]["space"]
     assert (towers["release"], towers["id"]) == (first.release_id, first.models["towers"])
@@ -138,7 +138,7 @@ def test_the_pairs_of_the_map_are_embedded_by_both_models(second: Context, first
 def test_a_release_that_left_the_space_is_stopped(
     second: Context, first: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The towers are turned by hand, as by a map that went wrong."""
+    """The towers are rotated by hand, as a wrong map would do."""
     import torch
 
     from models.saved import load_towers, save_towers
@@ -186,7 +186,7 @@ def test_a_retrain_is_published_in_the_space_of_the_release_before(
 
 
 def test_models_that_say_something_else_than_before_are_stopped(second: Context) -> None:
-    """A night by a changed library: its towers pool in another way, which no gate over the rows would see."""
+    """A night with changed libraries: the towers pool in another way, which only the canaries' gate notices."""
     release = find_release(second.tables)
     kept = second.tables.artifacts.path("canaries", f"{release.models['towers']}-{release.models['cvr']}") / FILE
     golden = json.loads(kept.read_text())

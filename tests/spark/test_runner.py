@@ -1,4 +1,4 @@
-"""Runs of days, failures that others survive, overlapping runs: with real tables, and steps that do one thing."""
+"""Runs of days, failures of single days, overlapping runs: with real tables and trivial steps."""
 
 import shutil
 import signal
@@ -33,7 +33,7 @@ BAD = DAYS[2]
 
 
 class Work:
-    """Two steps, the second made from the first's same day and its own day before; day BAD may fail."""
+    """Two steps. The second needs the first's same day and its own day before. Day BAD may fail."""
 
     def __init__(self, spark, folder):
         config = load_config(CONF / "test.yaml", [f"lake.root={folder}/lake", f"output.dir={folder}/out"])
@@ -111,7 +111,7 @@ def test_runs_overlap_where_a_step_allows_it(work):
 
 
 def test_an_interruption_ends_pieces_that_are_between_two_jobs(work, spark):
-    """Each begins a long job after the main thread was interrupted: when the first jobs are cancelled, it has none."""
+    """Each piece begins a long job only after the interruption, so it has no job when jobs are first cancelled."""
 
     def slow(batches):
         time.sleep(60)
@@ -163,7 +163,7 @@ def test_a_table_of_before_a_column_grows_with_its_next_row(work, spark):
     ddl = ", ".join(f"{column.name} {column.type}" for column in old)
     path = work.context.tables.path("intervals")
     shutil.rmtree(path)
-    (work.context.tables.root / FILE).unlink()  # lakes of then have none
+    (work.context.tables.root / FILE).unlink()  # lakes of earlier versions have no such file
     spark.sql(f"CREATE TABLE delta.`{path}` ({ddl}) USING delta PARTITIONED BY (step)")
     work.plan = [Planned(work.plan[0][0], DAYS[:2])]
     work.go()
@@ -191,7 +191,7 @@ def test_who_reads_tables_together_keeps_writers_away_and_writes_nothing(tmp_pat
 
 
 def test_a_restatement_takes_back_what_was_done_before_it_begins(work):
-    """Whatever ends it then, no day counts as done for the code, config or input of before."""
+    """If it then fails, no day counts as done for the earlier code, config or input either."""
     work.plan = [Planned(replace(step, writes=("rejects",)), DAYS[:2]) for step, _ in work.plan[:1]]
     work.go()
     step, before = work.plan[0].step, work.context.fingerprint

@@ -1,4 +1,4 @@
-"""Observed labels against a naive oracle, on generated and on hand-made logs; what log-Q is of."""
+"""Observed labels against a naive oracle, on generated and on hand-made logs; the meaning of log-Q."""
 
 import math
 from collections import Counter
@@ -68,7 +68,7 @@ event = st.tuples(
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs=st.lists(st.lists(event, min_size=1, max_size=25), min_size=3, max_size=3), days=st.integers(0, 2))
 def test_observed_labels_equal_the_naive_ones(spark, logs, days, exposures, min_value):
-    """Three logs at once, each of users of its own."""
+    """Tests three logs at once, each with users of its own."""
     events = [(f"{user}{number}", *rest) for number, log in enumerate(logs) for user, *rest in log]
     found = observed(spark, events, conversion_days=days, exposure_events=exposures, min_value=min_value)
     assert found == naive_observed(events, WINDOW.start, WINDOW.end, exposures, ["buy"], days, min_value)
@@ -130,7 +130,7 @@ def test_a_label_that_the_windows_end_cuts_off_makes_no_sample(spark):
 
 
 def test_movielens_ratings_are_their_own_outcome(spark):
-    """conf/movielens_*.yaml: from 4 on liked, by the value as by the type that ingest gives it."""
+    """conf/movielens_*.yaml: ratings from 4 on are positive, by value and by the type that ingest gives them."""
     samples = load_config(CONF / "movielens_100k.yaml").samples.model_dump()
     ratings = [
         (f"u{n % 3}", f"i{n}", "like" if n % 5 >= 3 else "rate", NOON + n * DAY / 9, n % 5 + 1.0) for n in range(30)
@@ -144,7 +144,7 @@ def test_movielens_ratings_are_their_own_outcome(spark):
 
 
 def test_kuairand_lines_are_impression_and_outcome_in_one(spark):
-    """conf/kuairand.yaml: a shown video is as many events of one time as it had outcomes."""
+    """conf/kuairand.yaml: a shown video is an impression plus one event per outcome, all with the same time."""
     samples = load_config(CONF / "kuairand.yaml").samples.model_dump()
     shown = {"a": ["click", "long_view"], "b": ["click"], "c": [], "d": ["hate"]}
     events = [("u", video, kind, NOON, 7.0) for video, kinds in shown.items() for kind in ["impression", *kinds]]
@@ -177,7 +177,7 @@ def test_the_audit_sees_a_label_that_was_known_too_late(spark, tmp_path):
 
 
 def test_log_q_is_how_often_the_draws_really_hit_an_item(spark):
-    """Over many lines and seeds, the negatives of an item are negatives x q(item) a line, but for dropped ones."""
+    """Over many lines and seeds, an item has negatives x q(item) negatives per line, except for dropped ones."""
     popular = [(f"u{n}", f"i{n % 7 % 4}", "buy", NOON + n * DAY / 400, 1.0) for n in range(400)]
     log, k = log_of(spark, popular), 3
     sampled = {"labels": "sampled", "negatives": k}
@@ -191,5 +191,5 @@ def test_log_q_is_how_often_the_draws_really_hit_an_item(spark):
         for row in negatives.groupBy("item_id").agg(F.sum("weight").alias("draws")).collect():
             drawn[row.item_id] += row.draws / 5
     for item, count in lines.items():
-        not_own = 400 - count  # whoever bought the item has no such negative
+        not_own = 400 - count  # buyers of the item have no such negative
         assert drawn[item] == pytest.approx(not_own * math.exp(log_q[item]), rel=0.1)

@@ -32,7 +32,7 @@ ITEMS = [f"item {n}" for n in range(30)]
 
 
 def generated_log(config, seed):
-    """Rows of interactions: ties, a whale, users of one event, cancellations that are no history."""
+    """Rows of interactions with ties, a whale, a user with one event, and cancellations, which are no history."""
     rng = random.Random(seed)
     days = list(DayRange(config.ingest.start, config.windows.end))
     rows = []
@@ -185,7 +185,7 @@ def _check_audit_sees_leaks(context, days):
 
 
 def test_other_sides_strides_and_windows_agree_with_naive_loops(built):
-    """Cancellations are history, but no target; old events are forgotten; an as-of date a day."""
+    """With cancellations in histories but not in targets, limited history_days, and one as-of date per day."""
     context, _, _, log, _ = built
     changes = {"history_events": ["purchase", "cancel"], "history_days": 6, "target_days": 3, "as_of_every_days": 1}
     changes |= {"history_length": 4, "target_length": 2, "min_history": 2}
@@ -237,7 +237,7 @@ def test_a_limit_on_heavy_users_changes_no_result(built, sampling):
 
 
 def test_histories_are_recent_whatever_is_sampled(built, monkeypatch):
-    """What the features use: a rank limit for a random sample would lose the newest events."""
+    """Features need recent histories: a rank limit as for random samples would lose the newest events."""
     context = built[0]
     before = sorted(map(str, context.tables.read("user_history").where("user_id = 'whale'").collect()))
     settings = context.config.sequences.model_copy(update={"sampling": "random"})
@@ -276,7 +276,7 @@ def test_heavy_users_are_found_by_a_sample(spark):
 
 
 def test_what_is_shuffled_does_not_grow_with_a_heavy_user(spark, built):
-    """And so neither does a task's memory: of a day, the last H and the first T events are left."""
+    """Nor does a task's memory grow: of a day, only the last H and the first T events are kept."""
     settings = built[0].config.sequences
     rows = []
     for events in (2_000, 40_000):
@@ -293,7 +293,7 @@ def test_what_is_shuffled_does_not_grow_with_a_heavy_user(spark, built):
 
 
 def test_a_night_reads_the_arrays_of_the_days_that_it_needs(built):
-    """The days are known once ids and days have been read: Spark leaves the other days' files out."""
+    """Spark reads ids and days first, and then skips the files of the days that it does not need."""
     context = built[0]
     events = sided_events(context.tables.read("interactions"), context.config.sequences)
     night = next_histories(context.tables.read("user_history"), events, [DAY], context.config.sequences)
@@ -326,11 +326,11 @@ def test_moved_windows_leave_nothing_of_the_former_ones(built):
     result = build_sequences(moved, [as_of, windows.end])  # looks at what it wrote alone
     assert all(figure["rows"] > 0 and figure["leaks"] == 0 for figure in result.details["audit"])
     assert {row.as_of for row in moved.tables.read("sequences").select("as_of").distinct().collect()} == {as_of}
-    assert set(moved.ledger.recorded()) == {(step, again)}  # the former day's samples are gone: it is to be made again
+    assert set(moved.ledger.recorded()) == {(step, again)}  # the former day's samples are gone: it is due again
     stages = _days_of_stages(moved)
     assert stages["ranker_test"] == set(DayRange(windows.ranker_train_end, windows.end)) & stages["ranker_test"]
     outside = stages["cvr"] - set(DayRange(windows.towers_end, windows.cvr_end))
-    assert outside == {windows.cvr_end}  # another stage's window by now: the audit of everything sees it
+    assert outside == {windows.cvr_end}  # it is in another stage's window now, which the audit of all rows notices
     *others, samples = audit_sequences(moved.tables, moved.config)
     assert samples.leaks > 0 and not any(figure.leaks for figure in others)
 

@@ -1,4 +1,4 @@
-"""Sessions that somebody else has made, and settings that no session of ours has."""
+"""Sessions made by other code, and settings that no session of this project has."""
 
 import subprocess
 import sys
@@ -49,13 +49,13 @@ def test_a_session_that_gives_other_rows_is_refused_with_the_way_out(
 
 
 def test_the_jvm_has_mapped_the_archive_of_its_classes(spark: SparkSession) -> None:
-    """Which `make setup` has made: without it, each command starts seconds later."""
+    """`make setup` makes the archive; without it, each command starts seconds later."""
     process = spark.sparkContext._gateway.proc
     assert str(class_archive.ARCHIVE) in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def test_spark_has_no_setting_that_nobody_has_looked_at(spark: SparkSession) -> None:
-    """What may change speed alone is named one by one or by families; these are some of each side."""
+    """Settings that can only change speed are listed by name or prefix; checks some settings of both kinds."""
     entries = getattr(getattr(spark._jvm.org.apache.spark.sql.internal, "SQLConf$"), "MODULE$").getConfigEntries()
     keys = set()
     iterator = entries.iterator()

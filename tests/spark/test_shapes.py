@@ -1,4 +1,4 @@
-"""Events that do not lie one in a line: objects, lists, paths of files, several sources, properties; and times."""
+"""Logs without one event per line: objects, lists, file paths, several sources, properties; also formats of times."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.spark
 
 
 def log(folder, name, held, mapping=None, **ingest):
-    """A config of a log with these files, by their paths."""
+    """Writes the files of a log by their paths; returns a config for it."""
     write_files(folder / name / "logs", held)
     return make_config(folder / name, mapping, **ingest)
 
@@ -394,7 +394,7 @@ def test_usual_spellings_of_times(spark):
 
 
 def test_formats_that_spark_refuses_are_refused_in_the_config(spark, tmp_path):
-    """And those that are not, it reads: of every letter, at every length."""
+    """Also checks that Spark accepts all other formats, for every letter and length."""
     refused = ["F", "q", "Q", "Y", "w", "W", "u", "e", "c", "n", "N", "A", "B", "p", "MMMMM", "ddd", "HHH", "aa", "V"]
     refused += ["OO", "GGGGG", "yyyyyyy", "SSSSSSSSSS", "[yyyy", "yyyy]", "{yyyy}", "yyyy#", "'T'", ""]
     assert [pattern for pattern in refused if not problem_of(pattern)] == []

@@ -1,4 +1,4 @@
-"""The snapshot export: exactly the live rows of a pinned version, even files, equal bytes, all or nothing."""
+"""The snapshot export: exactly the live rows of a pinned version, files of even size, equal bytes, all or nothing."""
 
 import hashlib
 from datetime import date

@@ -1,4 +1,4 @@
-"""Which files a read of a table opens, how it finds them, and whose reader reads them."""
+"""Which files a read of a table opens, how it finds them, and which reader reads them."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ FIRST, NAME = date(2011, 9, 1), "user_history"
 
 
 def histories(spark: SparkSession, first: int, stop: int) -> DataFrame:
-    """A row per day, so a file per day."""
+    """One row per day, and so one file per day."""
     rows = [(f"u{n}", FIRST + timedelta(days=n), [1], [1], None) for n in range(first, stop)]
     return spark.createDataFrame(rows, TABLES[NAME].columns_ddl)
 
@@ -100,7 +100,7 @@ def test_what_spark_writes_is_held_against_the_contract(spark: SparkSession, tab
 
 
 def test_tables_that_more_than_a_plain_reader_needs_are_left_to_delta(spark: SparkSession, tmp_path: Path) -> None:
-    """Every version by both readers, a column that older files lack, then a deletion vector and mapped columns."""
+    """Both readers agree on every version; tables with deletion vectors or mapped columns are read by Delta's."""
     path = str(tmp_path / "table")
     for values in ([("a", "2024-05-01"), ("b c", "2024-05-02")], [("d", "2024-05-02")]):
         rows = spark.createDataFrame(values, "id string, day string").selectExpr("id", "cast(day AS date) AS day")

@@ -79,9 +79,7 @@ def test_cvr_pairs_hold_what_was_known_on_their_day(lake: Context, cvr: StepResu
             expected = model.embed_users(items, np.array([items.shape[1]]), content)[0]
         np.testing.assert_allclose(pair["user_emb"], expected, atol=2e-6)
         item = model.embed_items(np.array([int(sample.item_id[4:])]), content)[0]
-        if (
-            first_seen.get(sample.item_id, sample.ds) >= sample.ds
-        ):  # what releases show on that day: nothing is known yet
+        if first_seen.get(sample.item_id, sample.ds) >= sample.ds:  # no release has features of the item on that day
             item, new_items = np.zeros(8), new_items + 1
         np.testing.assert_allclose(pair["item_emb"], item, atol=2e-6)
         assert (pair["label"], pair["weight"]) == (sample.label, sample.weight)

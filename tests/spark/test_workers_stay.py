@@ -1,4 +1,4 @@
-"""Spark's Python workers stay from job to job, with what they have loaded and listed; few rows need none."""
+"""Spark's Python workers live on from job to job, with loaded modules and file listings; few rows need no worker."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.spark
 
 def test_a_worker_outlives_the_only_row_that_it_made(spark: SparkSession) -> None:
     def listings(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        """The process, and the lists of files that its archives have: one that is read again is another object."""
+        """The process id, and the ids of its archives' file listings, which change when a listing is read again."""
         from learn_spark.bridge import workers  # as all that this package runs in a worker does
 
         assert workers

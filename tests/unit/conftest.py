@@ -1,7 +1,8 @@
 """Petastorm needs an older pyarrow than the main environment has.
 
-So tests in this process read by the reader that gives the same rows, and the processes that they start find Petastorm,
-as a training's does. test_torch_side_alone.py runs what reads once more, with Petastorm in the tests' own process.
+So tests in this process use the Arrow reader, which gives the same rows. The processes that they start find Petastorm,
+as a training's process does. test_torch_side_alone.py runs the tests of readers again, with Petastorm in the tests' own
+process.
 """
 
 import importlib.util

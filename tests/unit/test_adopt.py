@@ -1,4 +1,4 @@
-"""Whose recorded days an upgrade takes over: held against the ledger of a demo lake that version 0.1.0 wrote."""
+"""Which recorded days an upgrade takes over, tested on the ledger of a demo lake that version 0.1.0 wrote."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from learn_spark.runs.fingerprints import Fingerprints
 from learn_spark.runs.ledger import Recorded
 from learn_spark.runs.plan import Standing
 
-# As 0.1.0 had them, whatever was raised since.
+# Step versions as of 0.1.0, whatever was raised since.
 FIRST = {name: replace(step, version=1) for name, step in STEPS.items()}
 ROOT = Path(__file__).parents[2]
 AS_IT_WAS = ["evaluation.rivals=[]"]
@@ -27,7 +27,7 @@ LEDGER = ROOT / "tests" / "fixtures" / "lake_0_1_0" / "ledger.json"
 
 @pytest.fixture
 def rows():
-    """The ledger as `make demo` of 0.1.0 left it; a fingerprint and the files' state by step and day."""
+    """The ledger that `make demo` of 0.1.0 left: by step and day a fingerprint and the state of the files."""
     recorded = json.loads(LEDGER.read_text())
     return {
         (step, date.fromisoformat(day)): Recorded(
@@ -39,7 +39,7 @@ def rows():
 
 
 def demo(tmp_path, *settings):
-    """The demo's config as it was; its raw files are gone, so that they count as they were when they were read."""
+    """The demo's config as of 0.1.0. The raw files are missing, so they count as unchanged since they were read."""
     return load_config(ROOT / "conf" / "demo.yaml", [*AS_IT_WAS, f"ingest.path={tmp_path}", *settings])
 
 
@@ -136,7 +136,7 @@ def test_an_unknown_step_cannot_be_accepted(tmp_path, rows):
 
 @pytest.mark.process
 def test_a_release_of_the_package_makes_no_day_another(tmp_path):
-    """In a process of its own, so that nothing has looked at the version before it changes."""
+    """The package's version does not count. Runs in a separate process, where nothing has read the version before."""
     code = (
         "import learn_spark; learn_spark.__version__ = '9.9.9'\n"
         "from datetime import date\n"

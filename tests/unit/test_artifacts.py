@@ -1,4 +1,4 @@
-"""Copies of a store's artifacts on several machines, which here are several cache folders."""
+"""Copies of a store's artifacts on several machines, simulated by several cache folders."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def root(object_store: ObjectStore, monkeypatch) -> Location:  # noqa: F811
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch):
-    """Another machine, or another process on the same one."""
+    """A function that switches to another machine, or to a new process on the same one."""
 
     def start(name: str) -> None:
         for mirror in artifacts._mirrors.values():
@@ -130,7 +130,7 @@ def test_a_block_that_changed_or_is_gone_is_named(root, machine):
 def test_work_that_is_not_published_stays_unless_the_store_has_gone_on(root, machine):
     folder = write(Artifacts(root).path("matrix", "m"), meta=b"1", vectors=b"v" * 1500)
     Artifacts(root).publish()
-    machine("one")  # a task, or a reader, beside a run that extends the matrix
+    machine("one")  # a task or reader, while a run extends the matrix
     write(folder, vectors=b"v" * 2500)
     (folder / "meta").unlink()
     assert content(Artifacts(root).path("matrix", "m")) == {"meta": b"1", "vectors": b"v" * 2500}
@@ -139,7 +139,7 @@ def test_work_that_is_not_published_stays_unless_the_store_has_gone_on(root, mac
     theirs = Artifacts(root).path("matrix", "m")
     assert content(theirs) == content(folder)
     machine("one")
-    write(folder, vectors=b"lost" * 1000)  # a run that was killed, while another machine goes on
+    write(folder, vectors=b"lost" * 1000)  # a run that was killed, while another machine continues
     machine("two")
     write(theirs, vectors=b"w" * 3500, meta=b"2")
     Artifacts(root).path("matrix", "m")

@@ -46,7 +46,7 @@ def run(tmp_path: Path, bench: Benchmark, *arguments: str) -> tuple[int, Result 
 
 
 def runs_of(seconds: dict[str, dict[float, list[float]]]) -> Runs:
-    """Rounds 0, 1, … of each contender and size."""
+    """Runs in rounds 0, 1, … of each contender and size."""
     return Runs(
         [
             Run(size, number, name, peak_mb=1, seconds=value)

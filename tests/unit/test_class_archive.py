@@ -1,4 +1,4 @@
-"""When a JVM that starts may map the archive of classes, and how it is told to."""
+"""When a new JVM may map the class archive, and the options that make it do so."""
 
 import os
 import sys
@@ -61,7 +61,7 @@ def test_the_environment_is_as_before_once_the_jvm_runs(home: Path, monkeypatch:
 
 
 def test_make_setup_has_made_the_archive() -> None:
-    """`make setup` goes on without it, or with a part of it, and nobody would see that every start is slower."""
+    """`make setup` does not fail without a complete archive, so nobody would notice that every start is slower."""
     log = Path(sys.prefix, "classes.log")
     if not log.is_file():
         pytest.skip("no environment that `make setup` made")

@@ -1,4 +1,4 @@
-"""The systems that can be compared, their specs, and the table and page of their figures."""
+"""The systems that can be compared, their specs, and the table and HTML page of their figures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a wrong config gets: one line that names the key, before any work."""
+"""A wrong config gives an error of one line that names the key, before any work."""
 
 import importlib.util
 import json
@@ -115,7 +115,7 @@ def test_every_key_has_one_explanation(script):
 
 
 def places(value, of):
-    """Dotted keys of a config whose last part is one of `of`."""
+    """The dotted keys of a config whose last part is one of `of`."""
     for key, inner in value:
         yield from [key] if key in of else []
         if isinstance(inner, BaseModel):
@@ -378,7 +378,7 @@ def test_event_types_have_codes_in_the_order_of_the_lists():
 
 
 def test_keys_that_came_later_change_no_fingerprint():
-    """A lake that was made before there were such keys is what it was; a value in one of them makes another."""
+    """Keys that were added later do not change a lake's identity at their defaults; other values do."""
     plain, mapping = identity(IngestSettings()), IngestSettings().mapping
     assert not IngestSettings.LATER & set(plain) and not {"origin", "clock", "clock_unit"} & set(
         plain["mapping"]["event_ts"]

@@ -1,4 +1,4 @@
-"""The markers of cost: who starts a process without one fails, and the slow files come first."""
+"""The markers of cost: a test that starts a process without one fails, and slow files come first."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ CALLS = {
 
 
 def run_pytest(folder: Path, *arguments: str, **files: str) -> subprocess.CompletedProcess:
-    """Files of tests by name, with this project's plugin and markers."""
+    """Runs pytest on the given test files, with this project's plugin and markers."""
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(HEAD + text)
     command = [sys.executable, "-m", "pytest", "-q", "-c", "pyproject.toml", "--rootdir", str(folder)]

@@ -1,6 +1,6 @@
 """Cuts in numpy agree with naive loops on made-up logs: ties, one event, empty sides, sub-second times, any order.
 
-A tie's last bits are the event's type, where types are kept.
+If event types are kept, the last bits of a tie are the type.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +25,7 @@ BASE = datetime(2011, 5, 28)
 
 @st.composite
 def logs(draw):
-    """(user, time, tie, item, side), ties in time and equal events included."""
+    """Events (user, time, tie, item, side), some at the same time."""
     event = st.tuples(
         st.sampled_from(USERS),
         st.one_of(
@@ -48,7 +48,7 @@ def seconds_of(day):
 
 
 def packed(log):
-    """As Spark packs them."""
+    """The events in the packed form that Spark gives them."""
     seconds, micros = zip(*(divmod(micros_of(ts), 1_000_000) for _, ts, _, _, _ in log), strict=True)
     pairs = zip(log, seconds, micros, strict=True)
     rows = [
@@ -109,7 +109,7 @@ def test_history_and_targets_are_those_of_naive_loops(log, length, days):
 @settings(deadline=None, max_examples=200)
 @given(logs(), st.integers(1, 6))
 def test_a_stored_history_and_new_events_give_what_the_whole_log_gives(log, length):
-    """The state before a day, whatever the day, holds all that later histories need."""
+    """The stored histories of any day hold everything that later histories need from before it."""
     log = [entry for entry in log if entry[4] & HISTORY]
     old = [entry for entry in log if entry[1].date() < AS_OF]
     new = [entry for entry in log if entry[1].date() >= AS_OF]

@@ -1,4 +1,4 @@
-"""What the pages promise: tables that the results' JSON gives, links and anchors that exist, a README to be read."""
+"""The documentation: its tables match the results' JSON, links and anchors exist, and the README is short."""
 
 import importlib.util
 import json

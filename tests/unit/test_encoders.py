@@ -38,7 +38,7 @@ def test_encoder_id_depends_on_what_a_vector_depends_on(config: Config) -> None:
 
 
 def test_who_sets_no_layer_keeps_ids_and_fingerprints(config: Config) -> None:
-    """The id was written down before there was such a key; the last layer is the same encoder by another name."""
+    """The expected id is older than the key `layer`; naming the last layer explicitly gives the same encoder."""
     assert encoder_id(config) == encoder_id(with_embedding(config, layer=6)) == "bert-6x384-30717b004057"
     assert "layer" not in identity(config.embedding)
     assert identity(with_embedding(config, layer=3).embedding)["layer"] == 3

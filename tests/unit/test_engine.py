@@ -1,4 +1,4 @@
-"""What decides whether Comet works below Spark, before any session is there."""
+"""What decides, before there is a session, whether Spark runs with Comet."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SENT = {"spark.jars.packages": COMET}
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Linux with Spark 4.1, and Spark's folder of jars with Comet's; the folder."""
+    """Simulates Linux with Spark 4.1 and Comet's jar in Spark's folder of jars; gives that folder."""
     monkeypatch.setattr(engine.platform, "system", lambda: "Linux")
     monkeypatch.setattr(engine.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(pyspark, "__version__", "4.1.1")

@@ -1,4 +1,4 @@
-"""The schedulers' examples hold commands that this version understands, and act on its exit codes."""
+"""The examples for schedulers use commands that this version understands, and react to its exit codes."""
 
 import ast
 import re
@@ -53,7 +53,7 @@ def test_a_user_and_500_candidates_are_scored_without_this_project(tmp_path, run
 
 
 class _Airflow:
-    """The three names that the DAG takes from Airflow, which is no dependency: decorators that keep functions."""
+    """Stubs for the names that the DAG imports from Airflow, which is no dependency; the decorators keep functions."""
 
     class Fail(Exception):
         pass

@@ -1,4 +1,4 @@
-"""A folder of a store as a machine has it."""
+"""A machine's local copy of a folder in a store."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

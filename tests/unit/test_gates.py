@@ -1,4 +1,4 @@
-"""Gates and figures of embedding health, against values that can be worked out by hand."""
+"""Gates and figures of embedding health, against values worked out by hand."""
 
 from dataclasses import replace
 from datetime import date, timedelta
@@ -112,7 +112,7 @@ def release_of(own: dict[date, int], taken_over: dict[date, int] | None = None) 
     [
         ({DAYS[3]: 90}, []),
         ({DAYS[3]: 1}, ["users_of_new_days"]),  # a day with 1% of the usual rows
-        ({DAYS[3]: 0}, []),  # nobody came: whether that may be is asked where the day is loaded
+        ({DAYS[3]: 0}, []),  # no users at all: ingest decides whether such a day is allowed
         ({DAYS[2]: 80}, ["users_of_days_made_again"]),
         ({DAYS[2]: 101, DAYS[3]: 100}, []),
         ({DAYS[0]: 0}, ["users_of_days_made_again"]),

@@ -1,4 +1,4 @@
-"""The GPU benchmark, at a size that a CPU runs in a second."""
+"""The GPU benchmark of the encoder, at a size that a CPU runs in a second."""
 
 import json
 from pathlib import Path

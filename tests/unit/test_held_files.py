@@ -1,4 +1,4 @@
-"""Files beside the tables that hold somebody who is forgotten: what is found, what goes, what is made anew."""
+"""Files beside the tables that hold forgotten users: which are found, which are deleted, which are made again."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_vector_is_zeros_in_a_new_file_and_the_old_one_is_gone(tmp_path: Path)
     folder = lake.artifacts.path("matrix", "minilm")
     folder.mkdir(parents=True)
     vectors = np.arange(1, 13, dtype="<f2").reshape(4, 3)
-    for name in ("vectors-1.f16", "vectors-2.f16", "vectors-3.f16"):  # the last one by a sweep that was killed
+    for name in ("vectors-1.f16", "vectors-2.f16", "vectors-3.f16"):  # the last one by a killed sweep
         (folder / name).write_bytes(vectors.tobytes())
     blocks = tuple(block_digests(folder / "vectors-2.f16", 4, 3, [0]))
     about = {"rows": 4, "dim": 3, "dtype": "float16", "encoder_id": "e", "texts": 7, "vectors": "vectors-2.f16"}

@@ -1,4 +1,4 @@
-"""Configs that are wrong on purpose, or hostile: each is refused in one line, with exit code 2, within a second."""
+"""Deliberately wrong or hostile configs: each is refused quickly, in one line, with exit code 2."""
 
 import time
 from pathlib import Path
@@ -145,12 +145,12 @@ SETS = (
 
 
 def refused(file: Path, *overrides: str) -> str:
-    """The one line that a config gets, quickly."""
+    """The one-line error of a config, which must come within seconds."""
     began = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         load_config(file, overrides)
     said = str(caught.value)
-    assert time.monotonic() - began < 5  # a slow pattern takes minutes
+    assert time.monotonic() - began < 5  # a slow pattern would take minutes
     assert caught.value.exit_code == 2 and "\n" not in said and len(said) < 1000
     return said
 

@@ -1,7 +1,8 @@
-"""The import rules of docs/architecture.md: which room of the house may use what.
+"""The import rules of docs/architecture.md: which package ("room") may import what.
 
 The torch side (`models`) and the Spark side (`learn_spark`) run as separate processes, on machines that may
-lack the other's packages; sessions and storage have one door each. New modules are found by themselves.
+lack the other's packages. Sessions and storage are accessed through one module each. New modules are checked
+automatically.
 """
 
 import ast
@@ -16,8 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_SIDE = {"pyspark", "delta", "mlflow", "learn_spark"}
 TORCH_SIDE = {"torch", "transformers", "sentence_transformers", "petastorm"}
-CONTRACT = {"models.contract"}  # what the two sides hand each other: needs neither
-# The rooms of each side, lowest floor first: a module imports from its own room and from those before it.
+CONTRACT = {"models.contract"}  # what the two sides exchange; it needs neither of them
+# The packages ("rooms") of each side, lowest layer first. A module may import from its own room and from lower ones.
 FLOORS = {
     "models": (
         *("contract", "layers", "metrics", "data", "encoder", "towers", "baselines", "saved", "evaluation", "export"),
@@ -63,7 +64,7 @@ def module_name(path: Path) -> str:
 
 
 def belongs(module: str, rooms: set[str]) -> bool:
-    """Whether the module is one of the rooms or inside one."""
+    """Whether the module is one of these packages or inside one."""
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
@@ -84,7 +85,7 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run when the module is imported: nothing inside functions."""
+    """All nodes that run when the module is imported, so none inside functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_type_checkers(child):
             continue
@@ -128,7 +129,7 @@ def broken_rules(module: str, source: str) -> list[str]:
 
 
 def upward_imports(module: str, source: str) -> list[str]:
-    """`line: what` for every import, also inside functions, of a room above the module's own."""
+    """`line: what` for every import, also inside functions, of a higher room than the module's own."""
     package, *rest = module.split(".")
     if package not in FLOORS or not rest:
         return []
@@ -159,10 +160,10 @@ def test_every_room_stands_on_a_floor(package: str) -> None:
 
 
 def names_that_stand_twice(modules: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Names of files and of classes that more than one module has, with these modules.
+    """Names of files and classes that occur more than once, with the modules that have them.
 
     Args:
-        modules: path and source of each. `job.py`, a stage's entry, and `__init__.py` are no names.
+        modules: path and source of each. The file names `job.py` (a stage's entry) and `__init__.py` may repeat.
     """
     found = defaultdict(list)
     for path, source in modules:

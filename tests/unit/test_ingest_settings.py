@@ -1,4 +1,4 @@
-"""What a wrong ingest section gets: one line that names the key; and which files belong to which day."""
+"""A wrong ingest section gives an error of one line that names the key; which files belong to which day."""
 
 import bz2
 import gzip
@@ -270,7 +270,7 @@ def test_thin_days():
     assert thin_days(usual | {eighth: 50}, [eighth], 0.05) == {eighth: 1003}
     assert thin_days(usual | {eighth: 51}, [eighth], 0.05) == {}
     assert thin_days(usual | {eighth: 9, ninth: 9}, [ninth, eighth], 0.05) == {eighth: 1003, ninth: 1002.5}
-    assert thin_days(usual, [date(2024, 1, 7)], 0.9999) == {}  # six days say little
+    assert thin_days(usual, [date(2024, 1, 7)], 0.9999) == {}  # six days are too few to judge by
     assert thin_days(usual | {(late := date(2024, 2, 5)): 1}, [late], 0.05) == {}  # too long ago
     assert thin_days(usual | {eighth: 0}, [eighth], 0.05) == {eighth: 1003}  # lines, but none usable
 
@@ -310,7 +310,7 @@ LIMIT = 1024
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 @pytest.mark.parametrize("place", [0, 1, 500, 3000])
 def test_a_line_that_is_too_long_is_named(tmp_path, end, place):
-    """Whatever stands around it; one of just so many bytes is read."""
+    """It is found wherever it is in the file; a line of exactly the limit is read."""
     settings, path = make_config(tmp_path).ingest, tmp_path / "a.csv"
     for length, problem in ((LIMIT, ""), (LIMIT + 1, "line too long")):
         lines = [b"a,b"] * place + [b"x" * length] + [b"c,d"] * 2000
@@ -319,7 +319,7 @@ def test_a_line_that_is_too_long_is_named(tmp_path, end, place):
         assert found.split(":")[0] == problem
         assert not problem or f": line {place + 1:,} has 1,025 bytes" in found
         assert not problem or found.endswith(", more than the 1,024 of ingest.gates.max_line_bytes")
-    path.write_bytes(b"a,b" + end + b"x" * (LIMIT + 1))  # without an end
+    path.write_bytes(b"a,b" + end + b"x" * (LIMIT + 1))  # without a line end
     assert check_file(str(path), settings, LIMIT).problem.startswith("line too long")
 
 

@@ -16,7 +16,7 @@ from tests.builders.transfer import upload
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of a log and a catalogue, in a working directory of its own."""
+    """A folder with a log and a catalogue; the working directory is another new folder."""
     rows = (
         (f"a{e.user}", f"c{e.user % 7}", f"{e.item:05}", f"{e.time:%d/%m/%Y %H:%M}", e.kind) for e in field_events()
     )
@@ -31,7 +31,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shop_in_a_store(shop: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:  # noqa: F811
-    """The same folder in a bucket, which the environment leads to."""
+    """The same folder in a bucket, reached by environment variables."""
     for name, value in {**object_store.environment, "LEARN_SPARK_CACHE": f"{tmp_path}/cache"}.items():
         monkeypatch.setenv(name, value)
     return upload(shop, object_store.bucket() / "raw" / "shop")
@@ -63,7 +63,7 @@ def test_yes_writes_a_config_counts_the_files_and_names_the_next_command(
 def test_answers_change_what_was_found(
     shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the logs are; another user; an unknown column is asked for again; no catalogue; carts are the targets."""
+    """Answers: the logs' path, another user column, an unknown column (asked again), no catalogue, other targets."""
     answers(monkeypatch, str(shop), "account_no", "", "", "nonsense", "", "n", "cart, view")
     assert main(["init", "--out", "mine.yaml"]) == 0
     said = capsys.readouterr().out

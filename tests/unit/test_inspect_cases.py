@@ -1,4 +1,4 @@
-"""`inspect` on the logs that people have: what it takes each file and column for. Every case is one that was met."""
+"""`inspect` on real-world logs: what it takes each file and column for. All cases have occurred in practice."""
 
 import bz2
 import gzip
@@ -23,7 +23,7 @@ Inspect = Callable[[Path], tuple[Config, str]]
 
 @pytest.fixture
 def inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspect:
-    """The config that `inspect` writes, which is valid, and what it said."""
+    """A function that runs `inspect` and returns the config that it writes, and its output."""
 
     def run(path: Path) -> tuple[Config, str]:
         out = tmp_path / "first.yaml"
@@ -37,7 +37,7 @@ def inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspect:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
-    """The one line that ends an `inspect` with exit code 2."""
+    """A function that returns the one line with which `inspect` fails, with exit code 2."""
 
     def run(path: Path) -> str:
         assert main(["inspect", "--path", str(path)]) == 2
@@ -48,12 +48,12 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
 
 
 def columns(config: Config) -> dict[str, str | None]:
-    """The mapped columns by role."""
+    """The columns that the mapping names, by role."""
     return {name: field.column for name, field in config.ingest.mapping.named().items()}
 
 
 def item_columns(config: Config) -> dict[str, str | None]:
-    """Those of the catalogue."""
+    """The columns that the catalogue's mapping names, by role."""
     assert config.ingest.items is not None
     return {name: field.column for name, field in config.ingest.items.mapping.named().items()}
 
@@ -204,7 +204,7 @@ def test_sessions_with_lists_of_events(tmp_path: Path, inspect: Inspect) -> None
 
 
 def test_lists_of_shown_items_with_their_labels(tmp_path: Path, inspect: Inspect) -> None:
-    """MIND: no header, a line per page with what was read before and what was shown; the news in a table beside it."""
+    """MIND: no header; a line per page with the articles read before and those shown; the news are in another table."""
     rows = (
         (n, f"U{e.user}", f"{e.time.month}/{e.time.day}/{e.time.year} {e.time:%I:%M:%S %p}", "N1 N2")
         + (f"N{e.item}-1 N{(e.item + 7) % 60}-0 N{(e.item + 9) % 60}-0",)
@@ -238,7 +238,7 @@ def test_files_named_by_their_kind_of_event_are_sources_of_one_log(tmp_path: Pat
 
 
 def test_folders_named_by_their_kind_of_event(tmp_path: Path, inspect: Inspect) -> None:
-    """Daily files of equal columns: their times are no ids that join one another."""
+    """Daily files with the same columns: their times must not be taken for ids that join the files."""
     for day in range(DAYS):
         for folder, kinds in (("views", ("view", "cart")), ("orders", ("purchase",))):
             own = [e for e in field_events() if (e.time - START).days == day and e.kind in kinds]
@@ -363,7 +363,7 @@ def test_excel_in_europe(tmp_path: Path, inspect: Inspect) -> None:
 
 
 def test_csv_dialects(tmp_path: Path, inspect: Inspect) -> None:
-    """As Spark and Hive write it, as TSV mostly is, and with line breaks within quotes."""
+    """csv as Spark and Hive write it, common TSV, and csv with line breaks within quotes."""
     events = field_events()
     names = ("user", "item", "time", "title")
 
@@ -391,7 +391,7 @@ def test_date_and_clock_in_two_columns(tmp_path: Path, inspect: Inspect) -> None
 
 
 def test_ids_without_names_by_how_they_repeat(tmp_path: Path, inspect: Inspect) -> None:
-    """A row's own id stands first, artist and track determine their names: the track is the item."""
+    """The first column is a row id; artist ids and track ids determine names. The track is the item."""
     rows = (
         (f"r{n:06}", f"user_{e.user:03}", f"{e.time:%Y-%m-%dT%H:%M:%SZ}", f"a{e.item % 8}", FIRST_NAMES[e.item % 8])
         + (f"t{e.item:04}", e.title)
@@ -477,7 +477,7 @@ def test_what_inspect_cannot_read_ends_in_one_line_with_the_way_out(
 
 
 def test_kinds_of_event_without_items_are_not_wanted(tmp_path: Path, inspect: Inspect) -> None:
-    """An app's stream: most of it is no matter of items, and the gate for rejects need not open for that."""
+    """An app's event stream, half without items: these kinds are ignored, so the gate for rejects stays strict."""
     rows = [(f"u{e.user}", f"i{e.item}", f"{e.time:%Y-%m-%dT%H:%M:%SZ}", e.kind, e.title) for e in field_events()]
     rows += [(user, "", time, ("page_view", "login")[n % 2], "") for n, (user, _, time, *_) in enumerate(rows)]
     names = ("user_id", "item_id", "ts", "event", "title")

@@ -1,4 +1,4 @@
-"""`inspect` on anything: a config and exit code 0, or one line and exit code 2, with a config where windows fail."""
+"""`inspect` on any input: a config and exit code 0, or one line and exit code 2 (with a config if windows fail)."""
 
 import bz2
 import gzip
@@ -132,7 +132,7 @@ def test_a_path_that_is_anything(
 
 
 def test_a_folder_of_anything_beside_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be read is left out by name and hides no log."""
+    """Unreadable files are named and left out, and the log is still found."""
     folder = tmp_path / "logs"
     folder.mkdir()
     (folder / "log.csv").write_bytes(LONG)
@@ -147,7 +147,7 @@ def test_a_folder_of_anything_beside_a_log(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_damage_at_any_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes cut out, doubled and replaced, in each format."""
+    """Cuts out, doubles and replaces bytes, in each format."""
     chance = random.Random(3)
     event = {"user": "u", "item": "i", "time": "2024-01-01 10:00:00", "title": "A"}
     lines = b"".join(json.dumps(event | {"user": str(user)}).encode() + b"\n" for user in range(20))

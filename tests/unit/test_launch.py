@@ -1,4 +1,4 @@
-"""The trainer's process: what its exit codes become, what is reused, and where `models` is found."""
+"""The trainer's process: the errors that its exit codes become, what is reused, and where `models` is found."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ SMALL = {"batch_size": 32, "epochs": 1, "run": {"threads": 1}}
 
 @pytest.fixture
 def absent(tmp_path: Path) -> CVRSpec:
-    """A spec whose snapshots are not there."""
+    """A spec with missing snapshots."""
     return CVRSpec(train_snapshot=tmp_path / "no", val_snapshot=tmp_path / "no", out_dir=tmp_path / "cvr", train=SMALL)
 
 
@@ -55,7 +55,7 @@ def test_a_typo_in_a_spec_fails_where_it_is_typed(tmp_path: Path) -> None:
 
 
 def test_the_process_reads_what_was_written(absent: CVRSpec) -> None:
-    """Of a config's section that holds more than the spec's, the process is told the spec's alone."""
+    """If a config's section has more keys than the spec's class, the process gets only those of the spec's class."""
     stream = StreamSettings(reader="arrow", rows_per_file=7)
     spec = CVRSpec(**absent.told() | {"stream": stream}, out_dir=absent.out_dir)
     read = CVRSpec.load(write_spec(spec))
@@ -86,11 +86,11 @@ def test_what_a_user_can_mend_is_a_config_error_of_one_line(
     "launch", [LAUNCHES[0], pytest.param(LAUNCHES[1], marks=pytest.mark.long)], ids=["process", "torchrun"]
 )
 def test_a_fault_of_the_program_is_one_line_and_a_log_with_the_traceback(tmp_path: Path, launch: Launch) -> None:
-    """Here: users of another width are validated on than trained on, which only the matrix product notices."""
+    """Example: user vectors differ in width between training and validation, which only the matrix product notices."""
     train = write_snapshot(tmp_path / "train", pairs_table(200, width=6))
     val = write_snapshot(tmp_path / "val", pairs_table(200, width=8))
     spec = CVRSpec(train_snapshot=train, val_snapshot=val, out_dir=tmp_path / "cvr", train=SMALL)
-    for _ in range(2):  # what the first start left does not change what the second says
+    for _ in range(2):  # files of the first run must not change the second run's error
         with pytest.raises(LearnError) as raised:
             run_trainer(spec, launch)
         assert type(raised.value) is LearnError
@@ -154,7 +154,7 @@ def test_models_is_found_beside_us_and_in_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as files:
         for path in [*ROOT.glob("learn_spark/**/*.py"), *ROOT.glob("models/**/*.py")]:
             files.write(path, path.relative_to(ROOT))
-    (tmp_path / "models").mkdir()  # a folder of this name in the working directory must not win
+    (tmp_path / "models").mkdir()  # a folder of this name in the working directory must not be imported
     (tmp_path / "models" / "__init__.py").write_text("raise RuntimeError('wrong models')")
     code = (
         f"import sys, json; sys.path.insert(0, {str(archive)!r})\n"

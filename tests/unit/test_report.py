@@ -23,7 +23,7 @@ def page():
 
 
 def test_figures_that_were_recorded_before_trials_had_seeds_of_their_own_are_shown():
-    """As the page of a refused night on a lake that an earlier version evaluated."""
+    """Such figures are on the page of a refused night on a lake that an earlier version evaluated."""
     recorded = figures.summary()
     recorded["ranker"] = {name: value for name, value in recorded["ranker"].items() if name != "trial_seeds"}
     told = render(recorded, figures.recorded(), figures.RELEASE, "lake: {root: /lake}\n")

@@ -1,4 +1,4 @@
-"""What the outer shell promises: declared dependencies, a portable lock, a pinned data set."""
+"""The project's scaffold: declared dependencies, a portable lock file, a pinned data set."""
 
 import ast
 import importlib.metadata
@@ -18,7 +18,7 @@ LOCKS = ("constraints.txt", "constraints-4.0.txt", "constraints-petastorm.txt")
 
 
 def declared() -> dict[str, list[str]]:
-    """The literal lists of setup.py by name, the extras under theirs."""
+    """The literal lists in setup.py by name; extras by their own names."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
@@ -47,7 +47,7 @@ def test_every_import_is_declared() -> None:
 
 
 def lock(name: str) -> dict[str, str]:
-    """Package to version."""
+    """The lock file's versions by package."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[\w.+]+( ; .+)?", line)] == []  # no address
     return dict(line.split(" ;")[0].split("==") for line in lines)
@@ -61,7 +61,7 @@ def test_locks_name_every_requirement_and_versions_that_fit() -> None:
         "4.1": "4.1.0",
         "4.0": "4.0.1",
     }
-    assert petastorm.items() <= old.items()  # what it was tested with
+    assert petastorm.items() <= old.items()  # the versions that it was tested with
 
 
 def test_all_days_of_the_demo_data_are_there() -> None:

@@ -1,4 +1,4 @@
-"""Secrets of a config: what is one, where a text has it, and what is shown instead."""
+"""Secrets of a config: what counts as one, where a text holds it, and what is shown instead."""
 
 import logging
 from pathlib import Path

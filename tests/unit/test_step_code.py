@@ -1,4 +1,4 @@
-"""No stage's code changes unnoticed: its version is raised, or it is said that rows do not change."""
+"""No step's code changes unnoticed: its version must be raised, or a note must say that rows do not change."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Places in a store, against a server that speaks S3."""
+"""Locations in a store, tested against an S3 server."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/tables.md says what the contracts say."""
+"""docs/tables.md matches the contracts."""
 
 import importlib.util
 from pathlib import Path

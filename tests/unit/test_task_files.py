@@ -1,4 +1,4 @@
-"""What tasks make, on this machine and on others, is what the driver gathers; so are the rows of a content matrix."""
+"""The driver collects exactly the files and matrix rows that tasks make, on this machine and on others."""
 
 import pickle
 from dataclasses import replace
@@ -25,7 +25,7 @@ def root(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def elsewhere(files: TaskFiles) -> TaskFiles:
-    """As a task on another machine has it."""
+    """The object as a task on another machine gets it."""
     there = pickle.loads(pickle.dumps(files))
     return replace(there, folder=Path("/of/the/driver", there.folder.name))
 

@@ -1,4 +1,4 @@
-"""The torch side's tests run on a machine that has neither Java nor the Spark side's packages, and with Petastorm."""
+"""The torch side's tests run without Java and the Spark side's packages, and with Petastorm."""
 
 import importlib.util
 import os
@@ -29,7 +29,7 @@ def test_all_are_found_and_readers_trainings_and_figures_pass() -> None:
     bare["PATH"] = str(Path(sys.executable).parent)
     assert shutil.which("java", path=bare["PATH"]) is None
     if importlib.util.find_spec("petastorm") is None:
-        bare["PYTHONPATH"] = str(Path(sys.prefix) / "petastorm")  # as a training's process has it
+        bare["PYTHONPATH"] = str(Path(sys.prefix) / "petastorm")  # as in a training's process
     chosen = ["-m", "not process", "-k", " or ".join(f"test_{name}.py" for name in RUN)]
     command = [sys.executable, "-c", ALONE, "tests/unit/models", *chosen]  # all files are imported, whatever is chosen
     done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=600)

@@ -1,4 +1,4 @@
-"""Tracking with the real MLflow on SQLite, and with a server that is not there."""
+"""Tracking with the real MLflow on SQLite, and with an unreachable server."""
 
 import json
 import shutil

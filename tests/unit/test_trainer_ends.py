@@ -1,4 +1,4 @@
-"""Trainers that are really killed, or whose starter is: nothing lives on, and no two write one folder."""
+"""Trainers that are really killed, or whose starter is: no process is left, and no two write to the same folder."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def spec(tmp_path: Path) -> CVRSpec:
 
 
 def trainers(spec: CVRSpec) -> list[psutil.Process]:
-    """Processes that live and name the spec."""
+    """Living processes whose command line names the spec."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         if f"{spec.out_dir}/spec.json" in (process.info["cmdline"] or []) and process.info["status"] != "zombie":
@@ -81,7 +81,7 @@ def test_a_trainer_ends_with_its_starter(spec: CVRSpec, launcher: str, number: s
         starter.send_signal(number)
         assert starter.wait(15) == -number
         assert all_end(spec)
-    with only_writer(spec.out_dir, patience=2):  # a dying process loses its name before its files
+    with only_writer(spec.out_dir, patience=2):  # a dying process loses its command line before its locks
         assert not list(spec.out_dir.glob(".*.partial"))
 
 
@@ -102,7 +102,7 @@ def test_a_trainer_that_is_interrupted_says_so_in_a_line(spec: CVRSpec) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_full_disk_is_try_again_later(spec: CVRSpec, ranks: int) -> None:
-    """On a file system of 64 KiB, which holds the spec and not the model."""
+    """The file system has 64 KiB, enough for the spec but not for the model."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if ranks > 1 else []
     trainer = [sys.executable, "-m", *torchrun, "models", spec.command, "--spec", f"{spec.out_dir}/spec.json"]
     write_spec(spec)

@@ -1,4 +1,4 @@
-"""Errors on the terminal: a line that says what failed, and a file with the whole of it."""
+"""Errors on the terminal: one line that says what failed, and a file with the whole error."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ def raised(error: Exception) -> Exception:
 
 
 def in_line(tmp_path: Path, error: Exception) -> tuple[LearnError, str]:
-    """The line of an error, and what the file holds that it names."""
+    """The one-line error, and the content of the file that it names."""
     call = Call("run_backfill", Namespace(config=CONFIG, set=[f"output.dir={tmp_path}"]))
     assert call.config
     found = in_a_line(raised(error), call.keep)

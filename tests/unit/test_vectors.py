@@ -1,4 +1,4 @@
-"""Vectors that are not as they should be, neighbours, pace, GPUs in the wrong place; no Spark."""
+"""Bad vectors, neighbours, pace, and misplaced GPUs; without Spark."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def test_recorded_days_of_windows_that_have_moved_on_have_fingerprints():
-    """A ledger has the days of all retrains; each is held against what it would be made from today."""
+    """A ledger has the days of all retrains; each is compared with the fingerprint that it would have now."""
     config = load_config(CONF / "test.yaml")
     expected, windows = Fingerprints(config, STEPS), config.windows
     for name in STEPS:

@@ -1,4 +1,4 @@
-"""What a Python worker of Spark keeps: it is not looked through again, and what has changed is seen."""
+"""What Spark's Python workers keep: kept objects are not scanned again, and changed files are noticed."""
 
 import gc
 import importlib
@@ -33,7 +33,7 @@ def test_a_loaded_model_and_its_libraries_are_not_looked_at_again(tmp_path: Path
 
 
 class Held:
-    """Holds itself, as only the collector can free it."""
+    """Refers to itself, so that only the garbage collector can free it."""
 
     def __init__(self) -> None:
         self.me = self

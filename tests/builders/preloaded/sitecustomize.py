@@ -1,5 +1,5 @@
-"""On the path of the tests' session: the process that Spark forks its Python workers from loads once what all of them
-would, as they end with each error and each idle minute; nothing else that starts with this path loads anything."""
+"""Preloads libraries in the process from which Spark forks its Python workers, which end after each error and each idle
+minute and would load them again. It is on the path of the tests' session; other processes load nothing here."""
 
 import sys
 

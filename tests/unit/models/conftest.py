@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    """A command sets torch's number of threads for its process, which here is everybody's."""
+    """Restores torch's number of threads, because a command sets it for the whole process, here that of all tests."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Alternating least squares against the equations of a row, written out; files, training, histories."""
+"""Alternating least squares against the written-out equations of a row; files, training, histories."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def rng():
 
 
 def of_row(other_JK, own, config=CONFIG):
-    """x of a row that has the others `own`, by the paper's equations with all weights written out."""
+    """Factors x of a row that has the rows `own` of the other side, by the paper's equations with all weights."""
     if not len(own):
         return np.zeros(config.d_model)
     weight_J, wanted_J = np.ones(len(other_JK)), np.zeros(len(other_JK))
@@ -41,7 +41,7 @@ def loss_of(user_UK, item_IK, has_UI, config=CONFIG):
 
 
 def groups(rng, users=60, items=21):
-    """Who has what: two groups of users with items of their own, and item 0, padding, nobody's."""
+    """Which user has which item: two groups of users with separate items; nobody has item 0, padding."""
     is_even_U, is_even_I = np.arange(users) % 2 == 0, np.arange(items) % 2 == 0
     has_UI = (is_even_U[:, None] == is_even_I) & (rng.random((users, items)) < 0.4)
     has_UI[:, 0] = False
@@ -88,7 +88,7 @@ def test_a_history_is_solved_by_its_known_items_whatever_their_order_and_repeats
 
 
 def test_users_are_those_of_sparks_als_and_the_best_of_four_starts_fits_as_well():
-    """A reference that knows nothing of ours: Spark's factors of the same pairs, by the same alpha and penalty."""
+    """The independent reference are Spark's factors of the same pairs, with the same alpha and penalty."""
     told = json.loads((FIXTURES / "spark_als.json").read_text())
     config, theirs = ALSConfig(d_model=4, alpha=5.0, regularization=0.05, iterations=12), np.array(told["user_factors"])
     has_UI = np.array([np.isin(np.arange(21), own) for own in told["users"]], float)
@@ -100,7 +100,7 @@ def test_users_are_those_of_sparks_als_and_the_best_of_four_starts_fits_as_well(
     items = model.embed_items(np.arange(21))
     np.testing.assert_allclose(model.embed_users(hist_BH, length_B), theirs, atol=1e-4)
     ours = []
-    for seed in range(4):  # they end in different valleys
+    for seed in range(4):  # they end in different local minima
         model.begin(by_user.T.tocsr(), seed)
         for _ in range(config.iterations):
             model.iterate(by_user, by_user.T.tocsr())

@@ -1,4 +1,4 @@
-"""Batches by length, and what happens where memory runs out."""
+"""Batches by length, and what happens when memory runs out."""
 
 import threading
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def encoder(tmp_path: Path) -> Encoder:
 
 
 def run_out_above(encoder: Encoder, tokens: int, seen: list[int]) -> None:
-    """The model raises torch's own error for more padded tokens than fit."""
+    """Makes the model raise torch's out-of-memory error for more than `tokens` padded tokens."""
 
     def check(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         seen.append(kwargs["input_ids"].numel())

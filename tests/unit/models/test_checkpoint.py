@@ -14,7 +14,7 @@ WRONG_SIZES = (None, "6", -1, 6.0, True, [6], {}, 10**30)
 
 
 def unsealed(config):
-    """What config.json says, as an earlier release wrote it: without digests."""
+    """The values of config.json without digests, as earlier versions wrote it."""
     about = json.loads(config.read_text())
     return {key: value for key, value in about.items() if key not in ("digest", "weights_sha256")}
 

@@ -1,4 +1,4 @@
-"""Item codes: the codebook against a naive one, its file, and what generative rankers get."""
+"""Item codes: the codebook against a naive one, its file, and the export for generative rankers."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def codebook(vectors):
 
 
 def test_codes_are_those_of_the_nearest_centroids(vectors, codebook):
-    codes = codebook.encode(np.tile(vectors, (12, 1)))  # more than are coded at once
+    codes = codebook.encode(np.tile(vectors, (12, 1)))  # more vectors than one chunk
     assert codebook.sizes == [SIZE] * LEVELS and codes.dtype == np.int32
     expected = [residual_codes(vector, codebook.levels) for vector in vectors]
     assert codes.tolist() == expected * 12, "equal vectors, equal codes"
@@ -41,7 +41,7 @@ def test_codes_are_those_of_the_nearest_centroids(vectors, codebook):
 
 
 def error(vectors, codebook):
-    """The share of the vectors' variance that codes do not say."""
+    """The share of the vectors' variance that codes do not explain."""
     left = vectors - codebook.decode(codebook.encode(vectors))
     return np.square(left).sum() / np.square(vectors - vectors.mean(0)).sum()
 
@@ -72,7 +72,7 @@ def test_a_fit_is_repeatable_and_its_file_exact(vectors, codebook, tmp_path):
 
 
 def test_vectors_that_are_not_finite_do_not_count(vectors, codebook):
-    """A release that has some is stopped by a gate, which has to be reached."""
+    """A gate stops releases with such vectors, so fitting must not fail before the gate."""
     holed = np.insert(vectors, [0, 7], [[np.nan] * WIDTH, [np.inf] * WIDTH], axis=0)
     for one, level in zip(fitted(holed, LEVELS, SIZE, 7).levels, codebook.levels, strict=True):
         np.testing.assert_array_equal(one, level)
@@ -91,7 +91,7 @@ def test_few_vectors_have_few_centroids(different):
 
 @pytest.fixture
 def snapshot(vectors, codebook, tmp_path):
-    """In another order than item_idx; two items of equal codes at least."""
+    """A snapshot in another order than item_idx, with at least two items of equal codes, and its codebook."""
     rng = np.random.default_rng(2)
     order, codes = rng.permutation(ITEMS), codebook.encode(vectors)
     codes[1] = codes[0]
@@ -112,7 +112,7 @@ def export(folder):
 
 
 def walk(nodes, node=0, path=()):
-    """All paths of the trie from the top, with the rows of their items."""
+    """All paths of the trie from the root, with the rows of their items."""
     row = nodes[node]
     path = path if node == 0 else (*path, row["token"])
     if not row["num_children"]:

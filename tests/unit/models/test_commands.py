@@ -1,4 +1,4 @@
-"""The commands of `python -m models`: one spec each, and how their process ends."""
+"""The commands of `python -m models`: their specs, and how their process ends."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def test_a_command_runs_its_spec(command):
 
 
 def run(spec, folder):
-    """The real process on a spec."""
+    """Runs the real process on a spec."""
     file = folder / "spec.json"
     file.write_text(json.dumps(spec))
     command = [sys.executable, "-m", "models", "evaluate-ranker", "--spec", str(file)]
@@ -35,7 +35,7 @@ def run(spec, folder):
 
 @pytest.mark.process
 def test_what_the_program_did_not_foresee_keeps_its_traceback(tmp_path):
-    """Names among the numbers: NumPy's ValueError, which is no user's mistake that anybody has checked for."""
+    """A text column among base features raises NumPy's ValueError, a mistake for which there is no check."""
     table = rows_table(400).append_column("shop", [["north"] * 400])
     spec = spec_for(tmp_path, table, base=("shop", "user_events", "item_events"), categorical=())
     done = run(json.loads(spec.model_dump_json()), tmp_path)

@@ -86,4 +86,4 @@ def test_resident_memory_does_not_grow_with_the_items(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         number, grown[rows] = map(int, done.stdout.split())
         assert number == rows
-    assert max(grown.values()) < 200 << 20  # without giving pages back: 1 GB and more
+    assert max(grown.values()) < 200 << 20  # without releasing pages it would be 1 GB and more

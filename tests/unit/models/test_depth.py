@@ -1,4 +1,4 @@
-"""An encoder that stops behind a layer gives what transformers' `hidden_states` of the whole model hold."""
+"""An encoder cut off after a layer gives the `hidden_states` that transformers gives for the whole model."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def load(folder: Path, layer: int | None, pooling: str = "mean", dtype: str = "f
 
 
 def pooled(folder: Path, tokens: list[list[int]], layer: int, pooling: str) -> np.ndarray:
-    """Of each text alone, the state of a layer in `output_hidden_states` of the whole model."""
+    """The pooled state of a layer from `output_hidden_states` of the whole model, one text at a time."""
     baichuan.register()
     model = AutoModel.from_pretrained(folder).eval()
     found = []
@@ -117,7 +117,7 @@ def test_a_layer_that_the_model_does_not_have_is_named(folders: dict[str, Path],
 def test_a_family_that_cannot_be_left_early_is_refused(
     kind: str, complaint: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Its end is not where the known families have it: what would come out is no layer's state."""
+    """Such a model has its layers or its last norm elsewhere, so the output would be no layer's state."""
     from transformers import AutoConfig
 
     sizes = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "vocab_size": 50}

@@ -1,4 +1,4 @@
-"""Two real gloo ranks, started by torchrun, against one process with the doubled batch."""
+"""Two real gloo ranks, started by torchrun, against one process with a doubled batch."""
 
 import json
 import os
@@ -28,9 +28,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 
 @pytest.fixture(scope="module", params=["shared_causal", pytest.param("mlp", marks=pytest.mark.long)])
 def spec(request, tmp_path_factory):
-    """20 steps of 2 x 10 rows per epoch, three rows too many; users, items and row groups are shared by both ranks.
+    """An epoch of 20 steps of 2 x 10 rows, plus three rows; both ranks have rows of the same users, items, row groups.
 
-    Items of `shared_causal` go in by their place, those of `mlp` alone: a batch's equal ones are merged.
+    With `shared_causal`, an item's vector depends on its place; with `mlp`, equal items of a batch are merged.
     """
     folder = tmp_path_factory.mktemp("ranks")
     write_snapshot(folder / "train", sequences_table(2 * BATCH * STEPS + 3, NUM_ITEMS), files=5)
@@ -59,7 +59,7 @@ def torchrun(tmp_path, spec):
 
 
 class DoubledTask(TowersTask):
-    """Trains alone on what two ranks train on: both ranks' batches as one."""
+    """Trains in one process on the rows of two ranks, with both ranks' batches as one."""
 
     def steps_per_epoch(self):
         return STEPS
@@ -77,7 +77,7 @@ class DoubledTask(TowersTask):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, spec):
-    """The folder that two ranks trained."""
+    """The folder of a model that two ranks have trained."""
     ranks = torchrun(tmp_path_factory.mktemp("two"), spec)
     said = ranks.communicate(timeout=400)[0]
     assert ranks.returncode == 0, said
@@ -110,7 +110,7 @@ def test_two_ranks_equal_one_process_with_the_doubled_batch(tmp_path, spec, two)
 
 
 def weights(folder):
-    """The weights without the keys' bias: it moves all scores of a row alike, so its gradient is but rounding."""
+    """The weights without the keys' bias, which shifts all scores of a row equally: its gradient is only rounding."""
     found = load_file(folder / "model.safetensors")
     for name in [name for name in found if name.endswith("qkv.bias")]:
         query, _, value = found[name].chunk(3)
@@ -119,7 +119,7 @@ def weights(folder):
 
 
 def started(tmp_path, spec, steps):
-    """A job of two ranks that has done some steps, and its ranks."""
+    """A job of two ranks that has done `steps` steps, and the ranks' processes."""
     job = torchrun(tmp_path, spec)
     wait_for_lines(job, Path(spec["out_dir"]) / "metrics.jsonl", steps)
     ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "train-towers" in child.cmdline()]

@@ -40,7 +40,7 @@ def load(folder: Path, pooling: str = "mean", max_tokens: int = 64, dtype: str =
 
 
 def one_by_one(folder: Path, pooling: str) -> np.ndarray:
-    """Each text alone, unpadded, straight through transformers."""
+    """Vectors of texts read one by one, unpadded, directly by transformers."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     vectors = []
     for text in TEXTS:
@@ -146,7 +146,7 @@ def test_weights_that_lack_layers_are_not_filled_with_noise(broken: Path) -> Non
 
 @pytest.mark.parametrize("model_type", ["evil", "llama", "baichuan"])
 def test_code_of_a_model_never_runs(broken: Path, tmp_path: Path, model_type: str) -> None:
-    """A known model type is read by this library's class; an unknown one is refused."""
+    """The folder is refused, for known and for unknown model types, without running its code."""
     marker = tmp_path / "ran"
     (broken / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
     classes = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel", "AutoTokenizer": ["evil.Evil", None]}

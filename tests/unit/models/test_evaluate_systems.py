@@ -36,7 +36,7 @@ DAY = 86_400
 
 
 def made_rows(num_rows, num_users, seed, known):
-    """Rows of a few users whose items are of the first `known` ones; some have no history."""
+    """Rows of a few users with items among the first `known` ones; some rows have no history."""
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(num_rows):
@@ -66,9 +66,9 @@ def as_table(rows):
 
 
 def made_test_day():
-    """A row per user, what each bought in the window and ever before, and the known items' recent purchases."""
+    """A row per user with the items bought in the window and at any time before; the known items' recent purchases."""
     rng = np.random.default_rng(2)
-    # Two items, each as often as the other, are equally near to their mean, and rounding decides which is nearer.
+    # Two items that occur equally often are equally near to their mean, so that rounding decides which is nearer.
     rows = [row for row in made_rows(50, 50, 3, ITEMS) if len(set(row["hist"])) != 2 or len(row["hist"]) % 2]
     for number, row in enumerate(rows):
         more = rng.integers(0, ITEMS + 1, 4).tolist()  # 0: an item without a number
@@ -149,7 +149,7 @@ def spec(data, tmp_path):
 
 @pytest.fixture
 def day(data, spec):
-    """The same systems on the rows of a test day."""
+    """The same systems, evaluated on the rows of a test day."""
     snapshots = {"test_snapshot": "day", "known_items": "known", "purchases": "purchases"}
     return spec | {key: str(data / name) for key, name in snapshots.items()} | {"candidates": "known"}
 
@@ -180,7 +180,7 @@ def model_scores(data, name, rows):
 
 
 def naive_scores(data, rows=TEST, counts=None):
-    """Scores by system; popularity and prior by the test day's counts, else by the training rows and histories."""
+    """Scores by system. Popularity and prior are from `counts`, or else from the training rows and the histories."""
     prior = np.log1p(counts) if counts else np.array(retrieval.naive_prior(rows, ITEMS + 1, 20))
     counts = counts or retrieval.naive_counts(TRAIN, ITEMS + 1)
     users = retrieval.naive_users(TRAIN, ITEMS + 1)
@@ -272,7 +272,7 @@ def test_every_system_has_the_figures_of_the_loops(data, tmp_path, spec, monkeyp
 @pytest.mark.parametrize("candidates", ["known", "catalogue"])
 @pytest.mark.parametrize("keep_seen", [True, False])
 def test_a_test_day_has_the_figures_of_the_loops(data, day, candidates, keep_seen):
-    """Known items are ranked, all purchases of the window asked for, those that cannot be found missed."""
+    """Known items are ranked; targets are all purchases of the window; those that are no candidates are missed."""
     result = run(
         SystemsSpec.model_validate(day | {"candidates": candidates, "filter_seen": not keep_seen, "ks": [2, 5, 50]})
     )
@@ -298,7 +298,7 @@ def test_a_test_day_has_the_figures_of_the_loops(data, day, candidates, keep_see
 
 
 def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path):
-    """Validation and test rows have the figures of the loops with the weights that were found."""
+    """Figures of validation and test rows equal those of the loops with the fitted weights."""
     systems = [
         {"name": name, "kind": "model", "folder": str(data / folder), "popularity_prior": 0.5, "fitted": fitted}
         for name, folder, fitted in (("towers", "towers", False), ("fitted", "towers", True), ("again", "hstu", True))
@@ -324,7 +324,7 @@ def test_weights_are_fitted_on_other_rows_and_vectors_stay(data, spec, tmp_path)
 
 
 def test_users_of_one_model_meet_items_of_another(data, spec, tmp_path):
-    """Mixed vectors have the figures of the loops; a matrix that lacks an item gives it the vector of no content."""
+    """Figures of mixed vectors equal those of the loops; an item that a matrix lacks has the vector of no content."""
     torch.manual_seed(4)
     other = Towers(TowersConfig(d_model=16, heads=2, embedding_dim=8), 16).eval()
     save_towers(tmp_path / "other", other)
@@ -365,7 +365,7 @@ def test_targets_that_no_item_stands_for_are_missed_by_all(data, spec, tmp_path)
 
 
 def test_a_planted_repeat_is_found():
-    """Users who take what they had, and what is popular, among vectors that know nothing of either."""
+    """Users take items of their history and popular ones; the vectors are random."""
     rng = np.random.default_rng(4)
     users, items = 300, 200
     hist_BH = np.stack([rng.choice(items - 1, 8, replace=False) + 1 for _ in range(users)])
@@ -483,7 +483,7 @@ def test_every_event_of_prefix_rows_counts_once():
     rng = np.random.default_rng(0)
     user_R, hist_RH, tar_RT = (np.array(column) for column in zip(*[rows[n] for n in rng.permutation(5)], strict=True))
     assert training_counts(user_R, hist_RH, tar_RT, 5).tolist() == [0, 2, 2, 2, 0]
-    hist_RH[0, 0] = 4  # in a later history only
+    hist_RH[0, 0] = 4  # only in a later history
     assert training_counts(user_R, hist_RH, tar_RT, 5)[4] == 1
 
 

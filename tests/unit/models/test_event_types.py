@@ -1,4 +1,4 @@
-"""Event types in the towers: what they can tell apart, what they change and what not, and what is refused."""
+"""Event types in the towers: what towers can learn from them, what they change and what not, and what is refused."""
 
 import json
 
@@ -75,7 +75,7 @@ def first_batch(task):
 
 
 def rated(num_rows, films, seed):
-    """Rows of so many films. Who liked the last one (type 1) sees its sequel next, who disliked it (2) its opposite."""
+    """Rows of `films` films. Users who liked the last one (type 1) see its sequel next, others (2) its opposite."""
     rng = np.random.default_rng(seed)
     film_RH, type_RH = rng.integers(1, 1 + FILMS, (num_rows, films)), rng.integers(1, 3, (num_rows, films))
     target_R = film_RH[:, -1] + FILMS * type_RH[:, -1]
@@ -124,7 +124,7 @@ def test_untrained_types_change_nothing(data, kind):
 
 
 def test_one_type_trains_as_none_where_it_is_not_read(data, tmp_path):
-    """The same losses, step by step, and equal files."""
+    """Training gives the same losses, step by step, and equal files."""
     found = []
     for name, plain, towers in (("a", "_plain", {}), ("b", "", {"event_types": False})):
         changes = {"batch_size": 16, "epochs": 2, "seed": 1, "run": {"threads": 1, "log_every": 1}}
@@ -155,7 +155,7 @@ def test_each_types_vector_and_weight_reach_the_embedding(data):
             other = towers.embed_users(hist, length, content, hist_types_BH=np.where(types == 2, 1, types))
             assert (np.abs(other - changed).max(1) > 1e-3).all(), kind
             plain = changed
-        behind = types + np.array([[0, 0, 0], [0, 0, 2]])  # behind a history's end anything may stand
+        behind = types + np.array([[0, 0, 0], [0, 0, 2]])  # values after a history's end do not matter
         np.testing.assert_array_equal(towers.embed_users(hist, length, content, hist_types_BH=behind), plain)
 
 

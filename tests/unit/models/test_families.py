@@ -1,4 +1,4 @@
-"""Every family that is promised, from a tiny checkpoint in its true layout on disk to vectors."""
+"""Every supported family of encoders, from a tiny checkpoint in its real layout on disk to vectors."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The GPU benchmark's contenders compute the same thing; here at a tiny size on the CPU."""
+"""The GPU benchmark's contenders compute the same; here at a tiny size on the CPU."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Model folders that are damaged or mean harm: refused in a line, or read without the harm. No code runs."""
+"""Damaged or malicious model folders are refused in one line, or read without harm. No code of theirs runs."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def saved_towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("towers")
     save_towers(folder, Towers(TowersConfig(d_model=16, heads=2), 6, 9))
     about = json.loads((folder / "config.json").read_text())
-    del about["digest"], about["weights_sha256"]  # of an earlier release: nothing but the loader itself refuses it
+    del about["digest"], about["weights_sha256"]  # as in earlier versions, so that only the loader itself can refuse it
     (folder / "config.json").write_text(json.dumps(about))
     return folder
 

@@ -1,4 +1,4 @@
-"""A language model with adapters in the user tower's place: its states, what is saved of it, its training."""
+"""A language model with adapters as user tower: its states, what is saved of it, its training."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def language(folder, **settings):
 
 
 def perturbed(module):
-    """Adapters start as the identity; make them count."""
+    """Randomises the adapters, which start as the identity and would otherwise have no effect."""
     torch.manual_seed(1)
     for name, weight in module.named_parameters():
         if weight.requires_grad:
@@ -44,7 +44,7 @@ def perturbed(module):
 
 
 def merged(folder, tower):
-    """Another copy of the checkpoint, the adapters' products added to its weights by hand."""
+    """Another copy of the checkpoint with the adapters' products added to its weights by hand."""
     plain = AutoModel.from_pretrained(folder)
     adapters = dict(tower.model.named_parameters())
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_packed_states_are_those_of_each_sequence_alone_with_merged_weights(tmp_
 def test_checkpointed_layers_keep_less_and_learn_the_same(checkpoint):
     found = []
     for is_checkpointed in (False, True):
-        lora = LORA.model_copy(update={"dropout": 0.3})  # drawn again in the same way
+        lora = LORA.model_copy(update={"dropout": 0.3})  # recomputing must draw it again alike
         tower = perturbed(LanguageTower(language(checkpoint, lora=lora, gradient_checkpointing=is_checkpointed)))
         kept = {}
 

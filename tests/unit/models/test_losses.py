@@ -53,7 +53,7 @@ def batch(seed=0, users=4, anchors=3, targets=3, width=5):
 
 
 def tiled(anchor, target, is_anchor, is_target, scale, user, item=None, log_q=None):
-    """Ours with the arguments of the double loop."""
+    """This project's loss, with the arguments of the double loop."""
     bias = None if log_q is None else -log_q
     candidates = Candidates.in_batch(target, is_target, user, item, bias)
     own = None if item is None else item.masked_fill(~is_target, -1)
@@ -135,11 +135,11 @@ def test_merged_duplicates_change_nothing(seed, mask_false_negatives, user):
 @pytest.mark.parametrize("mask_false_negatives", [False, True])
 @pytest.mark.parametrize("merge", [False, True])
 def test_what_a_history_holds_has_its_bias_in_both_places(seed, mask_false_negatives, merge):
-    """As target and as negative, how often it is one; value and gradients against a loop over every pair."""
+    """Held items get the bias as targets and as negatives; value and gradients equal those of a loop over all pairs."""
     anchor, _, is_anchor, is_target, item, _ = batch(seed)
     generator = torch.Generator().manual_seed(seed)
     vector_IK, user = torch.randn(6, 5, generator=generator, dtype=torch.float64), torch.tensor([7, 8, 7, 9])
-    history = torch.randint(0, 6, (4, 3), generator=generator)  # with repeats, and with 0, which is none
+    history = torch.randint(0, 6, (4, 3), generator=generator)  # with repeats, and with 0, which is no item
     leaves = [x.requires_grad_() for x in (anchor, vector_IK, torch.tensor(1.3, dtype=torch.float64))]
     own = item.masked_fill(~is_target, -1) if mask_false_negatives else None
     held = HeldCandidates(once(history), leaves[2])

@@ -1,4 +1,4 @@
-"""Variants of content side by side, with a tiny BERT: what each retrieves by is what its encoder gives."""
+"""Variants of content, with a tiny BERT: each is evaluated on the vectors that its encoder gives."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def texts() -> pa.Table:
-    """Two items share their text, one has none; `silent` says nothing at all."""
+    """Texts by template: two items share a text, one has none; the template `silent` gives only empty texts."""
     rng = np.random.default_rng(3)
     titles = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(ITEMS)]
     titles[1], titles[2] = titles[0], ""
@@ -172,7 +172,7 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 
 def test_the_interval_of_a_gain_is_over_pairs() -> None:
-    """Two rankings that differ by the same for every user have a gain without doubt, however the users differ."""
+    """If two rankings differ equally for every user, the gain's interval has no width, however the users differ."""
     rank_P = np.arange(1, 41)
     segments = Segments(np.arange(40), np.arange(40), {"all": np.ones(40, bool)}, (20,), 100, 1)
     assert segments.gains(rank_P, rank_P)["ci90"]["recall_at_20"] == [0, 0]

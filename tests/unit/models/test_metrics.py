@@ -1,4 +1,4 @@
-"""Figures of merit against scikit-learn and naive reference implementations."""
+"""Metrics against scikit-learn and naive reference implementations."""
 
 import math
 
@@ -17,7 +17,7 @@ def weighted_auc(label, score, weight=None):
 
 
 def naive_auc(rows):
-    """rows: (label, score, weight)."""
+    """Weighted AUC of rows (label, score, weight) by a loop over pairs."""
     won = total = 0.0
     for label_i, score_i, weight_i in rows:
         for label_j, score_j, weight_j in rows:
@@ -38,7 +38,7 @@ def naive_users(label, score, user, weight):
 
 
 def naive_retrieval(scores, targets, hidden, num_targets, k):
-    """scores: users x items; the target's rank counts every item that is not worse."""
+    """Recall and NDCG by loops; `scores` are users x items. A rank counts all other items that are not worse."""
     recalls, ndcgs = [], []
     for user, row in enumerate(scores):
         hits = gain = 0
@@ -146,7 +146,7 @@ def test_recall_and_ndcg_equal_the_naive_ones(tile, k):
     bias = generator.integers(0, 3, 30)
     targets = [sorted(generator.choice(30, generator.integers(0, 6), replace=False)) for _ in range(17)]
     hidden = [set(generator.choice(30, 5, replace=False)) - set(own) for own in targets]
-    num_targets = np.array([len(own) + 1 for own in targets])  # one target each is no candidate
+    num_targets = np.array([len(own) + 1 for own in targets])  # one target per user is no candidate
     pairs = np.array([(u, i) for u, own in enumerate(targets) for i in own])
     hidden_pairs = np.array([(u, i) for u, own in enumerate(hidden) for i in own])
     rank_P = ranks.target_ranks(
@@ -202,7 +202,7 @@ def test_a_target_without_a_score_ranks_last():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that is made."""
+    """Records the size of the largest tensor that is made."""
 
     numel = 0
 
@@ -225,7 +225,7 @@ def test_ranking_never_holds_users_times_items():
 
 
 def naive_calibration(label, probability, weight, bins):
-    """Row by row: the bin of the middle of the weight of all rows of that probability."""
+    """Calibration row by row: a row's bin is that of the middle of the weight of all rows with its probability."""
     total = sum(weight)
     members = {}
     for p, y, w in zip(probability, label, weight, strict=True):

@@ -1,4 +1,4 @@
-"""The compressing language model: pairs, loss, vectors and training, against loops and the model's own output."""
+"""NoteLLM: pairs, loss, vectors and training, against loops and the model's own output."""
 
 import json
 from collections import defaultdict
@@ -121,7 +121,7 @@ def test_a_prompt_longer_than_the_model_is_refused(checkpoint, texts):
 
 
 def colour_rows(num_rows, seed):
-    """Users who buy things of one colour."""
+    """Rows of users who each buy things of one colour."""
     rng = np.random.default_rng(seed)
     colour_N = rng.integers(0, 4, num_rows)
     item_NJ = colour_N[:, None] + 1 + 4 * np.stack([rng.permutation(5) for _ in range(num_rows)])

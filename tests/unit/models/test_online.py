@@ -1,4 +1,4 @@
-"""Exported programs equal batch scoring, at every size of a request, where this project is not installed."""
+"""Exported programs equal batch scoring, for all sizes of requests, also where this project is not installed."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ TOWERS = {
         "repeat_bias": True,
     },
 }
-TYPES = ("view", "cart", "dislike")  # that the towers named here read
+TYPES = ("view", "cart", "dislike")  # read by the typed towers of these tests
 TYPED = ("beyond", "mlp", "self")
 CVR = {"paper": {}, "beyond": {"fusion": "concat+product", "batch_norm": True, "hidden": (16, 9)}}
 LABELS = {"beyond": ("cart", "click")}  # of the conversion model beside the conversion
@@ -45,7 +45,7 @@ def content(tmp_path):
 
 
 def saved(folder, towers, cvr, types=()):
-    """Model folders with random weights everywhere, running means too."""
+    """Saves models with random weights everywhere, running means included."""
     torch.manual_seed(0)
     settings = {"d_model": 16, "heads": 2, "embedding_dim": 8, "max_len": MAX_LEN} | towers
     towers = Towers(TowersConfig(**settings), DIM, KNOWN, types)
@@ -69,7 +69,7 @@ def export(folder, formats):
 
 
 def requests(content):
-    """(history item_idx [B, H], lengths [B]) of sizes that no example had; items newer than the towers among them."""
+    """(item_idx [B, H], lengths [B], content) of sizes unknown to tracing; some items are newer than the towers."""
     rng = np.random.default_rng(1)
     for rows, width in ((1, 1), (1, MAX_LEN), (2, 1), (7, 6), (300, MAX_LEN)):
         length_B = rng.integers(0, width + 1, rows)
@@ -78,7 +78,7 @@ def requests(content):
 
 
 def check(programs, models, content):
-    """`programs` by name are functions of numpy arrays; all that they give is compared with batch scoring."""
+    """Compares all outputs of `programs`, functions of numpy arrays by name, with batch scoring."""
     towers, cvr = models
     for hist_BH, length_B, content_BHC in requests(content):
         type_BH = np.random.default_rng(2).integers(1, 1 + len(TYPES), hist_BH.shape) * (hist_BH > 0)

@@ -1,4 +1,4 @@
-"""Recommendation as a prompt, and candidates that are sampled: against plain loops over the model's own output."""
+"""Recommendation as a prompt, and sampled candidates, against plain loops over the model's own output."""
 
 import json
 
@@ -107,7 +107,7 @@ def test_figures_count_ties_against_the_target():
 
 
 def chains(num_rows, seed):
-    """Item i is always followed by item i + 1."""
+    """Rows in which item i is always followed by item i + 1."""
     first_N = np.random.default_rng(seed).integers(1, ITEMS - 2, num_rows)
     hist_NH = np.stack([first_N, first_N + 1], axis=1)
     return pa.table(
@@ -122,7 +122,7 @@ def chains(num_rows, seed):
 
 
 def test_adapters_learn_what_follows_what(texts, tmp_path):
-    checkpoint = save_tiny_llama(tmp_path / "llama", scale=40.0)  # else the frozen output layer says nothing sharply
+    checkpoint = save_tiny_llama(tmp_path / "llama", scale=40.0)  # else the frozen output layer is not sharp
     for name, seed in (("train", 0), ("val", 1)):
         write_snapshot(tmp_path / name, chains(400, seed))
     write_matrix(tmp_path / "matrix", random_vectors(ITEMS))

@@ -22,14 +22,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 
 
 class DoubledTask(PromptTask):
-    """Trains alone on what two ranks train on: both ranks' prompts as one batch."""
+    """Trains in one process on the rows of two ranks, with both ranks' prompts as one batch."""
 
     def steps_per_epoch(self):
         return STEPS
 
     def batches(self, epoch, start):
         prepared = []
-        for rank in range(2):  # one after the other: the generator is the task's
+        for rank in range(2):  # one rank after the other, because they share the task's generator
             self.ranks = Ranks(rank, 2)
             prepared.append([batch for batch, _ in SnapshotBatches.batches(self, epoch, start)])
         self.ranks = Ranks()
@@ -42,7 +42,7 @@ class DoubledTask(PromptTask):
 
 @pytest.fixture
 def spec(tmp_path):
-    """Texts of two and of three words, so that the ranks' answers differ in their number of tokens."""
+    """A training on texts of two and of three words, so that the ranks' answers have different numbers of tokens."""
     write_snapshot(tmp_path / "train", sequences_table(2 * BATCH * STEPS + 3, ITEMS), files=5)
     write_snapshot(tmp_path / "val", sequences_table(20, ITEMS, seed=1))
     llm = {"model": str(save_tiny_llama(tmp_path / "llama")), "lora": {"rank": 2, "dropout": 0.0}}

@@ -22,7 +22,7 @@ ITEMS = 50
 
 
 def rows_table(n=6000, seed=0):
-    """Labels follow user_events and the first number of mid_emb; the other embeddings are noise."""
+    """Rows whose labels depend on user_events and the first number of mid_emb; the other embeddings are noise."""
     generator = np.random.default_rng(seed)
     events, mid = generator.integers(0, 40, n), generator.normal(size=(n, 4))
     label = generator.random(n) < 1 / (1 + np.exp(1.5 - 0.03 * events - mid[:, 0]))
@@ -149,7 +149,7 @@ def test_the_trees_are_equal_for_any_number_of_threads(tmp_path):
 
 
 def test_trials_of_fewer_seeds_stand_against_the_same_seeds_alone(tmp_path):
-    """A mean over more seeds scores better by itself, so a trial of one seed must not be held against it."""
+    """A mean over more seeds scores better by itself, so a trial of one seed must not be compared with it."""
     table = rows_table(1500)
     of_one = run(spec_for(tmp_path / "one", table, num_seeds=1, trial_seeds=1))
     of_many = run(spec_for(tmp_path / "many", table, num_seeds=3, trial_seeds=1))
@@ -166,14 +166,14 @@ def test_a_missing_column_is_named(tmp_path):
 
 @pytest.mark.process
 def test_the_ranker_needs_no_torch():
-    """With torch imported first, its OpenMP serves the trees too, and they take several times longer."""
+    """If torch is imported first, the trees use its OpenMP, too, and take several times longer."""
     code = "import sys, models.evaluation.evaluate_ranker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=400)
 
 
 @pytest.mark.process
 def test_the_trees_need_no_openmp_of_the_system():
-    """Slim images have none, and LightGBM brings none: torch's is taken."""
+    """Slim images have no OpenMP and LightGBM's wheel contains none, so torch's is used."""
     library = Path(torch.__file__).with_name("lib") / "libgomp.so.1"
     if not library.is_file():
         pytest.skip("this torch brings none")
@@ -208,7 +208,7 @@ def test_codes_are_numbered_by_how_often_training_has_them():
 
 
 def test_codes_that_say_something_help_as_categories(tmp_path):
-    """What is bought follows the second code; the numbers themselves have no order, and item_emb is noise."""
+    """Labels depend on the second code, whose numbers have no order; item_emb is noise."""
     table, rng = rows_table(), np.random.default_rng(4)
     codes = rng.integers(0, 200, (len(table), 2))
     is_liked = rng.random(200) < 0.5

@@ -1,4 +1,4 @@
-"""Training processes that are really killed, and go on."""
+"""Training processes that are really killed, and resume."""
 
 import json
 import os
@@ -60,14 +60,14 @@ def start(tmp_path, spec, command="train-towers"):
 
 
 def curve(folder):
-    """What the training said, without the clock's figures."""
+    """The lines of metrics.jsonl without the figures that depend on the clock."""
     lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "samples_per_s", "data_wait")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
 def kill_after(process, folder, lines):
-    """kill -9 as soon as metrics.jsonl has so many lines; how many it then had."""
+    """Kills the process by SIGKILL once metrics.jsonl has `lines` lines; returns how many it then has."""
     file = Path(folder, "metrics.jsonl")
     wait_for_lines(process, file, lines)
     os.kill(process.pid, signal.SIGKILL)

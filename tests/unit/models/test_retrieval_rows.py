@@ -22,7 +22,7 @@ INTS = pa.list_(pa.int32())
 
 @pytest.fixture
 def spec(tmp_path):
-    # Items 1..6 lie on the axes. Item 6 was never bought recently.
+    # The vectors of items 1 to 6 are the axes. Item 6 has no recent purchase.
     rows = {
         "user_id": ["a", "b"],
         "hist_items": pa.array([[2, 2, 0], [4, 5, 5]], INTS),
@@ -57,7 +57,7 @@ def spec(tmp_path):
 
 
 def vectors(spec, popularity_prior=0.0, repeat_bias=None):
-    """Figures of user a pointing at item 1, b at item 3."""
+    """Figures if user a's vector is that of item 1, and b's that of item 3."""
     task = SystemsTask(spec)
     bias = np.where(task.rows.is_candidate_I, popularity_prior * task.rows.prior_I, -np.inf)
     raised = None if repeat_bias is None else lambda place: np.full(len(place), repeat_bias)
@@ -75,7 +75,7 @@ def test_figures_counted_by_hand(spec):
     assert data["users"] == 2
     assert (data["candidates"], data["targets"]) == (6, 3)
     assert (data["targets_no_candidate"], data["targets_new"]) == (1, 2)
-    # a: one of two targets stands first, the other cannot; b: item 3 first, 5 tied with the rest.
+    # a: one of two targets is first, the other is no candidate; b: item 3 is first, 5 is tied with the rest.
     pointing = vectors(spec)
     assert pointing["recall_at_1"] == pytest.approx((0.5 + 0) / 2)
     assert pointing["ndcg_at_1"] == pytest.approx((1 + 0) / 2)
@@ -83,7 +83,7 @@ def test_figures_counted_by_hand(spec):
     assert new(pointing)["recall_at_1"] == pytest.approx(0.5)
     # Popularity puts 5 first (b's target).
     assert systems["popularity"]["recall_at_1"] == pytest.approx((0 + 1) / 2)
-    # Of b's history 5 came last, of a's 2; what follows 2 is popularity, where 5 leads and 1 is level with the rest.
+    # The last item of b's history is 5, of a's 2. After 2, popularity decides: 5 leads, and 1 is tied with the rest.
     assert systems["last_item"]["recall_at_1"] == pytest.approx((0 + 1) / 2)
     assert new(systems["last_item"])["recall_at_1"] == new(systems["popularity"])["recall_at_1"] == 0
     # The mean of b's history is nearest to item 5, which b bought twice.
@@ -98,7 +98,7 @@ def test_the_prior_counts(spec):
 
 
 def test_what_the_history_holds_has_the_models_bias(spec):
-    """b's target, 5, stands in b's history, as 4 does; 3 is nearest."""
+    """b's history holds b's target 5, and 4; item 3 is nearest to b's vector."""
     raised = vectors(spec, repeat_bias=10.0)
     assert raised["recall_at_2"] == pytest.approx((0.5 + 1) / 2), "4 and 5 tie before 3; a's 2 stands before 1"
     assert raised["recall_at_1"] == 0
@@ -107,7 +107,7 @@ def test_what_the_history_holds_has_the_models_bias(spec):
 
 
 def test_what_the_history_holds_and_nobody_bought_keeps_its_bias(spec, tmp_path):
-    """Histories may hold events that are no purchases: where what was bought is hidden, they are candidates still."""
+    """Histories may hold events other than purchases. Where bought items are hidden, those items stay candidates."""
     purchases = {"user_id": ["a", "a"], "item_idx": [1, 3], "is_target": [1, 0], "is_seen": [0, 1]}
     path = write_snapshot(tmp_path / "views", pa.table(purchases), files=1)
     viewed = spec.model_copy(update={"purchases": path})

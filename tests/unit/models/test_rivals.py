@@ -1,4 +1,4 @@
-"""Other systems' features for the ranker: what stands in their columns, and whether their worth is found."""
+"""Other systems' features for the ranker: the content of their columns, and whether their gain is measured."""
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from models.saved import save_als
 from tests.builders.tensors import sequences_table, write_snapshot
 from tests.unit.models.test_ranker import ITEMS, rows_table, spec_for
 
-DAY = 7  # of all histories
+DAY = 7  # the day of all histories
 WIDTH = 3
 
 
@@ -27,7 +27,7 @@ def rng():
 
 
 def histories_table(users, rng):
-    """A history a user, of one to six items."""
+    """One history per user, of one to six items."""
     length = rng.integers(1, 7, len(users))
     items = np.where(np.arange(6) < length[:, None], rng.integers(1, ITEMS + 1, (len(users), 6)), 0)
     return pa.table(

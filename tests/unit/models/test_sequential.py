@@ -26,7 +26,7 @@ KINDS = {"sasrec": SASRec, "hstu": HSTU}
 
 
 def make(kind, **settings):
-    """A model whose every weight matters, in fp64, without dropout."""
+    """A model in fp64, without dropout, in which every weight affects the output."""
     torch.manual_seed(0)
     defaults = {"d_model": 8, "heads": 2, "layers": 2, "max_len": MAX_LEN, "dropout": 0.0, "time_buckets": 40}
     model = KINDS[kind](SequentialConfig(kind=kind, **(defaults | settings)), ITEMS + 1).double().eval()
@@ -77,7 +77,7 @@ def naive_states(model, items, times):
 
 @pytest.fixture
 def histories():
-    """Items and times of sequences of all lengths, times from equal to years apart."""
+    """Items and times of sequences of all lengths; times are from equal to years apart."""
     rng = np.random.default_rng(0)
     found = []
     for length in (1, 5, MAX_LEN, 2, 7, 3):
@@ -111,7 +111,7 @@ def test_no_position_sees_a_later_one(kind, histories):
     model = make(kind)
     items, times = histories[4]
     for position in range(len(items) - 1):
-        # SASRec counts positions from the end, so that the later items are changed instead of cut off.
+        # SASRec counts positions from the end, so the later items are changed, not cut off.
         changed, later = items.copy(), times.copy()
         changed[position + 1 :] = changed[position + 1 :] % ITEMS + 1
         later[position + 1 :] += 12_345_678
@@ -204,7 +204,7 @@ def run(tmp_path, spec):
 
 
 def naive_steps(row, positions, max_len):
-    """(inputs, times, trained places) of a row, by lists."""
+    """The events (item, time) of a row that a model reads, and the trained places, by plain lists."""
     hist = list(zip(row["hist_items"][: row["hist_len"]], row["hist_ts"][: row["hist_len"]], strict=True))
     tar = list(zip(row["tar_items"][: row["tar_len"]], row["tar_ts"][: row["tar_len"]], strict=True))
     events = hist + (tar if positions == "all" else tar[:1])

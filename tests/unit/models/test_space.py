@@ -1,4 +1,4 @@
-"""Retrained models in the space of the ones before: what is kept to the last digit, and what comes close."""
+"""Retrained models in the space of the earlier ones: what is kept exactly, and what only approximately."""
 
 import json
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 
 def towers_of(seed, kind, content):
-    """Towers with random weights everywhere."""
+    """Towers in which all weights are random."""
     torch.manual_seed(seed)
     towers = Towers(TowersConfig(**SIZES | KINDS[kind]), content.dim, content.rows)
     for name, weight in towers.state_dict().items():
@@ -58,7 +58,7 @@ def vectors_of(towers, content):
 
 def fitted_on():
     rng = np.random.default_rng(4)
-    length_B = rng.integers(0, 10, 300)  # longer than the towers read
+    length_B = rng.integers(0, 10, 300)  # some are longer than the towers' max_len
     hist_BH = rng.integers(1, ITEMS + 1, (300, 10)) * (np.arange(10) < length_B[:, None])
     return np.arange(1, ITEMS + 1), hist_BH, length_B
 

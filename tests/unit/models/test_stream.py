@@ -83,11 +83,11 @@ def test_shuffling_crosses_files(tmp_path, reader, shuffle_rows):
     snapshot = open_snapshot(write_snapshot(tmp_path / "s", table, files=4, row_group_size=50))
     config = StreamConfig(shuffle_rows=shuffle_rows)
     order = np.concatenate([b["row"] for b in reader(snapshot, ["row"], 100, seed=1, config=config)])
-    # Whoever shuffles a few row groups at once takes those in random order, too.
+    # A shuffle of only a few row groups at a time takes the groups in random order, too.
     assert abs(np.corrcoef(np.arange(2000), order)[0, 1]) < (0.1 if shuffle_rows > 2000 else 0.35)
     # Neighbours in the file are far apart: on average a third of the rows for a uniform shuffle.
     assert np.abs(np.diff(np.argsort(order))).mean() > (500 if shuffle_rows > 2000 else 60)
-    # A batch of 100 rows holds what 200 rows of random groups hold: never two groups as they stand in the file.
+    # A batch of 100 rows is drawn from 200 rows of random groups, so it never holds two groups in file order.
     groups = [len(np.unique(batch // 50)) for batch in order.reshape(-1, 100)]
     assert np.mean(groups) > (30 if shuffle_rows > 2000 else 3.5)
 
@@ -133,7 +133,7 @@ def test_ranks_together_read_every_row_once(tmp_path, reader):
         for seed in (1, 2)
     )
     assert set.union(*first) == set.union(*other) == set(range(240))
-    assert first != other  # with another seed, a rank reads other files
+    assert first != other  # with another seed, a rank reads different files
 
 
 def test_ranks_without_drop_last_are_refused(snapshot):
@@ -250,7 +250,7 @@ def test_prefetching_is_ahead_and_its_thread_ends_however_it_is_left():
     deadline = time.monotonic() + 10
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one that waits for room
+    assert made == [0, 1, 2, 3, 4]  # one taken, three in the queue, one waiting for room
     ahead.close()
     assert closed == ["prefetch"] and threading.active_count() == before
     assert list(prefetched(source(), 3)) == list(range(100))

@@ -29,7 +29,7 @@ def make(**settings):
 
 
 def everywhere(model, side, content_UC, rows_BL, length_B=None):
-    """Outputs at all positions, the distinct items being 1, 2, ... in the order of their rows."""
+    """Outputs at all positions; the distinct items are 1, 2, … in the order of their rows."""
     num_rows, width = rows_BL.shape
     length_B = torch.full((num_rows,), width) if length_B is None else length_B
     input_UC = model.inputs(content_UC, torch.arange(1, len(content_UC) + 1))
@@ -56,7 +56,7 @@ def test_no_position_sees_a_later_one(side, residual, pooling, user_tower):
     for position in range(length):
         (grad,) = torch.autograd.grad(out[0, position] @ weights, content_UC, retain_graph=True)
         assert not grad[position + 1 :].any()
-        # Items see what is before them by attention only; a user's vector always mixes the whole past.
+        # An item's vector depends on earlier items only through attention; a user's vector always uses the whole past.
         assert grad[: position + 1].abs().sum(1).gt(0).all()
 
 
@@ -130,7 +130,7 @@ def test_id_residual_and_bias_are_zero_for_items_not_trained_on(content):
     model, plain = make(id_residual=True, item_bias=True), make(item_bias=True)
     missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing and unexpected == ["id_residual.weight"]
-    item = np.array([0, 14, 15, 20])  # padding, the last known one, and two new ones
+    item = np.array([0, 14, 15, 20])  # padding, the last known item, and two new items
     with_ids, without = (m.embed_items(item, content) for m in (model, plain))
     np.testing.assert_array_equal(with_ids[[0, 2, 3]], without[[0, 2, 3]])
     assert np.abs(with_ids[1] - without[1]).max() > 0.1

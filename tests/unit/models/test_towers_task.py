@@ -1,4 +1,4 @@
-"""What TowersTask makes of a batch: its losses against sums over pairs, from embeddings as scoring gives them."""
+"""TowersTask's losses of a batch, against sums over pairs of the embeddings that batch scoring gives."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ SWITCHES = {"item_tower": "mlp", "id_residual": True, "item_bias": True, "conten
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two rows per user, and items that several users of a batch take."""
+    """A folder with snapshots of two rows per user, in which users of a batch share items, and a content matrix."""
     folder = tmp_path_factory.mktemp("data")
     write_snapshot(folder / "train", sequences_table(60, NUM_ITEMS))
     write_snapshot(folder / "val", sequences_table(20, NUM_ITEMS, seed=1))
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def made(folder, towers, loss):
-    """The task, its tables filled, and a raw batch."""
+    """The task, with random values in its tables, and a raw batch."""
     spec = TowersSpec(
         train_snapshot=folder / "train",
         val_snapshot=folder / "val",
@@ -51,17 +51,17 @@ def made(folder, towers, loss):
 
 
 def scored(task, items):
-    """What scoring gives for a user who had just these items, float64 [K]."""
+    """The embedding that scoring gives a user with exactly these items, float64 [K]."""
     return task.model.embed_users(np.array([items]), np.array([len(items)]), task.content)[0].astype(np.float64)
 
 
 def all_items(task):
-    """What scoring gives for every item alone, float64 [I, K]."""
+    """The embeddings that scoring gives all items, float64 [I, K]."""
     return task.model.embed_items(np.arange(task.content.rows), task.content).astype(np.float64)
 
 
 def biased(task, repeat_weight):
-    """The number that the history's items get; 0 of a task that learns none."""
+    """Sets the repeat weight and returns the repeat bias; 0 for a task that learns none."""
     if repeat_weight is None:
         return 0.0
     task.model.repeat_weight.data.fill_(repeat_weight)
@@ -85,7 +85,7 @@ def test_the_papers_loss_is_the_mean_over_sampled_pairs(folder, towers, log_q, m
     alone_IK = all_items(task)
 
     def target(row, place):
-        """Its vector, its item, and what log Q takes off its logit."""
+        """A target's vector, its item, and the log Q that is subtracted from its logit."""
         items = raw["tar_items"][row, : place + 1].tolist()
         vector = alone_IK[items[-1]] if towers else scored(task, items)
         return vector, items[-1], np.log(times[items[-1]] + 1) if log_q else 0.0
@@ -142,7 +142,7 @@ def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follo
     towers = SWITCHES | {"repeat_bias": repeat_weight is not None}
     task, raw = made(folder, towers, {"pairs": "next_item", "negatives": negatives, "num_sampled": 9})
     repeat_bias = biased(task, repeat_weight)
-    raw["tar_len"][3], raw["tar_items"][3] = 0, 0  # nothing follows this row's last position
+    raw["tar_len"][3], raw["tar_items"][3] = 0, 0  # no item follows this row's last position
     raw["hist_len"][4], raw["hist_items"][4] = 0, 0
     batch = task._prepare(raw)
     candidates = batch["candidates"].tolist()
@@ -155,7 +155,7 @@ def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follo
             held = {} if repeat_weight is None else set(events[:stop])
             logit_I[list(held)] += repeat_bias
             others = [item for item in candidates if item != events[stop] and item not in held]
-            own = [item for item in held if item != events[stop]]  # they need no sample to stand for them
+            own = [item for item in held if item != events[stop]]  # held items all count; they are not sampled
             logits = [logit_I[events[stop]], *logit_I[own], *(logit_I[others] + np.log(weight))]
             repeats += events[stop] in held
             losses.append(-log_softmax_of_first(np.array(logits)))
@@ -171,7 +171,7 @@ def test_the_next_items_loss_is_the_mean_over_the_positions_that_something_follo
 )
 @pytest.mark.parametrize("is_repeated", [True, False])
 def test_whether_logs_repeat_is_learned_and_ranks(tmp_path, is_repeated, loss, times_better):
-    """Users who take three of ten items of a kind by turns, or never one twice."""
+    """Users either take three items of a kind in turns, or never repeat an item."""
     rng = np.random.default_rng(0)
     rows = np.array([rng.permutation(10)[:7] + rng.integers(4) * 10 + 1 for _ in range(240)])
     kinds = np.repeat(rng.normal(size=(4, 16)), 10, axis=0) + 0.3 * rng.normal(size=(NUM_ITEMS, 16))

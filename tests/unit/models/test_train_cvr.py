@@ -1,4 +1,4 @@
-"""What the conversion model's probability is of, and what its validation says; on pairs of known probability."""
+"""What the conversion model's probability means, and what its validation measures, on pairs of known probability."""
 
 import json
 
@@ -11,12 +11,12 @@ from models.saved import load_cvr
 from tests.builders.tensors import write_snapshot
 
 TYPES, ITEMS, NEGATIVES = 3, 8, 3
-# P(item | a purchase line of a user of the type): every type has favourites, item 0 sells to all.
+# P(item | a purchase line of a user of the type): every type has favourites; all types buy item 0.
 P_TI = np.array([[8, 6, 1, 1, 1, 1, 1, 1], [8, 1, 1, 6, 1, 1, 1, 1], [8, 1, 1, 1, 1, 1, 1, 6]]) / 20
 
 
 def sampled_pairs(lines: int, seed: int) -> pa.Table:
-    """One line a user, and NEGATIVES draws of its line by the lines' items, but for the user's own item."""
+    """One purchase line per user, and NEGATIVES draws per line from all lines' items, without the user's own item."""
     rng = np.random.default_rng(seed)
     kind_L = rng.integers(TYPES, size=lines)
     bought_L = np.array([rng.choice(ITEMS, p=P_TI[kind]) for kind in kind_L])
@@ -77,7 +77,7 @@ def test_with_log_q_the_probability_is_that_of_the_item_on_a_line(data, tmp_path
     rows = best["calibration"]
     weight = sum(row["weight"] for row in rows)
     base_rate = sum(row["observed"] * row["weight"] for row in rows) / weight
-    assert base_rate == pytest.approx(1 / ITEMS, rel=0.05)  # a line against the whole catalogue
+    assert base_rate == pytest.approx(1 / ITEMS, rel=0.05)  # one line against the whole catalogue
     assert sum(row["predicted"] * row["weight"] for row in rows) / weight == pytest.approx(1 / ITEMS, rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The commands on tiny snapshots: real files, real Petastorm, in this process and in their own."""
+"""The training commands on tiny snapshots: real files, real Petastorm, in this process and in others."""
 
 import json
 import math
@@ -148,7 +148,7 @@ def test_early_stopping_and_the_time_budget(tmp_path, cvr_spec):
 
 
 def lucky_start(task, monkeypatch):
-    """The state before training scores better than any later one."""
+    """Makes the state before training score better than any later one."""
     original = task.evaluate
 
     def evaluate(self):

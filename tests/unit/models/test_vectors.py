@@ -1,4 +1,4 @@
-"""Item vectors outside the lake: copies and indexes, and that their measured losses are the real ones."""
+"""Item vectors outside the lake: copies and indexes, and whether their measured losses are right."""
 
 import json
 
@@ -17,7 +17,7 @@ NEEDS_FAISS = "needs the extra `ann`: faiss-cpu"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Snapshots in another order than item_idx; items in clusters, as towers make them."""
+    """Snapshots in another order than item_idx, with vectors in clusters, as towers make them."""
     folder = tmp_path_factory.mktemp("vectors")
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, WIDTH))
@@ -43,7 +43,7 @@ def export(folder, tmp_path, **changes):
 
 
 def naive_best(user, item, k):
-    """Sets of the k best rows, a user at a time."""
+    """The sets of the k best rows, one per user."""
     return [set(sorted(range(len(item)), key=lambda row: -float(one @ item[row]))[:k]) for one in user]
 
 

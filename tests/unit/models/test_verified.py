@@ -1,4 +1,4 @@
-"""Changed bytes are refused when they are read, names in metadata stay in their folder, earlier artifacts are read."""
+"""Changed bytes are refused when read, file names in metadata must stay in the folder, older artifacts can be read."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ROWS, DIM = 2 * BLOCK_ROWS + 100, 4
 
 @pytest.fixture
 def matrix(tmp_path: Path) -> Path:
-    """A matrix of three blocks, as the product writes it."""
+    """A matrix of three blocks with digests, as the project writes it."""
     folder = write_matrix(tmp_path / "matrix", np.random.default_rng(0).normal(size=(ROWS, DIM)))
     digests = block_digests(folder / "vectors.f16", ROWS, DIM, range(3))
     write_meta(folder, read_meta(folder).model_copy(update={"blocks": tuple(digests)}))
@@ -43,7 +43,7 @@ def towers(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
-    """As the product writes it: with a sealed manifest."""
+    """A snapshot with a sealed manifest, as the project writes it."""
     folder = write_snapshot(tmp_path / "snapshot", pa.table({"row": list(range(50))}))
     values = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, Manifest(**{**values, "files": tuple(SnapshotFile(**file) for file in values["files"])}))
@@ -66,7 +66,7 @@ def test_only_the_blocks_that_are_read_are_verified(matrix: Path) -> None:
 
 
 def test_the_last_block_ends_with_the_valid_rows(matrix: Path) -> None:
-    """A run that extends the file writes behind them."""
+    """A run that extends the file writes after the valid rows, which must not matter."""
     with (matrix / "vectors.f16").open("ab") as file:
         file.write(b"half a row of the next run")
     assert len(ContentMatrix(matrix).gather(np.array([ROWS - 1]))) == 1
@@ -100,7 +100,7 @@ def test_changed_weights_and_config_of_a_model_are_refused(towers: Path, tmp_pat
     flip(weights, weights.stat().st_size - 5)
     load_towers(towers)
     config = towers / "config.json"
-    config.write_text(config.read_text().replace('"heads": 2', '"heads": 4'))  # the same shapes, other vectors
+    config.write_text(config.read_text().replace('"heads": 2', '"heads": 4'))  # same shapes, but other vectors
     assert f"{config} has changed" in complaint(lambda: load_towers(towers))
     save_cvr(tmp_path / "cvr", CVRModel(CVRConfig(hidden=(7, 5)), 4, 3))
     flip(tmp_path / "cvr" / "model.safetensors", 900)
