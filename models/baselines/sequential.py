@@ -83,13 +83,12 @@ class SequentialModel(nn.Module):
             hist_types_BH: not used; these models do not read event types.
 
         Raises:
-            ValueError: the times are missing.
-            BadInput: a history is longer than its row.
+            BadInput: the times are missing, or a history is longer than its row.
         """
         self.eval()
         hist_items_BH, hist_len_B = np.asarray(hist_items_BH), np.asarray(hist_len_B, np.int64)
         if self.needs_time and hist_ts_BH is None:
-            raise ValueError(f"{self.config.kind} needs the times of the histories (hist_ts)")
+            raise BadInput(f"{self.config.kind} needs the times of the histories (hist_ts)")
         longest, width = int(hist_len_B.max(initial=0)), hist_items_BH.shape[1]
         if longest > width:
             raise BadInput(f"history of {longest} items: rows hold {width}")

@@ -198,8 +198,14 @@ def open_reader(
 
 
 def read_column(snapshot: Snapshot, column: str) -> np.ndarray:
-    """One whole column: [rows], or [rows, L] for lists."""
-    reader = ArrowReader(snapshot, [column], batch_size=max(snapshot.rows, 1))
+    """One whole column: [rows], or [rows, L] for lists.
+
+    Raises:
+        BadInput: the snapshot has no row.
+    """
+    if not snapshot.rows:
+        raise BadInput(f"snapshot {snapshot.path} has no row")
+    reader = ArrowReader(snapshot, [column], batch_size=snapshot.rows)
     return next(iter(reader))[column].numpy()
 
 

@@ -93,6 +93,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     is_baichuan = read_json(folder / "config.json", f"model folder {folder}").get("model_type") == baichuan.MODEL_TYPE
     try:
         return SentencePieceTokenizer.load(folder) if is_baichuan else FastTokenizer.load(folder)
+    except MemoryError:
+        raise
     except Exception as error:  # as in `_load`
         raise BadInput(f"tokenizer of model folder {folder} cannot be loaded: {_one_line(error)}") from error
 

@@ -50,8 +50,8 @@ class SampledCandidates:
             self.item_SC[place] = [tar_BT[row, 0], *_drawn(rng, item_D, config.candidates - 1, own)]
 
     def figures(self, score_SC: np.ndarray) -> dict[str, float]:
-        """recall_at_k, ndcg_at_10 and mrr, and the number of rows averaged. Equal scores rank before the target."""
-        rank_S = (score_SC >= score_SC[:, :1]).sum(1)
+        """recall_at_k, ndcg_at_10, mrr, and the number of rows. Equal scores and NaN rank before the target."""
+        rank_S = (~(score_SC < score_SC[:, :1])).sum(1)
         found = {f"recall_at_{k}": float((rank_S <= k).mean()) for k in KS}
         gain_S = np.where(rank_S <= KS[-1], 1 / np.log2(rank_S + 1.0), 0.0)
         found |= {f"ndcg_at_{KS[-1]}": float(gain_S.mean()), "mrr": float((1 / rank_S).mean())}

@@ -281,7 +281,8 @@ class Trainer:
         if not self.ranks.is_first:
             return
         seconds, waited, rows = self.window
-        speed = {"samples_per_s": round(rows / max(seconds, 1e-9), 1), "data_wait": round(waited / seconds, 4)}
+        seconds = max(seconds, 1e-9)
+        speed = {"samples_per_s": round(rows / seconds, 1), "data_wait": round(waited / seconds, 4)}
         if self.at.step % self.config.run.log_every == 0 or self.at.step == 1:
             lr = self.optimizer.param_groups[0]["lr"]
             self._write({"step": self.at.step, "loss": loss, "lr": lr} | speed)

@@ -106,6 +106,13 @@ def test_figures_count_ties_against_the_target():
     assert found["ndcg_at_10"] == pytest.approx((1 + 1 / np.log2(4) + 1 / np.log2(7)) / 3)
 
 
+def test_scores_that_are_no_numbers_count_against_the_target():
+    split = {"hist_items": np.array([[1], [2]]), "hist_len": np.array([1, 1]), "tar_items": np.array([[3], [4]])}
+    drawn = SampledCandidates(split, np.arange(1, 50), SampledConfig(rows=2, candidates=3))
+    found = drawn.figures(np.array([[np.nan, 1, 2], [5, np.nan, 1]]))
+    assert found["mrr"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
 def chains(num_rows, seed):
     """Rows in which item i is always followed by item i + 1."""
     first_N = np.random.default_rng(seed).integers(1, ITEMS - 2, num_rows)

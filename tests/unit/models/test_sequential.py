@@ -10,6 +10,7 @@ import torch
 from models.__main__ import main
 from models.baselines.hstu import HSTU
 from models.baselines.sasrec import SASRec
+from models.contract.failures import BadInput
 from models.contract.settings import SequentialConfig, TowersConfig
 from models.contract.snapshot import open_snapshot
 from models.data.content import ContentMatrix
@@ -152,7 +153,7 @@ def test_of_a_long_history_the_last_items_count(kind):
     with pytest.raises(ValueError, match="history of 15 items: rows hold 14"):
         model.embed_users(item_BH, np.array([15, 1, 1]), hist_ts_BH=ts_BH)
     if kind == "hstu":
-        with pytest.raises(ValueError, match="hstu needs the times"):
+        with pytest.raises(BadInput, match="hstu needs the times"):
             model.embed_users(item_BH, length_B)
 
 

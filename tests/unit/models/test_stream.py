@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.contract.failures import BadInput
 from models.contract.settings import StreamConfig
 from models.contract.snapshot import open_snapshot
 from models.data.prefetch import prefetched
@@ -182,6 +183,8 @@ def test_only_the_manifests_files_are_read(tmp_path, reader):
 def test_an_empty_snapshot_gives_nothing(tmp_path, reader):
     folder = write_snapshot(tmp_path / "s", pa.table({"row": pa.array([], pa.int64())}), files=1)
     assert list(reader(open_snapshot(folder), ["row"], 8)) == []
+    with pytest.raises(BadInput, match="has no row"):
+        read_column(open_snapshot(folder), "row")
 
 
 @pytest.mark.parametrize("reader", READERS)
