@@ -41,10 +41,22 @@ def test_a_journey_in_a_store_equals_one_on_a_disk_also_when_it_is_killed(
     written = b"".join(file.read_bytes() for file in output.rglob("*") if file.is_file())
     assert SECRET.encode() not in written + done.err.encode() + done.out.encode()
     assert not [file for file in ours.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    _assert_done_in_another_bucket(ours, object_store.bucket(), tmp_path, told)
     told = (f"lake.root={root}", f"ingest.path={logs}", *told)
     _assert_repaired(root, told, tmp_path)
     monkeypatch.setenv("LEARN_SPARK_CACHE", f"{tmp_path}/cache of another machine")
     _assert_compared_as_on_a_disk(bucket, told, tmp_path)
+
+
+def _assert_done_in_another_bucket(lake: Path, bucket: Location, folder: Path, told: tuple[str, ...]) -> None:
+    """Copies lake and logs to another bucket; asserts that a run there, on a machine without copies, does nothing."""
+    root, logs = upload(lake, bucket / "moved"), upload(ROOT / "data" / "online_retail", bucket / "raw")
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setenv("LEARN_SPARK_CACHE", f"{folder}/cache of the other bucket")
+        moved = as_settings(f"lake.root={root}", f"ingest.path={logs}", *told)
+        done = run_job(folder, "run_pipeline", *moved)
+        assert (done.code, "nothing is missing" in done.err + done.out) == (99, True), done.err[-3000:]
+        assert run_job(folder, "repair", "--deep", *moved).code == 99
 
 
 def _assert_repaired(root: Location, told: tuple[str, ...], folder: Path) -> None:

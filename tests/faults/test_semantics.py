@@ -84,6 +84,7 @@ def lake_config(folder: Path) -> Config:
     places = [f"lake.root={folder}/lake", f"output.dir={folder}/out", f"ingest.path={folder}/logs"]
     windows = [f"windows.{key}={value}" for key, value in WINDOWS.items()]
     sizes = [f"ingest.late_days={LATE_DAYS}", "sequences.target_days=1", f"sequences.history_length={LENGTH}"]
+    sizes.append("features.cold_events=2")
     models = [
         "towers.model.d_model=16",
         "towers.model.heads=2",
@@ -290,11 +291,14 @@ class Lake(RuleBasedStateMachine):
         assert ours == {
             key: [(int(at.replace(tzinfo=UTC).timestamp()), item) for at, item in row] for key, row in histories.items()
         }
-        self._compare_release(context, histories, numbers)
+        items = expected_items(events, last, context.config.features.cold_events)
+        self._compare_release(context, histories, items, numbers)
 
-    def _compare_release(self, context: Context, histories: dict, numbers: dict[str, int]) -> None:
-        """Asserts that the current release has a user row per history, with the towers' vectors."""
+    def _compare_release(self, context: Context, histories: dict, due: dict, numbers: dict[str, int]) -> None:
+        """Asserts that the current release has a row per history and per due item, with the towers' vectors."""
         release = find_release(context.tables)
+        rows = rows_of(context.tables, release, "item_features").collect()
+        assert {(row.item_id, row.ds): row.is_cold for row in rows} == due and len(rows) == len(due)
         users = rows_of(context.tables, release, "user_features").select("user_id", "ds", "user_emb").collect()
         assert {(row.user_id, row.ds) for row in users} == set(histories)
         towers, content = load_towers(towers_path(context)), ContentMatrix(matrix_path(context))
@@ -304,6 +308,8 @@ class Lake(RuleBasedStateMachine):
             items[place, : lengths[place]] = [numbers[item] for _, item in histories[row.user_id, row.ds]]
         vectors = towers.embed_users(items, lengths, content)
         np.testing.assert_allclose(np.array([row.user_emb for row in users]), vectors, atol=5e-5)
+        vectors = towers.embed_items(np.array([numbers[row.item_id] for row in rows]), content)
+        np.testing.assert_allclose(np.array([row.item_emb for row in rows]), vectors, atol=5e-5)
 
 
 def expected_events(loaded: dict[date, list[Event]]) -> list[tuple[datetime, str, str]]:
@@ -327,6 +333,21 @@ def expected_histories(events: list[tuple[datetime, str, str]], last: date) -> d
             if naive_is_due(own, day, FEATURES):
                 history = naive_history(own, day, LENGTH, 10_000)
                 found[user, day] = [(at, item) for at, _, item in history]
+    return found
+
+
+def expected_items(events: list[tuple[datetime, str, str]], last: date, cold_events: int) -> dict:
+    """(item, day) -> is_cold: a row on the first feature day after the first event, and one once the item is warm."""
+    by_item = defaultdict(list)
+    for at, _, item in sorted(events):
+        by_item[item].append(at.date())
+    found = {}
+    for item, days in by_item.items():
+        warm = days[cold_events - 1] if len(days) >= cold_events else None
+        for day in DayRange(FEATURES, last + timedelta(days=1)):
+            before = day - timedelta(days=1)
+            if (day == FEATURES and days[0] < day) or before in (days[0], warm):
+                found[item, day] = warm is None or warm >= day
     return found
 
 
