@@ -168,7 +168,7 @@ class SampleSettings(Settings):
     than that to their window's end are no samples: what follows them is not known there."""
     min_value: float | None = None
     """observed: a conversion's least `value`, as 4 of a rating."""
-    other_labels: dict[Annotated[str, Field(pattern=r"^[A-Za-z]\w{0,63}$")], LabelSettings] = {}
+    other_labels: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")], LabelSettings] = {}
     """observed: further labels of each exposure, by name: {cart: {events: [cart], days: 1, min_value: null}}. The
     conversion model learns them beside the conversion (docs/operations.md, Several labels)."""
 
@@ -180,9 +180,9 @@ class SampleSettings(Settings):
         )
 
     @property
-    def outcomes(self) -> dict[str, LabelSettings]:
-        """observed: the labels of an exposure by the names of their columns: `label`, then the other ones by name."""
-        return {"label": self.conversion, **{name: self.other_labels[name] for name in self.names_of_others}}
+    def outcomes(self) -> list[LabelSettings]:
+        """observed: the labels of an exposure: the conversion, then the others in the order of `names_of_others`."""
+        return [self.conversion, *(self.other_labels[name] for name in self.names_of_others)]
 
     @property
     def names_of_others(self) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ class SampleSettings(Settings):
     @property
     def longest_days(self) -> int:
         """observed: after so many days all labels of an exposure are known."""
-        return max(outcome.days for outcome in self.outcomes.values())
+        return max(outcome.days for outcome in self.outcomes)
 
     @model_validator(mode="after")
     def _observed_events_are_named(self) -> Self:

@@ -1,6 +1,7 @@
 """Samples of a window: pairs of user and item with a label, by one of two readings of the log."""
 
 from functools import reduce
+from itertools import chain
 from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window
@@ -73,7 +74,7 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
         settings: exposure_events, and what the labels are.
     """
     exposed, outcomes = is_exposure(settings), settings.outcomes
-    flags = {f"is_{number}": is_outcome(outcome) for number, outcome in enumerate(outcomes.values())}
+    flags = {f"is_{number}": is_outcome(outcome) for number, outcome in enumerate(outcomes)}
     moments = (
         events.where(reduce(or_, flags.values(), exposed))
         .groupBy(*_KEY)
@@ -84,18 +85,19 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
     from_now_on = Window.partitionBy("user_id", "item_id").orderBy(F.desc("at"))
     from_now_on = from_now_on.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     followed = {
-        name: F.coalesce(
+        f"label_{number}": F.coalesce(
             F.min(F.when(F.col(flag), F.col("at"))).over(from_now_on) <= F.col("at") + outcome.days * _DAY_MICROS,
             F.lit(False),
         ).cast("int")
-        for flag, (name, outcome) in zip(flags, outcomes.items(), strict=True)
+        for number, (flag, outcome) in enumerate(zip(flags, outcomes, strict=True))
     }
-    others = [part for name in settings.names_of_others for part in (F.lit(name), F.col(name))]
-    by_name = F.create_map(*others) if others else F.lit(None).cast("map<string,int>")
+    label, *others = map(F.col, followed)
+    named = chain.from_iterable(zip(map(F.lit, settings.names_of_others), others, strict=True))
+    by_name = F.create_map(*named) if others else F.lit(None).cast("map<string,int>")
     return (
         moments.withColumns(followed)
         .where(F.col("is_exposure") & is_mature(window, settings))
-        .select(*_KEY, F.lit(1).alias("weight"), "label", by_name.alias(OTHERS))
+        .select(*_KEY, F.lit(1).alias("weight"), label.alias("label"), by_name.alias(OTHERS))
     )
 
 

@@ -83,7 +83,7 @@ def test_each_of_several_labels_equals_the_naive_one(spark, logs, days):
     """A label of its own events, and one of a part of the conversion's; the longest of all says what is known."""
     events = [(f"{user}{number}", *rest) for number, log in enumerate(logs) for user, *rest in log]
     others = {
-        "other": LabelSettings(events=["other"], days=days[1]),
+        "user_id": LabelSettings(events=["other"], days=days[1]),  # any name will do
         "liked": LabelSettings(events=["buy", "other"], days=days[2], min_value=4),
     }
     log, asked_ = log_of(spark, events), asked(conversion_days=days[0], other_labels=others)
@@ -98,7 +98,7 @@ def test_each_of_several_labels_equals_the_naive_one(spark, logs, days):
     ]
     expected = {key: tuple(labels[key] for labels in naive) for key in naive[0]}
     found = {
-        (row.user_id, row.item_id, row.event_ts): (row.label, row.other_labels["liked"], row.other_labels["other"])
+        (row.user_id, row.item_id, row.event_ts): (row.label, row.other_labels["liked"], row.other_labels["user_id"])
         for row in rows
     }
     assert found == expected and len(found) == len(rows)
