@@ -11,7 +11,7 @@ __all__ = ["Lake", "build_sequences", "embed", "open_lake", "session"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the API offers
-    """The API, imported when it is first asked for: Spark is heavy, and workers import this package too."""
+    """Imports the API on first use: Spark is slow to import, and Spark's Python workers import this package too."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from learn_spark import api
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the API offers
     return getattr(api, name)
 
 
-if "pyspark.worker" in sys.modules:  # whatever a Python worker of Spark runs of this package, it imports this first
+if "pyspark.worker" in sys.modules:  # a Spark Python worker imports this module before any other of the package
     from learn_spark.bridge.workers import keep_archive_listings
 
     keep_archive_listings()

@@ -1,6 +1,6 @@
-"""What a notebook or another program may call, stable from version 0.2 on (docs/api.md).
+"""The public API for notebooks and other programs, stable since version 0.2 (docs/api.md).
 
-Frames in, frames out; no config file, no ledger, no lock. A lake that is opened here is only read.
+Functions take and return frames. They need no config file, no ledger and no lock, and they only read a lake.
 """
 
 import tempfile
@@ -49,13 +49,13 @@ def open_lake(spark: SparkSession, root: Place | str | None = None, *, catalog: 
 
     Args:
         spark: a session with Delta (`learn_spark.session()` makes one).
-        root: the lake's folder or its URI, `lake.root` of the config that wrote it. A store is reached as the
-            environment says, and the session has Hadoop's settings for it.
-        catalog: instead of `root`, `lake.catalog` of that config, as main.shop.
+        root: the lake's folder or URI: `lake.root` of the config that wrote it. A store (S3, HDFS) is reached with the
+            environment's settings, and the session must have Hadoop's settings for it.
+        catalog: given instead of `root`: `lake.catalog` of that config, such as main.shop.
 
     Raises:
-        ConfigError: there is no lake with releases, one of its tables is gone, or the session would read other rows
-            than were written.
+        ConfigError: there is no lake with releases, one of its tables is missing, a setting of the session would change
+            the rows that are read, or not exactly one of `root` and `catalog` is given.
     """
     require_plain(spark)
     if catalog is not None and root is None:
@@ -69,19 +69,19 @@ def open_lake(spark: SparkSession, root: Place | str | None = None, *, catalog: 
 
 
 def session(conf: Mapping[str, str] | None = None) -> SparkSession:
-    """A local session with Delta; the running one, if there is one.
+    """Starts a local session with Delta, or returns the running one.
 
     Args:
-        conf: further Spark settings, as {"spark.driver.memory": "8g"}.
+        conf: further Spark settings, such as {"spark.driver.memory": "8g"}.
 
     Raises:
-        ConfigError: Java, Delta's jars or a port is missing, or a setting would change rows; the line says which and
-            what to do.
+        ConfigError: Java, Delta's jars or a port is missing, or a setting would change rows; the message says which one
+            and what to do.
     """
     given = dict(conf or {})
     known = {"spark.driver.memory": "driver_memory", "spark.master": "master"}
     own = {name: given.pop(key) for key, name in known.items() if key in given}
-    # Its warehouse folder is never used, and nothing may appear in the working directory.
+    # Spark's warehouse folder is never used; this root keeps it out of the working directory.
     lake = LakeSettings(root=Path(tempfile.gettempdir()) / "learn_spark")
     try:
         spark = SparkSettings.model_validate({"ui": False, "engine": "spark", "conf": given, **own})
@@ -100,20 +100,20 @@ def embed(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     layer: int | None = None,
 ) -> Column:
-    """The vectors of a text column, as array<float>, by a language model that each Python worker loads once.
+    """Embeds a text column as array<float> with a language model that each Python worker loads once.
 
     Args:
-        column: texts, read as they are. A null stays null, an empty text gives zeros.
-        model: a local folder, `package:NAME/FOLDER` of an installed Python package, or a hub name.
-        revision: of a hub name, the commit.
-        pooling: over the real tokens of the last hidden states.
-        max_tokens: longer texts are cut.
-        dtype: of weights and products.
-        device: `auto` is the GPU that Spark gives the task, else the CPU.
-        layer: the model stops behind this one of its layers, counted from 1; None: the last.
+        column: texts, which are used unchanged. A null stays null; an empty text gives zeros.
+        model: a local folder, `package:NAME/FOLDER` for a folder in an installed Python package, or a hub name.
+        revision: the commit, if `model` is a hub name.
+        pooling: how the last hidden states of a text's real tokens (no padding) become one vector.
+        max_tokens: longer texts are truncated.
+        dtype: of the weights and the matrix products.
+        device: `auto` takes the GPU that Spark assigned to the task, else the CPU.
+        layer: the last layer that runs, counted from 1; None runs all layers.
 
     Raises:
-        ConfigError: the model cannot be found, or lacks a part or the layer.
+        ConfigError: the model cannot be found, or lacks a file or the layer.
     """
     settings = EmbeddingSettings(
         model=model,
@@ -142,12 +142,12 @@ class Lake:
         """A release by its id; `current` is the newest published one.
 
         Raises:
-            ConfigError: there is none of this name; the message lists those that there are.
+            ConfigError: no release has this id; the message lists the existing ones.
         """
         return find_release(self._tables, name)
 
     def table(self, name: str, release: str = CURRENT) -> DataFrame:
-        """A table: of the feature tables (users, items, pairs) the rows of a release, of others all rows.
+        """Reads a table: one release's rows of a feature table (users, items, pairs), all rows of any other table.
 
         Raises:
             ConfigError: the table or the release does not exist.
@@ -159,11 +159,11 @@ class Lake:
     def join(
         self, samples: DataFrame, release: str = CURRENT, max_age_days: int | None = None, pairs: bool = False
     ) -> DataFrame:
-        """Joins features to samples, as they were known before each sample's day: see `join_features`."""
+        """Joins to each sample the features that were known before its day: see `join_features`."""
         return join_features(samples, self.root, release, max_age_days, pairs)
 
     def towers(self, release: str = CURRENT) -> "ReleasedTowers":
-        """The user and item tower that made a release.
+        """The user tower and the item tower that made a release.
 
         Raises:
             ConfigError: the release or its models do not exist.
@@ -173,7 +173,7 @@ class Lake:
 
 @dataclass(frozen=True)
 class ReleasedTowers:
-    """Trained towers and the content vectors that they read; they embed frames on the executors.
+    """Trained towers and the content vectors that they read; embeds frames on the executors.
 
     Attributes:
         folder: the model's folder.
@@ -187,7 +187,7 @@ class ReleasedTowers:
 
     @classmethod
     def of(cls, tables: Tables, release: Release) -> "ReleasedTowers":
-        """The towers of a release; errors as of `Lake.towers`."""
+        """The towers of a release; raises what `Lake.towers` raises."""
         models = ReleaseModels.of(tables, release)
         return cls(models.towers, models.matrix, tables.read("item_index"))
 
@@ -195,18 +195,18 @@ class ReleasedTowers:
         """Embeds histories.
 
         Args:
-            histories: any columns, among them `item_ids` array<string>, oldest first, as the log names the items, or
-                `item_idx` array<int> as in `user_history`. Items that the lake does not know are left out. Where the
-                towers read `event_types`, a column of that name, too, a type for each event: array<string> of names, or
-                array<tinyint> as in `user_history` of the release's config.
-            batch_rows: rows that the model sees at once.
+            histories: needs `item_ids` array<string> (the log's item ids, oldest first) or `item_idx` array<int> as in
+                `user_history`. Items that the lake does not know are left out. If the towers read event types, it also
+                needs `event_types`, one entry per event: array<string> of names, or array<tinyint> of codes as in
+                `user_history` of the release's config.
+            batch_rows: rows per call of the model.
 
         Returns:
-            The other columns, `user_emb` and `content_coverage`, the share of the history's items that have a content
+            The other columns, `user_emb`, and `content_coverage`: the share of the history's items that have a content
             vector. An empty history gives zeros.
 
         Raises:
-            ConfigError: there is neither column, or no types where the towers read them.
+            ConfigError: both item columns are missing, or `event_types` is missing and the towers read it.
         """
         _require(histories, "item_ids", "item_idx")
         if self.event_types:
@@ -219,14 +219,14 @@ class ReleasedTowers:
         """Embeds items.
 
         Args:
-            items: any columns, among them `item_id` or `item_idx`.
-            batch_rows: rows that the model sees at once.
+            items: needs `item_id` or `item_idx`.
+            batch_rows: rows per call of the model.
 
         Returns:
-            The other columns, `item_emb` and `content_coverage`: 1 where the item has a content vector, else 0.
+            The other columns, `item_emb`, and `content_coverage`: 1 if the item has a content vector, else 0.
 
         Raises:
-            ConfigError: there is neither column.
+            ConfigError: both columns are missing.
         """
         _require(items, "item_id", "item_idx")
         numbered = items if "item_idx" in items.columns else items.join(self.items, on="item_id", how="left")
@@ -234,7 +234,7 @@ class ReleasedTowers:
 
     @cached_property
     def event_types(self) -> tuple[str, ...]:
-        """The names of the event types that the user tower reads, the first one's code 1; empty where it reads none."""
+        """Names of the event types that the user tower reads, by code from 1 on; empty if it reads none."""
         try:
             return event_types_of(self.folder)
         except BadInput as error:
@@ -242,13 +242,13 @@ class ReleasedTowers:
 
     @cached_property
     def torch(self) -> "Towers":
-        """The torch module, in this process (needs torch)."""
+        """The towers as a torch module, loaded in this process (needs torch)."""
         from models.saved import load_towers
 
         return load_towers(self.folder)
 
     def _typed(self, histories: DataFrame) -> DataFrame:
-        """Codes for names of types; -1, which scoring refuses, for one that the towers do not know."""
+        """Replaces type names by codes; a name that the towers do not know becomes -1, which scoring refuses."""
         kind = histories.schema[TYPES].dataType
         if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType)):
             return histories
@@ -257,7 +257,7 @@ class ReleasedTowers:
         return histories.withColumn(TYPES, code.cast("array<tinyint>"))
 
     def _numbered(self, histories: DataFrame) -> DataFrame:
-        """`item_idx` for `item_ids`: rows get a number, since equal rows may stand more than once."""
+        """Replaces `item_ids` by `item_idx`; rows get a temporary number, since several may be equal."""
         rows = histories.withColumn("_row", F.monotonically_increasing_id()).localCheckpoint(eager=False)
         types = F.col(TYPES) if self.event_types else F.transform("item_ids", lambda _: F.lit(0))
         pairs = F.arrays_zip("item_ids", types.alias(TYPES))
@@ -272,7 +272,7 @@ class ReleasedTowers:
 
 
 class BuiltSequences(NamedTuple):
-    """`rows` of user, as-of day, history and targets as item numbers; `items` says which item has which number."""
+    """`rows`: user, as-of day, and history and targets as item numbers. `items`: the number of each item."""
 
     rows: DataFrame
     items: DataFrame
@@ -289,26 +289,27 @@ def build_sequences(
 ) -> BuiltSequences:
     """Builds history and target sequences around as-of days from any events.
 
-    A history holds the last events before an as-of day's midnight (UTC), targets the first ones from it on. A user with
-    no history or no target on a day has no row there. Events of one time are ordered by `event_id` where there is one.
+    A history holds a user's last events before the midnight (UTC) that begins the as-of day; the targets are the first
+    events from that midnight on. A user without history or without targets on a day has no row for it. Events of the
+    same time are ordered by `event_id`, or by a hash if there is no such column.
 
     Args:
-        events: `user_id`, `item_id`, `event_ts` (timestamp), perhaps `event_id` (bigint); rows with a null among
-            them are left out.
+        events: needs `user_id`, `item_id` and `event_ts` (timestamp), may have `event_id` (bigint); rows where one of
+            the first three is null are left out.
         as_of: days, as dates or as text such as 2024-05-01.
-        history_length, target_length: events of a row at most; shorter lists are padded with 0 on the right.
+        history_length, target_length: maximum events per row; shorter lists are padded with 0 on the right.
         target_days, history_days: how far targets and histories reach from the as-of day.
-        event_types: names of the column `event_type` that go with their events, at most 127; events of other types are
-            left out. Without them all events count alike.
+        event_types: at most 127 values of the column `event_type`, to be kept with their events; events of other types
+            are left out. If empty, all events count and types are ignored.
 
     Returns:
         `rows`: user_id, as_of, hist_items, hist_ts, hist_len, tar_items, tar_ts, tar_len, with times in seconds since
-        1970, and with event types hist_types and tar_types, the places of their names, from 1 on; `items`: item_id and
-        item_idx, from 1 on.
+        1970; with `event_types` also hist_types and tar_types: codes from 1 on, in the order of `event_types`.
+        `items`: item_id and item_idx, from 1 on.
 
     Raises:
-        ConfigError: a column is missing, no day is given, a setting is out of range, or the session has another time
-            zone than UTC.
+        ConfigError: a column is missing, no day is given, a setting is out of range, or the session's time zone is not
+            UTC.
     """
     require_plain(events.sparkSession)
     for column in ("user_id", "item_id", "event_ts"):

@@ -43,7 +43,7 @@ def _ingested_before(config: Config, end: date) -> list[StepDay]:
 
 
 def _content_day(config: Config, day: date) -> date:
-    """The embedding run that a feature day stands on: training covers all items up to the windows' end."""
+    """The day of the embedding run that a feature day needs: training covers all items up to the windows' end."""
     return max(day, config.windows.end)
 
 
@@ -64,7 +64,7 @@ def _towers_need(config: Config, day: date) -> Iterable[StepDay]:
 
 def _cvr_needs(config: Config, day: date) -> Iterable[StepDay]:
     yield towers_day(config)
-    if day >= config.windows.towers_end:  # the ledger may have that of windows which have moved on since
+    if day >= config.windows.towers_end:  # the ledger may have a day of windows that have moved since
         for feature_day in DayRange(config.windows.towers_end, day + ONE_DAY):
             yield (BUILD_SEQUENCES, feature_day)
 
@@ -85,7 +85,7 @@ def _evaluation_needs(config: Config, day: date) -> Iterable[StepDay]:
 
 
 def feature_days(config: Config) -> list[date]:
-    """Every day from the towers' last target on: CVR and ranker join on them, production on the newest."""
+    """Every day from the end of the towers' window on: CVR and ranker join their features, production the newest."""
     return list(DayRange(config.windows.towers_end, config.windows.end + ONE_DAY))
 
 
@@ -204,7 +204,7 @@ def backfill_days(config: Config, days: DayRange) -> Days:
 
 
 def as_plan(days: Days, only: Collection[StepName] = (), restate: bool = False, follow_late: bool = False) -> Plan:
-    """Steps in the DAG's order with their days; `only` keeps those, where given; the rest as `Plan` says."""
+    """The plan of steps in the DAG's order with their days, or of those in `only`; for the rest see `Plan`."""
     wanted = [step for step in STEPS.values() if days.get(step.name) and (not only or step.name in only)]
     steps = [Planned(step, days[step.name]) for step in wanted]
     return Plan(steps, restate, follow_late)

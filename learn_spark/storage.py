@@ -1,11 +1,11 @@
-"""Where files lie: a path of a mounted file system, or a URI of a store.
+"""Places of files: a path of a mounted file system, or a URI of a store.
 
-A local place stays a `pathlib.Path`, whatever it is used for. A `Location` has the few methods of one that a store can
-answer, each a request or two; what would be slow or wrong there (rename, append, a lock) it does not have, and it is no
-path that `open` takes.
+A local place stays a `pathlib.Path`, whatever it is used for. A `Location` has those few methods of a `Path` that a
+store can answer with a request or two. It lacks what would be slow or wrong in a store (rename, append, a lock), and
+`open` does not take it for a path.
 
 Credentials come from where each store's own library looks (the environment, a profile, the machine's role), or from
-`lake.options`. No text holds them: not `str`, not `repr`.
+`lake.options`. Neither `str` nor `repr` of a location shows them.
 """
 
 import fnmatch
@@ -28,7 +28,7 @@ from learn_spark.stores import SPELLINGS, STORES, Entry, Store, short
 from models.contract.whole_files import write_whole as write_local
 
 CACHE = "LEARN_SPARK_CACHE"
-SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")  # of a URI, whole or after a Path has taken one of its slashes
+SCHEME = re.compile(r"([A-Za-z][\w+.-]*):/")  # of a URI, whole or after a Path has removed one of its slashes
 _CHUNK_BYTES = 8 << 20
 
 
@@ -89,12 +89,12 @@ class Location:
             return bool(self._files.isdir(self._key))
 
     def entry(self) -> Entry:
-        """Raises FileNotFoundError where there is no such file."""
+        """The file's size, tag and time; raises FileNotFoundError if there is no such file."""
         with self._telling():
             return self._store.entry(self._files.info(self._key))
 
     def glob(self, pattern: str) -> list["Location"]:
-        """What lies directly in this folder and has such a name, sorted; nothing where there is no folder."""
+        """Files and folders directly in this folder whose names match, sorted; empty if there is no folder."""
         with self._telling():
             try:
                 found = self._files.ls(self._key, detail=False)
@@ -104,7 +104,7 @@ class Location:
         return [self / name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
     def matching(self, pattern: str) -> dict[str, Entry]:
-        """The files below this folder whose names below it fit a pattern of `glob`, by those names."""
+        """The files below this folder whose paths relative to it match a pattern of `glob`, by these paths."""
         with self._telling():
             found = self._files.glob(f"{self._key}/{pattern}", detail=True)
         read, start = self._store.entry, len(self._key) + 1
@@ -123,15 +123,15 @@ class Location:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """The file as a whole, or not at all."""
+        """Writes the file, whole or not at all."""
         with self._telling(writes=True):
             self._store.write(self._files, self._key, content)
 
     def create(self, content: bytes) -> None:
-        """A file that is not there yet; of several that try at once, one succeeds.
+        """Creates the file, if it does not exist; if several processes try at once, one succeeds.
 
         Raises:
-            FileExistsError: it is there.
+            FileExistsError: it exists.
         """
         with self._telling(writes=True):
             self._store.create(self._files, self._key, content)
@@ -145,22 +145,22 @@ class Location:
                     raise
 
     def remove(self) -> None:
-        """A folder with all that is in it; nothing to do where there is none."""
+        """Deletes the folder with all that is in it; does nothing if there is none."""
         with self._telling(writes=True), suppress(FileNotFoundError):
             self._files.rm(self._key, recursive=True)
 
     def move(self, to: "Location") -> None:
-        """A folder with all that is in it to another place of the store."""
+        """Moves the folder with all that is in it to another place of the store."""
         with self._telling(writes=True):
             self._store.move(self._files, self._key, to._key)
 
     def send(self, file: Path) -> None:
-        """Makes this the copy of a file of this machine."""
+        """Copies a file of this machine to this place."""
         with self._telling(writes=True):
             self._store.write(self._files, self._key, file)
 
     def fetch(self, file: Path) -> None:
-        """Copies this to a file of this machine."""
+        """Copies the file at this place to a file of this machine."""
         with self._telling():
             self._files.get_file(self._key, str(file))
 
@@ -184,7 +184,7 @@ class Location:
 
     @contextmanager
     def _telling(self, writes: bool = False) -> Iterator[None]:
-        """Says in one line what is wrong with a store rather than with a file."""
+        """Turns an error of the store, rather than of a file, into one line."""
         try:
             yield
         except FileNotFoundError as error:
@@ -212,7 +212,7 @@ def place_of(text: str, options: Mapping[str, Any] | None = None) -> Path | Loca
     """The path, or the place in a store, that a text names.
 
     Raises:
-        ValueError: it names a store that learn-spark does not know, or no bucket, or one whose package is missing.
+        ValueError: it names a store that learn-spark does not know, no bucket, or a store whose package is missing.
     """
     if not (found := SCHEME.match(text)):
         return Path(text)
@@ -231,12 +231,12 @@ def place_of(text: str, options: Mapping[str, Any] | None = None) -> Path | Loca
 
 
 def reached_by(place: Path | Location, options: Mapping[str, Any]) -> Path | Location:
-    """The place, with the options of its store."""
+    """The place, with these options if it is in a store."""
     return Location(place.uri, options) if isinstance(place, Location) else place
 
 
 def beside(place: Path | Location, text: str) -> Path | Location:
-    """What a text, once `str` of a place, names; reached as `place` is."""
+    """The place whose `str` is `text`, reached in the same way as `place`."""
     return place.at(text) if isinstance(place, Location) else Path(text)
 
 
@@ -244,7 +244,7 @@ def place_argument(text: str, name: str, options: Mapping[str, Any]) -> Path | L
     """The absolute path, or the place in a store, that an argument names.
 
     Raises:
-        ConfigError: as `place_of` says.
+        ConfigError: the argument is wrong, as for `place_of`.
     """
     try:
         place = place_of(text, options)
@@ -254,21 +254,21 @@ def place_argument(text: str, name: str, options: Mapping[str, Any]) -> Path | L
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps its copies of what lies in stores."""
+    """The folder of this machine's copies of what lies in stores."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE) or Path(home) / "learn-spark").absolute()
 
 
 def name_of_copy(place: Location) -> str:
-    """What a place is called on this machine; of two places no two names are equal."""
+    """The name of a place's copy on this machine; different places have different names."""
     return f"{place.name}-{hashlib.sha256(place.uri.encode()).hexdigest()[:16]}"
 
 
 def lake_of(root: Path | Location | str) -> Path | Location:
-    """The root that somebody names in a program.
+    """The place of the root that a program names.
 
     Raises:
-        ConfigError: as `place_of` says.
+        ConfigError: the root is wrong, as for `place_of`.
     """
     try:
         return place_of(root) if isinstance(root, str) else root
@@ -277,10 +277,10 @@ def lake_of(root: Path | Location | str) -> Path | Location:
 
 
 def require_mounted(root: Path | Location, command: str) -> Path:
-    """The root of a lake, for a command that needs it on a file system.
+    """The root of a lake, for a command that needs the lake on a file system.
 
     Raises:
-        ConfigError: it lies in a store.
+        ConfigError: the lake lies in a store.
     """
     if isinstance(root, Path):
         return root
@@ -296,7 +296,7 @@ def write_whole(place: Path | Location, content: str | bytes) -> None:
 
 
 def move(folder: Place, to: Place) -> None:
-    """Takes a folder to a place that is not there yet, of the same file system or store."""
+    """Moves a folder to a place that does not exist yet, in the same file system or store."""
     if isinstance(folder, Path):
         assert isinstance(to, Path)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def move(folder: Place, to: Place) -> None:
 
 
 def remove(place: Place) -> None:
-    """A file, or a folder with all that is in it; nothing to do where there is none."""
+    """Deletes a file, or a folder with all that is in it; does nothing if there is none."""
     if isinstance(place, Location):
         place.remove()
     elif place.is_dir() and not place.is_symlink():
@@ -317,20 +317,20 @@ def remove(place: Place) -> None:
 
 
 def size_of(place: Path | Location) -> int:
-    """Of a file, in bytes; raises FileNotFoundError where there is none."""
+    """The size of a file in bytes; raises FileNotFoundError if there is none."""
     return place.stat().st_size if isinstance(place, Path) else place.entry().size
 
 
 def for_arrow(place: Path | Location) -> Path | BinaryIO:
-    """What pyarrow opens a file by."""
+    """What to give pyarrow, so that it opens the file."""
     return place if isinstance(place, Path) else place.open()
 
 
 def in_memory(place: Path | Location) -> Path | BinaryIO:
-    """The same for a small file that is read whole."""
+    """As `for_arrow`, for a small file that is read whole."""
     return place if isinstance(place, Path) else io.BytesIO(place.read_bytes())
 
 
 def hadoop_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """What Spark's own clients need to reach stores as `options` and the environment say."""
+    """The settings by which Spark's own clients reach stores, from `options` and the environment."""
     return {key: value for store in STORES.values() for key, value in store.hadoop_settings(options).items()}

@@ -1,6 +1,6 @@
-"""What the kinds of stores differ in: their clients, how a file is made whole, what their errors mean.
+"""The kinds of stores and their differences: their clients, how a file is written as a whole, what their errors mean.
 
-Only this module and `storage`, which everything else asks, know object stores.
+Only this module and `storage` know about stores; everything else uses `storage`.
 """
 
 import os
@@ -39,9 +39,9 @@ class Store(ABC):
 
     Attributes:
         scheme: of its URIs, as Spark writes it.
-        package: that Python needs for it, and the extra that brings it.
+        package, extra: the Python package that it needs, and the extra that installs it.
         needs_authority: whether a URI must name a bucket.
-        credentials: where they come from.
+        credentials: where they come from, in words.
     """
 
     scheme: str
@@ -52,35 +52,35 @@ class Store(ABC):
 
     @abstractmethod
     def files(self, authority: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - fsspec has no types
-        """fsspec's view of what a URI's authority names."""
+        """fsspec's file system for a URI's authority."""
 
     @abstractmethod
     def key(self, authority: str, path: str) -> str:
-        """What `files` calls a path."""
+        """The key by which `files` knows a path."""
 
     @abstractmethod
     def entry(self, info: Mapping[str, Any]) -> Entry:
-        """What `files` says of a file."""
+        """The entry of a file, from what `files` says about it."""
 
     @abstractmethod
     def write(self, files: Any, key: str, content: bytes | Path) -> None:  # noqa: ANN401
-        """A file as a whole, or not at all, from bytes or from a file of this machine."""
+        """Writes a file, whole or not at all, from bytes or from a file of this machine."""
 
     @abstractmethod
     def create(self, files: Any, key: str, content: bytes) -> None:  # noqa: ANN401
-        """A file that is not there yet; raises FileExistsError where it is."""
+        """Creates a file; raises FileExistsError if it exists."""
 
     @abstractmethod
     def move(self, files: Any, key: str, to: str) -> None:  # noqa: ANN401
-        """A folder with all that is in it to a place that is not there yet."""
+        """Moves a folder with all that is in it to a place that does not exist yet."""
 
     @abstractmethod
     def trouble(self, place: str, error: Exception) -> LearnError:
-        """An error of `files` in one line."""
+        """Turns an error of `files` into one line."""
 
     @abstractmethod
     def hadoop_settings(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """What Spark's own client needs to reach it as `options` and the environment say."""
+        """The settings by which Spark's own client reaches the store, from `options` and the environment."""
 
 
 class _S3(Store):
@@ -99,7 +99,7 @@ class _S3(Store):
     def files(self, authority: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
         import fsspec
 
-        # Others write, too: a listing that was remembered would hide what they wrote.
+        # A cached listing would hide what other processes have written.
         return fsspec.filesystem("s3", use_listings_cache=False, **_without_dots(options))
 
     def key(self, authority: str, path: str) -> str:
@@ -187,7 +187,7 @@ class _Hdfs(Store):
                 self._create(files, partial, content)
             files.mv(partial, key, overwrite=True)
         except BaseException:
-            with suppress(Exception):  # it must not hide why
+            with suppress(Exception):  # its failure must not hide the reason
                 files.rm(partial)
             raise
 
@@ -222,8 +222,9 @@ class _Hdfs(Store):
         return {f"spark.hadoop.{key}": value for key, value in _properties(options).items()}
 
 
-# A client that a fork inherits stays untouched: to end it would wait for threads that are the parent's. So fsspec, that
-# empties its cache in a forked process, keeps none. Such a process may start another program, but reach no HDFS.
+# A client that a forked process inherits must stay untouched: closing it would wait for threads that only the parent
+# has. So fsspec, which empties its cache in a forked process, must cache none. A forked process may start another
+# program, but must not use HDFS.
 _hdfs_clients: dict[tuple[Any, ...], Any] = {}
 
 
@@ -233,13 +234,13 @@ def _hdfs_files() -> Any:  # noqa: ANN401
     from hdfs_native.fsspec import HdfsFileSystem
 
     class RangeReader(AbstractBufferedFile):
-        """The client's own reader can neither be buffered nor tell where it has gone to."""
+        """Reads ranges with a buffer: the client's own reader can be neither buffered nor asked for its position."""
 
         def _fetch_range(self, start: int, end: int) -> bytes:
             return self.fs.client.read(self.path).read_range(start, end - start)
 
     class Files(HdfsFileSystem):
-        """Takes paths as they are, where the class above takes `;` and `#` in a name for the end of it."""
+        """Takes paths as they are; the base class takes `;` and `#` in a name for its end."""
 
         cachable = False
 
@@ -270,12 +271,12 @@ def _busy(place: str, text: str) -> TemporaryError:
 
 
 def _said_by_hadoop(text: str) -> str:
-    """Without the stack of the server, which comes after the first line."""
+    """The text without the server's stack, which comes after the first line."""
     return text.partition("\\n\\tat ")[0].partition(" at org.apache.hadoop.")[0]
 
 
 def _properties(options: Mapping[str, Any]) -> dict[str, str]:
-    """Hadoop's properties have dots in their names; what has none is for other stores."""
+    """The options that are Hadoop's properties: their names have dots, those of other stores' options have none."""
     told = {key: value for key, value in options.items() if "." in key}
     return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in told.items()}
 

@@ -1,4 +1,4 @@
-"""Folders that an export fills by the trainer's process: all of one or nothing."""
+"""Export folders that the trainer's process fills: each one appears complete or not at all."""
 
 import shutil
 import tempfile
@@ -15,14 +15,14 @@ from models.contract.whole_files import write_whole
 
 
 def require_writable(folder: Path, what: str) -> None:
-    """Tries whether a file can be written into a folder, which is made where it is missing: before hours of work.
+    """Checks, before hours of work, that a file can be written into a folder; makes the folder if it is missing.
 
     Args:
-        folder: gets a file without a name for a moment.
-        what: starts the error.
+        folder: a nameless temporary file is written into it.
+        what: how the error message begins, such as `--out`.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the folder cannot be made, or no file can be written into it.
         TemporaryError: the disk is full.
     """
     try:
@@ -35,10 +35,10 @@ def require_writable(folder: Path, what: str) -> None:
 
 
 def require_absent(out: Path | Location) -> None:
-    """An export overwrites nothing.
+    """Refuses a folder that exists: an export overwrites nothing.
 
     Raises:
-        ConfigError: the folder is there already, or cannot be made.
+        ConfigError: the folder exists already, or cannot be made.
     """
     if out.exists():
         raise ConfigError(f"--out {out} is there already: remove it, or name another")
@@ -48,14 +48,13 @@ def require_absent(out: Path | Location) -> None:
 
 @contextmanager
 def written_whole(out: Path | Location) -> Iterator[Path]:
-    """A folder of this machine to write into, which becomes `out` at the end, without the trainer's spec.
+    """Yields the path of a local folder to write, which becomes `out` at the end, without the trainer's spec.
 
-    It is renamed; in a store its files are sent, result.json as the last one.
-
-    Where that fails, the folder goes, but for the trainer's error.log.
+    The folder is renamed to a local `out`; for a store, its files are uploaded, result.json last. After an error the
+    folder is removed, except for the trainer's error.log.
 
     Raises:
-        ConfigError: `out` is there already.
+        ConfigError: `out` exists already.
     """
     require_absent(out)
     beside = out.parent if isinstance(out, Path) else Path(tempfile.gettempdir())

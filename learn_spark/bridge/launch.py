@@ -1,4 +1,4 @@
-"""Training runs in processes of its own: `python -m models <command> --spec F`, alone, by torchrun or on executors."""
+"""Runs training in separate processes: `python -m models <command> --spec F`, alone, by torchrun or on executors."""
 
 import importlib.util
 import logging
@@ -41,31 +41,32 @@ _ERRORS: dict[int, type[LearnError]] = {
 ALONE = Launch()
 _log = logging.getLogger(__name__)
 _LOG_LINES = 20
-_PATIENCE = 5.0  # seconds that a trainer has to end
+_PATIENCE = 5.0  # seconds that a trainer gets to end
 _running: set["subprocess.Popen[str]"] = set()
 _OF_TORCHRUN = re.compile(r"[A-Z]\d{4} \S+ \d+ \S*torch/distributed/")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
 
 
 def run_trainer(spec: Spec, launch: Launch = ALONE, spark: SparkSession | None = None) -> dict[str, Any]:
-    """Does what the spec says, unless its `out_dir` is finished already; a killed training goes on.
+    """Runs the spec's command, unless its `out_dir` is finished already; a killed training resumes.
 
-    What the process prints on stderr is logged as it comes.
+    What the process prints is logged line by line.
 
     Args:
-        spec: of a command of `python -m models`; with launcher `spark` all executors see its `out_dir`.
-        launch: where it runs, if several processes may do it; by default, and else, one process here. A training that
-            streams by Petastorm finds it in the launch's environment.
+        spec: for a command of `python -m models`; with launcher `spark` all executors must see its `out_dir`.
+        launch: where a command runs that may use several processes; by default, and for all other commands, one process
+            on this machine. A training that streams with Petastorm finds it in `launch.environment`.
         spark: needed by launcher `spark`. Executors must have both packages installed.
 
     Returns:
-        result.json.
+        The content of result.json.
 
     Raises:
         ConfigError: the process refused spec or data (exit code 2).
         QualityError: the loss was not finite (3).
         TemporaryError: the disk is full, or another process writes the folder (75).
-        LearnError: it ended in another way; the message names the file with the traceback, or has its last lines.
+        LearnError: the process failed otherwise; the message names the file with the traceback, or quotes its last
+            lines.
     """
     if not is_finished(spec.out_dir):
         forget_failure(spec.out_dir)
@@ -81,10 +82,10 @@ def run_trainer(spec: Spec, launch: Launch = ALONE, spark: SparkSession | None =
 
 
 def package_root() -> str:
-    """What PYTHONPATH needs for `models`: the checkout, site-packages, or the zip of --py-files.
+    """The entry of PYTHONPATH from which `models` is imported: the checkout, site-packages, or the zip of --py-files.
 
     Raises:
-        ConfigError: where there is no such package.
+        ConfigError: the package is not installed.
     """
     found = importlib.util.find_spec("models")
     if found is None or found.origin is None:
@@ -93,22 +94,22 @@ def package_root() -> str:
 
 
 def _environment(spec: Spec, launch: Launch) -> dict[str, str]:
-    """Of the trainer's process, on the machine that this runs on."""
+    """Environment variables for a trainer's process on this machine."""
     environment, threads = dict(os.environ), None
     first: list[str] = []
     if isinstance(spec, TrainingSpec):
         first, threads = packages_first(spec.stream, launch.environment), spec.train.run.threads
     paths = [*first, package_root(), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one is the working directory
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one means the current folder
     environment["PYTHONUNBUFFERED"] = "1"
-    environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not stand in for ours
+    environment["PYTHONSAFEPATH"] = "1"  # a folder `models` in the working directory must not shadow ours
     if threads:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
     return environment
 
 
 def end_trainers() -> None:
-    """Ends the trainers that this process has started; whoever waits for one gets its error."""
+    """Ends the trainers that this process has started; a caller that waits for one gets an error."""
     for process in list(_running):
         _end(process)
 
@@ -119,7 +120,7 @@ def _run(arguments: list[str], environment: dict[str, str], name: str, out_dir: 
         is_quiet = False
         for line in process.stdout or ():
             last.append(line.rstrip())
-            is_quiet |= set(_TORCHRUN) < set(arguments) and line.startswith("Traceback ")  # its own stack, as its last
+            is_quiet |= set(_TORCHRUN) < set(arguments) and line.startswith("Traceback ")  # its own stack comes last
             if not is_quiet and not _OF_TORCHRUN.match(line):
                 _log.info("%s", line.rstrip("\n"))
     if process.returncode:
@@ -128,9 +129,9 @@ def _run(arguments: list[str], environment: dict[str, str], name: str, out_dir: 
 
 @contextmanager
 def _started(command: list[str], environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    """A process that outlives neither the block nor this process: each of its ranks watches the pipe at its stdin.
+    """Starts a process that ends with the block and with this process: each of its ranks watches the pipe at its stdin.
 
-    Ctrl-C in a terminal reaches this process alone, which then ends the other.
+    Ctrl-C in a terminal reaches only this process, which then ends the started one.
     """
     process = subprocess.Popen(
         command,
@@ -165,7 +166,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def _run_on_executors(spark: SparkSession, spec: Spec, trainer: list[str], launch: Launch) -> None:
-    """Barrier tasks on the executors; Spark ends all of them with an error when one ends with one."""
+    """Trains in barrier tasks on the executors; when one task fails, Spark ends all of them."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
     gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0)
@@ -182,7 +183,7 @@ def _run_on_executors(spark: SparkSession, spec: Spec, trainer: list[str], launc
 
 
 def _train_on_executor(trainer: list[str], spec: Spec, launch: Launch) -> None:
-    """One rank, in a process of its own: this one has imported packages that Petastorm's must come before."""
+    """Runs one rank in a new process: this one has imported packages whose versions Petastorm cannot use."""
     try:
         environment = _environment(spec, launch)
     except ConfigError as error:
@@ -196,12 +197,12 @@ def _train_on_executor(trainer: list[str], spec: Spec, launch: Launch) -> None:
 
 
 def _fail(code: int, command: str, last: list[str], out_dir: Path) -> None:
-    """Raises what the process, or the rank that failed first, said of itself; its last lines if it said nothing."""
-    failure = read_failure(out_dir)  # torchrun's exit code does not say what its ranks' said
+    """Raises the error that the process, or the first failed rank, recorded; without a record, its last lines."""
+    failure = read_failure(out_dir)  # torchrun's exit code is not that of the failed rank
     if failure:
         code, reason = failure
         raise _ERRORS[code](reason)
-    if full := next((line for line in last if is_disk_full(line)), None):  # too full for failure.json
+    if full := next((line for line in last if is_disk_full(line)), None):  # the disk was too full to write failure.json
         raise TemporaryError(f"{command}: {full}")
     if code in _ERRORS and last and (code != UNEXPECTED or (out_dir / ERROR_LOG).is_file()):
         raise _ERRORS[code](last[-1])

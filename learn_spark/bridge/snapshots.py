@@ -1,4 +1,4 @@
-"""One pinned table version as plain Parquet files of equal size, with a manifest that names every byte."""
+"""Exports one pinned table version as plain Parquet files of equal size, with a manifest of their checksums."""
 
 import shutil
 import uuid
@@ -28,7 +28,7 @@ def snapshot_folder(context: Context, name: str) -> Path:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a snapshot is finished: its manifest comes last."""
+    """Whether a snapshot is finished: its manifest is written last."""
     return (folder / MANIFEST).is_file()
 
 
@@ -44,25 +44,25 @@ def export(
 ) -> Path:
     """Writes a frame as a snapshot; a finished one of this name is left as it is.
 
-    Rows are ordered by a seeded hash of their key and cut into files whose sizes differ by one row at most,
-    each one row group, so that a rerun gives equal bytes. The executors write and hash the files; the folder
-    appears under its name when all are gathered.
+    Rows are ordered by a seeded hash of their key and split into files whose sizes differ by at most one row. Each file
+    is one row group, so a rerun gives equal bytes. The executors write and hash the files; the folder gets its name
+    when all of them are gathered.
 
     Args:
-        context: `stream.rows_per_file` is the files' size; `sequences.event_types` are the names of the columns
-            TYPE_COLUMNS' codes.
-        df: the rows, made from `source_version` of `source_table`; list columns of equal lengths, no nulls.
-        name: the folder; carries the fingerprint of what made the rows.
+        context: its config gives the rows per file (`stream.rows_per_file`) and the event types that the codes in
+            TYPE_COLUMNS stand for (`sequences.event_types`).
+        df: the rows, made from `source_version` of `source_table`; all lists of a column have one length; no nulls.
+        name: of the folder; contains the fingerprint of what the rows were made from.
         key: columns that are unique together.
         source_table, source_version: the pinned source, for the manifest.
-        seed: of the order.
-        into: a folder outside the lake that gets the snapshot's folder.
+        seed: for the row order.
+        into: a folder outside the lake where the snapshot's folder is to be made instead.
 
     Returns:
         The folder: part-*.parquet and manifest.json, nothing else.
 
     Raises:
-        ConfigError: where there is no row.
+        ConfigError: the frame has no rows.
     """
     target = into / name if into else snapshot_folder(context, name)
     if is_exported(target):
@@ -92,7 +92,7 @@ def export(
 def _write_files(
     df: DataFrame, gathered: TaskFiles, key: Sequence[str], seed: int, rows_per_file: int
 ) -> list[SnapshotFile]:
-    """Writes the files on the executors; what comes back is a row per file."""
+    """Writes the files on the executors and returns one entry per file."""
     rows = df.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         total = rows.count()

@@ -22,12 +22,12 @@ def cvr_path(context: Context) -> Path:
 
 
 def lost_towers(context: Context, days: Collection[date]) -> Collection[date]:
-    """The days, if the folder of the towers lacks a file."""
+    """The given days if the towers' folder lacks a file, else none."""
     return () if is_trained(towers_path(context)) else days
 
 
 def lost_cvr(context: Context, days: Collection[date]) -> Collection[date]:
-    """The days, if the folder of the conversion model lacks a file."""
+    """The given days if the conversion model's folder lacks a file, else none."""
     return () if is_trained(cvr_path(context)) else days
 
 

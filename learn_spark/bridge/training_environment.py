@@ -10,21 +10,21 @@ from models.contract.settings import StreamConfig
 
 FOLDER = "petastorm"
 _NEEDED = ("petastorm", "pyarrow", "numpy", "pandas")
-PACKAGES = (  # as constraints-petastorm.txt, which an installed package does not have
+PACKAGES = (  # the same as in constraints-petastorm.txt, which is not part of an installed package
     *("petastorm==0.13.1", "pyarrow==14.0.2", "numpy==1.26.4", "pandas==2.2.3", "dill==0.4.1", "diskcache==5.6.3"),
     *("future==1.0.0", "pyzmq==27.3.0", "six==1.17.0"),
 )
 
 
 def packages_first(stream: StreamConfig, environment: Path | None) -> list[str]:
-    """Folders that a training process on this machine needs before all others on its path.
+    """Folders that must come first on the import path of a training process on this machine.
 
     Args:
-        stream: how it reads; only Petastorm needs any.
+        stream: how the process reads its rows; only Petastorm needs such a folder.
         environment: `training.environment`.
 
     Raises:
-        ConfigError: Petastorm is nowhere.
+        ConfigError: Petastorm is needed and not found.
     """
     if stream.reader != "petastorm":
         return []
@@ -41,17 +41,17 @@ def packages_first(stream: StreamConfig, environment: Path | None) -> list[str]:
 
 
 def require_petastorm(config: Config) -> None:
-    """What a training step will need on this machine; executors look for themselves.
+    """Checks that a training step will find Petastorm on this machine if it needs it; executors check for themselves.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: Petastorm is needed and not found.
     """
     if config.launch.launcher != "spark":
         packages_first(config.stream, config.training.environment)
 
 
 def _is_held_here() -> bool:
-    """Petastorm imports a module of pyarrow that went with pyarrow 15."""
+    """Whether the main environment can run Petastorm, which imports a pyarrow module that pyarrow 15 removed."""
     return (
         importlib.util.find_spec("petastorm") is not None and importlib.util.find_spec("pyarrow.filesystem") is not None
     )

@@ -9,10 +9,10 @@ from models.contract.verified import FileState, file_state
 
 
 def keep_loaded() -> None:
-    """Hides what is loaded by now, a model and its libraries, from the garbage collector, which frees none of it.
+    """Hides all objects loaded so far (a model, its libraries) from the garbage collector, which would free none.
 
-    Spark collects garbage after each task of a worker: past torch and transformers that takes a quarter of a second.
-    What an earlier call has hidden and nobody holds any more goes first.
+    Spark collects garbage after each task of a Python worker; with torch and transformers loaded, that takes a quarter
+    of a second. Objects that an earlier call has hidden and nothing references any more are freed first.
     """
     gc.unfreeze()
     gc.collect()
@@ -20,11 +20,11 @@ def keep_loaded() -> None:
 
 
 def keep_archive_listings() -> None:
-    """Lets `importlib.invalidate_caches` read an archive's list of files again only where the archive has changed.
+    """Makes `importlib.invalidate_caches` reread an archive's list of files only if the archive has changed.
 
-    Spark 4.1 calls it at the start of each task. Python before 3.13 then reads the lists of pyspark.zip, py4j.zip and
-    Spark's core jar, which are on a worker's path, in a quarter of a second (github.com/python/cpython/issues/103200,
-    SPARK-54744).
+    Spark 4.1 calls it at the start of each task. Python before 3.13 then rereads the lists of pyspark.zip, py4j.zip and
+    Spark's core jar, which are on a worker's path. That takes a quarter of a second per task
+    (github.com/python/cpython/issues/103200, SPARK-54744).
     """
     read_again = zipimport.zipimporter.invalidate_caches
     importers = [one for one in sys.path_importer_cache.values() if isinstance(one, zipimport.zipimporter)]
@@ -42,5 +42,5 @@ def keep_archive_listings() -> None:
 def _state(archive: str) -> FileState | None:
     try:
         return file_state(Path(archive))
-    except OSError:  # there is none any more
+    except OSError:  # the archive is gone
         return None

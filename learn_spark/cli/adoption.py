@@ -1,4 +1,4 @@
-"""The command that takes over what an earlier release of the package recorded."""
+"""The command that takes over the days that an earlier version of the package recorded."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from learn_spark.runs.steps import EMBED_ITEMS
 
 @dataclass(frozen=True)
 class AdoptionSummary(Summary):
-    """Recorded days by what becomes of them, and the printed lines."""
+    """How many recorded days are current, adopted and refused, and the printed lines."""
 
     current: int
     adopted: int

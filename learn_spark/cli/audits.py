@@ -1,4 +1,4 @@
-"""The commands that look for leakage: in the lake, and in a table that was joined."""
+"""The commands that look for leakage: in the lake, and in a joined table."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from learn_spark.sequences.audit import AuditFigure, audit_sequences, require_no
 
 @dataclass(frozen=True)
 class AuditSummary(Summary):
-    """The figures of an audit, and the release where one was audited against."""
+    """The figures of an audit, and the release that a joined table was audited against."""
 
     audit: Sequence[AuditFigure]
     release: str | None = None
 
 
 def _audited(figures: Sequence[AuditFigure], release: str | None = None) -> Outcome:
-    """Prints the figures; an error where any rule is broken."""
+    """Prints the figures; the outcome has an error if any rule is broken."""
     print(*figures, sep="\n", flush=True)
     summary = AuditSummary(figures, release)
     try:

@@ -24,14 +24,14 @@ ITEMS = 20_000
 
 @dataclass(frozen=True)
 class ChosenSummary(Summary):
-    """What `output.dir/choose_content/choose_content.json` holds, too."""
+    """The content of `output.dir/choose_content/choose_content.json`."""
 
     content: dict[str, object]
 
 
 def _choose_content(call: Call) -> Outcome:
     args, config = call.args, call.config
-    base_variant(config)  # a wrong model or layer is said before there is a session
+    base_variant(config)  # refuses a wrong model or layer before a session is started
     asked_layers(config, args.layers)
     require_writable(config.output.folder / FOLDER_NAME, "output.dir")
     asked = Asked(args.items, args.layers, args.pooling, args.templates, args.ranker)

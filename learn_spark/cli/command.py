@@ -1,4 +1,4 @@
-"""What a command is: its name, help and arguments, the call of it, and the outcome that it returns."""
+"""A command (its name, help and arguments), one call of it, and the outcome that it returns."""
 
 import logging
 import tempfile
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Summary:
-    """What `--json-out` holds of a command; fields that are None are left out."""
+    """What a command writes to `--json-out`; fields that are None are left out."""
 
     def as_json(self) -> dict[str, object]:
-        """By the fields' names."""
+        """The fields that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -44,8 +44,8 @@ class Outcome:
 
     Attributes:
         summary: what it did.
-        code: the exit code, where there is no `error`.
-        error: why it failed although there is a summary, as of an audit that found something.
+        code: the exit code if there is no `error`.
+        error: why it failed; there may be a summary nevertheless, such as that of an audit that found leakage.
     """
 
     summary: Summary = field(default_factory=Summary)
@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """What a scheduler acts on."""
+        """The exit code of the process, for a scheduler: that of the error, if there is one."""
         return self.error.exit_code if self.error else self.code
 
     @property
@@ -73,16 +73,16 @@ class Call:
 
     @cached_property
     def config(self) -> Config:
-        """Read when it is first asked for; errors as of `load_config`."""
+        """The config, loaded on first use; raises what `load_config` raises."""
         return load_config(self.args.config, self.args.set or ())
 
     @property
     def log(self) -> Path:
-        """The file for errors with their stacks, which the terminal is spared; the first error creates it."""
+        """The file for errors with their stacks, which the terminal does not show; the first error creates it."""
         return self.config.output.folder / "logs" / f"{self.name}-{self._started:%Y%m%d-%H%M%S}.log"
 
     def keep(self, text: str) -> Path:
-        """Appends text, less its secrets, to the log, or to a temporary file where there is no config yet.
+        """Appends text, without its secrets, to the log; to a temporary file if no config is loaded or the log fails.
 
         Returns:
             The file.
@@ -101,10 +101,11 @@ class Call:
 
     @contextmanager
     def context(self, repairs: bool = False) -> Iterator[Context]:
-        """A session on the config's lake, with progress lines; the caller holds the lake's lock where it writes.
+        """Opens a session on the config's lake, with progress lines; a caller that writes must hold the lake's lock.
 
         Raises:
-            ConfigError: a table is gone, foreign or older than the ledger says, unless the caller `repairs`.
+            ConfigError: a table is missing, foreign or older than the ledger says; not checked if the caller `repairs`.
+            JvmGone: Spark's JVM ended inside the block.
         """
         config = self.config
         require_outputs(config.output)
@@ -125,7 +126,7 @@ class Call:
                 f"Spark's JVM is gone: it was killed, or ended for lack of memory; {file} has the rest"
             ) from None
         finally:
-            with suppress(Exception):  # a JVM that was killed cannot be stopped, and must not hide why the work ended
+            with suppress(Exception):  # stopping a killed JVM fails, and must not hide why the work ended
                 spark.stop()
 
     def _say_unfinished(self, root: Place) -> None:
@@ -159,14 +160,14 @@ class Command:
 
 
 def with_config(parser: ArgumentParser) -> None:
-    """The arguments of every command that works on a lake."""
+    """Adds the arguments of every command that works on a lake."""
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, as conf/demo.yaml")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="overrides one key, as spark.ui=true")
     parser.add_argument("--json-out", metavar="FILE", help="write a machine-readable summary")
 
 
 def with_plan(parser: ArgumentParser) -> None:
-    """The arguments of every command that runs steps."""
+    """Adds the arguments of every command that runs steps."""
     parser.add_argument("--restate", action="store_true", help="make anew what other code, config or input made")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
@@ -184,7 +185,7 @@ def numbers(text: str) -> list[int]:
 
 
 def count(text: str) -> int:
-    """A number from 1 on."""
+    """Parses a whole number that is at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)

@@ -23,32 +23,32 @@ from learn_spark.storage import require_mounted
 from learn_spark.systems.specs import TOWER_VARIANTS, chosen_systems
 from learn_spark.systems.trainings import planned_trainings, write_trainings
 
-_STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison stands on
+_STEPS = (INGEST_EVENTS, BUILD_SEQUENCES, EMBED_ITEMS)  # what a comparison needs
 
 
 @dataclass(frozen=True)
 class TrainingsSummary(Summary):
-    """Of a dry run on a lake that has all that a comparison stands on: the trainings that are missing."""
+    """The missing trainings, from a dry run on a lake that has everything else that a comparison needs."""
 
     trainings: list[str]
 
 
 @dataclass(frozen=True)
 class PreparedSummary(Summary):
-    """Of `--prepare`: how many trainings are missing."""
+    """How many trainings are missing, with `--prepare`."""
 
     missing: int
 
 
 @dataclass(frozen=True)
 class ComparedSummary(Summary):
-    """What the comparison's JSON file holds, too."""
+    """The content of the comparison's JSON file."""
 
     comparison: dict[str, object]
 
 
 def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
-    """Runs the missing steps that a comparison stands on, then compares, or writes down what has to be trained."""
+    """Runs the missing steps that a comparison needs, then compares; `--prepare` only writes the missing trainings."""
     args, config = call.args, call.config
     systems = args.systems or list(usual(config))
     seeds = list(dict.fromkeys(args.seeds or config.comparison.seeds))
@@ -76,7 +76,7 @@ def _compare(call: Call, usual: Callable[[Config], Sequence[str]]) -> Outcome:
 
 
 def _dry_run(plan: Plan, context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]) -> Outcome:
-    """Prints the missing steps; where none is, the missing trainings."""
+    """Prints the missing steps or, if there are none, the missing trainings."""
     outcome = dry_run(plan, context.config, context)
     if outcome.exit_code != NOTHING_TO_DO:
         print(f"then {len(chosen)} systems are compared, trained ones with {len(seeds)} seeds", flush=True)

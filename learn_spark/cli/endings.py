@@ -16,7 +16,7 @@ from learn_spark.lake.session import is_alive
 from learn_spark.runs.periodic import Periodic
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_handled: set[signal.Signals] = set()  # those that `signals_taken` answers
+_handled: set[signal.Signals] = set()  # the signals that `signals_taken` handles
 
 
 class Interrupted(LearnError):
@@ -29,11 +29,11 @@ class Interrupted(LearnError):
 
 
 class JvmGone(LearnError):
-    """Spark's JVM has ended under the command."""
+    """Spark's JVM ended while the command ran."""
 
 
 class _Signalled(KeyboardInterrupt):
-    """What a signal raises in the main thread; nothing takes a KeyboardInterrupt for an error of its own."""
+    """Raised in the main thread by a signal; a KeyboardInterrupt, since no `except Exception` catches that."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -41,21 +41,21 @@ class _Signalled(KeyboardInterrupt):
 
 
 class JvmWatch(Periodic):
-    """Ends the trainers whose driver has lost its JVM: what they make could not be recorded."""
+    """Ends the trainers when the driver has lost its JVM: their results could not be recorded."""
 
     def __init__(self, spark: SparkSession) -> None:
         super().__init__(seconds=1.0)
         self._spark = spark
 
     def tick(self) -> None:
-        """Looks at the JVM."""
+        """Checks whether the JVM is alive."""
         if not is_alive(self._spark):
             end_trainers()
 
 
 @contextmanager
 def signals_taken() -> Iterator[None]:
-    """In the block a signal raises KeyboardInterrupt in the main thread, and a second one ends the process at once.
+    """Inside the block, a signal raises KeyboardInterrupt in the main thread; a second one ends the process at once.
 
     Children need no signal: the JVM and the trainers end when their stdin, which this process holds, is closed.
     """
@@ -65,7 +65,7 @@ def signals_taken() -> Iterator[None]:
     former: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {
         number: signal.getsignal(number) for number in _SIGNALS
     }
-    _handled.update(number for number, handler in former.items() if handler is not signal.SIG_IGN)  # as of nohup
+    _handled.update(number for number, handler in former.items() if handler is not signal.SIG_IGN)  # ignored by nohup
     for number in _handled:
         signal.signal(number, _raise)
     try:

@@ -1,4 +1,4 @@
-"""What a run will do and cost: from the lake and its ledger, or from the config's `scale` where they are empty."""
+"""Estimates what a run will do and cost, from the lake and its ledger or, if they are empty, the config's `scale`."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ _OUT_DIM = 64
 
 @dataclass(frozen=True)
 class PlanSummary(Summary):
-    """A dry run: days and expected rows per step, and what there is to encode where that is planned."""
+    """A dry run: days and expected rows per step, and how much there is to encode if that is planned."""
 
     plan: dict[str, list[str]]
     rows: dict[str, int | None]
@@ -37,11 +37,12 @@ def needs_no_lake(config: Config) -> bool:
 
 
 def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outcome:
-    """Prints what a run would do: the part of its plan that is missing now; sizes as recorded days had them, or as the
-    files say where nothing is recorded.
+    """Prints what a run would do: the part of its plan that is missing now, and the expected sizes.
+
+    Sizes are extrapolated from recorded days or, if nothing is recorded, from the files.
 
     Raises:
-        ConfigError: what the run would be refused with.
+        ConfigError: the run itself would be refused with this error.
     """
     now = Standing.of(context) if context else Standing(config, Fingerprints(config, STEPS), {})
     todo = plan.missing(now)
@@ -66,13 +67,13 @@ def dry_run(plan: Plan, config: Config, context: Context | None = None) -> Outco
 
 
 def expected_rows(step: str, days: int, recorded: Rows) -> int | None:
-    """Rows that so many days of a step will write, from what its recorded days wrote; None without any."""
+    """Rows that `days` days of a step will write, judged by its recorded days; None if it has none."""
     done: list[Recorded] = [row for (name, _), row in recorded.items() if name == step]
     return round(sum(piece[0].rows_out for piece in pieces(done)) / len(done) * days) if done else None
 
 
 def _as_counted(config: Config, tally: Tally) -> Config:
-    """The config with the sizes of its files instead of those that it expects."""
+    """The config with the sizes that were counted in its files instead of the expected ones."""
     days = (config.windows.end - config.ingest.start).days
     events = max(1, round(len(tally.days) * tally.every / days))
     scale = config.scale.model_copy(
@@ -82,7 +83,7 @@ def _as_counted(config: Config, tally: Tally) -> Config:
 
 
 def estimate_lines(config: Config) -> list[str]:
-    """Lines for a dry run; upper bounds where a size is not known beforehand."""
+    """Lines of estimated sizes for a dry run; upper bounds where a size is not known beforehand."""
     return (
         ["estimated sizes (upper bounds; what is not counted is from the config's `scale`):"]
         + [f"  {name:<28} {rows:>18,} rows {_size(size):>10}" for name, rows, size in _tables(config)]

@@ -1,4 +1,4 @@
-"""The commands that write a release for others: models for a server, vectors for an index, codes."""
+"""The commands that export a release for other programs: models for a server, vectors for an index, item codes."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from learn_spark.storage import place_argument
 
 @dataclass(frozen=True)
 class ExportSummary(Summary):
-    """The release, where it was written, and `about`: what the folder's result.json says, key by key."""
+    """The release, the place that it was written to, and `about`: the content of that folder's result.json."""
 
     release: str
     out: str

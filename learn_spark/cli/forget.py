@@ -21,7 +21,7 @@ from learn_spark.runs.steps import Context
 
 @dataclass(frozen=True)
 class ForgetSummary(Summary):
-    """The requests, what was found by place, the certificates, and the models that are due to be trained again."""
+    """The requests, what was found in each place, the certificates, and the models that must be trained again."""
 
     requests: Sequence[str]
     found: dict[str, dict[str, object]]
@@ -37,7 +37,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _forget(call: Call) -> Outcome:
-    """Without a list it goes on with what was not finished, and looks once more for all that was ever forgotten."""
+    """Forgets the listed ids; without a list, finishes open requests and searches again for all ids ever forgotten."""
     args, root = call.args, call.config.lake.root
     with existing_lake(call, writes=True) as context, _no_comparison(context):
         if not args.dry_run:
@@ -66,7 +66,7 @@ def _no_comparison(context: Context) -> AbstractContextManager[object]:
 
 
 def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:
-    """The asked one, and all of before that are not finished; without a list all that there are."""
+    """The request for these lists, after all earlier unfinished ones; without a list, all requests ever made."""
     known = requests_of(context.tables.root)
     hashes, salt = {}, salt_of(known)
     for kind, file in lists.items():
@@ -81,7 +81,7 @@ def _requests(context: Context, lists: dict[str, str | None]) -> list[Request]:
 
 
 def _ids(context: Context, file: Path, kind: str) -> set[str]:
-    """The ids of a list; spaces around them do not count.
+    """The ids of a list, without the spaces around them.
 
     Raises:
         ConfigError: there is no such file, it holds no id, or a table lacks the column.

@@ -1,4 +1,4 @@
-"""`learn-spark inspect` and `learn-spark init`: a first config of unknown log files."""
+"""`learn-spark inspect` and `learn-spark init`: write a first config for unknown log files."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def _init_arguments(parser: ArgumentParser) -> None:
 
 
 def _inspect(call: Call) -> Outcome:
-    """Findings to stderr, the config to stdout or `--out`."""
+    """Prints the findings to stderr, and writes the config to stdout or `--out`."""
     out = _new_file(call.args.out) if call.args.out else None
     logs = _looked(call.args.path)
     with naming([logs]):
@@ -51,7 +51,7 @@ def _inspect(call: Call) -> Outcome:
 
 
 def _init(call: Call) -> Outcome:
-    """A guided start: what is found is run past the user, written, and tried on the real files."""
+    """Guides a first start: lets the user confirm what was found, writes the config, and tries it on the real files."""
     is_asked = not call.args.yes
     given = call.args.path or (ask("where are the logs (a file, or a folder)? ") if is_asked else None)
     if not given:
@@ -78,7 +78,7 @@ def _init(call: Call) -> Outcome:
 
 
 def _looked(given: str) -> Looked:
-    """The logs on this machine; how a store is reached comes from the environment."""
+    """The logs, copied to this machine if they lie in a store; the environment says how to reach the store."""
     return looked(place_argument(os.path.expanduser(given), "PATH", {}))
 
 
@@ -97,7 +97,7 @@ def _write(out: Path, text: str) -> None:
 
 
 def _ended(found: FirstConfig) -> Outcome:
-    """Windows with nothing in them are refused; the rest of the config is there nevertheless."""
+    """The outcome: an error if the log allows no windows; the rest of the config is written nevertheless."""
     refusal = found.proposal.refusal
     if refusal is None:
         return Outcome()

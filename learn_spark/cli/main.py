@@ -63,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def main_of(name: str) -> int:
-    """What `jobs/<name>.py` runs."""
+    """Runs one command: the entry point of `jobs/<name>.py`."""
     return main([name, *sys.argv[1:]])
 
 
 def build_parser() -> ArgumentParser:
-    """Every command with its arguments."""
+    """The parser for every command with its arguments."""
     parser = _Parser(prog="learn-spark", description="Aligned LLM embeddings, from raw logs to feature tables.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="job", required=True, metavar="<job>")
@@ -82,14 +82,14 @@ def build_parser() -> ArgumentParser:
 
 
 class _Parser(ArgumentParser):
-    """Repeats what was typed without its secrets."""
+    """Repeats in its errors what was typed, but without secrets."""
 
     def error(self, message: str) -> NoReturn:
         super().error(redacted(message))
 
 
 def _refused(json_out: Path) -> LearnError | None:
-    """Why the summary could not be written after the work."""
+    """Why the summary will not be writable after the work; None if it will be."""
     if json_out.is_dir():
         return ConfigError(f"--json-out {json_out} is a folder: name a file")
     try:
@@ -100,7 +100,7 @@ def _refused(json_out: Path) -> LearnError | None:
 
 
 def _outcome(call: Call) -> Outcome:
-    """What the command returns; any error as an outcome with a reason in one line."""
+    """Runs the command; any error becomes an outcome with a one-line reason."""
     try:
         outcome = COMMANDS[call.name].run(call)
     except LearnError as error:
@@ -113,7 +113,7 @@ def _outcome(call: Call) -> Outcome:
 
 
 def _with_outputs_sent(call: Call, outcome: Outcome) -> Outcome:
-    """The outcome; or an error, if what people read does not reach the store that output.dir names."""
+    """Sends the outputs to the store that output.dir names; a failure becomes the outcome's error if it has none."""
     if "config" in vars(call) and not getattr(call.args, "dry_run", False):
         try:
             send_outputs(call.config.output)
@@ -133,7 +133,7 @@ def _write_summary(file: Path, job: str, outcome: Outcome) -> int:
 
 
 class _Terminal(logging.Handler):
-    """Prints each message, less its secrets, on stderr, for as long as there is one: a terminal may be closed."""
+    """Prints each message, without its secrets, on stderr; silent once the terminal has been closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
@@ -141,7 +141,7 @@ class _Terminal(logging.Handler):
 
 
 class _Others(_Terminal):
-    """What libraries log: py4j's stacks of a JVM that is gone go to the call's log, the rest as Python does it."""
+    """Handles what libraries log: py4j's stacks of a dead JVM go to the call's log, the rest to stderr."""
 
     def __init__(self, keep: Callable[[str], object]) -> None:
         super().__init__(logging.WARNING)
@@ -155,7 +155,7 @@ class _Others(_Terminal):
 
 
 def _has_handlers(name: str) -> bool:
-    """Whether a logger prints by itself."""
+    """Whether a logger, or one above it except the root, has a handler of its own."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None and logger is not logging.getLogger():
         if logger.handlers:
@@ -166,7 +166,7 @@ def _has_handlers(name: str) -> bool:
 
 @contextmanager
 def _logging(call: Call) -> Iterator[None]:
-    """Prints our own messages on stderr, and what libraries say."""
+    """Inside the block, prints our own messages and those of libraries on stderr."""
     ours, root = logging.getLogger("learn_spark"), logging.getLogger()
     terminal, others = _Terminal(logging.INFO), _Others(call.keep)
     level = ours.level

@@ -1,4 +1,4 @@
-"""What people read, where `output.dir` lies in a store: written on this machine, and sent when a command ends."""
+"""Reports and summaries if `output.dir` lies in a store: written on this machine, uploaded when a command ends."""
 
 import json
 import uuid
@@ -15,10 +15,10 @@ _SENT = ".sent.json"
 
 
 def require_outputs(output: OutputSettings) -> None:
-    """Tries whether anything can be written there: before hours of work.
+    """Checks, before hours of work, that files can be written to `output.dir`.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: they cannot.
         TemporaryError: the disk is full, or the store does not answer.
     """
     require_writable(output.folder, "output.dir")
@@ -29,10 +29,10 @@ def require_outputs(output: OutputSettings) -> None:
 
 
 def send_outputs(output: OutputSettings) -> None:
-    """Sends the files that have changed since they were sent, the summary last; nothing to do for a local folder.
+    """Uploads the files that have changed since the last upload, the summary last; does nothing for a local folder.
 
     Raises:
-        LearnError: the store does not take them.
+        LearnError: the upload failed.
     """
     if not isinstance(output.dir, Location) or not output.folder.is_dir():
         return
@@ -50,5 +50,5 @@ def send_outputs(output: OutputSettings) -> None:
 
 
 def _is_whole(file: Path) -> bool:
-    """Files that are being written begin with a dot."""
+    """Whether a file is complete: while it is being written, its name begins with a dot."""
     return file.is_file() and not file.name.startswith(".")

@@ -1,4 +1,4 @@
-"""The commands on releases: what there are, the join for consumers, the upkeep of the tables."""
+"""The commands on releases: list and compare them, join features for consumers, maintain the tables."""
 
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from learn_spark.runs.steps import Context
 
 @dataclass(frozen=True)
 class ReleasesSummary(Summary):
-    """Of `release`: the key of the action that was asked for."""
+    """What the command `release` found or did; only the fields of the requested action are set."""
 
     releases: Sequence[dict[str, object]] | None = None
     release: dict[str, object] | None = None
@@ -41,7 +41,7 @@ class JoinSummary(Summary):
 
 @dataclass(frozen=True)
 class UpkeepSummary(Summary):
-    """As `maintain_tables` returns it."""
+    """What `maintain_tables` returns."""
 
     kept: Sequence[str]
     expired: Sequence[str]
@@ -50,10 +50,10 @@ class UpkeepSummary(Summary):
 
 @contextmanager
 def existing_lake(call: Call, writes: bool = False) -> Iterator[Context]:
-    """The config's lake, locked by those that write to it.
+    """Opens the config's lake; locks it if the command `writes`.
 
     Raises:
-        ConfigError: where there is no lake, with the way out.
+        ConfigError: there is no lake; the message says how to make one.
     """
     root = call.config.lake.root
     if not is_lake(root):
@@ -63,12 +63,12 @@ def existing_lake(call: Call, writes: bool = False) -> Iterator[Context]:
 
 
 def with_release(parser: ArgumentParser) -> None:
-    """The argument of every command that reads a release."""
+    """Adds the argument of every command that reads a release."""
     parser.add_argument("--release", default=CURRENT, metavar="ID", help=f"a release id ({CURRENT})")
 
 
 def with_out(parser: ArgumentParser) -> None:
-    """The arguments of every command that writes a release's data elsewhere."""
+    """Adds the arguments of every command that writes a release's data elsewhere."""
     parser.add_argument("--out", required=True, metavar="PATH", help="where to write; must not exist yet")
     with_release(parser)
 
@@ -91,7 +91,7 @@ def _show(context: Context, names: Sequence[str]) -> ReleasesSummary:
 
 
 def _diff(context: Context, names: Sequence[str]) -> ReleasesSummary:
-    """One name is compared with the current release."""
+    """Compares two releases, or one with the current release."""
     pair = names if len(names) == 2 else [*names, CURRENT]
     first, second = (find_release(context.tables, name, readable=False) for name in pair)
     diff = compared(first, second, context.ledger.recorded().values())
@@ -106,7 +106,7 @@ def _roll_back(context: Context, names: Sequence[str]) -> ReleasesSummary:
     return ReleasesSummary(withdrawn=gone, current=current)
 
 
-_ACTIONS = {"list": (_list, 0), "show": (_show, 1), "diff": (_diff, 2), "rollback": (_roll_back, 1)}  # most names
+_ACTIONS = {"list": (_list, 0), "show": (_show, 1), "diff": (_diff, 2), "rollback": (_roll_back, 1)}  # most ids
 
 
 def _release_arguments(parser: ArgumentParser) -> None:

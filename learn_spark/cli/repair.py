@@ -86,9 +86,9 @@ def _made_again(call: Call, context: Context, hurt: Hurt) -> Outcome:
 
 
 def _plan(context: Context, hurt: Hurt, days: set[StepDay], restate: bool) -> Plan:
-    """All recorded days of this config (with `restate`: of any), and those that the ledger may have lost.
+    """All recorded days of this config (with `restate`: of any), and the days that a damaged ledger may have lost.
 
-    The runner picks what is open of them.
+    The runner does only those of them that are missing.
     """
     now, asked = Standing.of(context), Days()
     for step in STEPS.values():
@@ -107,7 +107,7 @@ def _plan(context: Context, hurt: Hurt, days: set[StepDay], restate: bool) -> Pl
 
 
 def _has_run(context: Context, step: Step) -> bool:
-    """Whether a step has left anything, where the ledger cannot say so."""
+    """Whether a step has left any results; asked when the ledger cannot tell."""
     if step.trains and step.lost:
         return not step.lost(context, [date.min])
 
@@ -123,7 +123,7 @@ def _unrecorded(context: Context, plan: Plan) -> set[StepDay]:
 
 
 def _todo(plan: Plan, context: Context, days: set[StepDay]) -> Plan:
-    """What the runner will do once the days are stale."""
+    """What the runner will do once `days` count as lost."""
     now = Standing.of(context)
     ours = Standing(now.config, now.fingerprint, now.rows, lambda pair: pair in days or now.lost(pair))
     return plan.missing(ours)

@@ -60,7 +60,7 @@ def effects(reads: str, writes: str) -> str:
 
 
 def _run(call: Call, asked: Callable[[Namespace, Config], Plan]) -> Outcome:
-    """Runs what is missing. The whole plan is gone through: late events may make more of it stale on the way."""
+    """Runs what is missing. The runner gets the whole plan, since late events may make more of it stale on the way."""
     plan = asked(call.args, call.config)
     if plan.has(TRAIN_CVR) and call.config.sequences.protocol == "time":
         require_training_days(call.config)
@@ -91,7 +91,7 @@ def _options(args: Namespace) -> RunOptions:
 
 
 def _ended(name: str, plan: Plan, report: RunReport | None, context: Context, memory: PeakMemory) -> Outcome:
-    """The report where the plan ends with the evaluation, the failures, and the summary."""
+    """Writes the report if the plan has the evaluation, prints failures and due trainings, and returns the summary."""
     failures = report.failures if report else []
     if plan.has(EVALUATE_FEATURES) and not failures:
         if report or not (context.config.output.folder / SUMMARY).exists():
@@ -115,7 +115,7 @@ def _show_refusal(context: Context, memory: PeakMemory) -> None:
 
 
 def steps_done(report: RunReport, context: Context) -> dict[str, object]:
-    """Each step's days, sums and own figures; of several pieces, the figures piece by piece."""
+    """Each step's days, sums and own figures; also per piece, if the step was done in several pieces."""
     recorded = context.ledger.recorded()
     done = {}
     for step, days in report.done:
@@ -151,7 +151,7 @@ def _asked_steps(args: Namespace) -> list[StepName]:
 
 
 def _step_plan(args: Namespace, config: Config, name: StepName) -> Plan:
-    """The step's days of the whole journey, or those of `--start` and `--end` that it can have."""
+    """The step's days of the whole journey, or the days from `--start` to `--end` that the step can have."""
     asked = _asked_range(args, config)
     if asked is None:
         return as_plan(pipeline_days(config), [name], args.restate)

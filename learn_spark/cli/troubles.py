@@ -1,4 +1,4 @@
-"""Errors in one line: known troubles of machine and lake, and what nobody expected, whose stack goes to a file."""
+"""Turns errors into one line: known troubles of machine and lake, and unexpected errors, whose stack goes to a file."""
 
 import re
 import traceback
@@ -9,17 +9,17 @@ from learn_spark.config.secrets import redacted
 from learn_spark.errors import ConfigError, LearnError, TemporaryError
 from models.contract.failures import BadInput, is_disk_full
 
-_LONGEST = 400  # characters of a foreign message
+_LONGEST = 400  # most characters of a library's message
 _JVM_STACK = re.compile(r"\n\s+at \S+\(|\nJVM stacktrace:|\nDriver stacktrace:|\nTraceback ")
 _REFUSED = re.compile(r"^models\.contract\.failures\.BadInput: (.+)", re.MULTILINE)  # in a Python worker of Spark
 _DENIED = re.compile(r"(?:Caused by: )?([^\n]*(?:Read-only file system|Permission denied)[^\n]*)")
-_NAMELESS = "while reading file ."  # Comet's: the name stands in what caused it, without its first slash
+_NAMELESS = "while reading file ."  # Comet's message; only its cause names the file, without the first slash
 _NAMED_BELOW = re.compile(r"for file /?(\S+\.parquet)")
 _PY4J_PREFIX = re.compile(r"^An error occurred while calling \S+\.\s*:?\s*")
 
 
 def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
-    """Any error as one whose message is a line; `keep` writes the stack of an unknown one to a file and names it."""
+    """Turns any error into one with a one-line message; `keep` writes an unknown error's stack to a file."""
     known = known_trouble(error)
     if known:
         return known
@@ -27,7 +27,7 @@ def in_a_line(error: Exception, keep: Callable[[str], Path]) -> LearnError:
 
 
 def known_trouble(error: Exception) -> LearnError | None:
-    """Troubles of machine and lake rather than of the job, in a line; None for any other error."""
+    """A one-line error for a known trouble of machine, lake or input; None for any other error."""
     text = redacted(str(error))
     if refused := text if isinstance(error, BadInput) else _first(_REFUSED.search(text)):
         return ConfigError(refused)

@@ -1,4 +1,4 @@
-"""`learn-spark choose-content`: layers, poolings and templates of the text encoder, measured on validation rows."""
+"""`learn-spark choose-content`: measures layers, poolings and templates of the text encoder on validation rows."""
 
 import shutil
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ from models.contract.model_folder import early_stop, num_layers
 FOLDER_NAME, SNAPSHOTS, MEASURED = "choose_content", "snapshots", "measured"
 POOLINGS = ("mean", "last", "cls")
 TEMPLATES = ("title", "brief", "industrial")
-MOST_LAYERS = 8  # that are looked at where none are named
+MOST_LAYERS = 8  # measured if none are named
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is looked at; empty: the usual ones."""
+    """What to measure; an empty sequence means the defaults."""
 
     items: int
     layers: Sequence[int] = ()
@@ -49,20 +49,20 @@ class Asked:
 
 
 def choose_content(context: Context, asked: Asked) -> dict[str, Any]:
-    """Measures the variants. It writes into `output.dir/choose_content` alone; a rerun begins again.
+    """Measures the variants. Writes only into `output.dir/choose_content`; a rerun begins again.
 
     Args:
         context: a lake with sequences.
-        asked: the variants, and on how many items.
+        asked: the variants, and the number of items to measure on.
 
     Returns:
-        The figures of `models.evaluation.measure_content.run`, the variants as config lines beside them (`lines`), the
-        best first; `sample`, in words; `metric`; and `taken`, the name of the one whose vectors are kept (`vectors`, by
-        the item_idx of `texts`).
+        The figures of `models.evaluation.measure_content.run`, its `variants` best first, each with its config line
+        (`line`); `metric`, `model` and `sample` in words; `taken`, the name of the best variant, and `vectors`, the
+        folder of its vectors, whose rows are the item_idx of the snapshot `texts`.
 
     Raises:
         ConfigError: there is no such layer or template, the lake lacks sequences, or the sample is too small.
-        QualityError: the encoder no longer makes the vectors that the lake has.
+        QualityError: the encoder no longer makes the vectors that the lake holds.
         TemporaryError: another run works in the folder.
     """
     config, folder = context.config, context.config.output.folder / FOLDER_NAME
@@ -107,17 +107,17 @@ def choose_content(context: Context, asked: Asked) -> dict[str, Any]:
 
 
 def base_variant(config: Config) -> ContentVariant:
-    """What the config makes its vectors by."""
+    """The template, layer and pooling by which the config's vectors are made."""
     settings, folder = config.embedding, model_dir(config)
     layer = settings.layer or num_layers(folder)
     if layer is None:
         raise ConfigError(f"embedding.model: {folder / 'config.json'} does not say how many layers the model has")
-    encoder_id(config)  # refuses a layer that there is not
+    encoder_id(config)  # refuses a layer that the model lacks
     return ContentVariant(template=settings.template, layer=layer, pooling=settings.pooling)
 
 
 def asked_layers(config: Config, layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers that are named; without names all, of more than eight every so many, the last among them.
+    """The named layers; if none are named, all of them, or eight evenly spaced ones with the last if there are more.
 
     Raises:
         ConfigError: the model has no such layer.
@@ -136,13 +136,13 @@ def asked_layers(config: Config, layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def config_line(variant: dict[str, Any], layers: int) -> str:
-    """What to write into a config: `embedding: {template: title, layer: 4, pooling: mean}`."""
+    """The line to write into a config: `embedding: {template: title, layer: 4, pooling: mean}`."""
     layer = "null" if variant["layer"] == layers else variant["layer"]
     return f"embedding: {{template: {variant['template']}, layer: {layer}, pooling: {variant['pooling']}}}"
 
 
 def _require_same_encoder(context: Context) -> None:
-    """Where the lake has vectors of this config's encoder, it has to make of the golden texts what it made first."""
+    """If the lake has vectors of this config's encoder, checks that it still encodes the golden texts as at first."""
     spec = EncodeSpec.of(context.config)
     if (context.tables.artifacts.path(FOLDER, spec.encoder_id) / FILE).is_file():
         golden_gate(context, spec, encoding_profile(context.spark, context.config))
@@ -166,7 +166,7 @@ def _ranker(context: Context, sample: ContentSample, folder: Path) -> RankerSpec
 
 
 def _told(config: Config, spec: ContentSpec, sample: ContentSample, found: dict[str, Any]) -> dict[str, Any]:
-    """The result in order, with its lines; of the vectors only those of the best stay."""
+    """Sorts the variants, adds their config lines and writes the result; deletes all vectors but the best variant's."""
     names = {variant.name: row for variant, row in zip(spec.variants, found["variants"], strict=True)}
     for name, row in names.items():
         row |= {"name": name, "line": config_line(row, found["layers"]), "is_base": name == spec.base.name}

@@ -1,7 +1,7 @@
-"""The items that content is chosen on, and what is asked of them: snapshots outside the lake, from validation rows.
+"""The items and validation rows that `choose_content` measures on, as snapshots outside the lake.
 
-Nothing from `towers_end` on is read; with `leave_one_out`, no event but those of validation rows. What it costs: a few
-passes over the validation day's rows and over the events before `towers_end`. The driver holds nothing but counts.
+Nothing from `towers_end` on is read; with `leave_one_out`, only the events of validation rows. The cost is a few passes
+over the validation day's rows and over the events before `towers_end`. The driver holds only counts.
 """
 
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ MIN_USERS = 20
 CANDIDATES_PER_PLACE = 4  # a list of 50 among fewer than 200 items says little
 RANKER_ROWS = 200_000
 RANKER_DAYS = 3
-TEST_SHARE = 1 / 3  # of the validation window's days with samples, its last: what the ranker is measured on
+TEST_SHARE = 1 / 3  # last share of the validation window's days with samples: the ranker is measured on it
 _ROW = ("user_id", "hist_ts", "hist_len", "tar_len")
 
 
 @dataclass(frozen=True)
 class ContentSample:
-    """Which items and rows.
+    """The sampled items and rows.
 
     Attributes:
-        places_df: item_id, item_idx of the lake, place: 1, 2, … within the sample.
-        rows_df: the validation rows whose items are all in the sample, as the lake has them.
+        places_df: item_id, item_idx in the lake, and place: 1, 2, … within the sample.
+        rows_df: the rows of `sequences` for validation whose items are all in the sample.
         day: the validation's as-of date; None with leave_one_out.
-        items, users: how many are in it.
-        of_items, of_users: of how many.
+        items, users: how many items and users are in the sample.
+        of_items, of_users: how many items the lake has, and how many users validation has.
     """
 
     places_df: DataFrame
@@ -59,14 +59,15 @@ class ContentSample:
 
 
 def content_sample(context: Context, items: int, k: int) -> ContentSample:
-    """Draws at most `items` items, always the same ones: all that users of the validation day had and bought.
+    """Draws at most `items` items, always the same ones: all in the validation users' histories and targets first.
 
-    Where these are more, users are left out, until theirs are at most half: the other half are items by their hash.
+    If these are more than `items`, users are left out until the rest need at most half. Other known items, in the order
+    of their hash, fill the sample up.
 
     Args:
         context: a lake with sequences.
-        items: how many.
-        k: length of the list that is measured.
+        items: maximum number of items.
+        k: length of the recommended list that is measured.
 
     Raises:
         ConfigError: the lake lacks sequences, or so few items leave too little to measure.
@@ -103,7 +104,7 @@ def content_sample(context: Context, items: int, k: int) -> ContentSample:
 
 
 def text_snapshot(context: Context, sample: ContentSample, templates: dict[str, Template], into: Path) -> Path:
-    """item_idx (the place), item_id and, by the name of each template, the text that `embed_items` would encode."""
+    """Exports item_idx (the place), item_id and, in a column per template, the text that `embed_items` would encode."""
     windows = context.config.windows
     versions_df = pinned_versions(context.tables.read("items"), windows.towers_end, windows.end)
     rendered = [template.render().alias(name) for name, template in templates.items()]
@@ -114,7 +115,7 @@ def text_snapshot(context: Context, sample: ContentSample, templates: dict[str, 
 
 
 def row_snapshots(context: Context, sample: ContentSample, into: Path) -> dict[str, Path]:
-    """`rows`, and where there is a validation day `known_items` and `purchases`: by the names of `ContentSpec`."""
+    """Exports `rows` and, if there is a validation day, `known_items` and `purchases`: fields of `ContentSpec`."""
     rows_df = sample.rows_df.select(*_ROW, "hist_items", "tar_items")
     for column in ("hist_items", "tar_items"):
         rows_df = _renumbered(rows_df, column, sample.places_df)
@@ -137,10 +138,10 @@ def row_snapshots(context: Context, sample: ContentSample, into: Path) -> dict[s
 
 
 def ranker_snapshot(context: Context, sample: ContentSample, into: Path) -> Path:
-    """Samples of the validation window with the ranker's base features; its last days are what it is measured on.
+    """Exports the validation window's samples with the ranker's base features; the last days measure the ranker.
 
     Raises:
-        ConfigError: the protocol has no validation window, or it holds no sample.
+        ConfigError: the protocol has no validation window, or fewer than `RANKER_DAYS` of its days have samples.
     """
     config = context.config
     if sample.day is None:
@@ -203,7 +204,7 @@ def _draw() -> Column:
 
 
 def _asked_items(context: Context, rows_df: DataFrame, day: date | None) -> DataFrame:
-    """draw, item_idx: what the rows' users had and bought, each with its user's draw."""
+    """Columns draw, item_idx: the items that the rows' users had and bought, each with its user's hash (draw)."""
     both = F.explode(F.array_union("hist_items", "tar_items")).alias("item_idx")
     pairs_df = rows_df.select(_draw().alias("draw"), both)
     if day:
@@ -213,7 +214,7 @@ def _asked_items(context: Context, rows_df: DataFrame, day: date | None) -> Data
 
 
 def _placed(context: Context, first_df: DataFrame, known_df: DataFrame, items: int) -> DataFrame:
-    """item_id, item_idx, is_known, place: the needed items, then known ones by their hash."""
+    """Columns item_id, item_idx, is_known, place: the needed items, then other known ones by their hash."""
     by_hash = Window.orderBy(F.col("draw").isNull(), F.xxhash64("item_id"), "item_id")
     return (
         context.tables.read("item_index")
@@ -228,7 +229,7 @@ def _placed(context: Context, first_df: DataFrame, known_df: DataFrame, items: i
 
 
 def _renumbered(rows_df: DataFrame, column: str, places_df: DataFrame) -> DataFrame:
-    """The rows with places in a list of item_idx; 0 stays."""
+    """Replaces each item_idx of a list column by its place; 0 for padding and for items outside the sample."""
     one_each_df = rows_df.select("user_id", F.posexplode(column).alias("_at", "item_idx"))
     placed_df = (
         one_each_df.join(places_df.select("item_idx", "place"), on="item_idx", how="left")

@@ -1,4 +1,4 @@
-"""The variants of content as lines for a terminal."""
+"""The measured variants of content vectors as lines for a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from learn_spark.comparison.table import short
 
 
 def content_lines(told: Mapping[str, Any]) -> list[str]:
-    """The table, the best first, a star where nothing is as good in fewer seconds; then the config lines to take."""
+    """The table, best first, with a star if no faster variant is as good; then the config lines to take."""
     metric, rows = told["metric"], told["variants"]
     whole = {row["template"]: told["templates"][row["template"]]["seconds"] for row in rows}
     found = [
@@ -44,7 +44,7 @@ def _interval(value: float, ends: list[float]) -> str:
 
 
 def _warnings(told: Mapping[str, Any]) -> list[str]:
-    """What makes a variant unusable, or a template say less than its name."""
+    """Lines about variants with unusable vectors, and about templates that give some items no text."""
     bad = [row for row in told["variants"] if row["bad"]]
     lost = [f"{row['name']}: {row['bad']:,} texts have no usable vector in fp16: not to be taken" for row in bad]
     without = {name: about["items_without"] for name, about in told["templates"].items() if about["items_without"]}
@@ -52,7 +52,7 @@ def _warnings(told: Mapping[str, Any]) -> list[str]:
 
 
 def _words(rows: list[dict[str, Any]], metric: str) -> list[str]:
-    """Whether the best is really better than what the config has."""
+    """A line on whether the best variant is really better than the config's own."""
     best = next((row for row in rows if row["is_front"]), None)
     if best is None:
         return ["  none: fp16 does not hold the vectors of any of these"]

@@ -47,26 +47,27 @@ def compare(
     release_lake: Unlock,
     is_final: bool = False,
 ) -> dict[str, Any]:
-    """Compares systems on the lake's sequences; a rerun goes on where the last one stopped.
+    """Compares systems on the lake's sequences; a rerun resumes where the last one stopped.
 
-    What it costs: a training per system and seed, in a process of its own, one after the other; then one pass over the
-    validation rows per trained model, and one over the test rows where it is final. The driver holds figures alone.
+    The cost is one training per system and seed, each in its own process, one after the other; then, per trained model,
+    one pass over the validation rows and, if final, one over the test rows. The driver holds only figures.
 
     Args:
         context: a lake with sequences and content vectors.
-        name: of the comparison: its files in `output.dir`.
-        systems, seeds: what is trained; systems that are not trained count once.
-        release_lake: called when all is read that the lake changes: nights go on beside trainings of hours.
-        is_final: whether the test rows are ranked, too; else they are not looked at.
+        name: of the comparison and of its files in `output.dir`.
+        systems, seeds: the systems to compare and the seeds to train each with; untrained systems are ranked once.
+        release_lake: called once everything is read that may change in the lake, so that nightly runs can go on during
+            hours of training.
+        is_final: whether the test rows are ranked, too; otherwise they are not read.
 
     Returns:
-        What `<name>_validation.json` holds, or `<name>.json` where it is final: protocol, data, and by system its
-        settings, figures over the seeds, segments, costs; `ranks`, the files with every target's rank; and under
-        `diverged` the trainings whose loss was not finite, with their last words: the figures lack those.
+        The content of `<name>_validation.json`, or of `<name>.json` if final: protocol, data, and by system its
+        settings, figures over the seeds, segments, costs; `ranks`, the files with every target's rank; `diverged`, the
+        trainings whose loss was not finite, with their error: the figures leave them out.
 
     Raises:
         ConfigError: unknown systems, settings that do not fit, an encoder whose vectors the lake lacks.
-        QualityError: nothing is left to compare.
+        QualityError: every training diverged, so nothing is left to compare.
         TemporaryError: another comparison trains on this lake.
     """
     chosen = chosen_systems(context.config, systems)
@@ -118,7 +119,7 @@ def _compared(
 def _trained(
     context: Context, prepared: Prepared, publish: Callable[[], None]
 ) -> tuple[Prepared, dict[tuple[str, int], str]]:
-    """The finished trainings, and why the others have no model: one that diverges must not cost the rest."""
+    """Runs the trainings; returns the finished ones and the errors of diverged ones, which must not stop the rest."""
     diverged = {}
     for training in prepared.trainings:
         if not training.is_finished:
@@ -134,7 +135,7 @@ def _trained(
 
 
 def _export_ranks(folder: Path, target: Path) -> list[str]:
-    """Puts each system's ranks of the targets beside the table, in place of those of a comparison before."""
+    """Copies each system's ranks of the targets beside the table, in place of those of an earlier comparison."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     return [str(shutil.copy2(file, target)) for file in sorted(folder.glob("*.npz"))]
@@ -178,14 +179,14 @@ def _ranked(
 
 
 def _measured_names(name: str, prepared: Prepared) -> list[tuple[str, Path]]:
-    """Of a system's trained models the names of their figures, and their folders."""
+    """The name of the figures and the folder of each trained model of a system."""
     return [(f"{name}.{seed}", folder) for (model, seed), folder in prepared.models.items() if model == name]
 
 
 def _protocol(
     context: Context, split: str, prepared: Prepared, seeds: Sequence[int], data: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What the figures are of: who reads them elsewhere must not have to guess."""
+    """What the figures were measured on, and how, so that a reader elsewhere need not guess."""
     config, settings = context.config, context.config.comparison
     return {
         "rows_measured": _ROWS[split],
@@ -207,7 +208,7 @@ def _protocol(
 
 
 def _words(context: Context, split: str, data: Mapping[str, int]) -> dict[str, Any]:
-    """What is asked for, among what, and how often things were bought before."""
+    """The split, the candidates, the targets and the popularity, in words."""
     config = context.config
     own = config.comparison.test_rows if split == "test" else None
     words = candidate_words(_candidates(config, split), data["candidates"], f"{_ROWS[split]} day")
@@ -245,7 +246,7 @@ def _candidates(config: Config, split: str) -> Literal["known", "catalogue"]:
 
 
 def _show(context: Context, comparison: dict[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
-    """JSON and page into `output.dir`, figures and both files to MLflow."""
+    """Writes JSON and page into `output.dir`, logs figures and both files to MLflow, and prints the table."""
     folder, name = context.config.output.folder / "comparison", comparison["name"]
     data, page = folder / f"{name}.json", folder / f"{name}.html"
     write_json(data, comparison)

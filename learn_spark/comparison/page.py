@@ -12,12 +12,12 @@ Curves = dict[tuple[str, int], list[dict[str, float]]]
 
 
 def render(comparison: Mapping[str, Any], curves: Curves, picked_by: str) -> str:
-    """The page.
+    """Renders the page as HTML.
 
     Args:
         comparison: what `compare` returns.
         curves: lines of metrics.jsonl by system and seed; the first seed's are drawn.
-        picked_by: the validation's figure that is drawn.
+        picked_by: the validation metric whose curves are drawn.
     """
     systems: Mapping[str, dict] = comparison["systems"]
     rows = ordered(systems)
@@ -49,7 +49,7 @@ def _sampled(sampled: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _by_title(comparison: Mapping[str, Any], curves: Curves) -> dict[str, list[dict[str, float]]]:
-    """The first seed's lines by the system's title."""
+    """The lines of each system's first seed, by the system's title."""
     rows = {**comparison["systems"], **(comparison["sampled"] or {"systems": {}})["systems"]}
     first = {name: seed for name, seed in reversed(curves)}
     return {rows[name]["title"]: curves[name, seed] for name, seed in first.items()}
@@ -58,7 +58,7 @@ def _by_title(comparison: Mapping[str, Any], curves: Curves) -> dict[str, list[d
 def _charts(
     rows: list[dict], metrics: list[str], lines: Mapping[str, list[dict[str, float]]], picked_by: str
 ) -> dict[str, str]:
-    from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
+    from learn_spark.evaluation import charts  # matplotlib is slow to import, and only pages need it
 
     bars = [(row["title"], row["metrics"][metrics[-1]]["mean"], *row["ci90"][metrics[-1]]) for row in rows]
     drawn = {"figures": charts.intervals(bars, f"{short(metrics[-1])}, 90% interval over users")}

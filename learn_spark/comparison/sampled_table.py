@@ -1,4 +1,4 @@
-"""The comparison's second table: every system on the same few sampled candidates, prompts among them."""
+"""The comparison's second table: every system, also prompts, on the same few sampled candidates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from learn_spark.config.comparison import SystemSettings
 
 SAMPLED_METRICS = ("recall_at_1", "recall_at_5", "ndcg_at_10", "mrr")
 COSTS = ("model_parameters", "tokens_per_user", "seconds_per_user", "seconds_per_user_all_items")
-SMALL = 100_000_000  # parameters; below, a language model shows mechanics and cost
+SMALL = 100_000_000  # parameters; a smaller language model only shows mechanics and cost
 
 
 def sampled_table(
@@ -19,11 +19,11 @@ def sampled_table(
     ranked: Mapping[str, dict],
     models: Mapping[tuple[str, int], Path],
 ) -> dict[str, Any] | None:
-    """The figures on sampled candidates, in a table of their own, with their protocol; None where none were asked for.
+    """The figures on sampled candidates, in a table of their own, with their protocol; None if none were asked for.
 
     Args:
-        protocol: rows that were asked for (there may be fewer), candidates, seed.
-        chosen, ranked, models: as `gathered`.
+        protocol: rows that were asked for (there may be fewer), candidates per row, seed.
+        chosen, ranked, models: as for `gathered`.
     """
     if not protocol["rows"]:
         return None
@@ -66,12 +66,12 @@ def by_mrr(sampled: Mapping[str, Any]) -> list[dict]:
 
 
 def is_prompt(row: Mapping[str, Any]) -> bool:
-    """Whether the row of the sampled table is a prompt's, with costs."""
+    """Whether a row of the sampled table belongs to a prompt, and so has costs per user."""
     return "tokens_per_user" in row
 
 
 def note_on(row: Mapping[str, Any]) -> str:
-    """What a reader must know of a row of the sampled table."""
+    """A note that a reader of a row of the sampled table needs; empty if none."""
     size = row.get("model_parameters", SMALL)
     if size >= SMALL:
         return ""

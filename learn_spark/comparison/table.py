@@ -14,11 +14,11 @@ def gathered(
 ) -> dict[str, dict]:
     """By system: title, paper, figures with mean and deviation over its seeds, segments, parameters, costs.
 
-    Prompts rank no item but the sampled ones: `sampled_table` has them.
+    Prompts are left out: they rank only sampled candidates, see `sampled_table`.
 
     Args:
         chosen: the systems.
-        ranked: figures of `evaluate-systems`, by `name.seed` or name.
+        ranked: figures of `evaluate-systems`, by `name.seed`, or by name for untrained systems.
         models: the trained models' folders.
     """
     rows = {}
@@ -45,7 +45,7 @@ def gathered(
 
 
 def metrics_of(figures: Mapping[str, Any]) -> list[str]:
-    """Names of the figures of merit among a system's figures."""
+    """Names of the quality metrics (recall, NDCG) among a system's figures."""
     return [name for name in figures if name.startswith(("recall_at_", "ndcg_at_"))]
 
 
@@ -56,7 +56,7 @@ def over_seeds(values: Iterable[float]) -> dict[str, Any]:
 
 
 def lines(comparison: Mapping[str, Any]) -> list[str]:
-    """The table, the best first by its last metric, published rows behind."""
+    """The table for a terminal, best by the last metric first, published rows at the end."""
     systems: Mapping[str, dict] = comparison["systems"]
     metrics = list(next(iter(systems.values()))["metrics"])
     titles = [row["title"] for row in systems.values()] + list(comparison["published"])
@@ -97,7 +97,7 @@ def cell(values: Mapping[str, Any]) -> str:
 
 
 def _segments(found: list[dict]) -> dict[str, dict[str, float]]:
-    """Means over the seeds; the intervals are left to the single files."""
+    """The segments' figures as means over the seeds, without the intervals."""
     return {
         segment: {
             key: fmean(each["segments"][segment][key] for each in found)

@@ -1,4 +1,4 @@
-"""What encoding the lake's new texts will cost, before it is done: for a dry run."""
+"""Estimates what encoding the lake's new texts will cost, for a dry run."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -21,13 +21,13 @@ _FLOP_PER_PARAMETER_AND_TOKEN = 2
 
 @dataclass(frozen=True)
 class EmbeddingEstimate:
-    """What there is to encode.
+    """How much there is to encode.
 
     Attributes:
         texts: distinct texts of the lake without a vector of this encoder.
-        expected: texts that the planned deliveries will bring, as many a day as the last seven days brought items.
-        tokens: of both, as a sample of the lake's has, by the encoder's own tokenizer.
-        device_hours: hours of all devices together, `scale.device_tflops`.
+        expected: texts that the planned deliveries will bring, if each brings as many new items as the last seven did.
+        tokens: of all these texts, extrapolated from a sample of the lake's by the encoder's own tokenizer.
+        device_hours: hours of all devices together, with `scale.device_tflops` each.
     """
 
     texts: int
@@ -43,15 +43,15 @@ class EmbeddingEstimate:
 
 
 def embedding_estimate(context: Context, before: date, deliveries: int) -> EmbeddingEstimate | None:
-    """The cost of `embed_items`; None where the lake has no items.
+    """The cost of `embed_items`; None if the lake has no items.
 
     Args:
         context: the lake.
-        before: the items first seen before this day count.
+        before: only items first seen before this day count.
         deliveries: days that are to be ingested first.
 
     Raises:
-        ConfigError: where the model cannot be found or lacks a part.
+        ConfigError: the model cannot be found or lacks a file.
     """
     if not context.tables.exists(ITEMS.name):
         return None
@@ -74,13 +74,13 @@ def embedding_estimate(context: Context, before: date, deliveries: int) -> Embed
 
 
 def encoder_hours(config: Config, tokens: int) -> float:
-    """Hours of one device of `scale.device_tflops` for so many tokens."""
+    """Hours that one device of `scale.device_tflops` needs for `tokens` tokens."""
     flop = _FLOP_PER_PARAMETER_AND_TOKEN * config.scale.encoder_parameters * tokens
     return flop / (config.scale.device_tflops * 1e12) / 3600
 
 
 def _new_items_a_day(context: Context) -> float:
-    """First seen in the deliveries of the last seven days before the lake's newest."""
+    """New items per day: the mean over the last seven ingested deliveries of the items first seen in each."""
     first_df = context.tables.read(ITEMS.name).groupBy("item_id").agg(F.min("load_day").alias("load_day"))
     days = {row["load_day"]: row["count"] for row in first_df.groupBy("load_day").count().collect()}
     ingested = sorted(day for name, day in context.ledger.recorded() if name == INGEST_EVENTS)[-RECENT_DAYS:]

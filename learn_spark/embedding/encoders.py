@@ -1,4 +1,4 @@
-"""Which encoder the config asks for: where its folder is and what its vectors are called."""
+"""The encoder that the config asks for: its folder, and the id under which its vectors are stored."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -18,10 +18,10 @@ VERSION = 1  # of the encoding: raise it when vectors would differ, so that they
 
 
 def encoder_id(config: Config) -> str:
-    """The name under which this config's vectors are stored; equal content, equal id, on any machine.
+    """The name under which this config's vectors are stored: equal on every machine for equal files and settings.
 
     Raises:
-        ConfigError: where the model cannot be found or lacks a part or the layer.
+        ConfigError: the model cannot be found, or lacks a file or the layer.
     """
     settings = config.embedding
     folder = model_dir(config)
@@ -41,7 +41,7 @@ def model_dir(config: Config) -> Path:
     """The checked folder of the config's model.
 
     Raises:
-        ConfigError: where the model cannot be found or lacks a part.
+        ConfigError: the model cannot be found or lacks a file.
     """
     try:
         return model_folder.locate(model_source(config.embedding.model, config.lake.options), config.embedding.revision)
@@ -51,21 +51,21 @@ def model_dir(config: Config) -> Path:
 
 @cache
 def _brought(place: Location) -> Path:
-    """Asked of the store once per process, which so works with one state of the model."""
+    """The model's local copy; the store is asked once per process, so the model cannot change while it runs."""
     return folder_copy(place)
 
 
 def model_source(model: str, options: Mapping[str, Any] | None = None) -> str:
-    """A folder or hub name as it is; of a folder in a store the copy that this machine has, or gets.
+    """Resolves `embedding.model`: a local folder or hub name stays, a folder in a store is copied to this machine.
 
-    `package:NAME/FOLDER` is the folder in that installed package, which is found, not imported.
+    `package:NAME/FOLDER` becomes the folder in that installed package, which is located without importing it.
 
     Args:
         model: as in the config.
         options: how stores are reached.
 
     Raises:
-        ConfigError: where the package or the folder is not there.
+        ConfigError: the package or the folder does not exist.
     """
     if SCHEME.match(model):
         try:

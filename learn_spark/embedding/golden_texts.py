@@ -1,8 +1,8 @@
-"""Golden texts: what an encoder made of them first, it has to make of them whenever it is about to encode.
+"""Golden texts: fixed texts whose vectors must stay the same; checked each time before an encoder is used.
 
-The encoder's id holds the model's files, not the libraries that run it. One that pads, masks, pools or tokenises
-another way from today on would fill one table with two kinds of vectors, and no figure of a night's texts would tell.
-These texts are always the same; they are encoded by a worker as it encodes the night's, all at once and each alone.
+The encoder's id covers the model's files, not the libraries that run the model. A new version of a library that pads,
+masks, pools or tokenises differently would mix two kinds of vectors in one table, and no figure of the night's texts
+would show it. A worker encodes the golden texts as it encodes the night's texts: all at once, and each alone.
 """
 
 import json
@@ -21,7 +21,7 @@ from models.contract.verified import read_sealed, sealed
 from models.contract.whole_files import write_whole
 
 FOLDER, FILE = "golden_texts", "texts.json"
-FARTHEST = 1e-3  # cosine distance; between one batch and single texts float32 leaves 1e-6, bfloat16 1e-4
+FARTHEST = 1e-3  # cosine distance; texts in a batch and alone differ by 1e-6 in float32, by 1e-4 in bfloat16
 _FOUND = "together array<array<float>>, alone array<array<float>>"
 _LONG = "a heavy wool blanket with fringes, woven by hand in the mountains, for a cold evening by the fire; "
 TEXTS = (
@@ -49,14 +49,14 @@ TEXTS = (
 
 
 def golden_gate(context: Context, spec: EncodeSpec, profile: ResourceProfile | None) -> Gate:
-    """Encodes the golden texts; what this encoder made of them first is kept beside the lake's artifacts.
+    """Encodes the golden texts and compares their vectors with the encoder's first ones, which the lake keeps.
 
     Returns:
-        How far the farthest is from what is kept, in cosine distance.
+        A gate with the largest cosine distance from a kept vector.
 
     Raises:
-        ConfigError: where a worker cannot load the model.
-        QualityError: one is farther than `FARTHEST`; the line names it.
+        ConfigError: a worker cannot load the model.
+        QualityError: a text's vector is farther away than `FARTHEST`; the message names the text.
     """
     file = context.tables.artifacts.path(FOLDER, spec.encoder_id) / FILE
     with bad_models_named():
@@ -79,7 +79,7 @@ def golden_gate(context: Context, spec: EncodeSpec, profile: ResourceProfile | N
 
 
 def _encoded(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    """One row: the vectors of all texts at once, and of each alone."""
+    """A function that yields one row: the vectors of all texts encoded at once, and of each encoded alone."""
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         encoder = worker_encoder(spec)
@@ -93,7 +93,7 @@ def _encoded(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd
 
 
 def _distance(kept_ND: np.ndarray, found_ND: np.ndarray) -> np.ndarray:
-    """Cosine distance per text; infinite where a width, or whether all numbers are finite, is not what it was."""
+    """(N,) cosine distance per text: 0 if equal, even with NaN; infinite if widths differ or one is not finite."""
     if kept_ND.shape != found_ND.shape:
         return np.full(len(TEXTS), np.inf)
     cosine_N = (unit(kept_ND) * unit(found_ND)).sum(1)

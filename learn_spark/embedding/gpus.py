@@ -11,12 +11,13 @@ TASK_GPUS = "spark.task.resource.gpu.amount"
 
 
 def encoding_profile(spark: SparkSession, config: Config) -> ResourceProfile | None:
-    """What a task that encodes needs beyond other tasks; None where they are all alike.
+    """The resources that a task that encodes needs beyond other tasks; None if it needs none.
 
-    `embedding.run.gpu_per_task: auto` is a whole GPU where executors have some and nothing else says what a task gets.
+    `embedding.run.gpu_per_task: auto` is a whole GPU if the executors have GPUs, Spark's settings name no share per
+    task, and the device is not cpu.
 
     Raises:
-        ConfigError: where a share of GPUs is asked for that no executor has.
+        ConfigError: a share of a GPU is asked for, and the executors have no GPUs.
     """
     asked, settings = config.embedding.run.gpu_per_task, spark.sparkContext.getConf()
     has_gpus = float(settings.get(EXECUTOR_GPUS, "0")) > 0

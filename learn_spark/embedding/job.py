@@ -17,7 +17,7 @@ from models.contract.failures import BadInput
 
 
 def lost_matrix(context: Context, days: Collection[date]) -> Collection[date]:
-    """The days, if the content matrix is not whole."""
+    """The given days if the content matrix is not whole, else none."""
     try:
         open_matrix(matrix_path(context))
     except BadInput:
@@ -28,13 +28,13 @@ def lost_matrix(context: Context, days: Collection[date]) -> Collection[date]:
 def embed_items(context: Context, days: Sequence[date]) -> StepResult:
     """Gives every item first seen before the last of `days` a text, a vector and a row of the matrix.
 
-    Reads items and item_index; writes item_text, content_embeddings and the content matrix. Only what is
-    new is encoded: a text that any item has had under this encoder never meets the model again.
+    Reads items and item_index; writes item_text, content_embeddings and the content matrix. Only new texts are encoded:
+    the model never reads a text again that any item has had under this encoder.
 
     Raises:
-        ConfigError: where there are no items, or the encoder, template, GPUs or reduction cannot be used.
-        QualityError: where the encoder has changed, too many texts have no usable vector, the vectors are not healthy,
-            or the matrix's reduction is lost. What was encoded is kept, the matrix stays as it was.
+        ConfigError: there are no items, or the encoder, template, GPUs or reduction cannot be used.
+        QualityError: the encoder has changed, too many texts have no usable vector, the vectors are not healthy, or the
+            matrix's reduction is lost. New vectors are kept, the matrix stays as it was.
     """
     settings = context.config.embedding
     chosen = template(settings.template)

@@ -1,9 +1,9 @@
 """The content matrix: raw little-endian fp16, row = item_idx, read by memory map, extended for new items.
 
 Row 0 is padding; it and the rows of items without a text are zeros. `meta.json` names the file and says how many of its
-rows are valid. It is replaced last: a run that is killed leaves the rows before it as they were, and whoever opens the
-matrix finds a file and rows that belong together. No row that a meta.json ever called valid is written again: where
-earlier texts changed, a new file takes over, and the one before it stays for those who still read it.
+rows are valid. It is replaced last, so a killed run leaves the earlier rows as they were, and a reader always finds a
+meta and a file that belong together. A row that a meta.json has ever called valid is not written again: if earlier
+texts changed, a new file takes over, and the previous one stays for processes that still read it.
 """
 
 from collections.abc import Iterator
@@ -43,14 +43,14 @@ from models.contract.content_matrix import (
 from models.contract.failures import BadInput
 from models.contract.result import RESULT
 
-ROWS_HELD = 4096  # of 4096 numbers each, 32 MB
-_THREADS = 4  # that read blocks for their digests
+ROWS_HELD = 4096  # 32 MB if a row has 4096 numbers
+_THREADS = 4  # read blocks for their digests
 
 
 def matrix_path(context: Context) -> Path:
     """The folder of the matrix that this config's models read.
 
-    Named by encoder, width where it is reduced, template and the day that pins the texts.
+    Its name holds the encoder, the width if it is reduced, the template and the day that pins the texts.
     """
     config = context.config
     version, width = template(config.embedding.template).version, config.embedding.reduce_to
@@ -61,15 +61,15 @@ def matrix_path(context: Context) -> Path:
 
 @dataclass(frozen=True)
 class Extension:
-    """What brings the matrix up to the newest item.
+    """The planned write that brings the matrix up to the newest item.
 
     Attributes:
-        old: the meta that there is, if any.
-        meta: what it will be, but for the digests of its blocks.
-        first_row: from which row on vectors are written: behind the old ones, or 0 in a new file.
+        old: the current meta, if there is one.
+        meta: the new meta, still without the digests of its blocks.
+        first_row: the first row that is written: the one after the old rows, or 0 in a new file.
         rows_df: (item_idx, text_hash, embedding, norm, flag) of the rows to be written, as the encoder made them.
-        wanted: how many these should be.
-        reduction: what the rows go through on their way into the file, if anything.
+        wanted: how many rows `rows_df` must have.
+        reduction: the map that is applied to the vectors before they are written, if any.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Extension:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps the rows while they are checked and written, where they are few, as of a night."""
+        """Caches the rows while they are checked and written, if they are as few as a night brings."""
         if self.wanted > ROWS_HELD:
             yield
             return
@@ -98,14 +98,14 @@ class Extension:
 
 
 def planned_extension(context: Context, chosen: Template, encoder: str, before: date) -> Extension:
-    """Compares texts and matrix: new rows only, or a new file where earlier texts changed or bytes were lost.
+    """Compares texts and matrix; plans new rows only, or a new file if earlier texts changed or bytes were lost.
 
-    A reduction is fitted once, to the texts that the folder begins with, and stays: models are trained on its space.
-    Where the meta that names it is lost, the ledger still does.
+    A reduction is fitted once, to the texts that the folder begins with, and then stays: models are trained on its
+    space. If the meta that names it is lost, the ledger still names it.
 
     Raises:
-        ConfigError: where there is nothing that `embedding.reduce_to` could be fitted to.
-        QualityError: where the reduction of the old rows is lost.
+        ConfigError: `embedding.reduce_to` is not below the encoder's width, or there are too few texts to fit it to.
+        QualityError: the reduction of the old rows is lost.
     """
     folder = matrix_path(context)
     old = known_meta(folder)
@@ -151,9 +151,9 @@ def planned_extension(context: Context, chosen: Template, encoder: str, before: 
 
 
 def _last_seen(context: Context, before: date, first_row: int) -> int:
-    """The highest number of an item with an event before a day: one without a text has a row of zeros all the same.
+    """The highest number of an item with an event before a day: items without a text need a row (of zeros), too.
 
-    Asked only of numbers from `first_row` on, so that files of events without one are not read; 0 where there is none.
+    Only numbers from `first_row` on are searched, so that Spark skips files of older items; 0 if there is none.
     """
     is_new = (F.col("item_idx") >= first_row) & (F.col("ds") < F.lit(before))
     return only_row(context.tables.read(INTERACTIONS.name).where(is_new).agg(F.max("item_idx")))[0] or 0
@@ -163,7 +163,7 @@ def extend_matrix(extension: Extension) -> None:
     """Writes the planned rows, then the meta that makes them valid.
 
     Raises:
-        QualityError: where an item's vector is missing.
+        QualityError: an item's vector is missing.
     """
     folder, meta = extension.folder, extension.meta
     file = vectors_file(folder, meta)
@@ -180,13 +180,13 @@ def extend_matrix(extension: Extension) -> None:
 
 
 def read_rows(folder: Path, rows_N: np.ndarray) -> np.ndarray:
-    """Some valid rows of a matrix, float32 [N, dim]."""
+    """The rows `rows_N` of a matrix as float32 [N, dim]; they must be valid ones."""
     vectors, _ = open_matrix(folder)
     return vectors[rows_N].astype(np.float32)
 
 
 def known_meta(folder: Path) -> MatrixMeta | None:
-    """The meta of a matrix, or None where there is none that can be extended."""
+    """The meta of a matrix; None if there is no matrix that can be extended."""
     try:
         meta = read_meta(folder)
     except BadInput:
@@ -195,7 +195,7 @@ def known_meta(folder: Path) -> MatrixMeta | None:
 
 
 def _reduction(folder: Path, old: MatrixMeta | None, recorded: ReductionMeta | None) -> Reduction | None:
-    """The map of the rows that there are, or were; None where none has been fitted yet."""
+    """The map by which the existing, or the lost, rows were made; None if none has been fitted yet."""
     if named := (old.reduction if old is not None else recorded):
         return load_reduction(folder, named)
     if old is None and (folder / META).is_file() and (folder / FILE).is_file():
@@ -207,7 +207,7 @@ def _reduction(folder: Path, old: MatrixMeta | None, recorded: ReductionMeta | N
 
 
 def _recorded_reduction(context: Context, folder: Path) -> ReductionMeta | None:
-    """What the ledger says of the map of a matrix, the same in all rows that name it; None where no model reads it."""
+    """The map of a matrix as the ledger recorded it; None if it recorded none, or if no model is trained."""
     if not any(context.tables.artifacts.path("models").glob(f"*/{RESULT}")):
         return None
     for (step, _), row in context.ledger.recorded().items():
@@ -224,7 +224,7 @@ def _write_rows(extension: Extension, file: Path) -> None:
 
 
 def _digests(extension: Extension, file: Path) -> tuple[str, ...]:
-    """Of the blocks as the file has them now: only what is new is read."""
+    """Digests of the file's blocks as they are now; only new blocks are read."""
     old, meta = extension.old, extension.meta
     known = old.blocks if extension.first_row and old is not None and old.blocks is not None else ()
     kept = known[: extension.first_row // BLOCK_ROWS]
@@ -236,14 +236,14 @@ def _digests(extension: Extension, file: Path) -> tuple[str, ...]:
 
 
 def _make_room(file: Path, keep: int, size: int) -> None:
-    """Cuts what a killed run left after the valid rows, then grows the file with zeros."""
+    """Cuts off what a killed run left after the valid rows, then grows the file with zeros."""
     with file.open("ab") as vectors:
         vectors.truncate(keep)
         vectors.truncate(size)
 
 
 def is_whole(folder: Path, meta: MatrixMeta) -> bool:
-    """Whether all valid rows are there, and the last of their blocks, which an extension writes on, is unchanged."""
+    """Whether all valid rows are there, and their last block, which an extension will write to, is undamaged."""
     file = vectors_file(folder, meta)
     if not file.is_file() or file.stat().st_size < meta.bytes:
         return False
@@ -259,7 +259,7 @@ def _file_name(generation: int) -> str:
 
 
 def _newest_generation(folder: Path, old: MatrixMeta | None) -> int:
-    """Of the files, even if meta.json is lost: somebody may read any of them; or of one that is gone itself."""
+    """The newest generation of all files, since any may still be read, and of the meta's file, even if that is gone."""
     names = {file.name for file in folder.glob("vectors-*.f16")} | ({old.vectors} if old else set())
     return max((_generation_of(name) for name in names - {VECTORS}), default=0)
 

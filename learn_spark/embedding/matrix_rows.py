@@ -1,7 +1,7 @@
-"""Rows of the content matrix: tasks write them, a block to a file; the driver puts the files at their places.
+"""Writes rows of the content matrix: tasks write one file per block; the driver copies the files to their places.
 
-So no file is written by many at once, which mounted file systems and buckets take badly, and no vector passes through
-Spark's driver.
+So no file is written by several tasks at once, which mounted file systems and buckets handle badly, and Spark collects
+no vectors.
 """
 
 import os
@@ -28,16 +28,16 @@ _COPIED_AT_ONCE = 8 << 20
 
 
 def write_rows(rows_df: DataFrame, file: Path, dim: int, reduction: Reduction | None) -> int:
-    """Puts vectors at their rows; what lies between them stays.
+    """Writes vectors at their rows; within a block, the rows between them become zeros.
 
     Args:
-        rows_df: (item_idx, embedding); rows of a block that no others of the file's are among.
-        file: of the matrix, long enough.
-        dim: of a row in the file.
-        reduction: what the vectors go through on their way.
+        rows_df: (item_idx, embedding); within a block, no row of the file that must stay lies between them.
+        file: of the matrix, already long enough.
+        dim: numbers per row of the file.
+        reduction: the map that is applied to the vectors before they are written, if any.
 
     Returns:
-        How many there were.
+        How many vectors were written.
     """
     for leftover in file.parent.glob(f".{file.name}.*"):
         shutil.rmtree(leftover)
@@ -60,7 +60,7 @@ def write_rows(rows_df: DataFrame, file: Path, dim: int, reduction: Reduction | 
 def _block_writer(
     gathered: TaskFiles, dim: int, reduction: Reduction | None
 ) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    """For `mapInPandas`: sorted (item_idx, embedding) rows become a file per block, from its first such row on."""
+    """The function for `mapInPandas`: writes sorted (item_idx, embedding) rows to one file per block."""
 
     def write(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for block, pieces in groupby(_cut(batches), key=lambda piece: piece["item_idx"].iloc[0] // BLOCK_ROWS):
@@ -84,7 +84,7 @@ def _block_writer(
 
 
 def _cut(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Cuts sorted rows where a block ends."""
+    """Splits sorted rows where a block ends."""
     for batch_pdf in batches:
         yield from (piece_pdf for _, piece_pdf in batch_pdf.groupby(batch_pdf["item_idx"] // BLOCK_ROWS))
 
@@ -95,7 +95,7 @@ def _reduced(embeddings_N: np.ndarray, reduction: Reduction) -> list[bytes]:
 
 
 def _place(part: Path, file: Path, offset: int) -> None:
-    """Moves a file to a place of another: the two together take little more room than one."""
+    """Moves a part into the matrix's file; the part is deleted at once, so that all parts need little extra room."""
     with part.open("rb") as source, file.open("r+b") as vectors:
         vectors.seek(offset)
         shutil.copyfileobj(source, vectors, _COPIED_AT_ONCE)

@@ -1,4 +1,4 @@
-"""From an item's fields to the prompt that the encoder reads: versioned templates of column functions."""
+"""Turns an item's fields into the prompt that the encoder reads: versioned templates of column functions."""
 
 import json
 import unicodedata
@@ -16,8 +16,8 @@ from learn_spark.errors import ConfigError
 # The zero-width joiners U+200C and U+200D stay: emoji, Persian and Indic scripts need them.
 _INVISIBLE = "[\\u00AD\\u200B\\u200E\\u200F\\u202A-\\u202E\\u2060-\\u2064\\u2066-\\u2069\\uFEFF]+"
 _BLANK = "[\\p{Cc}\\p{Cs}\\p{Z}]+"
-# HTML by the names of its elements, so that "<3", "a < b" and a size "<XL>" stay. Every pattern ends at the next angle
-# bracket: its time grows with the text's length alone, whatever the text.
+# Tags are known by the names of HTML's elements, so that "<3", "a < b" and a size "<XL>" stay. Every pattern ends at
+# the next angle bracket, so that its time is linear in the text's length, whatever the text.
 _ELEMENTS = (
     "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div|dl|dt|em"
     "|embed|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|meta"
@@ -33,11 +33,11 @@ _FOLDED_BLOCKS = ((0x00AA, 0x00BA), (0x2070, 0x209C), (0x2460, 0x2468), (0x3000,
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt by its version; a change of wording is a new version, as texts are keyed by it.
+    """A prompt template; any change of its wording needs a new version, since texts are keyed by the version.
 
     Attributes:
         version: goes into every text's hash.
-        render: makes the prompt from the columns of `items`; never null, empty where an item says nothing.
+        render: makes the prompt from the columns of `items`; never null, empty if an item has none of the fields.
     """
 
     version: str
@@ -45,10 +45,10 @@ class Template:
 
 
 def template(name: str) -> Template:
-    """A template by the name that `embedding.template` gives.
+    """The template that `embedding.template` names.
 
     Raises:
-        ConfigError: if there is none, naming those that there are.
+        ConfigError: there is no such template; the message names the known ones.
     """
     if name not in TEMPLATES:
         raise ConfigError(f"embedding.template: unknown template {name!r}; there are {', '.join(sorted(TEMPLATES))}")
@@ -61,11 +61,12 @@ def text_hash(version: str, prompt: Column) -> Column:
 
 
 def normalised(text: Column) -> Column:
-    """Clean text, or null where nothing is left.
+    """Cleans a text; null if nothing is left.
 
-    HTML's entities become characters, its tags go. Compatibility forms of one character are folded as NFKC does
-    (full-width letters, half-width kana, circled digits, superscripts); Spark has no further normal form. What cannot
-    be seen goes, control characters and runs of white space become one space. Nothing is cut: tokens are, later.
+    HTML's entities become characters, its tags are removed. Compatibility forms of one character are folded as NFKC
+    does (full-width letters, half-width kana, circled digits, superscripts); Spark has no full normalisation. Invisible
+    characters are removed; runs of control characters and white space become one space. Nothing is truncated here: the
+    encoder does that by tokens.
     """
     plain = _without_tags(_with_entities_decoded(F.make_valid_utf8(text)))
     visible = F.regexp_replace(F.translate(plain, *_FOLD), _INVISIBLE, "")
@@ -77,7 +78,7 @@ def _without_tags(text: Column) -> Column:
 
 
 def _with_entities_decoded(text: Column) -> Column:
-    """`&amp;`, `&eacute;`, `&#39;` and `&#x4e2d;` as characters; what is none of HTML's entities stays."""
+    """Decodes `&amp;`, `&eacute;`, `&#39;` and `&#x4e2d;` to characters; what is not an HTML entity stays."""
     pieces = F.transform(F.split(text, _AROUND_ENTITIES), _decoded)
     return F.when(F.contains(text, F.lit("&")), F.array_join(pieces, "")).otherwise(text)
 
@@ -123,7 +124,7 @@ def _price() -> Column:
 
 
 def _attributes() -> Column:
-    """`name: value; …`, sorted so that a map's order changes no hash; empty values are left out."""
+    """`name: value; …`, sorted so that the map's order does not change the hash; empty values are left out."""
     pairs = F.transform(
         F.array_sort(F.map_entries(F.col("attributes"))),
         lambda entry: F.concat(normalised(entry["key"]), F.lit(": "), normalised(entry["value"])),

@@ -1,7 +1,7 @@
 """The optional reduction of the content matrix: a fixed linear map to fewer numbers per item, fitted once.
 
-Its rows are the principal directions of a sample of vectors about zero, not about their mean: what the models read are
-cosines, and these a shift would change (docs/decisions/0006-encoder.md).
+The map's rows are the principal directions of a sample of vectors, about zero and not about their mean: the models read
+cosines, which a shift would change (docs/decisions/0006-encoder.md).
 
 Shapes: N vectors, D width of the encoder, K width of the matrix, S vectors added up at a time.
 """
@@ -23,21 +23,21 @@ from models.contract.whole_files import write_whole
 
 FILE = "reduction.safetensors"
 COMPONENTS = "components"
-FITTED, MEASURED = 16_384, 2_048  # texts: what the driver holds does not grow with the items
+FITTED, MEASURED = 16_384, 2_048  # texts; the driver's memory does not grow with the items
 SUMMED_AT_ONCE = 2_048
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """The map, float64 [K, D] with orthonormal rows, and what it says of itself."""
+    """The map, float64 [K, D] with orthonormal rows, and its meta: file, checksum, measures."""
 
     components_KD: np.ndarray
     meta: ReductionMeta
 
     def reduced(self, vectors_ND: np.ndarray) -> np.ndarray:
-        """fp16 [N, K]; no vector gets longer, zeros stay zeros, no row depends on the others.
+        """Maps vectors to fp16 [N, K]; none gets longer, zeros stay zeros, and a row does not depend on the others.
 
-        The sums are float64: what other batches change in them vanishes in fp16.
+        The sums are float64: the differences that other batch sizes make in them vanish in fp16.
         """
         return _reduced(self.components_KD, vectors_ND)
 
@@ -47,10 +47,10 @@ class Reduction:
 
 
 def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:
-    """The map that made a matrix.
+    """Loads the map by which a matrix was made.
 
     Raises:
-        QualityError: where the file is not there or not the same; another map would give new items another space.
+        QualityError: the file is missing or has changed; another map would put new items into another space.
     """
     try:
         file = reduction_file(folder, meta)
@@ -66,7 +66,7 @@ def load_reduction(folder: Path, meta: ReductionMeta) -> Reduction:
 
 
 def fit_reduction(rows_df: DataFrame, full_dim: int, dim: int) -> Reduction:
-    """Fits the map to a sample of texts, and measures it on others where there are enough.
+    """Fits the map to a sample of texts, and measures it on others if there are enough.
 
     Args:
         rows_df: (item_idx, text_hash, embedding, flag).
@@ -74,7 +74,7 @@ def fit_reduction(rows_df: DataFrame, full_dim: int, dim: int) -> Reduction:
         dim: K.
 
     Raises:
-        ConfigError: where the encoder's vectors are not wider, or the texts are fewer than `dim`.
+        ConfigError: the encoder's vectors are not wider than `dim`, or there are fewer texts than `dim`.
     """
     if dim >= full_dim:
         raise ConfigError(
@@ -90,7 +90,7 @@ def fit_reduction(rows_df: DataFrame, full_dim: int, dim: int) -> Reduction:
 
 
 def measured_reduction(fitted_ND: np.ndarray, measured_ND: np.ndarray, dim: int) -> Reduction:
-    """The map to K = `dim` numbers that suits some vectors best, and what it does to others, or the same ones."""
+    """Fits the map to K = `dim` numbers to some vectors, and measures it on others, which may be the same ones."""
     components_KD = principal_directions(fitted_ND, dim)
     reduced_NK = _reduced(components_KD, measured_ND).astype(np.float32)
     meta = ReductionMeta(
@@ -108,7 +108,7 @@ def measured_reduction(fitted_ND: np.ndarray, measured_ND: np.ndarray, dim: int)
 def principal_directions(vectors_ND: np.ndarray, dim: int) -> np.ndarray:
     """float64 [K, D], orthonormal: among all such maps it loses least of the vectors' squared lengths (Eckart-Young).
 
-    A direction's largest number is positive, so equal vectors give an equal map.
+    In each direction the number of largest magnitude is positive, so that equal vectors give an equal map.
     """
     moment_DD = np.zeros((vectors_ND.shape[1],) * 2)
     for start in range(0, len(vectors_ND), SUMMED_AT_ONCE):

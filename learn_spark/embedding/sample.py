@@ -1,4 +1,4 @@
-"""A bounded sample of the vectors that the matrix is about to take. Shapes: N sampled texts, D width."""
+"""A bounded sample of the vectors that are about to go into the matrix. Shapes: N sampled texts, D width."""
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -6,14 +6,14 @@ from pyspark.sql import functions as F
 
 
 def sampled_vectors(rows_df: DataFrame, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """One item of each of at most `count` texts, drawn by the texts' hash: the same ones at every run.
+    """Draws at most `count` texts by their hash, the same ones in every run, and one item of each.
 
     Args:
         rows_df: (item_idx, text_hash, embedding, flag); flagged rows are left out.
-        count: bounds what the driver holds.
+        count: maximum number of texts; bounds the driver's memory.
 
     Returns:
-        item_idx [N] and float32 [N, D], in the order of the draw; [0, 0] of no rows.
+        item_idx [N] and vectors, float32 [N, D], in the order of the draw; [0] and [0, 0] if there are no rows.
     """
     good_df = rows_df.where(F.col("flag").isNull())
     one_each_df = good_df.groupBy("text_hash").agg(F.min("item_idx").alias("item_idx"))

@@ -1,4 +1,4 @@
-"""item_text and content_embeddings: what each item's text is, and the vectors of the texts that had none."""
+"""Writes item_text and content_embeddings: each item's text, and vectors for the texts that have none."""
 
 import math
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from learn_spark.lake.schemas import CONTENT_EMBEDDINGS, ITEM_INDEX, ITEM_TEXT, 
 from learn_spark.quality.gates import Gate
 from learn_spark.runs.steps import Context
 
-BUCKET_TEXTS_A_WORKER = 32768  # minutes of work, against the second or two that a commit costs
-TEXTS_A_LOADING = 500  # what MiniLM encodes on a core while another worker would load it
+BUCKET_TEXTS_A_WORKER = 32768  # minutes of work per commit, which costs a second or two
+TEXTS_A_LOADING = 500  # texts that MiniLM encodes on a core in the time that another worker needs to load it
 SHOWN = 80
 
 
 @dataclass(frozen=True)
 class TextCounts:
-    """Items that have a text, and their distinct texts."""
+    """How many items have a text, and how many distinct texts they have."""
 
     items: int
     texts: int
@@ -34,7 +34,7 @@ class TextCounts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Distinct new texts, those of them that are empty, what the model read for the others, and its golden texts."""
+    """How many distinct texts are new, how many of them are empty, the model's work, and the golden texts' gate."""
 
     texts: int
     empty: int
@@ -45,7 +45,7 @@ class Encoded:
 def pinned_versions(items_df: DataFrame, pin: date, before: date) -> DataFrame:
     """One version of every item first seen before `before`: the last before `pin`, else the item's first.
 
-    The pin is where the models' training ends: later wording never reaches them, later items still have text.
+    The pin is the day on which the models' training ends: they never see later wording, but later items have a text.
     """
     version = F.struct(*(name for name in items_df.columns if name != "item_id"))
     valid_from = F.col("valid_from")
@@ -62,7 +62,7 @@ def pinned_versions(items_df: DataFrame, pin: date, before: date) -> DataFrame:
 
 
 def rendered_texts(context: Context, template: Template, before: date) -> DataFrame:
-    """item_text as it should be for the items first seen before `before`."""
+    """The rows that item_text should have for the items first seen before `before`."""
     tables = context.tables
     versions_df = pinned_versions(tables.read(ITEMS.name), context.config.windows.towers_end, before)
     return (
@@ -73,10 +73,10 @@ def rendered_texts(context: Context, template: Template, before: date) -> DataFr
 
 
 def write_item_text(context: Context, template: Template, before: date) -> TextCounts:
-    """Brings item_text up to date by what changed.
+    """Brings item_text up to date.
 
-    New items are appended. Where texts themselves changed (another template, late data) the table is written
-    anew, as then most rows differ. Nothing changed, nothing is written.
+    New items are appended. If existing texts changed (another template, late data), the table is rewritten, since then
+    most rows differ. If nothing changed, nothing is written.
     """
     tables = context.tables
     known_df = tables.read(ITEM_TEXT.name)
@@ -107,12 +107,12 @@ def write_item_text(context: Context, template: Template, before: date) -> TextC
 def encode_new_texts(context: Context, template: Template, encoder_id: str) -> Encoded:
     """Encodes each distinct text that has no vector of this encoder, once, bucket by bucket.
 
-    A bucket is a share of the texts by their hash, and a commit: a run that is killed keeps those that are done. Texts
-    without a usable vector get zeros and a flag.
+    A bucket is a share of the texts by their hash. Each bucket is one commit, so a killed run keeps the finished ones.
+    Texts without a usable vector get zeros and a flag.
 
     Raises:
-        ConfigError: where a worker cannot load the model.
-        QualityError: where it makes other vectors than it made before (`golden_texts`).
+        ConfigError: a worker cannot load the model.
+        QualityError: the encoder makes other vectors than it made at first (`golden_texts`).
     """
     settings = context.config.embedding
     new_df = _new_texts(context, template, encoder_id).persist()
@@ -147,11 +147,11 @@ def vectors_of(context: Context, encoder_id: str) -> DataFrame:
 
 
 def require_few_bad(context: Context, template: Template, encoder_id: str, texts: int) -> dict[str, int]:
-    """How many of the `texts` current ones are quarantined, by reason.
+    """How many of the `texts` current texts are quarantined, by reason.
 
     Raises:
-        QualityError: where they are more than `embedding.gates.max_bad_share`, naming one; its row stays, and is tried
-            again.
+        QualityError: their share is above `embedding.gates.max_bad_share`; the message names one per reason. Their rows
+            stay until the next run, which tries these texts again.
     """
     bad_df = _bad_vectors(context, encoder_id).select("text_hash", "flag")
     if bad_df.isEmpty():
@@ -180,12 +180,12 @@ def require_few_bad(context: Context, template: Template, encoder_id: str, texts
 
 
 def is_bad() -> Column:
-    """Whether a row of content_embeddings is quarantined: its text is there, its vector is not."""
+    """Whether a row of content_embeddings is quarantined: its text is not empty, but has no usable vector."""
     return F.coalesce(F.col("flag") != EMPTY, F.lit(False))
 
 
 def _new_texts(context: Context, template: Template, encoder_id: str) -> DataFrame:
-    """(text_hash, prompt) without a row of this encoder; those that an earlier run stopped at are new again."""
+    """(text_hash, prompt) without a row of this encoder; quarantined texts count again if they are too many."""
     texts_df = current_texts(context, template).select("text_hash", "prompt").dropDuplicates(["text_hash"])
     bad_df = _bad_vectors(context, encoder_id).select("text_hash")
     bad = 0 if bad_df.isEmpty() else texts_df.join(bad_df, on="text_hash", how="left_semi").count()

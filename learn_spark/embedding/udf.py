@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OUTPUT_SCHEMA = "text_hash string, encoder_id string, dim int, embedding binary, norm float, flag string"
 BAD_MODEL = "bad model: "
 EMPTY, NOT_FINITE, BEYOND_FP16, OUT_OF_MEMORY = "empty", "not finite", "beyond fp16", "out of memory"
-# A window is sorted by length as a whole: wide enough for even batches, small enough to hold its vectors.
+# A whole window is sorted by length: it is large enough for even batches, small enough to hold its vectors.
 WINDOW_BATCHES = 64
 WINDOW_TEXTS = 8192
 TOKENIZED_AT_ONCE = 1024
@@ -44,7 +44,7 @@ class EncodeSpec:
     """What a worker needs to encode; travels with the task.
 
     Attributes:
-        options: how the store of a model that lies in one is reached.
+        options: how the model's store is reached, if the model lies in a store.
     """
 
     encoder_id: str
@@ -64,7 +64,7 @@ class EncodeSpec:
         """The spec of a config.
 
         Raises:
-            ConfigError: where the model cannot be found or lacks a part.
+            ConfigError: the model cannot be found or lacks a file.
         """
         settings = config.embedding
         return cls(
@@ -84,7 +84,7 @@ class EncodeSpec:
 
 @dataclass
 class Window:
-    """Tokenised texts that wait to be sorted and encoded; it spans Arrow batches."""
+    """Tokenised texts, waiting to be sorted and encoded; a window may span several Arrow batches."""
 
     hashes: list[str] = field(default_factory=list)
     tokens: list[Sequence[int]] = field(default_factory=list)
@@ -103,14 +103,14 @@ def encode_function(
 
     Args:
         spec: the encoder and how to run it.
-        work: gets what the model read; a task that is done again after an executor was lost counts again.
+        work: counts what the model read; a task that is repeated after the loss of an executor counts again.
     """
 
     def encode(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         from models.data.prefetch import prefetched
 
         started = time.time()
-        encoder = worker_encoder(spec)  # by this thread, whose number of threads torch sets
+        encoder = worker_encoder(spec)  # here, since torch sets its number of threads per thread
         for window in prefetched(_windows(batches, spec), depth=1):
             too_large: list[int] = []
             vectors_ND = encoder.encode_tokens(window.tokens, spec.batch_tokens, too_large)
@@ -147,11 +147,11 @@ def as_rows(window: Window, vectors_ND: np.ndarray, too_large: Sequence[int], en
 def embed_function(config: Config) -> Callable[..., Column]:
     """The pandas UDF from a text to its vector as array<float>.
 
-    The text is read as it is, so a prompt from item_text gives the vector that the stage stores for it, in float32;
+    The text is used unchanged, so a prompt from item_text gives the vector that the stage stores for it, in float32;
     null stays null, an empty text gives zeros. A worker keeps its model from query to query.
 
     Raises:
-        ConfigError: where the model cannot be found or lacks a part.
+        ConfigError: the model cannot be found or lacks a file.
     """
     spec = EncodeSpec.of(config)
 
@@ -166,12 +166,12 @@ def embed_function(config: Config) -> Callable[..., Column]:
 
 
 def register_learn_embed(spark: SparkSession, config: Config, name: str = "learn_embed") -> None:
-    """Gives SQL the function `learn_embed(text)`: see `embed_function`."""
+    """Registers the SQL function `learn_embed(text)`: see `embed_function`."""
     spark.udf.register(name, embed_function(config))
 
 
 def task_device(asked: str) -> str:
-    """The GPU that Spark gave this task, else what the config asks for; `auto` without a GPU is cpu."""
+    """The GPU that Spark assigned to this task; without one, or if cpu is asked for, `asked`, with `auto` as cpu."""
     address = _gpu_address()
     if address is not None and asked != "cpu":
         return f"cuda:{address}"
@@ -205,7 +205,7 @@ def _tokenized(encoder: "Encoder", texts: list[str]) -> list[Sequence[int]]:
 
 
 def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    """For `mapInPandas`, from (prompt) to (tokens): how many the encoder would read; needs no weights."""
+    """The function for `mapInPandas` from (prompt) to (tokens), how many the encoder would read; needs no weights."""
 
     def count(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         from models.contract.model_folder import locate
@@ -223,10 +223,10 @@ def count_function(spec: EncodeSpec) -> Callable[[Iterable[pd.DataFrame]], Itera
 
 @contextmanager
 def bad_models_named() -> Iterator[None]:
-    """Around Spark actions that run these functions: a worker's own complaint becomes one line.
+    """Wraps Spark actions that run these functions: turns a worker's error about the model into one line.
 
     Raises:
-        ConfigError: with what is wrong with the model; anything else stays what it is.
+        ConfigError: says what is wrong with the model; other errors pass unchanged.
     """
     try:
         yield
@@ -262,7 +262,7 @@ def _load_once(spec: EncodeSpec, device: str) -> "Encoder":
 
 @contextmanager
 def _named_bad() -> Iterator[None]:
-    """In a worker, around the reading of a model: marks its complaints for `bad_models_named`."""
+    """Wraps the loading of a model in a worker: marks its errors for `bad_models_named`."""
     try:
         yield
     except (ConfigError, BadInput) as error:

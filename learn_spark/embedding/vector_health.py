@@ -1,4 +1,4 @@
-"""The health of the vectors that the matrix is about to take: figures with limits, before any model sees them.
+"""Checks the health of the vectors that are about to go into the matrix, by figures with limits.
 
 Shapes: N items, one for each sampled text, D width.
 """
@@ -23,11 +23,11 @@ ENOUGH = 100  # fewer vectors say nothing about their spread
 
 
 def require_health(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
-    """Gates over the rows to be written: the encoder's norms and duplicates of all, the rest of a sample as the matrix
-    will have it.
+    """Checks the gates over the rows to be written: norms and duplicates over all of the encoder's vectors, effective
+    rank and neighbour overlap over a sample as the matrix will hold it.
 
     Raises:
-        QualityError: with every figure that is out of its limits; the matrix stays as it was.
+        QualityError: names every figure that is out of its limits; the matrix stays as it was.
     """
     gates = [*_counted(extension, settings), *_sampled(extension, settings)]
     failed = [str(gate) for gate in gates if not gate.passed]
@@ -57,14 +57,14 @@ def _counted(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
 
 
 def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
-    if extension.wanted < ENOUGH:  # items, so no more texts
+    if extension.wanted < ENOUGH:  # items, and there are no more texts than items
         return []
     idx_N, vectors_ND = sampled_vectors(extension.rows_df, SAMPLE)
     if len(idx_N) < ENOUGH:
         return []
     if extension.reduction is not None:
         vectors_ND = extension.reduction.reduced(vectors_ND).astype(np.float32)
-    # What all have in common, which is large in decoders, says nothing of their spread.
+    # The mean, which is large in decoders, says nothing about the vectors' spread.
     rank = effective_rank(vectors_ND - vectors_ND.mean(axis=0))
     gates = [Gate("content_effective_rank", rank, lower=settings.gates.min_effective_rank)]
     before = _matrix_before(extension)
@@ -76,7 +76,7 @@ def _sampled(extension: Extension, settings: EmbeddingSettings) -> list[Gate]:
 
 
 def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
-    """What a new file takes over from: this folder's file before it, else the newest matrix beside it."""
+    """The matrix that a new file replaces: this folder's, else the newest one beside it; None for an appended one."""
     if extension.first_row:
         return None
     metas = extension.folder.parent.glob(f"*/{META}")
@@ -89,7 +89,7 @@ def _matrix_before(extension: Extension) -> tuple[Path, MatrixMeta] | None:
 
 
 def _overlap(folder: Path, meta: MatrixMeta, idx_N: np.ndarray, vectors_ND: np.ndarray) -> float | None:
-    """Over the sampled items that both have; None where they are too few, or the file is damaged and so made anew."""
+    """Over the sampled items with a vector in both matrices; None if they are too few, or the old file is damaged."""
     known_N = idx_N < meta.rows
     try:
         before_ND = read_rows(folder, idx_N[known_N])

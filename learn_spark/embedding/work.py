@@ -1,4 +1,4 @@
-"""What the model has read so far, counted across the tasks, and the pace at which it goes."""
+"""Counts, across tasks, what the model has read so far, and reports the pace."""
 
 from dataclasses import dataclass
 from time import monotonic
@@ -23,7 +23,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Work:
-    """Texts and real tokens that the model read, and the tasks in which it did."""
+    """Texts and real tokens (no padding) that the model read, and where and when its tasks ran."""
 
     texts: int = 0
     tokens: int = 0
@@ -43,7 +43,7 @@ class _WorkParam(AccumulatorParam[Work]):
 
 
 def counted_work(spark: SparkSession) -> Accumulator[Work]:
-    """An empty account; a task's part arrives when the task ends."""
+    """An accumulator of work, still empty; a task's share is added when the task ends."""
     return spark.sparkContext.accumulator(Work(), _WorkParam())
 
 
@@ -57,7 +57,7 @@ class Pace(Periodic):
         self._said = 0
 
     def tick(self) -> None:
-        """One line, where more is done than when it last spoke."""
+        """Prints a line if more texts are done than at the last line."""
         work = self._work.value
         if work.texts > self._said:
             self._said = work.texts

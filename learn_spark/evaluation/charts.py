@@ -67,7 +67,7 @@ def curves(lines: Mapping[str, Line], x_label: str, y_label: str, marker: str = 
 
 @mpl.rc_context(_STYLE)
 def against(points: Line, x_label: str, y_label: str) -> str:
-    """(x, y) as dots beside the line on which both are equal."""
+    """Scatter chart: (x, y) dots, and the line on which both are equal."""
     figure, axes = _figure(4.8, 2.7)
     top = max(max(point) for point in points)
     axes.plot([0, top], [0, top], color=MUTED, linewidth=1)
@@ -118,7 +118,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """The drawing without a size, so that the page scales it; `salt` keeps drawings' ids apart."""
+    """The figure as SVG without a size, so that the page scales it; `salt` keeps the ids of several figures apart."""
     target = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

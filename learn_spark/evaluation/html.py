@@ -1,4 +1,4 @@
-"""The pages' templates, and how they write numbers."""
+"""The HTML pages' templates, and the formats of their numbers."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -14,14 +14,14 @@ def template(name: str) -> Template:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """1,234 · 0.123 · – for what is unknown."""
+    """1,234 for integers, 0.123 for floats, – for None."""
     if value is None:
         return "–"
     return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
 def plain(value: float | None) -> str:
-    """As `number`, whole numbers without digits behind the point."""
+    """As `number`, but without decimals if the value is whole."""
     return number(int(value) if value is not None and float(value).is_integer() else value)
 
 

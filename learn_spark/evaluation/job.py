@@ -1,4 +1,4 @@
-"""Retrieval and ranker figures of the published features: Spark exports rows, another process computes."""
+"""Measures the published features by retrieval and by a ranker: Spark exports rows, another process computes."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -44,8 +44,8 @@ READS = (
 def evaluate_features(context: Context, days: Sequence[date]) -> StepResult:
     """Measures the features of all feature days; `days` is the day on which the windows end.
 
-    Snapshots and figures bear the versions of the tables that they were made from: a killed run finds what it
-    finished, and late events lead to new figures.
+    The names of snapshots and figures depend on the versions of the tables that they are made from: a killed run finds
+    what it has finished, and late events lead to new figures.
 
     Returns:
         `details`: `retrieval` (`retrieval_figures`) and `ranker`, with the figures of
@@ -104,7 +104,7 @@ def _systems(context: Context) -> tuple[SystemConfig, ...]:
 
 
 def _mixed(context: Context, earlier: Earlier | None) -> list[SystemConfig]:
-    """Users and items of this release and of the earlier one, mixed: what a server sees that has one of them late."""
+    """This release's users with the earlier one's items and the like: what a server has if one side arrives late."""
     if earlier is None:
         return []
     ours, theirs = (towers_path(context), matrix_path(context)), (earlier[1].towers, earlier[1].matrix)
@@ -124,13 +124,13 @@ def _mixed(context: Context, earlier: Earlier | None) -> list[SystemConfig]:
 
 
 def retrieval_figures(candidates: str, result: Mapping[str, dict]) -> dict[str, Any]:
-    """What `evaluate-systems` found, by the names of summary.json.
+    """The figures of `evaluate-systems` under their names in summary.json.
 
     Returns:
-        candidates, users, items (how many candidates), targets, of them targets_not_known (no candidates: missed by
-        all) and targets_new; `recall_at_50`, `recall_at_50_ci90`, … of the towers, `popularity_…` and so on of the
-        others; each also `new_…` of what is new to the user. `weights`: what stands beside the towers' inner product
-        in the row `fitted_…`, chosen on the validation rows.
+        candidates, users, items (how many candidates), targets, of these targets_not_known (no candidates, so missed by
+        all systems) and targets_new; `recall_at_50`, `recall_at_50_ci90`, … of the towers, `popularity_…` and so on of
+        the other systems; each also as `new_…` over the targets that are new to the user. `weights`: the weights beside
+        the towers' inner product in the figures `fitted_…`, chosen on the validation rows.
     """
     data = result["data"]
     found: dict[str, Any] = {
@@ -179,13 +179,13 @@ def ranker_spec(
     earlier: Earlier | None = None,
     rivals: Rivals | None = None,
 ) -> RankerSpec:
-    """What `evaluate-ranker` is told of a release; its rows are exported.
+    """Exports the rows for `evaluate-ranker` and returns its spec.
 
     Args:
-        context: of the config that made the release.
-        release: whose embeddings.
-        fingerprint: in the names of rows and figures.
-        earlier: the release, with its models, whose ranker is fed this release's embeddings.
+        context: has the config that made the release.
+        release: the release whose embeddings are measured.
+        fingerprint: becomes part of the names of rows and figures.
+        earlier: an earlier release and its models; its ranker is fed this release's embeddings.
         rivals: other systems whose features are measured beside the embeddings.
     """
     settings = context.config.evaluation
@@ -215,7 +215,7 @@ def ranker_spec(
 
 
 def _earlier(context: Context) -> Earlier | None:
-    """The release whose space the models were mapped into, and its models, as long as they are there."""
+    """The release whose space the models were mapped into, and its models; None if there is none or they are gone."""
     found = earlier_models(context)
     if found and found[1].lacking:
         release_id = found[0].release_id

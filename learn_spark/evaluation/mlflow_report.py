@@ -24,7 +24,7 @@ def log_figures(
     """Logs files and figures in the experiment of the trainings; one run per kind and fingerprint, updated by a rerun.
 
     Returns:
-        The run's id; None where MLflow cannot be used. The job goes on then.
+        The run's id; None if MLflow cannot be used, which does not stop the job.
     """
     try:
         from mlflow.entities import Metric
@@ -47,7 +47,7 @@ def log_figures(
 
 
 def _figures(summary: Mapping[str, object]) -> dict[str, float]:
-    """All numbers of retrieval and ranker by dotted name, segments and controls too; an interval's ends by 0 and 1."""
+    """All numbers of retrieval and ranker by dotted name, also of segments and controls; interval ends as .0 and .1."""
     parts = {part: summary[part] or {} for part in ("retrieval", "ranker")}
     figures = {}
     for name, value in flattened(parts):

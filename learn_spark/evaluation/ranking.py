@@ -1,7 +1,7 @@
-"""The ranker's rows: what a production ranker knows before a sample's day, with the embeddings beside it.
+"""The ranker's rows: what a production ranker knows before a sample's day (base features), beside the embeddings.
 
-It knows users, items, and both together (`pair_…`). Base features are sums over days. A window over a key's days, in
-order of the day, sees only the days strictly before the asked one, so no event is ever joined to a sample.
+Base features describe the user, the item, and both together (`pair_…`). They are sums over days: a window over a key's
+days, in order of the day, sees only days strictly before the sample's, so no single event is ever joined to a sample.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ NEVER = -1
 
 
 def base_columns(settings: SampleSettings) -> tuple[str, ...]:
-    """The ranker's base features; with observed labels the conversion rates of user and item are among them."""
+    """The ranker's base features; with observed labels also the conversion rates of user and item."""
     return (*BASE_COLUMNS, *(RATES if settings.labels == "observed" else ()))
 
 
@@ -54,9 +54,9 @@ def ranker_rows(
 ) -> DataFrame:
     """The rows of `evaluate-ranker`: keys, item_idx, label, weight, is_test, day, base features, embeddings, codes.
 
-    A user or item that has no feature row yet has zeros, and -1 for its codes, which are there if the release has some.
-    With `earlier`, also what those models make of the rows, as `earlier_user_emb` and so on; `with_histories`, the day
-    of the history that each row may know.
+    A user or item without a feature row yet gets zeros, and -1 for each of its codes; the column of codes exists if the
+    release has codes. With `earlier`, the rows also have the vectors that those models make, as `earlier_user_emb` and
+    so on; with `with_histories`, the day of the history that each row may know.
     """
     tables, samples = context.tables, ranker_samples(context)
     rows = with_base_features(context, with_history_day(context, samples) if with_histories else samples)
@@ -90,21 +90,21 @@ def ranker_rows(
 
 
 def ranker_samples(context: Context) -> DataFrame:
-    """The samples of the ranker's two windows, as many as `evaluation.max_samples` lets."""
+    """The samples of the ranker's two windows, thinned to about `evaluation.max_samples` each."""
     samples = context.tables.read("samples").where(F.col("stage").isin("ranker_train", "ranker_test"))
     return thinned(samples, context.config.evaluation)
 
 
 def with_history_day(context: Context, samples: DataFrame) -> DataFrame:
-    """Adds `history_ds`, and `history_day`, its number; -1 where there is none."""
+    """Adds `history_ds`, and `history_day`, its number in days since 1970; -1 if there is no history."""
     dated = with_history_ds(context, samples)
     return dated.withColumn(HISTORY_DAY, F.coalesce(F.unix_date("history_ds"), F.lit(-1)))
 
 
 def histories_of(context: Context, samples: DataFrame) -> DataFrame:
-    """user_id, day, hist_items, hist_ts, hist_len: what the samples' `history_day` name, each once, lists padded.
+    """The histories that the samples' `history_day` name, each once, with padded lists.
 
-    And hist_types, where event types are kept.
+    Columns: user_id, day, hist_items, hist_ts, hist_len, and hist_types if event types are kept.
     """
     length = context.config.sequences.history_length
     lists = {"hist_items": "item_idx", "hist_ts": "event_ts"}
@@ -125,10 +125,10 @@ def _without_null(context: Context, codes: str) -> Column:
 
 
 def earlier_vectors(context: Context, samples: DataFrame, models: ReleaseModels) -> DataFrame:
-    """PAIR_KEY of the samples, and VECTORS as an earlier release's models make them, each behind EARLIER."""
+    """PAIR_KEY of the samples, and VECTORS by an earlier release's models, with the prefix EARLIER."""
     found = with_embeddings(context, samples.select(*PAIR_KEY, "ds"), models)
     kept = (F.col(name).alias(f"{EARLIER}{name}") for name in EMBEDDINGS)
-    found = found.select(*PAIR_KEY, *EMBEDDINGS, *kept)  # the two are scored, and go
+    found = found.select(*PAIR_KEY, *EMBEDDINGS, *kept)  # scoring consumes the two embeddings
     scored = score_pairs(found, models.cvr, context.config.features.run.batch_rows).frame
     return scored.withColumnsRenamed({name: f"{EARLIER}{name}" for name in VECTORS if name not in EMBEDDINGS})
 
@@ -198,12 +198,12 @@ def history_before(events: DataFrame, asked: DataFrame, key: Sequence[str], who:
     Args:
         events: `key`, `ds`, `price`; `n`, `exposures` and `conversions`, 1 or 0, say what the event counts as.
         asked: `key` and `ds`, distinct.
-        key: columns.
+        key: the key's columns.
         who: prefix of the new columns.
 
     Returns:
         `key`, `ds`, {who}_events, {who}_events_7d, {who}_events_28d, {who}_days_since, {who}_mean_price,
-        {who}_conversion_rate (conversions per exposure, whenever they came).
+        {who}_conversion_rate (conversions per exposure, both over all days before).
     """
     wanted = events.join(asked.select(*key).distinct(), on=list(key), how="left_semi")
     sums = (F.sum(name).alias(name) for name in ("n", "exposures", "conversions"))
@@ -239,9 +239,9 @@ def newest_price(samples: DataFrame, versions: DataFrame) -> DataFrame:
 
 
 def tail_events(context: Context) -> int:
-    """The most events that a long-tail item has before the ranker's test window.
+    """The largest number of events that a long-tail item has before the ranker's test window.
 
-    Items with at most so many events hold `tail_share` of all events.
+    Items with at most that many events hold at most `tail_share` of all events.
     """
     config = context.config
     is_history = F.col("event_type").isin(config.sequences.history_events)

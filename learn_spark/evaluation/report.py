@@ -1,4 +1,4 @@
-"""The report: one HTML file that explains the run, and summary.json beside it. Neither touches the lake."""
+"""The report: one HTML file that explains the run, and summary.json beside it. Writing them never changes the lake."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -95,14 +95,14 @@ def render(
     config_text: str,
     refused: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page. What has not run yet is left out.
+    """Renders the page as HTML. What has not run yet is left out.
 
     Args:
-        summary: of `build_summary`, with `peak_rss_mb`.
-        recorded: the ledger's rows; the stages' details are drawn.
+        summary: from `build_summary`, with `peak_rss_mb`.
+        recorded: the ledger's rows, whose details are shown by stage.
         release: the row of the release that was published last, or None.
         config_text: the config as YAML.
-        refused: the row of a newer release that its gates have stopped.
+        refused: the row of a newer release that was stopped by its gates, or None.
     """
     details = {stage: newest_details(recorded, stage) for stage in STAGES}
     retrieval = summary["retrieval"] or {}
@@ -132,8 +132,8 @@ def render(
 
 
 def _charts(summary: Mapping[str, Any], details: Mapping[str, dict]) -> dict[str, str]:
-    """The drawings that there are figures for."""
-    from learn_spark.evaluation import charts  # matplotlib: slow to import, and for pages alone
+    """The charts for which there are figures, as SVG by name."""
+    from learn_spark.evaluation import charts  # matplotlib is slow to import, and only pages need it
 
     drawn = {}
     for stage, quality in ((TRAIN_TOWERS, ("recall_at_", "ndcg_at_")), (TRAIN_CVR, ("auc",))):
@@ -159,7 +159,7 @@ def _charts(summary: Mapping[str, Any], details: Mapping[str, dict]) -> dict[str
 
 
 def _calibrated(details: Mapping[str, dict]) -> dict[str, Any] | None:
-    """The conversion model's best evaluation, where it says how well its probabilities hold."""
+    """The conversion model's best evaluation; None if it says nothing about calibration."""
     best = TrainingDetails.from_json(details[TRAIN_CVR]).result.get("best", {})
     return best if best.get("calibration") else None
 
@@ -176,7 +176,7 @@ def _other_labels(details: Mapping[str, dict]) -> dict[str, dict[str, Any]]:
 
 
 def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, list[float]]]:
-    """Names of the groups of bars, and by scorer a figure a group."""
+    """Names of the groups of bars, and each scorer's figure per group."""
     groups = {"": "All purchases", "new_": "New to the user"}
     there = [prefix for prefix in groups if f"{prefix}recall_at_50" in found]
     series = {
@@ -187,7 +187,7 @@ def _retrieval_bars(found: Mapping[str, float]) -> tuple[list[str], dict[str, li
 
 
 def _scorers_of(found: Mapping[str, Any]) -> dict[str, str]:
-    """The rows of the table of retrieval; figures of before have none of the fitted weights."""
+    """The rows of the retrieval table; figures of earlier versions have none with fitted weights."""
     return {prefix: title for prefix, title in SCORERS.items() if f"{prefix}recall_at_50" in found}
 
 
@@ -221,7 +221,7 @@ def _gains(ranker: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
 
 
 def _runs(recorded: list[Recorded]) -> list[dict[str, Any]]:
-    """One line a run of a step, in the order of the journey."""
+    """One line per run of a step, in the order of the steps."""
     by_run: dict[tuple[str, str], list[Recorded]] = {}
     for row in recorded:
         by_run.setdefault((row.step, row.run), []).append(row)

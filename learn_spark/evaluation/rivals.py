@@ -1,4 +1,4 @@
-"""What a team may have already, as features of the same ranker: other systems, trained on the towers' rows."""
+"""Rivals: features that a team may have already, for the same ranker; other systems, trained on the towers' rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ _KINDS = (*TRAINED, "cooccurrence")
 
 @dataclass(frozen=True)
 class Rivals:
-    """What `evaluate-ranker` is told of them.
+    """What `evaluate-ranker` needs to know about the rivals.
 
     Attributes:
         systems: the rivals.
-        titles: what tables call them.
-        train_snapshot: what they learned from.
+        titles: their names in tables.
+        train_snapshot: the rows that they were trained on.
         histories: snapshot of the histories that the ranker's rows may know.
     """
 
@@ -39,7 +39,7 @@ class Rivals:
 
 
 def chosen_rivals(config: Config) -> dict[str, SystemSettings]:
-    """The systems of `evaluation.rivals`, those with vectors by item as wide as the towers' embeddings.
+    """The systems of `evaluation.rivals`; those with a vector per item get the width of the towers' embeddings.
 
     Raises:
         ConfigError: an unknown name, a system that has neither vectors nor scores, settings that do not fit.
@@ -57,14 +57,14 @@ def chosen_rivals(config: Config) -> dict[str, SystemSettings]:
 
 
 def check_rivals(config: Config) -> None:
-    """Says before any work what `chosen_rivals` would raise."""
+    """Raises, before any work, what `chosen_rivals` would raise."""
     chosen_rivals(config)
 
 
 def named_rivals(config: Config) -> dict[str, object]:
-    """The rivals' settings, for the fingerprint of what is made of them; nothing where there are none.
+    """The rivals' settings, for the fingerprint of what is made from them; empty if there are none.
 
-    Every command asks for it, so nothing is checked that `check_rivals` checks, as a language model's files.
+    Every command calls this, so it leaves out the checks of `check_rivals`, such as those of a language model's files.
     """
     if not config.evaluation.rivals:
         return {}
@@ -73,9 +73,9 @@ def named_rivals(config: Config) -> dict[str, object]:
 
 
 def make_rivals(context: Context, train_snapshot: Path, name: str) -> Rivals:
-    """Trains those that need it, each once, and exports the histories that the ranker's rows may know.
+    """Trains the rivals that need it, each once, and exports the histories that the ranker's rows may know.
 
-    What it costs: a training per trained system, in a process of its own; a row per user and day with a sample.
+    The cost is one training per trained system, each in its own process, and a row per user and day with a sample.
 
     Args:
         context: a lake with sequences, samples and content vectors.
@@ -83,7 +83,7 @@ def make_rivals(context: Context, train_snapshot: Path, name: str) -> Rivals:
         name: of the histories' snapshot.
 
     Raises:
-        ConfigError: as `chosen_rivals`.
+        ConfigError: as for `chosen_rivals`.
         QualityError: a loss was not finite.
     """
     chosen = chosen_rivals(context.config)
@@ -97,7 +97,7 @@ def make_rivals(context: Context, train_snapshot: Path, name: str) -> Rivals:
 
 
 def _trained(context: Context, chosen: Mapping[str, SystemSettings]) -> dict[str, Path]:
-    """The models' folders by system."""
+    """Trains the systems and returns the models' folders by system."""
     if not chosen:
         return {}
     make_inputs(context, chosen)
@@ -122,7 +122,7 @@ def _rival(context: Context, name: str, system: SystemSettings, folder: Path | N
 
 
 def _as_wide(config: Config, system: SystemSettings) -> SystemSettings:
-    """The system with vectors of the embeddings' width, if it has its own and no other is asked for."""
+    """The system with vectors as wide as the embeddings, if it has vectors of its own and its config sets no width."""
     if system.kind not in ("sequential", "als"):
         return system
     return system.model_copy(update={"model": {"d_model": config.towers.model.embedding_dim} | system.model})

@@ -1,4 +1,4 @@
-"""`summary.json`: what the lake holds and how good it is, out of the ledger and the tables."""
+"""`summary.json`: what the lake holds and how good it is, taken from the ledger and the tables."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -23,10 +23,10 @@ REPORT = "report/index.html"
 
 
 def build_summary(context: Context) -> dict[str, Any]:
-    """The summary but for `peak_rss_mb`, which only the caller knows.
+    """The summary without `peak_rss_mb`, which only the caller knows.
 
     Returns:
-        stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over what did the days that the ledger has;
+        stages.<job>.{seconds, rows_in, rows_out, days, runs}, summed over the runs that made the ledger's days;
         tables.<name>.{path, version, rows}; rejects by reason; release_id; retrieval and ranker (null before
         `evaluate_features` has run).
     """
@@ -43,12 +43,12 @@ def build_summary(context: Context) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all, and no secret."""
+    """Writes the file whole or not at all, without secrets."""
     write_whole(path, redacted(json.dumps(values, indent=2, default=str)) + "\n")
 
 
 def headline(config: Config) -> str:
-    """The lines that end a run: figures, tables, report; out of summary.json."""
+    """The lines printed at the end of a run, from summary.json: figures, tables, report."""
     values = json.loads((config.output.folder / SUMMARY).read_text(encoding="utf-8"))
     lines = []
     if values["retrieval"]:
@@ -92,12 +92,12 @@ def headline(config: Config) -> str:
 
 
 def retriever_of(retrieval: Mapping[str, Any]) -> str:
-    """The prefix of the figures of what one would retrieve with; ledgers of before have no fitted weights."""
+    """The prefix of the best retriever's figures: towers with fitted weights, which older ledgers lack."""
     return "fitted_" if "fitted_recall_at_50" in retrieval else ""
 
 
 def candidates_of(retrieval: Mapping[str, Any]) -> str:
-    """The candidate set of the summary's retrieval figures; ledgers before 0.2 do not name it, it was that one."""
+    """The candidate set of the summary's retrieval figures, in words; ledgers before 0.2 name none and mean `known`."""
     return candidate_words(retrieval.get("candidates", "known"), retrieval["items"])
 
 
@@ -120,7 +120,7 @@ def _stages(recorded: list[Recorded]) -> dict[str, dict[str, Any]]:
 
 
 def totals(rows: Iterable[Recorded]) -> dict[str, float]:
-    """Seconds and rows of what did these days."""
+    """Seconds and rows of the runs that did these days; days done together count once."""
     firsts = [piece[0] for piece in pieces(rows)]
     return {
         "seconds": round(sum(row.seconds for row in firsts), 2),
@@ -147,12 +147,12 @@ def _tables(context: Context) -> dict[str, dict[str, Any]]:
 
 
 def current_release(context: Context) -> Row | None:
-    """The row of the release that was published last; None where there is none."""
+    """The row of the release that was published last; None if there is none."""
     return _newest(context, PUBLISHED)
 
 
 def refused_release(context: Context) -> Row | None:
-    """The row of the release that its gates have stopped since the current one was published; None without one."""
+    """The row of the newest release that its gates stopped after the current one was published; None if none was."""
     refused, current = _newest(context, FAILED), current_release(context)
     return refused if refused and (current is None or refused.published_at > current.published_at) else None
 

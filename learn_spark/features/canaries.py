@@ -1,8 +1,8 @@
-"""Golden histories, items and pairs: what two models made of them first, they have to make of them every night.
+"""Canaries: fixed (golden) histories, items and pairs that the two models must score every night as they did at first.
 
-A change of mask, pooling, library or matrix shifts all vectors a little, which no gate over a day's rows can tell from
-a new day. Here the rows are always the same, scored where the day's rows are scored, all at once and each alone. The
-histories are made up of the lake's items; they are nobody's.
+A change of mask, pooling, library or matrix shifts all vectors a little, and no gate over a day's rows can tell that
+from a new day. The golden rows are always the same. They are scored where the day's rows are scored, all at once and
+each alone. The histories are made up from the lake's items and belong to no user.
 """
 
 import json
@@ -27,10 +27,10 @@ from models.contract.verified import read_sealed, sealed
 from models.contract.whole_files import write_whole
 
 FOLDER, FILE = "canaries", "canaries.json"
-GOLDEN = 32  # histories, items, and pairs of one each
-ITEMS = 128  # that they are drawn from
+GOLDEN = 32  # histories, as many items, and as many pairs of one each
+ITEMS = 128  # from which they are drawn
 ALONE = 1  # row at a time
-FARTHEST = 0.03  # in lengths of a vector: a cosine distance of 5e-4; batches of other sizes differ by 1e-6 in float32
+FARTHEST = 0.03  # relative to a vector's length: a cosine distance of 5e-4; other batch sizes change 1e-6 in float32
 
 _USERS = (("histories", "types"), f"n int, item_idx array<int>, {TYPES} array<tinyint>")
 
@@ -43,8 +43,8 @@ class Canaries:
 
     Attributes:
         file: where they are kept, by the models' fingerprints.
-        kept: what it holds, or is to hold once the release is published: item numbers, and the rows' vectors.
-        gates: by kind of row, how far the farthest is from what is kept.
+        kept: its content, or what it will hold once the release is published: item numbers, and the rows' vectors.
+        gates: one per kind of row, with the largest distance from a kept vector.
     """
 
     file: Path
@@ -53,7 +53,7 @@ class Canaries:
 
     @classmethod
     def of(cls, context: Context, release: Release) -> "Canaries":
-        """Scores the golden rows; where there are none, they are chosen, and scored first."""
+        """Scores the golden rows; if none are kept yet, chooses them and keeps the vectors of a first scoring."""
         models = "-".join(release.models[name] for name in ("towers", "cvr"))
         file = context.tables.artifacts.path(FOLDER, models) / FILE
         kept = read_sealed(file, "canaries") if file.is_file() else _made(context, release)
@@ -62,13 +62,13 @@ class Canaries:
         return cls(file, kept, [Gate(f"canary_{kind}", far, upper=FARTHEST) for kind, far in farthest.items()])
 
     def keep(self) -> None:
-        """Writes the file, where there is none."""
+        """Writes the file if it does not exist yet."""
         if not self.file.is_file():
             write_whole(self.file, json.dumps(sealed(self.kept)) + "\n")
 
 
 def _made(context: Context, release: Release) -> Golden:
-    """Items by a hash of their ids, and histories of them of all lengths; each history with an item is a pair."""
+    """Chooses items by a hash of their ids, makes histories of all lengths from them, pairs both, and scores all."""
     index = context.tables.read("item_index", release.inputs["item_index"])
     drawn = index.orderBy(F.xxhash64("item_id"), "item_id").limit(ITEMS).collect()
     numbers, rng = [row.item_idx for row in drawn] or [0], np.random.default_rng(0)
@@ -87,7 +87,7 @@ def _made(context: Context, release: Release) -> Golden:
 def _scored(
     context: Context, golden: Golden, kinds: Sequence[str], batches: Sequence[int]
 ) -> dict[str, list[list[list[float]]]]:
-    """The vectors by kind, a list of them for each number of rows that the model sees at once; in one job."""
+    """The vectors by kind, one list of them per batch size; computed in one Spark job."""
     frames = [
         _frame(context, golden, kind, batch_rows).withColumns({"kind": F.lit(kind), "batch": F.lit(batch_rows)})
         for kind in kinds
@@ -99,7 +99,7 @@ def _scored(
 
 
 def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> DataFrame:
-    """n and vector of the rows of a kind; a pair's is mid_emb and the probabilities behind it."""
+    """Columns n and vector of the rows of a kind; a pair's vector is mid_emb, then the probabilities."""
     towers, matrix = towers_to_score(context), matrix_path(context)
     columns, schema = {
         "user_emb": _USERS if "types" in golden else (("histories",), "n int, item_idx array<int>"),
@@ -124,7 +124,7 @@ def _batch_rows(context: Context) -> int:
 
 
 def _distance(kept: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
-    """The largest distance of a row, in lengths of the kept one; NaN where a width or a number is not what it was."""
+    """The largest distance of a row from the kept one, relative to its length; NaN if shapes differ or one is NaN."""
     kept_NK, found_NK = np.array(kept), np.array(found)
     if kept_NK.shape != found_NK.shape:
         return float("nan")

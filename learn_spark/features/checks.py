@@ -1,4 +1,4 @@
-"""The gates of a release: what must hold of its own rows, and against the previous release, before it is published."""
+"""The gates of a release: what its own rows must fulfil, alone and against the previous release, to be published."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -40,7 +40,7 @@ def checked(
         context: holds the limits.
         release: its own rows are counted already.
         base: the previous release by the same models, if any.
-        due: how many users (a row per user and day), items and pairs had to be written.
+        due: how many rows of users (one per user and day), items and pairs had to be written.
 
     Returns:
         The gates, the widths of the vectors by column, and figures for the report.
@@ -74,7 +74,8 @@ def volume_gates(release: Release, before: Release | None, limits: FeatureGates)
     """Row counts per day against the previous release.
 
     They must match even after a retrain: new models change the vectors, not which users and items have one. A day that
-    is made again is compared with itself, a new day with the mean day. The first day is left out, as it has all users.
+    is made again is compared with itself, a new day with the mean over the previous release's days. The first day is
+    left out of the mean, since it has all users.
     """
     if before is None:
         return []
@@ -95,7 +96,7 @@ def volume_gates(release: Release, before: Release | None, limits: FeatureGates)
 
 
 def width_gates(found: dict[str, VectorFigures], before: dict[str, int]) -> list[Gate]:
-    """Each column has one width, users and items have the same, and it is that of before. Else models were mixed."""
+    """Each column has one width, users and items have the same one, and it has not changed; else models were mixed."""
     there = {name: figure for name, figure in found.items() if figure.rows}
     gates = [Gate(f"{name}_widths_apart", f.widest - f.narrowest, upper=0) for name, f in there.items()]
     known = {**before, **{name: figure.widest for name, figure in there.items()}}
@@ -129,7 +130,7 @@ def _due_gates(release: Release, due: Mapping[str, int]) -> list[Gate]:
 
 
 def _spread(items: DataFrame, rows: int, base: Release | None) -> tuple[float, float]:
-    """Effective rank and mean cosine of the items. A night with few new items keeps the previous release's figures."""
+    """Effective rank and mean cosine of the items. With few new items, the previous release's figures are kept."""
     if base is not None and rows < ENOUGH:
         rank, cosine = base.gate("item_effective_rank"), base.gate("item_mean_cosine")
         if rank is not None and cosine is not None:
@@ -139,7 +140,7 @@ def _spread(items: DataFrame, rows: int, base: Release | None) -> tuple[float, f
 
 
 def _norm_gates(found: dict[str, VectorFigures]) -> list[Gate]:
-    """Norms of users and items. Those of `mid_emb` have no limit: a middle layer may well be near zero."""
+    """Norms of users and items. The norms of `mid_emb` have no limit: a middle layer may well be near zero."""
     return [
         gate
         for name in ("user_emb", "item_emb")
@@ -174,7 +175,7 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
     counts = {row["label"]: row["count"] for row in scored.groupBy("label").count().collect()}
     if len(counts) < 2 or sum(counts.values()) < ENOUGH:
         return []
-    from pyspark.ml.evaluation import BinaryClassificationEvaluator  # slow to import, used here alone
+    from pyspark.ml.evaluation import BinaryClassificationEvaluator  # slow to import, only used here
 
     columns = {"rawPredictionCol": "cvr_score", "labelCol": "label", "weightCol": "weight"}
     auc = BinaryClassificationEvaluator(**columns, metricName="areaUnderROC", numBins=PROBE_BINS).evaluate(scored)
@@ -184,11 +185,11 @@ def _probe_gates(context: Context, release: Release, pairs: DataFrame, limits: F
 def _drift_gates(
     context: Context, release: Release, before: Release, own: dict[str, DataFrame], is_same_model: bool
 ) -> list[Gate]:
-    """How far users and items moved that the previous release has, too.
+    """How far the users and items have moved that the previous release also has.
 
-    By the same models, rows of the same days or of its last week are compared, so that a night reads no more than that.
-    Other models have other axes: then only the items' neighbours can be compared, over all days, and the vectors
-    themselves where they were mapped into the same space.
+    If both releases have the same models, only rows of the same days and of the previous release's last week are
+    compared, so that a night reads no more. Other models have other axes: then only the items' neighbours are compared,
+    over all days, and the vectors themselves if they were mapped into the same space.
     """
     is_same_space = not is_same_model and release.space[0] == before.space[0]
     limits, gates = context.config.features.gates, []

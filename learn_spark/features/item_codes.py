@@ -1,4 +1,4 @@
-"""The item codes of a release: who has some keeps them, others get theirs from the codebook; and their gates.
+"""The item codes of a release, and their gates: items with codes keep them, others get theirs from the codebook.
 
 Shapes: N items, K width of a vector, L levels, U codes that are used.
 """
@@ -24,8 +24,8 @@ from learn_spark.runs.steps import Context
 from models.contract.codebook import Codebook, write_codebook
 from models.contract.verified import file_digest
 
-FITTED_ITEMS = 65_536  # whose vectors the codebook is fitted on
-ENOUGH = 64  # own items; fewer say nothing new of the codes
+FITTED_ITEMS = 65_536  # most items whose vectors the codebook is fitted on
+ENOUGH = 64  # items of the release itself; fewer say nothing new about the codes
 _TABLE, _COLUMN, _GATES = "item_features", "item_codes", "item_code_"
 
 
@@ -34,7 +34,7 @@ class ItemCodes:
     """What gives the items of a release their codes.
 
     Attributes:
-        codebook: of all releases that have these codes.
+        codebook: shared by all releases that have these codes.
         before: the releases whose items keep their codes, the nearest first.
     """
 
@@ -45,14 +45,14 @@ class ItemCodes:
     def of(
         cls, context: Context, release: Release, base: Release | None, due: DataFrame, known: Codebook | None
     ) -> "ItemCodes | None":
-        """None where the config asks for none.
+        """The codes of a planned release; None if the config asks for none.
 
         Args:
             context: of the release.
-            release: is planned.
-            base: the release before, by the same models.
-            due: item_id, item_idx: what a codebook is fitted on, where there is none.
-            known: the codebook, as `codebook_before` has found it.
+            release: the planned release.
+            base: the previous release by the same models, if any.
+            due: item_id, item_idx of the items that a codebook is fitted on if there is none.
+            known: the codebook that `codebook_before` has found, if any.
         """
         if CODES not in release.models:
             return None
@@ -60,7 +60,7 @@ class ItemCodes:
         return cls(known or _fitted(context, due), tuple(filter(None, before)))
 
     def kept(self, context: Context, due: DataFrame) -> DataFrame:
-        """`due` with the codes that its items have already; null where they have none."""
+        """`due` with the codes that its items have already; null for items without codes."""
         items, known = due.select("item_id").distinct(), []
         for release in self.before:
             rows = visible(context, release, _TABLE).where(F.col(_COLUMN).isNotNull())
@@ -70,9 +70,9 @@ class ItemCodes:
         return due.withColumn(_COLUMN, F.coalesce(*known, _no_codes())).drop(*known)
 
     def gates(self, context: Context, release: Release, base: Release | None) -> list[Gate]:
-        """Collisions and even use over all items that the release shows, the error over its own.
+        """Gates on collisions and even use over all items that the release shows, and on the error over its own rows.
 
-        A night with few new items keeps the figures of the release before.
+        With few new items, the previous release's figures are kept.
         """
         own = context.tables.read(_TABLE).where(own_rows(release)).where(F.col(_COLUMN).isNotNull())
         own = own.select("item_emb", _COLUMN, F.xxhash64("item_id").alias("_order"))
@@ -91,11 +91,11 @@ class ItemCodes:
         return [Gate(name, value, *bounds[name.removeprefix(_GATES)]) for name, value in figures.items()]
 
     def keep(self, context: Context, release: Release) -> Release:
-        """Writes the codebook where there is none yet: the gates hold. The release then names its digest."""
+        """Writes the codebook if there is none yet, once the gates have passed; returns the release with its digest."""
         file = codebook_file(context.tables, release.models[CODES])
         if not file.is_file():
             write_codebook(file, self.codebook)
-            context.tables.artifacts.publish()  # before the release says that it is there
+            context.tables.artifacts.publish()  # before a release names it
         return replace(release, models={**release.models, DIGEST: file_digest(file)})
 
     def _uses(self, context: Context, release: Release) -> dict[str, float]:
@@ -119,7 +119,7 @@ class ItemCodes:
 
 
 def codebook_before(context: Context, release: Release) -> Codebook | None:
-    """The codebook of a release that is planned; None where it has to be fitted first, or no codes are asked for.
+    """The codebook of a planned release; None if it must be fitted first, or if no codes are asked for.
 
     Raises:
         ConfigError: it is lost, or days that the release takes over have no codes.
@@ -132,7 +132,7 @@ def codebook_before(context: Context, release: Release) -> Codebook | None:
 
 
 def without_codes(due: DataFrame) -> DataFrame:
-    """`due` as `item_features` has it where `features.codes` is off."""
+    """`due` with null codes, as `item_features` has it if `features.codes` is off."""
     return due.withColumn(_COLUMN, _no_codes())
 
 
@@ -141,7 +141,7 @@ def _no_codes() -> Column:
 
 
 def _fitted(context: Context, due: DataFrame) -> Codebook:
-    """By the vectors of at most FITTED_ITEMS due items, drawn by a hash; those without content say nothing."""
+    """Fits a codebook to the vectors of at most FITTED_ITEMS due items with content, drawn by a hash."""
     from models.towers.residual_kmeans import fitted
 
     items = due.select("item_id", "item_idx").distinct()
@@ -158,7 +158,7 @@ def _fitted(context: Context, due: DataFrame) -> Codebook:
 
 
 def _require_from_the_first_day(context: Context, release: Release) -> None:
-    """A night cannot begin codes: the items of the days before it would have none."""
+    """Refuses to begin codes on a later feature day: the items of the days before it would have none."""
     if context.config.windows.towers_end in release.parts:
         return
     models = {name: release.models[name] for name in ("towers", "cvr")}

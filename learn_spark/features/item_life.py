@@ -15,12 +15,12 @@ _STATE = ("item_id", "first_ds", "warm_ds", "events")
 
 
 def write_item_life(context: Context, days: Sequence[date], interactions: DataFrame) -> DataFrame:
-    """Stores the state of the last of these days; older states of the days go, as they are made again.
+    """Stores the state of the last of these days, in place of all states that are stored for these days.
 
-    It reads the newest stored state that still holds and the events since, or all events where there is none.
+    It reads the newest stored state that is still valid and the events since, or all events if there is none.
 
     Returns:
-        The state, as `item_life` names it.
+        The state, with the columns of `item_life` and its `ds`.
     """
     base_day = _base_day(context, min(days))
     reached = interactions.where(F.col("ds") < F.lit(max(days)))
@@ -36,12 +36,12 @@ def write_item_life(context: Context, days: Sequence[date], interactions: DataFr
 
 
 def item_life(daily: DataFrame, cold_events: int, base: DataFrame | None = None) -> DataFrame:
-    """Carries the state on.
+    """Carries the items' state forward over later days.
 
     Args:
         daily: item_id, ds, events (history events of the day; a day with other events alone has 0), all days
             from the base's on.
-        cold_events: history events from which on an item is warm.
+        cold_events: the number of history events from which on an item is warm.
         base: an earlier state, with its `ds`.
 
     Returns:
@@ -62,10 +62,10 @@ def item_life(daily: DataFrame, cold_events: int, base: DataFrame | None = None)
 
 
 def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFrame:
-    """item_id, ds, is_cold: what `item_features` gets on these days.
+    """item_id, ds, is_cold: the rows that `item_features` gets on these days.
 
-    On the first feature day every item seen before it; on a later day the items that were first seen, or
-    stopped being cold, on the day before.
+    The first feature day gets every item seen before it; a later day gets the items that were first seen, or stopped
+    being cold, on the day before.
     """
     known = F.when(F.col("first_ds") < F.lit(first_day), F.lit(first_day)).otherwise(F.date_add("first_ds", 1))
     warmed = F.when(F.col("warm_ds") >= F.lit(first_day), F.date_add("warm_ds", 1))
@@ -77,14 +77,14 @@ def due_items(life: DataFrame, days: Sequence[date], first_day: date) -> DataFra
 
 
 def forget_states(context: Context, keep_days: int) -> None:
-    """Deletes states that are more than `keep_days` older than the newest: nothing late can reach back to them."""
+    """Deletes states that are more than `keep_days` older than the newest: late events cannot reach back to them."""
     newest = only_row(context.tables.read(TABLE).agg(F.max("ds")))[0]
     if newest is not None:
         context.tables.delete(TABLE, f"ds < DATE'{newest - timedelta(days=keep_days) - ONE_DAY}'")
 
 
 def _base_day(context: Context, first: date) -> date | None:
-    """The newest day before or at `first` whose state is stored, and holds by the ledger."""
+    """The newest day up to `first` whose state is stored and, by the ledger, still valid; None if there is none."""
     stored = {row.ds for row in context.tables.read(TABLE).select("ds").distinct().collect()}
     recorded = context.ledger.recorded()
     for day in sorted((day for day in stored if day <= first), reverse=True):

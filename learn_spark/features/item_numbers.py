@@ -1,4 +1,4 @@
-"""Lost item numbers, from what still holds them: histories, matrix and models name items by them for ever."""
+"""Recovers lost item numbers from what still holds them; they never change: histories, matrix and models use them."""
 
 from collections.abc import Collection, Sequence
 
@@ -23,11 +23,11 @@ def numbers_again(context: Context, dead: Sequence[DeadFile], is_there: bool, hu
     Args:
         context: the lake.
         dead: the table's files that cannot be read.
-        is_there: whether the others can.
-        hurt: all tables that are hurt.
+        is_there: whether the table's other files can be read.
+        hurt: the names of all tables that are hurt.
 
     Raises:
-        ConfigError: not every number is found. None is given anew: it would stand for two items.
+        ConfigError: not every number is found. No new number is given instead: it could then stand for two items.
     """
     tables = context.tables
     needed = [name for name in (INTERACTIONS.name, ITEMS.name) if name in hurt]

@@ -1,4 +1,4 @@
-"""Keeping the lake small: old releases go, small files are gathered, files that nobody reads are deleted."""
+"""Keeps the lake small: expires old releases, compacts small files, deletes files that nobody reads."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -14,14 +14,15 @@ _LEAST_STATE_DAYS = 7
 
 
 def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) -> dict[str, Any]:
-    """Retention of releases; compaction and vacuum of all tables, or of those that are named.
+    """Expires old releases; compacts and vacuums all tables, or those that are named.
 
-    Readable by id stay the `releases.keep_releases` that were published last, with all days that they show; the
-    others' status becomes `expired` before their rows go. No file goes that a version named by a kept release
-    reads, so its inputs stay readable too.
+    The `releases.keep_releases` releases that were published last stay readable by id, with all days that they show.
+    The others get the status `expired` before their rows are deleted. A file stays if a kept release names a table
+    version that reads it, so that the release's inputs stay readable, too.
 
     Returns:
-        By table: rows' releases that went, files gathered, and the hours of versions that were kept.
+        `kept` and `expired`, the ids of releases; `tables`: by table, what was compacted, and the hours of versions
+        that were kept.
     """
     tables, settings = context.tables, context.config.releases
     known = releases(tables)
@@ -40,7 +41,7 @@ def maintain_tables(context: Context, names: Collection[str] = tuple(TABLES)) ->
 
 
 def vacuum_hours(context: Context, name: str, kept: list[Release]) -> float:
-    """The hours of versions to keep: `releases.vacuum_hours`, or more where a kept release names an older version."""
+    """The hours of versions to keep: `releases.vacuum_hours`, or more if a kept release names an older version."""
     named = [{**release.inputs, **release.tables}.get(name) for release in kept]
     times = [context.tables.committed_at(name, version) for version in named if version is not None]
     reach = [(datetime.now(UTC) - time).total_seconds() / 3600 + 1 for time in times if time is not None]
@@ -48,14 +49,14 @@ def vacuum_hours(context: Context, name: str, kept: list[Release]) -> float:
 
 
 def _split(known: list[Release], keep: int) -> tuple[list[Release], list[Release]]:
-    """Those that stay readable, and the others, which are not expired yet."""
+    """The releases that stay readable, and the other readable ones, which are to expire."""
     kept = [release for release in known if is_published(release)][:keep]
     ids = {release.release_id for release in kept}
     return kept, [release for release in known if release.release_id not in ids and release.status in READABLE]
 
 
 def _delete_rows(context: Context, kept: list[Release]) -> None:
-    """Of the feature tables, whatever no kept release shows; without a published release nothing."""
+    """Deletes the feature rows that no kept release shows; nothing if there is no published release."""
     shown = sorted({(part.release_id, day) for release in kept for day, part in release.parts.items()})
     if not shown:
         return

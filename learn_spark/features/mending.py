@@ -1,8 +1,8 @@
-"""The way back from lost and damaged files: what is hurt, what has to be made again, and how it is cleared for that.
+"""Mends lost and damaged files: finds what is hurt and which days must be made again, and clears the way for that.
 
-Days are made again by the usual runner, so what is done here is only to take away what wrongly counts as done. The
-order lets a kill at any place leave more to do, never less: first the ledger's rows are marked stale, then releases
-whose rows are gone expire, then tables are cleared of what is dead.
+The usual runner makes the days again, so this module only removes what wrongly counts as done. The order ensures that a
+kill at any point leaves more to do, never less: first the ledger's rows are marked stale, then releases whose rows are
+gone expire, then dead files are dropped from the tables.
 """
 
 import json
@@ -43,7 +43,7 @@ from models.contract.result import RESULT
 from models.contract.snapshot import MANIFEST
 from models.contract.verified import read_sealed
 
-# The column that says of a table's row which day's run made it; all days where there is none.
+# The column that says which day's run made a row of the table. Without one, any day's run may have made it.
 _DAY_COLUMNS = {
     "interactions": "load_day",
     "items": "load_day",
@@ -61,9 +61,10 @@ class Hurt:
     """What is lost or damaged.
 
     Attributes:
-        tables: that are gone, foreign, older than the ledger or without a readable log, and why.
-        files: dead data files of the others.
-        artifacts: snapshots, models, matrix, golden rows: a file of each without which it is made again, and why.
+        tables: the tables that are gone, foreign, older than the ledger or without a readable log, and why.
+        files: dead data files of the other tables.
+        artifacts: for each damaged snapshot, model, matrix or golden rows, the file whose removal makes it count as not
+            made, and what is wrong.
     """
 
     tables: dict[str, str] = field(default_factory=dict)
@@ -85,9 +86,9 @@ class Hurt:
 
 
 def find_hurt(context: Context, deep: bool = False) -> Hurt:
-    """Looks at all tables' files (sizes and footers, or with `deep` every row), and at artifacts' every byte.
+    """Checks all tables' files (sizes and footers, or with `deep` every row), and every byte of the artifacts.
 
-    Models whose files are gone, and a matrix that is not whole, are not in it: their steps notice by themselves
+    Models with missing files, and a matrix that is not whole, are not reported: their steps notice that by themselves
     (`Step.lost`).
     """
     tables = context.tables
@@ -106,9 +107,9 @@ def find_hurt(context: Context, deep: bool = False) -> Hurt:
 
 
 def _damaged(context: Context, deep: bool) -> Mapping[Place, str]:
-    """The file without which an artifact counts as not made, and what is wrong with the artifact.
+    """For each damaged artifact, the file without which it counts as not made, and what is wrong.
 
-    Of a lake in a store, all artifacts are looked at, with `deep` every byte; copies were verified when they were made.
+    In a store all artifacts are checked, but every byte only with `deep`; local copies were verified when made.
     """
     if isinstance(context.tables.root, Path):
         return dict(_damaged_files(context))
@@ -149,7 +150,7 @@ def days_hurt(context: Context, hurt: Hurt) -> set[StepDay]:
     rows = context.ledger.recorded()
     found: set[StepDay] = set()
     for name in hurt.tables.keys() | hurt.files.keys():
-        if name in (ITEM_INDEX.name, FORGOTTEN.name, ITEM_LIFE.name, INTERVALS.name):  # rebuilt, or a shortcut
+        if name in (ITEM_INDEX.name, FORGOTTEN.name, ITEM_LIFE.name, INTERVALS.name):  # rebuilt, or only a shortcut
             continue
         days = [day for step, day in rows if step == made_by[name]]
         if hurt.tables.get(name, "").startswith(OLDER):
@@ -176,10 +177,10 @@ def _may_have_made(context: Context, name: str, file: DeadFile, day: date) -> bo
 
 
 def require_sources(context: Context, days: Collection[StepDay]) -> None:
-    """Refuses what cannot be made again.
+    """Refuses days that cannot be made again because their log files are gone.
 
     Raises:
-        ConfigError: log files of days that have to be ingested again are gone; names the days.
+        ConfigError: log files of days that have to be ingested again are gone; the message names the days.
     """
     now, rows = SourceFiles(context.config, {}), context.ledger.recorded()
     ingested = sorted(day for step, day in days if step == INGEST_EVENTS)
@@ -204,10 +205,10 @@ def _delivered(context: Context) -> set[date]:
 
 
 def require_codebook(context: Context, hurt: Hurt) -> None:
-    """Refuses a lake whose item codes of this config have lost their codebook: another would renumber all items.
+    """Refuses a lake that has lost the codebook of this config's item codes: another would change all items' codes.
 
     Raises:
-        ConfigError: it is gone or has changed; names the file and the ways out.
+        ConfigError: the codebook is gone or has changed; the message names the file and the ways out.
     """
     name = models_of(context).get(CODES)
     if name is not None and not hurt.has(RELEASES.name):
@@ -231,10 +232,10 @@ def require_same(context: Context, days: Collection[StepDay]) -> None:
 
 
 def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
-    """Takes away what wrongly counts as done, so that the runner makes it again.
+    """Removes what wrongly counts as done, so that the runner makes it again.
 
     Raises:
-        ConfigError: item numbers that nothing else holds are lost; nothing was changed then.
+        ConfigError: item numbers that nothing else holds are lost; in that case nothing has been changed.
     """
     tables = context.tables
     numbers = _numbers(context, hurt) if hurt.has(ITEM_INDEX.name) else None
@@ -252,7 +253,7 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
         tables.put_back(FORGOTTEN.name, frame, is_there=FORGOTTEN.name not in hurt.tables)
     if ITEM_LIFE.name in hurt.files:
         states = {day for file in hurt.files[ITEM_LIFE.name] for day in file.days("ds") or ()}
-        tables.delete(ITEM_LIFE.name, days_predicate("ds", states))  # as a whole: half a state is none
+        tables.delete(ITEM_LIFE.name, days_predicate("ds", states))  # whole days: half a state is useless
         cleared.add(ITEM_LIFE.name)
     for name in TABLES:
         if name not in cleared:
@@ -262,7 +263,7 @@ def clear(context: Context, hurt: Hurt, days: Collection[StepDay]) -> None:
 
 
 def mend_ledger(context: Context, hurt: Hurt, deep: bool) -> None:
-    """Lets the rest of the ledger be read again; the days whose rows it has lost count as never done."""
+    """Makes the rest of the ledger readable, then checks the artifacts; days with lost rows count as never done."""
     _clear_table(context, INTERVALS.name, hurt)
     hurt.artifacts = _damaged(context, deep)
 
@@ -283,7 +284,7 @@ def _numbers(context: Context, hurt: Hurt) -> DataFrame:
 
 
 def _releases_hurt(context: Context, hurt: Hurt) -> list[Release]:
-    """The readable releases that show rows which are gone."""
+    """The readable releases that have lost rows which they show."""
     names = [name for name in FEATURE_TABLES if hurt.has(name)]
     if not names:
         return []

@@ -13,19 +13,19 @@ POPULAR, CANDIDATES, NEIGHBOURS = 8, 2000, 5
 
 
 def item_sample(items: DataFrame, size: int = SAMPLE) -> np.ndarray:
-    """At most `size` item embeddings, the same ones at every run, as [N, K]."""
+    """At most `size` item embeddings as [N, K], the same ones in every run."""
     order = F.xxhash64("item_id")
     rows = items.select("item_emb", order.alias("_order"), "item_id").orderBy("_order", "item_id").limit(size)
     return _stacked([row.item_emb for row in rows.collect()])
 
 
 def neighbours_in_words(items: DataFrame, titles: DataFrame, events: DataFrame) -> list[dict[str, object]]:
-    """What lies near the most popular items, by title.
+    """The nearest neighbours of the most popular items, by title.
 
     Args:
-        items: item_id, ds, item_emb; of several rows the newest counts.
+        items: item_id, ds, item_emb; of several rows of an item the newest counts.
         titles: item_id, title.
-        events: item_id, events: by how many an item is popular.
+        events: item_id, events; an item's popularity is its number of events.
 
     Returns:
         [{title, neighbours: [{title, cosine}]}], the neighbours among the 2,000 most popular items.

@@ -1,4 +1,4 @@
-"""Files beside the tables that hold forgotten users and items, or were made of them: what goes, what is made anew."""
+"""Files beside the tables that hold, or were made from, forgotten users and items: finds, deletes or rewrites them."""
 
 import re
 import shutil
@@ -29,12 +29,12 @@ _CUTS = tuple(map(re.compile, (*CUTS, r"[\W_]+")))
 
 @dataclass(frozen=True)
 class Sought:
-    """What is looked for in files.
+    """The forgotten users and items that files are searched for.
 
     Attributes:
-        salt: the lake's.
-        hashes: of ids, by kind.
-        numbers: of items.
+        salt: the lake's salt.
+        hashes: of the forgotten ids, by kind.
+        numbers: the forgotten items' numbers.
     """
 
     salt: str
@@ -42,27 +42,28 @@ class Sought:
     numbers: frozenset[int]
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether an id is one of them."""
+        """Whether an id is forgotten."""
         return hash_of(self.salt, name) in self.hashes.get(kind, ())
 
     def is_named_in(self, text: str) -> bool:
-        """Whether an id of any kind stands in a text as a value of its own; see `Tombstones.texts_with_any`."""
+        """Whether a forgotten id of any kind stands in a text as a separate value; see `Tombstones.texts_with_any`."""
         pieces = {text, *(piece for cut in _CUTS for piece in cut.split(text))}
         return any(hash_of(self.salt, piece) in names for piece in pieces if piece for names in self.hashes.values())
 
 
 @dataclass(frozen=True)
 class Doomed:
-    """A file or folder that goes, and why."""
+    """A file or folder that is to be deleted, and why."""
 
     path: Place
     why: str
 
 
 def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool) -> list[Doomed]:
-    """Snapshots and what else can be made again, of the lake and of `output.dir`.
+    """The files to delete: snapshots and others that can be made again, of the lake and of `output.dir`.
 
-    `is_found` says that tables hold them, or have held them: ranks name users by a hash that cannot be looked up here.
+    `is_found` says that tables hold, or have held, forgotten ids. Then all ranks go: they name users by another hash,
+    which cannot be looked up here.
     """
     snapshots = list(_snapshots(tables, sought))
     ranks = _ranks(tables, config) if is_found or snapshots else ()
@@ -76,7 +77,7 @@ def doomed_files(tables: Tables, config: Config, sought: Sought, is_found: bool)
 
 
 def take_away(tables: Tables, config: Config, doomed: Iterable[Doomed]) -> None:
-    """Deletes them, also what stores have of them; a folder loses the file that makes it count as whole first."""
+    """Deletes files and folders, also in stores; a folder's manifest goes first, so that it never seems whole."""
     for path in (each.path for each in doomed):
         if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
             (path / MANIFEST).unlink(missing_ok=True)
@@ -89,7 +90,7 @@ def take_away(tables: Tables, config: Config, doomed: Iterable[Doomed]) -> None:
 
 
 def _outputs(config: Config, pattern: str) -> list[Place]:
-    """Files of `output.dir`; of one in a store those that this machine does not have are looked at where they are."""
+    """Files of `output.dir`; if that is in a store, files that this machine does not have are named there."""
     output, folder = config.output.dir, config.output.folder
     sent = [output / name for name in output.matching(pattern)] if isinstance(output, Location) else []
     here = sorted(folder.glob(pattern))
@@ -106,7 +107,7 @@ def _snapshots(tables: Tables, sought: Sought) -> Iterator[Doomed]:
 
 
 def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
-    """Golden rows are scored with the items' vectors, which are to be zeros; the next release chooses others."""
+    """Golden rows with forgotten items, whose vectors will be zeros; the next release chooses other rows."""
     for file in sorted(tables.artifacts.path(canaries.FOLDER).glob(f"*/{canaries.FILE}")):
         golden = read_json(file, "canaries")
         if sought.numbers & {*golden["items"], *(number for history in golden["histories"] for number in history)}:
@@ -114,7 +115,7 @@ def _canaries(tables: Tables, sought: Sought) -> Iterator[Path]:
 
 
 def _choices(config: Config, sought: Sought) -> Iterator[Path]:
-    """The texts and rows of a `choose-content`; one that was killed leaves files that cannot be read."""
+    """The folder of `choose-content` if its files hold forgotten ids, or are unreadable, as after a killed run."""
     folder = config.output.folder / content_choice.FOLDER_NAME
     for file in _outputs(config, f"{content_choice.FOLDER_NAME}/**/*.parquet"):
         try:
@@ -134,7 +135,7 @@ def _ranks(tables: Tables, config: Config) -> Iterator[Doomed]:
 
 
 def snapshot_holds(folder: Path, sought: Sought) -> bool:
-    """Whether a snapshot has a row of one of them."""
+    """Whether a snapshot has a row of a forgotten user or item."""
     return any(_file_holds(file, sought) for file in sorted(folder.glob("*.parquet")))
 
 
@@ -163,14 +164,14 @@ def _text_holds(file: Place, sought: Sought) -> bool:
 
 
 def matrices_with(tables: Tables, numbers: Iterable[int]) -> dict[Path, list[int]]:
-    """Content matrices that hold vectors of these items, and their rows; also those whose earlier files do."""
+    """Content matrices that hold vectors of these items, in the current or an older file, and the rows to clear."""
     found = {}
     for meta in sorted(tables.artifacts.path("matrix").glob(f"[!.]*/{META}")):
-        if meta.parent.name.startswith("random-"):  # numbers that stand for no content
+        if meta.parent.name.startswith("random-"):  # random vectors, not content
             continue
         try:
             vectors, about = open_matrix(meta.parent)
-        except BadInput:  # its step makes it anew, and finds no text of these items
+        except BadInput:  # its step makes it anew, without texts of these items
             continue
         rows_N = np.array(sorted(number for number in numbers if number < about.rows), dtype=np.int64)
         filled = rows_N[np.any(vectors[rows_N] != 0, axis=1)] if len(rows_N) else rows_N
@@ -181,14 +182,17 @@ def matrices_with(tables: Tables, numbers: Iterable[int]) -> dict[Path, list[int
 
 
 def _is_filled(file: Path, dim: int, rows_N: np.ndarray) -> bool:
-    """Whether any of these rows of a file is more than zeros."""
+    """Whether any of these rows of a file is not all zeros."""
     num_rows = file.stat().st_size // (2 * dim)
     vectors = np.memmap(file, dtype="<f2", mode="r", shape=(num_rows, dim))
     return bool(np.any(vectors[rows_N[rows_N < num_rows]] != 0))
 
 
 def without_rows(folder: Path, rows: list[int]) -> None:
-    """A matrix's next file has zeros in these rows; earlier files go. Who has one of them mapped reads on in it."""
+    """Writes a matrix's next file with zeros in these rows, and deletes older files, which open mappings keep.
+
+    A matrix without a usable meta is deleted.
+    """
     meta = known_meta(folder)
     if meta is None:
         shutil.rmtree(folder)

@@ -1,7 +1,7 @@
-"""Models that learned from forgotten users and items: which ones, which go, and which are due to be trained again.
+"""Models that learned from forgotten users and items: finds them, and says which must be trained again.
 
-A model's folder gets a file that names the requests and the weights it stands for. So a model is due for as long as
-its weights are those that learned, whatever becomes of ledger and snapshots.
+A model's folder gets a file that names the requests and the digest of the weights. So a model is due for as long as it
+has these weights, whatever happens to the ledger and the snapshots.
 """
 
 import json
@@ -23,12 +23,12 @@ LEARNED = "learned_from_forgotten.json"
 
 @dataclass(frozen=True)
 class Learned:
-    """A model that learned from them, as far as can be told.
+    """A model that has learned, or may have learned, from forgotten users or items.
 
     Attributes:
-        folder: the model's.
+        folder: of the model.
         why: how that is known.
-        is_kept: whether releases need it; others are trained again when somebody asks for them.
+        is_kept: whether it stays because releases need it; others are deleted, and trained again on demand.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class Learned:
 
 
 def learned_models(models: Path, snapshots: Path, sought: Sought) -> list[Learned]:
-    """All models, finished or not, whose training or validation rows had one of them, or are not there any more."""
+    """All models, finished or not, whose training or validation snapshot has rows of the sought, or is gone."""
     found: list[Learned] = []
     folders = sorted(path for path in models.glob("[!.]*") if path.is_dir())
     whys = {folder: _why(folder, snapshots, sought) for folder in folders}
@@ -52,7 +52,7 @@ def learned_models(models: Path, snapshots: Path, sought: Sought) -> list[Learne
 
 
 def mark(learned: Sequence[Learned], requests: Sequence[str]) -> None:
-    """Notes it in the folders of those that stay; before the snapshots go that it is known from."""
+    """Notes the requests in the folders of models that stay; to be called before the telling snapshots are deleted."""
     for model in learned:
         if model.is_kept:
             weights = _weights(model.folder)
@@ -62,7 +62,7 @@ def mark(learned: Sequence[Learned], requests: Sequence[str]) -> None:
 
 
 def retrain_due(context: Context) -> list[str]:
-    """The models of the ledger that learned from somebody who is forgotten, as they are."""
+    """The ledger's models whose current weights learned from forgotten users or items."""
     rows = [row for (step, _), row in context.ledger.recorded().items() if step in (TRAIN_TOWERS, TRAIN_CVR)]
     said = [model for row in rows if (model := TrainingDetails.from_json(row.details).model)]
     names = sorted({Path(model).name for model in said})
@@ -70,7 +70,7 @@ def retrain_due(context: Context) -> list[str]:
 
 
 def due_lines(due: Sequence[str]) -> list[str]:
-    """What a person has to do about models; nothing where none is due."""
+    """Lines that say what to do about models that are due; empty if none is due."""
     if not due:
         return []
     return [
@@ -97,7 +97,7 @@ def _why(folder: Path, snapshots: Path, sought: Sought) -> str | None:
 
 
 def _noted(folder: Path) -> tuple[list[str], str | None]:
-    """Requests, and the weights that they stand for."""
+    """The noted requests, and the digest of the weights that they refer to."""
     file = folder / LEARNED
     values = read_json(file, "model") if file.is_file() else {"requests": [], "weights": None}
     return values["requests"], values["weights"]

@@ -36,21 +36,21 @@ _NUMBERED: dict[str, tuple[tuple[str, str, str, str | None], ...]] = {
 }
 _NAMED_USER = r'"user_id": "(?:[^"\\]|\\.)*"'  # in the JSON of a run that met heavy users
 _NO_IDS = {RELEASES.name, FORGOTTEN.name}
-# Numbers and text hashes of forgotten items are looked up in the two last ones, so these go last.
+# Numbers and text hashes of forgotten items are looked up in the last two tables, so these are swept last.
 _LAST = (CONTENT_EMBEDDINGS.name, ITEM_TEXT.name, ITEM_INDEX.name)
 SEARCHED = (*(name for name in TABLES if name not in {*_NO_IDS, *_LAST}), *_LAST)
 
 
 @dataclass(frozen=True)
 class Gone:
-    """What is forgotten, and the numbers that its items have."""
+    """The forgotten ids, and the numbers of the forgotten items."""
 
     tombstones: Tombstones
     numbers: Sequence[int]
 
 
 def numbers_of(tables: Tables, tombstones: Tombstones) -> list[int]:
-    """The numbers of forgotten items, those of earlier requests too."""
+    """The numbers of forgotten items, also of those that earlier requests named."""
     if ITEM not in tombstones.kinds:
         return []
     index = tombstones.with_mark(tables.read(ITEM_INDEX.name), "item_id", ITEM, _GONE)
@@ -59,7 +59,7 @@ def numbers_of(tables: Tables, tombstones: Tombstones) -> list[int]:
 
 
 def affected(tables: Tables, name: str, gone: Gone) -> dict[object, int]:
-    """Rows of a table that a sweep deletes or changes, by the value of its partition; by None where it has none."""
+    """How many rows of a table a sweep deletes or changes, by partition value; by None if it has no partitions."""
     spec = TABLES[name]
     marked = _marked(tables, name, gone)
     if marked is None:
@@ -70,21 +70,21 @@ def affected(tables: Tables, name: str, gone: Gone) -> dict[object, int]:
 
 
 def searched_columns(name: str) -> list[str]:
-    """The columns of a table that are looked at."""
+    """The columns of a table that a sweep searches."""
     own = {REJECTS.name: ["raw"], INTERVALS.name: ["details"], CONTENT_EMBEDDINGS.name: ["text_hash"]}
     numbered = [items for items, *_ in _NUMBERED.get(name, ())]
     return [*(column for column in _IDS if column in TABLES[name].names), *numbered, *own.get(name, [])]
 
 
 def sweep(tables: Tables, name: str, gone: Gone, parts: Sequence[object]) -> None:
-    """Takes them out of these partitions, in one commit that writes the other rows of the partitions again.
+    """Removes what is forgotten from these partitions, in one commit that rewrites their other rows.
 
     A deletion by a condition would write ids into Delta's log, and give tables with a change feed one more column.
     """
     marked = _marked(tables, name, gone)
     assert marked is not None, f"{name} has nothing to take out"
     by = TABLES[name].partition
-    if not by and name != ITEM_INDEX.name:  # writes the files alone that hold them
+    if not by and name != ITEM_INDEX.name:  # rewrites only the files that hold such rows
         tables.delete_matching(name, marked.where(_GONE).select(*TABLES[name].key), "TRUE")
         return
     if name in (ITEM_INDEX.name, REJECTS.name, INTERVALS.name) or name in _NUMBERED:
@@ -100,7 +100,7 @@ def sweep(tables: Tables, name: str, gone: Gone, parts: Sequence[object]) -> Non
 
 
 def _marked(tables: Tables, name: str, gone: Gone) -> DataFrame | None:
-    """The table's rows, with a mark on those that go or change; None where it cannot hold any."""
+    """The table's rows, with a mark on those that go or change; None if the table cannot hold any."""
     spec, stones = TABLES[name], gone.tombstones
     rows = _whole(tables.read(name), name)
     if name == REJECTS.name:
@@ -123,13 +123,13 @@ def _marked(tables: Tables, name: str, gone: Gone) -> DataFrame | None:
 
 
 def _whole(rows: DataFrame, name: str) -> DataFrame:
-    """The contract's columns: one that came after the lake's rows is null in them."""
+    """The rows with all columns of the contract; a column that is newer than the lake's table is null."""
     lacking = [column for column in TABLES[name].columns if column.name not in rows.columns]
     return rows.withColumns({column.name: F.lit(None).cast(column.type) for column in lacking})
 
 
 def _texts_of_none(tables: Tables, vectors: DataFrame, stones: Tombstones) -> DataFrame:
-    """Vectors of texts that forgotten items alone have."""
+    """Marks the vectors of texts that only forgotten items have."""
     texts = stones.with_mark(tables.read(ITEM_TEXT.name), "item_id", ITEM, _GONE)
     shared = texts.groupBy("text_hash").agg(F.bool_and(_GONE).alias(_GONE)).where(_GONE)
     return vectors.join(F.broadcast(shared), on="text_hash", how="left").withColumn(
@@ -138,7 +138,7 @@ def _texts_of_none(tables: Tables, vectors: DataFrame, stones: Tombstones) -> Da
 
 
 def _changed(marked: DataFrame, name: str, gone: Gone) -> DataFrame:
-    """Rows that stay in part: with a number less, without a text, without a name."""
+    """Changes marked rows that stay in part: takes out item numbers, texts or names; unmarks them unless they go."""
     if name == ITEM_INDEX.name:
         named = F.when(F.col(_GONE), _nameless(gone.tombstones)).otherwise(F.col("item_id"))
         return marked.withColumns({"item_id": named, _GONE: F.lit(False)})
@@ -164,7 +164,7 @@ def _changed(marked: DataFrame, name: str, gone: Gone) -> DataFrame:
 
 
 def _kept_pairs(items: str, numbers: Column) -> Callable[[Column], Column]:
-    """Whether a number with its time is neither padding nor forgotten."""
+    """A predicate on an item number with its time: that it is neither padding nor forgotten."""
     return lambda pair: (pair[items] > 0) & ~F.array_contains(numbers, pair[items])
 
 
@@ -173,5 +173,5 @@ def _array(numbers: Sequence[int]) -> Column:
 
 
 def _nameless(stones: Tombstones) -> Column:
-    """What stands for an item's name: nobody can make a log that names it."""
+    """The name that replaces a forgotten item's id: a salted hash, so that no log can name the item."""
     return F.concat(F.lit(NAMELESS), F.substring(stones.hashed(F.concat(F.lit("#"), F.col("item_idx"))), 1, 24))

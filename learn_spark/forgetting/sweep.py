@@ -1,9 +1,10 @@
-"""A sweep takes all that is forgotten out of a lake: the search, what it finds, and how that goes.
+"""A sweep removes everything that is forgotten from a lake: it searches, then deletes or changes what it has found.
 
-The order lets a kill at any place leave more to do, never less. The request's file and the tombstones come first, so
-that nothing is taken in again; then models are marked, from the snapshots that go next; then matrices and tables, each
-in a commit of its own; then the tables' past; the request's `done` is last. Everything is looked for by the
-tombstones' hashes, so the same sweep again finds what is left.
+The order ensures that a kill at any point leaves more to do, never less. The request's file and the tombstones are
+written first, so that nothing is ingested again; then models are marked, while the snapshots still show what they
+learned from; then files are deleted, matrices and tables rewritten (each table in one commit), and the tables' history
+is cut; last, the request becomes `done`. The search is by the tombstones' hashes, so a repeated sweep finds what is
+left.
 """
 
 import hashlib
@@ -34,16 +35,16 @@ _COPIES = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep does; `--dry-run` prints it.
+    """The plan of a sweep; `--dry-run` prints it.
 
     Attributes:
-        requests: those that it ends.
-        gone: what is looked for.
-        rows: of each table the rows that go or change, by partition.
-        files: that go.
-        matrices: content matrices and the rows of them that become zeros.
-        models: that learned from what goes.
-        tables: say where the lake has what this machine may have copies of.
+        requests: the requests that it completes.
+        gone: what is searched for.
+        rows: by table and partition, how many rows are deleted or changed.
+        files: the files to delete.
+        matrices: content matrices, and their rows that become zeros.
+        models: the models that learned from what is removed.
+        tables: map a path of this machine's copies to its place in the lake.
     """
 
     requests: Sequence[Request]
@@ -59,7 +60,7 @@ class Sweep:
         return any(self.rows.values()) or bool(self.files or self.matrices)
 
     def found(self) -> dict[str, dict[str, object]]:
-        """What there is, by place."""
+        """What was found, by place."""
         found: dict[str, dict[str, object]] = {}
         for name, parts in self.rows.items():
             if parts:
@@ -92,7 +93,7 @@ class Sweep:
 
 
 def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
-    """Looks for what requests name, in all tables and files."""
+    """Searches all tables and files for what the requests name."""
     tables, stones = context.tables, tombstones_of(context.spark, requests)
     gone = Gone(stones, numbers_of(tables, stones))
     rows = {name: affected(tables, name, gone) for name in SEARCHED}
@@ -105,7 +106,7 @@ def plan_sweep(context: Context, requests: Sequence[Request]) -> Sweep:
 
 
 def run_sweep(context: Context, plan: Sweep) -> list[Place]:
-    """Does it, and ends the requests.
+    """Carries out the plan, and completes its requests.
 
     Returns:
         The certificates.
@@ -138,7 +139,7 @@ def run_sweep(context: Context, plan: Sweep) -> list[Place]:
 
 
 def _certify(context: Context, root: Place, request: Request, cut: Mapping[str, Mapping[str, int]]) -> Place:
-    """What was looked for, found and done; without any id."""
+    """Writes the certificate: what was searched, found and done, without any id."""
     told = {
         "request": request.request,
         "asked_at": request.asked_at,
@@ -161,7 +162,7 @@ def _certify(context: Context, root: Place, request: Request, cut: Mapping[str, 
 
 
 def _not_searched(context: Context) -> list[str]:
-    """Where copies may lie that this program does not know or reach."""
+    """Places that may hold copies which this program does not know or cannot reach."""
     config = context.config
     return [
         f"the raw files below {config.ingest.path}: they are yours; their lines are left out of every delivery",
@@ -180,7 +181,7 @@ def _log_digest(context: Context, table: Place) -> str:
 
 
 def _digest(path: Place) -> str | None:
-    """Of a file, or of the manifest of a folder."""
+    """SHA-256 of a file, or of a folder's manifest; None if there is none."""
     file = path / "manifest.json" if path.is_dir() else path
     if not file.is_file():
         return None

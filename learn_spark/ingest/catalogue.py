@@ -1,4 +1,4 @@
-"""The item catalogue: descriptions of items from files of their own."""
+"""The item catalogue: descriptions of items from files beside the log."""
 
 import logging
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ COLUMNS = ("item_id", *TEXTS, "price", "attributes", "valid_from", "raw", "reaso
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the catalogue's files of some days say.
+    """The content of the catalogue's files of some days.
 
     Attributes:
-        lines: a row per line, its `reason` null for a usable one. `valid_from` is the mapped time, else the midnight of
-            the file's day, else that of `ingest.start`.
-        source: the files, and those of lookups.
+        lines: a row per line; `reason` is null if the line is usable. `valid_from` is the mapped time, else the
+            midnight of the file's day, else that of `ingest.start`.
+        source: the catalogue's files, and those of its lookups.
     """
 
     lines: DataFrame
@@ -47,11 +47,11 @@ class Catalogue:
 
 
 def read_catalogue(spark: SparkSession, settings: IngestSettings, days: Sequence[date]) -> Catalogue | None:
-    """The days' catalogue files; None where there is none to read.
+    """Reads the days' catalogue files; None if there are none.
 
     Raises:
-        ConfigError: where a file lacks a mapped column.
-        QualityError: where more than `max_bad_files` files cannot be read.
+        ConfigError: a file lacks a mapped column.
+        QualityError: more than `max_bad_files` files cannot be read.
     """
     found = catalogue_files(settings, days)
     if settings.items is None or not any(found.values()):

@@ -1,4 +1,4 @@
-"""Whether raw files can be read to their end, and what columns they have."""
+"""Checks that raw files can be read to their end, and finds their columns."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ from learn_spark.storage import Place, beside, for_arrow, place_of, size_of
 CHUNK_BYTES = 1 << 20
 FIRST_LINES, FIRST_CHARACTERS = 1000, 4 << 20
 SMALL_BYTES = 4 << 20
-BATCH_ROWS = 1024  # of Parquet: values as long as allowed still fit into memory
+BATCH_ROWS = 1024  # of Parquet at once; even the longest allowed values then fit into memory
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _SCHEMA = "path string, bytes bigint, columns array<string>, types array<string>, header string, packing string"
 _SCHEMA += ", problem string"
@@ -48,7 +48,7 @@ class LogFile:
         columns: of the csv header or the table; of JSON lines, the keys of the first ones.
         types: the columns' types as Spark reads them (parquet_types) where the format has any, else empty.
         header: the header line of a csv that has one.
-        packing: how a text is packed, empty of a plain one.
+        packing: how a text file is packed; empty if it is not.
         problem: why the file cannot be used; empty for a good one.
     """
 
@@ -64,13 +64,13 @@ class LogFile:
 def check_files(
     spark: SparkSession, settings: FilesSettings, paths: Sequence[Place], max_line_bytes: int
 ) -> list[LogFile]:
-    """Reads every file to its end: a truncated or corrupt one is named, not half loaded.
+    """Reads every file to its end, so that a truncated or corrupt file is reported, not half loaded.
 
-    So is one with a longer line, or Parquet value, than `max_line_bytes`: Spark, which would hold it in memory several
-    times over, never sees it. The executors read; where all files together are small, this process does.
+    A file with a line, or Parquet value, longer than `max_line_bytes` is reported, too: Spark would hold the line in
+    memory several times over. The executors read the files; if all of them together are small, this process does.
 
     Raises:
-        ConfigError: where format delta names a folder that is no table.
+        ConfigError: with format delta, the path is not a Delta table.
     """
     if settings.format == "delta":
         return [_check_table(spark, path) for path in paths]
@@ -89,7 +89,7 @@ def check_files(
 def _are_small(paths: Sequence[str], settings: FilesSettings) -> bool:
     if len(paths) > FEW_FILES:
         return False
-    with suppress(OSError):  # of a file that is gone: the check says so
+    with suppress(OSError):  # a file is gone: the check will say so
         return sum(size_of(beside(settings.path, path)) for path in paths) <= SMALL_BYTES
     return False
 
@@ -122,14 +122,14 @@ def _is_unicode(text: str) -> bool:
 
 
 def _misnamed(path: Place) -> LogFile:
-    """Hadoop's file systems cannot open such files, and Spark's error says nothing of the reason."""
+    """The problem of a file that Hadoop's file systems cannot open for its name; Spark's error would not say why."""
     shown = os.fsencode(str(path)).decode(errors="replace")
     what = "has a colon" if _is_unicode(str(path)) else "is not utf-8"
     return LogFile(shown, 0, problem=f"unreadable name: it {what}, which Spark cannot open: rename the file")
 
 
 def first_changed(files: Iterable[LogFile], options: Mapping[str, Any] | None = None) -> str | None:
-    """What has become of the first of these files that is not as it was checked; None where all are."""
+    """What happened to the first file that is no longer as it was when it was checked; None if all are."""
     for file in files:
         try:
             size = size_of(place_of(file.path, options))
@@ -233,7 +233,7 @@ def _read_text(path: str, settings: FilesSettings, max_line_bytes: int) -> LogFi
 
 
 def _first(found: Iterable[tuple[str, bool]], most: int) -> Iterator[tuple[str, bool]]:
-    """What says which columns there are: so many records, or characters."""
+    """The records that determine the columns: at most `most`, and few more than FIRST_CHARACTERS characters."""
     length = 0
     for text, is_whole in islice(found, most):
         yield text, is_whole
@@ -243,7 +243,7 @@ def _first(found: Iterable[tuple[str, bool]], most: int) -> Iterator[tuple[str, 
 
 
 def _require_short_lines(path: Place, max_line_bytes: int) -> None:
-    """Reads a text to its end, or to the first line that is too long; lines end with LF, CR or both, as Spark's do."""
+    """Reads a text to its end; raises at the first line that is too long. As in Spark, LF, CR or both end a line."""
     number, open_bytes = 1, 0  # of the line that the last chunk ended in
     with open_file(path) as stream:
         while chunk := stream.read(min(CHUNK_BYTES, max_line_bytes)):  # so that no line within a chunk is too long

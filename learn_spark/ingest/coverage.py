@@ -1,6 +1,6 @@
-"""What an item catalogue covers of the log.
+"""How much of the log an item catalogue covers.
 
-Two files may spell one item in two ways, and no line of either is wrong: only together they say so.
+Log and catalogue may spell the same item differently. No line of either is wrong then: only a comparison shows it.
 """
 
 import logging
@@ -18,11 +18,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of some events.
+    """How many items and events of a log have a description.
 
     Attributes:
         items, events: how many there are.
-        lost_items, lost_events: those without a description.
+        lost_items, lost_events: how many of them have none.
     """
 
     items: int
@@ -37,15 +37,15 @@ class Coverage:
 
 
 def require_coverage(events: DataFrame, described: DataFrame, least: float) -> Coverage:
-    """Says what the descriptions lack of the events' items, and stops where that is too much.
+    """Warns if items of the events have no description, and stops if these are too many.
 
     Args:
         events: `item_id` per event.
-        described: `item_id` of what has a description, in this run or before.
-        least: share of the events whose item must have one; 0 stops at nothing.
+        described: `item_id` of the items that have a description, from this run or before.
+        least: the least share of events whose item must have a description; 0 never stops.
 
     Raises:
-        QualityError: where fewer have.
+        QualityError: the share is smaller.
     """
     known = described.select("item_id").distinct().withColumn("known", F.lit(1))
     items = events.groupBy("item_id").count().join(known, on="item_id", how="left")

@@ -1,4 +1,4 @@
-"""A csv line's values, by its dialect; lines whose quotes do not fit are malformed, never guessed."""
+"""Parses csv lines by their dialect; a line whose quotes do not match is malformed, its values are never guessed."""
 
 import re
 
@@ -9,7 +9,7 @@ from learn_spark.config.formats import FilesSettings
 
 CORRUPT = "_corrupt_record"
 MOST_COLUMNS = 1 << 20  # the parser holds 8 bytes for each
-_PAIR, _DELIMITER = "\ufdd1", "\ufdd2"  # no characters: they stand for others where a line is looked at
+_PAIR, _DELIMITER = "\ufdd1", "\ufdd2"  # noncharacters: they replace others while a line is parsed
 _ESCAPED = {"\\": "\ufdd3", "n": "\ufdd4", "r": "\ufdd5", "t": "\ufdd6", "\n": "\ufdd7", "quote": "\ufdd8"}
 _MEANT = {"n": "\n", "r": "\r", "t": "\t"}
 
@@ -23,13 +23,13 @@ def with_fields(text: Column, settings: FilesSettings, number: int) -> Column:
         "escape": settings.quote or '"',
         "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": CORRUPT,
-        "maxColumns": str(MOST_COLUMNS),  # a line with more stops the job; 20,480 delimiters are soon in a broken file
+        "maxColumns": str(MOST_COLUMNS),  # a line with more stops the job; a broken file may exceed the default, 20,480
     }
     return F.from_csv(_hidden(text, settings), schema, options)
 
 
 def value_of(field: Column, settings: FilesSettings) -> Column:
-    """A field of the struct, with what was escaped in it."""
+    """A field of the struct, with its escaped characters restored."""
     if settings.escape != "\\":
         return field
     shown = F.translate(field, "".join(_ESCAPED.values()), _meant(settings))
@@ -42,10 +42,10 @@ def _meant(settings: FilesSettings) -> str:
 
 
 def _hidden(text: Column, settings: FilesSettings) -> Column:
-    """The line with a character that is none in place of each escaped one, so that no parser takes it for another."""
+    """The line with a noncharacter in place of each escaped character, so that the parser does not interpret it."""
     if settings.escape != "\\":
         return text
-    hidden = F.replace(text, F.lit("\\\\"), F.lit(_ESCAPED["\\"]))  # first: pairs, from the left
+    hidden = F.replace(text, F.lit("\\\\"), F.lit(_ESCAPED["\\"]))  # escaped escapes come first, from the left
     hidden = F.replace(hidden, F.lit(f"\\{settings.delimiter}"), F.lit(_DELIMITER))
     for each, stands in _ESCAPED.items():
         if each != "\\":
@@ -57,8 +57,8 @@ def _hidden(text: Column, settings: FilesSettings) -> Column:
 def is_well_formed(text: Column, settings: FilesSettings) -> Column:
     """Whether each field is bare, or quoted from its first character to its last.
 
-    The patterns have no group that repeats: Java's would call itself once per repeat. Each pair of quotes is one
-    character at first, so that a run of quotes at a field's beginning tells by its length what it is.
+    The patterns repeat no group, since Java's regex engine recurses once per repetition. Each pair of quotes is first
+    replaced by one character, so that the length of a run of quotes at a field's beginning decides what it means.
     """
     quote = settings.quote
     if quote is None:

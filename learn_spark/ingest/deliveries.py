@@ -1,4 +1,4 @@
-"""Deliveries come at least once: copies of an event, within one delivery and across several, and late events.
+"""Handles at-least-once deliveries: copies of an event, within one delivery and across several, and late events.
 
 An event that is delivered several times belongs to its earliest delivery, in whatever order the days are loaded.
 """
@@ -26,10 +26,10 @@ class Fresh:
     """Usable events that no earlier delivery holds.
 
     Attributes:
-        events: `known_on` names a later delivery that holds the event, too.
-        rows: how many they are.
-        late: how many there are by event day, of days before their delivery's.
-        is_held_later: whether any is held by a later delivery.
+        events: the events; `known_on` is a later delivery that holds the event, too, else null.
+        rows: how many events there are.
+        late: by event day, how many of them are from before their delivery's day.
+        is_held_later: whether a later delivery holds any of them.
     """
 
     events: DataFrame
@@ -41,12 +41,12 @@ class Fresh:
 def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame:
     """Keeps the first of equal events of these deliveries; the others get a reject reason.
 
-    Where `repeats` are kept, those of one delivery are told apart before, by their number.
+    If `repeats` is keep, equal events of one delivery first get different ids, by their running number.
     """
     # Rejected lines get a partition of their own each. Unreadable ones all have a null id, and would otherwise land in
     # one task.
     apart = F.when(F.col("reason").isNotNull(), F.monotonically_increasing_id())
-    if _is_told_by_id(settings):  # half of what is shuffled
+    if _is_told_by_id(settings):  # saves half of what is shuffled
         may_differ = F.col("reason").isNotNull() | F.contains(F.col("raw"), F.lit(SEPARATOR))
         events = events.withColumn("raw", F.when(may_differ, F.col("raw")))
     copies = Window.partitionBy(*_IDENTITY, "_apart").orderBy("load_day", "source_file", "raw")
@@ -61,15 +61,15 @@ def with_copies_marked(events: DataFrame, settings: IngestSettings) -> DataFrame
 
 
 def _is_told_by_id(settings: IngestSettings) -> bool:
-    """Whether usable events with one id have one raw text, unless it holds what separates the values of the id."""
+    """Whether usable events with equal ids have equal raw texts, except texts that contain the id's separator."""
     first, *others = settings.each()
     return not others and first.format == "csv" and first.mapping.event_id is None
 
 
 def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], settings: IngestSettings) -> DataFrame:
-    """Counts rows without a usable time for the last day of this run, unless an earlier run rejected them already.
+    """Assigns rows without a usable time to the last day of this run, unless an earlier run has rejected them already.
 
-    By default they belong to `ingest.start`, a day that later nights do not load again: they would be lost, uncounted.
+    By default they belong to `ingest.start`. Later nights do not load that day again, so new ones would go uncounted.
     """
     undated = ~has_day(settings) & ~F.coalesce(F.col("reason").isin(*NO_FAULTS), F.lit(False))
     known = tables.read("rejects").where(f"NOT ({days_predicate('ds', days)})").groupBy("reason", "raw")
@@ -82,13 +82,13 @@ def with_new_undated(lines: DataFrame, tables: Tables, days: Sequence[date], set
 
 
 def stored_events(tables: Tables, days: Sequence[date], settings: IngestSettings, back: int) -> ByDay:
-    """How many events the lake holds, by delivery and event day: of these days' deliveries and all that they can meet.
+    """How many events the lake holds, by delivery and event day, of these days' deliveries and all that may share some.
 
     Args:
         tables: the lake.
         days: delivery days.
         settings: say how far from its delivery an event may lie.
-        back: deliveries so many days before these are counted, too.
+        back: deliveries of this many days before are counted, too.
     """
     before, after = settings.reach
     first = min(days) - timedelta(days=max(back, before + 1))
@@ -105,8 +105,8 @@ def fresh_events(
     Args:
         tables: the lake.
         usable: usable events of the deliveries of `days`, with `ds`.
-        counts: how many of them there are.
-        stored: what `stored_events` gives.
+        counts: how many of them there are, by delivery and event day.
+        stored: what `stored_events` returns.
         days: delivery days.
         settings: say how late an event may be.
     """
@@ -123,7 +123,7 @@ def fresh_events(
 
 
 def _without_known(tables: Tables, events: DataFrame, days: Sequence[date], settings: IngestSettings) -> DataFrame:
-    """The events that no earlier delivery holds; `known_on` names a later one that holds the event, too."""
+    """The events that no earlier delivery holds; `known_on` is a later delivery that holds the event, too."""
     elsewhere = (
         tables.read("interactions").where(_near(days, settings)).where(f"NOT ({days_predicate('load_day', days)})")
     )
@@ -161,10 +161,10 @@ def write_events(
     Args:
         tables: the lake.
         fresh: what `fresh_events` left, with all columns of `interactions`.
-        stored: what `stored_events` gave.
+        stored: what `stored_events` returned.
         days: delivery days.
         settings: say how late an event may be.
-        touch: is called with the other days that will change, before they do.
+        touch: called with the event days that late events change, before they change.
     """
     if not settings.by_day:
         tables.overwrite_days("interactions", fresh.events, days)
@@ -193,7 +193,7 @@ def _near(days: Sequence[date], settings: IngestSettings, column: str = "ds") ->
 
 
 def _known(elsewhere: DataFrame, events: DataFrame, settings: IngestSettings) -> DataFrame:
-    """Events of other deliveries that these may repeat. One of the two is late then, and late events are few."""
+    """Stored events that these may repeat. One of two such copies is late, and late events are few."""
     is_late = delivery_day(F.col("event_ts"), settings) < F.col("load_day")
     late = events.where(is_late).select(*_IDENTITY).distinct()
     on_time = elsewhere.where(~is_late).join(late, on=[*_IDENTITY], how="left_semi")

@@ -1,4 +1,4 @@
-"""What stops a delivery before anything of it is published: unreadable files, rejects, empty and thin days."""
+"""Gates that stop a delivery before anything of it is published: unreadable files, rejects, empty and thin days."""
 
 import logging
 from collections import defaultdict
@@ -31,13 +31,13 @@ def days_before(settings: IngestSettings) -> int:
 def stop_above_limits(
     counts: Sequence[Lines], bad: Sequence[LogFile], settings: IngestSettings, all_lines: Callable[[], int]
 ) -> None:
-    """Stops where more files or a larger share of the lines are unusable than the config allows.
+    """Stops if more files or a larger share of the lines are unusable than the config allows.
 
     Args:
         counts: of the days that are loaded.
         bad: files that cannot be read.
         settings: the limits.
-        all_lines: counts the lines of the whole log, where it has no days; it may take a while.
+        all_lines: counts the lines of the whole log, which may take a while; called only if undated rejects are many.
     """
     for file in bad:
         _log.warning("ingest_events: %s: %s", file.path, file.problem)
@@ -58,7 +58,7 @@ def stop_above_limits(
 
 
 def stop_above_reject_share(counts: Sequence[Lines], share: float, of_what: str = "") -> None:
-    """Stops where of a day's wanted lines a larger share is rejected; `of_what` says which lines, if not the log's."""
+    """Stops if more than `share` of a day's wanted lines are rejected; `of_what` names lines that are not the log's."""
     lines: dict[date, int] = defaultdict(int)
     rejects: dict[date, list[Lines]] = defaultdict(list)
     for row in counts:
@@ -80,9 +80,9 @@ def _too_many(rejects: Sequence[Lines], lines: int, which: str, share: float, da
 
 
 def stop_on_empty_days(loaded: Mapping[date, int], empty: Sequence[date], settings: IngestSettings) -> None:
-    """Days without a line, with a file or without: a warning or a stop, as the config says.
+    """Warns or stops, as the config says, at days without a line, whether or not they have a file.
 
-    Where an earlier delivery of such a day is in the lake it is always a stop: nothing never replaces something.
+    If the lake holds events of such a day's delivery, it always stops: an empty delivery never replaces events.
 
     Args:
         loaded: events by delivery that the lake holds.
@@ -106,7 +106,7 @@ def stop_on_empty_days(loaded: Mapping[date, int], empty: Sequence[date], settin
 
 
 def stop_below_usual(loaded: Mapping[date, int], usable: Mapping[date, int], settings: IngestSettings) -> None:
-    """Stops where a delivery has far fewer usable events than those before it.
+    """Stops if a delivery has far fewer usable events than those before it.
 
     Args:
         loaded: events by delivery that the lake holds.
@@ -126,9 +126,9 @@ def stop_below_usual(loaded: Mapping[date, int], usable: Mapping[date, int], set
 
 
 def thin_days(events: Mapping[date, int], asked: Iterable[date], share: float) -> dict[date, float]:
-    """Asked days below a share of what is usual, and what is: the median of the days with events in the 28 before.
+    """The asked days that have less than a share of the usual number of events, and that number.
 
-    Where those are fewer than 7, nothing is usual.
+    Usual is the median over the days with events among the 28 days before; nothing is if these are fewer than 7.
     """
     thin = {}
     for day in sorted(asked):

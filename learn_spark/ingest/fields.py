@@ -21,13 +21,13 @@ MICROSECONDS = {
     "days": 8.64e10,
     "weeks": 6.048e11,
 }
-_BLANKS = " \t\n\x0b\f\r"  # what \s is in Java
+_BLANKS = " \t\n\x0b\f\r"  # what \s matches in Java
 _FAR = 6e16  # microseconds: some 1,900 years
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
-# Every pattern takes time that grows with the text's length alone, whatever the text.
+# Every pattern takes time that is linear in the text's length, whatever the text.
 _ZONE = r"(?i)(z|utc|gmt|[+-]\d{1,2}(:?\d{2})?)$"
 _CLOCK = r"\d:\d{2}"
-_A_TIME = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2}(\.\d+)?Z?)?$"  # of a column of a time type
+_A_TIME = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2}(\.\d+)?Z?)?$"  # the text of a column of a time type
 
 
 def quoted(name: str) -> Column:
@@ -36,7 +36,7 @@ def quoted(name: str) -> Column:
 
 
 def mapped(field: FieldMapping) -> Column:
-    """The field's text: trimmed and cut as the mapping says, null where empty."""
+    """The field's text: trimmed and cut as the mapping says; null if it is empty."""
     if field.column is None:
         return F.lit(field.constant)
     text = F.trim(quoted(field.column))
@@ -72,7 +72,7 @@ def _by_prefix(text: Column, field: FieldMapping) -> Column:
 
 
 def mapped_text(field: TextMapping | None) -> Column:
-    """A text; lists and flags as "a, b"."""
+    """The field's text; lists and flags are joined, as "a, b"."""
     if field is None:
         return F.lit(None).cast("string")
     if field.flags:
@@ -87,10 +87,10 @@ def mapped_text(field: TextMapping | None) -> Column:
 
 
 def separator_pattern(separator: str) -> str:
-    r"""Matches what `\s*separator\s*` does, in time that grows with the text's length alone.
+    r"""A pattern that matches what `\s*separator\s*` does, in time that is linear in the text's length.
 
-    That pattern would read a long run of blanks anew from each of them. This one begins at a run's first blank only,
-    and never gives back what it has read (`*+`).
+    `\s*separator\s*` would read a long run of blanks again from each of its blanks. This pattern begins only at a run's
+    first blank, and never backtracks (`*+`).
     """
     core = separator.lstrip(_BLANKS)
     blanks, core = re.escape(separator[: len(separator) - len(core)]), re.escape(core)
@@ -101,26 +101,26 @@ def separator_pattern(separator: str) -> str:
 
 
 def mapped_number(field: NumberMapping | None) -> Column:
-    """A number, null where it is none, or none that is finite: NaN, Infinity, 1e400."""
+    """The field's number; null if the text is not a number, or not a finite one: NaN, Infinity, 1e400."""
     number = F.lit(None) if field is None else _with_point(mapped(field), field).try_cast("double")
-    return F.when(F.abs(number) < F.lit(math.inf), number).cast("double")  # to Spark NaN is the largest number
+    return F.when(F.abs(number) < F.lit(math.inf), number).cast("double")  # Spark takes NaN for the largest number
 
 
 def _with_point(text: Column, field: NumberMapping) -> Column:
-    """A number's text as the parser wants it: of 1.234,5, and of 1 234,5, 1234.5."""
+    """A number's text as the parser wants it: 1.234,5 and 1 234,5 become 1234.5."""
     if field.decimal == ".":
         return text
     return F.translate(F.translate(text, ". \u00a0\u202f'", ""), ",", ".")
 
 
 def mapped_attributes(attributes: Mapping[str, TextMapping]) -> Column:
-    """Name to text; null where nothing is mapped."""
+    """A map from name to text; null if nothing is mapped."""
     pairs = [part for name, field in attributes.items() for part in (F.lit(name), mapped_text(field))]
     return F.create_map(*pairs) if pairs else F.lit(None).cast("map<string,string>")
 
 
 def mapped_time(field: TimeMapping, is_typed: bool) -> Column:
-    """A time in UTC, null where the text is none.
+    """The field's time in UTC; null if the text is not a time.
 
     Args:
         field: how to read it.
@@ -144,7 +144,7 @@ def _typed_time(text: Column, field: TimeMapping) -> Column:
 
 
 def _time_of(text: Column, field: TimeMapping) -> Column:
-    """What the text says, in UTC."""
+    """The time that the text says, in UTC."""
     if field.format:
         text = F.trim(F.regexp_replace(text, WEEKDAY_IN_TEXT, "")) if names_weekday(field.format) else text
         form = without_weekday(field.format)
@@ -152,12 +152,12 @@ def _time_of(text: Column, field: TimeMapping) -> Column:
             text, form = F.concat(F.lit(f"{field.year} "), text), f"yyyy {form}"
         return _moved(F.try_to_timestamp(text, F.lit(form)), field)
     time = F.try_to_timestamp(text)
-    names_a_zone = text.rlike(_ZONE) & F.regexp_replace(text, _ZONE, "").rlike(_CLOCK)  # 2024-02-01 ends in none
+    names_a_zone = text.rlike(_ZONE) & F.regexp_replace(text, _ZONE, "").rlike(_CLOCK)  # 2024-02-01 has no zone
     return F.when(names_a_zone, time).otherwise(_moved(time, field))
 
 
 def _day_of(text: Column) -> Column:
-    """Without the midnight that a date gets as a column of a time type."""
+    """The text without the midnight that a date gets in a column of a time type."""
     return F.regexp_replace(text, r"[ T]00:00:00(\.0+)?Z?$", "")
 
 
@@ -166,12 +166,12 @@ def _origin(field: TimeMapping) -> Column:
 
 
 def _later(time: Column, text: Column, unit: str) -> Column:
-    """A time and a number of units after it; null where the number is none."""
-    if unit == "nanoseconds":  # a double has no digits for them
+    """The time that lies a number of units after `time`; null if the text is not a number."""
+    if unit == "nanoseconds":  # a double has too few digits for them
         number = F.floor(text.try_cast("decimal(38,6)") / 1000).cast("double")
     else:
         number = text.try_cast("double") * MICROSECONDS[unit]
-    inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a timestamp
+    inside = F.least(F.greatest(number, F.lit(-_FAR)), F.lit(_FAR))  # still out of range, but a valid timestamp
     after = F.timestamp_micros(F.unix_micros(time) + F.round(inside).cast("bigint"))
     return F.when(number.isNotNull(), after)
 
@@ -181,7 +181,7 @@ def _moved(time: Column, field: TimeMapping) -> Column:
 
 
 def raised(flags: Mapping[str, str]) -> Column:
-    """An array of what the flags that are on stand for."""
+    """An array of the values that the flags which are on stand for."""
     return F.array_compact(F.array(*(F.when(_flag(name).isin(*_ON), F.lit(what)) for name, what in flags.items())))
 
 

@@ -1,4 +1,4 @@
-"""The raw log's files: which belong to a day, what day a path names, and whether they are still the same."""
+"""The raw log's files: which ones belong to a day, which day a path names, and whether files have changed."""
 
 import json
 import logging
@@ -32,17 +32,18 @@ _DEFAULT_DAY = "%Y-%m-%d"
 _DIGITS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
 _ANY_DIGITS = {"%Y": "????", "%m": "??", "%d": "??"}
 _DIGEST_BYTES = 16
-PATH = "_path"  # of the file that a line is from, as a URL
+PATH = "_path"  # the path of a line's file, as a URL
 FEW_FILES = 64
 
 
 def source_files(settings: FilesSettings, days: Iterable[date]) -> dict[date, list[Place]]:
-    """The files of each day's delivery, by name; all files of a layout without {day}; a table's folder.
+    """The files of each day's delivery, sorted by name. Without {day} in the layout, each day has all of them.
 
-    Days without a file are left out. The folder is listed once, and nothing is kept of other days.
+    For a table, the file is the table's folder. Days without a file are left out. The folder is listed once, and names
+    of other days are not kept.
 
     Raises:
-        ConfigError: where no day at all has a file.
+        ConfigError: no day at all has a file.
     """
     asked = set(days)
     is_any, found = False, defaultdict(list)
@@ -59,7 +60,7 @@ def source_files(settings: FilesSettings, days: Iterable[date]) -> dict[date, li
 
 
 def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date, list[Place]]:
-    """Files of the item catalogue for these days: those that name no day belong to `ingest.start`."""
+    """Files of the item catalogue for these days; files that name no day belong to `ingest.start`."""
     if settings.items is None:
         return {}
     own = [day for day in days if settings.items.by_day or day == settings.start]
@@ -67,23 +68,24 @@ def catalogue_files(settings: IngestSettings, days: Iterable[date]) -> dict[date
 
 
 def newest_file(settings: FilesSettings) -> Place | None:
-    """The last file of all days, whatever days are asked for; None of a table."""
+    """The newest file over all days; None for a table, or if there are no files."""
     found = [(day or date.min, name) for day, name, _ in listed(settings)] if settings.files else []
     return settings.path / max(found)[1] if found else None
 
 
 class SourceFiles:
-    """What each day is made from, as the files lie now: other names, sizes or modification times are another input.
+    """The files that each day is made from, as they are now: other names, sizes or modification times are other input.
 
-    In a store the tag of a file stands for its time: a bucket that is copied is the same input.
+    In a store a file's tag takes the place of its time, so that a copied bucket is the same input.
 
-    A delivery is read against those of the `late_days` before it. A catalogue's files count for their own day, and
-    for the first one where they name none. Keeps one digest a day, however many files there are. Raw logs are rarely
-    kept for ever: files that are gone count as they were when their day was recorded.
+    A delivery is compared with the deliveries of the `late_days` before it, so their files count, too. A catalogue's
+    files count for their own day, or for the first day if they name none. Only one digest per day is kept, however many
+    files there are. Raw logs are rarely kept for ever: files that are gone count as they were when their day was
+    recorded.
     """
 
     def __init__(self, config: Config, recorded: Mapping[date, str | None]) -> None:
-        """Lists the files; `recorded` is what `state` gave for days that are done."""
+        """Lists the files; `recorded` is what `state` returned for days that are done."""
         self._settings = config.ingest
         self._logs = _digests(*self._settings.each())
         self._catalogue = _digests(self._settings.items) if self._settings.items else {}
@@ -94,7 +96,7 @@ class SourceFiles:
         return json.dumps(self._files(day))
 
     def identity(self, day: date) -> object:
-        """All that the day is made from."""
+        """Everything that the day is made from, also the files of the days before that it is compared with."""
         return [self._files(each)[0] for each in _days_read(self._settings, day)], self._files(day)[1]
 
     def _files(self, day: date) -> list[str | None]:
@@ -112,9 +114,10 @@ def _days_read(settings: IngestSettings, day: date) -> list[date]:
 
 
 def _digests(*sources: SourceSettings) -> dict[date | None, str]:
-    """A number a day that changes with its files. A sum: it needs no order, and so no list of them.
+    """A number per day that changes with the day's files. It is a sum, so it needs no order and no list of the files.
 
-    A lookup's files count where they are told by day as the source's are: what all days share is not any one's.
+    A lookup's files count only if they are laid out by day exactly when the source's are: files that all days share
+    belong to no single day.
     """
     lookups = (each for source in sources for each in source.lookups.values() if each.by_day == source.by_day)
     digests: dict[date | None, int] = defaultdict(int)
@@ -125,11 +128,11 @@ def _digests(*sources: SourceSettings) -> dict[date | None, str]:
 
 
 def listed(settings: FilesSettings) -> Iterator[tuple[date | None, str, tuple[int | str, ...]]]:
-    """The day that a file names (None where `files` holds no {day}), its name below `path`, and its state.
+    """Yields each file's day (None if `files` has no {day}), its name below `path`, and its state.
 
-    A table has no state here: its version is it.
+    A table has no state here: its version is its state.
 
-    What begins with . or _ (checksums, _SUCCESS, _temporary) is no data, unless the pattern says so itself.
+    Names that begin with . or _ (checksums, _SUCCESS, _temporary) are skipped, unless the pattern has such a name.
     """
     if settings.files is None:
         if settings.path.is_dir():
@@ -163,7 +166,7 @@ def _in_folder(path: Path, pattern: str) -> Iterator[tuple[str, tuple[int | str,
 
 
 def _state(path: str) -> os.stat_result | None:
-    """Of a file, or of a link that leads nowhere: the check will name it. None where neither is there any more."""
+    """The stat of a file, or of a broken link, which the check will report; None if it is gone."""
     for look in (os.stat, os.lstat):
         try:
             return look(path)
@@ -204,7 +207,7 @@ def part_pattern(settings: FilesSettings, name: str) -> str:
 
 
 def _pattern(settings: FilesSettings, name: str | None) -> str:
-    """What matches the end of a file's path; its groups are the days, or where a name is given the first of that."""
+    """A pattern of the end of a file's path; its groups are the days or, with a name, the first part of that name."""
     parts = []
     for part in re.split(r"(\{[^{}]*\}|\*|\?)", settings.files or ""):
         spelled = DAY.fullmatch(part)
@@ -220,12 +223,12 @@ def _pattern(settings: FilesSettings, name: str | None) -> str:
 
 
 def plain(name: Column) -> Column:
-    """A path or name of Spark's `_metadata`, which are parts of URLs, as the file system spells it."""
+    """Decodes a path or name of Spark's `_metadata`, which is part of a URL, to what the file system calls it."""
     return F.url_decode(F.regexp_replace(name, r"\+", "%2B"))
 
 
 def urls_of(lines: DataFrame, paths: Sequence[str]) -> list[str]:
-    """What a frame that reads these files calls them in `_path`; nothing where they are many."""
+    """The values of `_path` by which a frame that reads these files names them; empty if there are many files."""
     if len(paths) > FEW_FILES:
         return []
     local = [re.sub("^file:/+", "file:/", url) for url in lines.inputFiles()]  # as `_metadata.file_path` spells them
@@ -233,19 +236,19 @@ def urls_of(lines: DataFrame, paths: Sequence[str]) -> list[str]:
 
 
 def told_by_file(urls: Sequence[str], told: Callable[[Column], Column]) -> Column:
-    """What the path of a line's file tells. Of files that are few it is worked out once per file, not per line."""
+    """What `told` derives from the path of a line's file; for the files in `urls`, once per file, not per line."""
     url = F.col(PATH)
     pairs = ((url == each, told(plain(F.lit(each)))) for each in urls)
     return reduce(lambda rest, pair: F.when(*pair).otherwise(rest), pairs, told(plain(url)))
 
 
 def literal(paths: Sequence[str]) -> list[str]:
-    """Spark takes paths with any of these characters for patterns."""
+    """Escapes the characters for which Spark would take a path for a pattern."""
     return [re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path) for path in paths]
 
 
 def load_day(settings: FilesSettings, path: Column) -> Column:
-    """The delivery day that a path names; null where `files` holds no {day}."""
+    """The delivery day that a path names; null if `files` has no {day}."""
     if not settings.by_day:
         return F.lit(None).cast("date")
     spelled = DAY.findall(settings.files or "")[0] or _DEFAULT_DAY

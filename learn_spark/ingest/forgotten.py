@@ -1,4 +1,4 @@
-"""Lines of users and items that the lake has forgotten: counted, and nothing else of them is kept."""
+"""Lines of users and items that the lake has forgotten: they are counted, and nothing else of them is kept."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -8,7 +8,7 @@ from learn_spark.lake.tombstones import COLUMNS, Tombstones, any_of
 
 
 def without_forgotten(lines: DataFrame, tombstones: Tombstones) -> DataFrame:
-    """Gives lines of forgotten users and items that reason, whatever else is wrong with them, and takes their text."""
+    """Rejects lines of forgotten users and items as FORGOTTEN, whatever else is wrong with them; removes their text."""
     columns, marked = lines.columns, lines
     marks = {f"_{kind}": (COLUMNS[kind], kind) for kind in sorted(tombstones.kinds) if COLUMNS[kind] in columns}
     if not marks:
@@ -21,7 +21,7 @@ def without_forgotten(lines: DataFrame, tombstones: Tombstones) -> DataFrame:
 
 
 def without_raw_of_forgotten(rejects: DataFrame, tombstones: Tombstones) -> DataFrame:
-    """Takes the text from rejected lines in which a forgotten id stands, also where the line could not be parsed."""
+    """Removes the text of rejected lines that contain a forgotten id, even if the line could not be parsed."""
     named = tombstones.texts_with_any(rejects, "raw").withColumn("_named", F.lit(True))
     joined = rejects.join(named, on="raw", how="left")
     return joined.withColumn("raw", F.when(F.col("_named").isNull(), F.col("raw"))).select(rejects.columns)

@@ -1,4 +1,4 @@
-"""The types of the columns that hold ids. One that changes is said: something upstream has changed."""
+"""The types of the columns that hold ids. A changed type is reported, since something upstream has changed."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ _WHOLE = {"tinyint", "smallint", "int", "bigint", "decimal(20,0)"}
 
 
 def id_types(sources: Iterable[SourceLines]) -> dict[str, dict[str, str]]:
-    """Per column the types that it has in these files, and the first file that has each; nothing of untyped formats."""
+    """By column, the types that it has in these files, and the first file with each; empty for untyped formats."""
     found: dict[str, dict[str, str]] = {}
     for settings, file in ((each.settings, file) for each in sources for file in each.good):
         kinds = dict(zip(file.columns, file.types, strict=False))
@@ -22,7 +22,7 @@ def id_types(sources: Iterable[SourceLines]) -> dict[str, dict[str, str]]:
 
 
 def say_changed_types(found: Mapping[str, Mapping[str, str]], earlier: Iterable[Mapping[str, Sequence[str]]]) -> None:
-    """A line for each column that has more than one type, in these files or since earlier runs."""
+    """Warns of each column that has a new type and more than one type, in these files or since earlier runs."""
     before: dict[str, set[str]] = {}
     for types in earlier:
         for name, kinds in types.items():

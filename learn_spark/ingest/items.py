@@ -1,4 +1,4 @@
-"""Item versions and the dense item numbers, from what events and catalogues say of the items."""
+"""Item versions and the dense item numbers, from what events and catalogues say about the items."""
 
 from collections.abc import Collection, Sequence
 from datetime import date
@@ -11,21 +11,21 @@ from learn_spark.lake.frames import only_row, with_dense_number, with_number_of_
 from learn_spark.lake.tables import Tables
 
 IDENTITY = ("title", "category", "brand")
-FEW = 1_000_000  # items that one task numbers, not many tasks after three shuffles
+FEW = 1_000_000  # up to here one task numbers the items; beyond, many tasks after three shuffles
 DETAILS = ("price", "keywords", "attributes")
 _DESCRIPTION = ("item_id", "valid_from", *IDENTITY, *DETAILS)
 
 
 def daily_items(events: DataFrame, details: Collection[str] = DETAILS) -> DataFrame:
-    """Each item of a delivery with one description: the most frequent one, ties by text; null where it has none.
+    """Each item of a delivery with one description: the most frequent one, ties by text; null if it has none.
 
-    It is valid from the item's first event of the delivery on, but not from before the delivery's day: a late event
-    was not known earlier.
+    The description is valid from the item's first event of the delivery on, but not from before the delivery's day: a
+    late event was not known earlier.
 
     Args:
-        events: usable ones.
-        details: of the columns that a description may have beside its identity those that are not null throughout. A
-            text among them makes Spark sort the events.
+        events: usable events.
+        details: those columns of DETAILS that are not null throughout. A text column among them makes Spark sort the
+            events.
     """
     said = events.groupBy("item_id", "load_day", *IDENTITY)
     told = [F.min_by(name, "event_id").alias(name) for name in DETAILS if name in details]
@@ -39,7 +39,7 @@ def daily_items(events: DataFrame, details: Collection[str] = DETAILS) -> DataFr
 
 
 def catalogue_items(catalogue: DataFrame) -> DataFrame:
-    """One description an item and time: of several the first by text."""
+    """One description per item and time; of several, the first by text."""
     usable = catalogue.where("reason IS NULL")
     same = Window.partitionBy("item_id", "valid_from").orderBy(*IDENTITY, "price", "keywords", "source_file")
     chosen = usable.withColumn("place", F.row_number().over(same)).where("place = 1")
@@ -47,17 +47,17 @@ def catalogue_items(catalogue: DataFrame) -> DataFrame:
 
 
 def with_numbers(tables: Tables, items: DataFrame) -> DataFrame:
-    """With what `item_index` has of the items; null where it has none yet."""
+    """Adds the items' numbers from `item_index`; null for an item that has none yet."""
     return items.join(tables.read("item_index"), on="item_id", how="left")
 
 
 def number_items(tables: Tables, items: DataFrame, is_once: bool) -> DataFrame:
-    """Numbers items that have none yet, delivery by delivery: loading days one by one or at once is the same.
+    """Numbers items that have no number yet, delivery by delivery: days loaded one by one or at once get the same ones.
 
     Args:
         tables: the lake.
-        items: `item_id`, `load_day` and `item_idx`, as `with_numbers` gives it; it is read several times.
-        is_once: whether each item is in it once, as in one delivery.
+        items: `item_id`, `load_day` and `item_idx`, as `with_numbers` returns them; the frame is read several times.
+        is_once: whether each item is in `items` only once, as in one delivery.
 
     Returns:
         `item_id` and `item_idx` of each item.
@@ -86,7 +86,7 @@ def _new_and_highest(new: DataFrame, index: DataFrame) -> DataFrame:
 
 
 def write_items(tables: Tables, items: DataFrame, days: Sequence[date]) -> None:
-    """Writes the versions that these days' deliveries brought: where title, category or brand changed.
+    """Writes the versions that these days' deliveries brought: a row for each change of title, category or brand.
 
     Args:
         tables: the lake.
@@ -98,14 +98,14 @@ def write_items(tables: Tables, items: DataFrame, days: Sequence[date]) -> None:
     kept = stored.where(f"NOT ({of_these_days})").withColumn("kept", F.lit(True))
     kept = kept.join(items.select("item_id"), on="item_id", how="left_semi")
     changed = _changed(kept.unionByName(described.withColumn("kept", F.lit(False)))).where("NOT kept").drop("kept")
-    if stored.where(of_these_days).isEmpty():  # half the jobs
+    if stored.where(of_these_days).isEmpty():  # takes half the jobs
         tables.append("items", changed)
     else:
         tables.overwrite_where("items", changed, of_these_days)
 
 
 def _changed(described: DataFrame) -> DataFrame:
-    """The rows whose title, category or brand differs from the item's version before."""
+    """The rows whose title, category or brand differs from the item's previous version."""
     before = Window.partitionBy("item_id").orderBy("valid_from", F.desc("kept"), "load_day")
     identity = F.struct(*IDENTITY)
     previous = F.lag(identity).over(before)

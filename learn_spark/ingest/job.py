@@ -1,4 +1,4 @@
-"""Raw log files of days to interactions, items and rejects."""
+"""Turns raw log files of days into interactions, items and rejects."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -52,8 +52,8 @@ class _Read:
 
     Attributes:
         everything: a row per event or line, of all days that the files hold.
-        lines: those of these days, and of the `earlier` ones that rows may have been added to.
-        tombstones: what the lake has forgotten; lines of it have that as their reason.
+        lines: the rows of these days, and of the `earlier` days to which rows may have been added.
+        tombstones: what the lake has forgotten; its lines have FORGOTTEN as their reason.
     """
 
     delivery: Delivery
@@ -67,11 +67,12 @@ class _Read:
 def ingest_events(context: Context, days: Sequence[date]) -> StepResult:
     """Reads the days' files; every line ends in interactions, in rejects, or as a counted duplicate.
 
-    A day without a line is done with a warning. Reading and checking of several runs may overlap, publishing may not.
+    A day without a line counts as done, with a warning. Several runs may read and check at the same time, but not
+    publish.
 
     Raises:
-        ConfigError: no file on any day at all, or a file lacks a mapped column; before any work.
-        QualityError: what `gates` stops; nothing is published.
+        ConfigError: no day at all has a file, or a file lacks a mapped column; raised before any work.
+        QualityError: one of `gates` failed; nothing is published, except rejects.
     """
     settings = context.config.ingest
     delivery = read_delivery(context, days)
@@ -153,7 +154,7 @@ def _ingested(context: Context, read: _Read, days: Sequence[date]) -> StepResult
 
 
 def _done_before(context: Context, days: Sequence[date]) -> list[date]:
-    """The days before these that rows may have been added to since: a table, unlike a file, has no deliveries."""
+    """The done days before these to which rows may have been added since: a table, unlike files, has no deliveries."""
     settings = context.config.ingest
     if settings.format != "delta":
         return []
@@ -173,7 +174,7 @@ def _empty_days(counts: Sequence[Lines], days: Sequence[date]) -> list[date]:
 def _publish(
     context: Context, fresh: Fresh, stored: ByDay, catalogue: Catalogue | None, days: Sequence[date]
 ) -> dict[date, int]:
-    """Writes numbers, versions and events, in this order; returns what `write_events` gives."""
+    """Writes item numbers, item versions and events, in this order; returns what `write_events` returns."""
     tables, settings = context.tables, context.config.ingest
     items = daily_items(fresh.events, _details_told(settings))
     if catalogue is not None:
@@ -195,7 +196,7 @@ def _publish(
 
 
 def _details_told(settings: IngestSettings) -> set[str]:
-    """What the events may say of an item beside its name."""
+    """Those DETAILS that the events may have of an item."""
     return {name for each in settings.each() for name in DETAILS if getattr(each.mapping, name)}
 
 
@@ -205,7 +206,7 @@ def _earlier_details(context: Context) -> list[IngestDetails]:
 
 
 def _warn_of_new_columns(earlier: Sequence[IngestDetails], unmapped: Sequence[str]) -> None:
-    """Says what no earlier run has seen; the first run has nothing to compare with."""
+    """Warns of unmapped columns that no earlier run has seen; the first run has nothing to compare with."""
     known = {column for details in earlier for column in details.unmapped_columns}
     fresh = [column for column in unmapped if column not in known]
     if earlier and fresh:
@@ -213,7 +214,7 @@ def _warn_of_new_columns(earlier: Sequence[IngestDetails], unmapped: Sequence[st
 
 
 def _details(counts: Sequence[Lines], delivery: Delivery, written: int, late: Mapping[date, int]) -> IngestDetails:
-    """Of a run that has `written` so many events, and changed these numbers of `late` ones by event day."""
+    """The details of a run that wrote `written` events; `late` holds the late events that it changed, by event day."""
     usable = sum(row.lines for row in counts if row.reason is None)
     copies = sum(row.lines for row in counts if row.reason == DUPLICATE)
     unwanted = by_reason(row for row in counts if row.reason in UNWANTED)

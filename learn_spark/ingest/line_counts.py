@@ -1,4 +1,4 @@
-"""How many lines a delivery has, by day, event day and reason: what gates and the search for copies look at."""
+"""How many lines a delivery has, by day, event day and reason; for the gates and the search for copies."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,9 @@ class Lines:
     """How many lines of a day have a reason, or none.
 
     Attributes:
-        ds: the event day; None where there is a reason.
-        is_dated: whether the day is theirs. Where files name no day, lines without a usable time belong to none.
-        marked, mark: how many are of a user that is none, and one such (`markers`).
+        ds: the event day; None if there is a reason.
+        is_dated: whether `load_day` is the lines' own. If files name no day, lines without a usable time have none.
+        marked, mark: how many lines have a mark of null as their user, and one such mark (`markers`).
     """
 
     load_day: date
@@ -43,7 +43,7 @@ class Lines:
 
 
 def counted(lines: DataFrame, event_day: Column, is_dated: Column, *further: Column) -> list[Lines]:
-    """Lines by day and reason, usable ones by event day; `further`: the aggregates of `Lines` that come last."""
+    """Counts lines by day and reason, usable ones by event day; `further`: aggregates for the last of `Lines`."""
     ds = F.when(F.col("reason").isNull(), event_day).alias("ds")
     groups = lines.groupBy("load_day", "reason", ds, is_dated.alias("is_dated"))
     return [Lines(*row) for row in groups.agg(F.count(F.lit(1)), *further).collect()]
@@ -58,7 +58,7 @@ def by_reason(counts: Iterable[Lines]) -> dict[str, int]:
 
 
 def usable_events(counts: Iterable[Lines]) -> ByDay:
-    """The events among the lines."""
+    """The usable events among the lines, by delivery and event day."""
     usable: dict[tuple[date, date], int] = defaultdict(int)
     for row in counts:
         if row.reason is None and row.ds is not None:
@@ -67,7 +67,7 @@ def usable_events(counts: Iterable[Lines]) -> ByDay:
 
 
 def by_delivery(events: ByDay) -> dict[date, int]:
-    """Whatever their event days."""
+    """The events by delivery, summed over the event days."""
     found: dict[date, int] = defaultdict(int)
     for (load_day, _), number in events.items():
         found[load_day] += number

@@ -1,4 +1,4 @@
-"""What lines get from other files: the columns of the lookup's row whose key is the line's."""
+"""Lookups: columns that lines get from other files, from the row that has the line's key."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -17,20 +17,20 @@ _KEY, _DAY, _FIRST, _LAST = "_lookup_key", "_lookup_day", "_lookup_first", "_loo
 
 
 def with_lookups(lines: DataFrame, source: SourceSettings, rows: Mapping[str, DataFrame]) -> DataFrame:
-    """The lines with every lookup's columns, called `order.user_id`, and how many unlike rows it has: `order.#`.
+    """The lines with every lookup's columns, such as `order.user_id`, and how many different rows it has: `order.#`.
 
-    The number is null where there is no row, and 2 where there are several. Each line stays one line.
+    The number is null if there is no row, 1 for one row, and 2 if there are several. Each line stays one line.
 
     Args:
-        lines: what `read_lines` gives of the source's own files.
-        source: whose `lookups_read` these are.
-        rows: what `read_lines` gives of each lookup's files, by its name.
+        lines: what `read_lines` returns for the source's own files.
+        source: the source of the lines and of the lookups (`lookups_read`).
+        rows: what `read_lines` returns for each lookup's files, by its name.
     """
     return reduce(lambda found, each: _joined(found, *each, rows[each[0]]), source.lookups_read().items(), lines)
 
 
 def unusable_rows(rows: DataFrame, lookup: LookupSettings) -> DataFrame:
-    """A lookup's lines that cannot be used, as rows of `rejects`, `load_day` in the place of `ds`."""
+    """A lookup's lines that cannot be used, as rows of `rejects`, with `load_day` in place of `ds`."""
     rejected = rows.withColumn("reason", _reason(lookup)).where("reason IS NOT NULL")
     return rejected.select("reason", F.col(RAW).alias("raw"), "source_file", "load_day")
 
@@ -57,7 +57,7 @@ def _key(column: str) -> Column:
 
 
 def _reason(lookup: LookupSettings) -> Column:
-    """Why nothing can be made of a row."""
+    """Why a lookup's row cannot be used; null if it can."""
     key = _key(lookup.key_column)
     return first_of(
         {

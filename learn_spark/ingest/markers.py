@@ -1,4 +1,4 @@
-"""Users that are none: the marks that exports write for null."""
+"""User ids that stand for nobody: the marks that exports write for null."""
 
 import logging
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ LEAST_SHARE = 0.01
 
 
 def marks() -> list[Column]:
-    """Aggregates over events: how many are of a user that is a mark, and one such user."""
+    """Aggregates over events: how many have a mark as their user, and one such mark."""
     is_mark = F.col("reason").isNull() & F.lower("user_id").isin(*MARKS)
     return [F.count_if(is_mark).alias("marked"), F.max(F.when(is_mark, F.col("user_id"))).alias("mark")]
 
 
 def warn_of_marks(counts: Sequence[Lines]) -> None:
-    """Says where a share of the events is of a user whose name is a mark."""
+    """Warns if at least LEAST_SHARE of the events have a mark as their user."""
     usable = sum(row.lines for row in counts if row.reason is None)
     marked = sum(row.marked for row in counts)
     if marked and marked >= LEAST_SHARE * usable:

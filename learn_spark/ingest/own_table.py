@@ -1,4 +1,4 @@
-"""A table that a user brings along, as it stands: nothing is mapped, counted or rejected."""
+"""Reads a table that a user brings along as it is: nothing is mapped, counted or rejected."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ _JSON = (".json", ".jsonl", ".ndjson")
 
 
 def read_own_table(spark: SparkSession, tables: Tables, path: Place) -> DataFrame:
-    """Csv and tsv with a header, JSON with an object per line, by the name's ending; else Parquet, or a Delta table.
+    """Reads csv or tsv with a header, or JSON lines, by the name's ending; anything else as Parquet or a Delta table.
 
-    Texts of csv and JSON stay texts.
+    Values of csv and JSON stay strings.
 
     Raises:
-        ConfigError: it is not there, or cannot be read.
+        ConfigError: the path does not exist, or cannot be read.
     """
     if not path.exists():
         raise ConfigError(f"{path} is not there")

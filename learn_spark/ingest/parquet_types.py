@@ -1,8 +1,8 @@
-"""What Spark can read a Parquet file's columns as, told by the file alone.
+"""The Spark types of a Parquet file's columns, found from the file alone.
 
-Spark's own look at a file gives up on all of it because of one column, even one that nobody mapped: a time of day, two
-names that differ in case. And pyarrow's types do not say how Spark reads them: it calls two different things
-nanoseconds.
+Spark's own inference fails for the whole file because of one column, even an unmapped one: a time of day, or two names
+that differ only in case. And pyarrow's types do not say how Spark reads a column: two different things are nanoseconds
+to pyarrow.
 """
 
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ _UUID_BYTES, _MOST_DIGITS = 16, 38
 
 
 def spark_types(file: pq.ParquetFile) -> list[str]:
-    """A type per column, in Spark's SQL, `NANOS`, `NANOS_UTC` or `UUID`; empty for one that Spark does not read."""
+    """A type per column: one of Spark SQL, `NANOS`, `NANOS_UTC` or `UUID`; empty if Spark cannot read the column."""
     leaves = (file.schema.column(number) for number in range(len(file.schema)))
     return [_named(kind, leaves, is_inner=False) for kind in file.schema_arrow.types]
 
 
 def stored_as(kind: str) -> str:
-    """The type that Spark is to read a column of `spark_types` as."""
+    """The Spark SQL type by which Spark reads a column whose type in `spark_types` is `kind`."""
     return _STORED.get(kind, kind)
 
 
 def _named(kind: pa.DataType, leaves: Iterator[Any], is_inner: bool) -> str:
-    """Takes the type's columns from the physical ones, in their order, whether or not Spark reads them."""
+    """The Spark type; consumes the type's physical columns (`leaves`) in order, whether or not Spark can read them."""
     if isinstance(kind, pa.BaseExtensionType):
         return _named(kind.storage_type, leaves, is_inner)
     if pa.types.is_dictionary(kind):

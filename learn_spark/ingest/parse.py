@@ -1,4 +1,4 @@
-"""From a line's strings to an event or a reason why not: pure column functions."""
+"""Turns a line's strings into an event, or into a reason why it gives none: pure column functions."""
 
 from functools import reduce
 
@@ -42,15 +42,15 @@ COLUMNS += ("raw", "source_file", "load_day", "reason")
 
 
 def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: bool = False) -> DataFrame:
-    """One row an event, or a line that gives none: the contract's columns, `raw`, and `reason`.
+    """One row per event, and per line that gives none: the contract's columns, `raw`, and `reason`.
 
-    `reason` is null for a usable event, else the first thing that is wrong with the line, or why nobody wants it
+    `reason` is null for a usable event, else the first thing that is wrong with the line, or why it is not wanted
     (`NO_FAULTS`). A line with several events gives a row for each of them, a rejected one gives one row.
 
     Args:
-        lines: what `read_lines` gives.
-        settings: mapping, known event types, what is too early or late. `load_day` is the file's day; where file names
-            hold none, the event's, and `ingest.start` where the time is not usable or before it.
+        lines: what `read_lines` returns.
+        settings: mapping, known event types, what is too early or late. `load_day` is the file's day; if file names
+            have no day, the event's day, or `ingest.start` if the time is unusable or earlier.
         is_one_of_several: whether lines of other sources, with other event types, may have the same values.
     """
     mapping = settings.mapping
@@ -76,7 +76,7 @@ def with_events(lines: DataFrame, settings: IngestSettings, is_one_of_several: b
 
 
 def described(mapping: FieldMappings) -> list[Column]:
-    """The columns that say what the item is, and the numbers."""
+    """The columns that describe the item, and the numeric columns."""
     numbers = [name for name in NUMBERS if name in type(mapping).model_fields]
     return [
         *(mapped_number(getattr(mapping, name)).alias(name) for name in numbers),
@@ -86,7 +86,7 @@ def described(mapping: FieldMappings) -> list[Column]:
 
 
 def problems(settings: SourceSettings) -> dict[str, Column]:
-    """What only the line itself can tell: helper columns, whose names begin with an underscore."""
+    """Helper columns for problems that only the line itself shows; their names begin with an underscore."""
     mapping = settings.mapping
     numbers = {name: getattr(mapping, name, None) for name in NUMBERS}
     flags = [field.flag_columns() for field in [*mapping.named().values(), *mapping.attributes.values()]]
@@ -106,7 +106,7 @@ def problems(settings: SourceSettings) -> dict[str, Column]:
 
 
 def _is_wanted(settings: SourceSettings) -> Column:
-    """Whether `where` leaves the line in; of a column that a lookup has no row for, nothing can be said."""
+    """Whether `where` keeps the line; a lookup's column does not exclude a line for which the lookup has no row."""
     wanted = []
     for name, values in settings.where.items():
         is_one = F.coalesce(F.trim(quoted(name)), F.lit("")).isin(values)
@@ -116,7 +116,7 @@ def _is_wanted(settings: SourceSettings) -> Column:
 
 
 def _rows_of(lookup: str) -> Column:
-    """How many unlike rows a lookup has for the line: null for none, else 1, or 2 for more."""
+    """How many different rows a lookup has for the line: null for none, 1 for one, 2 for more."""
     return quoted(f"{lookup}.{POSITION}")
 
 
@@ -126,7 +126,7 @@ def _ignored(event_type: EventTypeMapping) -> Column:
 
 
 def line_reasons(settings: SourceSettings) -> dict[str, Column]:
-    """What makes a line unreadable, or unwanted, whatever else it says."""
+    """The reasons that make a line unreadable or unwanted, whatever else it holds, and their conditions."""
     return {
         f"bytes that are not {settings.encoding}": F.col("_bytes"),
         "malformed line": F.col("_malformed"),
@@ -137,7 +137,7 @@ def line_reasons(settings: SourceSettings) -> dict[str, Column]:
 
 
 def value_reasons(mapping: FieldMappings, is_described: bool) -> dict[str, Column]:
-    """What is wrong with a description, a flag or a number."""
+    """The reasons for what is wrong with a description, a flag or a number, and their conditions."""
     numbers = [name for name in NUMBERS if getattr(mapping, name, None) and not getattr(mapping, name).lenient]
     return {
         **({"empty description": F.col("title").isNull()} if is_described else {}),
@@ -152,12 +152,12 @@ def first_of(reasons: dict[str, Column]) -> Column:
 
 
 def delivery_day(time: Column, settings: IngestSettings) -> Column:
-    """The day whose delivery a time belongs to, where it is not late; `ds` is its UTC day, whatever the zone."""
+    """The day whose delivery an event of this time is part of if it is not late; its `ds` is always the UTC day."""
     return F.to_date(time if settings.timezone == UTC else F.from_utc_timestamp(time, settings.timezone))
 
 
 def time_out_of_range(time: Column) -> Column:
-    """Before 1971 or after 2099: a unit that is none, or no time at all."""
+    """Whether a time is before 1971 or after 2099: its unit is wrong, or it is no time at all."""
     return (time < FIRST_TIME) | (time >= LAST_TIME)
 
 
@@ -173,7 +173,7 @@ def is_dated(settings: IngestSettings) -> Column:
 
 
 def num_lines(lines: DataFrame) -> int:
-    """Lines of a whole log that somebody wants, or would if they were not too early."""
+    """The number of lines of a whole log that are wanted, or only too early; rejects count, too."""
     return lines.where(
         F.col("reason").isNull() | ~F.col("reason").isin(NO_BEHAVIOUR, FILTERED, IGNORED, FORGOTTEN)
     ).count()
@@ -184,7 +184,7 @@ def _latest() -> Column:
 
 
 def _key(mapping: IngestMapping) -> Column:
-    """What names the line: its given id, else its content."""
+    """What identifies the line: its given id, else its content."""
     columns = mapping.event_id.columns if mapping.event_id else mapping.source_columns()
     return F.concat_ws(SEPARATOR, *(F.coalesce(quoted(name), F.lit(REPLACEMENT)) for name in columns))
 

@@ -1,4 +1,4 @@
-"""Catalogues of one property per line."""
+"""Catalogues with one property per line."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -10,9 +10,10 @@ from learn_spark.ingest.readers import BAD_BYTES
 
 
 def pivoted(lines: DataFrame, settings: ItemsSettings) -> DataFrame:
-    """A row per item with the last value of each property that the mapping names; other lines are no faults.
+    """A row per item with the last value of each property that the mapping names; other properties are left out.
 
-    Lines that cannot be read, or name no item, stay as they are. Of values of one time, or without any, the greatest.
+    Lines that cannot be read, or name no item, stay as they are. Of values of the same time, or without a time, the
+    greatest counts.
     """
     pivot = settings.pivot
     if pivot is None:

@@ -1,4 +1,4 @@
-"""Lines of the log as strings, whatever the order, number or types of a file's columns."""
+"""Reads lines of the log as strings, whatever the order, number or types of a file's columns."""
 
 import logging
 from collections import defaultdict
@@ -39,9 +39,9 @@ RAW_BYTES = 4096
 
 
 def check_headers(files: Sequence[LogFile], settings: FilesSettings) -> list[str]:
-    """Stops where a mapped column is missing; returns the columns that no mapping uses.
+    """Stops if a required column is missing; returns the columns that no mapping uses.
 
-    Columns that no line needs may be missing from some files, with a line on stderr: they were added later, or JSON
+    Mapped columns that are not required may be missing from some files, with a warning: they were added later, or JSON
     lines leave their keys out. A name that neither these files nor the newest one have is an error in the config.
     """
     unmapped: dict[str, None] = {}
@@ -49,7 +49,7 @@ def check_headers(files: Sequence[LogFile], settings: FilesSettings) -> list[str
     needed = settings.required_columns()
     for file in files:
         if settings.format == "json" and not file.columns:
-            continue  # not one of the first lines is an object: they are rejected one by one
+            continue  # none of the first lines is an object: the lines are rejected one by one
         lacking = settings.lacking(file.columns, hive_keys(file.path))
         if required := [name for name in lacking if name in needed]:
             raise _lacks(file, required, settings)
@@ -76,7 +76,7 @@ def _lacks(file: LogFile, names: Sequence[str], settings: FilesSettings) -> Conf
 
 
 def _other_delimiter(file: LogFile, settings: FilesSettings) -> str:
-    """Where a whole header was taken for one name, what seems to stand between the names."""
+    """A hint at the right delimiter if a whole header was taken for one name; else empty."""
     if settings.format != "csv" or len(file.columns) != 1:
         return ""
     seen = [each for each in "\t;|," if each in file.columns[0]]
@@ -84,7 +84,7 @@ def _other_delimiter(file: LogFile, settings: FilesSettings) -> str:
 
 
 def _require_somewhere(files: Sequence[LogFile], settings: FilesSettings) -> None:
-    """Stops where a column is in none of these files, nor in the newest of all."""
+    """Stops if a column is in none of these files, nor in the newest file of all."""
     lacking = [set(settings.lacking(file.columns, hive_keys(file.path))) for file in files]
     nowhere = set.intersection(*lacking)
     newest = newest_file(settings) if nowhere else None
@@ -96,11 +96,11 @@ def _require_somewhere(files: Sequence[LogFile], settings: FilesSettings) -> Non
 
 
 def read_lines(spark: SparkSession, settings: FilesSettings, files: Sequence[LogFile]) -> DataFrame:
-    """All lines: the mapped columns as strings, `source_file`, `load_day`, and what is known of the line itself.
+    """All lines: the mapped columns as strings, `source_file`, `load_day`, and what is known about the line itself.
 
-    Files with other columns, or columns of other types, are read each by their own. `load_day` is null where file
-    names hold no day. `_corrupt_record` is the text of a malformed line, `_raw` that of any line, cut at 4 KiB;
-    `_bad_bytes` says whether it is not in `encoding`, `_inexact` whether an id is a float that has lost digits.
+    Files that differ in columns or types are read separately. `load_day` is null if file names have no day.
+    `_corrupt_record` is the text of a malformed line, `_raw` that of any line, cut at 4 KiB; `_bad_bytes` says whether
+    the line has bytes that are not in `encoding`, `_inexact` whether an id is a float that has lost digits.
     """
     if not files:
         return spark.createDataFrame([], _no_lines(settings))
@@ -122,7 +122,7 @@ def _no_lines(settings: FilesSettings) -> StructType:
 
 
 def _selected(lines: DataFrame, settings: FilesSettings, urls: Sequence[str], **columns: Column) -> DataFrame:
-    """The frame's contract."""
+    """Selects the columns that `read_lines` promises."""
     return lines.select(
         *(column.alias(name) for name, column in ({INEXACT: F.lit(False)} | columns).items()),
         told_by_file(urls, lambda path: F.element_at(F.split(path, "/"), -1)).alias("source_file"),
@@ -145,7 +145,7 @@ def _texts(
 
 
 def _read_csv(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str]) -> DataFrame:
-    # By place: Spark takes names that differ in case, or appear twice, for one.
+    # By position: Spark cannot tell names apart that differ only in case, or appear twice.
     places = {name: f"_{place}" for place, name in reversed(list(enumerate(like.columns)))}
     lines = text_lines(spark, settings, like, paths)
     urls = urls_of(lines, paths)
@@ -167,7 +167,7 @@ def _read_csv(spark: SparkSession, settings: FilesSettings, like: LogFile, paths
 
 
 def _corrupt(settings: FilesSettings, raw: Column) -> Column:
-    """A malformed line's text; of one whose lists do not fit, what is left of it."""
+    """A malformed line's text; `raw` for a line whose lists differ in length; null for a good line."""
     return F.coalesce(F.col(CORRUPT), F.when(F.col(UNEVEN), raw)) if settings.explode else F.col(CORRUPT)
 
 
@@ -178,7 +178,7 @@ def _read_json(spark: SparkSession, settings: FilesSettings, like: LogFile, path
     schema = StructType([StructField(name, StringType()) for name in [*names, CORRUPT]])
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
     text = F.col("value")
-    is_object = F.trim(text).startswith("{") & F.trim(text).endswith("}")  # the parser stops at its end
+    is_object = F.trim(text).startswith("{") & F.trim(text).endswith("}")  # the parser ignores what comes after
     lines = text_lines(spark, settings, like, paths)
     parsed = lines.withColumn("line", F.from_json(text, schema, options)).select(
         PATH,
@@ -189,7 +189,7 @@ def _read_json(spark: SparkSession, settings: FilesSettings, like: LogFile, path
         F.when(~is_object, text).otherwise(F.col(f"line.{CORRUPT}")).alias(CORRUPT),
     )
     numbers = {name: number_in(text, name) for name in names}
-    if settings.explode:  # no element takes its whole line along
+    if settings.explode:  # so that elements do not carry their whole line
         held = {f"_number{place}": number for place, number in enumerate(numbers.values())}
         parsed = parsed.withColumns(held).drop("value")
         numbers = {name: F.col(column) for name, column in zip(names, held, strict=True)}
@@ -202,7 +202,7 @@ def _read_json(spark: SparkSession, settings: FilesSettings, like: LogFile, path
 
 
 def _read_typed(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str]) -> DataFrame:
-    """Parquet files or a Delta table: every type as its text."""
+    """Reads Parquet files or a Delta table: a value of any type becomes its text."""
     asked = [*settings.source_columns(), *settings.exploded()]
     names = {each for name in asked if (each := beginning(settings.holder(name), like.columns))}
     kinds = {name: kind for name, kind in zip(like.columns, like.types, strict=True) if name in names}
@@ -222,10 +222,10 @@ def _read_typed(spark: SparkSession, settings: FilesSettings, like: LogFile, pat
 def _typed_rows(
     spark: SparkSession, settings: FilesSettings, like: LogFile, paths: list[str], kinds: Mapping[str, str]
 ) -> DataFrame:
-    """Of Parquet the columns of these kinds alone: what Spark cannot read, or tell apart, may stand beside them.
+    """The table's rows; from Parquet only the columns of `kinds`: Spark may be unable to read, or tell apart, others.
 
     Raises:
-        ConfigError: where it is one of these that Spark cannot read.
+        ConfigError: Spark cannot read one of these columns.
     """
     if settings.format == "delta":
         return spark.read.format("delta").load(paths[0])

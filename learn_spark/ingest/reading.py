@@ -1,4 +1,4 @@
-"""The files of a run: found, checked to their end, read as lines."""
+"""Finds the files of a run, checks them to their end, and reads them as lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,11 +39,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class SourceLines:
-    """The files of some days of a source, or of a catalogue, and of its lookups by their names.
+    """The files of some days of a source, or of a catalogue, and those of its lookups by name.
 
     Attributes:
         good, bad: the source's own files that can be read to their end, and the others.
-        unmapped: columns of them that no mapping uses.
+        unmapped: columns of the source's own files that no mapping uses.
     """
 
     settings: SourceSettings
@@ -53,19 +53,19 @@ class SourceLines:
     unmapped: list[str]
 
     def lines(self, spark: SparkSession) -> DataFrame:
-        """All lines, with what the lookups say of them."""
+        """All lines, with the columns of the lookups."""
         rows = {name: each.rows(spark) for name, each in self.lookups.items()}
         return with_lookups(read_lines(spark, self.settings, self.good), self.settings, rows)
 
     def all_good(self) -> list[LogFile]:
-        """Those of the lookups among them."""
+        """The good files, also those of the lookups."""
         return [*self.good, *(file for each in self.lookups.values() for file in each.good)]
 
     def all_bad(self) -> list[LogFile]:
         return [*self.bad, *(file for each in self.lookups.values() for file in each.bad)]
 
     def unusable(self, spark: SparkSession, start: date) -> list[DataFrame]:
-        """Rejects that are no line of the source: bad files, rows of lookups; of `start` where they have no day."""
+        """Rejects other than the source's own lines: bad files, lookups' rows; `start` is the day if they have none."""
         read = (self, *self.lookups.values())
         frames = [unreadable_files(spark, each.settings, start, each.bad) for each in read if each.bad]
         rows = (unusable_rows(each.rows(spark), each.settings) for each in self.lookups.values())
@@ -74,18 +74,18 @@ class SourceLines:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The files of some days, those of each source by its settings."""
+    """The files of some days: each source's settings and files."""
 
     sources: list[tuple[IngestSettings, SourceLines]]
 
     def lines(self, spark: SparkSession) -> DataFrame:
-        """All events, and lines that give none."""
+        """A row for each event, and for each line that gives none."""
         several = len(self.sources) > 1
         frames = (with_events(source.lines(spark), settings, several) for settings, source in self.sources)
         return reduce(DataFrame.unionByName, frames)
 
     def unusable(self, spark: SparkSession) -> list[DataFrame]:
-        """Rejects that are no line of the log."""
+        """Rejects other than the log's own lines."""
         return [frame for settings, source in self.sources for frame in source.unusable(spark, settings.start)]
 
     def unmapped(self) -> list[str]:
@@ -103,7 +103,7 @@ def read_delivery(context: Context, days: Sequence[date]) -> Delivery:
     """The days' files, each read to its end.
 
     Raises:
-        ConfigError: no file on any day at all, or a file lacks a mapped column.
+        ConfigError: no day at all has a file, or a file lacks a mapped column.
     """
     ingest = context.config.ingest
     longest = ingest.gates.max_line_bytes
@@ -117,7 +117,7 @@ def read_source(
     """A source's files, and its lookups' of the same days, each read to its end.
 
     Raises:
-        ConfigError: where a lookup has no file on any day at all, or a file lacks a column that is asked for.
+        ConfigError: a lookup has no file on any day at all, or a file lacks a required column.
     """
     lookups = {}
     for name, each in settings.lookups_read().items():
@@ -137,9 +137,12 @@ def _checked(
 
 @contextmanager
 def unchanged(files: Sequence[LogFile], options: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Where Spark fails because a file has gone or grown since it was checked, the error says so.
+    """If the block fails and a file has gone or changed since it was checked, the error says so.
 
     `options` are those of the files' store.
+
+    Raises:
+        TemporaryError: a file has gone or changed; other errors pass unchanged.
     """
     try:
         yield

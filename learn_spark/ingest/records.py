@@ -1,4 +1,4 @@
-"""The records of a text, read in Python: any encoding, any packing, values over several lines."""
+"""Reads the records of a text file in Python: any encoding, any packing, values over several lines."""
 
 import codecs
 import io
@@ -10,8 +10,8 @@ from learn_spark.config.formats import FilesSettings
 from learn_spark.ingest.unpacking import open_file
 from learn_spark.storage import beside
 
-MOST_RECORD_CHARACTERS = 1 << 20  # of one with an open quote; the quote is a fault where nothing closes it
-_BAD = "\ufdd0"  # no character: it stands where bytes are not in the encoding
+MOST_RECORD_CHARACTERS = 1 << 20  # of a record with an open quote; beyond, the quote is a fault
+_BAD = "\ufdd0"  # a noncharacter, in place of bytes that are not in the encoding
 REPLACEMENT = "\ufffd"
 _BOM = "\ufeff"
 
@@ -21,8 +21,8 @@ codecs.register_error("mark", lambda error: (_BAD, error.end))  # pyright: ignor
 def records(path: str, settings: FilesSettings) -> Iterator[tuple[str, bool]]:
     """Each record's text, and whether its bytes are all in `encoding`; without blank lines, comments, skipped lines.
 
-    What is not becomes U+FFFD. A record is a line, or with `multiline` the lines that a quoted value spans. The header
-    line of a csv is the first record.
+    Bytes that are not in `encoding` become U+FFFD. A record is a line, or with `multiline` the lines that a quoted
+    value spans. The header line of a csv is the first record.
     """
     for text in _joined(_lines(path, settings), settings):
         yield text.replace(_BAD, REPLACEMENT), _BAD not in text
@@ -37,7 +37,7 @@ def _lines(path: str, settings: FilesSettings) -> Iterator[str]:
 
 
 def _joined(lines: Iterable[str], settings: FilesSettings) -> Iterator[str]:
-    """Lines with text, joined to records."""
+    """Joins lines to records; leaves out lines without text."""
     waiting: list[str] = []  # lines of a record whose last value is open
     length, inside = 0, ""
     for line in lines:
@@ -57,16 +57,16 @@ def _joined(lines: Iterable[str], settings: FilesSettings) -> Iterator[str]:
 
 
 def has_text(line: str, settings: FilesSettings) -> bool:
-    """Whether a line is neither blank, as Java's `trim` has it, nor a comment."""
+    """Whether a line is neither a comment nor blank, in the sense of Java's `trim`."""
     is_comment = settings.comment is not None and line.startswith(settings.comment)
     return not is_comment and any(character > " " for character in line)
 
 
 def _open_value(line: str, inside: str, settings: FilesSettings) -> str:
-    """The kind of value that goes on behind the line's end, `quoted` or `bare`; empty where none does.
+    """The kind of value that continues after the line's end, `quoted` or `bare`; empty if none does.
 
     Args:
-        line: without its end.
+        line: without its line break.
         inside: the kind of value that the line begins in.
         settings: say what quotes and escapes are.
     """
@@ -87,7 +87,7 @@ def _open_value(line: str, inside: str, settings: FilesSettings) -> str:
 
 @lru_cache(maxsize=16)
 def _patterns(delimiter: str, quote: str, escape: str) -> tuple[re.Pattern[str], ...]:
-    """Whole fields with their delimiters; a quoted value; an open value's end, quoted or bare, up to the next field."""
+    """Patterns: whole fields with delimiters; a quoted value; an open quoted, and an open bare, value up to its end."""
     d, q = re.escape(delimiter), re.escape(quote)
     inside = rf"[^{q}]*+(?:{q}{q}[^{q}]*+)*+"
     if escape == "\\":

@@ -16,13 +16,13 @@ from learn_spark.lake.frames import frame_of
 
 
 def rejected_lines(lines: DataFrame) -> DataFrame:
-    """Lines that could not be used, as rows of `rejects`; copies and what nobody wants are only counted."""
+    """Lines that could not be used, as rows of `rejects`; copies and unwanted lines are only counted elsewhere."""
     rejected = lines.where(F.col("reason").isNotNull() & ~F.col("reason").isin(DUPLICATE, *NO_FAULTS))
     return rejected.select("reason", "raw", "source_file", F.col("load_day").alias("ds"))
 
 
 def unreadable_files(spark: SparkSession, source: FilesSettings, start: date, bad: Sequence[LogFile]) -> DataFrame:
-    """A row a file: reason, raw, source_file, load_day (`start` where file names hold none)."""
+    """A row per file: reason, raw, source_file, load_day (`start` if file names have no day)."""
     rows = [(file.problem.split(":")[0], file.problem, Path(file.path).name, file.path) for file in bad]
     frame = frame_of(spark, rows, "reason string, raw string, source_file string, path string")
     day = F.coalesce(load_day(source, F.col("path")), F.lit(start))
@@ -30,5 +30,5 @@ def unreadable_files(spark: SparkSession, source: FilesSettings, start: date, ba
 
 
 def in_words(bad: Sequence[LogFile]) -> str:
-    """The first few of them, each with its problem."""
+    """The first three files, each with its problem."""
     return "; ".join(f"{file.path}: {file.problem}" for file in bad[:3])

@@ -1,4 +1,4 @@
-"""Columns that lie in others: paths into objects, elements of lists, parts of a file's path; what stands for null."""
+"""Columns inside others: paths into objects, elements of lists, parts of a file's path; and texts that mean null."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 class Value:
     """A column, its type in Spark, and the type that a file says it has.
 
-    Of JSON, whose values are all read as texts: `number`, what it is as a double, null of a string.
+    JSON values are all read as text; for them `number` is the value as a double, null for a string.
     """
 
     column: Column
@@ -37,12 +37,12 @@ def number_in(text: Column, key: str) -> Column:
 
 
 def beginnings(name: str) -> list[str]:
-    """What a JSON line may hold a name in: `user.id` by this key, or in `user`."""
+    """The keys under which a JSON line may hold a name: `user.id` under this key itself, or inside `user`."""
     return list(dict.fromkeys([name, name.split(".")[0]]))
 
 
 def keys_of_path(settings: FilesSettings, path: str, columns: Iterable[str]) -> tuple[str, ...]:
-    """The mapped columns that a file's path tells: what `files` names, else folders `key=value`."""
+    """The mapped columns whose values are in a file's path: parts that `files` names, else folders `key=value`."""
     known, folders = set(columns), hive_keys(path)
     asked = settings.source_columns()
     given = set(settings.path_parts())
@@ -54,7 +54,7 @@ def keys_of_path(settings: FilesSettings, path: str, columns: Iterable[str]) -> 
 def values_of_path(
     settings: FilesSettings, names: Iterable[str], of_path: Callable[[Callable[[Column], Column]], Column]
 ) -> dict[str, Value]:
-    """What stands for the names in a file's path; `of_path` makes a column of what a path tells."""
+    """The values of these columns in a file's path; `of_path` makes a column from a function of the path."""
     return {name: Value(of_path(partial(_part_of_path, settings, name))) for name in names}
 
 
@@ -67,14 +67,14 @@ def _part_of_path(settings: FilesSettings, name: str, path: Column) -> Column:
 
 
 def value_at(name: str, tops: Mapping[str, Value]) -> Value | None:
-    """The value of this name, or the one in the longest beginning of it; of JSON text the first that is not null."""
+    """The value of this name, or the one inside its longest known prefix; in JSON the first that is not null."""
     parts = name.split(".")
     found: list[Value] = []
     for length in range(len(parts), 0, -1):
         top = tops.get(".".join(parts[:length]))
         if top is not None:
             found.append(_inside(top, ".".join(parts[length:]), name))
-            if top.number is None:  # no key of a JSON object, which a line may leave out
+            if top.number is None:  # not a JSON object's key, which a line may leave out
                 break
     if len(found) <= 1:
         return found[0] if found else None
@@ -84,7 +84,7 @@ def value_at(name: str, tops: Mapping[str, Value]) -> Value | None:
 
 
 def _inside(value: Value, path: str, name: str) -> Value:
-    """What a path of keys leads to: through structs and maps, or the text of a JSON object."""
+    """The value that a path of keys leads to: through structs and maps, or the text of a JSON object."""
     if not path:
         return value
     first, _, rest = path.partition(".")
@@ -115,8 +115,8 @@ def exploded(
 ) -> tuple[DataFrame, dict[str, Value]]:
     """A row per element of the lists, and the values with those of the elements.
 
-    An empty list gives no row. A line without its list, or with lists of several lengths, gives one without elements:
-    the latter with `_uneven` true.
+    An empty list gives no row. A line without its list, or with lists of different lengths, gives one row without
+    elements; if the lengths differ, `_uneven` is true.
     """
     explode = settings.explode
     if explode is None:
@@ -163,5 +163,5 @@ def _groups(name: str, element: Value, pattern: str | None) -> dict[str, Value]:
 
 
 def without_nulls(text: Column, settings: FilesSettings) -> Column:
-    """Null where the text is one that means nothing."""
+    """The text; null if it is one of `nulls`."""
     return F.when(~F.trim(text).isin(settings.nulls), text) if settings.nulls else text

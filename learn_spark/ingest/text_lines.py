@@ -19,7 +19,7 @@ _SCHEMA = f"value string, is_whole boolean, {PATH} string"
 
 
 def needs_python(settings: FilesSettings, file: LogFile) -> bool:
-    """Whether Spark's own reader, which splits large files, cannot tell the file's records."""
+    """Whether the file needs our reader because Spark's, which splits large files, cannot find its records."""
     is_utf8 = settings.encoding == "utf-8"
     return not is_utf8 or settings.multiline or settings.skip_lines > 0 or not is_spark_able(file.path, file.packing)
 
@@ -27,7 +27,7 @@ def needs_python(settings: FilesSettings, file: LogFile) -> bool:
 def text_lines(spark: SparkSession, settings: FilesSettings, like: LogFile, paths: Sequence[str]) -> DataFrame:
     """`value`, a record's text; `is_whole`, whether all its bytes are in the encoding; `_path`. Without header lines.
 
-    A line that is the header's again, as in files that were glued together, is left out too.
+    A repeated header, as in concatenated files, is left out, too.
     """
     lines = _by_python(spark, settings, paths) if needs_python(settings, like) else _by_spark(spark, settings, paths)
     return lines.where(F.col("value") != like.header) if like.header else lines

@@ -17,7 +17,7 @@ from pyspark.sql.types import (
 from learn_spark.ingest.parquet_types import NANOS, NANOS_UTC, UUID
 from learn_spark.ingest.shapes import Value
 
-_EXACT = {DoubleType: 2.0**53, FloatType: 2.0**24}  # from here on not every whole number has a float of its own
+_EXACT = {DoubleType: 2.0**53, FloatType: 2.0**24}  # from here on, some whole numbers share a float
 _FLOAT_OF_JSON = r'^(-?\d+\.\d+(E-?\d+)?|"-?(NaN|Infinity)")$'  # as Spark writes one
 _UUID_PARTS = r"^(.{8})(.{4})(.{4})(.{4})(.{12})$"
 
@@ -39,14 +39,14 @@ def as_text(value: Value) -> Column:
 
 
 def _micros(nanos: Column) -> Column:
-    """Whole microseconds, rounded down. In integers: doubles step by 256 ns there."""
+    """Whole microseconds, rounded down. In integers, because doubles of this size have steps of 256 ns."""
     return F.call_function("div", nanos, F.lit(1000)) - (nanos % 1000 < 0).cast("bigint")
 
 
 def id_as_text(value: Value) -> Column:
-    """The same, but a whole number has its integer text from any type, and what is no number is null.
+    """As `as_text`, but a whole number of any numeric type gets its integer text, and NaN and infinity become null.
 
-    A string stays as it is, in JSON too: `"5.2E7"` is no number there, 5.2E7 is.
+    A string stays as it is, in JSON, too: there `"5.2E7"` is a string, and 5.2E7 a number.
     """
     column, kind, text = value.column, value.kind, as_text(value)
     if isinstance(kind, DoubleType | FloatType):
@@ -59,7 +59,7 @@ def id_as_text(value: Value) -> Column:
 
 
 def has_lost_digits(value: Value) -> Column:
-    """Whether a value is a float so large that neighbouring numbers have become one: two ids would be one."""
+    """Whether a value is a float so large that neighbouring whole numbers, so two ids, would be equal."""
     if value.number is not None:
         return F.when(_is_float_of_json(value), _is_beyond(value.number, _EXACT[DoubleType])).otherwise(F.lit(False))
     exact = _EXACT.get(type(value.kind))
@@ -67,7 +67,7 @@ def has_lost_digits(value: Value) -> Column:
 
 
 def _is_float_of_json(value: Value) -> Column:
-    """Whether JSON has a number here that is not written as an integer, whose digits are all there."""
+    """Whether JSON has a number here that is not written as an integer (an integer has all its digits)."""
     is_one = F.lit(False) if value.number is None else value.number.isNotNull()
     return F.when(value.column.rlike(_FLOAT_OF_JSON), is_one).otherwise(F.lit(False))
 
@@ -77,6 +77,6 @@ def _is_beyond(number: Column, exact: float) -> Column:
 
 
 def _of_float(number: Column, otherwise: Column) -> Column:
-    is_one = F.abs(number) < math.inf  # to Spark NaN is the largest number
+    is_one = F.abs(number) < math.inf  # Spark takes NaN for the largest number
     is_whole = is_one & (number % 1 == 0) & (F.abs(number) < _EXACT[DoubleType])
     return F.when(is_whole, number.cast("bigint").cast("string")).when(is_one, otherwise)

@@ -1,4 +1,4 @@
-"""Which encoding bytes are in, told from what they would spell. No Spark."""
+"""Guesses the encoding of bytes from the text that they would spell. No Spark."""
 
 import re
 import unicodedata
@@ -17,8 +17,8 @@ _CYRILLIC = {*map(chr, range(0x410, 0x450)), *"ЁёІіЇїЄєҐґ«»№–—
 def encoding_of(sample: bytes) -> tuple[str, bool]:
     """The likeliest encoding of whole lines, and whether it is sure.
 
-    utf-8 and utf-16 say themselves what they are. Of the others each can read nearly all bytes, so the one wins whose
-    characters look most like writing: common ones of a script, small letters inside words.
+    utf-8 and utf-16 are recognised for certain. Each of the other encodings can decode nearly any bytes, so the one
+    wins whose characters look most like written text: common characters of a script, lower case inside words.
     """
     for mark, name in BOMS:
         if sample.startswith(mark):
@@ -38,7 +38,7 @@ def _decoded(sample: bytes, encoding: str) -> str | None:
 
 
 def _score(sample: bytes, encoding: str) -> float:
-    """The share of the non-ASCII characters that are as in a text of this encoding's languages."""
+    """The share of the non-ASCII characters that fit a text in this encoding's languages."""
     text = _decoded(sample, encoding)
     if text is None:
         return 0.0
@@ -48,7 +48,7 @@ def _score(sample: bytes, encoding: str) -> float:
 
 
 def _common_chinese(text: str, place: int) -> float:
-    """GB 2312's first level: the 3,755 characters of nearly all texts; the second is rarer, the rest is rare."""
+    """1 for GB 2312's first level, the 3,755 characters of nearly all texts, 0.5 for its others, 0 for the rest."""
     char = text[place]
     if unicodedata.category(char)[0] == "P":
         return 1.0
@@ -59,7 +59,7 @@ def _common_chinese(text: str, place: int) -> float:
 
 
 def _common_taiwanese(text: str, place: int) -> float:
-    """Big5's first level."""
+    """Whether the character is in Big5's first level."""
     try:
         return 0xA1 <= text[place].encode("big5")[0] <= 0xC6 and bool(_CJK.match(text[place]))
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ def _common_taiwanese(text: str, place: int) -> float:
 
 
 def _japanese(text: str, place: int) -> float:
-    """Kana, and characters near kana: Chinese texts read as Japanese have none."""
+    """Whether it is kana, or a Chinese character near kana: Chinese texts decoded as Japanese have no kana."""
     near = text[max(0, place - 12) : place + 13]
     return bool(_KANA.match(text[place]) or (_CJK.match(text[place]) and _KANA.search(near)))
 
@@ -77,14 +77,14 @@ def _korean(text: str, place: int) -> float:
 
 
 def _cyrillic(text: str, place: int) -> float:
-    """A letter of the usual alphabets in a word of such letters, small where a small one stands before it."""
+    """Whether it is a letter of the usual alphabets in a word of such letters, and lower case after lower case."""
     char, before = text[place], text[place - 1 : place]
     fits = char in _CYRILLIC and not (before.isascii() and before.isalpha()) and not _beside(text, place)
     return fits and (char.islower() or not before.islower())
 
 
 def _latin(text: str, place: int) -> float:
-    """A letter in a word with plain letters, small where a small one stands before it; or typography."""
+    """Whether it is a letter in a word with ASCII letters, and lower case after lower case; or typography."""
     char, before = text[place], text[place - 1 : place]
     if char in _TYPOGRAPHY:
         return 1.0
@@ -92,12 +92,12 @@ def _latin(text: str, place: int) -> float:
 
 
 def _beside(text: str, place: int) -> bool:
-    """Whether an ASCII letter stands next to the character, or one further."""
+    """Whether an ASCII letter is at most two places away from the character."""
     near = text[max(0, place - 2) : place + 3]
     return any(char.isascii() and char.isalpha() for char in near)
 
 
-_CANDIDATES: dict[str, Callable[[str, int], float]] = {  # of equals the first
+_CANDIDATES: dict[str, Callable[[str, int], float]] = {  # of equal scores the first wins
     "cp1252": _latin,
     "cp1250": lambda text, place: 0.9 * _latin(text, place),
     "cp1251": _cyrillic,

@@ -77,7 +77,7 @@ class SeenColumn:
 
     Attributes:
         name: of the column.
-        values: "" where a row has none.
+        values: one per row, "" if the row has none.
     """
 
     name: str
@@ -85,33 +85,33 @@ class SeenColumn:
 
     @cached_property
     def nulls(self) -> Counter[str]:
-        """Texts that stand for no value, and how often each does; of texts that could be names only frequent ones."""
+        """Texts that mean null, with their counts; a text that could be a name counts only if it is frequent."""
         found = Counter(value.strip() for value in self.values if value.strip() in NULL_MARKERS)
         return Counter({text: n for text, n in found.items() if text == "\\N" or n >= 0.005 * len(self.values)})
 
     @property
     def empty(self) -> set[str]:
-        """Texts that say nothing."""
+        """Texts that mean null, the empty one included."""
         return {"", *self.nulls}
 
     @cached_property
     def given(self) -> list[str]:
-        """The values that say something."""
+        """The values that are not null."""
         return [value for value in self.values if value.strip() and value.strip() not in self.nulls]
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How often each value stands."""
+        """How often each value occurs."""
         return Counter(self.given)
 
     @property
     def is_own_id(self) -> bool:
-        """Whether nearly each row has a value of its own: a row's id is no user's and no item's."""
+        """Whether nearly every row has a different value: then it is the row's id, not a user's or an item's."""
         return len(self.given) >= OWN_ID_ROWS and len(self.counts) >= OWN_ID_SHARE * len(self.given)
 
     @property
     def is_constant(self) -> bool:
-        """Whether all rows say the same, or nothing."""
+        """Whether all rows have the same value, or none."""
         return len(self.counts) <= 1
 
     @cached_property
@@ -151,7 +151,7 @@ class SeenColumn:
 
     @cached_property
     def spelling(self) -> Spelling | None:
-        """How the values are times."""
+        """How the values are written as times; None if they are not times."""
         return spelling(self.given)
 
     @cached_property
@@ -162,7 +162,7 @@ class SeenColumn:
 
     @cached_property
     def kinds_share(self) -> float:
-        """The share of the values that are usual names of events."""
+        """The share of the distinct values that are usual names of events."""
         if not self.counts or len(self.counts) > MOST_KINDS:
             return 0.0
         return sum(is_kind(value) for value in self.counts) / len(self.counts)
@@ -174,7 +174,7 @@ class SeenColumn:
 
     @cached_property
     def steadiness(self) -> float:
-        """The share of neighbours in order, up or down: a log is mostly written in the order of its times."""
+        """The share of neighbouring values in the same order, up or down: a log is mostly written in order of time."""
         numbers = [float(value) for value in self.given] if self.is_numeric else self.given
         pairs = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if a != b]  # pyright: ignore - of one type
         ups = sum(a < b for a, b in pairs)  # pyright: ignore
@@ -182,7 +182,7 @@ class SeenColumn:
 
 
 def is_kind(value: str) -> bool:
-    """Whether a text is, or ends or begins in, a usual name of an event."""
+    """Whether a text is, or has as one of its words, a usual name of an event."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.strip()).lower().replace("-", "_")
     words = [word for word in re.split(r"[\s_.:/]+", text) if word]
     forms = {text, text.rstrip("s"), *(word.rstrip("s") for word in words), *words}
@@ -191,12 +191,12 @@ def is_kind(value: str) -> bool:
 
 
 def columns_of(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, SeenColumn]:
-    """Every column by its name."""
+    """The columns by name."""
     return {name: SeenColumn(name, [row.get(name, "") for row in rows]) for name in names}
 
 
 def determines(key: SeenColumn, other: SeenColumn) -> float:
-    """The share of the repeated rows of a key whose other value is the key's usual one."""
+    """Of the rows whose key repeats, the share with the most frequent other value of their key."""
     by_key: dict[str, Counter[str]] = {}
     for a, b in zip(key.values, other.values, strict=True):
         if a.strip() and b.strip():
@@ -207,7 +207,7 @@ def determines(key: SeenColumn, other: SeenColumn) -> float:
 
 
 def overlap(values: Iterable[str], others: Iterable[str]) -> float:
-    """The share of the distinct values that stand among the others."""
+    """The share of the distinct values that are among the others, too."""
     own, other = set(values), set(others)
     return len(own & other) / len(own) if own else 0.0
 

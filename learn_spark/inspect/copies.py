@@ -1,4 +1,4 @@
-"""Copies of files that lie in a store, so that they can be looked at without Spark."""
+"""Local copies of files that lie in a store, so that they can be inspected without Spark."""
 
 import json
 import os
@@ -17,23 +17,23 @@ State = tuple[int | str, ...]  # of a file: size and tag
 
 
 class TooLarge(ConfigError):
-    """There is more than may be copied."""
+    """The files are larger than what may be copied."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What is looked at, on this machine, and where it lies.
+    """A file or folder to inspect.
 
     Attributes:
-        path: a file or a folder; of one in a store the copy.
-        place: the same, or what was copied.
+        path: the file or folder itself, or its copy on this machine if it lies in a store.
+        place: the original.
     """
 
     path: Path
     place: Place
 
     def named(self, text: str) -> str:
-        """A text about the copy, or about the folder of a copied file, as one about the store."""
+        """The text with paths of the copy, or of the copied file's folder, replaced by their places in the store."""
         if isinstance(self.place, Path):
             return text
         text = text.replace(str(self.path), str(self.place))
@@ -42,7 +42,7 @@ class Looked:
 
 @contextmanager
 def naming(looks: Iterable[Looked]) -> Iterator[None]:
-    """What goes wrong with copies is said of what was copied."""
+    """Makes the errors of the block name the originals instead of the copies."""
     try:
         yield
     except ConfigError as error:
@@ -53,11 +53,11 @@ def naming(looks: Iterable[Looked]) -> Iterator[None]:
 
 
 def looked(place: Place) -> Looked:
-    """A file or a folder; where it lies in a store, all that is in it is copied.
+    """A file or folder for inspection; if it lies in a store, all its files are copied to this machine.
 
     Raises:
-        ConfigError: there is nothing, or it is a table.
-        TooLarge: there is more than LEARN_SPARK_INSPECT_GB.
+        ConfigError: the store's folder holds no files, or is a Delta table.
+        TooLarge: the files are larger than LEARN_SPARK_INSPECT_GB.
     """
     if isinstance(place, Path):
         return Looked(place, place)
@@ -73,14 +73,14 @@ def looked(place: Place) -> Looked:
 
 
 def copy_of(folder: Location, wanted: Mapping[str, State]) -> Path:
-    """The folder of this machine with these files of a store's folder, and no others; what it has is not copied again.
+    """A folder on this machine with exactly these files of a store's folder; unchanged ones are not copied again.
 
     Args:
         folder: in the store.
         wanted: names below it, and their states.
 
     Raises:
-        TooLarge: they are more than LEARN_SPARK_INSPECT_GB.
+        TooLarge: the files are larger than LEARN_SPARK_INSPECT_GB.
     """
     size, most = sum(int(state[0]) for state in wanted.values()), float(os.environ.get(MOST_GB, USUAL_GB))
     if size > most * 1e9:

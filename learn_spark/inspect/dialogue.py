@@ -1,4 +1,4 @@
-"""What was found, run past a person: question by question, Enter for yes."""
+"""Lets a person confirm what was found, question by question; Enter means yes."""
 
 from collections.abc import Callable, Iterable
 
@@ -29,7 +29,7 @@ def ask(question: str) -> str:
 
 
 def confirm_roles(roles: Roles, answer: Ask) -> None:
-    """Asks for each column, and for the catalogue."""
+    """Asks about each role's column and about the catalogue, and changes `roles` by the answers."""
     guess = roles.guess
     for role, meaning in ROLES.items():
         if role == "title" and roles.catalogue:
@@ -53,7 +53,7 @@ def confirm_roles(roles: Roles, answer: Ask) -> None:
 
 
 def confirm_targets(found: FirstConfig, answer: Ask) -> list[str] | None:
-    """The kinds of event that are to be predicted, where others than found are wanted."""
+    """Asks which kinds of event are to be predicted; None keeps the ones that were found."""
     kinds = found.values["ingest"]["event_types"]
     now = found.values["sequences"]["target_events"]
     if len(kinds) < 2:
@@ -67,7 +67,7 @@ def confirm_targets(found: FirstConfig, answer: Ask) -> list[str] | None:
 
 
 def _choice(what: str, now: str, names: Iterable[str], answer: Ask) -> str | None:
-    """Another column, where one is named; asks again where there is none of that name."""
+    """The column that the answer names, None to keep the current one; asks again if there is no such column."""
     known = list(names)
     while True:
         given = answer(f"{what}: {now}? Enter, or another of {', '.join(known)}: ")

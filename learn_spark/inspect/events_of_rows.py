@@ -1,4 +1,4 @@
-"""What a config's mapping makes of a row, as ingest does it, without Spark."""
+"""Applies a config's mapping to rows as ingest does, without Spark."""
 
 import re
 from datetime import UTC, date, datetime
@@ -15,7 +15,7 @@ _ON = ("1", "1.0", "true")
 
 
 class EventReader:
-    """What a mapping makes of a row, as ingest does it: its day, user and item, kinds of event, and what it lacks."""
+    """Reads rows by a mapping as ingest does: their day, user and item, kinds of event, and what they lack."""
 
     def __init__(self, source: SourceSettings, path: Path) -> None:
         self._mapping: IngestMapping = source.mapping  # pyright: ignore - of a log, not of items
@@ -25,7 +25,7 @@ class EventReader:
         self._of_path = path_values(source, path)
 
     def event(self, row: Row) -> tuple[date | None, tuple[str, str], list[str], str]:
-        """Day, (user, item), kinds; the last is why the row is no event, "" where it is one."""
+        """Day, (user, item), kinds, and why the row is no event ("" if it is one)."""
         row = row | self._of_path if self._of_path else row
         mapping = self._mapping
         kind = mapping.event_type
@@ -71,7 +71,7 @@ class EventReader:
 
 
 def layout_from(source: SourceSettings) -> Layout:
-    """How a config says that files are read."""
+    """The layout by which a config says that its files are read."""
     return Layout(
         source.format,
         source.delimiter,
@@ -90,7 +90,7 @@ def layout_from(source: SourceSettings) -> Layout:
 
 
 def path_values(source: SourceSettings, path: Path) -> dict[str, str]:
-    """Columns whose values stand in a file's path: `key=value` folders, and what `files` names in braces."""
+    """Columns whose values are in a file's path: `key=value` folders, and what `files` names in braces."""
     name = path.relative_to(source.path).as_posix() if path.is_relative_to(source.path) else path.as_posix()
     found = {key: value.split("=", 1)[1].rstrip("/") for key, value in hive_keys(name).items()}
     pattern = re.escape(re.sub(r"\{day[^}]*\}", "*", source.files or ""))

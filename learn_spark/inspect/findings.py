@@ -1,4 +1,4 @@
-"""What was found, in lines for people."""
+"""Says in lines for people what was found."""
 
 from collections.abc import Iterator
 

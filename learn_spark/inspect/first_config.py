@@ -1,4 +1,4 @@
-"""A first config of unknown files. No Spark."""
+"""Makes a first config for unknown files. No Spark."""
 
 import math
 from collections import Counter
@@ -22,7 +22,7 @@ from learn_spark.inspect.proposal import Proposal, propose
 from learn_spark.inspect.roles import Roles
 from learn_spark.inspect.tally import Tally, tally_of
 
-_WANTED = (  # what a ranker is for, the dearest first
+_WANTED = (  # words of the events that a ranker is to bring about, the most valuable first
     ("purchase", "buy", "order", "pay", "transaction", "checkout", "conversion"),
     ("like", "fav", "long_view", "follow", "cart", "download", "install"),
     ("click", "play", "listen", "read", "watch"),
@@ -45,12 +45,12 @@ class _Plain(yaml.SafeDumper):
 
 @dataclass
 class FirstConfig:
-    """A config that was guessed.
+    """A guessed config.
 
     Attributes:
         roles: what the files are.
         values: the config.
-        tally, proposal: what was counted, and the windows that follow.
+        tally, proposal: what was counted, and the windows that follow from it.
         said: what else a person should know.
     """
 
@@ -78,12 +78,12 @@ class FirstConfig:
 
 
 def config_of(roles: Roles, name: str, targets: list[str] | None = None) -> FirstConfig:
-    """The config of what was found.
+    """The config for what was found.
 
     Args:
         roles: what the files are.
-        name: of the folder, beside the config, that will hold lake and output.
-        targets: the kinds of event to predict; by default the dearest that there are enough of.
+        name: lake and output will be in the folder `<name>-run` beside the config.
+        targets: the kinds of event to predict; by default the most valuable ones of which there are enough.
 
     Raises:
         ConfigError: the files hold no event that can be read.
@@ -129,13 +129,13 @@ def config_of(roles: Roles, name: str, targets: list[str] | None = None) -> Firs
 
 
 def _dear(kinds: list[str]) -> list[list[str]]:
-    """The kinds that targets can be, the dearest first; all of them last."""
+    """Lists of kinds that can be the targets, the most valuable first; the last list has all kinds."""
     dear = [[kind for kind in kinds if any(word in kind.lower() for word in words)] for words in _WANTED]
     return [*filter(None, dear), list(kinds)]
 
 
 def _proposal(tally: Tally, values: dict[str, Any], choices: list[list[str]]) -> Proposal:
-    """Windows for the first targets of which each range has some; `target_events` is set on the way."""
+    """Windows for the first choice of targets of which each range has some; sets `target_events` to that choice."""
     proposals: list[tuple[list[str], Proposal]] = []
     for wanted in choices:
         values["sequences"]["target_events"] = wanted
@@ -153,12 +153,12 @@ def _files(draft: IngestSettings, sources: list[tuple[Seen, Guess]]) -> Iterator
 
 
 def folder_name(folder: Path) -> str:
-    """Of two folders `logs` each has another name: with its parent's."""
+    """The folder's name after its parent's, so that two folders `logs` get different names."""
     return "-".join(part for part in (folder.parent.name, folder.name) if part) or "logs"
 
 
 def _all_types(guess: Guess) -> list[str]:
-    """Any names will do where all kinds are counted; those that the mapping gives must be among them."""
+    """The kinds that the mapping gives; without any, one name will do, since all kinds are counted."""
     return guess.event_types or ["event"]
 
 
@@ -167,7 +167,7 @@ def _by_frequency(tally: Tally) -> list[tuple[str, int]]:
 
 
 def _source(seen: Seen, guess: Guess, mapping: dict[str, dict[str, object]]) -> dict[str, Any]:
-    """Where files lie and how they are read: what differs from the defaults."""
+    """A source's section of the config: where its files are, and how their reading differs from the defaults."""
     layout = seen.layout
     given = {
         "delimiter": layout.delimiter,
@@ -201,7 +201,7 @@ def _used(mapping: dict[str, dict[str, object]]) -> list[str]:
 
 
 def _gates(tally: Tally, first: date) -> dict[str, Any]:
-    """The largest share of a day's rows that cannot be used, where it is above the limit."""
+    """A reject limit as high as the worst day's share of unusable rows, if that is above the default limit."""
     days, counts = tally.event_days(), Counter(tally.days.tolist())
     bad: Counter[date] = Counter()
     for (reason, day), number in tally.bad.items():
@@ -213,7 +213,7 @@ def _gates(tally: Tally, first: date) -> dict[str, Any]:
 
 
 def _template(roles: Roles) -> str:
-    """Which of an item's fields the encoder reads."""
+    """The template for the fields that items have, and for their language."""
     guess = roles.catalogue.guess if roles.catalogue else roles.guess
     titles = guess.columns[guess.column("title")].given[:200]
     is_chinese = sum(any("\u3400" <= char <= "\u9fff" for char in title) for title in titles) > len(titles) / 2
@@ -223,13 +223,13 @@ def _template(roles: Roles) -> str:
 
 
 def _spark(log: Seen) -> dict[str, Any]:
-    """Spark's default of 200 partitions is for large logs: on small ones most of the time goes into empty tasks."""
+    """Settings for small logs: with Spark's default of 200 partitions, most of the time goes into empty tasks."""
     partitions = max(4, math.ceil(log.size * 5 / _PARTITION_BYTES))
     return {"shuffle_partitions": partitions, "ui": False} if partitions < 200 else {}
 
 
 def _fit_small(values: dict[str, Any], tally: Tally, proposal: Proposal) -> None:
-    """What few rows need: short batches, and gates that do not stop for a handful of items."""
+    """Adapts the config to few rows: small batches, and gates that a handful of items can pass."""
     rows = {each.range.name: each.rows for each in proposal.counts}
     if rows.get("train", 0) < _FEW_ROWS:
         values["towers"] = {"train": {"batch_size": 32}}

@@ -1,4 +1,4 @@
-"""What files lie in a folder, by kind: those of one name pattern and one layout are one table. No Spark."""
+"""Finds the tables in a folder: files of one name pattern and one layout are one table. No Spark."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ from learn_spark.inspect.sniff import layout_of
 
 FIRST_YEAR, LAST_YEAR = 1971, 2099
 SAMPLED_FILES, SAMPLED_ROWS = 20, 20_000
-MOST_LAYOUTS = 300  # undated files whose first lines are read
+MOST_LAYOUTS = 300  # most undated files whose first lines are read
 _DAY = re.compile(r"(?<!\d)(?:(\d{4})-(\d{2})-(\d{2})|(\d{4})_(\d{2})_(\d{2})|(\d{4})(\d{2})(\d{2}))(?!\d)")
 _VARYING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<!bz)\d+")  # what differs between the parts of a day
 _PARTITION = re.compile(r"(?:^|(?<=/))([^/=]+)=([^/]*)(?=/)")
@@ -33,13 +33,13 @@ class Seen:
     Attributes:
         folder, files: `ingest.path` and `ingest.files`.
         paths: every file that `files` matches, in order.
-        days: first and last day in their names, None where they name none.
-        layout: how they are read.
-        rows: rows of some of them; every value as text, "" where there is none.
-        from_path: columns whose values stand in the files' paths, as `event_type=view/`.
+        days: first and last day in the files' names, None if the names have no day.
+        layout: how the files are read.
+        rows: rows of some of the files; every value as text, "" if there is none.
+        from_path: columns whose values are in the files' paths, as `event_type=view/`.
         drift: columns that some of the files lack.
         unread: why some of the files could not be read.
-        line_ids: columns of which each line had its own value before its lists were exploded.
+        line_ids: columns that had a different value in each line before the lines' lists were exploded.
     """
 
     folder: Path
@@ -55,18 +55,18 @@ class Seen:
 
     @property
     def columns(self) -> list[str]:
-        """In order of appearance, those of the paths last."""
+        """The columns' names in order of appearance, those of the paths last."""
         return list(dict.fromkeys([*self.layout.columns, *(name for row in self.rows for name in row)]))
 
     @property
     def size(self) -> int:
-        """Bytes of all files, as they lie."""
+        """Bytes of all files, packed as they are."""
         return sum(path.stat().st_size for path in self.paths)
 
 
 @dataclass
 class FolderContent:
-    """Every table of a folder, the largest first, and what is none, with the reason."""
+    """The tables of a folder, the largest first, and the files that are no table, with the reasons."""
 
     tables: list[Seen]
     left_out: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def look_at(path: Path) -> FolderContent:
     """Looks at a file, or at all files below a folder.
 
     Raises:
-        ConfigError: where there is nothing that can be read.
+        ConfigError: nothing can be read.
     """
     with readable(path):
         if not path.exists():
@@ -106,7 +106,7 @@ Group = tuple[str, dict[Path, date | None], Layout]
 
 
 def _groups(folder: Path, content: FolderContent, errors: list[ConfigError]) -> Iterator[Group]:
-    """Patterns with their files and layout: dated ones by name, the others by what they hold."""
+    """Patterns with their files and layout: files with a day in the name by their names, others by their content."""
     dated, undated = patterns(folder)
     for pattern, files in dated.items():
         largest = max(islice(files, 50), key=lambda file: file.stat().st_size)
@@ -143,7 +143,7 @@ def _groups(folder: Path, content: FolderContent, errors: list[ConfigError]) -> 
 
 
 def _apart(folder: Path, found: list[tuple[Path, Layout]]) -> Iterator[list[tuple[Path, Layout]]]:
-    """JSON lines that share hardly a key are different tables."""
+    """Splits files into tables: files of JSON lines that share hardly any keys are different tables."""
     rest = list(found)
     while rest:
         keys = set(rest[0][1].columns)
@@ -172,7 +172,7 @@ def patterns(folder: Path) -> tuple[dict[str, dict[Path, date]], list[Path]]:
 
 
 def common_pattern(folder: Path, paths: list[Path], others: list[Path]) -> str:
-    """A pattern that matches these files and none of the others; the first file's name where there is none."""
+    """A pattern that matches these files and none of the others; the first file's name if there is none."""
     names = [path.relative_to(folder).as_posix() for path in paths]
     if len(names) == 1:
         return names[0]
@@ -185,7 +185,7 @@ def common_pattern(folder: Path, paths: list[Path], others: list[Path]) -> str:
 
 
 def _by_parts(names: list[str]) -> str:
-    """What the names have in common, folder by folder; empty where they lie at different depths."""
+    """A pattern of what the names have in common, folder by folder; empty if their depths differ."""
     parts = [name.split("/") for name in names]
     if len({len(each) for each in parts}) > 1:
         return ""
@@ -202,7 +202,7 @@ def _common(names: list[str]) -> str:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """As ingest matches names: a star stays within a folder."""
+    """Whether a pattern matches a name as in ingest: a star stays within a folder."""
     if pattern.startswith("**/"):
         return fnmatchcase(name.rsplit("/", 1)[-1], pattern[3:])
     ours, theirs = pattern.split("/"), name.split("/")
@@ -221,7 +221,7 @@ def _with_day(name: str) -> tuple[str, date | None]:
             day = date(*map(int, parts))
         except ValueError:
             continue
-        if not FIRST_YEAR <= day.year <= LAST_YEAR:  # a number of another kind
+        if not FIRST_YEAR <= day.year <= LAST_YEAR:  # some other number
             continue
         spelled = _SPELLED[next(i for i in range(3) if found.group(3 * i + 1))]
         before, after = (_starred(part) for part in (name[: found.start()], name[found.end() :]))
@@ -230,7 +230,7 @@ def _with_day(name: str) -> tuple[str, date | None]:
 
 
 def _starred(part: str) -> str:
-    """A part of a path without what differs between files of one kind: partitions and numbers."""
+    """A part of a path with stars for what differs between files of one kind: partitions and numbers."""
     return _VARYING.sub("*", re.sub(r"(?<=/)([^/=]+)=[^/]*(?=/)", r"\1=*", part))
 
 

@@ -1,4 +1,4 @@
-"""From what a table holds to a first guess of what its columns mean. No Spark."""
+"""Makes a first guess of what a table's columns mean, from what they hold. No Spark."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,14 @@ Mapping_ = dict[str, dict[str, object]]
 
 @dataclass
 class Guess:
-    """A mapping of a log, and what a person should know of it.
+    """A mapping of a log, and what a person should know about it.
 
     Attributes:
         columns: of the sampled rows.
-        mapping: as the config has it.
-        event_types: as the config has it; empty where the values of the mapped column say.
-        named_roles: how many of user, item and time have usual names.
-        said: findings, a line each.
+        mapping: as in the config.
+        event_types: as in the config; empty if they are the mapped column's values.
+        named_roles: for how many of user, item and time the column has a usual name.
+        said: findings, one line each.
     """
 
     columns: Mapping[str, SeenColumn]
@@ -41,30 +41,30 @@ class Guess:
     said: list[str] = field(default_factory=list)
 
     def column(self, role: str) -> str:
-        """The source column of a role, "" where it has none."""
+        """The source column of a role, "" if it has none."""
         return str(self.mapping.get(role, {}).get("column", ""))
 
     def put(self, role: str, name: str, options: Mapping[str, object], why: str = "") -> None:
-        """Maps a role, and says so."""
+        """Maps a role to a column, and adds that to the findings."""
         self.mapping[role] = {"column": name, **options}
         self.said.append(f"{role} is {name}{why}")
 
     def left(self) -> dict[str, SeenColumn]:
-        """The columns that no role has."""
+        """The columns that no role is mapped to."""
         used = {str(part.get("column")) for part in self.mapping.values()}
         flags = set(chain.from_iterable(part.get("flags", {}) for part in self.mapping.values()))  # pyright: ignore
         return {name: column for name, column in self.columns.items() if name not in used | flags}
 
 
 def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
-    """What the columns of a log mean.
+    """Guesses what the columns of a log mean.
 
     Args:
         seen: the table.
-        catalogues: the key columns of other tables: the column that joins one is the item's.
+        catalogues: the key columns of other tables; a column that joins one of them is the item's.
 
     Returns:
-        None where no time, or no two further columns, can be found.
+        The guess; None if no time, or no two further columns, can be found.
     """
     columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
     found = Guess(columns)
@@ -82,7 +82,7 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
     rest = [
         name for name in columns if name not in times or (name != time and _may_be_numbers(columns[name], times[name]))
     ]
-    rest.sort(key=lambda name: name in seen.line_ids)  # a line's own id is a user's only where nothing else can be
+    rest.sort(key=lambda name: name in seen.line_ids)  # a line's own id is the user only if nothing else can be
     kind = _kind_column({name: columns[name] for name in rest})
     ids = user_and_item({name: columns[name] for name in rest if name != kind}, joined)
     if ids is None:
@@ -104,9 +104,9 @@ def guess(seen: Seen, catalogues: Iterable[SeenColumn] = ()) -> Guess | None:
 
 
 def guess_like(seen: Seen, other: Guess) -> Guess | None:
-    """A table read as another log's: users and items are the columns that share that one's values.
+    """Guesses a table's columns by another log's: users and items are the columns that share its values.
 
-    For tables too small to tell an id from a row's own: a few buys beside many clicks.
+    For tables that are too small to tell a user's or an item's id from a row's own id: a few buys beside many clicks.
     """
     columns = {name: column for name, column in columns_of(seen.columns, seen.rows).items() if column.given}
     times = _times(columns, {})
@@ -128,12 +128,12 @@ def guess_like(seen: Seen, other: Guess) -> Guess | None:
 
 
 def ordered(mapping: Mapping_) -> Mapping_:
-    """As the contract's fields stand."""
+    """The mapping in the order of the contract's fields."""
     return {name: mapping[name] for name in (*NAMES, *(set(mapping) - set(NAMES))) if name in mapping}
 
 
 def _times(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> dict[str, Spelling]:
-    """Columns whose values are times; long numbers may be ids, so those that are called ids are none."""
+    """Columns whose values are times, without those with an id's name, since long numbers may be ids."""
     called = {name for role in ("user_id", "item_id") for name in ranked(role, columns)} - set(
         ranked("event_ts", columns)
     )
@@ -142,7 +142,7 @@ def _times(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> di
 
 
 def _best_time(times: Mapping[str, Spelling], columns: Mapping[str, SeenColumn]) -> tuple[str, Spelling, str]:
-    """The column that is called a time, else the one that varies and is in order as a log's times are."""
+    """The column with a time's name, else the one that varies and is in order as a log's times are; and a note."""
 
     def score(name: str) -> float:
         column, order = columns[name], ranked("event_ts", times)
@@ -160,7 +160,7 @@ def _best_time(times: Mapping[str, Spelling], columns: Mapping[str, SeenColumn])
 
 
 def _clock(how: Spelling, columns: Mapping[str, SeenColumn]) -> str | None:
-    """The column with the time of day, beside one that holds dates alone."""
+    """The column with the time of day, if the column with the time holds only dates."""
     if "unit" in how.options or "H" in str(how.options.get("format", "")):
         return None
     clocks = [name for name, c in columns.items() if len(c.counts) > 1 and all(map(clock_of, c.given[:200]))]
@@ -173,7 +173,7 @@ def _may_be_numbers(column: SeenColumn, how: Spelling) -> bool:
 
 
 def _kind_column(columns: Mapping[str, SeenColumn]) -> str | None:
-    """The column whose values are kinds of events, or that is called so and has few values."""
+    """The column whose values are kinds of events, else one with such a name and few values."""
     by_values = [name for name, column in columns.items() if column.kinds_share >= 0.5]
     if by_values:
         return max(by_values, key=lambda name: (columns[name].kinds_share, name in ranked("event_type", by_values)))
@@ -205,14 +205,14 @@ def _event_type(found: Guess, kind: str | None) -> None:
 
 
 def _without_items(found: Guess, kind: str) -> list[str]:
-    """Kinds of event, as page views, whose rows hardly ever name an item."""
+    """Kinds of event whose rows hardly ever name an item, such as page views."""
     items, kinds = found.columns[found.column("item_id")], found.columns[kind]
     named = Counter(k for k, item in zip(kinds.values, items.values, strict=True) if item.strip() not in items.empty)
     return [each for each, n in kinds.counts.items() if named[each] < 0.1 * n and each.strip()]
 
 
 def _describe(found: Guess) -> None:
-    """What a row says of its item."""
+    """Maps the columns that describe a row's item."""
     for role, fits in (("value", _is_number), ("price", _is_number)):
         name = named(role, [name for name, column in found.left().items() if fits(column)])
         if name is not None:
@@ -221,12 +221,12 @@ def _describe(found: Guess) -> None:
 
 
 def number_options(column: SeenColumn) -> dict[str, object]:
-    """How a column's numbers are written."""
+    """The mapping's options for how a column's numbers are written."""
     return {"decimal": ","} if column.has_decimal_commas else {}
 
 
 def describe_item(found: Guess, item: str) -> None:
-    """Title, category, brand and keywords: by name, a title else by its words."""
+    """Maps title, category, brand and keywords by their columns' names; a title else by its words."""
     for role in ("title", "category", "brand", "keywords"):
         left = {name: column for name, column in found.left().items() if not column.is_split and not column.is_flag}
         name = named(role, left)
@@ -247,7 +247,7 @@ def _says_of(item: SeenColumn, text: SeenColumn) -> bool:
 
 
 def _list_of(column: SeenColumn) -> dict[str, object]:
-    """How a text holds several: a JSON array, or names between bars."""
+    """The mapping's options for a text that is a list: a JSON array, or names between bars."""
     if column.is_nested and all(value.startswith("[") for value in column.given[:200]):
         return {} if any(value.startswith("['") for value in column.given[:200]) else {"list": "json"}
     barred = sum("|" in value for value in column.given)
@@ -259,7 +259,7 @@ def _is_number(column: SeenColumn) -> bool:
 
 
 def _say_more(found: Guess) -> None:
-    """Equal rows, null markers, splits, and columns that look like something and are left out."""
+    """Adds findings about equal rows, null markers, splits, and columns that are a row's own id."""
     rows = list(zip(*(column.values for column in found.columns.values()), strict=True))
     equal = len(rows) - len(set(rows))
     if equal >= 0.005 * len(rows):

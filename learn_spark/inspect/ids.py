@@ -1,4 +1,4 @@
-"""Which columns name the user and the item: by name, by what joins a catalogue, by how values repeat. No Spark."""
+"""Finds the columns of user and item by name, by what joins a catalogue, and by how values repeat. No Spark."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ DETERMINED = 0.95
 
 
 def joining(columns: Mapping[str, SeenColumn], keys: Iterable[SeenColumn]) -> dict[str, float]:
-    """The column that joins a catalogue's key best, as its values are the key's; equal names count more."""
+    """Scores of the columns that join a catalogue's key: the share of values that the key has, more for equal names."""
     scores: dict[str, float] = {}
     for key in keys:
         if named("user_id", [key.name]) and not named("item_id", [key.name]):
@@ -25,7 +25,7 @@ def joining(columns: Mapping[str, SeenColumn], keys: Iterable[SeenColumn]) -> di
 
 
 def user_and_item(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]) -> tuple[str, str, str] | None:
-    """User, item, and why: by what joins a catalogue, by name, else by what the values say."""
+    """User, item, and why: by what joins a catalogue, by name, else by the values; None if they are not found."""
     usable = {name: column for name, column in columns.items() if _may_be_id(column)}
     shared = max((name for name in usable if name in joined), key=lambda name: joined[name], default=None)
     by_name = [name for name in ranked("item_id", usable) if name not in ranked("user_id", usable)[:1]]
@@ -47,7 +47,7 @@ def user_and_item(columns: Mapping[str, SeenColumn], joined: Mapping[str, float]
 
 
 def _may_be_id(column: SeenColumn) -> bool:
-    """Not a row's own id, nothing that never varies, no nested value and no number with a fraction."""
+    """Whether a column may hold ids: it is no row's own id, not constant, not nested, and has no fractions."""
     if column.is_own_id or column.is_nested or column.is_split:
         return False
     if column.is_constant and len(column.given) > 50:
@@ -56,7 +56,7 @@ def _may_be_id(column: SeenColumn) -> bool:
 
 
 def _by_content(columns: Mapping[str, SeenColumn], user: str | None) -> str | None:
-    """The finest code that says what another column holds, as an item's id says its title."""
+    """Of the codes that determine another column, as an item's id does its title, the one with most values."""
     codes = {name: c for name, c in columns.items() if name != user and not c.is_prose and len(c.counts) > 2}
     scores = {
         name: sum(
@@ -71,5 +71,5 @@ def _by_content(columns: Mapping[str, SeenColumn], user: str | None) -> str | No
 
 
 def id_options(column: SeenColumn) -> dict[str, object]:
-    """Ids that went through floats, as 17850.0."""
+    """The mapping's options for ids that went through floats, as 17850.0."""
     return {"strip_suffix": ".0"} if column.float_ids else {}

@@ -1,4 +1,4 @@
-"""How files of one kind are read, and their rows: every value as text. No Spark."""
+"""How files of one kind are read, and a reader of their rows with every value as text. No Spark."""
 
 import csv
 import io
@@ -26,17 +26,17 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Layout:
-    """What a reader must know of files of one kind.
+    """What a reader must know about files of one kind.
 
     Attributes:
         format: csv, json or parquet.
-        delimiter, encoding, quote, escape, multiline, skip_lines, comment: of csv; quote "" where nothing is quoted.
-        has_header: of a csv; other formats have names anyway.
+        delimiter, encoding, quote, escape, multiline, skip_lines, comment: of csv; quote is "" if nothing is quoted.
+        has_header: of csv; other formats always have names.
         columns: names in order; of JSON lines, those of the first rows; paths into objects have dots.
         explode: columns whose lists give a row per element.
-        separator, pattern: of lists that are texts: between the elements, and what is in one.
+        separator, pattern: for lists that are texts: what separates the elements, and a pattern of one element.
         times: of a csv without a header line, the places of columns whose values are times.
-        unsure: what of it is a guess.
+        unsure: which parts of the layout are only guessed.
     """
 
     format: str
@@ -66,10 +66,10 @@ class Layout:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Around the reading of a file that may hold anything.
+    """Wraps the reading of a file that may hold anything.
 
     Raises:
-        ConfigError: whatever was raised, in a line that names the file.
+        ConfigError: any error of the block, in one line that names the file.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def fields(lines: Iterable[str], layout: Layout) -> Iterator[list[str]]:
-    """The values of each line of a csv; of several lines where quotes hold line breaks."""
+    """The values of each csv line, or of several lines if quotes hold line breaks."""
     if len(layout.delimiter) > 1:
         yield from ([value.strip('"') for value in line.split(layout.delimiter)] for line in lines)
         return
@@ -108,10 +108,10 @@ def read_rows(layout: Layout, path: Path, every: int = 1) -> Iterator[Row]:
     Args:
         layout: how it is read.
         path: the file.
-        every: of so many rows one.
+        every: one row of this many is read.
 
     Raises:
-        ConfigError: the file cannot be read to where its rows are wanted.
+        ConfigError: the file cannot be read as far as rows are asked for.
     """
     with readable(path):
         if layout.format == "parquet":
@@ -147,7 +147,7 @@ def _text_rows(layout: Layout, path: Path, every: int) -> Iterator[dict[str, obj
 
 
 def lines_of(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; one that is too long for a log is an error."""
+    """The lines of a file; raises ValueError at a line that is too long for a log."""
     while line := stream.readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
             raise ValueError(f"it has a line of more than {LONGEST_LINE:,} bytes (ingest.gates.max_line_bytes)")
@@ -155,7 +155,7 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _wide_lines(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a text whose characters have two bytes; utf-16 says in its first ones in which order."""
+    """The lines of a utf-16 text; its first bytes say in which order a character's bytes are."""
     text = io.TextIOWrapper(stream, "utf-16", "replace", newline="\n")
     while line := text.readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
@@ -181,7 +181,7 @@ def json_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def _texts(row: dict[str, object], layout: Layout | None = None) -> Iterator[Row]:
-    """A row's values as texts, what lies in objects by its path; a row per element of the exploded lists."""
+    """A row's values as texts, those inside objects by their path; one row per element of the exploded lists."""
     plain = {_printable(name): _printable(text) for name, text in _flat(row)}
     if layout is None or not layout.explode:
         yield plain
@@ -194,7 +194,7 @@ def _texts(row: dict[str, object], layout: Layout | None = None) -> Iterator[Row
 
 
 def _elements(value: object, layout: Layout) -> list[object]:
-    """A list as it is, one that is written as JSON, or the parts of a text."""
+    """The elements of a list, of a list that is written as JSON, or of a text with separators."""
     if isinstance(value, str) and layout.separator:
         parts = [part for part in value.split(layout.separator) if part.strip()]
         found = [re.fullmatch(layout.pattern, part) for part in parts] if layout.pattern else []
@@ -206,7 +206,7 @@ def _elements(value: object, layout: Layout) -> list[object]:
 
 
 def _flat(value: Mapping[str, object], before: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
-    """Every key with its value as text; what lies in objects by its path, as `user.id`."""
+    """Every key with its value as text; keys inside objects as paths, such as `user.id`."""
     for key, inner in value.items():
         if isinstance(inner, dict) and inner and depth < _DEEPEST and "." not in key:
             yield from _flat(inner, f"{before}{key}.", depth + 1)
@@ -215,9 +215,10 @@ def _flat(value: Mapping[str, object], before: str = "", depth: int = 1) -> Iter
 
 
 def lists_of_events(path: Path, layout: Layout) -> list[Layout]:
-    """The layout with a row per element of each column that holds lists of what may be events.
+    """For each column that holds lists of possible events, the layout with a row per element of the column.
 
-    Lists of objects in JSON lines and Parquet; in csv lists of shown items with their labels, as `N55689-1 N35729-0`.
+    These are lists of objects in JSON lines and Parquet, and texts of shown items with their labels, as
+    `N55689-1 N35729-0`.
     """
     rows = list(islice(_parquet_rows(path) if layout.format == "parquet" else _text_rows(layout, path, 1), 100))
     names = dict.fromkeys(name for row in rows for name in row)
@@ -244,10 +245,10 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a whole number has one name, whatever its type
+        return str(int(value))  # a whole number has one text, whatever its type
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).strip('"')
 
 
 def _printable(text: str) -> str:
-    """Without half characters, which JSON can write and nothing can print."""
+    """The text without halves of surrogate pairs, which JSON can hold and nothing can print."""
     return text.encode("utf-8", "replace").decode()

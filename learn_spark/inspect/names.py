@@ -31,7 +31,7 @@ _OF_PEOPLE = re.compile(r"^(user|customer|traits|account|author|reviewer|visitor
 
 
 def forms(name: str) -> list[str]:
-    """A column's name as a whole, and its last part where it is a path: both in small letters with underscores."""
+    """A column's name, and the last part of a path that does not lead to people; in lower case with underscores."""
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
     whole, last = plain.replace(".", "_"), plain.rsplit(".", 1)[-1]
     parents = plain.split(".")[:-1]
@@ -39,7 +39,7 @@ def forms(name: str) -> list[str]:
 
 
 def named(role: str, columns: Iterable[str]) -> str | None:
-    """The column whose name is the most usual for a role; of equals the shortest path."""
+    """The column whose name is the most usual for a role; of equally usual ones, the shortest path."""
     found = ranked(role, columns)
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""What a config makes of its files, counted without Spark: before the first run, when there is no ledger to ask."""
+"""Counts without Spark what a config makes of its files: for the time before the first run, when no ledger exists."""
 
 import logging
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preview:
-    """What lies in the ranges of a config, by its files.
+    """What the files of a config hold in the config's ranges.
 
     Attributes:
         tally: the events.
-        counts: of each range; empty with the protocol leave_one_out, which has none.
-        refusal: why a run would learn or measure nothing; None where nothing speaks against it.
+        counts: of each range; empty with the protocol leave_one_out, which has no ranges.
+        refusal: why a run would learn or measure nothing; None if no such reason is known.
     """
 
     tally: Tally
@@ -43,12 +43,12 @@ class Preview:
 
 
 def preview(config: Config) -> Preview | None:
-    """Counts the events of the config's files; of large ones, every so many rows.
+    """Counts the events of the config's files; of large files, only one of so many rows.
 
     Files in a store are copied.
 
     Returns:
-        None where the logs are a Delta table, need lookups, lie where this machine does not see them, or in a store and
+        None if the logs are a Delta table, need lookups, lie where this machine cannot see them, or lie in a store and
         are too large to be copied.
 
     Raises:
@@ -74,7 +74,7 @@ def preview(config: Config) -> Preview | None:
 
 
 def _looked(source: SourceSettings, days: DayRange) -> Looked:
-    """The folder of a source; of one in a store a copy that has the files of these days."""
+    """The folder of a source; if it lies in a store, a copy with the files of these days."""
     if isinstance(source.path, Path):
         return Looked(source.path, source.path)
     of_days = {name: state for day, name, state in listed(source) if day is None or day in days}
@@ -94,7 +94,7 @@ def _counted(config: Config, looks: list[tuple[IngestSettings, Looked]], days: D
 
 
 def _require_columns(source: SourceSettings, path: Path) -> None:
-    """What a file lacks of the columns without which no line is an event."""
+    """Refuses a file that lacks a column without which no line is an event."""
     rows = list(islice(read_rows(layout_from(source), path), 100))
     names = {*path_values(source, path), *(name for row in rows for name in row)}
     needed = source.required_columns()

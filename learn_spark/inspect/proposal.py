@@ -1,4 +1,4 @@
-"""Windows from where the events are: each range with events, or a reason why there can be none. No Spark."""
+"""Proposes windows from the events' days: each range has events, or there is a reason why it cannot. No Spark."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from learn_spark.sequences.counts import refusal, require_training_days, spread
 
 SHORTEST_DAYS = 7  # history, training, validation, two for the conversion model, two for the ranker
 _TARGET_DAYS = (28, 21, 14, 10, 7, 5, 4, 3, 2, 1)
-_LATER_SHARES = (0.25, 0.35, 0.15, 0.5)  # of the events, behind towers_end
+_LATER_SHARES = (0.25, 0.35, 0.15, 0.5)  # of the events, from towers_end on
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Windows, what lies in them, and why they will not do.
+    """Windows, what they hold, and why they cannot be used, if so.
 
     Attributes:
         values: the sections `windows`, `sequences` and `cvr`, as far as days are concerned.
         counts: what each range holds.
-        refusal: why a run with them would learn or measure nothing; None where each range has rows.
+        refusal: why a run with them would learn or measure nothing; None if each range has rows.
     """
 
     values: dict[str, Any]
@@ -35,7 +35,7 @@ class Proposal:
 
 
 def propose(tally: Tally, values: Mapping[str, Any]) -> Proposal:
-    """The first windows in which each range has rows, of those by the calendar and then by the events.
+    """The first windows in which each range has rows: by the calendar, else by the events; else refused ones.
 
     Args:
         tally: the log's events.
@@ -68,7 +68,7 @@ def _target_days(tally: Tally, values: Mapping[str, Any]) -> list[date]:
 
 
 def _candidates(tally: Tally, values: Mapping[str, Any], first: date, last: date) -> Iterator[dict[str, Any]]:
-    """Days of `windows`, `sequences` and `cvr`: by the calendar; then by shares of the events behind each end."""
+    """Days of `windows`, `sequences` and `cvr`: by the calendar, then by shares of events after each end."""
     yield _by_calendar(first, last)
     days = [day for day in _target_days(tally, values) if first <= day <= last]
     if len(days) < SHORTEST_DAYS:
@@ -83,7 +83,7 @@ def _candidates(tally: Tally, values: Mapping[str, Any], first: date, last: date
 
 
 def _places(counts: np.ndarray, share: float) -> tuple[int, int, int]:
-    """The days behind which this share of the events lies, two thirds of it, and a third."""
+    """The places of the days after which this share of the events lies, two thirds of it, and a third of it."""
     total = counts.sum()
     marks = [int(np.searchsorted(np.cumsum(counts), (1 - share * part) * total)) for part in (1, 2 / 3, 1 / 3)]
     last = min(marks[2], len(counts) - 1)
@@ -97,7 +97,7 @@ def _thirds(mark: int, size: int) -> tuple[int, int, int]:
 
 
 def _by_calendar(first: date, last: date) -> dict[str, Any]:
-    """Staggered windows that end with the log, and targets' days that fit into them."""
+    """Staggered windows that end with the log, and a number of target days that fits into them."""
     end = max(last + ONE_DAY, first + SHORTEST_DAYS * ONE_DAY)
     span = (end - first).days
     target_days = min(28, max(1, span // 10))

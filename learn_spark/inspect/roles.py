@@ -1,4 +1,4 @@
-"""Which of a folder's tables is the log, which its catalogue, and why the others are neither. No Spark."""
+"""Decides which of a folder's tables is the log, which its catalogue, and why the others are neither. No Spark."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class ItemTable:
 
     @property
     def mapping(self) -> dict[str, dict[str, object]]:
-        """As `ingest.items.mapping` has it."""
+        """The mapping as in `ingest.items.mapping`."""
         return ordered(self.guess.mapping)
 
 
@@ -35,8 +35,8 @@ class Roles:
     Attributes:
         log: the events.
         guess: what its columns mean.
-        sources: all kinds of files of a log whose kinds of event stand in the files' names; empty where there is one.
-        catalogue: the items' names; None where there is none.
+        sources: all tables of a log that is split by kind of event, as the files' names say; empty if it is one table.
+        catalogue: the items' names; None if there is none.
         left_out: every other table or file, with the reason.
     """
 
@@ -83,7 +83,7 @@ def roles_of(content: FolderContent) -> Roles:
 
 
 def _with_lists(seen: Seen) -> Iterator[Seen]:
-    """The table with a row per element of each text of labelled items, as it is, and so of each list of objects."""
+    """The table in the ways to try: exploded by texts of labelled items, as it is, exploded by lists of objects."""
     layouts = lists_of_events(seen.paths[0], seen.layout)
     tables: list[Seen] = []
     for layout in layouts:
@@ -95,7 +95,7 @@ def _with_lists(seen: Seen) -> Iterator[Seen]:
 
 
 def _kinds_by_name(log: Seen, found: Guess, logs: list[tuple[Seen, Guess]]) -> list[tuple[Seen, Guess]]:
-    """Tables of the same users and items, each named by its kind of event, as clicks and buys."""
+    """Tables of the same users and items, each named by its kind of event, as clicks and buys; maps these kinds."""
     alike = [(log, found)]
     for seen, own in logs:
         shared = [
@@ -123,7 +123,7 @@ def _kind_of(files: str) -> str | None:
 
 
 def _is_log(found: Guess, key: SeenColumn | None) -> float:
-    """How sure a table is a log: usual names, a kind of event, no id of which each row has its own item's."""
+    """Points for how likely a table is a log: for usual names and a kind of event, against a row per item."""
     points = found.named_roles + (found.mapping["event_type"].get("column") is not None)
     if key is not None and named("item_id", [key.name]) is not None:
         points -= 2  # a row per item
@@ -131,7 +131,7 @@ def _is_log(found: Guess, key: SeenColumn | None) -> float:
 
 
 def _key(columns: dict[str, SeenColumn]) -> SeenColumn | None:
-    """The column of which each row has its own value, by name if several; None in a log or a bridge table."""
+    """The column with a different value in each row, by name if there are several; None in a log or a bridge table."""
     times = set(ranked("event_ts", columns))
     own = {name: c for name, c in columns.items() if _is_key(c) and name not in times and not _is_time(c)}
     item = next(iter(ranked("item_id", own)), None)
@@ -142,7 +142,7 @@ def _key(columns: dict[str, SeenColumn]) -> SeenColumn | None:
 
 
 def _is_time(column: SeenColumn) -> bool:
-    """Whether the values can be nothing but times: numbers may be ids."""
+    """Whether the values can only be times; numbers could also be ids."""
     return column.spelling is not None and "unit" not in column.spelling.options
 
 
@@ -151,7 +151,7 @@ def _is_key(column: SeenColumn) -> bool:
 
 
 def _catalogue(seen: Seen, key: SeenColumn | None, log: Guess) -> ItemTable | None:
-    """The table as a catalogue of the log's items; None where it has no key, no text, or is of other things."""
+    """The table as a catalogue of the log's items; None if it has no key or no title, or is about other things."""
     if key is None:
         return None
     items = log.columns[log.column("item_id")].counts
@@ -176,7 +176,7 @@ def _catalogue(seen: Seen, key: SeenColumn | None, log: Guess) -> ItemTable | No
 
 
 def _price(column: SeenColumn) -> dict[str, object]:
-    """A price's sign, its decimal comma, and whether some are no numbers."""
+    """The mapping's options for prices: their currency sign, decimal comma, and whether some are no numbers."""
     signs = {value[0] for value in column.given[:200] if not value[0].isdigit()}
     sign = next(iter(signs)) if len(signs) == 1 and signs <= set("$€£¥") else ""
     plain = SeenColumn(column.name, [value.removeprefix(sign) for value in column.values])
@@ -187,7 +187,7 @@ def _price(column: SeenColumn) -> dict[str, object]:
 def _why_left(
     seen: Seen, columns: dict[str, SeenColumn], key: SeenColumn | None, roles: Roles, another: Guess | None
 ) -> str:
-    """What a table is that is neither log nor catalogue."""
+    """Why a table is neither the log nor its catalogue."""
     log = roles.guess
     if {"property", "value"} <= {part for name in columns for part in forms(name)}:
         return "a property of an item per line: if one of them is the title, `items` with `pivot` reads it"
@@ -213,7 +213,7 @@ def _roles(columns: Sequence[str] | dict[str, SeenColumn]) -> list[str]:
 
 
 def _no_log(content: FolderContent, columns: dict[str, dict[str, SeenColumn]]) -> str:
-    """Why no table is a log, of the largest one."""
+    """Why no table is a log, told about the largest one."""
     seen = content.tables[0]
     own = columns[seen.files]
     others = f"; of the {len(content.tables)} tables there none has" if len(content.tables) > 1 else ""

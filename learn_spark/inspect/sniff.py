@@ -1,4 +1,4 @@
-"""A file's layout, told from its first lines: format, encoding, csv dialect. No Spark."""
+"""Finds a file's layout from its first lines: format, encoding, csv dialect. No Spark."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ _XZ = b"\xfd7zXZ\0"
 
 
 def layout_of(path: Path) -> Layout:
-    """Looks at a file's first lines.
+    """The layout of a file, found from its first lines.
 
     Raises:
         ConfigError: it is empty, cannot be read, or holds no table.
@@ -50,7 +50,7 @@ def layout_of(path: Path) -> Layout:
 
 
 def _json_layout(path: Path, text: str, encoding: str) -> Layout | None:
-    """None where the lines only begin as JSON does."""
+    """The layout of JSON lines; None if the lines only begin like JSON."""
     rows = list(json_rows(text.splitlines()))
     if rows:
         return Layout("json", encoding=encoding, columns=list(dict.fromkeys(name for row in rows for name in row)))
@@ -91,7 +91,7 @@ def _csv_layout(path: Path, text: str) -> Layout:
 
 
 def _preamble(lines: list[str]) -> tuple[int, str, str | None]:
-    """Lines above the table, what begins a comment, and the delimiter that Excel names."""
+    """How many lines are above the table, what begins a comment, and the delimiter of Excel's line `sep=`."""
     skip, comment, hinted = 0, "", None
     if lines[0].startswith("sep=") and len(lines[0].strip()) == len("sep=;"):
         skip, hinted = 1, lines[0].strip()[-1]
@@ -101,7 +101,7 @@ def _preamble(lines: list[str]) -> tuple[int, str, str | None]:
 
 
 def _dialects(lines: list[str]) -> Iterator[tuple[str, str, bool]]:
-    """Quote, escape and whether quotes hold line breaks; the plainest first, as the first of equals wins."""
+    """Quote, escape, and whether quotes hold line breaks; the plainest first, since the first of equal scores wins."""
     yield '"', '"', False
     if any('"' in line for line in lines):
         if any('\\"' in line for line in lines):
@@ -111,7 +111,7 @@ def _dialects(lines: list[str]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _fits(lines: list[str], delimiter: str, quote: str, escape: str, multiline: bool) -> float:
-    """How many rows are as long as the first one, and how many lines are quoted as this dialect quotes."""
+    """The share of rows as long as the first one, plus the share of lines that are quoted as in this dialect."""
     if len(delimiter) > 1:
         return 1.0 if (quote, multiline) == ("", False) else 0.0
     rows = list(fields(lines, Layout("csv", delimiter, "utf-8", quote, escape, multiline)))
@@ -120,8 +120,8 @@ def _fits(lines: list[str], delimiter: str, quote: str, escape: str, multiline: 
 
 
 def _well_quoted(lines: list[str], delimiter: str, quote: str, escape: str, multiline: bool) -> float:
-    """The share of the records in which each value that begins with a quote ends with one; where nothing is quoted, of
-    those without a value in quotes."""
+    """The share of the records in which each value that begins with a quote ends with one; in a dialect without quotes,
+    the share of lines without a value in quotes."""
     inner = r'[^"\\]|\\.|""' if escape == "\\" else '[^"]|""'
     in_quotes, rest = f'"(?:{inner})*+"', f"[^{re.escape(delimiter)}]*+"
     if not quote:
@@ -134,7 +134,7 @@ def _well_quoted(lines: list[str], delimiter: str, quote: str, escape: str, mult
 
 
 def _records(lines: list[str], good: re.Pattern[str]) -> Iterator[str]:
-    """Lines, joined until they are well quoted, at most a few."""
+    """Lines, joined until they are well quoted or become too many."""
     held: list[str] = []
     for line in lines:
         held.append(line)
@@ -146,14 +146,14 @@ def _records(lines: list[str], good: re.Pattern[str]) -> Iterator[str]:
 
 
 def _steadiness(rows: list[list[str]]) -> tuple[float, int]:
-    """The share of lines with as many columns as most have, where there are at least two; then how many."""
+    """The share of lines with the most frequent number of columns, and that number; zeros if it is below two."""
     counts = [len(row) for row in rows] or [0]
     most = max(set(counts), key=counts.count)
     return (counts.count(most) / len(counts), most) if most > 1 else (0.0, 0)
 
 
 def _recur(names: list[str], rows: list[list[str]]) -> bool:
-    """Whether a value of the first line stands in its column further down: a column's name does not."""
+    """Whether a value of the first line occurs further down in its column: then it is not the column's name."""
     columns = zip(names, *(row for row in rows if len(row) == len(names)), strict=True)
     return any(values[0] in values[1:] for values in columns)
 

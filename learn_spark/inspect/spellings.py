@@ -1,4 +1,4 @@
-"""How times are spelled: what `event_ts` would have to say, and a reader of it without Spark."""
+"""Finds how times are written: the options that `event_ts` needs, and a reader of such times without Spark."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -61,12 +61,12 @@ FORMATS = (
 
 
 class Spelling(NamedTuple):
-    """One way that all values of a column are times.
+    """One way in which a column's values are written as times.
 
     Attributes:
-        options: what the mapping says beside the column.
-        read: a text to a time, None where it is none.
-        others: formats that fit as well.
+        options: the mapping's options beside the column.
+        read: turns a text into a time; None if it is not one.
+        others: formats that fit as well, but read other times.
     """
 
     options: dict[str, object]
@@ -75,12 +75,12 @@ class Spelling(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The spelling in words."""
         return ", ".join(f"{key} {value}" for key, value in self.options.items()) or "ISO 8601"
 
 
 def spelling(values: Sequence[str]) -> Spelling | None:
-    """How the values are times, if nearly all are."""
+    """How the values are written as times; None unless nearly all of them are times."""
     given = [value for value in dict.fromkeys(values) if value.strip()]
     if not given:
         return None
@@ -104,7 +104,7 @@ def spelling(values: Sequence[str]) -> Spelling | None:
 
 
 def _otherwise(possible: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
-    """Further formats that read other times than the first one."""
+    """Further fitting formats that read some values as other times than the first format does."""
     first = reader_of_format(possible[0])
     return tuple(
         other
@@ -114,7 +114,7 @@ def _otherwise(possible: Sequence[str], values: Sequence[str]) -> tuple[str, ...
 
 
 def reader(field: TimeMapping) -> Read:
-    """A mapped time's reader, as ingest reads it."""
+    """A reader of a mapped time that reads as ingest does."""
     if field.unit:
         return reader_of_unit(field.unit, field.origin)
     zone = ZoneInfo(field.timezone) if field.timezone else UTC
@@ -125,12 +125,12 @@ def reader(field: TimeMapping) -> Read:
 
 
 def read_iso(text: str, zone: tzinfo = UTC) -> datetime | None:
-    """ISO 8601, and what Spark reads as such: minutes or hours alone, `UTC`, `+00`; `zone` is that of texts without."""
+    """Reads ISO 8601, and what Spark takes for it: hours alone, `UTC`, `+00`; `zone` is for texts that name none."""
     return _time_of(_ISO.fullmatch(text.strip()), zone)
 
 
 def reader_of_unit(unit: str, origin: datetime | None = None) -> Read:
-    """Numbers since 1970, or since another time, in the years of logs."""
+    """A reader of numbers of a unit since 1970, or since `origin`; it takes only times from 1990 to 2099."""
     factor, since = _PER_SECOND[unit], origin.replace(tzinfo=UTC).timestamp() if origin else 0.0
 
     def read(text: str) -> datetime | None:
@@ -144,7 +144,7 @@ def reader_of_unit(unit: str, origin: datetime | None = None) -> Read:
 
 
 def clock_of(text: str, unit: str | None = None) -> timedelta | None:
-    """A time of day as what is added to its date: `10:20:30`, or a number of a unit."""
+    """What a time of day adds to its date: `10:20:30`, or with `unit` a number of units; None for other texts."""
     try:
         if unit:
             return timedelta(seconds=float(text) / _PER_SECOND[unit])
@@ -157,13 +157,13 @@ def clock_of(text: str, unit: str | None = None) -> timedelta | None:
 
 @lru_cache(512)
 def reader_of_format(pattern: str, zone: tzinfo = UTC) -> Read:
-    """Texts of one of Spark's datetime patterns; `zone` is that of texts without one."""
+    """A reader of texts in one of Spark's datetime patterns; `zone` is for texts that name none."""
     compiled = re.compile("".join(_tokens(pattern)))
     return lambda text: _time_of(compiled.fullmatch(text.strip()), zone)
 
 
 def _tokens(pattern: str) -> Iterator[str]:
-    """A regular expression of a datetime pattern, piece by piece; a letter that stands twice counts once."""
+    """A regular expression for a datetime pattern, piece by piece; a field that occurs twice is captured once."""
     seen: set[str] = set()
     for quoted, letters, other in _pieces(pattern):
         if quoted:
@@ -195,7 +195,7 @@ def _token(letters: str) -> str:
 
 
 def _time_of(found: re.Match[str] | None, zone: tzinfo) -> datetime | None:
-    """The time of a match's groups, None where it is none that ingest takes."""
+    """The time of a match's groups; None if it is no time, or one that ingest rejects."""
     if found is None:
         return None
     part = {key: value for key, value in found.groupdict().items() if value}
@@ -215,7 +215,7 @@ def _time_of(found: re.Match[str] | None, zone: tzinfo) -> datetime | None:
 
 
 def _zone(text: str) -> timezone:
-    """An offset; names of zones other than UTC's count as UTC here: days are what is looked for."""
+    """The zone of an offset; all names of zones count as UTC here, since only days are needed."""
     if text[0] not in "+-":
         return UTC
     digits = text[1:].replace(":", "")

@@ -1,4 +1,4 @@
-"""The events that a mapping makes of files, counted without Spark: by user, day and kind. For plans and windows."""
+"""Counts without Spark the events that a mapping makes of files, by user, day and kind; for plans and windows."""
 
 import math
 from collections import Counter
@@ -20,21 +20,21 @@ from learn_spark.inspect.layout import Layout, Row, read_rows
 from learn_spark.sequences.counts import Range, ranges
 
 MOST_ROWS = 1_000_000
-UNPACKED = 5  # times as large as packed, about
+UNPACKED = 5  # times larger than packed, about
 STRAY_SHARE, STRAY_GAP = 0.001, 30
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Events as arrays of equal length, and what was no event.
+    """Events as arrays of equal length, and rows that were no events.
 
     Attributes:
         users, items, days, kinds: numbers of users, items and kinds of event, and days as ordinals.
         num_users, num_items: how many there are.
         names: of the kinds.
-        bad: rows without a user, an item, a title or a time, by what they lack and day (None without a time).
-        rows: that were looked at.
-        every: of so many rows one was looked at.
+        bad: how many rows were no events, by reason (such as a missing user or time) and day (None without a time).
+        rows: how many rows were read.
+        every: one row of this many was read.
         unread: files that could not be read to their end, and why.
     """
 
@@ -51,12 +51,12 @@ class Tally:
     unread: tuple[str, ...] = ()
 
     def of(self, kinds: Iterable[str]) -> np.ndarray:
-        """Which events are of these kinds."""
+        """A mask of the events that are of these kinds."""
         wanted = [self.names.index(kind) for kind in kinds if kind in self.names]
         return np.isin(self.kinds, wanted)
 
     def between(self, start: date, end: date) -> np.ndarray:
-        """Which events lie in `[start, end)`."""
+        """A mask of the events in `[start, end)`."""
         return (self.days >= start.toordinal()) & (self.days < end.toordinal())
 
     def event_days(self, chosen: np.ndarray | None = None) -> list[date]:
@@ -65,7 +65,7 @@ class Tally:
         return [date.fromordinal(int(day)) for day in np.unique(days)]
 
     def span(self) -> tuple[date, date, int]:
-        """First and last day less stray ones, and how many these are: up to .1% of the events, far from all others."""
+        """First and last day without stray events (up to 0.1% of all, far from the others), and how many strays."""
         days, counts = np.unique(self.days, return_counts=True)
         most = max(1, int(STRAY_SHARE * counts.sum()))
         first, last = 0, len(days) - 1
@@ -81,7 +81,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class RangeTally:
-    """What lies in a range: `rows` are sequences or samples, negatives not counted."""
+    """What a range holds: `rows` are sequences or samples, negatives not counted."""
 
     range: Range
     events: int
@@ -105,7 +105,7 @@ def tally_ranges(tally: Tally, config: Config) -> list[RangeTally]:
 
 
 def _sequences(tally: Tally, config: Config, history: np.ndarray, targets: np.ndarray, as_of: date) -> int:
-    """Users with enough history before an as-of date and enough targets after it."""
+    """How many users have enough history before an as-of date and enough targets after it."""
     settings = config.sequences
     before = history & tally.between(_before(as_of, settings.history_days), as_of)
     after = targets & tally.between(as_of, as_of + timedelta(settings.target_days))
@@ -128,9 +128,9 @@ def tally_of(
 
     Args:
         settings: for `event_types` and `start`.
-        files: with the source that says how each is read.
+        files: each with the source that says how it is read.
         known: leave out events of kinds that `event_types` does not name, and those before `start`.
-        most_rows: of larger files every so many rows are looked at.
+        most_rows: of larger files, only one of so many rows is read.
 
     Raises:
         ConfigError: no file can be read, or none has an event.
@@ -156,7 +156,7 @@ class _Counter:
         self.unread: list[str] = []
 
     def add(self, source: SourceSettings, path: Path, size: int) -> None:
-        """Counts a file's rows; what cannot be read is kept as a reason."""
+        """Counts a file's rows; if it cannot be read, keeps the reason."""
         layout = layout_from(source)
         try:
             if not self.rows:

@@ -1,6 +1,6 @@
-"""The contracts' CHECK constraints, for rows that tasks write themselves: the same rules over Arrow batches.
+"""The contracts' CHECK constraints as rules over Arrow batches, for rows that tasks write themselves.
 
-tests/spark/test_arrow_rows.py gives Delta and these the same broken rows.
+tests/spark/test_arrow_rows.py gives the same broken rows to Delta and to these rules.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,15 @@ from learn_spark.lake.schemas import TableSpec
 
 
 def are_known(spec: TableSpec) -> bool:
-    """Whether all checks of a table have their like here."""
+    """Whether all checks of a table exist here as rules."""
     return set(spec.checks.values()) <= set(_CHECKS)
 
 
 def require_contract(batch: pa.RecordBatch, spec: TableSpec) -> None:
-    """Looks at a batch of a table's columns.
+    """Checks a batch of a table's rows.
 
     Raises:
-        ValueError: a row breaks the contract; the line names table, rule and row.
+        ValueError: a row breaks the contract; the message names table, rule and row.
     """
     for column in spec.columns:
         if not column.nullable and batch.column(column.name).null_count:
@@ -51,7 +51,7 @@ def _is_in(rows: pa.RecordBatch, column: str, *values: str) -> np.ndarray:
     return pc.call_function("is_in", [rows.column(column)], options).to_numpy(zero_copy_only=False)
 
 
-# Of rows without nulls.
+# The rules by their SQL, for rows without nulls.
 _CHECKS: Mapping[str, Callable[[pa.RecordBatch], np.ndarray]] = {
     "size(item_idx) = size(event_ts) AND size(item_idx) > 0": lambda rows: (
         (_sizes(rows, "item_idx") == _sizes(rows, "event_ts")) & (_sizes(rows, "item_idx") > 0)

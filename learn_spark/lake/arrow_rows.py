@@ -1,8 +1,8 @@
-"""Rows that tasks make as Arrow batches, and write as Parquet where they are made.
+"""Rows that tasks make as Arrow batches and themselves write as Parquet.
 
-Spark's own writer takes a list number by number, out of Arrow into a row and from the row into the file; of vectors
-that is most of a write. Here the task that computes batches hands them to pyarrow, and the driver hears of each file
-what Delta's log has to say of it.
+Spark's own writer copies a list number by number, from Arrow into a row and from the row into the file; for vectors
+that is most of a write's time. Here the task that computes batches hands them to pyarrow, and tells the driver what
+Delta's log has to say about each file.
 """
 
 import json
@@ -31,7 +31,7 @@ class ArrowRows:
 
     Attributes:
         source: what the tasks read.
-        make: gets the batches of a partition of `source`, and gives batches of `schema`.
+        make: takes the batches of a partition of `source`, and yields batches of `schema`.
         schema: names and types.
     """
 
@@ -40,37 +40,39 @@ class ArrowRows:
     schema: StructType | str
 
     def then(self, change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> "ArrowRows":
-        """The rows of batches that are changed once they are made, to others of the same schema."""
+        """The rows with `change` applied to each batch once it is made; the schema must stay the same."""
         make = self.make
         return replace(self, make=lambda batches: map(change, make(batches)))
 
     @property
     def frame(self) -> DataFrame:
-        """The same rows, for Spark to go on with."""
+        """The same rows as a frame, for further work in Spark."""
         return self.source.mapInArrow(self.make, self.schema)
 
 
 def gathered(rows: ArrowRows, tasks: int, days: int) -> ArrowRows | DataFrame:
-    """Rows of so many days, each of which every one of the tasks has rows of, for a table with a partition per day.
+    """The rows in the form to write them to a table with a partition per day, if every task has rows of every day.
 
-    A file per task and day, where these are few. Else a frame, whose rows Spark gathers by day before it writes them.
+    The rows themselves, if a file per task and day makes few files; else a frame, whose rows Spark gathers by day
+    before it writes them.
     """
     return rows if days == 1 or tasks * days <= _MOST_FILES else rows.frame
 
 
 def fits_arrow(spec: TableSpec) -> bool:
-    """Whether the rows of a table can be written here: its types and its checks have their like in Arrow."""
+    """Whether a table's rows can be written here: its types and checks exist for Arrow, and it has one partition column
+    at most."""
     types = {column.type for column in spec.columns}
     return types <= set(ARROW_TYPES) and are_known(spec) and len(spec.partition) <= 1
 
 
 def write_rows(rows: ArrowRows, folder: Path, spec: TableSpec) -> list[dict[str, Any]]:
-    """Writes rows as files in a table's folder that nothing names yet.
+    """Writes rows to new files in a table's folder, which no commit names yet.
 
     Returns:
-        Of each file what an `add` of Delta's log says.
+        For each file, what its `add` in Delta's log has to say.
     """
-    make = rows.make  # the frame stays on the driver
+    make = rows.make  # so that the frame is not sent to the tasks
 
     def write(batches: Batches) -> Iterator[pa.RecordBatch]:
         added = [json.dumps(file) for file in write_files(make(batches), folder, spec)]
@@ -82,7 +84,7 @@ def write_rows(rows: ArrowRows, folder: Path, spec: TableSpec) -> list[dict[str,
 def write_few(
     rows: Sequence[Sequence[Any]], earlier: Iterable[Path], folder: Path, spec: TableSpec
 ) -> list[dict[str, Any]]:
-    """Writes few rows of one partition, and those of its earlier files that have none of their keys.
+    """Writes few rows of one partition, together with the rows of its earlier files that have other keys.
 
     Args:
         rows: values of the contract's columns.
@@ -90,7 +92,7 @@ def write_few(
         folder, spec: the table's.
 
     Returns:
-        As `write_rows`.
+        As for `write_rows`.
     """
     schema = arrow_schema(spec)
     columns = [_column(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]

@@ -1,8 +1,8 @@
-"""A store's artifacts and this machine's copies of them; `artifacts` is what others use.
+"""A store's artifacts and this machine's copies of them; other modules use them through `artifacts`.
 
-In the store an artifact is an index and blocks of its files, each under its SHA-256. The index is written last, and in
-one request, so an artifact is there as a whole or not at all. Of a file that has grown, as the matrix does each night,
-only the new blocks travel. The blocks of the index before stay, for those who are reading it.
+In the store an artifact is an index and the blocks of its files, each block under its SHA-256. The index is written
+last, in one request, so an artifact exists as a whole or not at all. If a file has grown, as the matrix does each
+night, only its new blocks are sent. The blocks of the previous index stay for processes that are still reading it.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ CACHE_GB = "LEARN_SPARK_CACHE_GB"
 BLOCK_BYTES = 32 << 20  # part of the format
 _INDEX = "index.json"
 _STATES = "_copies"
-_LAST = ("manifest.json", "meta.json", "result.json")  # they say that the others are whole
+_LAST = ("manifest.json", "meta.json", "result.json")  # come last, as they say that the others are whole
 _THREADS = 4
 
 
@@ -38,8 +38,8 @@ class Mirror:
         name = name_of_copy(root)
         self.folder = cache_folder() / name / ARTIFACTS
         self._states = cache_folder() / name / _STATES
-        self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the lock that keeps it
-        self._brought: dict[tuple[str, str], int | None] = {}  # under which hold on the lake it has asked last
+        self._used: dict[tuple[str, str], Any] = {}  # what this process has asked for, and the locks that keep it
+        self._brought: dict[tuple[str, str], int | None] = {}  # the lake lock's epoch when it last asked
         self._damaged: set[tuple[str, str]] = set()
 
     def path(self, *parts: str) -> Path:
@@ -53,11 +53,11 @@ class Mirror:
         return [(its_kind, name) for its_kind, name in found]
 
     def _copied(self, kind: str = "*") -> list[tuple[str, str]]:
-        """Those that this machine has a copy of, whether the store has them still or not."""
+        """The artifacts that this machine has a copy of, even if the store no longer has them."""
         return [(note.parent.name, note.stem) for note in self._states.glob(f"{kind}/*.json")]
 
     def discard(self, kind: str, name: str) -> None:
-        """The index goes first: without it the rest is nothing."""
+        """Deletes an artifact and its copy; the index goes first, since without it the rest does not count."""
         with self._locked(kind, name):
             place = self._store / kind / name
             (place / _INDEX).unlink(missing_ok=True)
@@ -66,7 +66,7 @@ class Mirror:
             self._state_file(kind, name).unlink(missing_ok=True)
 
     def cut_history(self) -> None:
-        """The blocks of indexes before, and what a publish that was killed has left, go."""
+        """Deletes the blocks of former indexes, and what a killed publish has left."""
         for kind, name in self._named():
             place, index = self._store / kind / name, self._index(kind, name)
             if index is None:
@@ -87,7 +87,7 @@ class Mirror:
         return found
 
     def _index(self, kind: str, name: str) -> dict[str, Any] | None:
-        """What the store has of an artifact; nothing of one that is damaged."""
+        """The store's index of an artifact; None if there is none, or the artifact is known to be damaged."""
         return None if (kind, name) in self._damaged else _read_index(self._store / kind / name)
 
     def publish(self) -> None:
@@ -119,9 +119,10 @@ class Mirror:
         self._damaged.discard((kind, name))
 
     def _bring(self, kind: str, name: str) -> None:
-        """Makes the copy what the store has. Of a copy that the store has not left behind, only what is missing comes.
+        """Brings the copy up to what the store has; only files that the store has changed since, or that are missing,
+        are fetched.
 
-        Whatever else differs is work of this machine that is not published yet: of a run that goes on, or was killed.
+        Whatever else differs is unpublished work of this machine, of a run that goes on or was killed, and stays.
         """
         epoch = held_epoch(self._root)
         if epoch is not None and self._brought.get((kind, name)) == epoch:
@@ -134,7 +135,7 @@ class Mirror:
                 self._state_file(kind, name).unlink()
             files, fetched = index["files"] if index else {}, {}
             stale = state.keys() - files.keys() if files else set()
-            for file in stale:  # the artifact has lost it, and what this machine has of it is no work of its own
+            for file in stale:  # the artifact no longer has it; if it is unchanged here, it is no unpublished work
                 if _stat(folder / file) == state[file]["stat"]:
                     (folder / file).unlink()
             for file in sorted(files, key=lambda file: (Path(file).name in _LAST, file)):
@@ -152,7 +153,7 @@ class Mirror:
 
     @contextmanager
     def _locked(self, kind: str, name: str) -> Iterator[None]:
-        """One process at a time changes a copy; as long as a process that has used it lives, it is not thrown away."""
+        """Lets one process at a time change a copy, which is kept for as long as a process that has used it lives."""
         file = self._states / kind / f"{name}.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
         if (kind, name) not in self._used:
@@ -164,7 +165,7 @@ class Mirror:
             yield
 
     def _make_room(self) -> None:
-        """Throws copies away that nobody uses, the least recently used first, above the limit."""
+        """Deletes copies that no process uses, the least recently used first, until the rest is within the limit."""
         limit = float(os.environ.get(CACHE_GB, "inf")) * 1e9
         notes = sorted(self._states.glob("*/*.json"), key=lambda note: note.stat().st_mtime)
         sizes = {note: sum(f["bytes"] for f in json.loads(note.read_text()).values()) for note in notes}
@@ -181,7 +182,7 @@ class Mirror:
                 sizes.pop(note)
 
     def _state(self, kind: str, name: str) -> dict[str, Any]:
-        """What the copy was when it equalled the store's: blocks, size and time of each file."""
+        """The state of the copy when it last equalled the store's: blocks, size and time of each file."""
         try:
             return json.loads(self._state_file(kind, name).read_bytes())
         except FileNotFoundError:
@@ -213,7 +214,7 @@ def _write_index(place: Location, files: Mapping[str, Any], former: list[str]) -
 
 
 def _wrong_with(place: Location, deep: bool) -> str | None:
-    """What an artifact lacks of what its index names, in a sentence."""
+    """What an artifact lacks of what its index names, in a sentence; None if it lacks nothing."""
     try:
         index = _read_index(place)
         wanted, there = set(_blocks(index["files"] if index else {})), place.matching("*")
@@ -232,7 +233,7 @@ def _blocks(files: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """All files but those that are being written."""
+    """All files except those that are being written."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(str(file) for file in found if not any(part.startswith(".") for part in file.parts))
 
@@ -265,7 +266,7 @@ def _send(file: Path, number: int, place: Location) -> None:
 
 
 def _fetch(place: Location, file: Path, wanted: Mapping[str, Any]) -> None:
-    """Makes a file what the index says: a large one where it lies, as its own writer would, another one as a whole."""
+    """Makes a file equal what the index says: a large file in place, as its own writer would, a small one at once."""
     blocks: list[str] = wanted["blocks"]
     if len(blocks) <= 1:
         write_whole(file, b"".join(_downloaded(place / block) for block in blocks))

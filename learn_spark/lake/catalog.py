@@ -1,7 +1,7 @@
-"""The lake's tables by name: in the cluster's catalog each is an external table at its place in the lake.
+"""Names for the lake's tables: in the cluster's catalog each is an external table at its place in the lake.
 
-The files, and the log that says what is committed, stay the lake's: whoever reads `shop.user_features` reads the same
-table as who reads its folder, and what drops the name leaves the files.
+The files, and the log of commits, stay in the lake: `shop.user_features` is the same table as its folder, and dropping
+the name leaves the files.
 """
 
 import re
@@ -34,18 +34,18 @@ class TableName:
 
 
 def table_argument(text: str, argument: str, options: Mapping[str, Any]) -> Place | TableName:
-    """What an argument names: `table:` and a name, or as of `place_argument`, whose errors it has."""
+    """What an argument names: a table, as `table:` and its name, or a place; raises what `place_argument` raises."""
     if text.startswith(_NAMED):
         return TableName(text.removeprefix(_NAMED))
     return place_argument(text, argument, options)
 
 
 def register(spark: SparkSession, catalog: str, root: Place) -> None:
-    """Gives the tables of a lake their names, where they lack them.
+    """Gives names to those tables of a lake that have none yet.
 
     Args:
         spark: a session on the catalog.
-        catalog: a schema, as `shop` or `main.shop`; it is made where there is none.
+        catalog: a schema, as `shop` or `main.shop`; it is made if it does not exist.
         root: the lake, with all its tables.
 
     Raises:
@@ -53,7 +53,7 @@ def register(spark: SparkSession, catalog: str, root: Place) -> None:
     """
     with told(f"lake.catalog {catalog}"):
         if not spark.catalog.databaseExists(catalog):
-            # What drops the schema with all that is in it drops its folder, too: it is not the lake's.
+            # Dropping the schema with its content deletes its folder, too, so that must not be the lake's.
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {catalog} LOCATION '{_quoted(str(root / '_warehouse'))}'")
         there = {row.tableName for row in spark.sql(f"SHOW TABLES IN {catalog}").collect() if not row.isTemporary}
         for name in TABLES:
@@ -65,7 +65,7 @@ def register(spark: SparkSession, catalog: str, root: Place) -> None:
 
 
 def lake_at(spark: SparkSession, catalog: str) -> Place:
-    """Where the lake lies whose tables have their names in a schema.
+    """The place of the lake whose tables have their names in a schema.
 
     Raises:
         ConfigError: the schema has no table of releases, or there is no such schema.
@@ -96,10 +96,10 @@ def _quoted(text: str) -> str:
 
 @contextmanager
 def told(what: object) -> Iterator[None]:
-    """What a catalog refuses in the block is an error of one line that names what was asked of it.
+    """Turns a catalog's refusal inside the block into a one-line error that begins with `what`.
 
     Raises:
-        ConfigError: it did.
+        ConfigError: the catalog has refused something.
     """
     try:
         yield

@@ -1,9 +1,9 @@
 """An archive of the classes that Spark and Delta load, which a JVM maps when it starts instead of reading them all.
 
 `make setup` makes it (`scripts/class_archive.py`), beside PySpark's jars; Java calls it a dynamic CDS archive. It is
-for the JVMs that this Python starts. Java takes no archive whose class path differs from its own, or has a folder with
-files in it, so PySpark's folder `conf` is left out for the start where it holds only what `make setup` wrote. A JVM of
-another version, or with other jars, starts without the archive by itself.
+for the JVMs that this Python starts. Java refuses an archive whose class path differs from its own, or has a folder
+with files in it. So PySpark's folder `conf` is left out at the start if it holds only what `make setup` wrote. A JVM of
+another version, or with other jars, simply starts without the archive.
 """
 
 import os
@@ -22,14 +22,14 @@ _OURS = {LOGGING, "spark-env.sh"}  # in PySpark's conf
 
 
 def is_usable() -> bool:
-    """Whether there is an archive, and no settings of the user's that lie in a folder of the class path."""
+    """Whether there is an archive, and the user has no settings in a folder of the class path."""
     conf = HOME / "conf"
     is_ours = not conf.is_dir() or {file.name for file in conf.iterdir()} <= _OURS
     return ARCHIVE.is_file() and "SPARK_CONF_DIR" not in os.environ and is_ours
 
 
 def with_archive(settings: Mapping[str, str], option: str = "SharedArchiveFile") -> dict[str, str]:
-    """The settings, with those by which the driver's JVM maps the archive, or, by another option, makes it."""
+    """Adds the settings by which the driver's JVM maps the archive or, with another `option`, makes it."""
     logging = f"-Dlog4j2.configurationFile={(HOME / 'conf' / LOGGING).as_uri()}"
     flags = f"-XX:{option}={ARCHIVE} -Xlog:cds*=off {logging}"
     return {**settings, OPTIONS: f"{settings.get(OPTIONS, '')} {flags}".strip()}
@@ -37,7 +37,7 @@ def with_archive(settings: Mapping[str, str], option: str = "SharedArchiveFile")
 
 @contextmanager
 def without_conf() -> Iterator[None]:
-    """A JVM that starts in this block has an empty folder for PySpark's `conf`, and the archive's Java."""
+    """Lets a JVM that starts in this block have an empty folder instead of PySpark's `conf`, and the archive's Java."""
     java = JAVA_HOME.read_text(encoding="utf-8").strip()
     with environment(SPARK_CONF_DIR=str(EMPTY), JAVA_HOME=os.environ.get("JAVA_HOME", java)):
         yield
@@ -45,7 +45,7 @@ def without_conf() -> Iterator[None]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Variables of this process's environment, for a while: a JVM that starts in this block keeps them."""
+    """Sets variables of this process's environment inside the block; a JVM that starts there keeps them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ |= variables
     try:

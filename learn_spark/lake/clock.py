@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-_LEAST = timedelta(microseconds=1)  # what Spark's timestamps tell apart
+_LEAST = timedelta(microseconds=1)  # the resolution of Spark's timestamps
 
 
 def now() -> datetime:
@@ -12,7 +12,7 @@ def now() -> datetime:
 
 
 def time_after(earlier: Iterable[datetime | None]) -> datetime:
-    """Now, or the moment after the newest of these times, which may be in the zone that Spark's rows come in.
+    """Now, or just after the newest of these times if that is later; they may be in local time, as in Spark's rows.
 
     Releases and what the ledger has recorded are ordered by such times. By the machine's clock alone, a release that is
     published after the clock was set back would be older than the one before it, and no reader would get it.

@@ -49,7 +49,7 @@ def contiguous(days: Iterable[date]) -> list[DayRange]:
 
 
 def spans(days: Iterable[date], most: int = 4) -> str:
-    """Days in words: their ranges, or the outermost days and the number where there are many ranges."""
+    """Days in words: their ranges, or the outermost days and the number of days if there are many ranges."""
     ranges = contiguous(days)
     if len(ranges) <= most:
         return ", ".join(str(span) for span in ranges)

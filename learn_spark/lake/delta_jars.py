@@ -12,7 +12,7 @@ from learn_spark.errors import ConfigError
 from learn_spark.lake.jvm import jvm_class
 from learn_spark.storage import Location
 
-# How versions of Spark begin, those of the Delta that goes with them, and its package.
+# How versions of Spark begin, how versions of Delta that fit them begin, and Delta's package.
 _FITTING = (
     ("4.0.", "4.0.", "io.delta:delta-spark_2.13:4.0.1"),
     ("4.1.0", "4.1.0", "io.delta:delta-spark_4.1_2.13:4.1.0"),
@@ -20,7 +20,7 @@ _FITTING = (
 )
 _TOLD = ", ".join(f"{ours}{'x' * ours.endswith('.')} with {its}{'x' * its.endswith('.')}" for ours, its, _ in _FITTING)
 UNFIT = f"do not fit together; Spark and Delta that do: {_TOLD}"
-# The newest SDK that asks stores for nothing that only Amazon's has: from 2.30 on it sends checksums of its own.
+# The newest SDK that works with stores other than Amazon's: from 2.30 on it sends checksums that these do not know.
 _SDK, _SDK_VERSION = "software.amazon.awssdk", "2.29.52"
 _SDK_MODULES = ("s3", "s3-transfer-manager", "sts", "apache-client", "netty-nio-client")
 STORE_CLIENT = "org.apache.hadoop.fs.s3a.S3AFileSystem"
@@ -29,17 +29,17 @@ EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 
 
 def with_delta(builder: SparkSession.Builder) -> SparkSession.Builder:
-    """Adds Delta's package where PySpark's own folder of jars lacks it: `make setup` puts it there."""
+    """Adds Delta's package if PySpark's own folder of jars lacks it; `make setup` puts it there."""
     if any((Path(pyspark.__file__).parent / "jars").glob("*delta-spark_*.jar")):
         return builder
     return configure_spark_with_delta_pip(builder)
 
 
 def require_fitting(spark: SparkSession) -> None:
-    """Looks at what the JVM has loaded, which under spark-submit is the cluster's.
+    """Checks the Delta that the JVM has loaded, which under spark-submit is the cluster's.
 
     Raises:
-        ConfigError: Delta is not on its class path, or is one for another Spark; names the pairs that fit.
+        ConfigError: Delta is not on the class path, or is for another Spark; the message names the pairs that fit.
     """
     delta = _delta_version(spark)
     fitting = [(its, package) for ours, its, package in _FITTING if spark.version.startswith(ours)]
@@ -54,10 +54,10 @@ def require_fitting(spark: SparkSession) -> None:
 
 
 def require_store_clients(spark: SparkSession, places: Iterable[Path | Location]) -> None:
-    """Looks whether the JVM can reach stores; Spark has Hadoop's client of HDFS itself.
+    """Checks that the JVM can reach these stores; Spark itself has Hadoop's client for HDFS.
 
     Raises:
-        ConfigError: Hadoop's client of one is not on its class path; names the packages.
+        ConfigError: Hadoop's client for S3 is needed and not on the class path; the message names the packages.
     """
     place = next((place for place in places if isinstance(place, Location) and place.scheme == "s3a"), None)
     if place is not None and _class(spark, STORE_CLIENT) is None:
@@ -69,7 +69,7 @@ def require_store_clients(spark: SparkSession, places: Iterable[Path | Location]
 
 
 def store_packages(hadoop: str) -> list[str]:
-    """What Spark's client of S3 consists of: of 550 MB of the SDK the modules that it uses, 12 MB."""
+    """The packages of Spark's client for S3; of the SDK's 550 MB only the modules that it uses, 12 MB."""
     return [f"org.apache.hadoop:hadoop-aws:{hadoop}", *(f"{_SDK}:{name}:{_SDK_VERSION}" for name in _SDK_MODULES)]
 
 

@@ -1,6 +1,6 @@
-"""What works below Spark's plans: Apache DataFusion Comet, a native engine, or Spark's own.
+"""The engine that executes Spark's plans: Apache DataFusion Comet, a native engine, or Spark's own.
 
-Rows are equal on both, so nothing of this is part of a fingerprint. Comet comes as one jar with libraries for Linux on
+Both give equal rows, so the engine is not part of any fingerprint. Comet comes as one jar with libraries for Linux on
 x86_64 and aarch64 (docs/decisions/0013-comet.md).
 """
 
@@ -20,15 +20,15 @@ from learn_spark.lake.jvm import jvm_class
 
 COMET = "org.apache.datafusion:comet-spark-spark4.1_2.13:1.2.0"
 ENABLED = "spark.comet.enabled"
-_OFF = {ENABLED: "false"}  # it may be on the class path, and loaded by somebody else's settings
+_OFF = {ENABLED: "false"}  # Comet may be on the class path, and loaded by somebody else's settings
 _JAR = "*comet-spark-spark4.1_2.13-*.jar"
 _LIBRARIES = ("x86_64", "aarch64")
 _CPU = Path("/proc/cpuinfo")
-_SLOTS = {  # Spark has one of each
+_SLOTS = {  # settings that Comet needs for itself
     "spark.plugins": "org.apache.spark.CometPlugin",
     "spark.shuffle.manager": "org.apache.spark.sql.comet.execution.shuffle.CometShuffleManager",
 }
-_HEAP_SHARE = 0.5  # off the heap, of what the heap may take
+_HEAP_SHARE = 0.5  # memory off the heap, as a share of the heap's
 _WORTH_BYTES = 64 << 20  # of interactions, about a million events; of raw files where there are none
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30, "t": 40}  # a size of memory without a unit is in MiB
 
@@ -41,7 +41,7 @@ def engine_settings(config: Config, submitted: Mapping[str, str] | None = None) 
         submitted: what spark-submit was given; None without it.
 
     Raises:
-        ConfigError: Comet is asked for and cannot be had; the line says why and the way out.
+        ConfigError: Comet is asked for and cannot be used; the message says why, and the way out.
     """
     engine = config.spark.engine
     given = {**(submitted or {}), **config.spark.conf}
@@ -72,10 +72,10 @@ def is_native(spark: SparkSession) -> bool:
 
 
 def require_native(spark: SparkSession, config: Config) -> None:
-    """Looks whether Comet's library could be loaded, which needs 150 MB for temporary files.
+    """Checks that Comet's library can be loaded, which needs 150 MB for temporary files.
 
     Raises:
-        ConfigError: it could not, and Comet was asked for. With `auto` the session goes on without it.
+        ConfigError: it cannot, and Comet was asked for. With `auto` the session goes on without Comet.
     """
     if not is_native(spark):
         return
@@ -89,7 +89,7 @@ def require_native(spark: SparkSession, config: Config) -> None:
 
 
 def misfit() -> str | None:
-    """Why Comet's jar is none for this Spark or this machine; None where it is."""
+    """Why Comet's jar does not fit this Spark or this machine; None if it does."""
     if not pyspark.__version__.startswith("4.1."):
         return f"its jar is for Spark 4.1, while this is Spark {pyspark.__version__}"
     if platform.system() != "Linux" or platform.machine() not in _LIBRARIES:
@@ -101,7 +101,7 @@ def misfit() -> str | None:
 
 
 def is_worth_it(config: Config) -> bool:
-    """Whether the lake's events, or the raw files of a lake that is to come, are so many that Comet pays."""
+    """Whether the lake's events, or the raw files if there are none yet, are so large that Comet pays off."""
     table, size = config.lake.root / "interactions", 0
     folders = {table} if table.is_dir() else {source.path for source in config.ingest.each()}
     for size_of_file in chain.from_iterable(_sizes(folder) for folder in folders if isinstance(folder, Path)):
@@ -121,7 +121,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def _lacking(given: Mapping[str, str], master: str | None, is_submitted: bool) -> str | None:
-    """Why Comet cannot be had; None where it can."""
+    """Why Comet cannot be used; None if it can."""
     if why := misfit():
         return why
     for key, ours in _SLOTS.items():
@@ -133,7 +133,7 @@ def _lacking(given: Mapping[str, str], master: str | None, is_submitted: bool) -
 
 
 def _own_jars(is_submitted: bool) -> Path:
-    """Spark's folder of jars: under spark-submit that of its Spark, which need not be this Python's."""
+    """Spark's folder of jars; under spark-submit that of the submitting Spark, which need not be this Python's."""
     home = os.environ.get("SPARK_HOME") if is_submitted else None
     return Path(home or Path(pyspark.__file__).parent) / "jars"
 

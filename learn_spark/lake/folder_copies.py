@@ -1,4 +1,4 @@
-"""Folders of a store as this machine has them, such as an encoder: brought once for all of its processes."""
+"""This machine's copies of folders in a store, such as an encoder's; fetched once for all of its processes."""
 
 import fcntl
 import hashlib
@@ -18,11 +18,11 @@ _THREADS = 4
 
 
 def folder_copy(place: Location) -> Path:
-    """A copy of what a folder of a store holds at this moment; other content there is another copy here.
+    """A copy of what a store's folder holds now; once the folder's content changes, another copy is made.
 
     Raises:
-        ConfigError: there is no file in it, or one whose name leads out of it.
-        TemporaryError: a file has changed meanwhile.
+        ConfigError: the folder holds no file, or one whose name leads out of it.
+        TemporaryError: a file changed while it was fetched.
     """
     files = place.matching("**")
     if not files:

@@ -1,6 +1,6 @@
 """Requests to forget users and items: files beside the tables, so that any command sees one that is not finished.
 
-A request holds salted hashes, never ids. It is written before anything is taken away, and says `done` at the very end.
+A request holds salted hashes, never ids. It is written before anything is deleted, and says `done` at the very end.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ _REQUEST = "request.json"
 
 @dataclass(frozen=True)
 class Request:
-    """A request.
+    """A request to forget users and items.
 
     Attributes:
         request: its id, a hash of what is to be forgotten: the same list is the same request.
-        salt: the lake's.
+        salt: the lake's salt.
         asked_at: when it was first made, UTC.
         hashes: of the ids, by kind.
         state: open or done.
@@ -49,7 +49,7 @@ class Request:
         return len(self.hashes.get(kind, ()))
 
     def ended(self) -> "Request":
-        """The same, done."""
+        """The same request with the state done."""
         return replace(self, state=DONE)
 
 
@@ -59,7 +59,7 @@ def hash_of(salt: str, name: str) -> str:
 
 
 def request_id(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names a set of kinds and hashes."""
+    """The id for a set of kinds and hashes."""
     return hashlib.sha256("\n".join(" ".join(pair) for pair in sorted(pairs)).encode()).hexdigest()[:12]
 
 
@@ -78,7 +78,7 @@ def requests_of(root: Place) -> list[Request]:
 
 
 def open_requests(root: Place) -> list[Request]:
-    """Those that are not finished."""
+    """The requests that are not finished, the oldest first."""
     return [request for request in requests_of(root) if request.state == OPEN]
 
 

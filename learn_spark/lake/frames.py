@@ -15,7 +15,7 @@ BUCKETS = 256
 
 @contextmanager
 def setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
-    """A setting of the session, for a while."""
+    """Changes a setting of the session inside the block."""
     before = spark.conf.get(key, None)
     spark.conf.set(key, value)
     try:
@@ -25,17 +25,17 @@ def setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
 
 
 def only_row(df: DataFrame) -> Row:
-    """The row of a frame of one, as an aggregate without groups always is.
+    """The row of a frame that has exactly one, such as an aggregate without groups.
 
-    All of the frame is asked for: where Spark needs a part of what a Python worker gives, it ends the worker, and with
-    it the model that it has loaded.
+    The whole frame is collected: if Spark needs only a part of a Python worker's output, it ends the worker, and the
+    model that the worker has loaded is lost.
     """
     (row,) = df.collect()
     return row
 
 
 def frame_of(spark: SparkSession, rows: Sequence[Sequence[Any]], ddl: str) -> DataFrame:
-    """A frame of rows that the driver has. They come as Arrow: PySpark sends a list through a Python worker first."""
+    """A frame of rows on the driver; passed as Arrow, since PySpark sends a list through a Python worker first."""
     if not rows:
         return spark.createDataFrame([], ddl)
     schema = StructType.fromDDL(ddl)
@@ -44,29 +44,30 @@ def frame_of(spark: SparkSession, rows: Sequence[Sequence[Any]], ddl: str) -> Da
 
 
 def zero_padded(values: Column, length: int) -> Column:
-    """Lists of at most `length` numbers, with zeros behind, as many as there are places left."""
+    """Lists of at most `length` numbers, padded on the right with zeros to `length`."""
     return F.concat(values, F.array_repeat(F.lit(0), F.lit(length) - F.size(values)))
 
 
 def tasks_for(spark: SparkSession, rows: int, most: int, least: int) -> int:
-    """How many tasks share so many rows: at most `most` each, of few rows a task per core, none of less than `least`.
+    """How many tasks to use for `rows` rows: about `most` rows per task; for few rows one task per core, but at least
+    `least` rows per task.
 
-    A number that is named is one that Spark does not change while it runs; Comet hands Python its batches as they are
-    only then. It stays within `spark.shuffle_partitions`.
+    Spark does not change an explicit number of tasks at run time, and only then does Comet hand its batches to Python
+    unchanged. The number stays within `spark.shuffle_partitions`.
     """
     cores, limit = spark.sparkContext.defaultParallelism, int(str(spark.conf.get("spark.sql.shuffle.partitions")))
     return min(limit, max(rows // most, min(cores, rows // least), 1))
 
 
 def counted(frames: Mapping[str, DataFrame], *by: str) -> dict[tuple[Any, ...], int]:
-    """Rows of several frames in one query: by name and the values of `by`; what has none is left out."""
+    """Counts rows of several frames in one query, by name and the values of `by`; groups without rows are left out."""
     named = [df.select(F.lit(name).alias("of"), *by) for name, df in frames.items()]
     rows = reduce(DataFrame.unionByName, named).groupBy("of", *by).count().collect()
     return {tuple(row)[:-1]: row["count"] for row in rows}
 
 
 def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()) -> DataFrame:
-    """Numbers rows first, first + 1, … without gaps, equal for equal rows, in parallel.
+    """Numbers rows first, first + 1, … in parallel and without gaps; equal frames get equal numbers.
 
     Rows are numbered within hash buckets of the key; a bucket begins where the ones before it end. Only the
     buckets' sizes pass through one task.
@@ -76,7 +77,7 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, 
         key: its columns.
         name: the new int column.
         first: the first number.
-        after: columns of few values (a day) that numbers follow first.
+        after: columns of few values (such as a day) by which the numbers are ordered first.
     """
     bucket = [*after, "_bucket"]
     bucketed = _bucketed(df, key)
@@ -95,7 +96,7 @@ def with_dense_number(df: DataFrame, key: Sequence[str], name: str, first: int, 
 def with_number_of_few(
     df: DataFrame, key: Sequence[str], name: str, first: int, after: Sequence[str] = ()
 ) -> DataFrame:
-    """The same numbers as `with_dense_number`, of rows that one task can sort."""
+    """The same numbers as `with_dense_number`, for rows that one task can sort."""
     number = F.row_number().over(Window.orderBy(*after, "_bucket", *key))
     return _bucketed(df, key).withColumn(name, (number + (first - 1)).cast("int")).drop("_bucket")
 

@@ -1,8 +1,8 @@
-"""Which lake this is: `_lake.json` has an id, and of every table the id that Delta gave it when it was made.
+"""A lake's identity: `_lake.json` holds its id, and for every table the id that Delta gave it when it was made.
 
 The file is written when all tables are there, and again only when a table is added or made anew. So a table that is
-gone, came from another lake or was brought back from an old copy is told from one that never was, and is refused.
-Lakes of before have no such file: they are taken over as they are, as far as their ledger agrees.
+gone, came from another lake or was restored from an old copy can be told from one that never existed, and is refused.
+Lakes of earlier versions have no such file: they are accepted as they are, as far as their ledger agrees.
 """
 
 import json
@@ -32,9 +32,9 @@ class Known:
     """A table as the lake knows it.
 
     Attributes:
-        id: Delta's.
-        made_at: when it was made anew, in seconds since 1970; 0 where it is the lake's first of its name. What was
-            recorded before says nothing about its versions.
+        id: Delta's id of the table.
+        made_at: when it was made anew, in seconds since 1970; 0 if it is the lake's first table of its name. What the
+            ledger recorded before that time says nothing about its versions.
     """
 
     id: str
@@ -43,14 +43,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Identity:
-    """A lake and its tables, as `_lake.json` has them."""
+    """A lake and its tables, as in `_lake.json`."""
 
     lake: str = field(default_factory=lambda: uuid.uuid4().hex)
     tables: Mapping[str, Known] = field(default_factory=dict)
 
 
 def read_identity(root: Place) -> Identity | None:
-    """What a lake says of itself; None where it says nothing.
+    """The identity that a lake's file holds; None if there is no file.
 
     Raises:
         ConfigError: the file is damaged.
@@ -86,9 +86,9 @@ def newest_version(root: Place, name: str) -> int:
 
 
 def table_id(root: Place, name: str) -> str | None:
-    """Delta's id of a table, which stays the same for as long as the table lives; None where the log has none."""
+    """Delta's id of a table, which stays the same for as long as the table lives; None if the log has none."""
     log = root / name / LOG
-    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), key=str, reverse=True)  # Delta drops the commits before one
+    checkpoints = sorted(log.glob("*.checkpoint*.parquet"), key=str, reverse=True)  # Delta deletes older commits
     try:
         first = _of_commit(log / _FIRST)
         return first or next(filter(None, map(_of_checkpoint, checkpoints)), None)
@@ -97,7 +97,7 @@ def table_id(root: Place, name: str) -> str | None:
 
 
 def wrong_with(root: Place, name: str, identity: Identity | None, seen: int = -1) -> str | None:
-    """What makes a table another one than the lake's own; None where nothing does.
+    """What is wrong with a table: it is gone, not the lake's own, too old or damaged; None if nothing is.
 
     Args:
         root: the lake.
@@ -113,7 +113,7 @@ def wrong_with(root: Place, name: str, identity: Identity | None, seen: int = -1
     version = newest_version(root, name)
     if version < seen:
         return f"{OLDER}: its version is {version}, and {seen} was recorded"
-    if isinstance(root, Path) and (commit := _cut_commit(root / name / LOG)):  # a store's objects are whole
+    if isinstance(root, Path) and (commit := _cut_commit(root / name / LOG)):  # a store has no cut objects
         return f"has a damaged log: {commit} is cut"
     return None
 
@@ -124,8 +124,8 @@ def wrong_tables(root: Place, names: Iterable[str], ledger: str, seen: Mapping[s
     Args:
         root: the lake.
         names: all tables that a lake has.
-        ledger: that of them which all others are recorded in.
-        seen: the newest versions that it has recorded.
+        ledger: the name of the ledger's table.
+        seen: the newest versions that the ledger has recorded.
     """
     names, identity = list(names), read_identity(root)
     wrong = {name: why for name in names if (why := wrong_with(root, name, identity, seen.get(name, -1)))}
@@ -144,7 +144,7 @@ def refusal(root: Place, wrong: Mapping[str, str]) -> ConfigError:
 
 
 def _cut_commit(log: Path) -> Path | None:
-    """A commit since the last checkpoint that does not end in JSON; Delta's own readers look past it to a checksum."""
+    """A commit since the last checkpoint that does not end in JSON; Delta's readers miss it if there is a checksum."""
     checkpoints = (file.name.partition(".")[0] for file in log.glob("*.checkpoint*.parquet"))
     since = max(map(int, filter(str.isdecimal, checkpoints)), default=-1)
     commits = (file for file in log.glob("*.json") if file.stem.isdecimal() and int(file.stem) > since)
@@ -152,12 +152,12 @@ def _cut_commit(log: Path) -> Path | None:
 
 
 def _ends_in_json(commit: Path) -> bool:
-    """Whether its last line is whole. A commit that Delta has tidied away since, or that nobody may read, counts."""
+    """Whether a commit's last line is whole; also true if Delta has deleted it since, or it cannot be opened."""
     try:
         with commit.open("rb") as content:
             content.seek(max(0, commit.stat().st_size - _TAIL))
             last = content.read().rstrip(b"\n").rpartition(b"\n")
-            if not last[1]:  # a line of more than the tail, or the only one
+            if not last[1]:  # the line is longer than the tail, or the only one
                 content.seek(0)
                 last = content.read().rstrip(b"\n").rpartition(b"\n")
         json.loads(last[2])

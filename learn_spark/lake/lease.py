@@ -1,13 +1,14 @@
-"""The lock of a lake in a store: a lease that its holder renews, and asks after before each commit.
+"""The lock of a lake in a store: a lease that its holder renews, and checks before each commit.
 
-In `_lease/` lies a file per holder so far, `epochs/00000012`. A store makes a new file for one of several who try at
-once, so each number has one holder; the newest holds the lake. It writes `beat/00000012` again and again. Whoever finds
-that older than `TTL`, by the store's own clock, makes the next number. So no machine's clock matters, and a holder that
-was stopped for so long finds a newer number than its own and commits nothing more.
+`_lease/` has a file for each holder so far, such as `epochs/00000012`. If several processes try to create the same
+file, the store lets only one of them succeed, so each number has one holder; the newest holder has the lake. It writes
+`beat/00000012` again and again. A process that finds this file older than `TTL`, by the store's own clock, creates the
+next number. So no machine's clock matters, and a holder that was stopped for that long finds a newer number than its
+own and commits nothing more.
 
-What a lease cannot do: look and commit in one request. A holder that is stopped right between the two, for longer than
-`TTL`, may still commit once. `Tables` marks the commits so that Delta refuses that one where the new holder has
-committed to the same table already.
+A lease cannot check and commit in one request. A holder that is stopped right between the two, for longer than `TTL`,
+may still commit once. `Tables` marks commits so that Delta refuses this one if the new holder has already committed to
+the same table.
 """
 
 import itertools
@@ -33,10 +34,10 @@ class Lease:
     Args:
         root: what is held.
         ttl: seconds that a holder may be silent; None: `TTL`.
-        busy: the error's text where another process holds it.
+        busy: the error's text if another process holds it.
 
     Attributes:
-        epoch: its number.
+        epoch: the number of this hold.
     """
 
     def __init__(self, root: Location, ttl: float | None = None, busy: str = "") -> None:
@@ -70,10 +71,10 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Makes sure that a commit is still ours to make.
+        """Checks, before a commit, that this process still has the lake.
 
         Raises:
-            TemporaryError: the lease is over, or somebody else has the lake.
+            TemporaryError: the lease is over, or another process has the lake.
         """
         self._is_lost |= _now() - self._beaten_at > self._ttl or _epoch_file(self._folder, self.epoch + 1).exists()
         if self._is_lost:
@@ -83,11 +84,11 @@ class Lease:
             )
 
     def next_commit(self) -> int:
-        """A number for a commit, above all that this holder and those before it have given."""
+        """A number for a commit, above all numbers that this holder and earlier ones have given."""
         return (self.epoch << 32) + next(self._commits)
 
     def release(self) -> None:
-        """Lets the next one have the lake at once."""
+        """Ends the lease, so that another process can have the lake at once."""
         self._stop.set()
         self._thread.join()
         if not self._is_lost:
@@ -111,7 +112,7 @@ class Lease:
 
 
 def living_holder(root: Location, ttl: float | None = None) -> str | None:
-    """Who holds a lake and has renewed its lease; None where nobody does."""
+    """The process that holds a lake and has renewed its lease, in words; None if there is none."""
     folder = root / FOLDER
     newest = _newest(folder)
     if newest < 0:
@@ -121,7 +122,7 @@ def living_holder(root: Location, ttl: float | None = None) -> str | None:
         if json.loads(beat.read_bytes())["state"] == _RELEASED:
             return None
         last = beat.entry().modified
-    except FileNotFoundError:  # it has just begun
+    except FileNotFoundError:  # the holder has just begun
         last = epoch.entry().modified
     if _store_time(folder) - last > timedelta(seconds=ttl or TTL):
         return None
@@ -133,7 +134,7 @@ def living_holder(root: Location, ttl: float | None = None) -> str | None:
 
 
 def newest_epoch(root: Location) -> int:
-    """Changes with each process that takes the lake; -1 before the first."""
+    """The newest holder's number, which changes with each process that takes the lake; -1 before the first."""
     return _newest(root / FOLDER)
 
 
@@ -150,7 +151,7 @@ def _beat_file(folder: Location, number: int) -> Location:
 
 
 def _store_time(folder: Location) -> datetime:
-    """What the store's clock says."""
+    """The time by the store's clock."""
     probe = folder / "clock" / uuid.uuid4().hex
     probe.write_bytes(b"")
     try:
@@ -160,5 +161,5 @@ def _store_time(folder: Location) -> datetime:
 
 
 def _now() -> float:
-    """Seconds of a clock that goes on while this process, or its machine, sleeps."""
+    """Seconds of a clock that runs on while this process, or its machine, sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -1,7 +1,6 @@
-"""The data files that a table's log names: whether they are there and can be read, and how dead ones are taken out.
+"""The data files that a table's log names: checks that they exist and can be read, and drops dead ones.
 
-A file is looked at where Spark works, so a table of many files is as quick as its executors: size and footer, or with
-`deep` every row of it.
+The executors check the files in parallel: size and footer, or with `deep` every row.
 """
 
 import json
@@ -35,9 +34,9 @@ class DeadFile:
         path: as the log names it.
         why: what is wrong with it.
         partition: its values of the partition columns.
-        size: of the whole file.
-        rows: that it held, where the log says so.
-        least, most: of its columns, likewise.
+        size: bytes of the file, by the log.
+        rows: how many rows it held, by the log; None if the log does not say.
+        least, most: the least and greatest values of its columns, by the log.
     """
 
     path: str
@@ -49,30 +48,30 @@ class DeadFile:
     most: Mapping[str, Any]
 
     def days(self, column: str) -> tuple[date, date] | None:
-        """The first and the last day that its rows may have in a column; None where the log does not say."""
+        """The first and the last day that its rows may have in a column; None if the log does not say."""
         low, high = (self.partition.get(column) or side.get(column) for side in (self.least, self.most))
         return (date.fromisoformat(low[:10]), date.fromisoformat(high[:10])) if low and high else None
 
 
 def delta_log(spark: SparkSession, table: Place | str) -> Any:  # noqa: ANN401 - Delta's own object
-    """What the JVM has of a table's log."""
+    """The JVM's object for a table's log."""
     return jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, str(table))
 
 
 def newest_snapshot(spark: SparkSession, log: Any) -> Any:  # noqa: ANN401 - Delta's own objects
-    """The table as its log says it is now."""
+    """The table as its log, read again, says it is now."""
     none = jvm_class(spark, "scala.Option").empty()
     return log.update(False, none, none)
 
 
 def live_files(spark: SparkSession, table: Place) -> DataFrame:
-    """What a table's log names: path, partitionValues, size, stats; fails where the log cannot be read."""
+    """The files that a table's log names: path, partitionValues, size, stats; fails if the log cannot be read."""
     files = DataFrame(newest_snapshot(spark, delta_log(spark, table)).allFiles().toDF(), spark)
     return files.select("path", "partitionValues", "size", "stats")
 
 
 def forget_logs(spark: SparkSession) -> None:
-    """Lets Spark read every table's log anew: one of them was taken away, and another lies in its place."""
+    """Makes Spark read every table's log anew, after one of them was replaced or changed outside of Spark."""
     jvm_class(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
 
@@ -89,10 +88,10 @@ def dead_files(spark: SparkSession, table: Place, deep: bool = False) -> list[De
 
 
 def drop_files(table: Place, dead: Sequence[DeadFile]) -> None:
-    """Takes files out of a table in one commit, so that the others can be read again.
+    """Removes dead files from a table in one commit, so that the others can be read again.
 
-    The commit says that no data changed: their rows will be written again, and whoever follows the change feed would
-    look for the files.
+    The commit says that no data changed: the rows will be written again, and a reader of the change feed would
+    otherwise look for the files.
     """
     now = int(time.time() * 1000)
     info = {"timestamp": now, "operation": "DROP DEAD FILES", "operationParameters": {}, "engineInfo": "learn-spark"}
@@ -116,14 +115,14 @@ def file_of(table: Path, path: str) -> Path: ...
 @overload
 def file_of(table: Place, path: str) -> Place: ...
 def file_of(table: Place, path: str) -> Place:
-    """Where a file lies that the log names: below the table, or anywhere if it names it by a URL."""
+    """The place of a file that the log names: below the table, or anywhere if the log has a URL."""
     if isinstance(table, Path):
         return table / unquote(path.removeprefix("file://"))
     return table.at(unquote(path)) if SCHEME.match(path) else table / unquote(path)
 
 
 def _commit(log: Place, version: int, text: str) -> None:
-    """A commit is there as a whole, and never in place of another: Delta's rule for its log."""
+    """Writes a commit as a whole, and never over another one: Delta's rule for its log."""
     if not isinstance(log, Path):
         (log / f"{version:020d}.json").create(text.encode())
         return

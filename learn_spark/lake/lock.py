@@ -28,8 +28,8 @@ def lake_lock(root: Place) -> Iterator[Unlock]:
     """Locks a lake for one driver that may write to it.
 
     Raises:
-        ConfigError: as of `folder_lock`; or a folder in it cannot be written, which is said before hours of work.
-        TemporaryError: as of `folder_lock`.
+        ConfigError: as for `folder_lock`; or a folder in the lake cannot be written, checked here before hours of work.
+        TemporaryError: as for `folder_lock`.
     """
     if not isinstance(root, Path):
         with _leased(root) as unlock:
@@ -60,17 +60,17 @@ def _leased(root: Location) -> Iterator[Unlock]:
 
 @contextmanager
 def artifacts_lock(folder: Place, busy: str) -> Iterator[Check]:
-    """Locks a kind of artifacts for work of hours beside which nights go on: they have the lake's lock.
+    """Locks a kind of artifacts for hours of work; nightly runs can go on meanwhile, since they have the lake's lock.
 
     Args:
         folder: of the kind, in the lake.
-        busy: the error's text where another process has the lock.
+        busy: the error's text if another process has the lock.
 
     Yields:
-        What makes sure, before something is taken to a store, that the lock is still ours.
+        A function that checks, before something is sent to a store, that this process still has the lock.
 
     Raises:
-        ConfigError, TemporaryError: as of `folder_lock`.
+        ConfigError, TemporaryError: as for `folder_lock`.
     """
     if isinstance(folder, Path):
         with folder_lock(folder, f"the folder of {folder.name}", busy):
@@ -85,15 +85,15 @@ def artifacts_lock(folder: Place, busy: str) -> Iterator[Check]:
 
 
 def held_epoch(root: Location) -> int | None:
-    """The number under which this process may write to a lake in a store; None where it may not."""
+    """The lease's number under which this process may write to a lake in a store; None if it may not."""
     return _leases[root.uri].epoch if root.uri in _leases else None
 
 
 def lease_of(root: Place) -> Lease | None:
-    """The lease under which this process writes to a lake, to be checked before each commit; None of a local lake.
+    """The lease under which this process writes to a lake, to be checked before each commit; None for a local lake.
 
     Raises:
-        TemporaryError: this process holds none.
+        TemporaryError: this process holds no lease.
     """
     if isinstance(root, Path):
         return None
@@ -104,12 +104,12 @@ def lease_of(root: Place) -> Lease | None:
 
 @contextmanager
 def without_writers(root: Place) -> Iterator[None]:
-    """Keeps those that write to a lake away while its tables are read together; writes nothing itself.
+    """Keeps writers away from a lake while its tables are read together; writes nothing itself.
 
-    A lake in a store has no lock that only keeps others away: who wrote meanwhile is told at the end.
+    A lake in a store has no lock for readers: if a writer has come meanwhile, an error says so at the end.
 
     Raises:
-        TemporaryError: one of them works on it.
+        TemporaryError: a writer works on the lake, or has begun to.
     """
     if not isinstance(root, Path):
         before = newest_epoch(root)
@@ -121,7 +121,7 @@ def without_writers(root: Place) -> Iterator[None]:
         return
     try:
         handle = (root / LOCK).open()
-    except OSError:  # nobody has written to it, or this user cannot
+    except OSError:  # nobody has written to it yet, or this user cannot open it
         yield
         return
     with handle:
@@ -136,9 +136,9 @@ def folder_lock(folder: Path, name: str, busy: str) -> Iterator[Unlock]:
     The lock ends when the block exits, the process dies, or the yielded function is called.
 
     Args:
-        folder: the file `.lock` in it is what is locked.
+        folder: the file `.lock` in it is locked.
         name: what the folder is, for the error that it cannot be written.
-        busy: the error's text where another process has the lock.
+        busy: the error's text if another process has the lock.
 
     Raises:
         ConfigError: the folder cannot be written.

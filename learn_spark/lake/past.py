@@ -1,7 +1,7 @@
-"""Taking a table's past away: earlier versions' files, and what the log still says of them.
+"""Removes a table's past from its log: everything that the log says about earlier versions.
 
-Delta's log has the least and the greatest value of each file's first columns in clear text, so ids stand in commits,
-in checkpoints and in their checksums for as long as those lie there.
+Delta's log has the least and the greatest value of each file's first columns in clear text, so ids stay in commits,
+checkpoints and checksums for as long as these files exist.
 """
 
 import re
@@ -17,9 +17,9 @@ _VERSION = re.compile(r"\.?(\d{20})\.")
 
 
 def cut_log(spark: SparkSession, table: Place) -> int:
-    """Writes a checkpoint of the newest version and removes whatever the log has of older ones; says how many files.
+    """Writes a checkpoint of the newest version and deletes the log's files of older ones; returns how many.
 
-    A log that is cut in the midst of it reads the same: the checkpoint comes first, then the oldest files go.
+    If this is interrupted, the log still reads the same: the checkpoint comes first, then the oldest files are deleted.
     """
     log, newest = table / LOG, newest_version(table.parent, table.name)
     _checkpoint(spark, table)

@@ -1,4 +1,4 @@
-"""The newest row of a key that a sample's day may know."""
+"""The point-in-time join: to each sample, the newest row of its key that the sample's day may know."""
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -8,8 +8,8 @@ def latest_before(samples: DataFrame, features: DataFrame, key: str) -> DataFram
     """Adds to each sample the newest feature row of its key with `features.ds <= samples.ds`.
 
     A feature row of day `ds` comes from events before that day's midnight, so the sample's own day is right.
-    Every feature row learns until when it is the newest, so each sample meets one row at most: one shuffle of each
-    side by the key, and none of them is sorted or grouped with the vectors of the other.
+    Every feature row gets the day until which it is the newest, so each sample matches one row at most. That takes one
+    shuffle of each side by the key, and neither side is sorted or grouped with the other's vectors.
 
     Args:
         samples: `key`, `ds` (the event day) and anything else; duplicates and null keys are kept.
@@ -17,8 +17,8 @@ def latest_before(samples: DataFrame, features: DataFrame, key: str) -> DataFram
         key: the column that both share.
 
     Returns:
-        The samples' columns, the features' other columns and `feature_ds`; the latter are null where no row
-        is old enough.
+        The samples' columns, the features' other columns and `feature_ds`; the latter are null if no row is old
+        enough.
     """
     return joined_newest(samples, features, key, F.col("ds"))
 
@@ -31,7 +31,7 @@ def sample_day(samples: DataFrame) -> Column:
 
 
 def with_until(features: DataFrame, key: str) -> DataFrame:
-    """Adds `until`, the day from which on a row is not its key's newest any more; far away for the last one."""
+    """Adds `until`, the day from which on a row is no longer its key's newest; far in the future for the last row."""
     following = F.lead("ds").over(Window.partitionBy(key).orderBy("ds"))
     return features.withColumn("until", F.coalesce(following, F.lit("9999-12-31").cast("date")))
 

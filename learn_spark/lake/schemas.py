@@ -53,7 +53,7 @@ _RELEASE = Column("release_id", "string", "the release that published this row")
 
 
 def _consumed(*narrow: str) -> dict[str, str]:
-    """Properties of a table of vectors that others follow: its changes, and statistics of the narrow columns alone."""
+    """Properties of a table of vectors that consumers follow: a change feed, and statistics of only narrow columns."""
     return {"delta.enableChangeDataFeed": "true", "delta.dataSkippingStatsColumns": ",".join(narrow)}
 
 

@@ -1,4 +1,4 @@
-"""The one place that builds a Spark session, and that says whether one can be used."""
+"""The one place that builds Spark sessions, and checks whether a given one can be used."""
 
 import logging
 import os
@@ -46,25 +46,25 @@ _PLAIN_VECTORS = {
 }
 
 _DEFAULTS = {  # what `spark.conf` and spark-submit may set otherwise
-    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # took a third of what ingest does per line, for 6%
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # it took a third of ingest's time per line, to save 6%
 }
 
 
 def build_session(config: Config, app_name: str, log: Path | None = None) -> SparkSession:
-    """A session with Delta, UTC and ANSI mode; under `spark-submit`, that command's master and memory win.
+    """Builds a session with Delta, UTC and ANSI mode; under `spark-submit`, that command's master and memory win.
 
-    What spark-defaults.conf or `--conf` say of settings that change rows has no effect.
+    Settings of spark-defaults.conf or `--conf` that change rows have no effect.
 
     Args:
-        config: the run's.
-        app_name: what Spark's pages call it.
-        log: gets the errors that Spark logs in this process, with their stacks, instead of the terminal; created when
-            there is one.
+        config: of the run.
+        app_name: what Spark's pages call the session.
+        log: the file for the errors that Spark logs in this process, with their stacks, instead of the terminal; the
+            first error creates it.
 
     Raises:
-        ConfigError: where Java, Delta's jars or a port is missing, or a session runs already whose settings would
-            change rows; the line says which and what to do.
-        TemporaryError: where the disk is full.
+        ConfigError: Java, Delta's jars or a port is missing, or a session runs already whose settings would change
+            rows; the message says which one and what to do.
+        TemporaryError: the disk is full.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if config.spark.master and config.spark.master.startswith("local"):
@@ -91,7 +91,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
             spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
         server: Any = spark.sparkContext._accumulatorServer
-        server.handle_error = lambda *_: None  # prints a stack where the JVM is gone
+        server.handle_error = lambda *_: None  # it would print a stack if the JVM is gone
         require_fitting(spark)
         require_store_clients(spark, config.in_stores)
         _require_seen_folders(spark, config)
@@ -107,7 +107,7 @@ def build_session(config: Config, app_name: str, log: Path | None = None) -> Spa
 
 
 def telling_case(spark: SparkSession) -> SparkSession:
-    """A session beside this one, with its settings, that takes `id` and `ID` for two columns where it reads files."""
+    """A second session with this one's settings, except that it takes `id` and `ID` for two columns of a file."""
     beside = spark.newSession()
     ours = spark.conf.getAll
     for key, value in beside.conf.getAll.items():
@@ -120,10 +120,10 @@ def telling_case(spark: SparkSession) -> SparkSession:
 
 
 def require_plain(spark: SparkSession) -> None:
-    """A session that somebody else has made may be used where it reads and computes as ours do.
+    """Checks that a session which somebody else has made reads and computes as ours do.
 
     Raises:
-        ConfigError: names a setting that would change rows, and how to set it.
+        ConfigError: a setting would change rows; the message names it, and how to set it.
     """
     ours = {TIME_ZONE: FIXED[TIME_ZONE], ANSI: FIXED[ANSI]}
     for key, value in ours.items():
@@ -139,7 +139,7 @@ def require_plain(spark: SparkSession) -> None:
 
 
 def is_alive(spark: SparkSession, patience: float = 0.0) -> bool:
-    """Whether the session's JVM still runs; with patience, whether it still does after so many seconds."""
+    """Whether the session's JVM still runs; with patience, whether it still does after that many seconds."""
     process = getattr(spark.sparkContext._gateway, "proc", None)
     if process is not None:
         try:
@@ -151,7 +151,7 @@ def is_alive(spark: SparkSession, patience: float = 0.0) -> bool:
 
 
 def is_lost_connection(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is that of a connection that broke, as one to a JVM that was killed does."""
+    """Whether an error, or one that led to it, is a broken connection, such as that to a killed JVM."""
     while error is not None:
         ours = type(error).__module__.startswith("py4j") and not hasattr(error, "java_exception")
         if ours or isinstance(error, ConnectionError | EOFError):
@@ -173,12 +173,12 @@ _spoken: IO[bytes] | None = None
 
 
 def _start_jvm(builder: SparkSession.Builder) -> None:
-    """Starts the JVM, if none runs, with a command line that names no secret: others can read it."""
+    """Starts the JVM, if none runs, with a command line that has no secrets, since others can read it."""
     options = {key: str(value) for key, value in builder._options.items()}
     shown = redacted_conf(options)
     plain = SparkConf(loadDefaults=False)
     for key, value in options.items():
-        if shown[key] == value or key.startswith("spark.driver."):  # the JVM needs its own when it starts
+        if shown[key] == value or key.startswith("spark.driver."):  # the JVM needs these when it starts
             plain.set(key, value)
     with SparkContext._lock:
         if SparkContext._gateway is None:
@@ -186,10 +186,10 @@ def _start_jvm(builder: SparkSession.Builder) -> None:
 
 
 def _start_context(builder: SparkSession.Builder) -> None:
-    """Starts Spark in the JVM, if it does not run yet. Who has an answer of their own to Ctrl-C keeps it.
+    """Starts Spark in the JVM, if it does not run yet. Keeps the program's own handler of Ctrl-C, if it has one.
 
-    PySpark puts one in its place that asks the JVM, which the same Ctrl-C may have ended; py4j then makes an error of
-    it, and the interruption is lost.
+    PySpark replaces the handler by one that asks the JVM, which the same Ctrl-C may have ended; py4j then raises an
+    error, and the interruption is lost.
     """
     former = signal.getsignal(signal.SIGINT)
     SparkContext.getOrCreate(SparkConf().setAll([(key, str(value)) for key, value in builder._options.items()]))
@@ -200,9 +200,9 @@ def _start_context(builder: SparkSession.Builder) -> None:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """What starts in the block writes to a file without a name, not to the terminal; nothing of it outlives a Ctrl-C.
+    """Makes processes that start in the block write to a nameless file, not to the terminal; a Ctrl-C ends them, too.
 
-    On stdout, too: Delta says there what a VACUUM deletes, a line per table.
+    That is also for stdout, where Delta prints a line per table about what a VACUUM deletes.
     """
     global _spoken  # noqa: PLW0603 - as the JVM, there is one per process
     if SparkContext._gateway is not None:
@@ -218,7 +218,7 @@ def _quiet_start() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception):  # PySpark leaves a JVM that waits for ever
+        if not isinstance(error, Exception):  # PySpark would leave a JVM that waits for ever
             for process in set(psutil.Process().children(recursive=True)) - before:
                 process.kill()
             SparkContext._gateway = SparkContext._jvm = None
@@ -230,9 +230,9 @@ def _quiet_start() -> Iterator[None]:
 
 
 def _importing_nothing_from_the_working_directory() -> AbstractContextManager[None]:
-    """Python workers get the environment that the JVM starts in; what else this process starts keeps its own.
+    """Sets the environment for a JVM that starts in the block, which its Python workers inherit; other children do not.
 
-    An empty place in PYTHONPATH is the working directory, too.
+    An empty entry in PYTHONPATH is the working directory, too.
     """
     path = os.environ.get("PYTHONPATH", "")
     named = {"PYTHONPATH": os.pathsep.join(filter(None, path.split(os.pathsep)))} if path else {}
@@ -246,7 +246,7 @@ def _undo(spark: SparkSession, foreign: list[str]) -> None:
 
 
 def _log_to(spark: SparkSession, file: Path) -> None:
-    """Lets the driver's JVM, which in local mode is the executors' too, log to a file alone, without secrets."""
+    """Makes the driver's JVM, in local mode also the executors', log only to a file, without secrets."""
     log4j = "org.apache.logging.log4j"
     context = jvm_class(spark, f"{log4j}.LogManager").getContext(False)
     secrets = jvm_class(spark, "java.util.regex.Pattern").compile(redaction_pattern())
@@ -271,7 +271,7 @@ def _is_submitted() -> bool:
 
 
 def _submitted() -> dict[str, str] | None:
-    """What spark-submit has been given; None without it."""
+    """The settings that spark-submit was given; None without spark-submit."""
     if not _is_submitted():
         return None
     SparkContext._ensure_initialized()
@@ -299,10 +299,10 @@ def _settings(config: Config) -> dict[str, str]:
 
 
 def _require_seen_folders(spark: SparkSession, config: Config) -> None:
-    """A training on the executors reads and writes folders of the driver.
+    """Refuses a training on executors that cannot see the driver's folders, which it reads and writes.
 
     Raises:
-        ConfigError: the lake lies in a store, and the executors are other machines that shall train.
+        ConfigError: the lake lies in a store, and executors on other machines are to train.
     """
     is_elsewhere = not str(spark.sparkContext.master).startswith("local")
     if is_elsewhere and not isinstance(config.lake.root, Path) and config.towers.run.launcher == "spark":
@@ -313,7 +313,7 @@ def _require_seen_folders(spark: SparkSession, config: Config) -> None:
 
 
 def _warehouse(config: Config) -> str:
-    """Never used, and nothing may appear in the working directory."""
+    """Spark's warehouse folder: it is never used, and must not appear in the working directory."""
     root = config.lake.root
     return str((root if isinstance(root, Path) else Path(tempfile.gettempdir()) / "learn_spark") / "_warehouse")
 
@@ -341,7 +341,7 @@ def _explained(error: Exception) -> LearnError:
 
 
 def _telling(text: str, signs: Sequence[str] = ("rror", "xception", "JAVA_HOME")) -> str:
-    """Of what a JVM said before it ended, the line that says why; else the last one."""
+    """The line in which a JVM said why it ended; else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if any(sign in line for sign in signs)]
     return f"it said: {_short((telling or lines)[0 if telling else -1])}" if lines else "it said nothing"

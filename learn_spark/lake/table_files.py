@@ -1,7 +1,7 @@
-"""Parquet files of a table, written by the process that has their rows, and what Delta's log has to say of each.
+"""Writes a table's Parquet files in the process that has their rows, and says what Delta's log needs about each.
 
-Files that no commit names (of a task that failed, or that ran twice) are nobody's, and VACUUM removes them. A process
-holds at most 128 MB of rows beside what makes them, however many files it writes.
+Files that no commit names (of a task that failed, or that ran twice) belong to nobody, and VACUUM deletes them. A
+process holds at most 128 MB of rows, beside what computing them needs, however many files it writes.
 """
 
 import json
@@ -37,7 +37,7 @@ ARROW_TYPES = {
 }
 _ROW_GROUP_BYTES, _HELD_BYTES = 32 << 20, 128 << 20
 _WITH_STATISTICS = {"string", "int", "bigint", "date", "timestamp"}
-_LONGEST_BOUND = 32  # characters that Delta's statistics hold of a text
+_LONGEST_BOUND = 32  # most characters of a text in Delta's statistics
 
 
 def arrow_schema(spec: TableSpec) -> pa.Schema:
@@ -46,10 +46,10 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
 
 
 def write_files(batches: Iterable[pa.RecordBatch], folder: Path, spec: TableSpec) -> list[dict[str, Any]]:
-    """Writes rows as files in a table's folder, one per value of its partition column; nothing names them yet.
+    """Writes rows to files in a table's folder, one per value of its partition column; no commit names them yet.
 
     Returns:
-        Of each file what an `add` of Delta's log says.
+        For each file, what its `add` in Delta's log has to say.
 
     Raises:
         ValueError: a row breaks the table's contract; no file is left.
@@ -135,7 +135,7 @@ class _Files:
         folder = self._folder.joinpath(*(f"{name}={value}" for name in partition))
         folder.mkdir(exist_ok=True)
         path = folder / f"part-{uuid.uuid4()}.snappy.parquet"
-        # As Spark's writer: no dictionary for vectors. Their numbers do not repeat, and to look costs 20% of a write.
+        # As in Spark's writer, no dictionary for vectors: their numbers do not repeat, and trying costs 20% of a write.
         repeating: Any = [_leaf(column) for column in self._stored if column.type != ARROW_TYPES["array<float>"]]
         writer = pq.ParquetWriter(path, self._stored, compression="snappy", use_dictionary=repeating)
         self._files[value] = _File(path, partition, writer)
@@ -153,7 +153,7 @@ class _Files:
         }
 
     def _statistics(self, footer: pq.FileMetaData) -> dict[str, Any]:
-        """Rows, and of each column that the table keeps statistics of its nulls, its least and its greatest value."""
+        """The number of rows, and for each column with statistics its nulls, its least and its greatest value."""
         least, most, nulls = {}, {}, {}
         listed = self._spec.properties.get("delta.dataSkippingStatsColumns")
         kept = listed.split(",") if listed else self._stored.names
@@ -175,7 +175,7 @@ def _leaf(column: pa.Field) -> str:
 
 
 def _bound(value: Any, is_least: bool = False) -> Any:  # noqa: ANN401 - what Parquet's statistics hold
-    """As Delta's log writes it. A greatest text stays whole; Delta takes a greatest time for up to 1 ms later."""
+    """A bound as Delta's log writes it. A greatest text is not cut; Delta reads a greatest time as up to 1 ms later."""
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03d}Z"
     if isinstance(value, date):

@@ -1,7 +1,7 @@
-"""How a Delta table is read: which of its files there are, and by whose Parquet reader.
+"""Plans how a Delta table is read: how its files are found, and which Parquet reader reads them.
 
-Delta finds a version's files by Spark jobs over its log: on a small table they cost more than its rows. The checksum
-that Delta writes beside each commit holds the files themselves where they are few, and so does the driver then.
+Delta finds a version's files by Spark jobs over its log, which cost more than reading the rows of a small table. If the
+files are few, the checksum that Delta writes beside each commit lists them, and the driver takes them from there.
 """
 
 from typing import Any
@@ -11,22 +11,22 @@ from pyspark.sql import DataFrame, SparkSession
 from learn_spark.lake.jvm import jvm_class
 
 _SOURCES = "org.apache.spark.sql.execution.datasources"
-_SMALL_BYTES = 64 << 20  # of a larger table, Delta's index knows the size of what a filter leaves, which joins go by
+_SMALL_BYTES = 64 << 20  # for a larger table, Delta's index gives joins its size after a filter
 
 
 def planned(table: DataFrame, is_native: bool) -> DataFrame:
-    """The same rows of the same version, read at less cost; `table` itself where only Delta can read it.
+    """The same rows of the same version, read at less cost; `table` itself if only Delta can read it.
 
-    Where the checksum of a small table names its files, Spark needs no job to find them, and they are those of now:
-    later commits do not change what the frame holds. Else Delta's index says which files there are, and skips those
-    that a filter rules out; Comet still needs Spark's own reader, as it leaves Delta's to Spark.
+    If the checksum of a small table lists its files, Spark needs no job to find them, and the frame stays as it is:
+    later commits do not change its rows. Else Delta's index says which files there are, and skips those that a filter
+    rules out. For Comet the files are read by Spark's own reader, since Comet does not replace Delta's.
 
-    The table's protocol says who can read its files: one that needs more than reader version 1 has deletion vectors,
-    mapped columns, widened types or another feature that changes what a file's bytes mean. Columns that a file lacks
-    are null for both readers.
+    The table's protocol says who can read its files: a table that needs more than reader version 1 has deletion
+    vectors, mapped columns, widened types or another feature that changes what a file's bytes mean. Columns that a file
+    lacks are null for both readers.
 
     Args:
-        table: what `format("delta").load` gave, with nothing on top.
+        table: what `format("delta").load` returned, with nothing on top.
         is_native: whether Comet is to read it.
     """
     spark = table.sparkSession
@@ -52,7 +52,7 @@ def planned(table: DataFrame, is_native: bool) -> DataFrame:
 
 
 def few_files(spark: SparkSession, snapshot: Any) -> Any | None:  # noqa: ANN401 - Delta's own objects
-    """An index of the files that the checksum of a small table names; None where it does not name them."""
+    """An index of the files that a small table's checksum lists; None if the table is larger, or nothing lists them."""
     found = snapshot.checksumOpt()
     if found.isEmpty() or found.get().tableSizeBytes() > _SMALL_BYTES or found.get().allFiles().isEmpty():
         return None

@@ -59,16 +59,16 @@ class Tables:
         self._known: set[str] = set()
 
     def path(self, name: str) -> str:
-        """Where a table lies."""
+        """The path of a table."""
         return str(self.root / _spec(name).name)
 
     def create_all(self) -> None:
-        """Makes the tables of a new lake, with constraints, and those that an older release did not have.
+        """Makes the tables of a new lake, with constraints, and those that an older version of the package lacked.
 
-        Nothing else makes a table: one that the lake has had is never made again empty.
+        A table that the lake has had is never made again, empty, by this or by reading and writing.
 
         Raises:
-            ConfigError: a table is not the lake's own any more.
+            ConfigError: a table is no longer the lake's own.
         """
         self.require_own({})
         self._require_lock()
@@ -80,9 +80,10 @@ class Tables:
             write_identity(self.root, replace(identity, tables={**identity.tables, **found}))
 
     def create_anew(self, name: str, rows: DataFrame | None = None) -> None:
-        """Makes a table that is gone, or not the lake's own, again; what lies in its place is moved to `_lost`.
+        """Makes a table again that is gone or not the lake's own; what is in its place is moved to `_lost`.
 
-        The lake knows it once its rows are in it. Who calls it sees to it that all others are made again.
+        The table becomes the lake's own once `rows` are in it. The caller must see to it that other rows are made
+        again.
         """
         self._require_lock()
         path = self.root / name
@@ -95,20 +96,20 @@ class Tables:
         self.accept(name)
 
     def accept(self, name: str) -> None:
-        """Takes the table that is there for the lake's own from now on, whatever versions were recorded before."""
+        """Accepts the existing table as the lake's own from now on, whatever versions were recorded before."""
         identity = read_identity(self.root) or Identity()
         known = Known(_id_of(self.root, name), self._time_for(name))
         write_identity(self.root, replace(identity, tables={**identity.tables, name: known}))
         self._known.discard(name)
 
     def _time_for(self, name: str) -> float:
-        """When a table was made anew: after all that the ledger, which is mended before the others, has recorded."""
+        """The time at which a table is made anew: after all that the ledger, which is mended first, has recorded."""
         is_known = name != INTERVALS.name and self.exists(INTERVALS.name)
         last = only_row(self.read(INTERVALS.name).agg(F.max("finished_at")))[0] if is_known else None
         return time_after([last]).timestamp()
 
     def put_back(self, name: str, df: DataFrame, is_there: bool) -> None:
-        """Gives a table exactly these rows, in one commit that reads none of its files, or anew."""
+        """Gives a table exactly these rows: in one commit that reads none of its files, or as a new table."""
         if is_there:
             self._writer(name, df, "overwrite").save(self.path(name))
             self.accept(name)
@@ -120,12 +121,12 @@ class Tables:
         return dead_files(self._spark, self.root / name, deep)
 
     def drop_files(self, name: str, dead: Sequence[DeadFile]) -> None:
-        """Takes them out of the table, in one commit."""
+        """Removes dead files from the table, in one commit."""
         self._require_lock()
         drop_files(self.root / name, dead)
 
     def read_healthy(self, name: str, dead: Sequence[DeadFile]) -> DataFrame:
-        """The rows of a table without partitions that its other files hold."""
+        """The rows of a table without partitions, from the files that are not dead."""
         table, gone = self.root / name, {file.path for file in dead}
         live = [row.path for row in live_files(self._spark, table).select("path").collect() if row.path not in gone]
         ddl = _spec(name).columns_ddl
@@ -141,7 +142,7 @@ class Tables:
         """Refuses a lake that has `wrong` tables.
 
         Raises:
-            ConfigError: names them, and the way back.
+            ConfigError: there are some; the message names them, and the way back.
         """
         if wrong := self.wrong(seen):
             raise refusal(self.root, wrong)
@@ -154,7 +155,7 @@ class Tables:
         """A table, as of `version` or the newest.
 
         Raises:
-            ConfigError: if the table or the version does not exist.
+            ConfigError: the table or the version does not exist.
         """
         reader = self._spark.read.format("delta")
         if version is not None:
@@ -184,14 +185,14 @@ class Tables:
         return self._write(name, rows, days_predicate(day_column, days), is_whole_files=True)
 
     def overwrite_where(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
-        """Replaces exactly the rows that `predicate` names; other rows in their place are an error.
+        """Replaces exactly the rows that `predicate` selects; new rows that it does not select are an error.
 
-        For `ArrowRows`, it names partition columns alone.
+        For `ArrowRows`, the predicate may use only partition columns.
         """
         return self._write(name, rows, predicate, is_whole_files=isinstance(rows, ArrowRows))
 
     def put_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Puts few rows in place of those of equal key, without a Spark job where it can.
+        """Puts few rows in place of those with equal keys, without a Spark job if possible.
 
         For a table whose key is its partition and one more column, and whose partitions the driver can hold.
 
@@ -213,16 +214,16 @@ class Tables:
         self._write(name, df, f"{whole} AND {other} IN ({values})", is_whole_files=False)
 
     def rewrite(self, name: str, rows: DataFrame | ArrowRows, predicate: str) -> int:
-        """Replaces the rows that `predicate` names in two commits, for rows that no reader may see in between.
+        """Replaces the rows that `predicate` selects in two commits; for rows that no reader looks at in between.
 
-        In one commit, Delta would give the new files of a table with a change feed a column `_change_type`, and older
-        files have none: who reads all of them by name, as DuckDB does, would stumble over it.
+        In one commit, Delta would give the new files of a table with a change feed a column `_change_type`, which older
+        files lack. A reader that takes columns by name from all files, as DuckDB does, would stumble over that.
         """
         self.delete(name, predicate)
         return self.append(name, rows)
 
     def update(self, name: str, where: str, values: Mapping[str, str]) -> None:
-        """Sets columns to SQL expressions in the rows that `where` names."""
+        """Sets columns to SQL expressions in the rows that `where` selects."""
         DeltaTable.forPath(self._spark, self._writable(name)).update(where, dict(values))
 
     def delete_matching(self, name: str, rows: DataFrame, where: str) -> None:
@@ -232,13 +233,13 @@ class Tables:
         kept.merge(rows.alias("gone"), f"({where}) AND {equal}").whenMatchedDelete().execute()
 
     def delete(self, name: str, where: str) -> None:
-        """Deletes the rows that `where` names."""
+        """Deletes the rows that `where` selects."""
         DeltaTable.forPath(self._spark, self._writable(name)).delete(where)
 
     def compact(self, name: str) -> dict[str, int]:
-        """Gathers small files, compressed by ZSTD; says how many went and came.
+        """Compacts small files, with ZSTD compression; returns how many files were removed and added.
 
-        Against snappy, histories take 66% and vectors 93% of the bytes, written as fast.
+        Compared with snappy, histories take 66% and vectors 93% of the bytes, and are written as fast.
         """
         with setting(self._spark, _CODEC, "zstd"):
             compaction = DeltaTable.forPath(self._spark, self._writable(name)).optimize().executeCompaction()
@@ -250,19 +251,19 @@ class Tables:
         DeltaTable.forPath(self._spark, self._writable(name)).vacuum(hours)
 
     def cut_history(self, name: str) -> int:
-        """Leaves of a table its newest version alone: no other, and no change feed, can be read afterwards.
+        """Keeps only a table's newest version: no other, and no change feed, can be read afterwards.
 
         Returns:
-            How many files of the log went.
+            How many files of the log were deleted.
         """
         if not self.version(name):  # nothing was ever written
             return 0
-        with setting(self._spark, _RETENTION_CHECK, "false"):  # what was read until now goes
+        with setting(self._spark, _RETENTION_CHECK, "false"):  # deletes even files that were live until now
             self.vacuum(name, 0)
         return cut_log(self._spark, self.root / name)
 
     def committed_at(self, name: str, version: int) -> datetime | None:
-        """When a version was committed; None where the log does not hold it any more."""
+        """When a version was committed; None if the log no longer has it."""
         commit = self._log(name) / f"{version:020d}.json"
         if not commit.is_file():
             return None
@@ -272,7 +273,7 @@ class Tables:
         """A consumer's own table: a Delta or a Parquet folder, or one that the catalog knows.
 
         Raises:
-            ConfigError: if there is none, or Spark has no client of its store.
+            ConfigError: there is no such table, or Spark has no client for its store.
         """
         if isinstance(path, TableName):
             with told(path):
@@ -285,7 +286,7 @@ class Tables:
             raise ConfigError(f"samples cannot be read as {kind} at {path}: {error}") from error
 
     def export(self, df: DataFrame, path: Place | TableName, kind: str) -> None:
-        """Writes a consumer's own table, `delta` or `parquet`, where there is none yet."""
+        """Writes a consumer's own table as `delta` or `parquet`; fails if it exists already."""
         if isinstance(path, TableName):
             with told(path):
                 return df.write.format(kind).mode("errorifexists").saveAsTable(path.name)
@@ -293,10 +294,10 @@ class Tables:
         df.write.format(kind).mode("errorifexists").save(str(path))
 
     def _existing(self, name: str) -> str:
-        """The path of a table that is there, and the lake's own: neither reading nor writing creates one.
+        """The path of a table that exists and is the lake's own; neither reading nor writing creates one.
 
         Raises:
-            ConfigError: it is not there, or another one.
+            ConfigError: the table does not exist, or is not the lake's own.
         """
         if name not in self._known:
             if why := wrong_with(self.root, name, read_identity(self.root)):
@@ -307,7 +308,7 @@ class Tables:
         return self.path(name)
 
     def _writable(self, name: str) -> str:
-        """As `_existing`, for who is about to commit: on a store, only the lake's holder may."""
+        """As `_existing`, for a caller that is about to commit; in a store, only the lake's holder may."""
         self._require_lock()
         return self._existing(name)
 
@@ -322,7 +323,7 @@ class Tables:
     def _write(
         self, name: str, rows: DataFrame | ArrowRows, predicate: str | None = None, is_whole_files: bool = True
     ) -> int:
-        """Adds rows, in place of those that a predicate names, which are whole files or not; returns how many."""
+        """Adds rows, in place of those that a predicate selects, which may be parts of files. Returns how many."""
         path, spec = self._writable(name), _spec(name)
         is_fit = is_whole_files and (isinstance(rows, DataFrame) or fits_arrow(spec))
         if (transaction := self._of_files(name, is_fit)) is not None:
@@ -341,7 +342,7 @@ class Tables:
         return self._rows_written(name, before)
 
     def _of_files(self, name: str, is_fit: bool) -> Transaction | None:
-        """A transaction that takes files, for rows that are fit to be some; None where Delta's writer has to work."""
+        """A transaction that commits files, if the rows can be written so; None if Delta's writer has to write them."""
         if not is_fit or not isinstance(self.root, Path):
             return None
         transaction = Transaction(self._spark, self.path(name), _spec(name))
@@ -350,7 +351,7 @@ class Tables:
     def _rows_written(self, name: str, before: int) -> int:
         """Rows of the newest commit, without those that it copied because they share a file with replaced ones.
 
-        Nothing to write or replace makes no commit.
+        0 if there was nothing to write or replace, and so no commit.
         """
         version = self.version(name)
         if version == before:
@@ -363,14 +364,14 @@ class Tables:
         """A writer that adds columns: a column that is new in the contract is null in older rows."""
         writer = self._shaped(name, df).write.format("delta").mode(mode).option("mergeSchema", "true")
         if lease := lease_of(self.root):
-            # Two transactions of one name conflict, whatever they write: of a holder that was stopped and wakes up
-            # while it commits, and of the one that took over, one fails.
-            # Delta leaves a commit out whose number is not above the last one's: a lease never gives such a number.
+            # Two transactions with the same name conflict, whatever they write: if a stopped holder wakes up while it
+            # commits, either its commit or that of the new holder fails.
+            # Delta skips a commit whose number is not above the last one's; a lease never gives such a number.
             writer = writer.option("txnAppId", _WRITERS).option("txnVersion", lease.next_commit())
         return writer
 
     def _shaped(self, name: str, df: DataFrame) -> DataFrame:
-        """The contract's columns in order and type; gathered by partition, so that a day is few files."""
+        """The contract's columns in order and type; rows are gathered by partition, so that a day has few files."""
         spec = _spec(name)
         missing = [column for column in spec.names if column not in df.columns]
         if missing:

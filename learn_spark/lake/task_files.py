@@ -1,4 +1,4 @@
-"""Files that tasks make and the driver gathers in a folder, also where the tasks run on machines that do not see it.
+"""Files that tasks make and the driver gathers in a folder, even if the tasks' machines do not see the folder.
 
 A task that sees the folder writes into it. One that does not leaves its files in the lake's store, and the driver
 fetches them from there.
@@ -25,11 +25,11 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Where the tasks of a job leave their files; travels with them.
+    """Where the tasks of a job leave their files; is sent to the tasks.
 
     Attributes:
-        folder: of the driver, under a name that no other machine has.
-        store: for tasks that do not see the folder; None where the lake is on a file system.
+        folder: of the driver, with a name that no other machine's folder has.
+        store: for tasks that do not see the folder; None if the lake is on a file system.
     """
 
     folder: Path
@@ -37,12 +37,12 @@ class TaskFiles:
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """In a task: a path to write a file to, which has its name when the block ends, as a whole.
+        """In a task: yields a path to write a file to; at the end of the block the whole file gets its name.
 
-        A task that is tried again, or runs twice, gives the same bytes: the last one's stay.
+        A task that is tried again, or runs twice, writes the same bytes; the last file stays.
 
         Raises:
-            FileNotFoundError: this machine does not see the folder, and the lake is in no store.
+            FileNotFoundError: this machine does not see the folder, and the lake is not in a store.
         """
         if self.folder.is_dir():
             partial = self.folder / f".{name}.{uuid.uuid4().hex}"
@@ -66,7 +66,7 @@ class TaskFiles:
             digests: SHA-256 of each file by its name.
 
         Raises:
-            ConfigError: what has come is not what a task sent.
+            ConfigError: a fetched file is not what the task sent.
         """
         absent = [name for name in digests if not (self.folder / name).is_file()]
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -82,10 +82,10 @@ class TaskFiles:
 
 @contextmanager
 def task_files(folder: Path) -> Iterator[TaskFiles]:
-    """Makes a folder for what tasks write, and a place in the store of a lake that has one, which goes at the end.
+    """Makes a folder for the files of tasks and, if the lake is in a store, a place there, which is removed at the end.
 
     Args:
-        folder: new; whoever asks renames or removes it.
+        folder: must not exist yet; the caller renames or removes it.
     """
     folder.mkdir(parents=True)
     root = carried(folder).root

@@ -1,7 +1,7 @@
-"""What is forgotten: users and items by a salted hash, so that the lake can know them without their ids.
+"""Forgotten users and items, by a salted hash, so that the lake can recognise them without keeping their ids.
 
-Every search for them, in tables, files and new deliveries, goes by these hashes. So a sweep that was killed can go on
-without the list that it began with.
+Every search for them, in tables, files and new deliveries, goes by these hashes. So a killed sweep can go on without
+the list that it began with.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,20 +18,20 @@ from learn_spark.lake.schemas import FORGOTTEN
 from learn_spark.lake.tables import Tables
 
 USER, ITEM = "user", "item"
-COLUMNS = {USER: "user_id", ITEM: "item_id"}  # that hold their ids
-# Where a value may end in a raw line, from the widest pieces to the narrowest: an id may hold what others are cut at.
-# Java and Python spell these alike, but not the narrowest, letters and digits alone.
+COLUMNS = {USER: "user_id", ITEM: "item_id"}  # the columns that hold their ids
+# Patterns that cut a raw line into values, from wide pieces to narrow ones, since an id may itself hold separators.
+# Java and Python spell these alike, but not the narrowest one, which leaves only letters and digits.
 CUTS = (r"[,;|\t\"]+", r"[\s,;|\"'{}\[\]()]+", r"[\s,;|\"'{}\[\]():=&?/<>]+")
 _NARROWEST = r"[^\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
 class Tombstones:
-    """All that is forgotten.
+    """Everything that is forgotten.
 
     Attributes:
-        salt: the lake's.
-        kinds: those of which anything is forgotten.
+        salt: the lake's salt.
+        kinds: the kinds (user, item) of which anything is forgotten.
         rows: `kind` and `id_hash`.
     """
 
@@ -40,19 +40,19 @@ class Tombstones:
     rows: DataFrame
 
     def hashed(self, column: Column) -> Column:
-        """The hash of ids; null where there is none."""
+        """The hash of ids; null for a null id."""
         return F.sha2(F.concat(F.lit(self.salt), column.cast("string")), 256)
 
     def with_mark(self, rows: DataFrame, column: str, kind: str, mark: str) -> DataFrame:
-        """Adds a column that says whether the row is of a forgotten one."""
+        """Adds a column that says whether the row's user or item is forgotten."""
         gone = F.broadcast(self.rows.where(F.col("kind") == kind).select(F.col("id_hash").alias("_gone_hash")))
         marked = rows.join(gone, self.hashed(F.col(column)) == F.col("_gone_hash"), how="left")
         return marked.withColumn(mark, F.col("_gone_hash").isNotNull()).drop("_gone_hash")
 
     def texts_with_any(self, rows: DataFrame, column: str) -> DataFrame:
-        """The distinct texts of a column in which the id of a forgotten user or item stands as a value of its own.
+        """The distinct texts of a column that hold the id of a forgotten user or item as a separate value.
 
-        Ids that hold spaces or punctuation beside others' are found as far as these cut the text around them.
+        An id that itself holds spaces or punctuation is found only if one of the patterns cuts the text just around it.
         """
         texts = rows.select(column).where(F.col(column).isNotNull()).distinct()
         cuts = F.array_distinct(F.concat(F.array(column), *(F.split(column, cut) for cut in (*CUTS, _NARROWEST))))
@@ -63,7 +63,7 @@ class Tombstones:
 
 
 def read_tombstones(tables: Tables) -> Tombstones | None:
-    """What the lake has forgotten; None, without a look at any row, where nothing ever was."""
+    """What the lake has forgotten; None if nothing ever was, which is known without reading rows."""
     if not tables.exists(FORGOTTEN.name) or not tables.version(FORGOTTEN.name):
         return None
     rows = tables.read(FORGOTTEN.name)
@@ -74,14 +74,14 @@ def read_tombstones(tables: Tables) -> Tombstones | None:
 
 
 def tombstones_of(spark: SparkSession, requests: Sequence[Request]) -> Tombstones:
-    """What requests name, whether the table has it yet or not."""
+    """The tombstones of what requests name, whether or not the table has them yet."""
     rows = sorted({pair for request in requests for pair in request.pairs})
     frame = frame_of(spark, rows, "kind string, id_hash string").localCheckpoint()
     return Tombstones(requests[0].salt, frozenset(kind for kind, _ in rows), frame)
 
 
 def add_tombstones(tables: Tables, request: Request) -> int:
-    """Records what the lake has not forgotten yet, in one commit; says how many these are."""
+    """Records those tombstones of a request that the lake does not have yet, in one commit; returns how many."""
     known = {(row["kind"], row["id_hash"]) for row in tables.read(FORGOTTEN.name).select("kind", "id_hash").collect()}
     rows = rows_of([request], known)
     if rows:
@@ -91,7 +91,7 @@ def add_tombstones(tables: Tables, request: Request) -> int:
 
 
 def rows_of(requests: Iterable[Request], known: Collection[tuple[str, str]] = ()) -> list[tuple[object, ...]]:
-    """Rows of the table, each kind and hash once, for what is not known."""
+    """Rows of the table for requests: each kind and hash once, without those that are `known`."""
     rows: dict[tuple[str, str], tuple[object, ...]] = {}
     for request in requests:
         asked = datetime.fromisoformat(request.asked_at)
@@ -102,5 +102,5 @@ def rows_of(requests: Iterable[Request], known: Collection[tuple[str, str]] = ()
 
 
 def any_of(marks: Iterable[str]) -> Column:
-    """Whether one of these columns is true."""
+    """Whether any of these columns is true."""
     return reduce(Column.__or__, map(F.col, marks))

@@ -1,7 +1,7 @@
-"""Commits of files that the caller has, by Delta's own transaction in the JVM.
+"""Commits files that the caller has written, by Delta's own transaction in the JVM.
 
-Delta's own, rather than a second implementation of its protocol: it looks for conflicts, knows the log's store, writes
-checksums and checkpoints, and the next read here begins with the snapshot that it has just made.
+That saves a second implementation of Delta's protocol: the transaction looks for conflicts, knows the log's store,
+writes checksums and checkpoints, and the next read in this process begins with the snapshot that it has just made.
 """
 
 import json
@@ -21,9 +21,9 @@ _CHECK = "delta.constraints."
 _STATISTICS = "spark.databricks.delta.stats.collect"
 _PYTHON = "org.apache.spark.api.python.PythonUtils"
 _WRITE = "org.apache.spark.sql.delta.DeltaOperations$Write"
-# What a writer of whole new files has to know. It looks for nulls and at the checks; new files need no change file.
+# What a writer of whole new files can do: it checks for nulls and the constraints, and new files need no change file.
 _FEATURES = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed"}
-_LEGACY_WRITER = 4  # asks for these, and for generated columns, of which no contract has one
+_LEGACY_WRITER = 4  # asks for these, and for generated columns, which no contract has
 
 
 class Transaction:
@@ -36,7 +36,7 @@ class Transaction:
         self._delta = delta_log(spark, path).startTransaction(self._none, self._none)
 
     def takes_files(self) -> bool:
-        """Whether the table is as its contract says, and asks of its writers for no more than that."""
+        """Whether the table matches its contract, and asks for nothing more of its writers."""
         metadata = json.loads(self._delta.metadata().json())["metaData"]
         protocol = json.loads(self._delta.protocol().json())["protocol"]
         features = protocol.get("writerFeatures")
@@ -50,7 +50,7 @@ class Transaction:
         )
 
     def files(self, predicate: str) -> list[Any]:
-        """Delta's own objects of the files that a predicate on the partition column names; `path()` says which."""
+        """Delta's own objects for the files that a predicate on the partition column selects; each has `path()`."""
         conditions = self._sequence([self._session.sessionState().sqlParser().parseExpression(predicate)])
         if (few := few_files(self._spark, self._delta.snapshot())) is None:
             found = self._delta.filterFiles(conditions, False)
@@ -61,26 +61,26 @@ class Transaction:
         return _listed(found)
 
     def written(self, rows: DataFrame) -> list[dict[str, Any]]:
-        """Lets Spark write rows, against the table's checks; returns of each file what an `add` of the log says."""
-        with setting(self._spark, _STATISTICS, "true"):  # a commit counts its rows by them
+        """Lets Spark write rows and check them; returns for each file what its `add` in the log has to say."""
+        with setting(self._spark, _STATISTICS, "true"):  # by them a commit's rows are counted
             return [json.loads(file.json())["add"] for file in _listed(self._delta.writeFiles(rows._jdf))]
 
     def append(self, added: Sequence[dict[str, Any]]) -> int:
-        """Adds files, of which `added` is what an `add` of the log says; returns their rows."""
+        """Adds files; `added` is what their `add` in the log has to say. Returns how many rows they have."""
         return self.exchange([], added)
 
     def replace(self, added: Sequence[dict[str, Any]], predicate: str) -> int:
-        """Adds files in place of those that a predicate on the partition column names; returns the rows added.
+        """Adds files in place of those that a predicate on the partition column selects; returns the rows added.
 
         Raises:
-            ValueError: there are rows that the predicate does not name.
+            ValueError: there are new rows that the predicate does not select.
         """
         if added:
             self._require_named(added, predicate)
         return self.exchange(self.files(predicate), added, predicate)
 
     def exchange(self, files: Sequence[Any], added: Sequence[dict[str, Any]], predicate: str | None = None) -> int:
-        """Adds files in place of those that `files` has found for a predicate; returns the rows added."""
+        """Adds files in place of those that the method `files` has found for the predicate; returns the rows added."""
         if not added and not files:
             return 0
         action = jvm_object(self._spark, "org.apache.spark.sql.delta.actions.Action")
@@ -100,7 +100,7 @@ class Transaction:
             raise ValueError(f"{self._spec.name}: rows of {column} {others[0][0]} would take the place of {predicate}")
 
     def _operation(self, predicate: str | None) -> Any:  # noqa: ANN401 - Delta's
-        """Delta's `Write`; how many options follow the first three differs between its versions."""
+        """Delta's operation `Write`; the number of options after the first three differs between Delta's versions."""
         loader = jvm_class(self._spark, "java.lang.Thread").currentThread().getContextClassLoader()
         (constructor,) = loader.loadClass(_WRITE).getConstructors()
         modes = jvm_class(self._spark, "org.apache.spark.sql.SaveMode")
@@ -110,7 +110,7 @@ class Transaction:
         return jvm_class(self._spark, _WRITE)(*given)
 
     def _measure(self, **values: int) -> None:
-        """What the table's history says of the commit."""
+        """Sets the figures that the table's history will have for the commit."""
         metric = jvm_class(self._spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
         metrics = {name: metric.createMetric(self._session.sparkContext(), name) for name in values}
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""How far a release's vectors moved from those of the release before. Shapes: N entities of both, K width."""
+"""How far a release's vectors moved from the previous release's. Shapes: N entities of both releases, K width."""
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -14,13 +14,13 @@ NEIGHBOURS = 10
 def paired_vectors(
     new: DataFrame, old: DataFrame, key: str, column: str, at_least: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most 2,048 entities that both frames have, the same ones at every run, as [N, K] and [N, K of the old].
+    """At most 2,048 entities that both frames have, the same ones in every run, as [N, K] and [N, K of the old].
 
     Args:
         new, old: `key`, `ds` and `column`; of several rows of an entity the newest counts.
         key: the entity's id.
         column: the vectors.
-        at_least: where both have fewer entities, no vector is read, and none returned.
+        at_least: if the frames share fewer entities, no vector is read, and none returned.
     """
     ids = new.select(key).intersect(old.select(key))
     drawn = ids.orderBy(F.xxhash64(key), key).limit(SAMPLE).collect()
@@ -34,7 +34,7 @@ def paired_vectors(
 
 
 def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
-    """How far the mean vector moved, in units of the old vectors' root mean square length; NaN for another width."""
+    """How far the mean vector moved, in units of the old vectors' root mean square length; NaN if the widths differ."""
     if new_NK.shape != old_NK.shape:
         return float("nan")
     length = np.sqrt((old_NK**2).sum(1).mean())
@@ -42,7 +42,7 @@ def centroid_shift(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
 
 
 def vector_cosine(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
-    """The mean cosine of an entity's two vectors, where both are not zeros; NaN for another width, or none."""
+    """The mean cosine of an entity's two vectors if neither is zeros; NaN if the widths differ, or none is left."""
     if new_NK.shape != old_NK.shape:
         return float("nan")
     is_there_N = new_NK.any(1) & old_NK.any(1)
@@ -52,7 +52,7 @@ def vector_cosine(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
 
 
 def neighbour_overlap(new_NK: np.ndarray, old_NK: np.ndarray) -> float:
-    """The mean share of an entity's nearest neighbours by cosine that are the same in both."""
+    """The mean share of an entity's nearest neighbours by cosine that are the same in both sets of vectors."""
     count = min(NEIGHBOURS, len(new_NK) - 1)
     near_new, near_old = (_nearest(unit(vectors), count) for vectors in (new_NK, old_NK))
     shared = [len(set(a) & set(b)) for a, b in zip(near_new.tolist(), near_old.tolist(), strict=True)]

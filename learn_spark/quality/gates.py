@@ -20,7 +20,7 @@ SMALLEST_NORM, LARGEST_NORM = 1e-3, 1e3  # beyond these float16 copies of the ve
 
 @dataclass(frozen=True)
 class Gate:
-    """A figure and what it may be; a limit of None is open. A figure that is not a number never passes."""
+    """A figure and its limits; None is no limit. A figure that is NaN or infinite never passes."""
 
     name: str
     value: float
@@ -62,7 +62,7 @@ def require(gates: Iterable[Gate]) -> None:
 
 @dataclass(frozen=True)
 class VectorFigures:
-    """Of a vector column: rows, rows with NaN or infinity, the norms of the others, widths; None or 0 without rows."""
+    """Of a vector column: rows, those with NaN or infinity, norms of the others, coverage, widths; empty: None or 0."""
 
     rows: int
     not_finite: int
@@ -78,7 +78,7 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
     """Figures of several vector columns in one pass.
 
     Args:
-        frames: by name, a frame and its vector column; `content_coverage` is averaged where the frame has it.
+        frames: by name, a frame and its vector column; `content_coverage` is averaged if the frame has it.
     """
     tall = [_norms(df, column).withColumn("of", F.lit(name)) for name, (df, column) in frames.items()]
     is_finite = ~F.isnan("norm")
@@ -113,7 +113,7 @@ def vector_figures(frames: dict[str, tuple[DataFrame, str]]) -> dict[str, Vector
 
 
 def effective_rank(vectors_NK: np.ndarray) -> float:
-    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 is one direction, NaN not finite."""
+    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 is one direction; NaN: not finite."""
     if not np.isfinite(vectors_NK).all():
         return float("nan")
     singular = np.linalg.svd(np.asarray(vectors_NK, np.float64), compute_uv=False) if len(vectors_NK) else np.zeros(1)
@@ -140,7 +140,7 @@ def unit(vectors_NK: np.ndarray) -> np.ndarray:
 
 
 def _norms(df: DataFrame, column: str) -> DataFrame:
-    """(norm, content_coverage, width): a norm is NaN where the vector holds NaN or infinity."""
+    """(norm, content_coverage, width): a norm is NaN if the vector holds NaN or infinity."""
     has_coverage = "content_coverage" in df.columns
     coverage = F.col("content_coverage") if has_coverage else F.lit(None).cast("float")
 

@@ -1,7 +1,7 @@
-"""Whose item codes a release has: the codebook of its space, and the release that gave codes before it.
+"""The codebook of a release's item codes, and the earlier release whose items keep their codes.
 
-Codes are named by the space and by `features.codes`. All releases of that name share one codebook. It is written when
-the first of them has passed its gates, and never again.
+Codes are named by the space and by `features.codes`. All releases with codes of one name share one codebook. It is
+written when the first of these releases has passed its gates, and never again.
 """
 
 from pathlib import Path
@@ -25,18 +25,18 @@ _MODELS = ("towers", "cvr")
 
 
 def codes_of(context: Context, space: str) -> dict[str, str]:
-    """What names the codes of this config in a space of towers; empty where `features.codes` is off."""
+    """The name of this config's codes in a space of towers, under `CODES`; empty if `features.codes` is off."""
     settings = context.config.features.codes
     return {CODES: fingerprint_of(space, identity(settings))} if settings else {}
 
 
 def codebook_file(tables: Tables, name: str) -> Path:
-    """Where the codebook of these codes lies, or will lie."""
+    """The path of the codebook of these codes, which may not exist yet."""
     return tables.artifacts.path(FOLDER, name) / CODEBOOK
 
 
 def known_codebook(tables: Tables, name: str) -> Codebook | None:
-    """The codebook of these codes; None where it has not been fitted yet.
+    """The codebook of these codes; None if it has not been fitted yet.
 
     Raises:
         ConfigError: releases have the codes, but their codebook is gone or has changed.
@@ -58,7 +58,7 @@ def codebook_of(tables: Tables, release: Release) -> Codebook:
     """The codebook of a release.
 
     Raises:
-        ConfigError: it has no codes, or their codebook is gone or has changed.
+        ConfigError: the release has no codes, or their codebook is gone or has changed.
     """
     if CODES not in release.models:
         raise ConfigError(
@@ -70,7 +70,7 @@ def codebook_of(tables: Tables, release: Release) -> Codebook:
 
 
 def codes_before(tables: Tables, models: dict[str, str]) -> Release | None:
-    """The newest release of the same codes by other models: its items keep their codes. None where there is none."""
+    """The newest release with the same codes but other models, whose items keep their codes; None if there is none."""
     if CODES not in models:
         return None
     name = {CODES: models[CODES]}
@@ -79,7 +79,7 @@ def codes_before(tables: Tables, models: dict[str, str]) -> Release | None:
 
 
 def _recorded(tables: Tables, name: str) -> str | None:
-    """SHA-256 of the codebook, as the releases have it, also withdrawn and expired ones."""
+    """SHA-256 of the codebook by the releases with these codes, also withdrawn and expired ones; None without any."""
     model = F.col("model_versions")
     rows = tables.read(RELEASES.name).where((F.col("status") != FAILED) & (model[CODES] == name))
     found = rows.select(model[DIGEST].alias("digest")).first()

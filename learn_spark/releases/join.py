@@ -29,10 +29,10 @@ def join_features(
 ) -> DataFrame:
     """Adds to each sample what a release knew about its user and its item before the sample's day.
 
-    Of each side the newest feature row with `ds <=` the sample's day counts: it comes from events before that
-    day's midnight (UTC). A user or item without such a row (unknown, a null id, no day, or a row older than
-    `max_age_days`) is cold: zeros, `is_cold` true, coverage 0. Equal samples stay as often as they are there. A
-    sample after the release's last day gets what the release knows, however old that is: bound it.
+    On each side, the newest feature row with `ds <=` the sample's day counts: it comes from events before that day's
+    midnight (UTC). A user or item without such a row (unknown, a null id, no day, or a row older than `max_age_days`)
+    is cold: zeros, `is_cold` true, coverage 0. Duplicate samples are kept. A sample after the release's last day gets
+    what the release knows, however old that is, unless `max_age_days` bounds it.
 
     Args:
         samples: `user_id` or `item_id` or both, and `ds` (date) or `event_ts` (timestamp); anything else is kept.
@@ -43,12 +43,12 @@ def join_features(
 
     Returns:
         The samples' columns; for each side `<side>_feature_ds` (null if unknown), `<side>_is_cold` and
-        `<side>_content_coverage`; `item_codes`, if the release has some (null where unknown, or without content);
-        then the vectors `<side>_emb`; with `pairs` the two of the pair, and `other_scores` (by name) where the
+        `<side>_content_coverage`; `item_codes`, if the release has some (null if unknown, or without content); then
+        the vectors `<side>_emb`; with `pairs` also `cvr_score` and `mid_emb`, and `other_scores` by name if the
         conversion model has other labels.
 
     Raises:
-        ConfigError: for an unknown release, missing key or day columns, or columns that are there already.
+        ConfigError: the release is unknown, key or day columns are missing, or a column to be added exists already.
     """
     tables = Tables(samples.sparkSession, lake_of(lake))
     shown = find_release(tables, release)
@@ -64,10 +64,10 @@ def join_features(
 
 
 def create_views(spark: SparkSession, lake: Place | str, release: str = CURRENT) -> Release:
-    """Temporary views `user_features`, `item_features` and `pair_features` that show one release.
+    """Creates temporary views `user_features`, `item_features` and `pair_features` that show one release.
 
-    The first two have a column `until`: on a day from `ds` on and before `until` the row is the newest one, so in SQL
-    the join is `ON u.user_id = s.user_id AND s.ds >= u.ds AND s.ds < u.until`.
+    The first two have a column `until`: from `ds` on, up to and not including `until`, the row is its key's newest. So
+    in SQL the join is `ON u.user_id = s.user_id AND s.ds >= u.ds AND s.ds < u.until`.
     """
     tables = Tables(spark, lake_of(lake))
     shown = find_release(tables, release)
@@ -81,10 +81,10 @@ def create_views(spark: SparkSession, lake: Place | str, release: str = CURRENT)
 def with_pairs(rows: DataFrame, tables: Tables, release: Release) -> DataFrame:
     """Adds `cvr_score` and `mid_emb`, which the release's conversion model makes of `user_emb` and `item_emb`.
 
-    Where the model has other labels, `other_scores` as well.
+    If the model has other labels, it also adds `other_scores`.
 
     Raises:
-        ConfigError: where the model's folder is gone.
+        ConfigError: the model's folder is gone.
     """
     model = tables.artifacts.path("models", f"cvr-{release.models['cvr']}")
     if not model.is_dir():

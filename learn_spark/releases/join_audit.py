@@ -11,13 +11,13 @@ from learn_spark.releases.join import SIDES, join_features, with_pairs
 from learn_spark.releases.registry import Release, rows_of
 from learn_spark.sequences.audit import AuditFigure
 
-TOLERANCE = 1e-4  # relative: mid_emb differs in the last digits with the batch that it was scored in
+TOLERANCE = 1e-4  # relative; the last digits of mid_emb depend on the batch that it was scored in
 
 
 def audit_join(
     joined: DataFrame, tables: Tables, release: Release, max_age_days: int | None = None
 ) -> list[AuditFigure]:
-    """Looks up since which day the release had each sample's vector, by whatever means the table was joined.
+    """Looks up since which day the release has had each sample's vector, however the table was joined.
 
     A vector is found by its user or item and a hash of its numbers, so narrow rows are shuffled, once per side. A side
     is audited if the table has both its id and its vector. Rows without a vector, or with zeros, are cold.
@@ -82,5 +82,5 @@ def _pair_figure(joined: DataFrame, tables: Tables, release: Release, max_age_da
 
 
 def _is_cold(vector: Column | str) -> Column:
-    """No vector, or zeros alone."""
+    """Whether there is no vector, or only zeros."""
     return F.coalesce(F.forall(vector, lambda number: number == 0), F.lit(True))

@@ -1,4 +1,4 @@
-"""Releases in words: what one was made from, down to the files, and how two differ."""
+"""Describes releases: what one was made from, down to the files, and how two differ."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
@@ -25,7 +25,7 @@ _COUNTS = ("users", "items", "pairs")
 
 
 def listed(release: Release) -> dict[str, object]:
-    """A release in a line."""
+    """A release as an entry of a list."""
     return {
         "release": release.release_id,
         "status": release.status,
@@ -38,7 +38,7 @@ def listed(release: Release) -> dict[str, object]:
 
 
 def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]:
-    """All of a release: its days, rows, gates, and the lineage from its models to the source files."""
+    """Everything about a release: its days, rows, gates, and the lineage from its models to the source files."""
     return {
         **listed(release),
         "shows_days": _days(release.parts),
@@ -67,8 +67,8 @@ def shown(release: Release, tables: Tables, ledger: Ledger) -> dict[str, object]
 def compared(first: Release, second: Release, recorded: Iterable[Recorded] = ()) -> dict[str, object]:
     """What differs between two releases: models, encoder, days, rows, gates.
 
-    `kept`: what a ranker of the first keeps of its gain when it is fed the second, where `evaluate_features` has
-    measured it for their towers.
+    `kept`: how much of its gain a ranker of the first release keeps when it is fed the second one's features, if
+    `evaluate_features` has measured it for their towers.
 
     Args:
         first, second: the releases.
@@ -132,7 +132,7 @@ def _gate_line(gate: dict[str, object]) -> str:
 
 
 def _model(name: str, fingerprint: str, ledger: Ledger) -> dict[str, object]:
-    """The training that the ledger has of a model: its MLflow run, and the snapshots' manifests."""
+    """A model's training, as the ledger has it: its MLflow run, and the snapshots' manifests."""
     rows = [row for (step, _), row in ledger.recorded().items() if step == _TRAINERS[name] and row.name == fingerprint]
     if not rows:
         return {"fingerprint": fingerprint, "run": "not in the ledger any more"}
@@ -156,7 +156,7 @@ def _snapshot(folder: Path) -> dict[str, object]:
 
 
 def _forgotten_since(tables: Tables, release: Release) -> str:
-    """The requests that took rows from it, under the id that it has; a release's counts are those of its publishing."""
+    """The forget requests made since it was published, which may have taken rows away that its counts still include."""
     if release.published_at is None:
         return "nothing"
     published = release.published_at.astimezone(UTC)

@@ -27,20 +27,20 @@ _PROGRAMS = ("user_tower", "item_tower", "cvr")
 def export_online(
     context: Context, release: Release, out: Place, formats: Sequence[Literal["pt2", "onnx"]]
 ) -> dict[str, Any]:
-    """Writes folder `out`, all of it or nothing: `models.export.online_programs` and the `pyfunc` of `online_model`.
+    """Writes the folder `out`, whole or not at all: `models.export.online_programs` and the `pyfunc` of `online_model`.
 
     Args:
-        context: of the config that the release was made by.
+        context: has the config that made the release.
         release: its towers and conversion model are exported.
-        out: a folder that is not there yet, or a place in a store.
-        formats: of `pt2` (which the MLflow model needs) and `onnx`.
+        out: a folder that does not exist yet, or a place in a store.
+        formats: some of `pt2` (which the MLflow model needs) and `onnx`.
 
     Returns:
-        What `out/result.json` says: sizes, files, inputs, outputs.
+        The content of `out/result.json`: sizes, files, inputs, outputs.
 
     Raises:
-        ConfigError: the folder is there already, the models' folders or the content are gone or another's, or a
-            package for a format is missing.
+        ConfigError: the folder exists already, the models' folders or the content matrix are gone, the matrix is of
+            another encoder, or a package for a format is missing.
     """
     require_absent(out)
     matrix = _matrix_of(context, release)
@@ -55,7 +55,7 @@ def export_online(
 
 
 def _retrieval_weights(context: Context, release: Release) -> RetrievalWeights | None:
-    """What `evaluate_features` has chosen for these towers, if it has run."""
+    """The weights that `evaluate_features` has chosen for these towers; None if it has not."""
     details = newest_details(context.ledger.recorded().values(), EVALUATE_FEATURES)
     weights = (EvaluationDetails.from_json(details).retrieval or {}).get("weights")
     if not weights or release.models["towers"] != towers_fingerprint(context):
@@ -82,10 +82,10 @@ def _matrix_of(context: Context, release: Release) -> Path:
 
 
 def _save_pyfunc(folder: Path, matrix: Path, history_length: int) -> None:
-    """The model's own copy of the programs lies in it, so that MLflow can ship it; the matrix stays where it is."""
+    """Saves the MLflow model with its own copy of the programs, so that it can be shipped, but not of the matrix."""
     import mlflow
 
-    code = folder / _MODEL  # which may come out of the zip of --py-files
+    code = folder / _MODEL  # a copy, as ours may be in the zip of --py-files
     code.write_bytes(resources.files("learn_spark.releases").joinpath(_MODEL).read_bytes())
     programs = {name: str(folder / f"{name}.{PT2}") for name in _PROGRAMS}
     mlflow.pyfunc.save_model(

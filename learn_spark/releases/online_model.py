@@ -27,14 +27,15 @@ BLOCK_ROWS = 1 << 16  # rows of the content matrix under one digest
 class OnlineModel(PythonModel):
     """Scores users against candidates.
 
-    Input, a row a user: `history` and `candidates`, lists of item_idx, a history oldest first; or `history_content`
-    and `candidates_content`, their content vectors as lists of lists, [H, C] and [N, C]; or both, where the towers have
-    an id residual or an item bias. Content of ids alone comes from the content matrix, whose folder is `content_matrix`
-    of the model config. An item that it lacks, and one that towers were not trained on, has zeros, as in batch scoring.
-    Where the towers read event types, also `history_types`: the name of each event's type, as many as the history has.
+    Input, one row per user: `history` and `candidates`, lists of item_idx, a history oldest first; or `history_content`
+    and `candidates_content`, their content vectors as lists of lists, [H, C] and [N, C]; or both, if the towers have an
+    id residual or an item bias. For ids without vectors, these come from the content matrix, whose folder is
+    `content_matrix` of the model config. An item that the matrix lacks, or that the towers were not trained on, has
+    zeros, as in batch scoring. If the towers read event types, also `history_types`: a type's name for each event of
+    the history.
 
-    Output, a row a user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists; if
-    the conversion model has other labels, also `other_scores`, a list [N] by the label's name. Of a history the last
+    Output, one row per user: `user_emb` [K], `item_emb` [N, K], `mid_emb` [N, E], `cvr_score` [N], all as nested lists;
+    if the conversion model has other labels, also `other_scores`, a list [N] by the label's name. Of a history the last
     `history_length` items count, as in batch scoring.
     """
 
@@ -81,7 +82,7 @@ class OnlineModel(PythonModel):
         return scored
 
     def _history_types(self, row: dict[str, Any], length: int) -> list["torch.Tensor"]:
-        """The program's one more input, where it has it: the codes of the history's last types, [H]."""
+        """The user tower's further input if it reads event types, else none: codes of the last events' types, [H]."""
         import torch
 
         if not self._types:
@@ -123,7 +124,7 @@ class OnlineModel(PythonModel):
 
 
 def _given(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
-    """A list, or None where the row has none: pandas fills what only other rows have with NaN."""
+    """A row's list, or None if it has none: pandas puts NaN where only other rows have a value."""
     value = row.get(name)
     return None if isinstance(value, float) else value
 
@@ -137,14 +138,14 @@ class ServedMatrix:
             raise ValueError(f"content_matrix {folder} has width {meta['dim']}, the towers take {dim}")
         vectors = folder / Path(str(meta.get("vectors", "vectors.f16"))).name
         self._mapped = np.memmap(vectors, dtype="<f2", mode="r", shape=(meta["rows"], dim))
-        self._digests = meta.get("blocks")  # None where an earlier release wrote it
+        self._digests = meta.get("blocks")  # None if an earlier version wrote it
         self._is_verified = np.zeros(len(self._digests or ()), bool)
 
     def __len__(self) -> int:
         return len(self._mapped)
 
     def __getitem__(self, item_n: np.ndarray) -> np.ndarray:
-        """[n, C] float16; ValueError where bytes of their blocks have changed since they were written."""
+        """[n, C] float16; raises ValueError if bytes of the rows' blocks have changed since they were written."""
         if self._digests is not None:
             blocks = np.unique(item_n // BLOCK_ROWS)
             for block in blocks[~self._is_verified[blocks]].tolist():

@@ -1,4 +1,4 @@
-"""The releases that there are: which one is current, what it shows, how it is withdrawn."""
+"""The registry of releases: which one is current, what a release shows, how it is withdrawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from learn_spark.lake.tables import Tables
 CURRENT = "current"
 PUBLISHED, ROLLED_BACK, FAILED, EXPIRED = "published", "rolled_back", "failed", "expired"
 READABLE = (PUBLISHED, ROLLED_BACK)
-_NAMED = 10  # releases that an error lists
+_NAMED = 10  # most releases that an error lists
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Release:
-    """A release: rows of its own for `days`, and the days that it took over unchanged; `parts` are all of them.
+    """A release: it has rows of its own for `days`, and takes over other days unchanged; `parts` are all its days.
 
     Attributes:
-        models: fingerprints of `towers` and `cvr`, their `space` where they were mapped into an earlier one's, the
-            name of the item `codes` and the digest of their `codebook` where there are some, and MLflow's registered
-            versions.
+        models: fingerprints of `towers` and `cvr`, their `space` if they were mapped into an earlier one, the name of
+            the item `codes` and the digest of their `codebook` if there are some, and MLflow's registered versions.
         inputs: Delta versions that its rows were made from.
         tables: Delta versions of the feature tables when it was published.
         gates: (name, value, lower, upper, passed) of every gate.
@@ -56,9 +55,9 @@ class Release:
 
     @property
     def space(self) -> tuple[str, str]:
-        """Of the vectors by the towers and of mid_emb: the fingerprints of the models that began them.
+        """The spaces of the towers' vectors and of mid_emb: the fingerprints of the models that began them.
 
-        Whoever reads vectors of one release can read those of another of the same space.
+        A consumer of one release's vectors can read those of any release of the same space.
         """
         if "space" not in self.models:
             return self.models["towers"], self.models["cvr"]
@@ -66,12 +65,12 @@ class Release:
         return towers, cvr
 
     def gate(self, name: str) -> float | None:
-        """The figure of a gate; None where the release had none of this name."""
+        """The figure of a gate; None if the release had no gate of this name."""
         return next((value for gate, value, *_ in self.gates if gate == name), None)
 
 
 def releases(tables: Tables) -> list[Release]:
-    """All releases, the newest first, without their parts: those grow with the days of each."""
+    """All releases, the newest first, without their parts, which grow with a release's days."""
     _require_lake(tables)
     rows = tables.read(RELEASES.name).withColumn("parts", F.array()).orderBy(F.desc("published_at")).collect()
     return [_from_row(row) for row in rows]
@@ -83,10 +82,10 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
     Args:
         tables: the lake.
         name: an id, or `current`.
-        readable: refuse one whose rows are not to be had.
+        readable: refuse a release whose rows cannot be read.
 
     Raises:
-        ConfigError: where there is none of this name (those there are are listed), or it cannot be read.
+        ConfigError: there is no such release (the message lists the existing ones), or it cannot be read.
     """
     known = releases(tables)
     found = next((each for each in known if name in (each.release_id, CURRENT if is_published(each) else None)), None)
@@ -102,13 +101,13 @@ def find_release(tables: Tables, name: str = CURRENT, readable: bool = True) -> 
 def newest_release(
     tables: Tables, models: Mapping[str, str], other_than: str = "", without: Mapping[str, str] | None = None
 ) -> Release | None:
-    """The release by these models, or of all where none are named, that was published last.
+    """The release by these models, or by any if none are named, that was published last; None if there is none.
 
     Args:
         tables: the lake.
         models: names and fingerprints.
-        other_than: an id that does not count.
-        without: models that do not count.
+        other_than: the id of a release that does not count.
+        without: names and fingerprints of models whose releases do not count.
     """
     is_asked = (F.col("status") == PUBLISHED) & (F.col("release_id") != other_than)
     for name, fingerprint in models.items():
@@ -131,10 +130,10 @@ def to_withdraw(tables: Tables, to: str | None = None) -> list[Release]:
     """What a rollback withdraws: the current release, or all that were published after `to`, which then is current.
 
     Returns:
-        The newest first. Their status stays; the caller changes it.
+        The releases, newest first. Their status stays; the caller changes it.
 
     Raises:
-        ConfigError: for an unknown or unpublished `to`, or where nothing would be left.
+        ConfigError: `to` is unknown or not published, or no published release would be left.
     """
     published = [release for release in releases(tables) if is_published(release)]
     kept = find_release(tables, to, readable=False).release_id if to else None
@@ -148,14 +147,14 @@ def to_withdraw(tables: Tables, to: str | None = None) -> list[Release]:
 
 
 def set_status(tables: Tables, changed: Sequence[Release], status: str) -> None:
-    """One commit for all."""
+    """Sets the status of releases, in one commit."""
     if changed:
         named = ", ".join(f"'{release.release_id}'" for release in changed)
         tables.update(RELEASES.name, f"release_id IN ({named})", {"status": f"'{status}'"})
 
 
 def is_published(release: Release) -> bool:
-    """Neither failed nor withdrawn nor expired."""
+    """Whether a release is neither failed nor withdrawn nor expired."""
     return release.status == PUBLISHED
 
 

@@ -1,4 +1,4 @@
-"""Making a release: what its rows are made from, and the one row that publishes it."""
+"""Makes a release: says what its rows are made from, and writes the one row that publishes it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -35,14 +35,14 @@ INPUTS = ("interactions", "item_index", "user_history", "samples")
 
 
 def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Release | None]:
-    """The release of these feature days, on top of the newest one by the same models, its base.
+    """Plans the release of these feature days, on top of its base: the newest release by the same models.
 
-    The id is made of the days' fingerprints, the versions of the tables that they are made from, and the release whose
-    item codes they keep. So equal ids have equal rows, and days that are made again from other events get an id, and
-    rows, of their own.
+    The id is made from the days' fingerprints, the versions of the tables that they are made from, and the release
+    whose item codes they keep. So releases with equal ids have equal rows, and days that are made again from other
+    events get another id, and rows of their own.
 
     Returns:
-        The release, not published yet, and its base.
+        The release, not published yet, and its base, if there is one.
     """
     ordered = tuple(sorted(set(days)))
     models = models_of(context)
@@ -58,12 +58,12 @@ def plan_release(context: Context, days: Sequence[date]) -> tuple[Release, Relea
 
 
 def own_rows(release: Release) -> str:
-    """SQL that names exactly the rows that are written for a release: other releases stay as they are."""
+    """SQL that selects exactly the rows that are written for a release, so that other releases stay as they are."""
     return f"({days_predicate('ds', release.days)}) AND release_id = '{release.release_id}'"
 
 
 def visible(context: Context, release: Release, table: str) -> DataFrame:
-    """Rows that go together: what the release shows of a feature table."""
+    """The rows of a feature table that the release shows."""
     return rows_of(context.tables, release, table)
 
 
@@ -73,9 +73,9 @@ def published_release(context: Context) -> Release | None:
 
 
 def unshown_days(context: Context, days: Collection[date]) -> Collection[date]:
-    """Of these feature days those that no published release by the models of this config shows.
+    """Those of these feature days that the newest published release by this config's models does not show.
 
-    A rollback, or the loss of rows, has withdrawn them, whatever the ledger says.
+    A rollback, or a loss of rows, has withdrawn them, whatever the ledger says.
     """
     version = context.tables.version(RELEASES.name)
     return set(days) - _shown(context.tables, version, tuple(models_of(context).items()))
@@ -89,7 +89,7 @@ def _shown(tables: Tables, version: int, models: tuple[tuple[str, str], ...]) ->
 
 
 def status_of(context: Context, release: Release) -> str | None:
-    """What became of the very same release in an earlier run; None where there was none."""
+    """The status that an earlier run gave to the very same release; None if there was none."""
     row = context.tables.read(RELEASES.name).where(F.col("release_id") == release.release_id).first()
     return row.status if row else None
 
@@ -103,10 +103,10 @@ def is_current(context: Context, release: Release) -> bool:
 def roll_back(context: Context, to: str | None = None) -> list[Release]:
     """Withdraws the current release, or all that were published after `to`, which then is current.
 
-    The withdrawn days become stale first: the next run makes them again, once their cause is mended.
+    The withdrawn days become stale first, so that the next run, after the cause is mended, makes them again.
 
     Returns:
-        The withdrawn ones, the newest first; errors as of `to_withdraw`.
+        The withdrawn releases, newest first; raises what `to_withdraw` raises.
     """
     withdrawn = to_withdraw(context.tables, to)
     days = sorted({day for release in withdrawn for day in release.days})
@@ -116,7 +116,7 @@ def roll_back(context: Context, to: str | None = None) -> list[Release]:
 
 
 def with_counts(context: Context, release: Release) -> Release:
-    """With the rows of its own days counted."""
+    """The release with the rows of its own days counted."""
     names = {f"{table.removesuffix('_features')}s": table for table in FEATURE_TABLES}
     rows = counted({name: context.tables.read(table).where(own_rows(release)) for name, table in names.items()}, "ds")
     own = {day: Part(release.release_id, **{name: rows.get((name, day), 0) for name in names}) for day in release.days}
@@ -124,7 +124,7 @@ def with_counts(context: Context, release: Release) -> Release:
 
 
 def record(context: Context, release: Release, gates: Sequence[Gate], widths: dict[str, int], status: str) -> None:
-    """Writes the release's row: everything before it is invisible without it. A rerun replaces the row."""
+    """Writes the release's row, without which all that was written before is invisible. A rerun replaces the row."""
     row = (
         release.release_id,
         {**release.models, **_registered(context)},
@@ -143,7 +143,7 @@ def record(context: Context, release: Release, gates: Sequence[Gate], widths: di
 
 
 def _registered(context: Context) -> dict[str, str]:
-    """MLflow's registered versions, as the ledger has them; empty where MLflow was away."""
+    """MLflow's registered versions, as the ledger has them; empty if MLflow could not be used."""
     recorded = context.ledger.recorded()
     days = [day for day in (towers_day(context.config), cvr_day(context.config)) if day in recorded]
     trainings = [TrainingDetails.from_json(recorded[day].details) for day in days]

@@ -1,8 +1,8 @@
-"""The space of a release's vectors: whose models began it, and what new models need to be mapped into it.
+"""The space of a release's vectors: which models began it, and what new models need to be mapped into it.
 
-A retrain ends in other axes. So that no consumer has to learn anew, the vectors of new towers and of a new conversion
-model are mapped into the space of the release before them (`models/towers/space.py`), once, when they are trained: the
-models that are stored, scored with and exported are the mapped ones.
+A retrained model has other axes. So that no consumer has to learn anew, the vectors of new towers and of a new
+conversion model are mapped into the space of an earlier release (`models/towers/space.py`). That is done once, when
+they are trained: the models that are stored, scored with and exported are the mapped ones.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _WAY_OUT = "towers.compatible_with: none begins a space of its own, which consum
 
 @dataclass(frozen=True)
 class ReleaseModels:
-    """What a release was scored with, on disk.
+    """The folders of what a release was scored with.
 
     Attributes:
         towers, cvr: the models' folders.
@@ -38,7 +38,7 @@ class ReleaseModels:
 
     @classmethod
     def of(cls, tables: Tables, release: Release) -> "ReleaseModels":
-        """Where they lie; ConfigError where the towers' spec cannot be read."""
+        """The folders of a release; raises ConfigError if the towers' spec cannot be read."""
         towers, cvr = (tables.artifacts.path("models", f"{name}-{release.models[name]}") for name in ("towers", "cvr"))
         try:
             spec = read_json(towers / SPEC, f"the towers of release {release.release_id}")
@@ -48,13 +48,13 @@ class ReleaseModels:
 
     @property
     def lacking(self) -> list[Path]:
-        """The folders that are not whole any more."""
+        """The folders that are no longer whole."""
         lost = [folder for folder in (self.towers, self.cvr) if not is_trained(folder)]
         return lost if (self.matrix / META).is_file() else [*lost, self.matrix]
 
 
 def models_of(context: Context) -> dict[str, str]:
-    """What names the models of this config: their fingerprints, their space where they were mapped into one, codes."""
+    """What names this config's models in a release: their fingerprints, their space if they were mapped, codes."""
     made = {"towers": towers_fingerprint(context), "cvr": cvr_fingerprint(context)}
     mapped = {"towers": mapped_into(towers_path(context)), "cvr": mapped_into(cvr_path(context))}
     space = [str(mapped[name].get("id", made[name])) for name in made]
@@ -63,7 +63,7 @@ def models_of(context: Context) -> dict[str, str]:
 
 
 def mapped_into(folder: Path) -> dict[str, object]:
-    """What a training says of the space that its model was mapped into; empty where it was not, or is not over."""
+    """The space into which a training mapped its model; empty if it did not, or has not ended."""
     return read_result(folder).get("space", {}) if is_trained(folder) else {}
 
 
@@ -71,7 +71,7 @@ Earlier = tuple[Release, ReleaseModels]
 
 
 def earlier_models(context: Context) -> Earlier | None:
-    """The release whose space the towers of this config were mapped into, with its models; None where there is none."""
+    """The release into whose space the towers of this config were mapped, with its models; None if there is none."""
     release_id = mapped_into(towers_path(context)).get("release")
     if release_id is None:
         return None
@@ -80,7 +80,7 @@ def earlier_models(context: Context) -> Earlier | None:
 
 
 def before_towers(context: Context) -> Earlier | None:
-    """The release whose space the towers that are to be trained get; None: one of their own.
+    """The release into whose space the towers that are to be trained will be mapped; None: they begin their own.
 
     Raises:
         ConfigError: there is no such release, or its models are gone.
@@ -96,10 +96,10 @@ def before_towers(context: Context) -> Earlier | None:
 
 
 def before_cvr(context: Context) -> Earlier | None:
-    """The release whose space mid_emb of the conversion model that is to be trained gets; None: one of its own.
+    """The release into whose space mid_emb of the next conversion model will be mapped; None: it begins its own.
 
-    It is the newest by the same towers, else that into whose space the towers were mapped. Errors as of
-    `before_towers`.
+    It is the newest release by the same towers, else the one into whose space the towers were mapped. Raises what
+    `before_towers` raises.
     """
     if context.config.towers.compatible_with == NONE:
         return None

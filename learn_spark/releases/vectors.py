@@ -1,4 +1,4 @@
-"""A release's items outside the lake: embeddings for retrieval, with their measured losses, and codes as tokens."""
+"""Exports a release's items: embeddings for retrieval, with the measured losses of copies, and codes as tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,22 @@ QUERIES = 1000
 
 
 def export_vectors(context: Context, release: Release, out: Place, index: Index) -> dict[str, Any]:
-    """Writes folder `out`, all of it or nothing: see `models.export.item_vectors` for what it holds.
+    """Writes the folder `out`, whole or not at all: see `models.export.item_vectors` for what it holds.
 
-    Every item has its newest vector of the release; the losses are those of `QUERIES` users (all, where they are
+    Every item has its newest vector of the release; the losses are measured on `QUERIES` users (all, if there are
     fewer), drawn by a hash, with their newest vectors.
 
     Args:
         context: of the lake.
-        release: whose vectors.
-        out: a folder that is not there yet, or a place in a store.
+        release: the release whose vectors are exported.
+        out: a folder that does not exist yet, or a place in a store.
         index: `hnsw`, `ivf`, `flat` or `none`.
 
     Returns:
-        What `out/result.json` says.
+        The content of `out/result.json`.
 
     Raises:
-        ConfigError: the folder is there already, or faiss, which an index needs, is not installed.
+        ConfigError: the folder exists already, or faiss, which an index needs, is not installed.
     """
     require_absent(out)
     items = _snapshot(context, release, _numbered(context, _newest(context, release, "item", "item_emb")), "item")
@@ -45,18 +45,18 @@ def export_vectors(context: Context, release: Release, out: Place, index: Index)
 
 
 def export_codes(context: Context, release: Release, out: Place) -> dict[str, Any]:
-    """Writes folder `out`, all of it or nothing: see `models.export.code_tokens` for what it holds.
+    """Writes the folder `out`, whole or not at all: see `models.export.code_tokens` for what it holds.
 
     Args:
         context: of the lake.
-        release: whose item codes; items without content have none.
-        out: a folder that is not there yet, or a place in a store.
+        release: the release whose item codes are exported; items without content have none.
+        out: a folder that does not exist yet, or a place in a store.
 
     Returns:
-        What `out/result.json` says.
+        The content of `out/result.json`.
 
     Raises:
-        ConfigError: the folder is there already, or the release has no codes, or no codebook any more.
+        ConfigError: the folder exists already, the release has no codes, or their codebook is gone.
     """
     require_absent(out)
     codebook_of(context.tables, release)
@@ -68,7 +68,7 @@ def export_codes(context: Context, release: Release, out: Place) -> dict[str, An
 
 
 def _numbered(context: Context, items: DataFrame) -> DataFrame:
-    """With the items' numbers, which never change; older versions of the table may be gone."""
+    """Adds the items' numbers from today's table: they never change, and older versions of it may be gone."""
     return items.join(context.tables.read("item_index"), on="item_id", how="inner")
 
 

@@ -7,7 +7,7 @@ from learn_spark.lake.schemas import RELEASES
 from learn_spark.releases.registry import CURRENT, PUBLISHED
 from learn_spark.releases.release import FEATURE_TABLES
 
-_KEYS = {"user_features": "user_id", "item_features": "item_id"}  # a row wherever the key's features change
+_KEYS = {"user_features": "user_id", "item_features": "item_id"}  # a row per change of a key's features
 
 
 def create_current_views(spark: SparkSession, catalog: str) -> None:
@@ -22,7 +22,7 @@ def create_current_views(spark: SparkSession, catalog: str) -> None:
     """
     with told(f"lake.catalog {catalog}"):
         for table in FEATURE_TABLES:
-            columns = spark.table(f"{catalog}.{table}").columns  # of an older lake, fewer until its next release
+            columns = spark.table(f"{catalog}.{table}").columns  # an older lake has fewer until its next release
             if key := _KEYS.get(table):
                 following = f"lead(ds) OVER (PARTITION BY {key} ORDER BY ds)"
                 columns.append(f"coalesce({following}, DATE'9999-12-31') AS until")

@@ -1,7 +1,8 @@
-"""Adoption: recorded days get today's fingerprints, where nothing but the way of telling code and config has changed.
+"""Adoption: recorded days get today's fingerprints if only the way of describing code and config has changed.
 
-A day holds where an earlier scheme, by the present config and input, gives the fingerprint that the ledger has. What
-was made keeps its names: the ledger says under which fingerprint that was. So all of it is one commit to one table.
+A day is still valid if an earlier scheme, applied to the present config and input, gives the fingerprint that the
+ledger has. What was made keeps its names: the ledger says under which fingerprint it was made. So an adoption is one
+commit to one table.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,12 +22,12 @@ Day = tuple[str, date]
 
 @dataclass
 class Adoption:
-    """What the ledger's rows are to an adoption.
+    """What an adoption does with the ledger's rows.
 
     Attributes:
-        current: rows that need none.
-        adopted: their fingerprints from now on.
-        refused: the reasons.
+        current: rows that need no adoption.
+        adopted: rows that are adopted, with their fingerprints from now on.
+        refused: rows that are not, with the reasons.
     """
 
     current: list[Day] = field(default_factory=list)
@@ -47,24 +48,24 @@ class Adoption:
 def plan_adoption(
     config: Config, steps: Mapping[str, Step], fingerprints: Fingerprints, rows: Rows, accepted: Collection[str] = ()
 ) -> Adoption:
-    """Looks at every recorded day, those that a day is made from first.
+    """Decides on every recorded day, after the days that it is made from.
 
     Args:
         config: what the days should have been made with.
         steps: by name, in the DAG's order.
         fingerprints: today's.
         rows: the ledger's.
-        accepted: steps whose recorded days hold, whatever config, input or version they were made with.
+        accepted: steps whose recorded days are valid, whatever config, input or version they were made with.
 
     Raises:
-        ConfigError: for an unknown step among `accepted`.
+        ConfigError: there is an unknown step among `accepted`.
     """
     unknown = sorted(set(accepted) - steps.keys())
     if unknown:
         raise ConfigError(f"--accept names {', '.join(unknown)}; there are {', '.join(steps)}")
 
     def given(need: Day) -> str | None:
-        """What a day's need had as a fingerprint when the day was made; None where that is the scheme's own."""
+        """The recorded fingerprint of a day that another one needs; None if it is today's: then the scheme gives it."""
         row = rows.get(need)
         return row.fingerprint if row is not None and row.fingerprint != fingerprints(*need) else None
 
@@ -73,7 +74,7 @@ def plan_adoption(
     formulas = [(Fingerprints(config, steps, lambda: rows, scheme, given), scheme.version) for scheme in schemes]
 
     def made_by(day: Day) -> set[int | None]:
-        """The versions whose formula gives what the ledger has; None for the present ones."""
+        """The versions whose formula gives the fingerprint that the ledger has; None stands for the present ones."""
         return {version for formula, version in formulas if formula(*day) == rows[day].fingerprint}
 
     reasons = {name: _reason(step, rows, fingerprints) for name, step in steps.items()}
@@ -102,7 +103,7 @@ def _in_order(rows: Rows, steps: Mapping[str, Step]) -> list[Day]:
 
 
 def _reason(step: Step, rows: Rows, fingerprints: Fingerprints) -> str:
-    """Why days of a step are refused; a day is read against those before it, so it is told for all."""
+    """Why days of a step are refused, told for all of them together: a day depends on the days before it."""
     own = [row for row in rows.values() if row.step == step.name] if step.source else []
     changed = [row.day for row in own if fingerprints.source_state(step, row.day) != row.source]
     if changed:

@@ -1,4 +1,4 @@
-"""What steps read of one another through the ledger's `details`, with types; the JSON is theirs field by field."""
+"""Types for what steps read of one another in the ledger's `details`: their fields are the keys of the JSON."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,7 +14,7 @@ class Details:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Reads a ledger row's details; what older versions did not write keeps its default, what is not read is left.
+        """Reads a ledger row's details; keys that older versions did not write keep their defaults, others are ignored.
 
         Only the last day of a run's piece has details, so those of other days are all defaults.
         """
@@ -27,17 +27,17 @@ class Details:
 
 @dataclass(frozen=True)
 class IngestDetails(Details):
-    """Of `ingest_events`.
+    """Details of `ingest_events`.
 
     Attributes:
-        files, bytes: that were read.
+        files, bytes: how many were read.
         bad_files: what is wrong with each file that cannot be read to its end.
         no_behaviour: lines without an event.
-        not_wanted: lines by what the config says of them: filtered, ignored, too early.
+        not_wanted: lines that the config leaves out, by reason: filtered, ignored, too early.
         rejects: lines by reason.
         duplicates: copies of events.
         empty_days: days without a line.
-        late: events per day that arrived after it.
+        late: by event day, events that arrived in a later day's delivery.
         unmapped_columns: columns that no mapping uses.
         catalogue_lines, catalogue_rejects: lines of the item catalogue, and those by reason that cannot be used.
         id_types: types of the columns that hold ids.
@@ -60,14 +60,14 @@ class IngestDetails(Details):
 
 @dataclass(frozen=True)
 class TrainingDetails(Details):
-    """Of `train_towers` and `train_cvr`: what others read of them.
+    """Details of `train_towers` and `train_cvr`, as far as others read them.
 
     Attributes:
         model: the model's folder.
         snapshots: folders by role.
         result: what the trainer returned.
         curve: loss and quality by step.
-        mlflow, mlflow_run_id, registered_model, model_version: where MLflow has it; None where it was away.
+        mlflow, mlflow_run_id, registered_model, model_version: where MLflow has it; None if MLflow could not be used.
     """
 
     model: str | None = None
@@ -82,13 +82,13 @@ class TrainingDetails(Details):
 
 @dataclass(frozen=True)
 class FeatureDetails(Details):
-    """Of `write_features`; beside them stand the figures of `features.checks`.
+    """Details of `write_features`; the JSON also has the figures of `features.checks`.
 
     Attributes:
-        release_id: of the release that it published.
+        release_id: of the release that the step published.
         users, items, pairs: rows of the release's own days.
         gates: each with value and limits.
-        neighbours: what lies near the most popular items.
+        neighbours: the nearest neighbours of the most popular items.
     """
 
     release_id: str = ""
@@ -101,13 +101,13 @@ class FeatureDetails(Details):
 
 @dataclass(frozen=True)
 class EvaluationDetails(Details):
-    """Of `evaluate_features`: the figures of both evaluations; None before it has run."""
+    """Details of `evaluate_features`: the figures of both evaluations; None before the step has run."""
 
     retrieval: dict[str, Any] | None = None
     ranker: dict[str, Any] | None = None
 
 
 def newest_details(recorded: Iterable[Recorded], step: StepName) -> dict[str, Any]:
-    """The details of a step's newest day that has any, as they are in the ledger; empty where it has not run."""
+    """The details of a step's newest day that has any, as they are in the ledger; empty if it has not run."""
     rows = [row for row in recorded if row.step == step and row.details]
     return max(rows, key=lambda row: row.day).details if rows else {}

@@ -1,7 +1,7 @@
-"""How earlier releases told code and settings in a fingerprint, so that what they recorded can be adopted.
+"""How earlier versions of the package described code and settings in fingerprints; for adopting what they recorded.
 
-A formula here is history: it gives what was written into lakes, and never changes. Where a config key moves or is
-renamed, `_sections` of the schemes here gives it under the name and in the place that it had.
+The formulas here are history: they give what was written into lakes, and never change. If a config key moves or is
+renamed, `_sections` puts it back under the name and in the place that it had.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def _sections(config: Config) -> dict[str, Any]:
 
 
 def _drop_later(settings: BaseModel, dumped: dict[str, Any]) -> None:
-    """Takes out what no lake had yet; a key of these that is set makes another day, as it should."""
+    """Removes keys that no lake had yet; such a key that is set stays, and so makes another day, as it should."""
     for name, value in settings:
         if is_later(settings, name, value):
             del dumped[name]
@@ -87,7 +87,7 @@ def _without(settings: Mapping[str, object], names: tuple[str, ...], prefix: str
     }
 
 
-# Until steps had versions, the package's stood for all of them. It was 0.1.0 whatever the code did.
+# Until steps had versions, the package's version stood for all of them. It was 0.1.0 whatever the code did.
 PACKAGE_VERSION = Scheme(lambda step: "0.1.0", _settings, version=1)
 
 EARLIER = (PACKAGE_VERSION,)

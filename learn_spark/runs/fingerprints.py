@@ -11,19 +11,19 @@ from models.contract.settings import identity
 
 
 def settings_of(config: Config, step: Step) -> dict[str, object]:
-    """The settings that a step's result depends on, by config section, and what else it names."""
+    """The settings that a step's result depends on, by config section, and further settings that these name."""
     own = {name: identity(getattr(config, name)) for name in step.sections}
     return own | dict(step.named(config) if step.named else {})
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How fingerprints tell a step's code and settings.
+    """How fingerprints describe a step's code and settings.
 
     Attributes:
-        code: the version of a step's code.
-        settings: what a step's result depends on in the config, by section.
-        version: the version of every step that it stands for; None for the present ones.
+        code: gives the version of a step's code.
+        settings: gives what a step's result depends on in the config, by section.
+        version: the steps' version that the scheme stands for; None for the present versions.
     """
 
     code: Callable[[Step], object]
@@ -38,11 +38,11 @@ class Fingerprints:
     """Expected fingerprints: code version, config sections, outside input, and the fingerprints of a day's needs.
 
     Args:
-        config: the run's.
+        config: of the run.
         steps: by name.
-        recorded: the ledger's rows, for outside input that is gone; asked once.
-        scheme: how code and settings are told.
-        given: fingerprints that stand for those of a day's needs, where it returns one.
+        recorded: gives the ledger's rows, for outside input that is gone; called once per step.
+        scheme: how code and settings are described.
+        given: may give the fingerprint of a needed day, to be used instead of the expected one.
     """
 
     def __init__(

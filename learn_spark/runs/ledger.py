@@ -1,4 +1,4 @@
-"""What has been done: one row a step and day, with the fingerprint of everything that it was made from."""
+"""What has been done: one row per step and day, with the fingerprint of everything that the day was made from."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A row of the ledger; stale where late events changed what it was made from.
+    """A row of the ledger; stale if late events changed what the day was made from.
 
-    `made_as` is the fingerprint that an adopted day was made under, which stands in the names of what it made; `wrote`
-    the tables' versions when it ended, `finished_at`, in seconds since 1970.
+    `made_as` is the fingerprint under which an adopted day was made, and which is in the names of what was made.
+    `wrote` are the tables' versions at the end of the work, `finished_at`, in seconds since 1970.
 
-    Rows and seconds are those of the piece of a run that did the day, and stand in all its days; its details stand in
-    its last day only.
+    Rows and seconds are those of the whole piece of a run that did the day, the same in all days of the piece; only the
+    piece's last day has its details.
     """
 
     step: str
@@ -62,12 +62,12 @@ class Recorded:
 
     @property
     def name(self) -> str:
-        """The fingerprint that stands in the names of what was made."""
+        """The fingerprint that is in the names of what was made."""
         return self.made_as or self.fingerprint
 
     @property
     def run(self) -> str:
-        """The run without its piece."""
+        """The run's id without the piece."""
         return self.run_id.partition(".")[0]
 
 
@@ -100,7 +100,7 @@ class Ledger:
     def recorded(self) -> dict[tuple[str, date], Recorded]:
         """All rows by step and day; they grow with steps and days, never with users or items.
 
-        Read anew only where the table has a newer version than at the last call.
+        Read anew only if the table has a newer version than at the last call.
         """
         version = self._tables.version(INTERVALS.name)
         if version != self._version:
@@ -108,7 +108,7 @@ class Ledger:
         return dict(self._rows)
 
     def seen(self) -> dict[str, int]:
-        """The newest version of each table that is recorded; of a table that was made anew, since then."""
+        """The newest version recorded of each table; of a table that was made anew, the newest recorded since then."""
         if not self._tables.exists(INTERVALS.name):
             return {}
         identity = read_identity(self._tables.root)
@@ -137,7 +137,7 @@ class Ledger:
     ) -> None:
         """Marks days of a step as done, in place of what was recorded for them; the last gets the details.
 
-        `sources`: what `Fingerprints.source_state` gives for the days.
+        `sources`: what `Fingerprints.source_state` returns for the days.
         """
         common = (
             DONE,
@@ -155,13 +155,13 @@ class Ledger:
         ]
         before = self._version
         self._tables.put_rows(INTERVALS.name, rows)
-        if self._tables.version(INTERVALS.name) == before + 1:  # by this commit alone: what it wrote need not be read
+        if self._tables.version(INTERVALS.name) == before + 1:  # only this commit is new: its rows need not be read
             written = [_recorded(Row(*INTERVALS.names)(*row)) for row in rows]
             self._rows.update({(row.step, row.day): row for row in written})
             self._version = before + 1
 
     def _time(self) -> datetime:
-        """After all that is recorded, and after tables were made anew, so that `seen` knows which came first."""
+        """A time after all recorded ones, and after tables were made anew, so that `seen` knows which came first."""
         identity = read_identity(self._tables.root)
         made = [known.made_at for known in identity.tables.values()] if identity else []
         recorded = [row.finished_at for row in self.recorded().values()]
@@ -189,7 +189,7 @@ class Ledger:
         self._tables.overwrite_where(INTERVALS.name, rows, f"step IN ({named})")
 
     def mark_stale(self, rows: Iterable[tuple[str, date]]) -> None:
-        """Marks rows of steps and days as to be made again; the same command does so without being asked to."""
+        """Marks rows of steps and days as stale, so that the same command, without other options, makes them again."""
         days: dict[str, list[date]] = defaultdict(list)
         for step, day in rows:
             days[step].append(day)
@@ -209,7 +209,7 @@ def _recorded(row: Row) -> Recorded:
         row.seconds,
         json.loads(row.details),
         row.status == STALE,
-        getattr(row, "source", None),  # lakes of before a column have none until their next row
+        getattr(row, "source", None),  # older lakes lack the column until their next row
         getattr(row, "made_as", None),
         row.output_versions,
         row.finished_at.timestamp(),

@@ -14,7 +14,7 @@ class PeakMemory(Periodic):
 
     Pages that processes share count once per process, so the figure is an upper bound; peaks shorter than the
     sampling interval may be missed. A child that was just forked has its parent's pages until it starts its own program
-    or writes: the two count once, or each `chmod` that Hadoop starts would be a second JVM.
+    or writes, so both count once; otherwise each `chmod` that Hadoop starts would count as a second JVM.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A plan: steps with days. What of it is missing, refused or ready is decided here and nowhere else."""
+"""A plan: steps with days. Only this module decides what of it is missing, refused or ready."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """The ledger's rows at one moment, beside what this code, config and input would make.
+    """The ledger's rows at one moment, and the fingerprints by which this code, config and input would make the days.
 
-    `lost` says of a recorded day whether its result is not there any more.
+    `lost` says whether a recorded day's result no longer exists.
     """
 
     config: Config
@@ -37,7 +37,7 @@ class Standing:
 
     @classmethod
     def of(cls, context: Context) -> Standing:
-        """As the ledger is now; steps are asked for what they have lost when it first matters."""
+        """The standing by the ledger as it is now; a step is asked what it has lost when that first matters."""
         rows, fingerprint = context.ledger.recorded(), context.fingerprint
 
         @cache
@@ -59,7 +59,7 @@ class Standing:
         return pair not in self.rows or self.rows[pair].is_stale or self.lost(pair)
 
     def lacking(self, step: Step, day: date, coming: Collection[StepDay] = ()) -> str | None:
-        """Says what a day needs and is neither done nor `coming`; None where all is there."""
+        """Says which need of a day is neither done nor `coming`; None if all are."""
         for need in step.needs(self.config, day):
             if need in coming or not (self.is_open(need) or self.is_other(need)):
                 continue
@@ -86,8 +86,8 @@ class Piece(NamedTuple):
 class Plan:
     """Steps in the DAG's order with the days that are asked of them.
 
-    `--dry-run` prints `missing`, the runner does `due` step by step: the same decision, asked anew before each step,
-    as late events may have made more days stale on the way.
+    `--dry-run` prints `missing`, the runner does `due` step by step: the same decision, taken anew before each step,
+    since late events may have made more days stale on the way.
 
     Attributes:
         steps: each with its days.
@@ -114,7 +114,7 @@ class Plan:
         """The part that the ledger does not have, or has as stale.
 
         Raises:
-            ConfigError: as `due`; or where a day needs what is neither done nor in the plan.
+            ConfigError: as for `due`; or a day needs another one that is neither done nor in the plan.
         """
         todo: list[Planned] = []
         coming: set[StepDay] = set()
@@ -132,7 +132,7 @@ class Plan:
         """The days of a step that are not recorded, stale, lost, or to be restated.
 
         Raises:
-            ConfigError: where a day was made from other code, config or input and `restate` is off.
+            ConfigError: a day was made from other code, config or input, and `restate` is off.
         """
         step, days = planned.step, list(planned.days)
         if self.follow_late:

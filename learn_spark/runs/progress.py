@@ -39,7 +39,7 @@ class Progress(Periodic):
         self._quiet_until = time.monotonic() + self._period
 
     def tick(self) -> None:
-        """Says that the step still works, where nothing else was said for a while."""
+        """Says that the step still works, if nothing else was said for a while."""
         if self._current and time.monotonic() >= self._quiet_until:
             self.say(f"{self._current} still works{self._tasks()}")
 

@@ -1,4 +1,4 @@
-"""Running a plan: step by step, in pieces of days, each recorded when it is done, under one lock per lake."""
+"""Runs a plan: step by step, in pieces of days, each recorded when it is done, under one lock per lake."""
 
 import time
 import uuid
@@ -13,7 +13,7 @@ from learn_spark.lake.days import spans
 from learn_spark.runs.plan import Plan, Planned, Standing
 from learn_spark.runs.steps import Context, Step
 
-_CANCEL_SECONDS = 0.2  # between two attempts at what other threads have begun
+_CANCEL_SECONDS = 0.2  # between two attempts to cancel other threads' jobs
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class RunOptions:
     """How a plan is run.
 
     Attributes:
-        step_days: days of a step at once; None for all.
-        max_parallel: pieces of a step at once, where it allows that.
-        keep_going: after a failure do what does not need the failed days.
+        step_days: how many days of a step are one piece; None for all.
+        max_parallel: how many pieces of a step run at the same time, if the step allows that.
+        keep_going: after a failure, do what does not need the failed days.
     """
 
     step_days: int | None = None
@@ -54,7 +54,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Days of a step that are to run at once; their fingerprints are those of before the work."""
+    """Days of a step that are to run at once; their fingerprints are those from before the work."""
 
     step: Step
     fingerprints: Mapping[date, str]
@@ -63,7 +63,7 @@ class _Chunk:
 
 
 def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
-    """Runs the steps in order. What is missing is asked anew before each: late events may have made days stale.
+    """Runs the steps in order. What is missing is decided anew before each, since late events may make days stale.
 
     Raises:
         LearnError: what a step's check raises, before any work; what a step raises, unless `keep_going`.
@@ -90,7 +90,7 @@ def run_plan(plan: Plan, context: Context, options: RunOptions) -> RunReport:
 
 
 def _run_chunks(chunks: list[_Chunk], context: Context, options: RunOptions) -> list[Failure]:
-    """Runs pieces of a step, overlapping where it allows that; unless `keep_going`, the first failure ends it."""
+    """Runs pieces of a step, overlapping if the step allows that; unless `keep_going`, the first failure ends it."""
     stopped = Event()
 
     def run(chunk: _Chunk) -> Failure | None:
@@ -114,9 +114,9 @@ def _in_threads(
     options: RunOptions,
     stopped: Event,
 ) -> list[Failure | None]:
-    """Pieces side by side; where the main thread is interrupted, the other threads end, as their Spark jobs do.
+    """Runs pieces side by side; if the main thread is interrupted, cancels all Spark jobs, so that the others end.
 
-    A thread may be between two jobs when those that run are cancelled, so they are until no thread is left.
+    A thread may be between two jobs when jobs are cancelled, so that is repeated until no thread is left.
     """
     with ThreadPoolExecutor(max_workers=options.max_parallel) as pool:
         futures = [pool.submit(run, chunk) for chunk in chunks]
@@ -130,7 +130,7 @@ def _in_threads(
 
 
 def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:
-    """Does those of the days whose needs are there; says which failed."""
+    """Does those days whose needs are done; returns the days that failed or cannot run."""
     step, days = chunk.step, list(chunk.fingerprints)
     piece = Plan.piece(step, days, Standing.of(context))
     try:
@@ -148,9 +148,9 @@ def _run_chunk(chunk: _Chunk, context: Context) -> Failure | None:
 
 
 def _take_back_other(step: Step, days: Sequence[date], context: Context) -> None:
-    """Marks stale what other code, config or input made of these days, before the step replaces its rows.
+    """Marks those days as stale that other code, config or input made, before the step replaces their rows.
 
-    A restatement that is killed then leaves no day that counts as done for the config of before.
+    So a restatement that is killed leaves no day that counts as done for the former config.
     """
     with context.publishing:
         now = Standing.of(context)

@@ -68,12 +68,12 @@ class Step:
         run: does the given days at once and returns what it did.
         sections: config sections that its result depends on.
         needs: the steps and days that a day is made from.
-        named: settings elsewhere in the config that those sections name; empty where they name none.
+        named: settings elsewhere in the config that those sections name; empty if they name none.
         reads, writes: tables whose versions are recorded.
         version: of its code, and of the commands of `models` that it runs: raise it when rows would differ.
-        source: looks at the input from outside the lake, if any; gets what the ledger keeps of it per day.
-        check: says, before any work of a run, that something which the step will need is not there.
-        lost: of recorded days those whose result is not there any more, whatever the ledger says.
+        source: makes a view of the input from outside the lake, if any, from what the ledger keeps of it per day.
+        check: raises, before any work of a run, if something that the step will need is missing.
+        lost: those of recorded days whose result no longer exists, whatever the ledger says.
         trains: it makes a model; late events do not make models stale.
         overlaps: runs over different days may overlap.
     """
@@ -99,7 +99,7 @@ class Context:
 
     Attributes:
         fingerprint: gives the fingerprint of a step's day; it names what the step makes and finds what it needs.
-        publishing: held by whoever writes, where runs overlap.
+        publishing: the lock that a run holds while it writes, since runs may overlap.
     """
 
     config: Config
@@ -118,14 +118,14 @@ class Context:
         )
 
     def invalidate(self, step: StepName, days: Iterable[date], scope: Scope = "downstream") -> None:
-        """Takes back what the ledger says is done: the one door for it.
+        """Takes back what the ledger says is done; this is the only way to do so.
 
         Call it before the rows change. A run that is killed in between then leaves days that are made once more,
         never days that wrongly count as done.
 
         Args:
-            step: whose rows are about to change.
-            days: of these days; days that are not recorded are left out.
+            step: the step whose rows are about to change.
+            days: the days whose rows change; days that are not recorded are left out.
             scope: `downstream` marks stale what was made from the days, but not the days themselves; `own` marks the
                 days themselves stale, so that the next run makes them again; `forgotten` removes their ledger rows,
                 for days of another config that are replaced in part.

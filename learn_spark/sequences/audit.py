@@ -18,7 +18,7 @@ from learn_spark.sequences.windows import as_of_dates, sample_windows
 
 @dataclass(frozen=True)
 class AuditFigure:
-    """One rule: how many rows were looked at and how many break it."""
+    """One rule: how many rows were checked, and how many break it."""
 
     rule: str
     rows: int
@@ -49,7 +49,7 @@ def require_no_leak(figures: Sequence[AuditFigure]) -> list[dict[str, object]]:
     """The figures as JSON values.
 
     Raises:
-        QualityError: where any rule is broken.
+        QualityError: a rule is broken.
     """
     broken = [figure for figure in figures if figure.leaks]
     if broken:
@@ -59,7 +59,7 @@ def require_no_leak(figures: Sequence[AuditFigure]) -> list[dict[str, object]]:
 
 
 def _rows(tables: Tables, table: str, day_column: str, days: Sequence[date] | None) -> DataFrame | None:
-    """The rows of these days, or all; None where no day is asked."""
+    """The rows of these days, or all if `days` is None; None if `days` is empty."""
     if days is None:
         return tables.read(table)
     return tables.read(table).where(days_predicate(day_column, days)) if days else None
@@ -96,7 +96,7 @@ def _history_rules(config: Config) -> dict[str, Column]:
 
 
 def _type_rules(config: Config, **lengths: Column) -> dict[str, Column]:
-    """Where event types are kept: as many codes as there are events, and each one's type is known."""
+    """The rule if event types are kept: there are as many codes as events, and each code is a known type."""
     if not (known := len(config.sequences.event_types)):
         return {}
     is_whole = F.lit(True)
@@ -107,7 +107,7 @@ def _type_rules(config: Config, **lengths: Column) -> dict[str, Column]:
 
 
 def _sample_rules(config: Config) -> dict[str, Column]:
-    """A stage has one window; a row of the stage outside it would teach, or test, what it must not."""
+    """Each stage has one window; a row outside its stage's window would train, or test, what it must not."""
     is_inside = F.lit(False)
     for window in sample_windows(config):
         in_window = (F.col("ds") >= F.lit(window.start)) & (F.col("ds") < F.lit(window.end))
@@ -122,7 +122,7 @@ def _sample_rules(config: Config) -> dict[str, Column]:
 
 
 def _with_neighbours(rows: DataFrame | None) -> DataFrame | None:
-    """Adds to a target its user's target before it, and the user's last position."""
+    """Adds to each target the user's previous target, and the user's last position."""
     if rows is None:
         return None
     of_user = Window.partitionBy("user_id", "as_of")

@@ -1,4 +1,4 @@
-"""The ranges that the windows cut, how many rows lie in each, and what to say of an empty one."""
+"""The ranges that the windows define, how many rows each one has, and the error about empty ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Days of which one stage learns, or on which it is tested.
+    """Days from which one stage learns, or on which it is tested.
 
     Attributes:
         name: a split of `sequences`, or a stage of `samples`; the conversion model's has two parts.
         start, end: of the events that are its targets or its samples; `end` is exclusive.
-        as_of: of a split, its as-of dates.
-        keys: what in the config moves it.
+        as_of: the as-of dates, if it is a split.
+        keys: the config keys that move it.
     """
 
     name: str
@@ -61,7 +61,7 @@ def ranges(config: Config) -> list[Range]:
 
 
 def require_training_days(config: Config) -> None:
-    """Refuses windows of which the conversion model's validation leaves no day.
+    """Refuses windows in which the conversion model's validation leaves no day for training.
 
     Raises:
         ConfigError: there is no day to train on.
@@ -76,12 +76,12 @@ def require_training_days(config: Config) -> None:
 
 
 def refusal(asked: Iterable[Range], rows: Mapping[str, int], spread: str) -> str | None:
-    """Why a run with these rows would learn or measure nothing, and what to change; None where each range has rows.
+    """Why a run with these rows would learn or measure nothing, and what to change; None if each range has rows.
 
     Args:
         asked: ranges that should have rows.
-        rows: by name.
-        spread: on which days there are events at all.
+        rows: how many there are, by a range's name.
+        spread: in words, on which days there are events at all.
     """
     asked = list(asked)
     empty = [each for each in asked if not rows.get(each.name)]
@@ -109,7 +109,7 @@ def spread(days: Sequence[date]) -> str:
 
 
 def require_rows(context: Context, days: Sequence[date]) -> dict[str, int]:
-    """Counts what the ranges that end with these days hold, over all that is written.
+    """Counts the rows of the ranges that are complete with these days, over all that is written.
 
     Returns:
         Rows by range.

@@ -1,4 +1,4 @@
-"""Cutting histories and targets out of many users' events at once: numpy on Arrow batches, no loop over users.
+"""Cuts histories and targets out of many users' events at once: numpy on Arrow batches, no loop over users.
 
 Shapes: E packed events, N events of a side, U users, R rows of a result.
 """
@@ -28,7 +28,7 @@ class Side:
     Attributes:
         keys: (N,) int64, user number << 32 | second, ascending.
         items: (N,) int32.
-        ties: (N,) uint64, what orders events of one time; where event types are kept, its last bits are their codes.
+        ties: (N,) uint64, orders events of the same time; if event types are kept, the last bits are their codes.
     """
 
     keys: np.ndarray
@@ -65,7 +65,7 @@ class Cut:
         return replace(self, places=self.places[np.repeat(chosen, lengths)], offsets=_offsets(lengths[chosen]))
 
     def sampled(self, limit: int) -> Self:
-        """Of each row the `limit` events of the lowest ties, still in order."""
+        """Keeps, in each row, the `limit` events with the lowest ties, still in order."""
         lengths = self.lengths
         rows = np.repeat(np.arange(len(lengths)), lengths)
         by_tie = np.lexsort((self.side.ties[self.places], rows))
@@ -74,13 +74,13 @@ class Cut:
         return replace(self, places=self.places[chosen], offsets=_offsets(np.minimum(lengths, limit)))
 
     def lists(self, has_types: bool) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """Items, seconds and types as lists of their own lengths; null for types where events have none."""
+        """Items, seconds and types as lists of their own lengths; types are null if events have none."""
         offsets = pa.array(self.offsets, pa.int32())
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in self._values(has_types)]
         return self._with_types(lists)
 
     def padded(self, length: int, has_types: bool) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """As `lists`, each of `length`, zeros behind."""
+        """As `lists`, but each list is padded with zeros to `length`."""
         rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
         columns = np.arange(len(self.places)) - np.repeat(self.offsets[:-1], self.lengths)
         offsets = pa.array(np.arange(len(self.lengths) + 1) * length, pa.int32())
@@ -105,7 +105,7 @@ class UserEvents:
     """All events of a partition's users.
 
     Attributes:
-        names: (U,) user ids; a user's number is the place in it.
+        names: (U,) user ids; a user's number is its place here.
         history, targets: the sides.
     """
 
@@ -131,7 +131,7 @@ class UserEvents:
 def cut(side: Side, users: np.ndarray, start: int, end: int, limit: int, keep: Keep) -> Cut:
     """At most `limit` events with start <= second < end of each of `users`: the last, the first or a random sample.
 
-    A random sample is the events of the lowest ties: equal in every rerun, and a part of every larger sample.
+    A random sample is the events with the lowest ties: equal in every rerun, and a part of every larger sample.
     """
     first, stop = side.until(users, start), side.until(users, end)
     if keep == "last":

@@ -1,8 +1,8 @@
 """The events that sequences are made of: sides, order, a rank limit for heavy users, and their packed form.
 
 A packed event is two longs beside its user: `[second: 32 | item_idx: 30 | side: 2]` and
-`[microsecond: 20 | tie: 44]`. It halves what the shuffle carries, and sorts by time, then tie. Where event types are
-kept, the last 7 bits of the tie are the type's code: `[microsecond: 20 | tie: 37 | type: 7]`.
+`[microsecond: 20 | tie: 44]`. It halves what the shuffle carries, and sorts by time, then tie. If event types are kept,
+the last 7 bits of the tie are the type's code: `[microsecond: 20 | tie: 37 | type: 7]`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from learn_spark.lake.frames import only_row, tasks_for
 
 HISTORY, TARGET = 1, 2
 SECOND_BITS, SIDE_BITS, TIE_BITS, TYPE_BITS = 32, 2, 44, 7
-EVENTS_PER_TASK = 2_000_000  # about 120 MB of a task's memory; of more tasks Comet's batches get small
+EVENTS_PER_TASK = 2_000_000  # about 120 MB of a task's memory; with more tasks, Comet's batches get small
 _FEWEST_PER_TASK = 20_000
 _SAMPLED = 0.001
 _SEEN_IN_SAMPLE = 1000  # about a million events
@@ -33,7 +33,7 @@ class HeavyUser:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a build looks at before it shuffles: the number of its events, and at most 1,000 users to limit."""
+    """What a build finds out before it shuffles: the number of its events, and at most 1,000 users to limit."""
 
     rows: int
     heavy: list[HeavyUser]
@@ -53,7 +53,7 @@ def sided_events(interactions: DataFrame, settings: SequenceSettings) -> DataFra
 
 
 def survey(events: DataFrame) -> Survey:
-    """One narrow scan that counts the events and, from one in a thousand, finds the users of about a million."""
+    """One narrow scan that counts the events and, from one in a thousand, finds users with about a million or more."""
     drawn = F.when(F.rand(seed=1) < _SAMPLED, F.col("user_id"))
     counts = events.select(drawn.alias("user_id")).groupBy("user_id").agg(F.count(F.lit(1)).alias("events"))
     is_heavy = F.col("user_id").isNotNull() & (F.col("events") >= _SEEN_IN_SAMPLE)
@@ -68,7 +68,7 @@ def survey(events: DataFrame) -> Survey:
 
 
 def heaviest(users: Iterable[HeavyUser]) -> list[HeavyUser]:
-    """Each user once, with the most events that one survey gave, the heaviest first; at most 1,000."""
+    """Each user once, with the largest estimate of any survey, the heaviest first; at most 1,000."""
     most: dict[str, int] = {}
     for user in users:
         most[user.user_id] = max(most.get(user.user_id, 0), user.events)
@@ -79,8 +79,8 @@ def heaviest(users: Iterable[HeavyUser]) -> list[HeavyUser]:
 def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSettings) -> DataFrame:
     """Drops, before any shuffle, events of heavy users that no sequence can hold.
 
-    As-of dates are midnights, so of a user's day a history holds at most the last H and targets the first T
-    (of a random sample: those of lowest tie). The result of every cut is the same with and without the limit.
+    As-of dates are midnights, so of each of a user's days a history holds at most the last H events, and targets the
+    first T (a random sample: those with the lowest ties). Every cut has the same result with and without the limit.
     """
     if not heavy:
         return events
@@ -98,7 +98,7 @@ def limited(events: DataFrame, heavy: Sequence[HeavyUser], settings: SequenceSet
 
 
 def tasks_of(events: DataFrame, rows: int) -> int:
-    """How many tasks share so many events."""
+    """How many tasks to use for `rows` events."""
     return tasks_for(events.sparkSession, rows, EVENTS_PER_TASK, _FEWEST_PER_TASK)
 
 
@@ -107,10 +107,10 @@ def packed(events: DataFrame, tasks: int | None = None, stored: DataFrame | None
 
     Args:
         events: user_id, item_idx, event_ts, tie, side.
-        tasks: partitions; a number that is named is one that Spark does not change while it runs. Comet hands Python
-            its batches as they are only then. None: Spark decides.
-        stored: user_id, past_items, past_ts, past_types where types are kept: older events of users, already in
-            order, as rows of their own.
+        tasks: partitions. Spark does not change an explicit number at run time, and only then does Comet hand its
+            batches to Python unchanged. None: Spark decides.
+        stored: user_id, past_items, past_ts, and past_types if types are kept: older events of users, already in
+            order, as separate rows.
     """
     micros = F.unix_micros("event_ts")
     second = F.expr("unix_micros(event_ts) DIV 1000000")
@@ -131,12 +131,12 @@ def _first_of_day(events: DataFrame, side: int, order: list[Column], limit: int)
 
 
 def _code(types: Sequence[str]) -> Column:
-    """The type's code, from 1 on; 0 for one that no sequence has."""
+    """The type's code, from 1 on; 0 for a type that no sequence has."""
     codes = [F.when(F.col("event_type") == name, code) for code, name in enumerate(types, 1)]
     return F.coalesce(*codes, F.lit(0))
 
 
 def _tie(seed: int | None) -> Column:
-    """44 bits that order events of one time: by event_id, or shuffled by a seed."""
+    """44 bits that order events of the same time: by event_id, or shuffled by a seed."""
     key = F.col("event_id") if seed is None else F.xxhash64("event_id", F.lit(seed))
     return F.shiftright(key, 64 - TIE_BITS) + F.lit(1 << (TIE_BITS - 1))

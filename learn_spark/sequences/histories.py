@@ -1,10 +1,10 @@
 """Histories and targets around as-of dates, made by tasks as Arrow batches.
 
-What it costs at 12 M users and 10 months: a full build is one scan of narrow columns, one shuffle by user (about 50
-bytes per event before compression), one sort in numpy, then a binary search per user and as-of date. An increment
-reads the new days' events, the ids of the stored histories, and the arrays of those days that hold a newest history of
-an active user; it shuffles one history an active user, and their new events. A task holds its partition's events (about
-60 bytes each); heavy users are limited before the shuffle, so its size does not depend on the longest user.
+The cost at 12 M users and 10 months: a full build is one scan of narrow columns, one shuffle by user (about 50 bytes
+per event before compression), one sort in numpy, then a binary search per user and as-of date. An increment reads the
+new days' events, the ids of the stored histories, and the arrays of those days that hold a newest history of an active
+user; it shuffles one history per active user, and these users' new events. A task holds its partition's events (about
+60 bytes each); heavy users are limited before the shuffle, so its size does not depend on the user with most events.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def full_histories(events: DataFrame, day: date, settings: SequenceSettings, tas
         events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         day: the as-of date.
         settings: lengths and windows.
-        tasks: as `events.packed` takes it.
+        tasks: as for `events.packed`.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -49,17 +49,17 @@ def next_histories(
     settings: SequenceSettings,
     tasks: int | None = None,
 ) -> ArrowRows:
-    """`user_history` rows of the users who were active on the day before each of `days`: only what changed.
+    """`user_history` rows of the users who were active on the day before each of `days`: only these changed.
 
     A user's newest history stored before the first of `days` and the events from then on hold everything that a
-    history of `days` can hold; one stored more than `history_days` before holds nothing of it.
+    history of `days` can hold; a history stored more than `history_days` before holds nothing that still counts.
 
     Args:
         previous: `user_history` rows of all days before `days`.
         events: user_id, item_idx, event_ts, ds, tie, side (`events.sided_events`).
         days: as-of dates.
         settings: lengths and windows.
-        tasks: as `events.packed` takes it.
+        tasks: as for `events.packed`.
     """
     eves = [day - ONE_DAY for day in days]
     fresh = _of_history(events).where((F.col("ds") >= F.lit(min(eves))) & (F.col("ds") < F.lit(max(days))))
@@ -90,7 +90,7 @@ def sequences(
         events: user_id, item_idx, event_ts, tie, side (`events.sided_events`); those out of reach change nothing.
         splits: as-of dates and their splits.
         settings: lengths, windows, sampling.
-        tasks: as `events.packed` takes it.
+        tasks: as for `events.packed`.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -102,10 +102,10 @@ def sequences(
 
 
 def _newest(stored: DataFrame, users: DataFrame, is_night: bool) -> DataFrame:
-    """Each user's newest row: ids and days decide which, then Spark reads the arrays of those days alone.
+    """Each user's newest row: ids and days decide which, then Spark reads the arrays of only those days.
 
-    A night's users are broadcast (about 60 bytes each), so that no array is shuffled for the join; those of a range of
-    days may be all that there are, and Spark decides.
+    A night's users are broadcast (about 60 bytes each), so that no array is shuffled for the join; the users of a range
+    of days may be all users, so there Spark decides.
     """
     hinted = F.broadcast if is_night else lambda frame: frame
     dated = stored.select("user_id", "ds").join(hinted(users), on="user_id", how="left_semi")
@@ -118,7 +118,7 @@ def _of_history(events: DataFrame) -> DataFrame:
 
 
 def user_batches(batches: Iterable[pa.RecordBatch], size: int = BATCH_USERS) -> Iterator[tuple[UserEvents, np.ndarray]]:
-    """The partition's events with its user numbers, `size` at a time."""
+    """The partition's events together with its user numbers, `size` users at a time."""
     there = [batch for batch in batches if batch.num_rows]
     if there:
         log = UserEvents.of(there)

@@ -1,4 +1,4 @@
-"""Sequences, histories and samples of the asked days."""
+"""Writes sequences, histories and samples of the asked days."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -19,20 +19,21 @@ from learn_spark.sequences.leave_one_out import core_of, leave_one_out
 from learn_spark.sequences.samples import window_samples
 from learn_spark.sequences.windows import as_of_dates, sample_windows
 
-_STORED_WEIGHT = 1 / 15  # of a stored entry in events: 12 bytes against 60, and a user has some three events a day
+_STORED_WEIGHT = 1 / 15  # of a stored entry, in events: 12 bytes against 60; a user has about three events per day
 
 
 def build_sequences(context: Context, days: Sequence[date]) -> StepResult:
-    """Writes what each day stands for.
+    """Writes what each day stands for, then counts and audits what was written.
 
-    An as-of date of the towers: `sequences`. A day from `towers_end` on: `user_history`, of all users on that first
-    day, later of those who were active on the day before. The end of a window: its `samples`. With the protocol
-    leave_one_out: `sequences` of the whole log. Then counts and audits what it wrote.
+    For an as-of date of the towers: `sequences`. For a day from `towers_end` on: `user_history`, on that first day of
+    all users, later of those who were active on the day before. For the end of a window: its `samples`. With the
+    protocol leave_one_out: `sequences` of the whole log.
 
     Sequences and samples of dates and windows that the config no longer has are removed on the way.
 
     Raises:
-        ConfigError: a split or a window that is whole has no row.
+        ConfigError: a complete split or window has no row.
+        QualityError: the audit finds a leak.
     """
     builder = _Builder(context)
     if context.config.sequences.protocol == "leave_one_out":
@@ -122,7 +123,7 @@ class _Builder:
         return self._tables.overwrite_where("sequences", rows, "as_of IS NOT NULL")
 
     def _forget_former_days(self) -> None:
-        """Takes days of another config out of the ledger: their sequences and samples are replaced here, in part."""
+        """Removes days of another config from the ledger: their sequences and samples are partly replaced here."""
         context, step = self._context, BUILD_SEQUENCES
         own = [row for row in context.ledger.recorded().values() if row.step == step]
         former = [row.day for row in own if row.fingerprint != context.fingerprint(step, row.day)]
@@ -138,7 +139,7 @@ class _Builder:
     def _limited(self, start: date, end: date, sampling: str | None = None) -> tuple[DataFrame, int]:
         """Events, with a rank limit for their heavy users, and how many there were before it.
 
-        `sampling`: where it is not that of the config.
+        `sampling`: used instead of the config's, if given.
         """
         events = self._events(start, end)
         found = survey(events)

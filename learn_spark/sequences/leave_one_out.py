@@ -1,7 +1,7 @@
 """The leave-one-out protocol: each user's last event tests, the one before validates, every prefix before trains.
 
-As UniSRec does it (Hou et al., 2022): users and items with fewer than `k_core` events are dropped until none is
-left. Events of one time are in the order of `sequences.seed`, never in the log's.
+As in UniSRec (Hou et al., 2022), users and items with fewer than `k_core` events are dropped until no such user or item
+is left. Events of the same time are in the order of `sequences.seed`, never in the log's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,14 +24,14 @@ BATCH_ROWS = 65_536
 
 
 def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
-    """The events whose users and items all have at least `least` of them.
+    """The events whose users and items all have at least `least` of these events.
 
-    A round is two counts and two joins, written to executors' disks; a log's core is reached in a few.
+    A round is two counts and two joins, written to the executors' disks; a log's core is reached in a few rounds.
 
     Args:
-        events: checkpointed, as every round but the last reads it or what is left of it twice.
-        size: their number.
-        least: events that a user or an item must have.
+        events: checkpointed, since every round but the last reads them, or those that are left, twice.
+        size: how many events there are.
+        least: how many events a user or an item must have.
     """
     kept, before = events, -1
     while size != before:
@@ -44,16 +44,16 @@ def core_of(events: DataFrame, size: int, least: int) -> DataFrame:
 
 
 def leave_one_out(core: DataFrame, day: date, settings: SequenceSettings, tasks: int | None = None) -> ArrowRows:
-    """`sequences` rows, one a target: `position` is the target's place in the user's events.
+    """`sequences` rows, one per target: `position` is the target's place in the user's events.
 
     A task holds its partition's events (about 60 bytes each) and a batch of rows: every event of a user is a row here,
-    so a heavy user takes longer, and takes no more memory than those events.
+    so a heavy user takes longer, but no more memory than its events.
 
     Args:
         core: user_id, item_idx, event_ts, tie, side; every event counts on both sides.
-        day: stands in `as_of`: the day on which the log ends.
+        day: the value of `as_of`: the day on which the log ends.
         settings: history_length; the target is one event.
-        tasks: as `events.packed` takes it.
+        tasks: as for `events.packed`.
     """
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

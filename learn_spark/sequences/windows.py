@@ -18,8 +18,8 @@ class SampleWindow:
 def as_of_dates(config: Config) -> dict[date, str]:
     """The towers' as-of dates and their splits, oldest first.
 
-    Targets of `train` end where `val`'s begin, those of `val` at `towers_end`, where `test`'s begin: `test`
-    is for retrieval figures alone.
+    Targets of `train` end where `val`'s begin, those of `val` at `towers_end`, where `test`'s begin: `test` is only for
+    retrieval figures.
     """
     windows, sequences = config.windows, config.sequences
     reach = timedelta(days=sequences.target_days)

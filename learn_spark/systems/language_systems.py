@@ -1,4 +1,4 @@
-"""What the systems on a language model need beside vectors: the model, and the items' texts."""
+"""What systems that use a language model need beside vectors: the model, and the items' texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +22,12 @@ def language_model(config: Config, changes: Mapping[str, object]) -> LanguageMod
     """The language model, with the digest of its files: by default the text encoder's model.
 
     Args:
-        config: its section `embedding` says the default.
-        changes: of the defaults.
+        config: its section `embedding` gives the default.
+        changes: settings that differ from the defaults.
 
     Raises:
-        ConfigError: there is no such model, or it is no causal decoder.
-        BadInput: settings that do not fit.
+        ConfigError: there is no such model, or it is not a causal decoder.
+        BadInput: the settings do not fit.
     """
     encoder = config.embedding
     own = {} if "model" in changes else {"model": encoder.model, "revision": encoder.revision, "dtype": encoder.dtype}
@@ -46,7 +46,7 @@ def language_model(config: Config, changes: Mapping[str, object]) -> LanguageMod
 
 
 def item_texts(context: Context) -> Path:
-    """A snapshot of the prompts of `embed_items` by item_idx; those of these table versions are written once."""
+    """A snapshot of the prompts of `embed_items` by item_idx; written once per version of the tables."""
     texts = current_texts(context, template(context.config.embedding.template))
     rows = texts.join(context.tables.read("item_index"), on="item_id").selectExpr("item_idx", "prompt AS text")
     version = context.tables.version("item_text")
@@ -54,7 +54,7 @@ def item_texts(context: Context) -> Path:
 
 
 def item_texts_folder(context: Context) -> Path:
-    """Where `item_texts` writes."""
+    """The folder that `item_texts` writes."""
     return snapshot_folder(context, _texts_name(context))
 
 

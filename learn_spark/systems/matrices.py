@@ -17,7 +17,7 @@ CHUNK_ROWS = 65_536
 
 
 def matrix_folder(context: Context, system: SystemSettings) -> Path:
-    """Where a system's matrix is, or will be."""
+    """The folder of a system's matrix, which may not exist yet."""
     if system.content == "config":
         return matrix_path(_with_encoder(context, system))
     meta = _random_meta(context)
@@ -25,7 +25,7 @@ def matrix_folder(context: Context, system: SystemSettings) -> Path:
 
 
 def make_matrices(context: Context, systems: Mapping[str, SystemSettings]) -> None:
-    """Makes what the lake lacks of the systems' matrices: other encoders' vectors, and random ones.
+    """Makes those of the systems' matrices that the lake lacks: other encoders' vectors, and random ones.
 
     Raises:
         ConfigError, QualityError: what `embed_items` raises.
@@ -52,9 +52,9 @@ def _random_meta(context: Context) -> MatrixMeta:
 
 
 def _write_random(folder: Path, meta: MatrixMeta) -> None:
-    """Frozen normal vectors of the towers' width, a row per item; equal in every run.
+    """Writes frozen, normally distributed vectors of the towers' width, a row per item; equal in every run.
 
-    With the id residual, which starts at zero, they are id embeddings of normal initial values.
+    With the id residual, which starts at zero, they act as id embeddings with normal initial values.
     """
     rows, dim = meta.rows, meta.dim
     if not (folder / META).is_file():

@@ -1,4 +1,4 @@
-"""Which systems stand in a comparison, and the spec that each is trained by."""
+"""The systems of a comparison, and the spec by which each of them is trained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ _SHARED_SIZES = {"d_model", "layers", "heads", "dropout", "max_len"}
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a system's training reads: by default nothing, for who looks at its settings alone.
+    """What a system's training reads; by default nothing, for callers that only look at its settings.
 
     Attributes:
         train, val: snapshots of `sequences`.
-        train_once: the training rows for models that train on every position, where these are others.
+        train_once: the training rows for models that train on every position, if these are different rows.
         matrix: the content matrix.
         texts: the items' texts.
     """
@@ -46,10 +46,10 @@ class TrainingData:
 
 
 def known_systems(config: Config) -> dict[str, SystemSettings]:
-    """The shipped systems as the config changes them, and its own.
+    """The shipped systems with the config's changes, and the config's own systems.
 
     Raises:
-        ConfigError: one has no title or kind, or settings that its kind does not take, or is `like` none.
+        ConfigError: a system lacks title or kind, has settings its kind does not take, or is `like` an unknown one.
     """
     shipped = yaml.safe_load(files("learn_spark.systems").joinpath("systems.yaml").read_text(encoding="utf-8"))
     own = {name: changes.model_dump(exclude_unset=True) for name, changes in config.comparison.define.items()}
@@ -61,10 +61,10 @@ def known_systems(config: Config) -> dict[str, SystemSettings]:
 
 
 def _whole(name: str, known: Mapping[str, Any], above: Sequence[str] = ()) -> dict[str, Any]:
-    """A system's settings over those of the one that it is `like`.
+    """A system's settings, laid over those of the system that it is `like`.
 
     Raises:
-        ConfigError: there is no such system, or the likes go in a circle.
+        ConfigError: there is no such system, or the `like` settings go in a circle.
     """
     settings = dict(known[name])
     other = settings.pop("like", None)
@@ -78,7 +78,7 @@ def _whole(name: str, known: Mapping[str, Any], above: Sequence[str] = ()) -> di
 
 
 def named_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSettings]:
-    """The systems of these names, in this order, as they are; ConfigError for an unknown name."""
+    """The systems of these names, in this order, unchecked; raises ConfigError for an unknown name."""
     known = known_systems(config)
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
@@ -89,7 +89,7 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
     """The systems of these names, in this order, their settings checked before anything is trained.
 
     Raises:
-        ConfigError: an unknown name, with those that there are; settings that do not fit.
+        ConfigError: a name is unknown (the message lists the known ones), or settings do not fit.
     """
     chosen = named_systems(config, names)
     if config.sequences.protocol == "leave_one_out" and config.evaluation.candidates == "known":
@@ -115,10 +115,10 @@ def chosen_systems(config: Config, names: Sequence[str]) -> dict[str, SystemSett
 def training_spec(
     config: Config, system: SystemSettings, seed: int, data: TrainingData = TrainingData()
 ) -> TrainingSpec:
-    """What a trained system is trained by; its out_dir is nowhere yet: the spec is what names it.
+    """The spec by which a system is trained; its out_dir is still empty, since the folder is named by the spec.
 
     Raises:
-        BadInput, ConfigError, ValidationError: settings that do not fit.
+        BadInput, ConfigError, ValidationError: settings do not fit.
     """
     changed = overlay(config.towers.train.model_dump(), system.train) | {"seed": seed}
     common = {
@@ -146,7 +146,7 @@ def training_spec(
     elif system.kind == "notellm":
         model = parse_settings(NoteLLMConfig, _with_language_model(config, system), "model")
         spec = NoteLLMSpec(**common, item_texts=data.texts, model=model, validation=validation)
-    else:  # it is validated on sampled candidates
+    else:  # a prompt is validated on sampled candidates
         spec = PromptSpec(**common, item_texts=data.texts, model=_prompt(config, system))
     if data.train_once and spec.trains_all_positions:
         return spec.model_copy(update={"train_snapshot": data.train_once})
@@ -178,7 +178,7 @@ def measured_system(
 
 
 def popularity_prior(config: Config, system: SystemSettings) -> float:
-    """Of log popularity beside the inner product."""
+    """The weight of log popularity beside the inner product."""
     if system.popularity_prior is not None:
         return system.popularity_prior
     return config.retrieval.popularity_prior if system.kind == "towers" else 0.0

@@ -1,4 +1,4 @@
-"""The test day of the retrieval figures: what was known by then, what its users bought before and after it."""
+"""The test day of the retrieval figures: which items were known by then, and what its users bought before and after."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -17,10 +17,10 @@ _READS = ("interactions", "item_index", "sequences")
 
 
 def day_snapshots(context: Context, day: date | None = None) -> dict[str, Any]:
-    """Snapshots for a `models.contract.evaluation_specs.SystemsSpec`, by its names: `known_items` and `purchases`.
+    """Snapshots `known_items` and `purchases`, as fields of a `models.contract.evaluation_specs.SystemsSpec`.
 
-    The same for the report and for every comparison on these table versions. The day is the test day, if no other is
-    given.
+    They are the same for the report and for every comparison on these table versions. The day is the test day, if no
+    other is given.
     """
     config, versions = context.config, context.tables.versions(_READS)
     of_day = [] if day is None else [str(day)]
@@ -40,7 +40,7 @@ def day_snapshots(context: Context, day: date | None = None) -> dict[str, Any]:
 def known_items(context: Context, day: date | None = None) -> DataFrame:
     """item_idx, purchases: all items seen before a day, and the purchases of the days before it.
 
-    An item whose events were all no purchases is known as well. The day is the test day, if no other is given.
+    An item without purchases is known, too. The day is the test day, if no other is given.
     """
     config, tables = context.config, context.tables
     as_of = day or config.windows.towers_end
@@ -54,8 +54,8 @@ def known_items(context: Context, day: date | None = None) -> DataFrame:
 def purchases(context: Context, day: date | None = None) -> DataFrame:
     """user_id, item_id, item_idx, is_target, is_seen: distinct purchases of a day's users in the window and before.
 
-    The whole window counts, however many items the towers' targets are cut at. item_idx is 0 where `item_index` lacks
-    the item. The day is the test day, if no other is given.
+    The whole window counts, even if the towers' lists of targets are shorter. item_idx is 0 if `item_index` lacks the
+    item. The day is the test day, if no other is given.
     """
     config, tables = context.config, context.tables
     as_of = day or config.windows.towers_end
@@ -78,7 +78,7 @@ def purchases(context: Context, day: date | None = None) -> DataFrame:
 
 
 def candidate_words(candidates: str, number: int, day: str = "test day") -> str:
-    """The candidate set and its size, as they stand beside every figure: `3,566 items known on the test day`."""
+    """The candidate set and its size, for the text beside every figure: `3,566 items known on the test day`."""
     return f"{number:,} items known on the {day}" if candidates == "known" else f"all {number:,} items"
 
 

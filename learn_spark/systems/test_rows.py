@@ -1,7 +1,7 @@
-"""Test rows from a table of one's own, as a snapshot that every system ranks.
+"""Test rows from the user's own table, as a snapshot that every system ranks.
 
-What it costs: a join of the table's ids with `item_index`; where the table has no histories, those of its users are cut
-from their events in the lake. The driver holds nothing of the rows.
+The cost is a join of the table's ids with `item_index`; if the table has no histories, they are cut from the events of
+its users in the lake. The driver holds none of the rows.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ _IDS = "array<string>"
 
 
 def test_rows_snapshot(context: Context, settings: TestRowsSettings) -> Path:
-    """The snapshot of the table's rows.
+    """Exports the table's rows as a snapshot, or finds it.
 
     Raises:
         ConfigError: the table cannot be read, lacks a column, or holds no row that can be ranked.
@@ -48,7 +48,7 @@ def test_rows_snapshot(context: Context, settings: TestRowsSettings) -> Path:
 
 
 def read_test_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
-    """user_id, history, targets: texts, and lists of texts; history is null where the table has none."""
+    """Columns user_id (text), history and targets (lists of texts); history is null if the table has none."""
     try:
         table = read_own_table(context.spark, context.tables, settings.path)
     except ConfigError as error:
@@ -75,10 +75,11 @@ def read_test_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
 def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
     """The rows as `sequences` has them, and `tar_unknown`, the number of targets that the lake has no number for.
 
-    Ids of a history that the lake does not know are left out. Where rows give no times, all are the same.
+    Ids of a history that the lake does not know are left out. The table gives no times, so all times of a history that
+    it gives are the same.
 
     Raises:
-        ConfigError: as `read_test_rows`, or no row has a history.
+        ConfigError: as for `read_test_rows`; or no row has a history; or it gives histories and event types are kept.
     """
     day, length = F.lit(context.config.windows.end), context.config.sequences.history_length
     types = bool(context.config.sequences.event_types)
@@ -108,7 +109,7 @@ def numbered_rows(context: Context, settings: TestRowsSettings) -> DataFrame:
 
 
 def _placed(context: Context, rows: DataFrame) -> DataFrame:
-    """user_id, position; of the history `items` (numbers), `times`, `types`; of the targets `found`, `unknown`."""
+    """Columns user_id, position; the history's `items` (numbers), `times`, `types`; the targets' `found`, `unknown`."""
     length, end = context.config.sequences.history_length, F.lit(context.config.windows.end).cast("timestamp")
     rows = with_dense_number(rows.where("user_id IS NOT NULL"), _KEY, "position", 0).localCheckpoint(eager=False)
     first = F.greatest(F.size("numbers") - length, F.lit(0)) + 1
@@ -131,7 +132,7 @@ def _placed(context: Context, rows: DataFrame) -> DataFrame:
 
 
 def _ids(name: str, kinds: dict[str, DataType], settings: TestRowsSettings) -> Column:
-    """A cell's ids: those of a list, of a text with separators, or the one that it is."""
+    """A cell's ids: those of a list, those of a text with separators, or a single one."""
     kind, column = kinds[name], quoted(name)
     if isinstance(kind, ArrayType):
         element = kind.elementType
@@ -147,7 +148,7 @@ def _is_id(text: Column) -> Column:
 
 
 def _numbers(context: Context, rows: DataFrame, name: str) -> DataFrame:
-    """position, `numbers` of a list's known ids in its order, and how many are `unknown`."""
+    """Columns position, `numbers` of a list's known ids in its order, and how many of its ids are `unknown`."""
     ids = rows.select("position", F.posexplode(name).alias("place", "item_id"))
     found = ids.join(context.tables.read("item_index"), on="item_id", how="left")
     number = F.when(F.col("item_idx").isNotNull(), F.struct("place", "item_idx"))
@@ -167,7 +168,7 @@ def _histories_of_lake(context: Context, users: DataFrame) -> DataFrame:
 
 
 def _content_of(path: Place) -> list[tuple[str, int, object]]:
-    """The files by name, size and time of their last change; in a store its tag instead."""
+    """The files by name, size and time of last change; in a store with the tag instead of the time."""
     if not isinstance(path, Path):
         found = {path.name: path.entry()} if path.is_file() else path.matching("**")
         return [(name, entry.size, entry.tag) for name, entry in found.items()]

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: which there are, what they read, and their commands for other machines."""
+"""The trainings of a comparison: which ones it needs, what they read, and their commands for other machines."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from models.contract.whole_files import write_whole
 
 SPLITS = ("train", "val", "test")
 TRAIN_ONCE = "train_once"  # the training rows for models that train on every position
-MORE = ("tar_ts",)  # HSTU's relative times
+MORE = ("tar_ts",)  # for HSTU's relative times
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class SystemTraining:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its figures are there."""
+        """Whether its result is there."""
         return is_finished(self.spec.out_dir)
 
     def as_run(self) -> Training:
-        """For MLflow."""
+        """The training as it is logged to MLflow."""
         fingerprint = self.spec.out_dir.name.rpartition("-")[2]
         return Training.of(self.spec, f"compare-{self.system}", fingerprint, is_registered=False)
 
@@ -66,7 +66,7 @@ class Prepared:
 def planned_trainings(
     context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int]
 ) -> list[SystemTraining]:
-    """Every training of the systems, finished or not; nothing is made for it."""
+    """Every training of the systems, finished or not; this writes nothing."""
     fingerprint = _sequences_fingerprint(context)
     folders = {split: sequence_snapshot_folder(context, split, fingerprint) for split in SPLITS}
     once = (
@@ -85,9 +85,9 @@ def planned_trainings(
 def prepare(
     context: Context, chosen: Mapping[str, SystemSettings], seeds: Sequence[int], measured: Sequence[str] = ()
 ) -> Prepared:
-    """Makes what the trainings read, and the rankings of the splits that are measured, "val" and "test".
+    """Makes what the trainings read, and what the rankings of the `measured` splits ("val", "test") read.
 
-    Other encoders' vectors come first: with them item_text may get rows, and its version names the texts' folder.
+    Other encoders' vectors are made first: that may add rows to item_text, whose version is in the texts' folder name.
     """
     texts = make_inputs(context, chosen)
     version, trainings = context.tables.version("sequences"), planned_trainings(context, chosen, seeds)
@@ -101,7 +101,7 @@ def prepare(
 
 
 def make_inputs(context: Context, chosen: Mapping[str, SystemSettings]) -> Path | None:
-    """Makes what the systems read of items: matrices, and the texts, whose folder it returns if one reads them."""
+    """Makes what the systems read about items: matrices and, if one reads them, texts; returns the texts' folder."""
     make_matrices(context, chosen)
     return item_texts(context) if any(system.reads_texts for system in chosen.values()) else None
 
@@ -120,14 +120,14 @@ def _snapshot(context: Context, split: str, each_once: bool = False) -> Path:
 
 
 def _day(context: Context, split: str) -> dict[str, Any]:
-    """Snapshots of the day that a split's rows are asked on; none where the rows say all."""
+    """Snapshots of the day for which a split's rows are ranked; none if the rows themselves say everything."""
     if is_leave_one_out(context) or (split == "test" and context.config.comparison.test_rows):
         return {}
     return day_snapshots(context, None if split == "test" else validation_day(context.config))
 
 
 def is_leave_one_out(context: Context) -> bool:
-    """Whether every prefix of a user's events is a row, and no day is the test day."""
+    """Whether the protocol is leave-one-out: every prefix of a user's events is a row, and there is no test day."""
     return context.config.sequences.protocol == "leave_one_out"
 
 
@@ -136,7 +136,7 @@ def _sequences_fingerprint(context: Context) -> str:
 
 
 def _training(context: Context, name: str, system: SystemSettings, seed: int, data: TrainingData) -> SystemTraining:
-    """The folder's name holds the fingerprint of all that makes the model, so a finished one is kept."""
+    """A training whose folder name has the fingerprint of all that makes the model, so that a finished one is found."""
     spec = training_spec(context.config, system, seed, data)
     places = {key: str(context.tables.artifacts.place_of(value)) for key, value in spec if isinstance(value, Path)}
     ranks = context.config.towers.ranks if spec.launchable else 1
@@ -147,16 +147,16 @@ def _training(context: Context, name: str, system: SystemSettings, seed: int, da
 
 
 def write_trainings(context: Context, systems: Sequence[str], seeds: Sequence[int], file: Path) -> int:
-    """Writes the trainings that a comparison lacks as shell commands, a line each, for machines without Spark.
+    """Writes the trainings that a comparison lacks as shell commands, one per line, for machines without Spark.
 
-    Who runs them needs torch and this repository's `models`, and sees the lake under the same path; `compare` goes on
-    from what they leave there.
+    Such a machine needs torch and this repository's `models`, and must see the lake under the same path; `compare` goes
+    on from what the commands leave there.
 
     Returns:
         The number of commands.
 
     Raises:
-        ConfigError: as `compare`.
+        ConfigError: as for `compare`.
     """
     prepared = prepare(context, chosen_systems(context.config, systems), seeds)
     commands = [

@@ -1,4 +1,4 @@
-"""Training of towers and conversion model: pinned snapshots, a trainer process, MLflow."""
+"""Trains towers and conversion model: pinned snapshots, a trainer process, MLflow."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -83,7 +83,7 @@ def _earlier_conversion(context: Context, version: int, fingerprint: str) -> Ear
 
 
 def validation_of(config: Config) -> ValidationConfig:
-    """How the towers are ranked when training chooses the best state."""
+    """How the towers are evaluated when training chooses the best state."""
     retrieval = config.retrieval
     metric, _, k = retrieval.picked_by.partition("_at_")
     prior = {"popularity_prior": retrieval.popularity_prior, "popularity_days": retrieval.popularity_days}

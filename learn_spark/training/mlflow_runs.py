@@ -1,4 +1,4 @@
-"""What a training did, in MLflow: parameters, metrics by step, snapshots, the registered model."""
+"""Logs trainings to MLflow: parameters, metrics by step, snapshots, the registered model."""
 
 import hashlib
 import json
@@ -42,8 +42,8 @@ class Training:
         folder: the model's folder, with metrics.jsonl and result.json.
         spec: what the trainer was told.
         snapshots: its data by role (train, val).
-        is_registered: whether it becomes a version of the registered model. A comparison's do not: who deploys must not
-            meet them, and their weights stay in the lake.
+        is_registered: whether it becomes a version of the registered model. A comparison's trainings do not, so that
+            nobody deploys them; their weights stay in the lake.
     """
 
     model: str
@@ -55,20 +55,20 @@ class Training:
 
     @classmethod
     def of(cls, spec: TrainingSpec, model: str, fingerprint: str, is_registered: bool = True) -> "Training":
-        """The training that a spec tells of."""
+        """The training that a spec describes."""
         snapshots = {"train": spec.train_snapshot, "val": spec.val_snapshot}
         return cls(model, fingerprint, spec.out_dir, spec.told(), snapshots, is_registered)
 
 
 def log_training(config: Config, training: Training) -> dict[str, str | None]:
-    """Logs a training, or finds it logged already by its fingerprint; and those beside it that had to wait.
+    """Logs a training, unless its fingerprint is logged already; also earlier ones that could not be sent before.
 
     The newest version of the registered model gets the alias `candidate`.
 
     Returns:
-        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI without passwords); or, without MLflow,
-        only `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all the figures, and a
-        file that says that they are still to be sent, which the next training that reaches MLflow does.
+        `mlflow_run_id`, `model_version` and `mlflow` (the tracking URI without passwords); or, without MLflow, only
+        `mlflow`: "unreachable: …". The job goes on then: the model's folder holds all figures, and a file that says
+        that they are not sent yet. The next training that reaches MLflow sends them.
     """
     _note_pending(training)
     try:
@@ -85,7 +85,7 @@ def log_training(config: Config, training: Training) -> dict[str, str | None]:
 
 
 def log_runs(config: Config, trainings: Sequence[Training]) -> None:
-    """Logs trainings that are not registered, each once; where MLflow cannot be used, later, with a warning."""
+    """Logs trainings that are not registered, each once; if MLflow cannot be used, warns, and they are sent later."""
     for training in trainings:
         _note_pending(training)
     try:
@@ -98,7 +98,7 @@ def log_runs(config: Config, trainings: Sequence[Training]) -> None:
 
 
 def _send_each(client: "MlflowClient", experiment: str, trainings: Iterable[Training]) -> None:
-    """One whose snapshot is gone, or that MLflow refuses, does not keep back the others."""
+    """Sends trainings; one whose snapshot is gone, or that MLflow refuses, does not hold back the others."""
     for training in trainings:
         try:
             _sent(client, experiment, training)
@@ -149,7 +149,7 @@ def loss_curve(folder: Path, points: int = 200) -> list[dict[str, float]]:
 
 
 def _is_drawn(value: object) -> bool:
-    """A table of an evaluation is in result.json, for the best one."""
+    """Whether a value belongs into a curve: lists do not; they are tables of evaluations (result.json has the best)."""
     return not isinstance(value, list)
 
 
@@ -169,7 +169,7 @@ def _keep_quiet() -> None:
 
 
 def client_of(config: Config) -> "MlflowClient":
-    """The tracking server of the config, kept quiet."""
+    """A client for the config's tracking server, with quiet logging."""
     from mlflow import MlflowClient
 
     _keep_quiet()
@@ -180,7 +180,7 @@ def client_of(config: Config) -> "MlflowClient":
 
 
 def experiment_of(client: "MlflowClient", config: Config) -> str:
-    """The id of the config's experiment, made where it is missing."""
+    """The id of the config's experiment, which is made if it is missing."""
     name = config.mlflow.experiment
     known = client.get_experiment_by_name(name)
     if known is not None:
@@ -256,7 +256,7 @@ def _step_metrics(folder: Path) -> Iterator["Metric"]:
 
 
 def _log_snapshot(client: "MlflowClient", run_id: str, role: str, snapshot: Path) -> None:
-    """The manifest as an artifact and as the run's dataset; its hash stands for every byte of the data."""
+    """Logs the manifest as an artifact and as the run's dataset; its hash stands for every byte of the data."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     manifest = read_manifest(snapshot)

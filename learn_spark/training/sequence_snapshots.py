@@ -18,14 +18,14 @@ _COLUMNS = ("user_id", "as_of", "hist_items", "hist_ts", "hist_len", "tar_items"
 def sequence_snapshot(
     context: Context, split: str, version: int, fingerprint: str, more: Sequence[str] = (), each_once: bool = False
 ) -> Path:
-    """The snapshot of a split (train, val, test) of a version of the table.
+    """Exports a split (train, val, test) of a version of the table as a snapshot.
 
     Args:
         context, split, version: what is exported.
-        fingerprint: in the folder's name; says what the rows are made of, and `more`.
+        fingerprint: for the folder's name; covers what the rows are made from, and `more`.
         more: columns beside those that the towers read.
-        each_once: of `leave_one_out`'s prefixes the longest of each user and every `history_length`-th before it: of
-            their histories and targets, every event but the first follows another in exactly one row.
+        each_once: with `leave_one_out`, keep only each user's longest prefix and every `history_length`-th before it:
+            in these histories and targets, every event but the first follows another in exactly one row.
     """
     config, key = context.config, ["user_id", "as_of"]
     rows = context.tables.read("sequences", version).where(F.col("split") == split)
@@ -45,7 +45,7 @@ def sequence_snapshot(
 
 
 def sequence_snapshot_folder(context: Context, split: str, fingerprint: str, each_once: bool = False) -> Path:
-    """Where `sequence_snapshot` writes."""
+    """The folder that `sequence_snapshot` writes."""
     return snapshot_folder(context, _name(split, fingerprint, each_once))
 
 
@@ -54,7 +54,7 @@ def _name(split: str, fingerprint: str, each_once: bool) -> str:
 
 
 def sequences_fingerprint(context: Context) -> str:
-    """The fingerprint of what the config's sequences are made of."""
+    """The fingerprint of what the config's sequences are made from."""
     config = context.config
     days = [config.windows.end] if config.sequences.protocol == "leave_one_out" else list(as_of_dates(config))
     return fingerprint_of([context.made_as(BUILD_SEQUENCES, day) for day in days], config.stream.rows_per_file)
