@@ -291,7 +291,7 @@ def build_sequences(
 
     A history holds a user's last events before the midnight (UTC) that begins the as-of day; the targets are the first
     events from that midnight on. A user without history or without targets on a day has no row for it. Events of the
-    same time are ordered by `event_id`, or by a hash if there is no such column.
+    same time are ordered by `event_id`, or by a hash where there is none.
 
     Args:
         events: needs `user_id`, `item_id` and `event_ts` (timestamp), may have `event_id` (bigint); rows where one of
@@ -334,8 +334,8 @@ def build_sequences(
         raise ConfigError(explained(error)) from None
     whole = events.where("user_id IS NOT NULL AND item_id IS NOT NULL AND event_ts IS NOT NULL")
     items = with_dense_number(whole.select("item_id").distinct(), ["item_id"], "item_idx", 1)
-    if "event_id" not in events.columns:
-        whole = whole.withColumn("event_id", F.xxhash64("user_id", "item_id", "event_ts"))
+    own_ids = [F.col("event_id")] if "event_id" in events.columns else []
+    whole = whole.withColumn("event_id", F.coalesce(*own_ids, F.xxhash64("user_id", "item_id", "event_ts")))
     named = whole.select(
         F.col("user_id").cast("string"),
         *("item_id", "event_ts", "event_id"),

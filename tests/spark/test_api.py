@@ -48,6 +48,17 @@ def test_ids_that_are_numbers_and_several_days(spark: SparkSession) -> None:
     assert {row.item_id for row in built.items.collect()} == {100, 101, 102}
 
 
+def test_events_without_an_id_leave_the_order_of_the_others_alone(spark: SparkSession) -> None:
+    """Events of one time are ordered by event_id; a null in the column is no reason to shuffle the others' bits."""
+    same = at(1).replace(microsecond=600_000)
+    rows = [("ann", item, same, -number << 20) for number, item in enumerate("edcba")] + [("ann", "z", at(4), None)]
+    events = spark.createDataFrame(rows, "user_id string, item_id string, event_ts timestamp, event_id bigint")
+    built = ls.build_sequences(events.coalesce(1), ["2024-05-03"], history_length=5, target_length=1)
+    name = {row.item_idx: row.item_id for row in built.items.collect()}
+    (row,) = built.rows.collect()
+    assert [name[number] for number in (*row.hist_items, *row.tar_items)] == [*"abcdez"]
+
+
 def test_what_lacks_a_column_is_named(events) -> None:
     with pytest.raises(ConfigError, match="needs a column event_ts; it has user_id, item_id"):
         ls.build_sequences(events.drop("event_ts"), ["2024-05-03"])
