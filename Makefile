@@ -45,7 +45,7 @@ long: setup ## run the tests that `make test` leaves out: variants and faults th
 	@$(PYTEST) -m long --durations 10 --record-durations=build/tests/long-durations.txt
 
 faults: setup ## break lakes on purpose, for an hour or two: kills between all commits, files that are lost, and what it takes to come back
-	@$(PYTEST) --hypothesis-profile default tests/faults tests/spark/test_ingest_fuzz.py
+	@$(PYTEST) --hypothesis-profile default --durations 10 --record-durations=build/tests/faults-durations.txt tests/faults tests/spark/test_ingest_fuzz.py
 
 bench: setup ## measure against peers and floors, one by name: make bench BENCH=sequences (ARGS=--quick: small)
 	@for name in $(BENCH); do $(IN_VENV) python -m benchmarks.$$name $(ARGS) || exit $$?; done
