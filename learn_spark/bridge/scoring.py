@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql.types import ArrayType, FloatType, MapType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from learn_spark.bridge.workers import keep_loaded
 from learn_spark.errors import ConfigError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TYPES = "event_types"  # the column of the histories' codes
 OTHERS = "other_scores"
 _VECTOR = ArrayType(FloatType(), containsNull=False)
-_SCORES = MapType(StringType(), FloatType(), valueContainsNull=False)
 
 
 def score_users(
@@ -108,7 +107,7 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> ArrowRows:
 
     Returns:
         `df` without the two embeddings, with `mid_emb`, the conversion probability `cvr_score`, and `other_scores`, the
-        probabilities of the model's other labels by their names; null where it has none.
+        probabilities of the model's other labels in their order; null where it has none.
     """
     inputs, trained = ["user_emb", "item_emb"], carried(cvr)
 
@@ -118,12 +117,12 @@ def score_pairs(df: DataFrame, cvr: Path, batch_rows: int) -> ArrowRows:
             user_emb_BK = dense(batch.column("user_emb"), model.user_dim)
             item_emb_BK = dense(batch.column("item_emb"), model.item_dim)
             mid_emb_BE, score_BL = model.score_labels(user_emb_BK, item_emb_BK, batch_size=batch_rows)
-            others = _by_name(model.other_labels, score_BL[:, 1:])
+            others = _lists(score_BL[:, 1:], np.full(len(batch), bool(model.other_labels)))
             yield _extended(
                 batch, inputs, mid_emb=vectors(mid_emb_BE), cvr_score=_floats(score_BL[:, 0]), other_scores=others
             )
 
-    return _mapped(df, score, inputs, {"mid_emb": _VECTOR, "cvr_score": FloatType(), OTHERS: _SCORES})
+    return _mapped(df, score, inputs, {"mid_emb": _VECTOR, "cvr_score": FloatType(), OTHERS: _VECTOR})
 
 
 def without_nan_scores(pairs: pa.RecordBatch) -> pa.RecordBatch:
@@ -135,17 +134,16 @@ def without_nan_scores(pairs: pa.RecordBatch) -> pa.RecordBatch:
         pairs: a batch of `score_pairs`.
     """
     score_B, others = pairs.column("cvr_score").to_numpy(zero_copy_only=False), pairs.column(OTHERS)
-    names = [name for name, _ in others[0].as_py() or ()] if len(others) else []
-    entries = slice(others.offset * len(names), (others.offset + len(others)) * len(names))
-    other_BT = others.items[entries].to_numpy(zero_copy_only=False).reshape(len(score_B), len(names))
+    other_N = others.flatten().to_numpy(zero_copy_only=False)
+    other_BT = other_N.reshape(len(score_B), len(other_N) // max(len(score_B), 1))
     is_nan_B = np.isnan(score_B) | np.isnan(other_BT).any(1)
     if not is_nan_B.any():
         return pairs
     mid_emb_BE = pairs.column("mid_emb").flatten().to_numpy(zero_copy_only=False).reshape(len(score_B), -1)
     mid_emb_BE = np.where(is_nan_B[:, None], np.float32("nan"), mid_emb_BE)
     columns = {"mid_emb": vectors(mid_emb_BE), "cvr_score": _floats(np.where(is_nan_B, 0, score_B))}
-    if names:
-        columns[OTHERS] = _by_name(names, np.where(is_nan_B[:, None], 0, other_BT))
+    if other_BT.size:
+        columns[OTHERS] = vectors(np.where(is_nan_B[:, None], 0, other_BT))
     return _extended(pairs, list(columns), **columns)
 
 
@@ -222,16 +220,8 @@ def vectors(values_BK: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
 
 
-def _by_name(names: Sequence[str], values_BT: np.ndarray) -> pa.MapArray:
-    """A map from each row's names to its values; null where there is no name."""
-    rows, width = values_BT.shape
-    ends = pa.array(np.arange(rows + 1, dtype=np.int32) * width, mask=None if width else np.arange(rows + 1) < rows)
-    keys = pa.array(list(names) * rows, pa.string())
-    return pa.MapArray.from_arrays(ends, keys, _floats(values_BT.ravel()))
-
-
 def _lists(values_BL: np.ndarray, is_there_B: np.ndarray) -> pa.ListArray:
-    """Rows of int32 as an Arrow list column; null where there is none."""
+    """Rows of numbers as an Arrow list column; null where there is none."""
     ends = np.concatenate([[0], np.cumsum(is_there_B)]) * values_BL.shape[1]
     flat = pa.array(values_BL[is_there_B].ravel())
     return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), flat, mask=pa.array(~is_there_B))
@@ -302,10 +292,10 @@ def _is_exported(folder: str) -> bool:
 
 
 def _mapped(
-    df: DataFrame, score: Callable, inputs: Sequence[str], outputs: dict[str, ArrayType | FloatType | MapType]
+    df: DataFrame, score: Callable, inputs: Sequence[str], outputs: dict[str, ArrayType | FloatType]
 ) -> ArrowRows:
     kept = [field for field in df.schema.fields if field.name not in inputs]
-    added = [StructField(name, kind, nullable=kind is _SCORES) for name, kind in outputs.items()]
+    added = [StructField(name, kind, nullable=name == OTHERS) for name, kind in outputs.items()]
     return ArrowRows(df, score, StructType([*kept, *added]))
 
 

@@ -110,7 +110,7 @@ def _frame(context: Context, golden: Golden, kind: str, batch_rows: int) -> Data
     df = frame_of(context.spark, rows, schema).coalesce(1)
     if kind == "pair":
         scored = score_pairs(df, cvr_to_score(context), batch_rows).frame
-        others = F.coalesce(F.map_values(OTHERS), F.array().cast("array<float>"))
+        others = F.coalesce(F.col(OTHERS), F.array().cast("array<float>"))
         return scored.select("n", F.concat("mid_emb", F.array("cvr_score"), others).alias("vector"))
     if kind == "user_emb":
         scored = score_users(df, towers, matrix, batch_rows, context.config.sequences.event_types).frame

@@ -210,7 +210,10 @@ SAMPLES = TableSpec(
         Column("stage", "string", "cvr, ranker_train or ranker_test"),
         Column("ds", "date", "event day, UTC"),
         Column(
-            "other_labels", "map<string,int>", "1 or 0 for each of samples.other_labels; null without", nullable=True
+            "other_labels",
+            "array<int>",
+            "1 or 0 for each of samples.other_labels, in alphabetic order of their names; null without",
+            nullable=True,
         ),
     ),
     key=("user_id", "item_id", "event_ts"),
@@ -288,8 +291,8 @@ PAIR_FEATURES = TableSpec(
         Column("ds", "date", "event day, UTC"),
         Column(
             "other_scores",
-            "map<string,float>",
-            "probability of each of samples.other_labels; null without",
+            "array<float>",
+            "probability of each of samples.other_labels, in alphabetic order of their names; null without",
             nullable=True,
         ),
     ),

@@ -44,7 +44,7 @@ def join_features(
     Returns:
         The samples' columns; for each side `<side>_feature_ds` (null if unknown), `<side>_is_cold` and
         `<side>_content_coverage`; `item_codes`, if the release has some (null if unknown, or without content); then
-        the vectors `<side>_emb`; with `pairs` also `cvr_score` and `mid_emb`, and `other_scores` by name if the
+        the vectors `<side>_emb`; with `pairs` also `cvr_score` and `mid_emb`, and `other_scores` if the
         conversion model has other labels.
 
     Raises:

@@ -1,7 +1,6 @@
 """Samples of a window: pairs of user and item with a label, by one of two readings of the log."""
 
 from functools import reduce
-from itertools import chain
 from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window
@@ -33,7 +32,7 @@ def window_samples(
         labelled = observed_samples(inside, window, settings)
     else:
         labelled = sampled_samples(inside.where(F.col("event_type").isin(events)), settings)
-        labelled = labelled.withColumn(OTHERS, F.lit(None).cast("map<string,int>"))
+        labelled = labelled.withColumn(OTHERS, F.lit(None).cast("array<int>"))
     return labelled.withColumn("stage", F.lit(window.stage)).withColumn("ds", F.to_date("event_ts"))
 
 
@@ -92,12 +91,15 @@ def observed_samples(events: DataFrame, window: SampleWindow, settings: SampleSe
         for number, (flag, outcome) in enumerate(zip(flags, outcomes, strict=True))
     }
     label, *others = map(F.col, followed)
-    named = chain.from_iterable(zip(map(F.lit, settings.names_of_others), others, strict=True))
-    by_name = F.create_map(*named) if others else F.lit(None).cast("map<string,int>")
     return (
         moments.withColumns(followed)
         .where(F.col("is_exposure") & is_mature(window, settings))
-        .select(*_KEY, F.lit(1).alias("weight"), label.alias("label"), by_name.alias(OTHERS))
+        .select(
+            *_KEY,
+            F.lit(1).alias("weight"),
+            label.alias("label"),
+            (F.array(*others) if others else F.lit(None)).cast("array<int>").alias(OTHERS),
+        )
     )
 
 

@@ -23,17 +23,15 @@ MOST_PAIRS = 50_000  # that a map of mid_emb is fitted on
 
 
 def pair_snapshot(context: Context, role: str, span: DayRange, version: int, fingerprint: str) -> Path:
-    """The conversion model's samples of these days, with labels and weights; the other labels as a list, by name."""
+    """The conversion model's samples of these days, with labels and weights."""
     config = context.config
     samples = context.tables.read("samples", version).where("stage = 'cvr'")
     corrected = ["log_q"] if config.cvr.log_q else []
     if corrected:
         samples = with_log_q(samples, config.samples.negatives)
     samples = samples.where(days_predicate("ds", span))
-    others = [F.element_at(OTHERS, name).cast("float") for name in config.samples.names_of_others]
-    if others:
-        samples = samples.withColumn(OTHERS, F.array(*others))
-    columns = (*EMBEDDINGS, "label", "weight", *corrected, *([OTHERS] if others else []))
+    others = [OTHERS] if config.samples.other_labels else []
+    columns = (*EMBEDDINGS, "label", "weight", *corrected, *others)
     pairs = with_embeddings(context, samples).select(*PAIR_KEY, *columns)
     return export(context, pairs, f"cvr-{role}-{fingerprint}", PAIR_KEY, "samples", version, config.cvr.train.seed)
 

@@ -59,13 +59,13 @@ def release(lake, trained):
     return replace(find_release(lake.tables), encoder_id="test")
 
 
-def test_samples_hold_every_label_by_its_name(lake):
+def test_samples_hold_every_label_in_the_order_of_the_names(lake):
     value = lake.tables.read("interactions").select("user_id", "item_id", "event_ts", F.col("value").alias("pieces"))
     rows = lake.tables.read("samples").join(value, on=["user_id", "item_id", "event_ts"], how="inner").collect()
     assert len(rows) == lake.tables.read("samples").count() > 50
     for row in rows:
         assert row.label == (row.pieces >= 3)
-        assert row.other_labels == {"one_piece": 1, "two_pieces": int(row.pieces >= 2)}
+        assert row.other_labels == [1, int(row.pieces >= 2)]
 
 
 def test_the_model_learns_them_in_the_order_of_their_names(lake, trained):
@@ -82,7 +82,7 @@ def test_the_model_learns_them_in_the_order_of_their_names(lake, trained):
 
 def test_pairs_have_a_score_for_each_label_and_so_has_the_join(spark, lake, release):
     pairs = lake.tables.read("pair_features").collect()
-    assert len(pairs) > 20 and all(row.other_scores.keys() == set(NAMES) for row in pairs)
+    assert len(pairs) > 20 and all(len(row.other_scores) == len(NAMES) for row in pairs)
     samples = lake.tables.read("pair_features").select("user_id", "item_id", "event_ts", "ds")
     joined = join_features(samples, lake.tables.root, pairs=True).collect()
     found = {(row.user_id, row.item_id, row.event_ts): row for row in joined}
@@ -91,7 +91,7 @@ def test_pairs_have_a_score_for_each_label_and_so_has_the_join(spark, lake, rele
         other = found[row.user_id, row.item_id, row.event_ts]
         _, (expected,) = model.score_labels(np.array([other.user_emb]), np.array([other.item_emb]))
         for scored in (row, other):
-            np.testing.assert_allclose([scored.cvr_score, *map(scored.other_scores.get, NAMES)], expected, atol=1e-5)
+            np.testing.assert_allclose([scored.cvr_score, *scored.other_scores], expected, atol=1e-5)
     with pytest.raises(ConfigError, match="already have .*other_scores"):
         join_features(samples.withColumn("other_scores", F.lit(1)), lake.tables.root, pairs=True)
 
@@ -102,13 +102,12 @@ def test_a_label_that_is_not_a_number_fails_the_gate_of_its_pair(lake, trained, 
     )
     rows = score_pairs(pairs.coalesce(1), cvr_path(lake), 10).then(without_nan_scores).frame.collect()
     (good,), (bad,) = ([row for row in rows if (row.cvr_score > 0) == is_good] for is_good in (True, False))
-    assert np.isfinite([*good.mid_emb, *good.other_scores.values()]).all()
-    assert np.isnan(bad.mid_emb).all() and bad.other_scores == dict.fromkeys(NAMES, 0.0) and bad.cvr_score == 0
+    assert np.isfinite([*good.mid_emb, *good.other_scores]).all()
+    assert np.isnan(bad.mid_emb).all() and bad.other_scores == [0.0] * len(NAMES) and bad.cvr_score == 0
 
 
 def test_batches_of_scores_are_mended_wherever_the_broken_row_stands():
-    names, scores = ["a", "b"] * 3, [0.1, 0.2, 0.3, float("nan"), 0.5, 0.6]
-    others = pa.MapArray.from_arrays(pa.array([0, 2, 4, 6], pa.int32()), names, pa.array(scores, pa.float32()))
+    others = pa.array([[0.1, 0.2], [0.3, float("nan")], [0.5, 0.6]], pa.list_(pa.float32()))
     mid = pa.array([[1.0], [2.0], [3.0]], pa.list_(pa.float32()))
     batch = pa.RecordBatch.from_arrays(
         [mid, pa.array([0.7, 0.8, 0.9], pa.float32()), others], ["mid_emb", "cvr_score", "other_scores"]
@@ -116,11 +115,7 @@ def test_batches_of_scores_are_mended_wherever_the_broken_row_stands():
     for start in (0, 1):
         found = without_nan_scores(batch.slice(start)).to_pylist()
         broken = found[1 - start]
-        assert (
-            np.isnan(broken["mid_emb"][0])
-            and broken["cvr_score"] == 0
-            and broken["other_scores"] == [("a", 0), ("b", 0)]
-        )
+        assert np.isnan(broken["mid_emb"][0]) and broken["cvr_score"] == 0 and broken["other_scores"] == [0, 0]
         assert found[2 - start] == batch.to_pylist()[2]
 
 

@@ -97,10 +97,7 @@ def test_each_of_several_labels_equals_the_naive_one(spark, logs, days):
         )
     ]
     expected = {key: tuple(labels[key] for labels in naive) for key in naive[0]}
-    found = {
-        (row.user_id, row.item_id, row.event_ts): (row.label, row.other_labels["liked"], row.other_labels["user_id"])
-        for row in rows
-    }
+    found = {(row.user_id, row.item_id, row.event_ts): (row.label, *row.other_labels) for row in rows}
     assert found == expected and len(found) == len(rows)
 
 
