@@ -137,6 +137,7 @@ def test_the_limit_of_heavy_users_changes_no_type(built):
         assert whole == cut and any(row.user_id == "whale" for row in whole)
 
 
+@pytest.mark.long
 def test_without_the_switch_rows_are_the_same_and_have_no_types(spark, tmp_path, built, log):
     typed, days, _ = built
     context, _ = context_of(spark, tmp_path, log)

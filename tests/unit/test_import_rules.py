@@ -214,8 +214,10 @@ def test_all_three_rooms_are_looked_at() -> None:
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("package", "blocked"),
-    [("models", SPARK_SIDE), ("learn_spark", TORCH_SIDE)],
-    ids=["models_without_spark", "learn_spark_without_torch"],
+    [
+        pytest.param("models", SPARK_SIDE, marks=pytest.mark.long, id="models_without_spark"),
+        pytest.param("learn_spark", TORCH_SIDE, id="learn_spark_without_torch"),
+    ],
 )
 def test_package_is_importable_without_the_other_side(package: str, blocked: set[str]) -> None:
     modules = [module_name(path) for path in python_files(package) if path.stem != "__main__"]

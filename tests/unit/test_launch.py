@@ -31,6 +31,7 @@ def absent(tmp_path: Path) -> CVRSpec:
     return CVRSpec(train_snapshot=tmp_path / "no", val_snapshot=tmp_path / "no", out_dir=tmp_path / "cvr", train=SMALL)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_what_trains_in_one_process_is_started_in_one(absent: CVRSpec) -> None:
     notellm = NoteLLMSpec(

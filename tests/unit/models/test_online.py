@@ -106,7 +106,15 @@ def module_of(file):
     return run
 
 
-@pytest.mark.parametrize(("name", "types"), [*((name, ()) for name in TOWERS), *((name, TYPES) for name in TYPED)])
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        ("paper", ()),
+        ("beyond", TYPES),
+        *(pytest.param(name, (), marks=pytest.mark.long) for name in TOWERS if name != "paper"),
+        *(pytest.param(name, TYPES, marks=pytest.mark.long) for name in TYPED if name != "beyond"),
+    ],
+)
 def test_exported_programs_equal_batch_scoring(tmp_path, content, name, types):
     models = saved(tmp_path, TOWERS[name], CVR.get(name, {}), types)
     about = export(tmp_path, ["pt2"])
@@ -124,7 +132,7 @@ def test_exported_programs_equal_batch_scoring(tmp_path, content, name, types):
     check({part: module_of(tmp_path / "out" / f"{part}.pt2") for part in files}, models, content)
 
 
-@pytest.mark.parametrize("name", ["paper", "beyond", "mlp"])
+@pytest.mark.parametrize("name", ["beyond", *(pytest.param(name, marks=pytest.mark.long) for name in ("paper", "mlp"))])
 def test_onnx_files_equal_batch_scoring(tmp_path, content, name):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
     pytest.importorskip("onnxscript", reason="needs the extra `online`: onnx, onnxscript, onnxruntime")
