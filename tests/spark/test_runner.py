@@ -110,6 +110,7 @@ def test_runs_overlap_where_a_step_allows_it(work):
     assert sorted(work.runs) == [("first", DAYS[:2]), ("first", DAYS[2:4])]
 
 
+@pytest.mark.long
 def test_an_interruption_ends_pieces_that_are_between_two_jobs(work, spark):
     """Each piece begins a long job only after the interruption, so it has no job when jobs are first cancelled."""
 
